@@ -1,0 +1,210 @@
+"""The types that annotations, labels, models, criteria and the engine meet in.
+
+B batch, C classes, N rows, D feature width, h w feature map, H W image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.sparse import csr_array
+from torch import Tensor
+
+PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+"""The one code for truth and observation alike, int8. Other codes live in converters beside their file formats."""
+
+Codes = NDArray[np.int8]
+Index = NDArray[np.int64]
+
+
+class LabelTable:
+    """N x C label codes: a dense int8 array, or a scipy CSR array whose unstored entries all mean `default`.
+
+    A stored zero of a CSR table is a label like any other (ABSENT), not an empty place.
+    """
+
+    def __init__(self, codes: Codes | csr_array, *, default: int = ABSENT) -> None:
+        self.codes = codes
+        self.default = default
+        values = codes.data if isinstance(codes, csr_array) else codes
+        if values.dtype != np.int8 or codes.ndim != 2:
+            raise TypeError(f"labels must be int8 (N, C), got {values.dtype} {codes.shape}")
+        if values.size and not (values.min() >= UNKNOWN and values.max() <= PRESENT):
+            raise ValueError("labels must be 1 (present), 0 (absent) or -1 (unknown)")
+        values.flags.writeable = False
+
+    def __len__(self) -> int:
+        return int(self.codes.shape[0])
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.codes.shape[1])
+
+    def rows(self, index: Index | slice) -> Codes:
+        """The dense (B, C) rows at `index`, a copy."""
+        if isinstance(self.codes, csr_array):
+            part = self.codes[index]
+            dense = np.full(part.shape, self.default, dtype=np.int8)
+            dense[np.repeat(np.arange(part.shape[0]), np.diff(part.indptr)), part.indices] = part.data
+            return dense
+        return np.array(self.codes[index])
+
+    def take(self, index: Index) -> LabelTable:
+        """The table of the rows at `index`, stored the same way."""
+        return LabelTable(self.codes[index], default=self.default)
+
+    def dense(self) -> Codes:
+        """All rows as one (N, C) copy; only for tables known to be small."""
+        return self.rows(slice(None))
+
+    def counts(self, code: int = PRESENT) -> Index:
+        """(C,) how many rows hold `code`, class by class."""
+        if not isinstance(self.codes, csr_array):
+            return np.asarray((self.codes == code).sum(axis=0, dtype=np.int64))
+        stored = np.bincount(self.codes.indices[self.codes.data == code], minlength=self.num_classes)
+        if code == self.default:
+            stored += len(self) - np.bincount(self.codes.indices, minlength=self.num_classes)
+        return stored.astype(np.int64)
+
+    def hash(self) -> str:
+        """SHA-256 (hex) of shape and codes; equal for equal labels however they are stored."""
+        digest = hashlib.sha256(repr((len(self), self.num_classes)).encode())
+        for start in range(0, len(self), 65_536):  # by blocks, so that a sparse table never becomes dense
+            digest.update(self.rows(slice(start, start + 65_536)).tobytes())
+        return digest.hexdigest()
+
+
+class Images(Protocol):
+    """Where the pictures of a dataset are: files, or arrays in memory."""
+
+    def __len__(self) -> int: ...
+
+    def open(self, row: int) -> Image.Image:
+        """The picture of one row as a loaded RGB image. Raises: RunError naming the file when it cannot be read."""
+        ...
+
+    def name(self, row: int) -> str:
+        """What to call that picture in a message: its path, or its id."""
+        ...
+
+    def take(self, index: Index) -> Images:
+        """The pictures of the rows at `index`."""
+        ...
+
+    def check(self) -> None:
+        """Raise UserError naming the first picture that is missing or damaged."""
+        ...
+
+
+class Boxes(NamedTuple):
+    """Objects in pictures: rows and classes (M,), corners (M, 4) x1 y1 x2 y2 in pixels counted from 0."""
+
+    row: Index
+    label: Index
+    corners: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What is true and where the pictures are. Rows are ordered by image id."""
+
+    images: Images
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    truth: LabelTable
+    boxes: Boxes | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.ids) == len(self.truth):
+            raise ValueError(f"{len(self.images)} pictures, {len(self.ids)} ids, {len(self.truth)} rows of labels")
+        if len(self.classes) != self.truth.num_classes:
+            raise ValueError(f"{len(self.classes)} class names for {self.truth.num_classes} columns")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, index: Index) -> Annotations:
+        """The annotations of the rows at `index`, in that order."""
+        boxes = None
+        if self.boxes is not None:
+            place = np.full(len(self), -1, dtype=np.int64)
+            place[index] = np.arange(len(index))
+            kept = place[self.boxes.row] >= 0
+            boxes = Boxes(place[self.boxes.row[kept]], self.boxes.label[kept], self.boxes.corners[kept])
+        ids = tuple(self.ids[i] for i in index)
+        return Annotations(self.images.take(index), ids, self.classes, self.truth.take(index), boxes)
+
+    def row_hash(self) -> str:
+        """SHA-256 (hex) of the ids in order and the class names: what a label file must have been made for."""
+        return hashlib.sha256("\n".join([*self.ids, "", *self.classes]).encode()).hexdigest()
+
+
+class Splits(NamedTuple):
+    """What a dataset reader returns. A validation split is taken off `train` later, by `--val_frac`."""
+
+    train: Annotations
+    test: Annotations
+
+
+class Batch(NamedTuple):
+    """What a loader yields. `index` is the row in the training set; no criterion reads `truth`."""
+
+    images: Tensor  # (B, 3, H, W) float
+    observed: Tensor  # (B, C) float: 1, 0, -1
+    index: Tensor  # type: ignore[assignment]  # (B,) long; hides tuple.index, which nobody needs here
+    second_view: Tensor | None = None  # (B, 3, H, W), for criteria that need it
+    truth: Tensor | None = None  # (B, C) int8, for analysis
+
+
+class ModelOutput(NamedTuple):
+    """What every model returns."""
+
+    logits: Tensor  # (B, C)
+    features: Tensor | None = None  # (B, D, h, w)
+    cam: Tensor | None = None  # (B, C, h, w), only when asked for
+
+
+class Model(Protocol):
+    """What a criterion may do with a model: call it, asking by name for what it needs besides the logits."""
+
+    def __call__(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
+        """Images (B, 3, H, W) in, logits (B, C) out."""
+        ...
+
+
+class LossOutput(NamedTuple):
+    """What every criterion returns."""
+
+    total: Tensor  # scalar; without gradient it means: no optimiser step for this batch
+    logits: Tensor  # (B, C) detached
+    parts: dict[str, Tensor]  # detached scalars for the log
+
+
+class ClassCounts(NamedTuple):
+    """Positives per class (C,) and where the counts come from, so that nobody uses clean counts unawares."""
+
+    values: Index
+    origin: str  # observed | candidate | clean
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriterionInfo:
+    """What a criterion may know when it is built."""
+
+    observed: LabelTable
+    classes: Sequence[str]
+    epochs: int
+    steps_per_epoch: int
+    feature_width: int
+    class_counts: ClassCounts
+    seed: int
+
+
+StateDict = dict[str, Any]
