@@ -1,0 +1,59 @@
+# Every target works from a fresh clone with Python >= 3.11, bash, make and a network to the package index.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+RUN := .venv/bin/python
+DEMO := runs/demo
+
+.PHONY: help setup setup-dev demo test test-slow format lint types check bench backbone clean-demo
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.runtime  ## create .venv with what the scripts need
+
+setup-dev: .venv/.dev  ## the same, with the tools for tests and checks
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say PYTHON=...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.runtime: requirements.txt | .venv/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/.dev: requirements.txt requirements-dev.txt | .venv/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@ .venv/.runtime
+
+demo: setup  ## train BCE and CoNeS on the embedded dataset and compare them (a few minutes on a laptop)
+	$(RUN) main_BCE.py --dataset digits --partial_rate 0.4 --seed 0 --output $(DEMO)/bce --resume
+	$(RUN) main_CoNeS.py --dataset digits --partial_rate 0.4 --seed 0 --output $(DEMO)/cones --resume
+	$(RUN) compare.py $(DEMO)/bce $(DEMO)/cones --output $(DEMO)
+
+clean-demo:  ## forget the demo's runs, so that `make demo` trains again
+	rm -rf $(DEMO)
+
+test: setup-dev  ## run the tests (under 8 minutes on 2 cores, no network or GPU)
+	$(RUN) -m pytest -q tests
+
+test-slow: setup-dev  ## run the slow tests too
+	$(RUN) -m pytest -q -m '' tests
+
+format: setup-dev  ## format the code
+	$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .
+
+lint: setup-dev  ## check style and formatting
+	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
+
+types: setup-dev  ## check types
+	$(RUN) -m mypy
+
+check: lint types test  ## everything that must hold before a change lands
+
+bench: setup-dev  ## time our code against the published code's way, side by side
+	$(RUN) -m benchmarks.run
+
+backbone: setup  ## make the small pretrained backbone of `digits` again, from scenes of letters
+	$(RUN) main_BCE.py --dataset letters --seed 0 --output runs/letters --resume
+	$(RUN) -m models.backbones runs/letters/best.pth models/weights/scenenet_letters.safetensors

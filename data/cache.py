@@ -1,0 +1,103 @@
+"""Results that are slow to compute and easy to compute again, kept between starts: plain `.npz` files, no pickles.
+
+An entry belongs to a fingerprint of what it was computed from, so an edited file is read again. An entry that is
+damaged counts as absent, and a folder that cannot be written to costs time, never a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.checks import RunError
+from utils.safe_files import write_atomically
+
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def default_folder() -> Path:
+    """`$XDG_CACHE_HOME/partial-truth`, else `~/.cache/partial-truth`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        parent = Path(base) if base else Path.home() / ".cache"
+    except RuntimeError:  # a user without a home, as in some containers: a place where nothing can be kept
+        parent = Path(os.devnull)
+    return parent / "partial-truth"
+
+
+class Cache:
+    """A folder of entries, each named by its kind and by the fingerprint of its source."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = default_folder() if folder is None else folder
+
+    def path(self, kind: str, fingerprint: str) -> Path:
+        """Where the entry lies, whether it exists or not."""
+        return self.folder / f"{kind}-{fingerprint[:32]}.npz"
+
+    def load(self, kind: str, fingerprint: str, names: Iterable[str]) -> dict[str, NDArray[Any]] | None:
+        """The arrays `names` of an entry; None when it is absent, damaged or lacks one of them."""
+        try:
+            with np.load(self.path(kind, fingerprint), allow_pickle=False) as archive:
+                return {name: archive[name] for name in names}
+        except _UNREADABLE:
+            return None
+
+    def save(self, kind: str, fingerprint: str, arrays: Mapping[str, Any]) -> None:
+        """Write an entry whole or not at all; a folder that cannot be written to is passed over in silence."""
+
+        def write(file: BinaryIO) -> None:
+            np.savez(file, **arrays)
+
+        with contextlib.suppress(OSError, RunError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path(kind, fingerprint), write)
+
+
+def fingerprint(version: str, files: Iterable[Path]) -> str:
+    """SHA-256 (hex) of the reader's version and of path, size and modification time of each file.
+
+    A file that does not exist has a fingerprint too: it must not match the one it gets when it appears.
+    """
+    digest = hashlib.sha256(version.encode())
+    for file in files:
+        digest.update(f"\0{file.absolute()}\0{stamp(file)}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def stamp(file: str | Path) -> str:
+    """Size in bytes and modification time in ns as one string, "absent" where there is no such file."""
+    try:
+        status = os.stat(file)  # noqa: PTH116 - a Path for each of 100,000 pictures costs more than the call
+    except OSError:
+        return "absent"
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def pack(texts: Iterable[str]) -> NDArray[np.uint8]:
+    """Texts without NUL characters as one array of UTF-8 bytes, small and free of pickles."""
+    return np.frombuffer("\0".join(texts).encode("utf-8", "surrogateescape"), dtype=np.uint8)
+
+
+def unpack(packed: NDArray[Any]) -> tuple[str, ...]:
+    """The texts that `pack` was given; no text at all and one empty text look alike and give ()."""
+    joined = packed.astype(np.uint8).tobytes().decode("utf-8", "surrogateescape")
+    return tuple(joined.split("\0")) if joined else ()

@@ -1,0 +1,24 @@
+"""What a dataset reader is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.cache import Cache
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset is read from, and what is wanted of it."""
+
+    path_images: Path
+    """Folder of the dataset."""
+    path_lists: Path
+    """Folder of the lists that come from elsewhere (long-tailed splits)."""
+    seed: int
+    """For datasets that are generated or split by chance."""
+    cache: Cache
+    """Where parsed annotations and pictures already checked are remembered."""
+    need_images: bool
+    """False when only the annotations are wanted: then missing pictures do not matter."""

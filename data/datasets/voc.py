@@ -1,0 +1,246 @@
+"""PASCAL VOC 2007 and 2012, classification (Everingham et al., IJCV 2010; development kits VOCdevkit).
+
+Classes are in the official, alphabetical order. A class of which a picture shows only objects marked difficult is
+UNKNOWN, in training and test alike. Rows are ordered by image id.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from data.cache import fingerprint
+from data.datasets.source import Source
+from data.images import FileImages
+from utils.checks import UserError, require
+from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, Codes, LabelTable, Splits
+
+# fmt: off
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
+
+READER = "voc 1"
+"""Part of the cache's fingerprint; another number whenever the same files would be read differently."""
+
+_LIST_VALUES = {"1": PRESENT, "0": UNKNOWN, "-1": ABSENT}
+_NOT_READ = -2  # stands in a table until the class list has spoken
+
+
+Corners = tuple[float, float, float, float]
+
+
+class VocObject(NamedTuple):
+    """One object of an annotation file."""
+
+    label: int
+    difficult: bool
+    corners: Corners | None
+
+
+def load_voc(source: Source, year: int) -> Splits:
+    """VOC 2007 (train + val against test) or 2012 (train against val).
+
+    Labels come from `Annotations/<id>.xml`, or from `ImageSets/Main/<class>_<split>.txt` where that folder is
+    absent; only the former have boxes.
+
+    Args:
+        source: `path_images` is VOCdevkit, its parent, or the folder `VOC<year>` itself.
+        year: 2007 or 2012.
+
+    Raises:
+        UserError: a folder, file or entry is missing or malformed, or an image is listed twice.
+    """
+    root = find_root(source.path_images, year)
+    pictures = root / "JPEGImages"
+    require(not source.need_images or pictures.is_dir(), f"{pictures}: no such folder; VOC keeps its pictures there")
+    lists = root / "ImageSets" / "Main"
+    train_lists, test_lists = (_train_lists(lists), ["test"]) if year == 2007 else (["train"], ["val"])
+    train_ids, test_ids = read_ids(lists, train_lists), read_ids(lists, test_lists)
+    both = sorted(set(train_ids) & set(test_ids))
+    if both:
+        raise UserError(f"{lists}: image {both[0]} is for training and for test ({len(both)} such); correct the lists")
+    return Splits(_annotations(source, root, train_lists, train_ids), _annotations(source, root, test_lists, test_ids))
+
+
+def find_root(path: Path, year: int) -> Path:
+    """The folder `VOC<year>` in or at `path`. Raises: UserError showing the expected tree."""
+    require(year in (2007, 2012), f"VOC {year}: only 2007 and 2012 are known")
+    name = f"VOC{year}"
+    for folder in (path / name, path / "VOCdevkit" / name):
+        if folder.is_dir():
+            return folder
+    own_name = path.resolve().name
+    if re.fullmatch(r"VOC\d{4}", own_name):
+        require(own_name == name or not path.is_dir(), f"{path}: this is {own_name}, the dataset asked for is {name}")
+    if (path / "ImageSets").is_dir() or (path / "Annotations").is_dir():
+        return path
+    raise UserError(
+        f"{path}: no {name} here; give --path_images the folder VOCdevkit, its parent or {name} itself:\n"
+        f"  VOCdevkit/\n"
+        f"    {name}/\n"
+        f"      JPEGImages/<id>.jpg\n"
+        f"      Annotations/<id>.xml\n"
+        f"      ImageSets/Main/train.txt, val.txt{', test.txt' if year == 2007 else ''}\n"
+        f"(--dataset digits runs without any download)"
+    )
+
+
+def read_ids(lists: Path, names: Sequence[str]) -> list[str]:
+    """The image ids of some lists together, sorted. Raises: UserError for a missing list or an id listed twice."""
+    where: dict[str, str] = {}
+    for name in names:
+        path = lists / f"{name}.txt"
+        for number, text in _lines(path):
+            if not re.fullmatch(r"[\w.-]+", text):
+                raise UserError(f"{path}, line {number}: expected one image id, found {text[:60]!r}")
+            if text in where:
+                raise UserError(f"{path}, line {number}: image {text} is listed twice (also {where[text]})")
+            where[text] = f"{path.name}, line {number}"
+    require(bool(where), f"{lists / names[0]}.txt: lists no image")
+    return sorted(where)
+
+
+def read_objects(path: Path) -> list[VocObject]:
+    """The objects of one annotation file, parts of objects left out. Corners are counted from 0.
+
+    Raises:
+        UserError: the file is missing, is not well-formed, declares a document type (entities), or holds an
+            unknown class or a value that is none.
+    """
+    try:
+        parser = ElementTree.XMLParser(target=_NoDocumentType())
+        parser.feed(path.read_bytes())
+        root = parser.close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); every listed image needs its xml file") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise UserError(f"{path}: not a VOC annotation ({error}); get this file anew") from error
+    require(root.tag == "annotation", f"{path}: not a VOC annotation (outermost element is <{root.tag}>)")
+    return [_object(path, element) for element in root.iterfind("object")]
+
+
+def codes_and_boxes(objects: Sequence[Sequence[VocObject]]) -> tuple[Codes, Boxes]:
+    """(N, 20) codes and all boxes of N images' objects: difficult objects alone leave a class UNKNOWN."""
+    codes = np.full((len(objects), len(VOC_CLASSES)), ABSENT, dtype=np.int8)
+    boxed: list[tuple[int, int, Corners]] = []
+    for row, image in enumerate(objects):
+        for one in image:
+            if not one.difficult:
+                codes[row, one.label] = PRESENT
+            elif codes[row, one.label] == ABSENT:
+                codes[row, one.label] = UNKNOWN
+            if one.corners is not None:
+                boxed.append((row, one.label, one.corners))
+    row_label = np.array([entry[:2] for entry in boxed], dtype=np.int64).reshape(-1, 2)
+    corners = np.array([entry[2] for entry in boxed], dtype=np.float32).reshape(-1, 4)
+    return codes, Boxes(row_label[:, 0], row_label[:, 1], corners)
+
+
+def read_class_lists(lists: Path, names: Sequence[str], ids: Sequence[str]) -> Codes:
+    """(N, 20) codes from `<class>_<split>.txt`: 1 present, 0 difficult only, -1 absent.
+
+    Raises:
+        UserError: a list is missing or malformed, or does not hold exactly the images `ids`.
+    """
+    place = {image: row for row, image in enumerate(ids)}
+    codes = np.full((len(ids), len(VOC_CLASSES)), _NOT_READ, dtype=np.int8)
+    for label, class_name in enumerate(VOC_CLASSES):
+        files = [lists / f"{class_name}_{name}.txt" for name in names]
+        for path in files:
+            for number, text in _lines(path):
+                image, *value = text.split()
+                code = _LIST_VALUES.get(" ".join(value))
+                row = place.get(image)
+                if code is None or row is None or codes[row, label] != _NOT_READ:
+                    fault = "no image of this split" if row is None else "1, 0 or -1 expected, once for each image"
+                    raise UserError(f"{path}, line {number}: {text[:60]!r}: {fault}")
+                codes[row, label] = code
+        missing = np.flatnonzero(codes[:, label] == _NOT_READ)
+        if len(missing):
+            raise UserError(f"{files[0]}: says nothing of image {ids[missing[0]]}; {len(missing)} such")
+    return codes
+
+
+class _NoDocumentType(ElementTree.TreeBuilder):
+    """Builds the tree of a document that declares no document type, hence no entity either."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("it declares a document type")
+
+
+def _train_lists(lists: Path) -> list[str]:
+    """The lists whose union is VOC 2007's training set."""
+    separate = ["train", "val"]
+    whole = lists / "trainval.txt"
+    if whole.is_file() and not all((lists / f"{name}.txt").is_file() for name in separate):
+        return ["trainval"]
+    return separate
+
+
+def _annotations(source: Source, root: Path, names: Sequence[str], ids: list[str]) -> Annotations:
+    folder, lists = root / "Annotations", root / "ImageSets" / "Main"
+    if folder.is_dir():
+        codes, boxes = _read_xml(source, [folder / f"{image}.xml" for image in ids])
+    else:
+        codes, boxes = read_class_lists(lists, names, ids), None
+    images = FileImages([f"{root}/JPEGImages/{image}.jpg" for image in ids], source.cache)
+    return Annotations(images, tuple(ids), VOC_CLASSES, LabelTable(codes), boxes)
+
+
+def _read_xml(source: Source, files: list[Path]) -> tuple[Codes, Boxes | None]:
+    """Codes and boxes of the images of `files`, from the cache where none of the files has changed."""
+    key = fingerprint(READER, files)
+    kept = source.cache.load("voc", key, ["codes", "row", "label", "corners"])
+    if kept is not None:
+        return kept["codes"], Boxes(kept["row"], kept["label"], kept["corners"])
+    codes, boxes = codes_and_boxes([read_objects(file) for file in files])
+    source.cache.save("voc", key, {"codes": codes, **boxes._asdict()})
+    return codes, boxes
+
+
+def _object(path: Path, element: ElementTree.Element) -> VocObject:
+    name = (element.findtext("name") or "").strip()
+    if name not in VOC_CLASSES:
+        raise UserError(f"{path}: {name!r} is none of the 20 VOC classes")
+    difficult = (element.findtext("difficult") or "0").strip()
+    if difficult not in ("0", "1"):
+        raise UserError(f"{path}: <difficult> of a {name} is {difficult[:20]!r}, must be 0 or 1")
+    box = element.find("bndbox")
+    return VocObject(VOC_CLASSES.index(name), difficult == "1", None if box is None else _corners(path, box))
+
+
+def _corners(path: Path, box: ElementTree.Element) -> Corners:
+    x1, y1, x2, y2 = (_coordinate(path, box, side) for side in ("xmin", "ymin", "xmax", "ymax"))
+    return x1, y1, x2, y2
+
+
+def _coordinate(path: Path, box: ElementTree.Element, side: str) -> float:
+    """One side of a box, counted from 0 where the file counts from 1."""
+    text = (box.findtext(side) or "").strip()
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{path}: <{side}> of a box is {text[:20]!r}, must be a number")
+    return value - 1
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line that is not blank. Raises: UserError where the file cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); it belongs to the dataset's lists") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not a text file; get it anew") from error
+    yield from ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())

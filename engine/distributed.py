@@ -1,0 +1,127 @@
+"""Device, precision and processes: the one module that knows Hugging Face Accelerate."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from utils import collectives
+from utils.checks import UserError, require
+from utils.types import Batch, StateDict
+
+
+class Runtime:
+    """Where and how a run computes. Works unlaunched on one device, and under `torchrun` or `accelerate launch`."""
+
+    def __init__(self, device: str, precision: str) -> None:
+        require(device != "cuda" or torch.cuda.is_available(), "--device cuda: no CUDA device here; use --device cpu")
+        on_cpu = device == "cpu" or not torch.cuda.is_available()
+        require(
+            not (on_cpu and precision == "fp16"), "--precision fp16: needs a CUDA device; use bf16 or fp32 on a CPU"
+        )
+        if "LOCAL_RANK" not in os.environ:  # a second run in one process (tests, notebooks) starts from a clean state
+            AcceleratorState._reset_state(reset_partial_state=True)
+        # Every rank keeps its own BatchNorm statistics within an epoch (a broadcast before each forward breaks methods
+        # that call the model twice); `average_buffers` brings them together before they are used or saved.
+        wrapping = DistributedDataParallelKwargs(broadcast_buffers=False)
+        mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
+        self._accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[wrapping])
+        self.device: torch.device = self._accelerator.device
+        self.precision = precision
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        return int(self._accelerator.process_index)
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return int(self._accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """One network on its device, in the chosen precision with float32 outputs, gradients averaged over processes.
+
+        Wrap each network of a method separately.
+        """
+        wrapped: nn.Module = self._accelerator.prepare_model(module)
+        return wrapped
+
+    def wrap_optimizer(self, optimizer: Optimizer) -> Optimizer:
+        """The optimiser, skipping steps whose half-precision gradients overflowed."""
+        wrapped: Optimizer = self._accelerator.prepare_optimizer(optimizer, device_placement=False)
+        return wrapped
+
+    def unwrap(self, module: nn.Module) -> nn.Module:
+        """The network itself, whose parameter names are the same on any number of processes."""
+        bare: nn.Module = self._accelerator.unwrap_model(module)
+        return bare
+
+    def backward(self, loss: Tensor, share: float) -> None:
+        """Backward pass of this process's mean loss over `share` of the global batch.
+
+        Gradients are averaged over processes, so unequal shares (the last batch) are weighted by size.
+        """
+        weight = share * self.world_size
+        self._accelerator.backward(loss if weight == 1.0 else loss * weight)
+
+    def to_device(self, batch: Batch) -> Batch:
+        """The batch on this process's device; the truth stays behind, no criterion reads it."""
+        moved = (None if part is None else part.to(self.device, non_blocking=True) for part in batch[:4])
+        return Batch(*moved, truth=batch.truth)  # type: ignore[arg-type]
+
+    def sum_criterion_gradients(self, criterion: nn.Module) -> None:
+        """Sum the gradients of the criterion's own parameters over processes; networks do this by themselves."""
+        for parameter in criterion.parameters():
+            if parameter.grad is not None:
+                parameter.grad = collectives.all_sum(parameter.grad)
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Give all processes the mean of their floating-point buffers (BatchNorm statistics)."""
+        if self.world_size > 1:
+            for buffer in self.unwrap(module).buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(collectives.all_sum(buffer) / self.world_size)
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process says yes; the same answer everywhere."""
+        if self.world_size == 1:
+            return flag
+        return bool(collectives.all_max(torch.tensor(int(flag), device=self.device)).item())
+
+    def same_text(self, text: str) -> str:
+        """The main process's text, on every process."""
+        return str(broadcast_object_list([text])[0])
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        self._accelerator.wait_for_everyone()
+
+    def state_dict(self) -> StateDict:
+        """What a resumed run needs of the precision machinery: the loss scale of fp16."""
+        scaler = self._accelerator.scaler
+        return {} if scaler is None else {"scaler": scaler.state_dict()}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Take up the loss scale of a resumed run."""
+        scaler: Any = self._accelerator.scaler
+        if ("scaler" in state) != (scaler is not None):
+            raise UserError("the checkpoint was made with another --precision")
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self._accelerator.end_training()

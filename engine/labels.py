@@ -1,0 +1,67 @@
+"""`generate_labels.py`: observed labels of a dataset, written for the training scripts to find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.build import LABEL_FOLDER, DatasetConfig, LoaderConfig, load_splits
+from data.label_files import native_path, published_path, write_native, write_published
+from data.observed import observe
+from engine.optim import OptimConfig
+from engine.run import RunConfig
+from engine.settings import parse_settings
+from losses import CRITERIA
+from models.build import ModelConfig
+from utils.checks import require
+from utils.console import say
+from utils.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """Where labels are written, and in which form."""
+
+    seed: int = option(0, "seed of the dataset, and of the labels where --label_seed says nothing")
+    out: Path | None = option(None, "file to write (default: where the training scripts look for it)")
+    published: bool = option(False, "write the published form of CoNeS, a pickled dict, instead of a plain array")
+    overwrite: bool = option(False, "replace a file that is there")
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
+        require(self.out is None or self.out.suffix == ".npy", f"--out {self.out}: must end in .npy")
+
+
+TRAINING_ONLY: tuple[type, ...] = (
+    LoaderConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    *(method.config for method in CRITERIA.values()),
+)
+"""Config classes whose keys may stand in a settings file but mean nothing here."""
+
+
+def generate_command(argv: Sequence[str] | None = None, *, program: str) -> int:
+    """Draw the labels of `--labels`, write them, say what they are. Returns the exit code."""
+    sections = {"data": DatasetConfig, "output": OutputConfig}
+    settings = parse_settings(sections, argv, program=program, defaults={"dataset": "voc07"}, elsewhere=TRAINING_ONLY)
+    config: DatasetConfig = settings.sections["data"]
+    output: OutputConfig = settings.sections["output"]
+    require(config.label_file is None, "--label_file: names labels to read; here --out names the file to write")
+    train = load_splits(config, output.seed, need_images=False).train
+    regime = config.regime(output.seed)
+    place = published_path if output.published else native_path
+    path = output.out or place(LABEL_FOLDER, config.dataset, regime, train)
+    require(output.overwrite or not path.exists(), f"{path}: exists already; name another --out, or add --overwrite")
+    table = observe(train, regime)
+    write = write_published if output.published else write_native
+    write(path, table, train, config.dataset, regime)
+    known = ", ".join(f"{table.counts(code).sum() / len(table):.3f} {name}" for name, code in _CODES)
+    say(f"{path}: {len(table)} x {table.num_classes}, {regime.describe()}, seed {regime.seed}")
+    say(f"an image has on average {known}; hash {table.hash()[:12]}")
+    return 0
+
+
+_CODES = (("present", 1), ("absent", 0), ("unknown", -1))

@@ -1,0 +1,57 @@
+"""What models see in test pictures: the examples of a run and of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from data.build import LoaderConfig
+from data.transforms import test_transform
+from models.classifier import Classifier
+from utils.plots import Example, View
+from utils.types import PRESENT, Annotations
+
+SHOWN = 3
+"""Classes named beside each picture."""
+
+
+def choose_rows(truth: Annotations, count: int, seed: int = 0) -> list[int]:
+    """Up to `count` rows (sorted) with at least one true label, pictures with several labels first: they say more."""
+    present = (truth.truth.dense() == PRESENT).sum(axis=1)
+    order = np.random.default_rng(seed).permutation(len(truth))
+    ranked = sorted(order, key=lambda row: -min(int(present[row]), 3))
+    return sorted(int(row) for row in ranked[:count] if present[row])
+
+
+@torch.no_grad()
+def examples(
+    models: Sequence[Classifier], annotations: Annotations, rows: Sequence[int], config: LoaderConfig
+) -> list[Example]:
+    """The pictures of `rows` with what is true of them and what each model sees, computed on the models' device."""
+    transform = test_transform(config.normalize, config.img_size)
+    pictures = [annotations.images.open(row) for row in rows]
+    images = torch.stack([transform(picture) for picture in pictures])
+    truth = annotations.truth.rows(np.array(rows, dtype=np.int64)) == PRESENT
+    seen = [_views(model, images, truth, annotations.classes) for model in models]
+    names = [tuple(np.array(annotations.classes)[row].tolist()) for row in truth]
+    return [Example(*parts) for parts in zip(pictures, names, zip(*seen, strict=True), strict=True)]
+
+
+def _views(model: Classifier, images: torch.Tensor, truth: np.ndarray, classes: Sequence[str]) -> list[View]:
+    model.eval()
+    device = next(model.parameters()).device
+    output = model(images.to(device), want=frozenset({"cam"}))
+    assert output.cam is not None
+    scores, best = output.logits.sigmoid().topk(min(SHOWN, len(classes)))
+    maps = output.cam.float().cpu().numpy()
+    return [
+        View(
+            tuple(classes[k] for k in labels),
+            tuple(values),
+            tuple(bool(truth[row, k]) for k in labels),
+            maps[row, labels[0]],
+        )
+        for row, (labels, values) in enumerate(zip(best.tolist(), scores.tolist(), strict=True))
+    ]

@@ -1,0 +1,220 @@
+"""The epoch loop: steps, schedule, validation, selection, saving, and going on exactly where a killed run stopped."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from data.samplers import ShuffledBatches
+from engine.distributed import Runtime
+from engine.optim import OptimConfig, learning_rate_factor, set_learning_rate
+from losses.base import Criterion
+from utils.checks import RunError
+from utils.console import Progress
+from utils.seeding import mix
+from utils.types import Batch, StateDict
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked the run to stop
+    """A run stopped on a signal after saving."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class StopRequest:
+    """Remembers SIGINT and SIGTERM until the loop has a moment to save; a second signal ends the program at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        self.number = number
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+
+@dataclass
+class Position:
+    """Where a run is: `step` batches of `epoch` are done. All of it is plain values, stored with every save."""
+
+    epoch: int = 1
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # of the losses of this epoch's steps
+    seconds: float = 0.0  # spent training, whole run
+    images: int = 0  # trained on, whole run
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
+
+
+class Learner(NamedTuple):
+    """What learns. `model` is wrapped by the runtime."""
+
+    model: nn.Module
+    criterion: Criterion
+    optimizer: Optimizer
+    optim: OptimConfig
+
+
+class Loop:
+    """Runs the epochs that are left. Knows no method and no dataset by name."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        learner: Learner,
+        loader: DataLoader[Batch],
+        batches: ShuffledBatches,
+        *,
+        epochs: int,
+        seed: int,
+        save_minutes: float,
+        print_freq: int,
+        save: Callable[[StateDict], None],
+    ) -> None:
+        self.runtime, self.learner = runtime, learner
+        self.loader, self.batches = loader, batches
+        self.epochs, self.seed = epochs, seed
+        self.save_seconds, self.print_freq, self._save = save_minutes * 60, print_freq, save
+        self.at = Position()
+        self.stop = StopRequest()
+        self._sums: dict[str, Tensor] = {}
+        self._saved_at = time.monotonic()
+
+    def run(self, after_epoch: Callable[[int, dict[str, float]], None]) -> None:
+        """Train all remaining epochs; `after_epoch(epoch, row of the log)` validates, selects and reports.
+
+        Raises:
+            Interrupted: on SIGINT or SIGTERM, after saving.
+            RunError: the loss is not finite.
+        """
+        with self.stop:
+            while self.at.epoch <= self.epochs:
+                self._train_epoch()
+                row = self._epoch_row()
+                after_epoch(self.at.epoch, row)
+                self.at.history.append(row)
+                self.at.epoch, self.at.step, self._sums = self.at.epoch + 1, 0, {}
+                self.save()
+
+    def check_stop(self) -> None:
+        """Save and raise `Interrupted` when a signal has asked for it (on any process)."""
+        if self.runtime.agree(self.stop.number != 0):
+            self.save()
+            raise Interrupted(self.stop.number or signal.SIGTERM)
+
+    def save(self) -> None:
+        """Write everything that resuming needs, from the main process."""
+        self._saved_at = time.monotonic()
+        if self.runtime.is_main:
+            self._save(self.state_dict())
+
+    def state_dict(self) -> StateDict:
+        """Tensors and plain values only."""
+        self.at.sums = {name: value.item() for name, value in self._sums.items()}
+        return {
+            "model": self.runtime.unwrap(self.learner.model).state_dict(),
+            "criterion": self.learner.criterion.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "runtime": self.runtime.state_dict(),
+            "position": asdict(self.at),
+        }
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Stand where the saved run stood."""
+        self.runtime.unwrap(self.learner.model).load_state_dict(state["model"])
+        self.learner.criterion.load_state_dict(state["criterion"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.runtime.load_state_dict(state["runtime"])
+        self.at = Position(**state["position"])
+
+    def _train_epoch(self) -> None:
+        at = self.at
+        if at.step == 0:  # a resumed epoch has had its start already
+            self.learner.criterion.on_epoch_start(at.epoch)
+        self._sums = {name: self._number(value) for name, value in at.sums.items()}
+        if at.step < len(self.batches):
+            self._train_steps()
+        self.runtime.average_buffers(self.learner.model)
+
+    def _train_steps(self) -> None:
+        at, rows, size = self.at, self.batches.rows, self.batches.batch_size
+        self.batches.set_epoch(at.epoch, at.step)
+        self.learner.model.train()
+        self.learner.criterion.train()
+        label = f"epoch {at.epoch}/{self.epochs}"
+        bar = Progress(
+            self.loader, total=rows, done=at.step * size, label=label, unit="img", shown=self.runtime.is_main
+        )
+        clock = time.perf_counter()
+        for batch in bar:
+            images = min(size, rows - at.step * size)
+            for name, value in self._step(batch, images).items():
+                self._sums[name] = self._sums.get(name, self._number(0.0)) + value.double()
+            at.step, at.images = at.step + 1, at.images + images
+            bar.advance(images, self._report() if at.step % self.print_freq == 0 or at.step == 1 else "")
+            clock, at.seconds = time.perf_counter(), at.seconds + time.perf_counter() - clock
+            if time.monotonic() - self._saved_at >= self.save_seconds:
+                self.save()
+            self.check_stop()
+
+    def _number(self, value: float) -> Tensor:
+        """A running sum on the device, so that adding to it waits for nothing."""
+        return torch.tensor(value, dtype=torch.float64, device=self.runtime.device)
+
+    def _step(self, batch: Batch, global_size: int) -> dict[str, Tensor]:
+        """One optimiser step; the losses of it, detached."""
+        at, (model, criterion, optimizer, optim) = self.at, self.learner
+        steps = len(self.batches)
+        number = (at.epoch - 1) * steps + at.step
+        torch.manual_seed(mix(self.seed, "step", number, self.runtime.rank))
+        set_learning_rate(optimizer, learning_rate_factor(number, steps, self.epochs, optim))
+        moved = self.runtime.to_device(batch)
+        loss = criterion(model, moved)
+        if loss.total.requires_grad:
+            optimizer.zero_grad()
+            self.runtime.backward(loss.total, len(moved.index) / max(global_size, self.runtime.world_size))
+            if self.runtime.world_size > 1:
+                self.runtime.sum_criterion_gradients(criterion)
+            optimizer.step()
+        return {"loss": loss.total.detach(), **loss.parts}
+
+    def _report(self) -> str:
+        """The running mean loss as text; the moment at which a broken run is noticed."""
+        mean = self._sums["loss"].item() / self.at.step
+        if not math.isfinite(mean):
+            raise RunError(
+                f"the loss is {mean} at epoch {self.at.epoch}, step {self.at.step}; try a lower --lr, or --precision "
+                "fp32; the last save is intact"
+            )
+        return f"loss {mean:.4f}"
+
+    def _epoch_row(self) -> dict[str, float]:
+        """The log of the epoch just trained: mean losses, learning rate, speed so far."""
+        at = self.at
+        self._report()
+        means = {name: value.item() / at.step for name, value in self._sums.items()}
+        rate = self.learner.optimizer.param_groups[0]["lr"]
+        return {"epoch": at.epoch, **means, "lr": rate, "images_per_second": at.images / max(at.seconds, 1e-9)}

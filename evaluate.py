@@ -1,0 +1,23 @@
+"""Score a checkpoint on a test set.
+
+For instance:
+
+    python evaluate.py --load_from runs/cones-digits/best.pth
+    python evaluate.py --load_from best.pth --dataset voc07 --path_images Dataset/VOCdevkit
+
+Dataset, image size and normalisation are those of the training run unless the command line says otherwise.
+"""
+
+from collections.abc import Sequence
+
+from engine.command import run
+from engine.score import score_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Load, score, print the table; returns the exit code."""
+    return score_command(argv, program="evaluate.py")
+
+
+if __name__ == "__main__":
+    run(main)

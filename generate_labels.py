@@ -1,0 +1,24 @@
+"""Write the observed labels of a dataset under a seeded regime; needs its annotations, not its pictures.
+
+For instance:
+
+    python generate_labels.py --dataset voc07 --path_images Dataset/VOCdevkit --partial_rate 0.1 --seed 0
+    python generate_labels.py --dataset coco --path_images Dataset/COCO2014 --labels single --out single.npy
+    python generate_labels.py --dataset voc07 --path_images Dataset/VOCdevkit --partial_rate 0.1 --published
+
+Without `--out` the file goes where the training scripts look for it.
+"""
+
+from collections.abc import Sequence
+
+from engine.command import run
+from engine.labels import generate_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw, write, report; returns the exit code."""
+    return generate_command(argv, program="generate_labels.py")
+
+
+if __name__ == "__main__":
+    run(main)

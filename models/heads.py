@@ -1,0 +1,132 @@
+"""Heads: feature map (B, D, h, w) in, logits (B, C) and class activation maps (B, C, h, w) out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.checks import require
+
+
+class Head(nn.Module):
+    """What turns a feature map into logits, and into maps that say where each class was seen."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, D, h, w) to logits (B, C)."""
+        raise NotImplementedError
+
+    def cam(self, features: Tensor) -> Tensor:
+        """Features (B, D, h, w) to class activation maps (B, C, h, w), computed without gradient."""
+        raise NotImplementedError
+
+
+class LinearHead(Head):
+    """Global average pooling and one linear layer with bias, as in CoNeS and its BCE baseline.
+
+    Its activation map is the linear layer without bias at every place (Zhou et al., CVPR 2016); the mean of the map
+    plus the bias is the logit.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        logits: Tensor = self.fc(features.mean(dim=(2, 3)))
+        return logits
+
+    @torch.no_grad()
+    def cam(self, features: Tensor) -> Tensor:
+        """Maps (B, C, h, w) by a 1x1 convolution: no (B, C, D, h, w) product is ever held."""
+        return F.conv2d(features, self.fc.weight[:, :, None, None])
+
+
+class CSRAHead(Head):
+    """Class-specific residual attention (Zhu and Wu, ICCV 2021; published code, CSRA, pipeline/csra.py).
+
+    Each of the heads scores every place with its own class vectors m of unit length, s = m.x / |m|, and adds the mean
+    over places to `lam` times an attention: the mean weighted by softmax(T s), or the maximum for T = infinity.
+    Logits are the sum over the heads, the activation map is the sum of their scores. A class vector of zeros, which
+    has no direction, scores 0.
+    """
+
+    TEMPERATURES: dict[int, tuple[float, ...]] = {  # noqa: RUF012 - never written to
+        1: (1.0,),
+        2: (1.0, torch.inf),
+        4: (1.0, 2.0, 4.0, torch.inf),
+        6: (1.0, 2.0, 3.0, 4.0, 5.0, torch.inf),
+        8: (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, torch.inf),
+    }
+
+    def __init__(self, width: int, classes: int, num_heads: int, lam: float) -> None:
+        super().__init__()
+        check_num_heads(num_heads)
+        self.temperatures = self.TEMPERATURES[num_heads]
+        self.lam = lam
+        self.weights = nn.ParameterList(torch.empty(classes, width, 1, 1) for _ in range(num_heads))
+        for weight in self.weights:
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # what a 1x1 convolution of torch starts from
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        return self.head_logits(features).sum(dim=0)
+
+    def head_logits(self, features: Tensor) -> Tensor:
+        """What each head contributes, (heads, B, C)."""
+        scores = self._scores(features).flatten(3)
+        attentions = [attention(scores[:, head], temperature) for head, temperature in enumerate(self.temperatures)]
+        return scores.mean(dim=3).transpose(0, 1) + self.lam * torch.stack(attentions)
+
+    @torch.no_grad()
+    def cam(self, features: Tensor) -> Tensor:
+        """Maps (B, C, h, w): the scores of the places, summed over heads."""
+        return self._scores(features).sum(dim=1)
+
+    def _scores(self, features: Tensor) -> Tensor:
+        """(B, heads, C, h, w) scores of all places, by one convolution for all heads."""
+        weight = torch.cat(list(self.weights))
+        norm = torch.linalg.vector_norm(weight, dim=1).flatten()
+        norm = torch.where(norm > 0, norm, torch.ones_like(norm))
+        scores = F.conv2d(features, weight) / norm[:, None, None]
+        batch, _, height, width = scores.shape
+        return scores.view(batch, len(self.weights), -1, height, width)
+
+
+def attention(scores: Tensor, temperature: float) -> Tensor:
+    """Mean of the scores (B, C, places) weighted by softmax(temperature * scores); (B, C). Infinity: the maximum."""
+    if temperature == torch.inf:
+        return scores.amax(dim=2)
+    return (scores * torch.softmax(temperature * scores, dim=2)).sum(dim=2)
+
+
+def check_num_heads(num_heads: int) -> None:
+    """Raise UserError unless a set of temperatures was published for that many heads."""
+    choices = CSRAHead.TEMPERATURES
+    require(num_heads in choices, f"--num_heads {num_heads}: choose from {', '.join(map(str, choices))}")
+
+
+class HeadSettings(Protocol):
+    """What a head may be told besides its sizes."""
+
+    @property
+    def num_heads(self) -> int:
+        """How many heads residual attention has."""
+        ...
+
+    @property
+    def lam(self) -> float:
+        """Weight of the attention."""
+        ...
+
+
+HEADS: dict[str, Callable[[int, int, HeadSettings], Head]] = {
+    "linear": lambda width, classes, _: LinearHead(width, classes),
+    "csra": lambda width, classes, settings: CSRAHead(width, classes, settings.num_heads, settings.lam),
+}
+"""Heads by name: called with feature width D, number of classes C and the settings."""

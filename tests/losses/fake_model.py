@@ -1,0 +1,55 @@
+"""The smallest network with features, a linear head and class activation maps."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.types import PRESENT, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
+
+
+class FakeModel(nn.Module):
+    def __init__(self, num_classes: int, width: int = 8, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.features = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.head = nn.Linear(width, num_classes)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self.calls: list[frozenset[str]] = []
+
+    def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
+        self.calls.append(want)
+        features = self.features(images).relu()
+        cam = None
+        if "cam" in want:
+            with torch.no_grad():
+                cam = torch.einsum("bdhw,cd->bchw", features, self.head.weight)
+        return ModelOutput(self.head(features.mean(dim=(2, 3))), features, cam)
+
+
+def random_labels(rows: int, classes: int, seed: int = 0, rate: float = 0.4) -> np.ndarray:
+    """int8 (N, C) with UNKNOWN entries and no empty row."""
+    rng = np.random.default_rng(seed)
+    codes = np.where(rng.random((rows, classes)) < rate, 1, rng.integers(-1, 1, (rows, classes)))
+    codes[np.arange(rows), rng.integers(0, classes, rows)] = PRESENT
+    return codes.astype(np.int8)
+
+
+def info_for(codes: np.ndarray, width: int = 8) -> CriterionInfo:
+    table = LabelTable(codes)
+    return CriterionInfo(
+        observed=table,
+        classes=[f"class {label}" for label in range(table.num_classes)],
+        epochs=4,
+        steps_per_epoch=3,
+        feature_width=width,
+        class_counts=ClassCounts(table.counts(), "observed"),
+        seed=0,
+    )
+
+
+def batch_of(codes: np.ndarray, index: list[int], size: int = 12) -> Batch:
+    """The rows at `index`; an image depends on its row alone."""
+    images = [torch.randn(3, size, size, generator=torch.Generator().manual_seed(1000 + row)) for row in index]
+    return Batch(torch.stack(images), torch.from_numpy(codes[index]).float(), torch.tensor(index))

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from tests.ranks import run_ranks
+from utils import collectives
+
+
+def talk(rank: int) -> dict[str, object]:
+    own = torch.arange(6.0).reshape(3, 2) + 10 * rank
+    before = own.clone()
+    answers = {
+        "rank": collectives.rank(),
+        "world_size": collectives.world_size(),
+        "sum": collectives.all_sum(own),
+        "max": collectives.all_max(own * (1 - 2 * rank)),
+        "broadcast": collectives.broadcast(own),
+        "rows": collectives.gather_rows(own[: 3 - 2 * rank]),
+        "none_on_0": collectives.gather_rows(own[:rank]),
+        "none": collectives.gather_rows(own[:0]),
+        "index": collectives.gather_rows(torch.full((rank + 1,), rank)),
+        "flags": collectives.gather_rows(torch.tensor([rank == 1, True])),
+        "half": collectives.gather_rows(own.half()),
+        "strided": collectives.gather_rows(own.T),
+    }
+    collectives.barrier()
+    return answers | {"unchanged": torch.equal(own, before)}
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return run_ranks(talk)
+
+
+def test_ranks_know_themselves(answers):
+    assert [(a["rank"], a["world_size"]) for a in answers] == [(0, 2), (1, 2)]
+
+
+def test_sum_max_and_broadcast_are_the_same_everywhere(answers):
+    own = torch.arange(6.0).reshape(3, 2)
+    for answer in answers:
+        assert torch.equal(answer["sum"], 2 * own + 10)
+        assert torch.equal(answer["max"], own)
+        assert torch.equal(answer["broadcast"], own)
+        assert answer["unchanged"]
+
+
+def test_rows_come_in_rank_order_though_ranks_hold_unequal_numbers(answers):
+    own = torch.arange(6.0).reshape(3, 2)
+    for answer in answers:
+        assert torch.equal(answer["rows"], torch.cat([own, own[:1] + 10]))
+        assert torch.equal(answer["none_on_0"], own[:1] + 10)
+        assert answer["none"].shape == (0, 2)
+        assert answer["index"].tolist() == [0, 1, 1]
+        assert answer["flags"].tolist() == [False, True, True, True]
+        assert answer["half"].dtype == torch.float16
+        assert torch.equal(answer["strided"], torch.cat([own.T, own.T + 10]))
+
+
+def test_alone_nothing_is_changed_and_no_gradient_is_carried():
+    values = torch.randn(3, 2, requires_grad=True)
+    assert (collectives.rank(), collectives.world_size()) == (0, 1)
+    collectives.barrier()
+    for same in (collectives.all_sum, collectives.all_max, collectives.broadcast, collectives.gather_rows):
+        assert torch.equal(same(values), values)
+        assert not same(values).requires_grad

@@ -1,0 +1,191 @@
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
+
+from tests.golden_files import each_case
+from tests.oracles import metrics as oracle
+from utils.metrics import average_precision, evaluate_scores, top_mask
+
+HALF = 0.5
+LABELS = ("CP", "CR", "CF1", "OP", "OR", "OF1")
+
+
+def random_case(seed, rows=60, classes=7, unknown=0.0, levels=None, dtype=np.float32):
+    """Scores and truth; `levels` distinct scores make ties."""
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((rows, classes)) < 0.3).astype(np.int8)
+    scores = rng.normal(size=(rows, classes)) + truth
+    if levels:
+        scores = np.round(scores * levels / 6)
+    truth[rng.random(truth.shape) < unknown] = -1
+    return scores.astype(dtype), truth
+
+
+def in_our_code(case, targets):
+    """Targets of a golden case as 1, 0, -1: its ternary form marks an entry to ignore with 0 and a negative with -1."""
+    if case["types"] == "voc07":
+        return np.select([targets == 1, targets == 0], [1, -1], 0).astype(np.int8)
+    return targets.astype(np.int8)
+
+
+@pytest.mark.parametrize("case, arrays", each_case("metrics_csra.npz"))
+def test_golden_average_precision(case, arrays):
+    found = evaluate_scores(arrays["scores"], in_our_code(case, arrays["targets"]), threshold=HALF)
+    np.testing.assert_allclose(found.per_class, arrays["ap"], rtol=1e-10)
+    np.testing.assert_allclose(found.mAP, np.nanmean(arrays["ap"]), rtol=1e-10)
+    np.testing.assert_allclose(found.mAP_all, np.nansum(arrays["ap"]) / len(arrays["ap"]), rtol=1e-10)
+    if np.isfinite(arrays["mAP"]):
+        np.testing.assert_allclose(found.mAP, arrays["mAP"], rtol=1e-10)
+
+
+@pytest.mark.parametrize("case, arrays", each_case("metrics_csra.npz"))
+def test_golden_precision_recall(case, arrays):
+    truth = in_our_code(case, arrays["targets"])
+    found = evaluate_scores(arrays["scores"], truth, threshold=HALF).at_threshold
+    chosen = ((arrays["scores"] >= HALF) & (truth != -1)).sum(axis=0)
+    # The published code counts one prediction for every class without any, in OP as well.
+    published_op = found.OP * chosen.sum() / np.maximum(chosen, 1).sum()
+    with_published_op = found._replace(OP=published_op, OF1=oracle.harmonic(published_op, found.OR))
+    expected = arrays["CP_CR_CF1_OP_OR_OF1"]
+    defined = np.isfinite(expected)  # CR of a class without positives is undefined in the published code
+    assert defined[0]
+    assert defined[3:].all()
+    np.testing.assert_allclose(np.array(with_published_op)[defined], expected[defined], rtol=1e-10)
+
+
+@pytest.mark.parametrize("levels", [None, 3, 12])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_average_precision_equals_scikit_learn(levels, dtype):
+    scores, truth = random_case(1, rows=300, classes=4, levels=levels, dtype=dtype)
+    for k in range(4):
+        assert average_precision(scores[:, k], truth[:, k]) == pytest.approx(
+            average_precision_score(truth[:, k], scores[:, k]), rel=1e-12
+        )
+
+
+def test_average_precision_by_hand():
+    assert average_precision(np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 0, 1, 0])) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(np.array([0.5, 0.5, 0.5, 0.5]), np.array([1, 0, 1, 0])) == 0.5
+    assert average_precision(np.array([np.inf, 0.0, -np.inf]), np.array([0, 1, 1])) == pytest.approx(
+        (1 / 2 + 2 / 3) / 2
+    )
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.3])
+@pytest.mark.parametrize("levels", [None, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_all_figures_equal_the_loops(seed, unknown, levels):
+    scores, truth = random_case(seed, unknown=unknown, levels=levels)
+    truth[:, 2] = np.minimum(truth[:, 2], 0)  # no positives
+    truth[:, 4] = -1  # nothing known
+    scores[:, 5] = -9  # nothing predicted
+    found = evaluate_scores(scores, truth, threshold=0.25)
+    expected = oracle.known_average_precisions(scores, truth)
+    np.testing.assert_allclose(found.per_class, expected, rtol=1e-12)
+    assert found.mAP == pytest.approx(np.nanmean(expected))
+    assert found.mAP_all == pytest.approx(np.nansum(expected) / truth.shape[1])
+    assert found.classes_without_positives == (2, 4)
+    np.testing.assert_allclose(found.at_threshold, oracle.precision_recall(scores >= 0.25, truth))
+    np.testing.assert_allclose(found.at_top, oracle.precision_recall(oracle.top(scores, 3), truth))
+
+
+def test_all_figures_equal_scikit_learn_on_complete_truth():
+    scores, truth = random_case(4, rows=200)
+    found, predicted = evaluate_scores(scores, truth).as_dict(), scores >= 0
+    assert found["mAP"] == pytest.approx(average_precision_score(truth, scores, average="macro"))
+    for name, average in (("C", "macro"), ("O", "micro")):
+        assert found[f"{name}P"] == pytest.approx(precision_score(truth, predicted, average=average))
+        assert found[f"{name}R"] == pytest.approx(recall_score(truth, predicted, average=average))
+    assert found["OF1"] == pytest.approx(f1_score(truth, predicted, average="micro"))
+
+
+def test_names_of_the_figures():
+    scores, truth = random_case(5)
+    found = evaluate_scores(scores, truth)
+    assert list(found.as_dict()) == ["mAP", "mAP_all", *LABELS, *(f"{name}@3" for name in LABELS)]
+    assert found.as_dict()["OF1@3"] == found.at_top.OF1 != found.at_threshold.OF1
+
+
+def test_an_unknown_entry_counts_nowhere():
+    scores, truth = random_case(6)
+    truth[3, 1] = -1
+    before = evaluate_scores(scores, truth)
+    moved = scores.copy()
+    moved[3, 1] = -moved[3, 1]
+    after = evaluate_scores(moved, truth)
+    np.testing.assert_array_equal(after.per_class, before.per_class)
+    assert after.at_threshold == before.at_threshold
+
+
+@pytest.mark.parametrize("levels", [None, 4])
+def test_order_of_images_does_not_matter(levels):
+    scores, truth = random_case(7, unknown=0.2, levels=levels)
+    order = np.random.default_rng(0).permutation(len(scores))
+    before, after = evaluate_scores(scores, truth), evaluate_scores(scores[order], truth[order])
+    np.testing.assert_array_equal(after.per_class, before.per_class)
+    assert after.as_dict() == before.as_dict()
+
+
+def test_order_of_classes_does_not_matter():
+    scores, truth = random_case(8, unknown=0.2)
+    order = np.random.default_rng(1).permutation(scores.shape[1])
+    before, after = evaluate_scores(scores, truth), evaluate_scores(scores[:, order], truth[:, order])
+    np.testing.assert_array_equal(after.per_class, before.per_class[order])
+    assert after.as_dict() == pytest.approx(before.as_dict())
+
+
+def test_float64_scores_are_not_rounded():
+    scores = np.array([[1.0], [1.0 + 1e-12]])
+    truth = np.array([[0], [1]], dtype=np.int8)
+    assert evaluate_scores(scores, truth).mAP == 1.0
+    assert evaluate_scores(scores.astype(np.float32), truth).mAP == 0.5
+
+
+def test_threshold_is_reached_by_equality():
+    truth = np.ones((1, 1), dtype=np.int8)
+    assert evaluate_scores(np.array([[0.5]]), truth, threshold=0.5).at_threshold.OR == 1.0
+    assert evaluate_scores(np.array([[np.nextafter(0.5, 0)]]), truth, threshold=0.5).at_threshold.OR == 0.0
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (4, 3)])
+def test_nothing_to_judge_gives_zero_without_warning(shape):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = evaluate_scores(np.zeros(shape, dtype=np.float32), np.full(shape, -1, dtype=np.int8))
+    assert set(found.as_dict().values()) == {0.0}
+    assert found.classes_without_positives == tuple(range(shape[1]))
+
+
+def test_nothing_predicted_gives_zero_precision_and_f1():
+    scores, truth = random_case(9)
+    assert evaluate_scores(scores, truth, threshold=100).at_threshold == (0, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_top_mask_equals_the_loops_with_ties_and_infinities(count):
+    scores, _ = random_case(10, levels=3)
+    scores[:5, :6] = -np.inf
+    scores[5, 2] = np.inf
+    np.testing.assert_array_equal(top_mask(scores, count), oracle.top(scores, count))
+    np.testing.assert_array_equal(top_mask(np.round(scores[6:]).astype(np.int64), count), oracle.top(scores[6:], count))
+
+
+def test_inputs_are_left_as_they_were():
+    scores, truth = random_case(11, unknown=0.2)
+    copies = scores.copy(), truth.copy()
+    evaluate_scores(scores, truth)
+    np.testing.assert_array_equal(scores, copies[0])
+    np.testing.assert_array_equal(truth, copies[1])
+
+
+def test_nan_scores_and_wrong_shapes_are_refused():
+    scores, truth = random_case(12)
+    scores[4, 2] = np.nan
+    with pytest.raises(ValueError, match="row 4, class 2"):
+        evaluate_scores(scores, truth)
+    with pytest.raises(ValueError, match="NaN"):
+        average_precision(scores[:, 2], truth[:, 2])
+    with pytest.raises(ValueError, match=r"\(60, 6\)"):
+        evaluate_scores(scores[:, :6], truth)

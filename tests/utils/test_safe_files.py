@@ -1,0 +1,329 @@
+import builtins
+import os
+import pickle
+import resource
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from utils.checks import RunError, UserError
+from utils.safe_files import load_npy, load_pickle, load_pickled_npy, load_tensors, write_atomically
+
+LABELS = np.array([[1, 0, 1], [0, 1, 0]], dtype=np.int32)
+
+
+class Calls:
+    """Pickles as a call of `function` with `arguments`."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def touching(marker):
+    """Objects whose unpickling makes the file `marker`, by various roads."""
+    script = f"open({str(marker)!r}, 'w')"
+    return {
+        "shell": Calls(os.system, f"touch {marker}"),
+        "eval": Calls(eval, script),
+        "exec": Calls(exec, script),
+        "attribute": Calls(getattr(builtins, "exec"), script),  # noqa: B009
+        "open": Calls(open, str(marker), "w"),
+        "numpy": Calls(np.savetxt, str(marker), [1.0]),
+        "nested": {"partial_labels": [LABELS, (1, {"deep": Calls(eval, script)})]},
+        "in an array": np.array([1, Calls(eval, script)], dtype=object),
+        "as a key": {Calls(eval, script): 1},
+        "reduce of reduce": Calls(Calls, eval, script),
+    }
+
+
+ROADS = [name for name in touching("x") if name != "reduce of reduce"]
+
+
+def one_line(error, path):
+    """The message, checked to be one line that names the file."""
+    text = str(error.value)
+    assert "\n" not in text
+    assert str(path) in text
+    return text
+
+
+def write_pickled_npy(path, content):
+    np.save(path, np.array(content, dtype=object), allow_pickle=True)
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_hostile_pickles_are_refused_and_not_run(tmp_path, road, protocol):
+    marker, file = tmp_path / "marker", tmp_path / "labels.pkl"
+    file.write_bytes(pickle.dumps(touching(marker)[road], protocol))
+    with pytest.raises(UserError) as error:
+        load_pickle(file)
+    assert "refused" in one_line(error, file)
+    assert not marker.exists()
+    pickle.loads(file.read_bytes())
+    assert marker.exists()  # the payload was a live one
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_hostile_npy_is_refused_and_not_run(tmp_path, road):
+    marker, file = tmp_path / "marker", tmp_path / "voc07_0.1.npy"
+    content = np.empty((), dtype=object)
+    content[()] = touching(marker)[road]
+    np.save(file, content, allow_pickle=True)
+    for load in (load_pickled_npy, load_npy):
+        with pytest.raises(UserError) as error:
+            load(file)
+        one_line(error, file)
+    assert not marker.exists()
+    np.load(file, allow_pickle=True)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("road", ROADS)
+def test_hostile_torch_files_are_refused_and_not_run(tmp_path, road, zipped):
+    marker, file = tmp_path / "marker", tmp_path / "epoch_30.pth"
+    torch.save({"w": torch.ones(2), "x": touching(marker)[road]}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError) as error:
+        load_tensors(file)
+    one_line(error, file)
+    assert not marker.exists()
+    torch.load(file, weights_only=False)
+    assert marker.exists()
+
+
+def test_a_refusal_names_what_was_asked_for(tmp_path):
+    file = tmp_path / "labels.pkl"
+    file.write_bytes(pickle.dumps(Calls(os.system, "true")))
+    with pytest.raises(UserError, match=rf"{os.system.__module__}\.system"):
+        load_pickle(file)
+    torch.save(Calls(os.system, "true"), tmp_path / "a.pth")
+    with pytest.raises(UserError, match=rf"{os.system.__module__}\.system"):
+        load_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "module, name",
+    [
+        ("numpy", "load"),
+        ("numpy.core.multiarray", "fromfile"),
+        ("numpy.core.multiarray", "_reconstruct.__globals__"),
+        ("numpy", "ndarray.tofile"),
+        ("numpy.f2py", "main"),
+        ("numpy._core._multiarray_umath", "_reconstruct"),
+        ("numpy.core.multiarray ", "scalar"),
+        ("collections", "defaultdict"),
+        ("builtins", "getattr"),
+        ("utils.safe_files", "load_pickle"),
+    ],
+)
+def test_names_beside_the_admitted_ones_are_refused(tmp_path, module, name):
+    file = tmp_path / "labels.pkl"
+    words = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name))
+    file.write_bytes(b"\x80\x04" + words + b"\x93.")
+    with pytest.raises(UserError, match="refused"):
+        load_pickle(file)
+
+
+def test_bytes_are_only_ever_decoded_from_latin1(tmp_path):
+    file = tmp_path / "labels.pkl"
+    file.write_bytes(b"c_codecs\nencode\n(Vabc\nVrot13\ntR.")
+    with pytest.raises(UserError, match="rot13"):
+        load_pickle(file)
+    file.write_bytes(b"c_codecs\nencode\n(Vab\\u00e9\nVlatin1\ntR.")
+    assert load_pickle(file) == b"ab\xe9"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("numpy_1", [True, False])
+def test_plain_pickles_load(tmp_path, protocol, numpy_1):
+    content = OrderedDict(
+        labels=LABELS, fortran=np.asfortranarray(LABELS), scalar=np.float32(0.5), names=["a", "\u00e9"], raw=b"\x00\xff",
+        empty=np.zeros((0, 3)), nested={1: (True, None, 2.5)}, words=np.array(["cat", "dog"]),
+    )  # fmt: skip
+    data = pickle.dumps(content, protocol)
+    if numpy_1 and protocol < 4:  # later protocols store the length of each name
+        assert b"numpy._core" in data
+        data = data.replace(b"numpy._core", b"numpy.core")
+    file = tmp_path / "class_freq.pkl"
+    file.write_bytes(data)
+    found = load_pickle(file)
+    assert list(found) == list(content)
+    for key, value in content.items():
+        np.testing.assert_equal(found[key], value)
+        assert type(found[key]) is type(value)
+
+
+def test_python_2_pickle_loads(tmp_path):
+    file = tmp_path / "class_freq.pkl"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I2\ntcnumpy\ndtype\n(S'i2'\nI0\nI1\ntR"
+    file.write_bytes(b"(dS'freq'\n" + array + b"(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\nS'\\x01\\x00\\xff\\x00'\ntbs.")
+    np.testing.assert_array_equal(load_pickle(file)["freq"], np.array([1, 255], dtype=np.int16))
+
+
+def test_pickled_npy_gives_its_dictionary(tmp_path):
+    file = tmp_path / "voc07_0.1.npy"
+    write_pickled_npy(file, {"partial_labels": LABELS})
+    found = load_pickled_npy(file)
+    assert list(found) == ["partial_labels"]
+    np.testing.assert_array_equal(found["partial_labels"], LABELS)
+    assert found["partial_labels"].dtype == LABELS.dtype
+
+
+def test_pickled_npy_of_another_form_is_refused(tmp_path):
+    np.save(tmp_path / "plain.npy", LABELS)
+    with pytest.raises(UserError, match="plain int32 array"):
+        load_pickled_npy(tmp_path / "plain.npy")
+    np.save(tmp_path / "many.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="one pickled object"):
+        load_pickled_npy(tmp_path / "many.npy")
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "<i4", ">f8", "?", "U5"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_plain_npy_loads(tmp_path, dtype, order, version):
+    values = np.arange(6).reshape(2, 3).astype(dtype, order=order)
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array(file, values, version=version)
+    found = load_npy(tmp_path / "a.npy")
+    np.testing.assert_array_equal(found, values)
+    assert found.dtype == values.dtype
+
+
+def test_a_header_that_promises_too_much_is_refused_without_allocating(tmp_path):
+    file = tmp_path / "a.npy"
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (2**40, 2**30)})
+    with pytest.raises(UserError, match="cut short"):
+        load_npy(file)
+
+
+def small_files(folder):
+    """A reader and a small good file for each format."""
+    np.save(folder / "plain.npy", LABELS)
+    write_pickled_npy(folder / "pickled.npy", {"partial_labels": LABELS})
+    (folder / "a.pkl").write_bytes(pickle.dumps({"a": LABELS, "b": np.float64(1)}, 2))
+    torch.save({"w": torch.arange(4.0)}, folder / "a.pth")
+    safetensors.torch.save_file({"w": torch.arange(4.0)}, folder / "a.safetensors")
+    return {
+        "plain.npy": load_npy, "pickled.npy": load_pickled_npy, "a.pkl": load_pickle,
+        "a.pth": load_tensors, "a.safetensors": load_tensors,
+    }  # fmt: skip
+
+
+def test_every_cut_file_is_refused_in_one_line(tmp_path):
+    for name, load in small_files(tmp_path).items():
+        file, data = tmp_path / name, (tmp_path / name).read_bytes()
+        for length in range(0, len(data), max(1, len(data) // 60)):
+            file.write_bytes(data[:length])
+            with pytest.raises(UserError) as error:
+                load(file)
+            one_line(error, file)
+
+
+def test_damaged_bytes_never_escape_as_another_error(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, load in small_files(tmp_path).items():
+        file, data = tmp_path / name, (tmp_path / name).read_bytes()
+        refused = 0
+        for place in rng.integers(0, len(data), 150):
+            file.write_bytes(data[:place] + bytes([data[place] ^ int(rng.integers(1, 256))]) + data[place + 1 :])
+            try:
+                load(file)
+            except UserError as error:
+                assert "\n" not in str(error)
+                refused += 1
+        assert refused, name
+
+
+@pytest.mark.parametrize("load", [load_npy, load_pickled_npy, load_pickle, load_tensors])
+def test_missing_files_and_folders_are_user_errors(tmp_path, load):
+    for path in (tmp_path / "absent.npy", tmp_path):
+        with pytest.raises(UserError) as error:
+            load(path)
+        one_line(error, path)
+
+
+def test_tensors_load_from_both_formats(tmp_path):
+    state = {"a.weight": torch.arange(6.0).view(2, 3), "n": torch.tensor(3)}
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    torch.save({"model": state, "epoch": 3, "names": ["x"]}, tmp_path / "a.pth")
+    torch.testing.assert_close(load_tensors(tmp_path / "a.safetensors"), state, rtol=0, atol=0)
+    found = load_tensors(tmp_path / "a.pth")
+    assert found["epoch"] == 3
+    torch.testing.assert_close(found["model"], state, rtol=0, atol=0)
+
+
+def test_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
+    file = tmp_path / "best.pth"
+    file.write_bytes(b"a much longer old content")
+    write_atomically(file, lambda stream: stream.write(b"new") and None)
+    assert file.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_old_file_is_readable_until_the_new_one_is_whole(tmp_path):
+    file = tmp_path / "result.json"
+    file.write_bytes(b"old")
+
+    def write(stream):
+        stream.write(b"half")
+        stream.flush()
+        assert file.read_bytes() == b"old"
+
+    write_atomically(file, write)
+    assert file.read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("raised", [ValueError("x"), RuntimeError("a fault of the writer"), KeyboardInterrupt()])
+def test_a_failing_writer_leaves_the_old_file_and_its_own_error(tmp_path, raised):
+    file = tmp_path / "best.pth"
+    file.write_bytes(b"old")
+
+    def write(stream):
+        stream.write(b"half")
+        raise raised
+
+    with pytest.raises(type(raised)):
+        write_atomically(file, write)
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda stream: torch.save({"w": torch.zeros(100_000)}, stream),
+        lambda stream: np.save(stream, np.zeros(100_000)),
+        lambda stream: stream.write(bytes(400_000)),
+    ],
+    ids=["torch", "numpy", "bytes"],
+)
+def test_a_file_that_does_not_fit_is_a_run_error(tmp_path, write):
+    file = tmp_path / "best.pth"
+    file.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(RunError) as error:
+            write_atomically(file, write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    one_line(error, file)
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_that_is_missing_or_no_folder_is_a_run_error(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in ("absent", "file"):
+        with pytest.raises(RunError) as error:
+            write_atomically(tmp_path / folder / "a.pth", lambda stream: None)
+        one_line(error, tmp_path / folder)

@@ -1,0 +1,159 @@
+"""Multi-label metrics of scores against truth that may hold unknown entries.
+
+N images, C classes. Scores are (N, C) floats, truth is (N, C) int8: 1 present, 0 absent, -1 unknown. An unknown entry
+is left out of its class, in average precision as in precision and recall. All figures are fractions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.types import PRESENT, UNKNOWN, Codes
+
+Scores = NDArray[np.floating[Any]]
+Mask = NDArray[np.bool_]
+
+TOP = 3
+"""Labels per image that the top-k figures of the multi-label papers count as predicted."""
+
+
+class PrecisionRecall(NamedTuple):
+    """Precision, recall and F1 of a set of predicted labels: averaged over classes (C), or over all labels (O)."""
+
+    CP: float
+    CR: float
+    CF1: float
+    OP: float
+    OR: float
+    OF1: float
+
+
+class Metrics(NamedTuple):
+    """What an evaluation reports. `per_class` is (C,) average precision, NaN for a class without positives."""
+
+    mAP: float  # noqa: N815 - the field's own spelling; mean over the classes that have positives
+    mAP_all: float  # noqa: N815 - the same sum over all classes: those without positives count as 0
+    per_class: NDArray[np.float64]
+    at_threshold: PrecisionRecall
+    at_top: PrecisionRecall
+    classes_without_positives: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, float]:
+        """Figures by their usual names: mAP, mAP_all, CP, CR, CF1, OP, OR, OF1, and the top-3 ones as "CP@3"."""
+        top = {f"{name}@{TOP}": value for name, value in self.at_top._asdict().items()}
+        return {"mAP": self.mAP, "mAP_all": self.mAP_all, **self.at_threshold._asdict(), **top}
+
+
+def average_precision(scores: Scores, truth: NDArray[Any]) -> float:
+    """Area under the precision-recall steps of one class; equal scores enter together, as in scikit-learn.
+
+    For each positive, with score s: (positives scoring at least s) / (images scoring at least s), averaged over the
+    positives. Every ordering of tied scores gives the same value.
+
+    Args:
+        scores: (N,) higher means more likely present.
+        truth: (N,) 1 or True for positives, 0 or False for negatives; no unknown entries.
+
+    Returns: a fraction, or NaN without positives.
+    Raises: ValueError when a score is NaN.
+    """
+    if np.isnan(scores).any():
+        raise ValueError("scores hold NaN, which has no rank")
+    positive = np.sort(scores[truth.astype(bool)])
+    if not positive.size:
+        return float("nan")
+    at_least = scores.size - np.searchsorted(np.sort(scores), positive, side="left")
+    positives_at_least = positive.size - np.searchsorted(positive, positive, side="left")
+    return float(np.mean(positives_at_least / at_least))
+
+
+def precision_recall(predicted: Mask, present: Mask, known: Mask) -> PrecisionRecall:
+    """Precision, recall and F1 over the known entries.
+
+    CP averages TP/predicted over classes with a known entry, 0 where nothing is predicted. CR averages TP/positives
+    over classes with positives. CF1 is the harmonic mean of CP and CR, not a mean of F1s. OP, OR and OF1 pool all
+    labels first. A ratio or mean over nothing is 0.
+
+    The published evaluators (CSRA, utils/evaluation/cal_PR.py, and its descendants) count one false prediction for a
+    class without any, which lowers their OP a little; pooled precision here counts what was predicted and no more.
+
+    Args:
+        predicted: (N, C) True where a label is predicted.
+        present: (N, C) True where it is true.
+        known: (N, C) True where the truth is known.
+    """
+    true = (predicted & present & known).sum(axis=0)
+    chosen = (predicted & known).sum(axis=0)
+    positives = (present & known).sum(axis=0)
+    judged, has_positives = known.any(axis=0), positives > 0
+    class_precision = _mean(true[judged] / np.maximum(chosen[judged], 1))
+    class_recall = _mean(true[has_positives] / positives[has_positives])
+    overall_precision, overall_recall = true.sum() / max(chosen.sum(), 1), true.sum() / max(positives.sum(), 1)
+    return PrecisionRecall(*_with_f1(class_precision, class_recall), *_with_f1(overall_precision, overall_recall))
+
+
+def evaluate_scores(scores: Scores, truth: Codes, threshold: float = 0.0) -> Metrics:
+    """All metrics of an evaluation.
+
+    Args:
+        scores: (N, C) logits or probabilities. Rank logits where they are at hand: a saturated sigmoid makes ties.
+        truth: (N, C) 1 present, 0 absent, -1 unknown.
+        threshold: a score of at least this is a prediction: 0 for logits (sigmoid 0.5), 0.5 for probabilities.
+
+    Returns: the figures; mAP is 0 when no class has positives, and `classes_without_positives` then lists them all.
+    Raises: ValueError when shapes differ or a score is NaN, known or not.
+    """
+    if scores.shape != truth.shape or scores.ndim != 2:
+        raise ValueError(f"scores {scores.shape} and truth {truth.shape} must both be (N, C)")
+    if np.isnan(scores).any():
+        row, label = np.argwhere(np.isnan(scores))[0]
+        raise ValueError(f"scores hold NaN, first in row {row}, class {label}")
+    present, known = truth == PRESENT, truth != UNKNOWN
+    per_class = np.array(
+        [_known_average_precision(scores[:, k], present[:, k], known[:, k]) for k in range(truth.shape[1])]
+    )
+    defined = ~np.isnan(per_class)
+    return Metrics(
+        mAP=_mean(per_class[defined]),
+        mAP_all=_mean(np.where(defined, per_class, 0.0)),
+        per_class=per_class,
+        at_threshold=precision_recall(scores >= threshold, present, known),
+        at_top=precision_recall(top_mask(scores, TOP), present, known),
+        classes_without_positives=tuple(int(k) for k in np.flatnonzero(~defined)),
+    )
+
+
+def top_mask(scores: Scores, count: int) -> Mask:
+    """(N, C) True at the `count` highest scores of each row, all of them in a row of fewer classes.
+
+    Among equal scores the class listed first is taken. Whether an entry is known plays no part: a prediction must
+    not depend on the truth.
+    """
+    left = np.array(scores, dtype=np.result_type(scores, np.float16))
+    np.maximum(left, np.finfo(left.dtype).min, out=left)  # so that -inf can mark what is taken
+    taken = np.zeros(scores.shape, dtype=bool)
+    rows = np.arange(len(scores))
+    for _ in range(min(count, scores.shape[1])):
+        best = left.argmax(axis=1)
+        taken[rows, best] = True
+        left[rows, best] = -np.inf
+    return taken
+
+
+def _known_average_precision(scores: Scores, present: Mask, known: Mask) -> float:
+    """Average precision over the known entries of one class."""
+    return average_precision(scores[known], present[known])
+
+
+def _with_f1(precision: float, recall: float) -> tuple[float, float, float]:
+    """Precision, recall and their harmonic mean, 0 when both are 0."""
+    total = precision + recall
+    return float(precision), float(recall), float(2 * precision * recall / total) if total else 0.0
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """The mean, 0 of nothing."""
+    return float(values.mean()) if values.size else 0.0

@@ -1,0 +1,206 @@
+"""Reading files that others made without ever running code from them, and writing files that are whole or absent.
+
+Published label files are pickles, and a pickle may name any function to be called while it loads. The readers here
+admit the handful of names that plain arrays and dictionaries need, and refuse everything else by name.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy._core import multiarray
+from numpy.typing import NDArray
+
+from utils.checks import RunError, UserError, require
+
+
+class _RefusedGlobal(pickle.UnpicklingError):
+    """A pickle asked for a name that plain data never needs."""
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """`_codecs.encode`, the way protocol 2 stores bytes, in the one encoding it uses for that."""
+    if encoding not in ("latin1", "latin-1"):
+        raise _RefusedGlobal(f"_codecs.encode to {encoding!r}")
+    return codecs.latin_1_encode(text)[0]
+
+
+def _from_buffer(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> NDArray[Any]:
+    """What protocol 5 calls to rebuild an array."""
+    return np.frombuffer(data, dtype=dtype).reshape(shape, order=order)
+
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _latin1,
+}
+for _core in ("numpy.core", "numpy._core"):  # the same functions under numpy 1's name and numpy 2's
+    _ADMITTED[(f"{_core}.multiarray", "_reconstruct")] = multiarray._reconstruct
+    _ADMITTED[(f"{_core}.multiarray", "scalar")] = multiarray.scalar
+    _ADMITTED[(f"{_core}.numeric", "_frombuffer")] = _from_buffer
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Unpickles built-in containers, numbers, strings and numpy arrays; imports nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ADMITTED[(module, name)]
+        except KeyError:
+            raise _RefusedGlobal(f"{module}.{name}") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file for reading; UserError where it cannot be opened or read."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of another library says, cut to a part of one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+def _unpickle(file: BinaryIO, path: Path) -> Any:
+    """The plain data pickled at the file's position. A damaged pickle can raise nearly any exception."""
+    try:
+        return _PlainUnpickler(file, encoding="latin1").load()
+    except _RefusedGlobal as error:
+        raise UserError(
+            f"{path}: refused: the file asks to run {error}, which plain labels never need; use a copy you trust"
+        ) from error
+    except OSError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{path}: not a readable pickle of plain data ({_first_line(error)}); fetch the file again"
+        ) from error
+
+
+def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, Fortran order and dtype of an `.npy` file, leaving the position at its data."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        version = np.lib.format.read_magic(file)
+        return readers[version](file)
+    except KeyError as error:
+        raise UserError(f"{path}: .npy format {error} is not supported; save it again with numpy.save") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not an .npy file ({_first_line(error)})") from error
+
+
+def load_npy(path: Path) -> NDArray[Any]:
+    """The array of a plain `.npy` file; pickled objects are refused unread.
+
+    Raises: UserError when the file is missing, is no `.npy`, is cut short or holds Python objects.
+    """
+    with _opened(path) as file:
+        shape, fortran, dtype = _npy_header(file, path)
+        require(not dtype.hasobject, f"{path}: holds pickled Python objects, not a plain array; convert it first")
+        count = math.prod(shape)  # Python integers: a hostile shape cannot overflow
+        held, wanted = os.fstat(file.fileno()).st_size - file.tell(), count * dtype.itemsize
+        require(held >= wanted, f"{path}: cut short: {held} bytes of data where {shape} {dtype} needs {wanted}")
+        values = np.fromfile(file, dtype=dtype, count=count)
+    return values.reshape(shape, order="F" if fortran else "C")
+
+
+def load_pickled_npy(path: Path) -> Any:
+    """What a published `.npy` holding one pickled object (a 0-d object array) contains, usually a dictionary.
+
+    Raises: UserError when the file is missing or damaged, is a plain array, or names anything but numpy's own
+        reconstruction functions (CoNeS, published code, utils/pml_data.py writes such files).
+    """
+    with _opened(path) as file:
+        shape, _, dtype = _npy_header(file, path)
+        require(dtype.hasobject, f"{path}: a plain {dtype} array {shape} where a pickled dictionary was expected")
+        held = _unpickle(file, path)
+    if not (isinstance(held, np.ndarray) and held.dtype.kind == "O" and held.shape == ()):
+        raise UserError(f"{path}: expected one pickled object, found {type(held).__name__} with shape {shape}")
+    return held.item()
+
+
+def load_pickle(path: Path) -> Any:
+    """The plain data (containers, numbers, strings, numpy arrays) of a pickle, Python 2's included.
+
+    Raises: UserError when the file is missing, damaged or names any other class or function.
+    """
+    with _opened(path) as file:
+        return _unpickle(file, path)
+
+
+def load_tensors(path: Path) -> Any:
+    """The content of a `.safetensors` file (name to tensor), or of a torch file of plain data, on the CPU.
+
+    Raises: UserError when the file is missing, damaged, or a torch file that names more than tensors and containers.
+    """
+    with _opened(path) as file:
+        try:
+            if path.suffix == ".safetensors":
+                return safetensors.torch.load(file.read())
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:
+            raise UserError(_why_not_tensors(path, error)) from error
+
+
+def _why_not_tensors(path: Path, error: Exception) -> str:
+    """One line: the names the file wanted to call, or that it is damaged."""
+    names = _foreign_globals(path) if isinstance(error, pickle.UnpicklingError) else []
+    if names:
+        wanted = ", ".join(names[:5])
+        return f"{path}: refused: the file asks to run {wanted}; only tensors in plain containers are loaded"
+    return f"{path}: not a readable file of tensors ({_first_line(error)}); fetch or save it again"
+
+
+def _foreign_globals(path: Path) -> list[str]:
+    """Names in a torch file outside torch's own list; none for formats that torch cannot list."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # only the wording of a refusal depends on it
+        return []
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file so that at every moment `path` is the whole old file or the whole new one.
+
+    Args:
+        path: the file to make or replace; its folder exists.
+        write: writes the content to the binary stream it is given.
+
+    Raises: RunError when the system refuses (disk full, file too large, no permission); whatever `write` raises.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder, so that the rename is atomic
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch hides a failed write in its own
+        if not isinstance(cause, OSError):
+            raise
+        raise RunError(
+            f"{path}: cannot be written: {cause.strerror or cause}; what was there before is intact"
+        ) from error
+    finally:
+        with suppress(OSError):  # gone after the rename, never made, or out of reach: the reason is told above
+            temporary.unlink()
