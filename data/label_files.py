@@ -83,8 +83,11 @@ def native_path(folder: Path, dataset: str, regime: Regime, annotations: Annotat
     return folder / f"{dataset}_{regime.name}_{regime.rate_text}_s{regime.seed}_{rows}.npy"
 
 
-def published_path(folder: Path, dataset: str, regime: Regime, annotations: Annotations) -> Path:  # noqa: ARG001
-    """The name that published code gives the file: `voc07_0.1.npy`, or `voc-lt_0.3_sd0.npy` for long-tailed sets."""
+def published_path(folder: Path, dataset: str, regime: Regime, annotations: Annotations) -> Path:
+    """The name that published code gives the file: `voc07_0.1.npy`, or `voc-lt_0.3_sd0.npy` for long-tailed sets.
+
+    `annotations` has no part in it: the argument is there so that both forms are named by the same call.
+    """
     _require_candidate(regime)
     seed = f"_sd{regime.seed}" if dataset.endswith("-lt") else ""
     return folder / f"{_PUBLISHED_NAMES.get(dataset, dataset)}_{float(regime.partial_rate)!r}{seed}.npy"
@@ -136,10 +139,9 @@ def manifest_path(path: Path) -> Path:
 
 
 def read_labels(path: Path, annotations: Annotations, regime: Regime) -> LabelTable:
-    """A label file of either form; the manifest tells them apart. Raises: UserError as the two readers do."""
-    if manifest_path(path).exists() or regime.name != "candidate":
-        return read_native(path, annotations, regime)
-    return read_published(path, annotations, regime)
+    """A label file of either form. Raises: UserError as `read_native` and `read_published` do."""
+    read = read_published if _holds_a_pickle(path) else read_native
+    return read(path, annotations, regime)
 
 
 def read_native(path: Path, annotations: Annotations, regime: Regime, *, same_draw: bool = False) -> LabelTable:
@@ -237,6 +239,17 @@ def _from_binary(path: Path, values: NDArray[Any], annotations: Annotations) -> 
         )
     codes: Codes = values.astype(np.int8)
     return codes
+
+
+def _holds_a_pickle(path: Path) -> bool:
+    """Whether the header of an `.npy` file announces pickled objects; nothing behind the header is read."""
+    try:
+        with path.open("rb") as file:
+            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            _, _, dtype = readers[np.lib.format.read_magic(file)](file)
+    except (OSError, ValueError, KeyError):  # the reader of our own form says what is wrong
+        return False
+    return bool(dtype.hasobject)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

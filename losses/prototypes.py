@@ -176,7 +176,7 @@ def refresh_correlation(
     Returns:
         (C, C) float64 on the CPU, diagonal 1, a new tensor.
     """
-    result = correlation.detach().cpu().clone()
+    result = correlation.detach().cpu().double().clone()
     known = torch.tensor([label for label, rows in enumerate(memory) if len(rows) >= clusters], dtype=torch.int64)
     if len(known) < 2:
         return result

@@ -161,7 +161,7 @@ def load_weights(backbone: Backbone, name: str, weights: str) -> None:
     """
     if weights == "none":
         return
-    file = PRETRAINED[name].file() if weights == "default" else Path(weights)
+    file = PRETRAINED[name].file() if weights == "default" else Path(weights).expanduser()
     state = trunk_state(load_tensors(file), file)
     _require_fit(state, backbone.state_dict(), f"{file} does not fit {name}")
     backbone.load_state_dict(state, strict=False)  # what may be missing was settled one line above

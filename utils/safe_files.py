@@ -10,6 +10,8 @@ import codecs
 import math
 import os
 import pickle
+import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,14 +21,97 @@ from typing import Any, BinaryIO
 import numpy as np
 import safetensors.torch
 import torch
-from numpy._core import multiarray
 from numpy.typing import NDArray
 
 from utils.checks import RunError, UserError, require
 
+_PLAIN_DTYPE = re.compile(r"[biufcSU][0-9]{1,9}|O[48]?")
+
 
 class _RefusedGlobal(pickle.UnpicklingError):
     """A pickle asked for a name that plain data never needs."""
+
+
+class _DType:
+    """What stands for `numpy.dtype` in a pickle: numbers, booleans, strings and objects, in either byte order.
+
+    numpy's own `__setstate__` methods trust what they are given, and bytes made for it can crash or worse; these
+    stand-ins check first and hand over only what fits.
+    """
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+        if not _PLAIN_DTYPE.fullmatch(code):
+            raise ValueError(f"arrays of type {code[:40]!r} are not plain")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Take the byte order; subarrays, names and fields are not plain."""
+        if state[2:5] != (None, None, None):
+            raise ValueError("structured arrays are not plain")
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """What stands for an array in a pickle until all of it is read: numpy makes it empty and sets its state later."""
+
+    state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Keep (version, shape, dtype, Fortran order, data)."""
+        self.state = state
+
+    def array(self, done: dict[int, Any]) -> NDArray[Any]:
+        """The array itself, its objects settled."""
+        _, shape, stand_in, fortran, data = self.state
+        if stand_in.dtype.kind != "O":
+            return _from_buffer(data, stand_in, shape, "F" if fortran else "C")
+        if len(data) != math.prod(shape):
+            raise ValueError(f"{len(data)} objects for an array of shape {shape}")
+        flat = np.empty(len(data), dtype=object)
+        for place, value in enumerate(data):
+            flat[place] = _settled(value, done)
+        return flat.reshape(shape)  # numpy lists the objects in C order, whatever the flag says
+
+
+def _settled(value: Any, done: dict[int, Any]) -> Any:
+    """`value` with every stand-in replaced by its array; `done` holds by id what has been replaced already."""
+    if id(value) not in done:
+        done[id(value)] = _replaced(value, done)
+    return done[id(value)]
+
+
+def _replaced(value: Any, done: dict[int, Any]) -> Any:
+    if isinstance(value, _Array):
+        return value.array(done)
+    if isinstance(value, dict):
+        return type(value)((_settled(key, done), _settled(item, done)) for key, item in value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value)([_settled(item, done) for item in value])
+    if isinstance(value, _DType | type) or callable(value):
+        raise ValueError("a type or function stands where data should")
+    return value
+
+
+def _reconstruct(kind: type, shape: object, code: object) -> _Array:
+    """What protocols below 5 call for an empty array, to be given its state later."""
+    if kind is not _Array:
+        raise ValueError("only plain arrays are rebuilt")
+    return _Array()
+
+
+def _from_buffer(data: bytes | str, stand_in: _DType, shape: tuple[int, ...], order: Any) -> NDArray[Any]:
+    """What protocol 5 calls for an array; Python 2 wrote the bytes as a string."""
+    raw = data.encode("latin1") if isinstance(data, str) else bytes(memoryview(data))
+    dtype = stand_in.dtype
+    if dtype.kind == "O" or len(raw) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{len(raw)} bytes for a {dtype} array of shape {shape}")
+    return np.ndarray(shape, dtype, buffer=raw, order=order).copy(order="K")
+
+
+def _scalar(stand_in: _DType, data: bytes | str) -> Any:
+    """What numpy's numbers are pickled as."""
+    return _from_buffer(data, stand_in, (), "C")[()]
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -36,25 +121,20 @@ def _latin1(text: str, encoding: str) -> bytes:
     return codecs.latin_1_encode(text)[0]
 
 
-def _from_buffer(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> NDArray[Any]:
-    """What protocol 5 calls to rebuild an array."""
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order=order)
-
-
 _ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _latin1,
 }
 for _core in ("numpy.core", "numpy._core"):  # the same functions under numpy 1's name and numpy 2's
-    _ADMITTED[(f"{_core}.multiarray", "_reconstruct")] = multiarray._reconstruct
-    _ADMITTED[(f"{_core}.multiarray", "scalar")] = multiarray.scalar
+    _ADMITTED[(f"{_core}.multiarray", "_reconstruct")] = _reconstruct
+    _ADMITTED[(f"{_core}.multiarray", "scalar")] = _scalar
     _ADMITTED[(f"{_core}.numeric", "_frombuffer")] = _from_buffer
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles built-in containers, numbers, strings and numpy arrays; imports nothing."""
+    """Unpickles built-in containers, numbers, strings and stand-ins of numpy arrays; imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -81,7 +161,7 @@ def _first_line(error: Exception) -> str:
 def _unpickle(file: BinaryIO, path: Path) -> Any:
     """The plain data pickled at the file's position. A damaged pickle can raise nearly any exception."""
     try:
-        return _PlainUnpickler(file, encoding="latin1").load()
+        return _settled(_PlainUnpickler(file, encoding="latin1").load(), {})
     except _RefusedGlobal as error:
         raise UserError(
             f"{path}: refused: the file asks to run {error}, which plain labels never need; use a copy you trust"
@@ -102,7 +182,9 @@ def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.d
         return readers[version](file)
     except KeyError as error:
         raise UserError(f"{path}: .npy format {error} is not supported; save it again with numpy.save") from error
-    except ValueError as error:
+    except OSError:
+        raise
+    except Exception as error:  # numpy parses the header as Python source, so damage shows in many ways
         raise UserError(f"{path}: not an .npy file ({_first_line(error)})") from error
 
 
@@ -154,7 +236,9 @@ def load_tensors(path: Path) -> Any:
         try:
             if path.suffix == ".safetensors":
                 return safetensors.torch.load(file.read())
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # a foreign pickle makes torch warn before it refuses
+                warnings.simplefilter("ignore", UserWarning)
+                return torch.load(file, map_location="cpu", weights_only=True)
         except OSError:
             raise
         except Exception as error:

@@ -87,7 +87,7 @@ def test_golden_loss_with_weights_on_the_simplex(case, arrays):
 def test_golden_confidence_over_successive_steps(case, arrays):
     candidates = arrays["candidates"].astype(np.int8)
     confidence = initial_confidence(LabelTable(candidates))
-    np.testing.assert_allclose(confidence, arrays["confidence_init"], rtol=1e-6)
+    np.testing.assert_allclose(confidence, arrays["confidence_init"], rtol=1e-5)
     correlation, targets = as_tensors(arrays["correlation"], candidates.astype(np.float32))
     step = 0
     while f"s{step}_logits" in arrays:
@@ -96,7 +96,7 @@ def test_golden_confidence_over_successive_steps(case, arrays):
         confidence[index] = update_confidence(
             confidence[index], logits, targets[index], correlation, float(arrays["mu"])
         )
-        np.testing.assert_allclose(confidence, arrays[f"s{step}_confidence_after"], rtol=1e-6)
+        np.testing.assert_allclose(confidence, arrays[f"s{step}_confidence_after"], rtol=1e-5)
         step += 1
     assert step > 0
 
@@ -105,12 +105,12 @@ def test_golden_confidence_of_rows_without_and_with_one_candidate():
     golden = golden_files.load("cones_confidence.npz")
     candidates = golden["deg_candidates"].astype(np.int8)
     start = initial_confidence(LabelTable(candidates))
-    agree(start, golden["deg_confidence_init"], rtol=1e-6)
+    agree(start, golden["deg_confidence_init"], rtol=1e-5)
     logits, targets, correlation = as_tensors(
         golden["deg_logits"], candidates.astype(np.float32), golden["deg_correlation"]
     )
     after = update_confidence(start, logits, targets, correlation, 0.99)
-    agree(after, golden["deg_confidence_after"], rtol=1e-6)
+    agree(after, golden["deg_confidence_after"], rtol=1e-5)
     assert not after[targets.sum(dim=1) == 0].any()
 
 
@@ -146,6 +146,14 @@ def test_weights_tend_to_equal_ones_as_r_grows_and_to_the_easiest_negative_as_r_
     single = negative_weights(*as_tensors(logits, candidates), 1.001).numpy()
     easiest = np.where(negatives > 0, logits, np.inf).argmin(axis=1)
     np.testing.assert_allclose(single[np.arange(len(single)), easiest], 1 / number[:, 0], rtol=1e-6)
+
+
+def test_weights_of_very_sure_negatives_keep_their_ratio():
+    logits = torch.tensor([[-50.0, -60, -750, -760, 5]])
+    phi = negative_weights(logits, torch.tensor([[0.0, 0, 1, 1, 0]]), 2.0)[0]
+    assert float(phi[1] / phi[0]) == pytest.approx(np.exp(10), rel=1e-5)
+    phi = negative_weights(logits, torch.tensor([[1.0, 1, 0, 0, 0]]), 3.0)[0]  # e^-750 is 0 even in float64
+    assert float(phi[3] / phi[2]) == pytest.approx(np.exp(5), rel=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["simplex", "reference"])

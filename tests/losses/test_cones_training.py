@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from losses import CRITERIA, BCE, BCEConfig, CoNeS, CoNeSConfig
+from losses import BCE, CRITERIA, BCEConfig, CoNeS, CoNeSConfig
 from losses.base import Criterion
+from losses.cones import VARIANTS, Members
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.oracles import cones as oracle
 from tests.ranks import run_ranks
@@ -18,6 +19,7 @@ from utils.types import ModelOutput
 
 ROWS, CLASSES = 12, 5
 CODES = random_labels(ROWS, CLASSES, seed=3)
+CODES[0] = [0, 0, 1, -1, 0]  # a sole candidate
 SMALL = {"clusters": 2, "memory_per_class": 4, "mu": 0.6, "gamma": 0.5, "beta": 0.5}
 ORDER = [[4, 0, 7, 9, 2, 11], [1, 3, 8, 5, 10, 6]]
 
@@ -99,6 +101,22 @@ def test_labels_without_company_or_candidates_leave_a_finite_state():
         for index in ORDER:
             assert torch.isfinite(criterion(model, batch_of(codes, index)).total)
     assert all(torch.isfinite(value).all() for value in criterion.state_dict().values())
+
+
+def totals_and_state(**settings):
+    criterion, model = build(**settings), FakeModel(CLASSES)
+    totals = train(criterion, model, torch.optim.SGD(model.parameters(), lr=0.05), epochs=(1, 2))
+    return [torch.tensor(totals), *criterion.state_dict().values()]
+
+
+OTHERS = {name: getattr(VARIANTS["reference"], name) for name in Members._fields}
+OTHERS |= {"prototype_images": "candidates", "pseudo_threshold": 0.2, "tau": 0.6, "r_ws": 2.0}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_each_setting_reaches_training(name):
+    plain, changed = totals_and_state(), totals_and_state(**{name: OTHERS[name]})
+    assert not all(torch.equal(a, b) for a, b in zip(plain, changed, strict=True))
 
 
 @pytest.mark.parametrize("variant", ["fixed", "reference"])

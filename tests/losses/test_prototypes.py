@@ -124,7 +124,8 @@ def test_golden_centroids_and_their_mean_cosine(case, arrays):
 def test_prototypes_match_loops(seed):
     features, heatmaps = random_maps(seed)
     found = class_prototypes(features.double(), heatmaps.double(), 0.3)
-    np.testing.assert_allclose(found.rows, oracle.prototypes(features.numpy(), heatmaps.numpy(), 0.3), atol=1e-12)
+    expected = oracle.prototypes(features.double().numpy(), heatmaps.double().numpy(), 0.3)
+    np.testing.assert_allclose(found.rows, expected, rtol=1e-10)
     assert found.active.tolist() == [True, False, True, True]
 
 
@@ -135,6 +136,12 @@ def test_prototypes_follow_a_permutation_of_classes_and_ignore_the_order_of_imag
     moved = class_prototypes(features[images], heatmaps[images][:, classes], 0.2)
     torch.testing.assert_close(moved.rows, plain.rows[classes])
     assert torch.equal(moved.active, plain.active[classes])
+
+
+def test_a_pixel_at_exactly_tau_is_left_out():
+    heatmaps = torch.tensor([4.0, 1.0, 1.5, -8.0]).reshape(1, 1, 2, 2)
+    features = torch.tensor([1.0, 100.0, 3.0, 100.0]).reshape(1, 1, 2, 2)
+    assert class_prototypes(features, heatmaps, 0.25).rows.tolist() == [[2.0]]
 
 
 def test_candidate_images_alone_are_seen_when_asked_for():
@@ -229,7 +236,7 @@ def test_gamma_one_keeps_the_correlation_and_gamma_zero_forgets_it():
     fresh = [
         refresh_correlation(before, memory, clusters=2, gamma=0.0) for before in (some_correlation(), torch.eye(4))
     ]
-    torch.testing.assert_close(*[matrix.float() for matrix in fresh])
+    torch.testing.assert_close(*fresh)
 
 
 @pytest.mark.parametrize("axis", ["row", "reference"])

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from data.images import ArrayImages
+from data.loader import build_loader
+from data.samplers import OrderedBatches, ShuffledBatches
+from data.transforms import test_transform as plain_view
+from data.transforms import train_transform
+from utils.types import Annotations, LabelTable
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (23, 12, 12, 3), dtype=np.uint8)
+    truth = LabelTable(rng.integers(-1, 2, (23, 4)).astype(np.int8))
+    ids = tuple(f"{row:02}" for row in range(23))
+    return Annotations(ArrayImages(images, ids), ids, tuple("abcd"), truth)
+
+
+def load(pictures, *, epoch=1, start=0, workers=0, views=1, rank=0, world=1, seed=0):
+    observed = LabelTable(np.abs(pictures.truth.dense()))
+    batches = ShuffledBatches(23, 6, seed=seed, rank=rank, world_size=world)
+    batches.set_epoch(epoch, start)
+    transforms = [train_transform("shift", "half", 12)] * views
+    return list(build_loader(pictures, observed, transforms, batches, seed=seed, num_workers=workers, pin_memory=False))
+
+
+def test_a_batch_joins_pictures_and_labels_by_row(pictures):
+    for batch in load(pictures):
+        rows = batch.index.numpy()
+        assert batch.images.shape == (len(rows), 3, 12, 12)
+        np.testing.assert_array_equal(batch.truth, pictures.truth.rows(rows))
+        np.testing.assert_array_equal(batch.observed, np.abs(pictures.truth.rows(rows)))
+        assert batch.observed.dtype == torch.float32
+        assert batch.second_view is None
+
+
+def test_workers_change_nothing(pictures):
+    for alone, helped in zip(load(pictures), load(pictures, workers=2), strict=True):
+        assert torch.equal(alone.images, helped.images)
+        assert torch.equal(alone.index, helped.index)
+
+
+def test_a_resumed_epoch_loads_the_same_pictures(pictures):
+    for whole, rest in zip(load(pictures)[2:], load(pictures, start=2), strict=True):
+        assert torch.equal(whole.images, rest.images)
+
+
+def test_processes_see_the_pictures_of_one_process(pictures):
+    whole = {int(row): image for batch in load(pictures) for row, image in zip(batch.index, batch.images, strict=True)}
+    for rank in range(2):
+        for batch in load(pictures, rank=rank, world=2):
+            for row, image in zip(batch.index, batch.images, strict=True):
+                assert torch.equal(image, whole[int(row)])
+
+
+def test_epochs_and_seeds_augment_anew(pictures):
+    def by_row(batches):
+        return torch.stack(
+            [image for _, image in sorted((int(r), i) for b in batches for r, i in zip(b.index, b.images, strict=True))]
+        )
+
+    first = by_row(load(pictures))
+    assert not torch.equal(first, by_row(load(pictures, epoch=2)))
+    assert not torch.equal(first, by_row(load(pictures, seed=1)))
+
+
+def test_two_views_differ_and_the_first_is_the_only_view_of_a_single_one(pictures):
+    one, two = load(pictures)[0], load(pictures, views=2)[0]
+    assert torch.equal(one.images, two.images)
+    assert two.second_view is not None
+    assert not torch.equal(two.images, two.second_view)
+
+
+def test_loading_leaves_the_global_generators_alone(pictures):
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    load(pictures)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+
+
+def test_evaluation_order_is_row_order(pictures):
+    loader = build_loader(
+        pictures,
+        pictures.truth,
+        [plain_view("unit", 12)],
+        OrderedBatches(23, 6),
+        seed=0,
+        num_workers=0,
+        pin_memory=False,
+    )
+    assert torch.cat([batch.index for batch in loader]).tolist() == list(range(23))

@@ -1,0 +1,279 @@
+import tarfile
+
+import numpy as np
+import pytest
+
+from data.datasets import voc
+from data.datasets.voc import VOC_CLASSES, find_root, load_voc, read_objects
+from tests import golden_files
+from tests.data.trees import class_lists, real_data, source, voc_tree, voc_xml
+from utils.checks import UserError
+from utils.types import ABSENT, PRESENT, UNKNOWN
+
+CAT, DOG, PERSON = (VOC_CLASSES.index(name) for name in ("cat", "dog", "person"))
+
+IMAGES = [
+    ("000020", "train", [("cat", 0, (11, 21, 31, 41)), ("dog", 1), ("dog", 1)]),
+    ("000003", "val", [("dog", 1, (1, 1, 5.5, 6)), ("dog", 0), ("person", 0)]),
+    ("000007", "test", [("person", 1)]),
+    ("000001", "test", []),
+]
+
+
+def load(path, tmp_path, year=2007, **more):
+    return load_voc(source(path, tmp_path / "cache", **more), year)
+
+
+def same_labels(one, two):
+    assert one.ids == two.ids
+    assert one.classes == two.classes
+    np.testing.assert_array_equal(one.truth.dense(), two.truth.dense())
+
+
+def test_rows_classes_codes_and_boxes(tmp_path):
+    root = voc_tree(tmp_path, 2007, IMAGES, pictures=True)
+    train, test = load(tmp_path, tmp_path, need_images=True)
+    assert train.ids == ("000003", "000020")
+    assert test.ids == ("000001", "000007")
+    assert train.classes == VOC_CLASSES == tuple(sorted(VOC_CLASSES))
+    expected = np.full((2, 20), ABSENT)
+    expected[0, [DOG, PERSON]] = PRESENT
+    expected[1, CAT] = PRESENT
+    expected[1, DOG] = UNKNOWN
+    np.testing.assert_array_equal(train.truth.dense(), expected)
+    assert test.truth.counts(UNKNOWN)[PERSON] == 1
+    assert test.truth.counts().sum() == 0
+    np.testing.assert_array_equal(train.boxes.row, [0, 1])
+    np.testing.assert_array_equal(train.boxes.label, [DOG, CAT])
+    np.testing.assert_array_equal(train.boxes.corners, [[0, 0, 4.5, 5], [10, 20, 30, 40]])
+    assert train.images.name(1) == str(root / "JPEGImages" / "000020.jpg")
+    assert train.images.open(1).mode == "RGB"
+
+
+def test_golden_voc_targets(tmp_path):
+    held = golden_files.load_json("data_layer_cones.json").get("voc07")
+    if held is None:
+        pytest.skip("no voc07 part in the golden file")
+    assert tuple(held["classes"]) == VOC_CLASSES
+    images = [(one["id"], one["split"], one["objects"]) for one in held["images"]]
+    voc_tree(tmp_path, 2007, images)
+    train, test = load(tmp_path, tmp_path)
+    expected = held["expected"]
+    assert list(train.ids) == [one["id"] for one in expected["trainval"]]
+    assert list(test.ids) == [one["id"] for one in expected["test"]]
+    np.testing.assert_array_equal(train.truth.dense() == PRESENT, [one["target"] for one in expected["trainval"]])
+    ternary = np.array([one["target"] for one in expected["test"]])  # -1 absent, 0 difficult only, 1 present
+    np.testing.assert_array_equal(
+        test.truth.dense(), np.select([ternary == 1, ternary == 0], [PRESENT, UNKNOWN], ABSENT)
+    )
+
+
+@pytest.mark.parametrize("place", [".", "VOC2007", "..", "../other/.."])
+def test_the_folder_may_be_named_at_three_levels(tmp_path, place):
+    kit = tmp_path / "VOCdevkit"
+    (tmp_path / "other").mkdir()
+    voc_tree(kit, 2007, IMAGES)
+    assert find_root(kit / place, 2007).resolve() == (kit / "VOC2007").resolve()
+
+
+def test_2012_trains_on_train_and_tests_on_val(tmp_path):
+    voc_tree(tmp_path, 2012, [("2008_2", "train", [("cat", 0)]), ("2008_1", "val", [("dog", 0)])])
+    train, test = load(tmp_path, tmp_path, year=2012)
+    assert (train.ids, test.ids) == (("2008_2",), ("2008_1",))
+
+
+def test_trainval_stands_in_for_train_and_val(tmp_path):
+    lists = voc_tree(tmp_path, 2007, IMAGES) / "ImageSets" / "Main"
+    wanted = load(tmp_path, tmp_path).train
+    (lists / "trainval.txt").write_text((lists / "val.txt").read_text() + (lists / "train.txt").read_text())
+    for name in ("train", "val"):
+        (lists / f"{name}.txt").unlink()
+    same_labels(load(tmp_path, tmp_path).train, wanted)
+
+
+def test_class_lists_give_the_labels_where_there_is_no_xml(tmp_path):
+    root = voc_tree(tmp_path, 2007, IMAGES)
+    wanted = load(tmp_path, tmp_path)
+    rows = {one: row for part in wanted for one, row in zip(part.ids, part.truth.dense(), strict=True)}
+    class_lists(root, VOC_CLASSES, rows.__getitem__)
+    (root / "Annotations").rename(root / "hidden")
+    got = load(tmp_path, tmp_path)
+    for one, two in zip(got, wanted, strict=True):
+        same_labels(one, two)
+        assert one.boxes is None
+
+
+def xml(root, text, image="000003"):
+    (root / "Annotations" / f"{image}.xml").write_text(text)
+
+
+def listed(root, split, text):
+    (root / "ImageSets" / "Main" / f"{split}.txt").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda r: xml(r, voc_xml([("unicorn", 0)])), ["000003.xml", "unicorn"]),
+        (lambda r: xml(r, voc_xml([("cat", 2)])), ["000003.xml", "difficult", "cat"]),
+        (lambda r: xml(r, voc_xml([("cat", 0, (1, 2, "x", 4))])), ["000003.xml", "xmax", "'x'"]),
+        (lambda r: xml(r, voc_xml([("cat", 0, (1, 2, "nan", 4))])), ["000003.xml", "xmax"]),
+        (lambda r: xml(r, "<annotation><object>"), ["000003.xml", "not a VOC annotation"]),
+        (lambda r: xml(r, "<html></html>"), ["000003.xml", "<html>"]),
+        (lambda r: xml(r, ""), ["000003.xml"]),
+        (lambda r: (r / "Annotations" / "000003.xml").write_bytes(b"\xff\xfe\x00<"), ["000003.xml"]),
+        (lambda r: (r / "Annotations" / "000007.xml").unlink(), ["000007.xml", "No such file"]),
+        (lambda r: listed(r, "val", "000003\n000003\n"), ["val.txt", "line 2", "000003", "twice"]),
+        (lambda r: listed(r, "val", "000003\n000020\n"), ["line 2", "000020", "twice"]),
+        (lambda r: listed(r, "val", "000003 -1\n"), ["val.txt", "line 1", "one image id"]),
+        (lambda r: listed(r, "val", "../../etc\n"), ["val.txt", "line 1"]),
+        (lambda r: listed(r, "test", "000007\n000020\n"), ["000020", "training", "test"]),
+        (lambda r: listed(r, "test", "\n"), ["test.txt", "no image"]),
+        (lambda r: (r / "ImageSets" / "Main" / "val.txt").unlink(), ["val.txt", "No such file"]),
+        (
+            lambda r: (r / "ImageSets" / "Main" / "test.txt").write_bytes(b"\xff\x00\xfe"),
+            ["test.txt", "not a text file"],
+        ),
+        (lambda r: (r / "Annotations").rename(r / "hidden"), ["aeroplane_train.txt"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, spoil, words):
+    root = voc_tree(tmp_path, 2007, IMAGES)
+    spoil(root)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, tmp_path)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("000020 1\n000020 1\n", ["line 2"]),
+        ("000020 7\n", ["line 1", "'000020 7'"]),
+        ("000099 1\n", ["line 1", "no image of this split"]),
+        ("", ["000020"]),
+    ],
+)
+def test_class_lists_must_fit_the_split(tmp_path, text, words):
+    root = voc_tree(tmp_path, 2007, IMAGES)
+    class_lists(root, VOC_CLASSES, lambda _: [0] * 20)
+    (root / "Annotations").rename(root / "hidden")
+    (root / "ImageSets" / "Main" / "cow_train.txt").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, tmp_path)
+    for word in [*words, "cow_train.txt"]:
+        assert word in str(caught.value)
+
+
+def test_entities_are_refused_before_they_grow(tmp_path):
+    bomb = '<!DOCTYPE annotation [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;">]><annotation>&b;</annotation>'
+    path = tmp_path / "x.xml"
+    path.write_text(bomb)
+    with pytest.raises(UserError, match="document type"):
+        read_objects(path)
+    path.write_bytes(bomb.encode("utf-16"))
+    with pytest.raises(UserError, match="document type"):
+        read_objects(path)
+
+
+def test_a_name_inside_a_part_is_no_object(tmp_path):
+    path = tmp_path / "x.xml"
+    part = "<part><name>dog</name><difficult>1</difficult></part>"
+    path.write_text(f"<annotation><object>{part}<name> cat </name></object></annotation>")
+    assert read_objects(path) == [(CAT, False, None)]
+
+
+def test_a_missing_folder_shows_the_tree_and_the_way_without_data(tmp_path):
+    with pytest.raises(UserError) as caught:
+        find_root(tmp_path / "nowhere", 2007)
+    for word in ("JPEGImages", "ImageSets/Main", "test.txt", "--dataset digits"):
+        assert word in str(caught.value)
+
+
+def test_the_folder_of_another_year_is_refused(tmp_path):
+    root = voc_tree(tmp_path, 2012, [("a", "train", []), ("b", "val", [])])
+    with pytest.raises(UserError, match="this is VOC2012"):
+        find_root(root, 2007)
+
+
+def test_pictures_matter_only_when_they_are_wanted(tmp_path):
+    voc_tree(tmp_path, 2007, IMAGES)
+    load(tmp_path, tmp_path, need_images=False)
+    with pytest.raises(UserError, match="JPEGImages"):
+        load(tmp_path, tmp_path, need_images=True)
+
+
+def test_the_second_start_parses_nothing_until_a_file_changes(tmp_path, monkeypatch):
+    root = voc_tree(tmp_path, 2007, IMAGES)
+    first = load(tmp_path, tmp_path)
+    parsed = []
+    monkeypatch.setattr(voc, "read_objects", lambda path: parsed.append(path.stem) or read_objects(path))
+    second = load(tmp_path, tmp_path)
+    assert parsed == []
+    for one, two in zip(first, second, strict=True):
+        same_labels(one, two)
+        for old, new in zip(one.boxes, two.boxes, strict=True):
+            np.testing.assert_array_equal(old, new)
+            assert old.dtype == new.dtype
+    xml(root, voc_xml([("cat", 0)]), "000007")
+    assert load(tmp_path, tmp_path).test.truth.counts()[CAT] == 1
+    assert parsed == ["000001", "000007"]
+    for entry in (tmp_path / "cache").iterdir():
+        entry.write_bytes(entry.read_bytes()[:100])
+    same_labels(load(tmp_path, tmp_path).train, first.train)
+
+
+@pytest.fixture(scope="session")
+def voc2007(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("voc2007")
+    with tarfile.open(real_data("voc2007_annotations.tar.xz")) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_2007(voc2007):
+    return load_voc(source(voc2007, voc2007 / "cache"), 2007)
+
+
+def test_real_voc2007_has_the_published_counts(whole_2007):
+    train, test = whole_2007
+    assert (len(train), train.truth.num_classes, len(test)) == (5011, 20, 4952)
+    assert train.truth.counts().sum() == 7306
+    assert train.ids == tuple(sorted(train.ids))
+    assert len(train.boxes.row) > 15_000
+
+
+def test_real_voc2007_reads_from_the_cache(voc2007, whole_2007, monkeypatch):
+    monkeypatch.setattr(voc, "read_objects", lambda path: pytest.fail(f"parsed {path}"))
+    again = load_voc(source(voc2007, voc2007 / "cache"), 2007)
+    same_labels(again.train, whole_2007.train)
+    same_labels(again.test, whole_2007.test)
+
+
+def test_real_class_lists_agree_with_the_xml_files(voc2007, whole_2007, tmp_path):
+    (tmp_path / "VOC2007").mkdir()
+    (tmp_path / "VOC2007" / "ImageSets").symlink_to(voc2007 / "VOC2007" / "ImageSets")
+    for one, two in zip(load_voc(source(tmp_path, tmp_path / "cache"), 2007), whole_2007, strict=True):
+        same_labels(one, two)
+
+
+def test_real_voc2012_class_lists(tmp_path):
+    with tarfile.open(real_data("voc2012_annotations.tar.xz")) as archive:
+        lists = [member for member in archive if "ImageSets" in member.name]
+        archive.extractall(tmp_path, members=lists, filter="data")
+    train, test = load_voc(source(tmp_path, tmp_path / "cache"), 2012)
+    assert (len(train), len(test)) == (5717, 5823)
+    assert ((train.truth.dense() == PRESENT).sum(axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("year, rows", [(2007, (147, 70)), (2012, (24, 24))])
+def test_real_pictures_load_and_open(tmp_path, year, rows):
+    splits = load_voc(source(real_data("voc_mini"), tmp_path / "cache", need_images=True), year)
+    assert tuple(map(len, splits)) == rows
+    for part in splits:
+        part.images.check()
+        assert part.images.open(0).mode == "RGB"
+        assert part.boxes.corners.min() >= 0

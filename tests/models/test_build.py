@@ -1,0 +1,99 @@
+import dataclasses
+from typing import get_args, get_type_hints
+
+import pytest
+import safetensors.torch
+import torch
+
+from models.backbones import BACKBONES, SceneNet
+from models.build import MODELS, ModelConfig, build_model
+from models.heads import HEADS
+from utils.checks import UserError
+
+
+def small(**settings):
+    return ModelConfig(**{"model": "scenenet", "weights": "none"} | settings)
+
+
+def flat(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def test_choices_of_the_settings_are_the_keys_of_the_dictionaries():
+    hints = get_type_hints(ModelConfig)
+    assert set(get_args(hints["model"])) == set(MODELS) == set(BACKBONES)
+    assert set(get_args(hints["head"])) == set(HEADS)
+
+
+def test_defaults_are_those_of_the_papers():
+    config = ModelConfig()
+    assert dataclasses.astuple(config) == ("resnet101", "linear", 1, 0.1, "default")
+    assert all(field.metadata["help"] for field in dataclasses.fields(config))
+
+
+@pytest.mark.parametrize(
+    "settings, part",
+    [
+        ({"model": "resnet42"}, "scenenet"),
+        ({"head": "mlp"}, "csra"),
+        ({"num_heads": 5}, "1, 2, 4, 6, 8"),
+        ({"lam": -0.1}, "--lam"),
+        ({"lam": float("nan")}, "--lam"),
+        ({"weights": ""}, "--weights"),
+    ],
+)
+def test_wrong_settings_are_refused_at_birth_with_the_choices(settings, part):
+    with pytest.raises(UserError, match=part):
+        ModelConfig(**settings)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_built_model_has_the_configured_parts(head):
+    model = build_model(small(head=head, num_heads=2, lam=0.4), num_classes=7, seed=0)
+    assert model(torch.rand(2, 3, 40, 40)).logits.shape == (2, 7)
+    assert model.feature_width == 96
+    if head == "csra":
+        assert (len(model.head.weights), model.head.lam) == (2, 0.4)
+
+
+def test_seed_decides_the_start_and_nothing_else_does():
+    torch.manual_seed(1)
+    first = flat(build_model(small(), 5, seed=7))
+    torch.manual_seed(2)
+    assert torch.equal(flat(build_model(small(), 5, seed=7)), first)
+    assert not torch.equal(flat(build_model(small(), 5, seed=8)), first)
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    build_model(small(), 5, seed=7)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_weights_replace_the_backbone_and_keep_the_seeded_head(tmp_path):
+    torch.manual_seed(9)
+    state = SceneNet().state_dict()
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    bare = build_model(small(), 5, seed=7)
+    loaded = build_model(small(weights=str(tmp_path / "w.safetensors")), 5, seed=7)
+    assert all(torch.equal(value, state[key]) for key, value in loaded.backbone.state_dict().items())
+    assert torch.equal(loaded.head.fc.weight, bare.head.fc.weight)
+
+
+def test_weights_stay_unread_when_a_checkpoint_will_replace_them():
+    config = small(weights="absent.pth")
+    build_model(config, 5, seed=0, pretrained=False)
+    with pytest.raises(UserError, match=r"absent\.pth"):
+        build_model(config, 5, seed=0)
+
+
+def test_a_model_without_classes_is_refused():
+    with pytest.raises(UserError, match="class"):
+        build_model(small(), 0, seed=0)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        small().model = "resnet18"

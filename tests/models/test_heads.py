@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models.heads import HEADS, CSRAHead, LinearHead, attention
+from tests.golden_files import each_case
+from utils.checks import UserError
+
+MAX = 99  # how the golden file writes an infinite temperature
+
+
+def csra(width=6, classes=4, num_heads=4, lam=0.3, seed=0):
+    torch.manual_seed(seed)
+    return CSRAHead(width, classes, num_heads, lam).double()
+
+
+def random_features(seed=0, shape=(3, 6, 4, 5)):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def csra_by_loops(features, weights, temperatures, lam):
+    """Logits (B, C) place by place, from the formula."""
+    batch, _, height, width = features.shape
+    classes = weights.shape[1]
+    logits = np.zeros((batch, classes))
+    for n in range(batch):
+        for weight, temperature in zip(weights, temperatures, strict=True):
+            for k in range(classes):
+                m = weight[k] / np.sqrt((weight[k] ** 2).sum())
+                s = np.array([m @ features[n, :, i, j] for i in range(height) for j in range(width)])
+                share = np.exp(temperature * s) if np.isfinite(temperature) else (s == s.max()).astype(float)
+                logits[n, k] += s.mean() + lam * (share * s).sum() / share.sum()
+    return logits
+
+
+@pytest.mark.parametrize("case, arrays", each_case("csra.npz"))
+def test_golden_csra(case, arrays):
+    features = torch.tensor(arrays["features"], requires_grad=True)
+    weights = torch.tensor(arrays["head_weights"])
+    heads, classes, width = weights.shape[:3]
+    head = CSRAHead(width, classes, heads, case["lam"]).to(features.dtype)
+    head.load_state_dict({f"weights.{h}": weight for h, weight in enumerate(weights)})
+    assert [MAX if t == torch.inf else t for t in head.temperatures] == arrays["temperatures"].tolist()
+    logits = head(features)
+    logits.sum().backward()
+    tolerance = {"rtol": 1e-10, "atol": 1e-12} if features.dtype == torch.float64 else {"rtol": 1e-5, "atol": 2e-6}
+    found = {
+        "logits": logits,
+        "head_logits": head.head_logits(features),
+        "grad_features": features.grad,
+        "grad_head_weights": torch.stack([weight.grad for weight in head.weights]),
+    }
+    for name, value in found.items():
+        np.testing.assert_allclose(value.detach().numpy(), arrays[name], err_msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 4, 6, 8])
+def test_csra_equals_the_loops(num_heads):
+    head, features = csra(num_heads=num_heads), random_features()
+    weights = np.stack([weight.detach().numpy()[:, :, 0, 0] for weight in head.weights])
+    expected = csra_by_loops(features.numpy(), weights, head.temperatures, lam=0.3)
+    np.testing.assert_allclose(head(features).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_csra_gradients_are_those_of_its_values():
+    head, features = csra(), random_features(shape=(2, 6, 2, 2)).requires_grad_()
+    assert torch.autograd.gradcheck(head, (features,))
+
+
+def test_csra_without_attention_is_the_sum_of_the_cam_means():
+    head, features = csra(lam=0.0), random_features()
+    torch.testing.assert_close(head(features), head.cam(features).mean(dim=(2, 3)))
+
+
+def test_csra_does_not_see_the_length_of_a_class_vector():
+    head, features = csra(), random_features()
+    before = head(features)
+    with torch.no_grad():
+        head.weights[1].mul_(7.0)
+    torch.testing.assert_close(head(features), before)
+
+
+def test_csra_with_a_zero_class_vector_stays_finite():
+    head, features = csra(), random_features()
+    with torch.no_grad():
+        head.weights[0][2] = 0
+    logits = head(features)
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(weight.grad.isfinite().all() for weight in head.weights)
+    torch.testing.assert_close(head.head_logits(features)[0, :, 2], torch.zeros(3, dtype=torch.float64))
+
+
+def test_attention_runs_from_the_mean_to_the_maximum():
+    scores = random_features(shape=(2, 3, 9))
+    torch.testing.assert_close(attention(scores, 0.0), scores.mean(dim=2))
+    torch.testing.assert_close(attention(scores, 1e4), scores.amax(dim=2))
+    torch.testing.assert_close(attention(scores, torch.inf), scores.amax(dim=2))
+
+
+@pytest.mark.parametrize("num_heads", [0, 3, 5, 7, 9, -1])
+def test_other_numbers_of_heads_are_refused(num_heads):
+    with pytest.raises(UserError, match="1, 2, 4, 6, 8"):
+        csra(num_heads=num_heads)
+
+
+def test_linear_head_is_pooling_and_a_matrix():
+    head, features = LinearHead(6, 4).double(), random_features()
+    expected = np.einsum("bdhw,kd->bk", features.numpy(), head.fc.weight.detach().numpy()) / 20
+    np.testing.assert_allclose(head(features).detach().numpy(), expected + head.fc.bias.detach().numpy(), rtol=1e-12)
+
+
+def test_cam_equals_the_einsum():
+    features, linear, attentive = random_features(), LinearHead(6, 4).double(), csra()
+    weight = linear.fc.weight.detach()
+    torch.testing.assert_close(linear.cam(features), torch.einsum("bdhw,kd->bkhw", features, weight))
+    units = [w.detach()[:, :, 0, 0] / w.detach().norm(dim=1)[:, :, 0] for w in attentive.weights]
+    torch.testing.assert_close(attentive.cam(features), torch.einsum("bdhw,kd->bkhw", features, sum(units)))
+
+
+def test_mean_of_the_linear_cam_is_the_logit_without_bias():
+    head, features = LinearHead(6, 4).double(), random_features()
+    torch.testing.assert_close(head.cam(features).mean(dim=(2, 3)) + head.fc.bias, head(features))
+
+
+@pytest.mark.parametrize("head", [LinearHead(6, 4).double(), csra()])
+def test_cam_carries_no_gradient_and_leaves_features_alone(head):
+    features = random_features().requires_grad_()
+    before = features.detach().clone()
+    assert not head.cam(features).requires_grad
+    assert torch.equal(features, before)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor made inside."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        made = out if isinstance(out, tuple | list) else [out]
+        self.elements = max([self.elements, *(value.numel() for value in made if isinstance(value, torch.Tensor))])
+        return out
+
+
+def test_cam_never_holds_the_product_of_classes_and_channels():
+    features, head = torch.randn(2, 64, 7, 7), LinearHead(64, 50)
+    with Largest() as made:
+        head.cam(features)
+    assert 0 < made.elements <= features.numel()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_by_name_under_bfloat16_autocast_are_finite(name):
+    class Settings:
+        num_heads, lam = 8, 0.4
+
+    head = HEADS[name](32, 5, Settings())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = 50 * torch.randn(2, 32, 7, 7).bfloat16()
+        logits, cam = head(features), head.cam(features)
+    logits.float().sum().backward()
+    assert logits.isfinite().all()
+    assert cam.isfinite().all()
+    assert cam.shape == (2, 5, 7, 7)
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
