@@ -25,7 +25,7 @@ def build_loader(
     """A loader of `Batch`es of these pictures with these labels, in the order of `batches`."""
     return DataLoader(
         PictureDataset(annotations.images, views, seed=seed),  # type: ignore[arg-type]
-        batch_sampler=batches,  # type: ignore[arg-type]  # a sample is more than an index
+        batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=Collate(observed, annotations.truth),
         pin_memory=pin_memory,

@@ -110,9 +110,9 @@ class MultiScaleCrop:
         self.size, self.scales, self.max_distort = size, tuple(scales), max_distort
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """A picture of s x s. A crop larger than the picture (by 2 pixels at most) is cut at its edges."""
+        """A picture of s x s. A crop is cut at the picture's edges, which it passes by 2 pixels at most."""
         pairs = crop_pairs(image.width, image.height, self.size, self.scales, self.max_distort)
-        width, height = pairs[_draw(len(pairs))]
+        width, height = (max(side, 1) for side in pairs[_draw(len(pairs))])
         offsets = crop_offsets(image.width, image.height, width, height)
         left, top = offsets[_draw(len(offsets))]
         box = (max(left, 0), max(top, 0), min(left + width, image.width), min(top + height, image.height))

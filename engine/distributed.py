@@ -79,8 +79,12 @@ class Runtime:
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch on this process's device; the truth stays behind, no criterion reads it."""
-        moved = (None if part is None else part.to(self.device, non_blocking=True) for part in batch[:4])
-        return Batch(*moved, truth=batch.truth)  # type: ignore[arg-type]
+        moved: dict[str, Any] = {
+            name: None if part is None else part.to(self.device, non_blocking=True)
+            for name, part in batch._asdict().items()
+            if name != "truth"
+        }
+        return batch._replace(**moved)
 
     def sum_criterion_gradients(self, criterion: nn.Module) -> None:
         """Sum the gradients of the criterion's own parameters over processes; networks do this by themselves."""

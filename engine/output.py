@@ -57,10 +57,12 @@ class RunFolder:
         self._write("settings.yaml", settings.as_yaml(f"{facts['method']} on {facts['dataset']}; --config reads this"))
         self._append({"event": "start", **facts})
         images = facts["images"]
-        made = "made now" if facts["label_file_made_now"] else "read"
+        file = (
+            facts["label_file"] and f" {facts['label_file']} ({'made now' if facts['label_file_made_now'] else 'read'})"
+        )
         say(f"{facts['method']} on {facts['dataset']}: " + ", ".join(f"{n} {part}" for part, n in images.items() if n))
         say(
-            f"labels: {facts['labels']}; {facts['label_file']} ({made}), seed {facts['label_seed']}, "
+            f"labels: {facts['labels']},{file or ' no file'}, seed {facts['label_seed']}, "
             f"hash {facts['label_hash'][:12]}"
         )
         say(f"device: {facts['device']} x {facts['processes']}, {facts['precision']}; writing to {self.path}")

@@ -22,14 +22,17 @@ from engine.distributed import Runtime
 from engine.evaluate import evaluate
 from engine.optim import OptimConfig, build_optimizer
 from engine.output import RunFolder
+from engine.pictures import choose_rows, examples
 from engine.settings import Settings, parse_settings, setting_table
 from engine.train import Learner, Loop
 from losses import CRITERIA
 from models.build import ModelConfig, build_model
+from models.classifier import Classifier
 from utils.checks import UserError, require
 from utils.console import say
 from utils.metrics import Metrics
 from utils.options import option
+from utils.plots import plot_curves, plot_examples
 from utils.types import ClassCounts, CriterionInfo
 
 
@@ -69,6 +72,9 @@ SECTIONS: dict[str, type] = {
 """The settings every training script shares; the method's own come on top."""
 
 Part = Literal["validation", "test"]
+
+EXAMPLES = 8
+"""Test pictures drawn at the end of a run."""
 
 
 def train_command(method: str, defaults: Mapping[str, Any], argv: Sequence[str] | None = None, *, program: str) -> int:
@@ -131,7 +137,8 @@ class Run:
             chosen = self._evaluate("test")
             validation = self._evaluate("validation") if self.data.validation else None
         if self.runtime.is_main:
-            self.folder.finish(self._result(chosen, last, validation), at.history)
+            self._draw(bare)  # type: ignore[arg-type]
+            self.folder.finish(self._result(chosen, last, validation))
             say(self.folder.summary())
 
     def _selection(self) -> str:
@@ -196,7 +203,7 @@ class Run:
         )
         criterion = CRITERIA[self.method].criterion(self.settings.sections[self.method], info)
         criterion.to(self.runtime.device)
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": network.backbone_parameters()},
             {"params": network.head_parameters(), "lr_mult": optim.head_lr_mult},
             *criterion.parameter_groups(),
@@ -248,6 +255,14 @@ class Run:
         if self.runtime.is_main:
             self.folder.log_epoch([*self.loop.at.history, row], self.config.epochs)
 
+    def _draw(self, model: Classifier) -> None:
+        """The pictures of the run: its curves, and what the selected model sees in a few test pictures."""
+        plot_curves({self.method: self.loop.at.history}, self.folder.path / "curves.png")
+        rows = choose_rows(self.data.test, EXAMPLES)
+        if rows:
+            seen = examples([model], self.data.test, rows, self.loader_config)
+            plot_examples(seen, [self.method], self.folder.path / "examples.png")
+
     def _facts(self) -> dict[str, Any]:
         """What a run is about, for the console and the log."""
         data, labels = self.data, self.data.labels
@@ -256,7 +271,7 @@ class Run:
             "dataset": self.settings.values["dataset"],
             "images": {"train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test)},
             "labels": data.regime.describe(),
-            "label_file": str(labels.path),
+            "label_file": labels.path and str(labels.path),
             "label_file_made_now": labels.made,
             "label_seed": data.regime.seed,
             "label_hash": labels.label_hash,
@@ -268,7 +283,7 @@ class Run:
         }
 
     def _result(self, chosen: Metrics, last: Metrics, validation: Metrics | None) -> dict[str, Any]:
-        at, regime = self.loop.at, self.data.regime
+        at, regime, classes = self.loop.at, self.data.regime, self.data.test.classes
         return {
             "method": self.method,
             "variant": self.settings.values.get("variant"),
@@ -282,7 +297,7 @@ class Run:
             "test": chosen.as_dict(),
             "last": last.as_dict(),
             "validation": None if validation is None else validation.as_dict(),
-            "extra": {"classes_without_positives": list(chosen.classes_without_positives)},
+            "extra": {"classes_without_positives": [classes[k] for k in chosen.classes_without_positives]},
             "images_per_second": at.images / max(at.seconds, 1e-9),
             "label_hash": self.data.labels.label_hash,
             "versions": versions(),

@@ -14,7 +14,6 @@ from engine.distributed import Runtime
 from engine.evaluate import evaluate
 from engine.labels import TRAINING_ONLY
 from engine.settings import Layer, Setting, parse_settings, typed_values
-from models.build import ModelConfig
 from utils.checks import UserError, require
 from utils.console import say
 from utils.metrics import Metrics
@@ -40,9 +39,7 @@ class ScoreConfig:
 def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     """Load a checkpoint, score the test set of its dataset, print the table. Returns the exit code."""
     sections = {"data": DatasetConfig, "loader": LoaderConfig, "scoring": ScoreConfig}
-    settings = parse_settings(
-        sections, argv, program=program, defaults={}, elsewhere=TRAINING_ONLY, recorded=_recorded
-    )
+    settings = parse_settings(sections, argv, program=program, defaults={}, elsewhere=TRAINING_ONLY, recorded=_recorded)
     config: ScoreConfig = settings.sections["scoring"]
     assert config.load_from is not None
     saved = read_model(config.load_from)
@@ -76,8 +73,8 @@ def _check_classes(saved: SavedModel, test: Annotations, dataset: str) -> None:
     """The columns of the scores must be the columns of the truth."""
     if saved.classes != test.classes:
         raise UserError(
-            f"{saved.path}: trained on {len(saved.classes)} classes ({', '.join(saved.classes[:3])}, ...), but {dataset} "
-            f"has {len(test.classes)} ({', '.join(test.classes[:3])}, ...); give the --dataset it was trained on"
+            f"{saved.path}: trained on {len(saved.classes)} classes ({', '.join(saved.classes[:3])}, ...), but "
+            f"{dataset} has {len(test.classes)} ({', '.join(test.classes[:3])}, ...); give the --dataset it is for"
         )
 
 
@@ -90,7 +87,10 @@ def _report(saved: SavedModel, test: Annotations, metrics: Metrics, dataset: str
     if empty:
         say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
     if file is not None:
-        per_class = {name: None if value != value else value for name, value in zip(test.classes, metrics.per_class.tolist(), strict=True)}
+        per_class = {
+            name: None if value != value else value
+            for name, value in zip(test.classes, metrics.per_class.tolist(), strict=True)
+        }
         content = {"load_from": str(saved.path), "dataset": dataset, "test": figures, "average_precision": per_class}
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(file, lambda out: out.write(text.encode()))

@@ -78,7 +78,8 @@ def heat(cam: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]
     positive = np.maximum(cam, 0)
     top = positive.max()
     scaled = Image.fromarray((positive / top if top > 0 else positive).astype(np.float32))
-    return np.clip(np.asarray(scaled.resize(size, Image.Resampling.BILINEAR)), 0, 1)
+    resized = np.asarray(scaled.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
+    return np.minimum(np.maximum(resized, 0), 1)
 
 
 def _draw_view(axes: object, picture: Image.Image, view: View) -> None:

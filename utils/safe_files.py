@@ -262,7 +262,7 @@ def _foreign_globals(path: Path) -> list[str]:
         return []
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that at every moment `path` is the whole old file or the whole new one.
 
     Args:

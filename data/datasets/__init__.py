@@ -1,4 +1,4 @@
-"""Datasets by name. Adding one is a file here that returns `Splits`, a line below, and a YAML under configs/datasets."""
+"""Datasets by name. A new one is a file here that returns `Splits`, a line below, a YAML under configs/datasets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from data.datasets.letters import load_letters
 from data.datasets.source import Source
 from data.datasets.voc import load_voc
 from utils.types import Splits
-
 
 DATASETS: dict[str, Callable[[Source], Splits]] = {
     "voc07": partial(load_voc, year=2007),

@@ -11,11 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from losses import BCE, CRITERIA, BCEConfig, CoNeS, CoNeSConfig
 from losses.base import Criterion
 from losses.cones import VARIANTS, Members
+from losses.prototypes import cooccurrence, initial_correlation, refresh_correlation
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.oracles import cones as oracle
 from tests.ranks import run_ranks
 from utils.checks import UserError
-from utils.types import ModelOutput
+from utils.types import LabelTable, ModelOutput
 
 ROWS, CLASSES = 12, 5
 CODES = random_labels(ROWS, CLASSES, seed=3)
@@ -80,6 +81,21 @@ def test_correlation_is_refreshed_from_the_second_epoch_on():
     criterion.on_epoch_start(2)
     assert not torch.equal(criterion.correlation, start)
     assert criterion.correlation.dtype == torch.float64
+
+
+@pytest.mark.parametrize("variant", ["fixed", "reference"])
+def test_correlation_starts_and_is_refreshed_as_the_variant_says(variant):
+    criterion, model, members = build(variant=variant), FakeModel(CLASSES), VARIANTS[variant]
+    expected = initial_correlation(cooccurrence(LabelTable(CODES)), axis=members.correlation_axis)
+    assert torch.equal(criterion.correlation, expected)
+    for index in ORDER:
+        criterion(model, batch_of(CODES, index))
+    rows = [criterion.bank.newest_first(label) for label in range(CLASSES)]
+    expected = refresh_correlation(
+        expected, rows, clusters=2, gamma=0.5, axis=members.correlation_axis, mix=members.correlation_mix
+    )
+    criterion.on_epoch_start(2)
+    assert torch.equal(criterion.correlation, expected)
 
 
 def test_a_refresh_without_prototypes_changes_nothing():

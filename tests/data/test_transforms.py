@@ -1,0 +1,219 @@
+"""Transforms against plain PIL and torchvision, the published crops, and seeds."""
+
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as v1
+
+from data import transforms
+from data.transforms import AUGMENTATIONS, NORMALIZATIONS, MultiScaleCrop, ReflectShift, sample_generator
+from tests import golden_files
+from utils.checks import UserError
+from utils.seeding import mix
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def seeded(transform, image: Image.Image, seed: int) -> torch.Tensor:
+    with sample_generator(seed):
+        return transform(image)
+
+
+def draw_and_fail(image: Image.Image) -> torch.Tensor:
+    torch.rand(5)
+    raise KeyError
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("shape", [(60, 40), (33, 90), (32, 32)])
+def test_crop_equals_torchvision_step_by_step(seed, shape):
+    image = picture(*shape, seed)
+    ours = seeded(transforms.train_transform("crop", "imagenet", 32), image, seed)
+    plain = v1.Compose(
+        [
+            v1.RandomHorizontalFlip(0.5),
+            v1.RandomResizedCrop(32, scale=(0.7, 1.0)),
+            v1.Resize((32, 32)),
+            v1.ToTensor(),
+            v1.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        theirs = plain(image)
+    assert torch.equal(ours, theirs)
+
+
+def test_scoring_view_is_a_plain_bilinear_warp():
+    image = picture(50, 30)
+    expected = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR), dtype=np.float32).transpose(2, 0, 1)
+    view = transforms.test_transform("unit", 24)(image)
+    np.testing.assert_array_equal(view.numpy(), expected / np.float32(255))
+
+
+def test_flip_mirrors_the_warp_for_about_half_of_the_seeds():
+    image = picture(50, 30)
+    flip, straight = transforms.train_transform("flip", "unit", 24), transforms.test_transform("unit", 24)(image)
+    views = [seeded(flip, image, seed) for seed in range(60)]
+    kept = [torch.equal(view, straight) for view in views]
+    mirrored = [torch.equal(view, straight.flip(-1)) for view in views]
+    assert all(one != other for one, other in zip(kept, mirrored, strict=True))
+    assert 18 <= sum(mirrored) <= 42
+
+
+def test_shift_is_a_crop_of_the_picture_padded_by_reflection():
+    image = picture(12, 12)
+    padded = np.pad(np.asarray(image), ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    crops = {padded[y : y + 12, x : x + 12].tobytes(): (y, x) for y in range(9) for x in range(9)}
+    shift, seen = transforms.train_transform("shift", "unit", 12), set()
+    for seed in range(300):
+        view = (seeded(shift, image, seed) * 255).round().byte().permute(1, 2, 0).contiguous()
+        seen.add(crops[view.numpy().tobytes()])
+    assert {y for y, _ in seen} == {x for _, x in seen} == set(range(9))
+    assert len(seen) > 60
+
+
+def test_shift_of_a_picture_smaller_than_the_shift():
+    for width, height in ((1, 1), (2, 3)):
+        image = picture(width, height)
+        colours = {tuple(colour) for colour in np.asarray(image).reshape(-1, 3).tolist()}
+        for seed in range(9):
+            with sample_generator(seed):
+                moved = ReflectShift(4)(image)
+            assert moved.size == (width, height)
+            assert {tuple(colour) for colour in np.asarray(moved).reshape(-1, 3).tolist()} <= colours
+
+
+def test_multi_scale_crop_golden():
+    golden = golden_files.load_json("data_layer_cones.json")["multi_scale_crop"]
+    for case in golden["cases"]:
+        size = case["image_w"], case["image_h"]
+        pairs = transforms.crop_pairs(*size, case["input_size"], golden["scales"], golden["max_distort"])
+        assert [list(pair) for pair in pairs] == case["crop_pairs_wh"], size
+        offsets = transforms.crop_offsets(*size, *case["chosen_pair"])
+        assert [list(offset) for offset in offsets] == case["offsets"], size
+
+
+def test_multi_scale_crop_takes_only_the_crops_it_lists():
+    image, size = picture(30, 22), 16
+    crop = MultiScaleCrop(size)
+    possible = set()
+    for width, height in transforms.crop_pairs(30, 22, size, crop.scales, crop.max_distort):
+        for left, top in transforms.crop_offsets(30, 22, width, height):
+            part = image.crop((left, top, left + width, top + height))
+            possible.add(part.resize((size, size), Image.Resampling.BILINEAR).tobytes())
+    seen = set()
+    for seed in range(200):
+        with sample_generator(seed):
+            seen.add(crop(image).tobytes())
+    assert seen <= possible
+    assert len(seen) > 60
+
+
+def test_multi_scale_crop_never_shows_what_lies_outside_the_picture():
+    white = Image.new("RGB", (31, 30), "white")
+    for seed in range(200):
+        with sample_generator(seed):
+            assert np.asarray(MultiScaleCrop(32)(white)).min() == 255
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_a_seed_decides_whatever_ran_before(augment):
+    image, view = picture(45, 37), transforms.train_transform(augment, "half", 24)
+    first = [seeded(view, image, seed) for seed in range(8)]
+    torch.rand(17)
+    again = [seeded(view, image, seed) for seed in reversed(range(8))][::-1]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    distinct = len({tensor.numpy().tobytes() for tensor in first})
+    assert distinct == 1 if augment == "none" else distinct > 1
+
+
+def test_sample_generator_leaves_the_callers_generators_alone():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        legacy = np.random.get_state()[1].tobytes()
+        before = torch.get_rng_state()
+        with pytest.raises(KeyError):
+            seeded(draw_and_fail, picture(1, 1), 2**63 - 1)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert np.random.get_state()[1].tobytes() == legacy
+        with sample_generator(11):
+            inside = torch.rand(4)
+        assert torch.equal(inside, torch.rand(4, generator=torch.Generator().manual_seed(11)))
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("shape", [(40, 40), (3, 5), (1, 90), (24, 24)])
+def test_size_type_and_range(augment, normalize, shape):
+    image = picture(*shape)
+    before = image.tobytes()
+    view = seeded(transforms.train_transform(augment, normalize, 24), image, 0)
+    low, high = {"unit": (0, 1), "imagenet": (-2.1180, 2.6401), "half": (-2, 2)}[normalize]
+    assert view.shape == (3, 24, 24)
+    assert view.dtype == torch.float32
+    assert view.is_contiguous()
+    assert low <= view.min() < view.max() <= high
+    assert image.tobytes() == before
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_grey_pictures_give_three_equal_channels(augment):
+    view = seeded(transforms.train_transform(augment, "unit", 16), picture(20, 30).convert("L"), 1)
+    assert torch.equal(view[0], view[1])
+    assert torch.equal(view[0], view[2])
+
+
+def test_normalisation_by_hand():
+    image = Image.new("RGB", (2, 2), (0, 51, 255))
+    expected = {
+        "unit": (0.0, 0.2, 1.0),
+        "half": (-2.0, -1.2, 2.0),
+        "imagenet": (-0.485 / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225),
+    }
+    for name, values in expected.items():
+        view = transforms.test_transform(name, 2)(image)
+        torch.testing.assert_close(view, torch.tensor(values).view(3, 1, 1).expand(3, 2, 2))
+
+
+def test_transforms_travel_to_worker_processes():
+    image = picture(30, 20)
+    for augment in AUGMENTATIONS:
+        view = transforms.train_transform(augment, "imagenet", 16)
+        assert torch.equal(seeded(pickle.loads(pickle.dumps(view)), image, 4), seeded(view, image, 4))
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [(("crpo", "unit", 8), "crop"), (("crop", "zero", 8), "imagenet"), (("crop", "unit", 0), "--img_size 0")],
+)
+def test_wrong_settings_are_told_with_the_choices(arguments, told):
+    with pytest.raises(UserError, match=told):
+        transforms.train_transform(*arguments)
+
+
+def test_mix_known_answers():
+    """Seeds are part of what a run can be repeated from: a change of these values breaks every recorded run."""
+    assert mix() == 4090036724241674979
+    assert mix(0, "augment", 1, -2) == 7301373290626104491
+
+
+def test_mix_tells_all_arguments_apart():
+    calls = [(), (0,), ("0",), (1, 2), (12,), (2, 1), ("1", 2), ("12",), ("1", "2"), ("1, 2",), (-1,), (2**80,), ("",)]
+    assert len({mix(*parts) for parts in calls}) == len(calls)
+    assert all(0 <= mix(*parts) < 2**63 for parts in calls)
+    assert mix(np.int64(5), True) == mix(5, 1)
+    with pytest.raises(TypeError):
+        mix(0.5)
+
+
+def test_mix_is_the_same_in_another_process():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(mix, (3, "digits")) == mix(3, "digits")
