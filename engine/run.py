@@ -48,6 +48,7 @@ class RunConfig:
     test_every: int = option(1, "score the test set every so many epochs, for the log only; 0: at the end only")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "precision of the networks' forward pass")
+    threads: int | None = option(None, "CPU threads of the computation (default: one a core)")
     output: Path | None = option(None, "folder of the run (default: runs/<method>-<dataset>-<time>)")
     resume: bool = option(False, "go on with the run in --output; starts it when nothing is there yet")
     save_minutes: float = option(10.0, "minutes between two saves within an epoch; 0 saves after every step")
@@ -58,6 +59,7 @@ class RunConfig:
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         require(self.test_every >= 0, f"--test_every {self.test_every}: must not be negative")
         require(self.save_minutes >= 0, f"--save_minutes {self.save_minutes}: must not be negative")
+        require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
         require(self.print_freq >= 1, f"--print_freq {self.print_freq}: must be at least 1")
         require(not self.resume or self.output is not None, "--resume: say which run with --output DIR")
 
@@ -81,6 +83,8 @@ def train_command(method: str, defaults: Mapping[str, Any], argv: Sequence[str] 
     """What a training script does: read the settings, train, report. Returns the exit code."""
     sections = {**SECTIONS, method: CRITERIA[method].config}
     settings = parse_settings(sections, argv, program=program, defaults=defaults, method=method)
+    if settings.values["threads"]:
+        torch.set_num_threads(settings.values["threads"])
     runtime = Runtime(settings.values["device"], settings.values["precision"])
     try:
         folder = open_folder(settings, method, runtime)

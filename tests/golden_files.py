@@ -52,6 +52,4 @@ def each_case(name: str) -> list[Any]:
     file = Path(os.environ.get("GOLDEN_DIR", HERE)) / name
     if not file.exists():
         return [pytest.param(None, None, id=name, marks=pytest.mark.skip(reason=f"no golden file {file}"))]
-    return [
-        pytest.param(case, arrays, id=str(case.get("name", case["prefix"]))) for case, arrays in cases(load(name))
-    ]
+    return [pytest.param(case, arrays, id=str(case.get("name", case["prefix"]))) for case, arrays in cases(load(name))]

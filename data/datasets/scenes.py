@@ -34,6 +34,8 @@ _TRIES = 12
 _OVERLAP = 0.105
 _CONTRAST = 0.245
 _INK_SHARE = 0.45
+_GREEN_CAP = 0.8
+"""Green at most this share of the leading channel: beside stronger green nobody can tell a warm ink from a cool one."""
 _BLOCK = 500
 """Scenes painted at a time: few enough for a processor's cache."""
 
@@ -174,7 +176,7 @@ def draw_inks(rng: Generator, tints: Index, ground: Floats, bright: float) -> Fl
 
     Args:
         rng: where the draws come from.
-        tints: (M,) warm inks have little blue beside their red, cool ones little red beside their blue.
+        tints: (M,) warm inks are led by red and have little blue, cool ones are led by blue and have little red.
         ground: (M, 3) mean colour of each object's scene; colours nearer to it than .245 on average are redrawn.
         bright: the leading channel lies between this and 1.
     """
@@ -182,9 +184,10 @@ def draw_inks(rng: Generator, tints: Index, ground: Floats, bright: float) -> Fl
     todo = np.arange(len(tints))
     while len(todo):
         colour, lead = rng.random((len(todo), 3), dtype=np.float32), rng.random((len(todo), 1), dtype=np.float32)
-        warm, cool = tints[todo] == WARM, tints[todo] == COOL
-        colour[warm, 2] *= _INK_SHARE * colour[warm, 0]
-        colour[cool, 0] *= _INK_SHARE * colour[cool, 2]
+        for tint, leading, weak in ((WARM, 0, 2), (COOL, 2, 0)):
+            mine = tints[todo] == tint
+            colour[mine, weak] *= _INK_SHARE * colour[mine, leading]
+            colour[mine, 1] = np.minimum(colour[mine, 1], _GREEN_CAP * colour[mine, leading])
         inks[todo] = colour / colour.max(axis=1, keepdims=True) * (bright + (1 - bright) * lead)
         todo = todo[np.abs(inks[todo] - ground[todo]).mean(axis=1) <= _CONTRAST]
     return inks
