@@ -196,6 +196,10 @@ class Run:
         optim: OptimConfig = self.settings.sections["optimiser"]
         model_config: ModelConfig = self.settings.sections["model"]
         network = build_model(model_config, len(self.data.train.classes), self.config.seed)
+        least = network.backbone.stride + 1
+        size = self.loader_config.img_size
+        # On a feature map of one pixel, a last batch of one image would leave BatchNorm nothing to average over.
+        require(size >= least, f"--img_size {size}: too small for {model_config.model}, which needs at least {least}")
         info = CriterionInfo(
             observed=self.data.observed,
             classes=self.data.train.classes,

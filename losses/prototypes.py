@@ -55,15 +55,16 @@ def class_prototypes(
     Returns:
         Prototypes in single precision at least, the same on every rank.
     """
-    heat = widened(heatmaps).flatten(2).relu()
+    heat = widened(heatmaps).flatten(2)
     if candidates is not None:
         heat = heat * candidates[:, :, None]
     peak = all_max(heat.amax(dim=(0, 2)))
     active = peak > 0
-    mask = heat / peak.where(active, torch.ones_like(peak))[:, None] > tau
-    pixels = widened(features).flatten(2).transpose(1, 2)
-    sums = torch.bmm(mask.to(pixels), pixels).sum(dim=0)
-    masked = mask.sum(dim=(0, 2), dtype=sums.dtype)
+    pixels = widened(features).flatten(2)
+    # what is negative, or belongs to an inactive class, exceeds no tau: no need to cut it to 0 first
+    mask = (heat / peak.where(active, torch.ones_like(peak))[:, None] > tau).to(pixels)
+    sums = torch.bmm(pixels, mask.transpose(1, 2)).sum(dim=0).T  # in this order the features are read as they lie
+    masked = mask.sum(dim=(0, 2))
     everything = torch.full_like(masked, mask[:, 0].numel())
     total = all_sum(torch.cat([sums, (masked if scale == "mask" else everything)[:, None]], dim=1))
     return Prototypes(total[:, :-1] / total[:, -1:].clamp(min=1), active)

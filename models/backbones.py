@@ -28,9 +28,10 @@ SCENENET_WEIGHTS = Path(__file__).parent / "weights" / "scenenet_letters.safeten
 
 
 class Backbone(nn.Module):
-    """Images (B, 3, H, W) to features (B, `width`, h, w)."""
+    """Images (B, 3, H, W) to features (B, `width`, H / `stride`, W / `stride`), rounded up."""
 
     width: int
+    stride: int
 
     def forward(self, images: Tensor) -> Tensor:
         """The feature map."""
@@ -45,7 +46,7 @@ class ResNet(Backbone):
         whole = torchvision.models.get_model(f"resnet{depth}", weights=None)
         self.conv1, self.bn1, self.relu, self.maxpool = whole.conv1, whole.bn1, whole.relu, whole.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
-        self.width = whole.fc.in_features
+        self.width, self.stride = whole.fc.in_features, 32
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, 512 or 2048, H/32, W/32)."""
@@ -65,7 +66,7 @@ class SceneNet(Backbone):
         self.layer1 = _residual(24, 24, stride=1)
         self.layer2 = _residual(24, 48, stride=2)
         self.layer3 = _residual(48, 96, stride=2)
-        self.width = 96
+        self.width, self.stride = 96, 8
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

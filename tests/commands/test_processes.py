@@ -1,0 +1,58 @@
+"""Two real processes train together: the same labels, the same memory, one result."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.commands.scene import ROOT, SMALL, environment, result, state, succeed, tiny_voc
+
+RUN = ("--dataset", "voc07", *SMALL, "--epochs", "2", "--warmup_epoch", "0", "--partial_rate", "0.3", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    tiny_voc(folder)
+    return folder
+
+
+def launch(folder, script, *arguments):
+    """Run a script on two processes as `torchrun` does."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*words, str(ROOT / script), *map(str, arguments)],
+        cwd=folder,
+        env={**environment(folder), "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "script, extra", [("main_BCE.py", ()), ("main_CoNeS.py", ("--clusters", "2", "--beta", "0.5"))]
+)
+def test_two_processes_train_validate_and_report_once(folder, script, extra):
+    said = launch(folder, script, *RUN, *extra, "--val_frac", "0.2", "--output", f"two-{script}")
+    assert said.count("epoch 1/2") == 1
+    assert "x 2," in said
+    succeed(folder, script, *RUN, *extra, "--val_frac", "0.2", "--output", f"one-{script}")
+    one, two = result(folder / f"one-{script}"), result(folder / f"two-{script}")
+    assert one["label_hash"] == two["label_hash"]
+    confidences = [state(folder / f"{n}-{script}")["loop"]["criterion"].get("confidence") for n in ("one", "two")]
+    if confidences[0] is not None:  # BatchNorm statistics are each process's own, so this is close, not equal
+        assert torch.allclose(*confidences, atol=0.02)
+        assert not torch.equal(confidences[0], torch.zeros_like(confidences[0]))
+
+
+def test_two_processes_resume(folder):
+    arguments = (*RUN, "--output", "again")
+    launch(folder, "main_BCE.py", *arguments)
+    (folder / "again" / "result.json").unlink()
+    assert "resuming" in launch(folder, "main_BCE.py", *arguments, "--resume")
+    assert (folder / "again" / "result.json").exists()

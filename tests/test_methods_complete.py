@@ -1,0 +1,67 @@
+"""The places that name methods, datasets and scripts agree with each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from data.datasets import DATASETS, PLANNED
+from engine.run import SECTIONS
+from engine.settings import read_yaml, setting_table
+from losses import CRITERIA
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+
+
+def script_methods():
+    """Entry script -> the method it trains, read from its call of train_command."""
+    found = {}
+    for path in ROOT.glob("main_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "train_command":
+                found[path.name] = node.args[0].value
+    return found
+
+
+def test_every_method_has_a_page_and_a_script_and_every_script_a_method():
+    methods = script_methods()
+    assert set(methods) == {path.name for path in ROOT.glob("main_*.py")}
+    assert set(methods.values()) == set(CRITERIA)
+    assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == set(CRITERIA)
+    readme = (ROOT / "README.md").read_text()
+    for script, method in methods.items():
+        assert f"`{script}`" in readme
+        assert f"docs/methods/{method}.md" in readme
+
+
+def test_every_method_has_a_test_of_its_file():
+    for method in CRITERIA.values():
+        module = method.criterion.__module__.split(".")[-1]
+        assert (ROOT / "tests" / "losses" / f"test_{module}.py").exists()
+
+
+def test_every_dataset_has_settings_and_a_section_in_the_docs():
+    assert {path.stem for path in (CONFIGS / "datasets").glob("*.yaml")} == set(DATASETS)
+    assert not set(PLANNED) & set(DATASETS)
+    docs = (ROOT / "docs" / "data.md").read_text()
+    for name in DATASETS:
+        assert f"`{name}`" in docs, f"docs/data.md says nothing of {name}"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_settings_file_is_for_something_and_reads(path):
+    folder, dataset = path.parent.name, path.stem
+    assert dataset in DATASETS
+    assert folder == "datasets" or folder in CRITERIA
+    method = CRITERIA[folder] if folder in CRITERIA else next(iter(CRITERIA.values()))
+    read_yaml(path, setting_table({**SECTIONS, "method": method.config}))
+
+
+def test_every_module_of_the_lower_floors_has_a_test_file():
+    through_others = {"base", "build", "source", "scenes", "letters", "checks", "console", "dataset", "classifier"}
+    for room in ("utils", "data", "models", "losses"):
+        tests = {test.stem for test in (ROOT / "tests" / room).glob("test_*.py")}
+        for path in (ROOT / room).rglob("*.py"):
+            if path.stem not in through_others | {"__init__"}:
+                assert f"test_{path.stem}" in tests, f"no tests/{room}/test_{path.stem}.py"
