@@ -53,7 +53,8 @@ class Result:
         verdict = f"{'agree' if self.agrees else 'DISAGREE'}, {self.compared} within {self.difference:.1e}"
         reached = f"{self.goal:g}" if self.ratio >= self.goal else f"{self.goal:g} (missed)"
         times = seconds(self.published), self.recorded, seconds(self.ours)
-        return self.question, *times, f"{self.ratio:,.3g}", reached, verdict, self.note
+        ratio = f"{self.ratio:,.0f}" if self.ratio >= 100 else f"{self.ratio:.3g}"
+        return self.question, *times, ratio, reached, verdict, self.note
 
 
 HEADINGS = ("question", "published way", "recorded", "ours", "ratio", "goal", "same result?", "note")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from losses.functional import widened
@@ -141,6 +140,8 @@ def initial_correlation(counts: Tensor, *, axis: Axis = "row") -> Tensor:
 
 def class_centroids(rows: Tensor, clusters: int) -> Tensor:
     """(c, D) float64 k-means centroids of the rows (n, D), n >= clusters; the same rows give the same centroids."""
+    from sklearn.cluster import KMeans  # here, because it takes longer to import than all of our own code
+
     fit = KMeans(clusters, random_state=KMEANS_SEED, n_init="auto").fit(rows.detach().cpu().numpy())
     return torch.from_numpy(fit.cluster_centers_).double()
 
