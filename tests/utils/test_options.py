@@ -27,9 +27,10 @@ def test_text_becomes_the_annotated_type(kind, text, value):
     assert convert(text) == value
 
 
-@pytest.mark.parametrize(
-    "kind, text", [(int, "1.0"), (float, "nan"), (float, "x"), (bool, "2"), (Literal["x"], "z"), (str, "")]
-)
+UNFIT = [(int, "1.0"), (float, "nan"), (float, "x"), (bool, "2"), (Literal["x"], "z"), (str, "")]
+
+
+@pytest.mark.parametrize("kind, text", UNFIT)
 def test_text_that_does_not_fit_is_a_value_error_with_a_reason(kind, text):
     convert, _ = converter(kind)
     with pytest.raises(ValueError, match="must"):

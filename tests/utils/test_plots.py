@@ -28,8 +28,6 @@ def test_the_grid_has_a_row_a_picture_and_shows_the_heat(tmp_path):
     plot_examples([example(cold)], ["m"], tmp_path / "cold.png")
     plot_examples([example(hot)], ["m"], tmp_path / "hot.png")
     plot_examples([example(hot)] * 3, ["m"], tmp_path / "three.png")
-    pixels = {
-        name: np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).astype(int) for name in ("cold", "hot")
-    }
-    assert np.abs(pixels["cold"] - pixels["hot"]).max() > 50
+    cold_pixels, hot_pixels = (np.asarray(Image.open(tmp_path / f"{name}.png"), dtype=int) for name in ("cold", "hot"))
+    assert np.abs(cold_pixels - hot_pixels).max() > 50
     assert Image.open(tmp_path / "three.png").height > 2 * Image.open(tmp_path / "hot.png").height
