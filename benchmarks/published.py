@@ -1,8 +1,9 @@
 """The published way, in our own words: plain restatements of how the public code goes about each task.
 
-Written from a description of what that code does, to be timed against and for nothing else. Each function keeps the
-order of cost of the original: its loops, its repeated fits, its temporaries. Imitated: zhongjingyu1/CoNeS (commit
-7d5ca7a), whose evaluation is that of Kevinz-code/CSRA. N rows, C classes, B batch, D feature width, h w feature map.
+Written from a description of what that code does, and held against it; to be timed against and for nothing else. Each
+function keeps the order of cost of the original: its loops, its repeated fits, its temporaries. Imitated:
+zhongjingyu1/CoNeS (commit 7d5ca7a), whose evaluation is that of Kevinz-code/CSRA. N rows, C classes, B batch, D feature
+width, h w feature map.
 """
 
 from __future__ import annotations

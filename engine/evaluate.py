@@ -16,6 +16,7 @@ from data.samplers import OrderedBatches
 from data.transforms import test_transform
 from engine.distributed import Runtime
 from utils import collectives
+from utils.checks import RunError
 from utils.console import Progress
 from utils.metrics import Metrics, evaluate_scores
 from utils.types import Annotations, Batch
@@ -81,7 +82,9 @@ def evaluate(
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
 ) -> Metrics:
-    """The metrics of a split; UNKNOWN truth is left out class by class."""
+    """The metrics of a split; UNKNOWN truth is left out class by class. Raises: RunError when scores are not finite."""
     loader = evaluation_loader(annotations, config, runtime, num_workers)
     scores = score(model, loader, len(annotations), runtime, label=label, after_batch=after_batch)
+    if not np.isfinite(scores).all():
+        raise RunError(f"{label}: the model gives scores that are not finite; train it with a lower --lr or in fp32")
     return evaluate_scores(scores, annotations.truth.dense())

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.build import LABEL_FOLDER, DatasetConfig, LoaderConfig, load_splits
+from data.build import LABEL_FOLDER, DatasetConfig, load_splits
 from data.label_files import native_path, published_path, write_native, write_published
 from data.observed import observe
-from engine.optim import OptimConfig
-from engine.run import RunConfig
+from engine.run import TRAINING_CONFIGS
 from engine.settings import parse_settings
-from losses import CRITERIA
-from models.build import ModelConfig
 from utils.checks import require
 from utils.console import say
 from utils.options import option
@@ -33,20 +30,12 @@ class OutputConfig:
         require(self.out is None or self.out.suffix == ".npy", f"--out {self.out}: must end in .npy")
 
 
-TRAINING_ONLY: tuple[type, ...] = (
-    LoaderConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    *(method.config for method in CRITERIA.values()),
-)
-"""Config classes whose keys may stand in a settings file but mean nothing here."""
-
-
 def generate_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     """Draw the labels of `--labels`, write them, say what they are. Returns the exit code."""
     sections = {"data": DatasetConfig, "output": OutputConfig}
-    settings = parse_settings(sections, argv, program=program, defaults={"dataset": "voc07"}, elsewhere=TRAINING_ONLY)
+    settings = parse_settings(
+        sections, argv, program=program, defaults={"dataset": "voc07"}, elsewhere=TRAINING_CONFIGS
+    )
     config: DatasetConfig = settings.sections["data"]
     output: OutputConfig = settings.sections["output"]
     require(config.label_file is None, "--label_file: names labels to read; here --out names the file to write")

@@ -73,6 +73,9 @@ SECTIONS: dict[str, type] = {
 }
 """The settings every training script shares; the method's own come on top."""
 
+TRAINING_CONFIGS = (*SECTIONS.values(), *(method.config for method in CRITERIA.values()))
+"""All config classes of training: their keys may stand in settings files that other commands read as well."""
+
 Part = Literal["validation", "test"]
 
 EXAMPLES = 8

@@ -12,7 +12,7 @@ from data.build import DatasetConfig, LoaderConfig, load_splits
 from engine.checkpoint import SavedModel, read_model
 from engine.distributed import Runtime
 from engine.evaluate import evaluate
-from engine.labels import TRAINING_ONLY
+from engine.run import TRAINING_CONFIGS
 from engine.settings import Layer, Setting, parse_settings, typed_values
 from utils.checks import UserError, require
 from utils.console import say
@@ -39,7 +39,9 @@ class ScoreConfig:
 def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     """Load a checkpoint, score the test set of its dataset, print the table. Returns the exit code."""
     sections = {"data": DatasetConfig, "loader": LoaderConfig, "scoring": ScoreConfig}
-    settings = parse_settings(sections, argv, program=program, defaults={}, elsewhere=TRAINING_ONLY, recorded=_recorded)
+    settings = parse_settings(
+        sections, argv, program=program, defaults={}, elsewhere=TRAINING_CONFIGS, recorded=_recorded
+    )
     config: ScoreConfig = settings.sections["scoring"]
     assert config.load_from is not None
     saved = read_model(config.load_from)

@@ -20,7 +20,7 @@ from engine.distributed import Runtime
 from engine.optim import OptimConfig, learning_rate_factor, set_learning_rate
 from losses.base import Criterion
 from utils.checks import RunError
-from utils.console import Progress
+from utils.console import Progress, is_terminal, say
 from utils.seeding import mix
 from utils.types import Batch, StateDict
 
@@ -116,7 +116,8 @@ class Loop:
                 row = self._epoch_row()
                 after_epoch(self.at.epoch, row)
                 self.at.history.append(row)
-                self.at.epoch, self.at.step, self._sums = self.at.epoch + 1, 0, {}
+                self.at.epoch, self.at.step = self.at.epoch + 1, 0
+                self.at.sums, self._sums = {}, {}
                 self.save()
 
     def check_stop(self) -> None:
@@ -174,8 +175,9 @@ class Loop:
             for name, value in self._step(batch, images).items():
                 self._sums[name] = self._sums.get(name, self._number(0.0)) + value.double()
             at.step, at.images = at.step + 1, at.images + images
-            bar.advance(images, self._report() if at.step % self.print_freq == 0 or at.step == 1 else "")
-            clock, at.seconds = time.perf_counter(), at.seconds + time.perf_counter() - clock
+            now = time.perf_counter()
+            clock, at.seconds = now, at.seconds + now - clock
+            bar.advance(images, self._look(label))
             if time.monotonic() - self._saved_at >= self.save_seconds:
                 self.save()
             self.check_stop()
@@ -200,6 +202,21 @@ class Loop:
                 self.runtime.sum_criterion_gradients(criterion)
             optimizer.step()
         return {"loss": loss.total.detach(), **loss.parts}
+
+    def _look(self, label: str) -> str:
+        """The running loss for the bar, and as a line where there is no bar, every `print_freq` steps.
+
+        On a CPU a look costs nothing; on a GPU it waits for the step to end, so the bar gets one as seldom as a line.
+        """
+        due = self.at.step % self.print_freq == 0
+        if not due and self.runtime.device.type != "cpu":
+            return ""
+        text = self._report()
+        if due and self.runtime.is_main and not is_terminal():
+            speed = self.at.images / max(self.at.seconds, 1e-9)
+            left = (len(self.batches) - self.at.step) * self.batches.batch_size / max(speed, 1e-9)
+            say(f"{label}  step {self.at.step}/{len(self.batches)}  {text}  {speed:.1f} images/s  {left:.0f} s left")
+        return text
 
     def _report(self) -> str:
         """The running mean loss as text; the moment at which a broken run is noticed."""

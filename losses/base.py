@@ -25,7 +25,10 @@ class Criterion(nn.Module):
         self.info = info
 
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
-        """Schedules and refreshes. `train_scores` (N, C) comes to criteria that need "train_scores"."""
+        """Schedules and refreshes. `train_scores` (N, C) comes to criteria that need "train_scores".
+
+        A run that resumes within an epoch does not call this again: what is set here and outlives it is a buffer.
+        """
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """One training step's loss, and the update of the criterion's own state."""
