@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from engine.checkpoint import read_model
 from engine.output import HEADLINE, read_history, read_result
 from engine.pictures import choose_rows, examples
 from engine.run import SECTIONS
-from engine.settings import read_yaml, setting_table
+from engine.settings import OneLineParser, read_yaml, setting_table
 from losses import CRITERIA
 from utils.checks import require
 from utils.console import say
@@ -21,7 +20,7 @@ from utils.plots import plot_curves, plot_examples
 
 def compare_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     """Print the table of the runs named on the command line, draw their pictures. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, description="Finished runs side by side.")
+    parser = OneLineParser(prog=program, allow_abbrev=False, description="Finished runs side by side.")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--output", type=Path, help="folder for the pictures (default: none are drawn)")
     parser.add_argument("--pictures", type=int, default=8, help="test pictures in the grid (default 8)")

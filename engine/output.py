@@ -18,10 +18,10 @@ from utils.console import say
 from utils.safe_files import write_atomically
 
 FREE_ON_RESUME = frozenset(
-    {"output", "resume", "device", "num_workers", "save_minutes", "print_freq", "cache_dir", "check_images"}
+    {"output", "resume", "device", "threads", "num_workers", "save_minutes", "print_freq", "cache_dir", "check_images"}
     | {"path_images", "path_lists", "label_file"}  # a dataset that was moved: the hash of its labels is compared
 )
-"""Settings that may differ between a run and its continuation, because they do not change its result."""
+"""Settings that may differ between a run and its continuation: they do not change its result beyond rounding."""
 
 HEADLINE = ("mAP", "CF1", "OF1")
 

@@ -195,7 +195,7 @@ class _TextLoader(yaml.BaseLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line and an exception, not usage text and an exit."""
 
     def error(self, message: str) -> NoReturn:
@@ -222,8 +222,8 @@ def _read_command_line(
     return typed, Path(config) if config else None, only_print
 
 
-def _make_parser(table: Mapping[str, Setting], program: str, defaults: Mapping[str, Any]) -> _Parser:
-    parser = _Parser(prog=program, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+def _make_parser(table: Mapping[str, Setting], program: str, defaults: Mapping[str, Any]) -> OneLineParser:
+    parser = OneLineParser(prog=program, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("config_file", nargs="?", metavar="CONFIG", help="settings file, the same as --config")
     parser.add_argument("--config", metavar="FILE", help="YAML file with settings; the command line wins over it")
     parser.add_argument("--print_config", action="store_true", help="print the settings with their origins and stop")

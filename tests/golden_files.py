@@ -30,14 +30,25 @@ def load(name: str) -> dict[str, np.ndarray]:
         return {key: archive[key] for key in archive.files}
 
 
-def load_json(name: str) -> Any:
-    """The content of a `.json`."""
-    return json.loads(path(name).read_text())
+def load_json(name: str, part: str | None = None) -> Any:
+    """The content of a `.json`, or one part of it; skips the calling test where that part is absent."""
+    held = json.loads(path(name).read_text())
+    if part is not None and part not in held:
+        pytest.skip(f"no {part} in the golden file {name}")
+    return held if part is None else held[part]
 
 
 def meta(golden: dict[str, np.ndarray]) -> dict[str, Any]:
     """The description stored beside the arrays."""
     return json.loads(str(golden["meta"]))
+
+
+def part(golden: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, which is taken off; skips the calling test where there are none."""
+    found = {key.removeprefix(prefix): value for key, value in golden.items() if key.startswith(prefix)}
+    if not found:
+        pytest.skip(f"no golden arrays {prefix}*")
+    return found
 
 
 def cases(golden: dict[str, np.ndarray]) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:

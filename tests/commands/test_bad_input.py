@@ -199,3 +199,18 @@ def test_a_picture_damaged_after_the_check_ends_the_run_with_code_1(folder):
     picture.write_bytes(picture.read_bytes()[:-200])
     line = refusal(folder, "main_BCE.py", *RUN, "--no-check_images", code=1)
     assert "000003.jpg" in line
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ((), ["runs"]),
+        (("nowhere",), ["nowhere", "no result.json"]),
+        (("run", "--pictures", "many"), ["--pictures", "many"]),
+        (("run", "--nonsense"), ["--nonsense"]),
+    ],
+)
+def test_mistakes_in_a_comparison(trained, arguments, words):
+    line = refusal(trained, "compare.py", *arguments)
+    for word in words:
+        assert word in line

@@ -42,9 +42,7 @@ def test_rows_classes_codes_boxes_and_files(tmp_path, year, pictures):
 
 
 def test_golden_coco_targets(tmp_path):
-    held = golden_files.load_json("data_layer_cones.json").get("coco2014")
-    if held is None:
-        pytest.skip("no coco2014 part in the golden file")
+    held = golden_files.load_json("data_layer_cones.json", "coco2014")
     train = coco_json(held["images"], held["annotations"], held["category_ids"])
     other = max(one for one, _ in held["images"]) + 1
     val = coco_json([(other, "other.jpg")], [(other, held["category_ids"][0], 0)], held["category_ids"])

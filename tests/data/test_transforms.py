@@ -92,7 +92,7 @@ def test_shift_of_a_picture_smaller_than_the_shift():
 
 
 def test_multi_scale_crop_golden():
-    golden = golden_files.load_json("data_layer_cones.json")["multi_scale_crop"]
+    golden = golden_files.load_json("data_layer_cones.json", "multi_scale_crop")
     for case in golden["cases"]:
         size = case["image_w"], case["image_h"]
         pairs = transforms.crop_pairs(*size, case["input_size"], golden["scales"], golden["max_distort"])

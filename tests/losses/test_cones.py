@@ -1,5 +1,6 @@
 """The formulas of CoNeS and its settings; the criterion is in test_cones_training.py."""
 
+import re
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -103,14 +104,14 @@ def test_golden_confidence_over_successive_steps(case, arrays):
 
 def test_golden_confidence_of_rows_without_and_with_one_candidate():
     golden = golden_files.load("cones_confidence.npz")
-    candidates = golden["deg_candidates"].astype(np.int8)
+    arrays = golden_files.part(golden, "deg_")
+    mu = float(re.search(r"mu (0?\.\d+)", golden_files.meta(golden)["degenerate"])[1])
+    candidates = arrays["candidates"].astype(np.int8)
     start = initial_confidence(LabelTable(candidates))
-    agree(start, golden["deg_confidence_init"], rtol=1e-5)
-    logits, targets, correlation = as_tensors(
-        golden["deg_logits"], candidates.astype(np.float32), golden["deg_correlation"]
-    )
-    after = update_confidence(start, logits, targets, correlation, 0.99)
-    agree(after, golden["deg_confidence_after"], rtol=1e-5)
+    agree(start, arrays["confidence_init"], rtol=1e-5)
+    logits, targets, correlation = as_tensors(arrays["logits"], candidates.astype(np.float32), arrays["correlation"])
+    after = update_confidence(start, logits, targets, correlation, mu)
+    agree(after, arrays["confidence_after"], rtol=1e-5)
     assert not after[targets.sum(dim=1) == 0].any()
 
 

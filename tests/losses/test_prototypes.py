@@ -62,14 +62,14 @@ def test_golden_mask_sizes(case, arrays):
     torch.testing.assert_close(share * ones.numel(), sizes.float())
 
 
-@pytest.mark.parametrize("order, prefix", [("correct", "mem_"), ("reversed", "mem_reference_")])
+@pytest.mark.parametrize("order, prefix", [("correct", ""), ("reversed", "reference_")])
 def test_golden_bank_keeps_the_newest_rows_newest_first(order, prefix):
-    golden = golden_files.load("cones_prototypes.npz")
-    expected, lengths = golden[f"{prefix}bank"], golden[f"{prefix}length"]
-    bank = PrototypeBank(len(expected), int(golden["mem_capacity"]), expected.shape[2])
-    for features, heatmaps in zip(golden["mem_features"], golden["mem_heatmaps"], strict=True):
+    arrays = golden_files.part(golden_files.load("cones_prototypes.npz"), "mem_")
+    expected, lengths = arrays[f"{prefix}bank"], arrays[f"{prefix}length"]
+    bank = PrototypeBank(len(expected), int(arrays["capacity"]), expected.shape[2])
+    for features, heatmaps in zip(arrays["features"], arrays["heatmaps"], strict=True):
         found = class_prototypes(
-            torch.from_numpy(features), torch.from_numpy(heatmaps), float(golden["mem_tau"]), scale="all_pixels"
+            torch.from_numpy(features), torch.from_numpy(heatmaps), float(arrays["tau"]), scale="all_pixels"
         )
         bank.push(mirrored(found) if order == "reversed" else found)
     for label, length in enumerate(lengths):
