@@ -54,6 +54,7 @@ class RunFolder:
 
     def start(self, settings: Settings, facts: dict[str, Any]) -> None:
         """Write the settings and say what is about to happen."""
+        self.path.mkdir(parents=True, exist_ok=True)
         self._write("settings.yaml", settings.as_yaml(f"{facts['method']} on {facts['dataset']}; --config reads this"))
         self._append({"event": "start", **facts})
         images = facts["images"]
@@ -119,11 +120,15 @@ class RunFolder:
                 )
 
     def _check_writable(self) -> None:
+        """Write and remove a file; a folder that was not there is not left behind, for the run may yet be refused."""
+        new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".probe"
             probe.write_bytes(b"x")
             probe.unlink()
+            if new:
+                self.path.rmdir()
         except OSError as error:
             raise UserError(f"--output {self.path}: cannot be written ({error.strerror})") from None
 

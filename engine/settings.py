@@ -199,6 +199,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line and an exception, not usage text and an exit."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise UserError with the program's name and `message`."""
         raise UserError(f"{self.prog}: {message}")
 
 

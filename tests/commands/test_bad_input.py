@@ -104,6 +104,7 @@ def test_settings_that_cannot_be(trained, arguments, words):
     line = refusal(trained, "main_CoNeS.py", *RUN, *arguments)
     for word in words:
         assert word in line
+    assert not list(trained.glob("runs/*")), "a folder is left behind"
 
 
 def test_pretrained_weights_that_cannot_be_fetched_are_named(trained, monkeypatch):
