@@ -23,7 +23,8 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
         warn(f"error: {error}")
         return 2
     except RunError as error:
-        warn(f"error: {error}")
+        # From a loader process it arrives as "Caught RunError in ...", a traceback, and the line itself at the end.
+        warn(f"error: {str(error).splitlines()[-1].removeprefix('utils.checks.RunError: ')}")
         return 1
     except Interrupted as stop:
         warn(f"stopped by {stop} after saving; go on with --resume and the same --output")

@@ -46,8 +46,8 @@ class RunFolder:
         require(
             not used or resume, f"--output {self.path}: not empty; add --resume to go on with that run, or name another"
         )
-        if resume and not used:
-            say(f"--resume: nothing in {self.path} yet, starting")
+        if resume and not self.state.exists() and self.result is None:
+            say(f"--resume: nothing saved in {self.path} yet, starting")
         if used:
             self._check_settings(settings, table)
         self._check_writable()

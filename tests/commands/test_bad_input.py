@@ -195,11 +195,13 @@ def test_output_that_cannot_be_written(trained):
     assert "--output" in refusal(trained, "main_BCE.py", *RUN, "--output", ROOT / "README.md")
 
 
-def test_a_picture_damaged_after_the_check_ends_the_run_with_code_1(folder):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_damaged_after_the_check_ends_the_run_with_code_1(folder, workers):
     picture = voc(folder) / "JPEGImages" / "000003.jpg"
     picture.write_bytes(picture.read_bytes()[:-200])
-    line = refusal(folder, "main_BCE.py", *RUN, "--no-check_images", code=1)
+    line = refusal(folder, "main_BCE.py", *RUN, "--no-check_images", "--num_workers", workers, code=1)
     assert "000003.jpg" in line
+    assert line.startswith("error: picture")
 
 
 @pytest.mark.parametrize(

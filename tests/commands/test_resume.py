@@ -112,7 +112,7 @@ def test_resuming_with_other_settings_is_refused_naming_the_setting(folder, scri
 
 def test_resuming_what_is_not_there_starts_it_and_says_so(folder):
     said = succeed(folder, "main_BCE.py", *RUN, "--epochs", "1", "--warmup_epoch", "0", "--output", "fresh", "--resume")
-    assert "nothing in fresh yet, starting" in said
+    assert "nothing saved in fresh yet, starting" in said
     assert result(folder / "fresh")["epochs"] == 1
 
 
