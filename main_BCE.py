@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from engine.command import run
 from engine.run import train_command
 
-DEFAULTS = {"dataset": "voc07", "labels": "candidate", "img_size": 224}
+DEFAULTS = {"dataset": "voc07", "labels": "candidate"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

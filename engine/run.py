@@ -122,10 +122,12 @@ class Run:
         self.loader_config: LoaderConfig = settings.sections["loader"]
         self.data = build_data(settings.sections["data"], self.loader_config, self.config.seed)
         self.selection = self._selection()
-        if self.loader_config.check_images:
+        if self.loader_config.check_images and runtime.is_main:
             check_pictures(self.data)
+        runtime.barrier()
         self.workers = self._workers()
         self.loop = self._build_loop()
+        self.scored: dict[Part, Metrics] = {}  # of the weights as they are now
         self._take_up()
         if self.runtime.is_main:
             folder.start(settings, self._facts())
@@ -137,12 +139,12 @@ class Run:
     def finish(self) -> None:
         """Score the last and the selected epoch on the test set, and write `result.json`, last of all."""
         at, bare = self.loop.at, self.runtime.unwrap(self.loop.learner.model)
-        last = self._evaluate("test")
-        chosen, validation = last, self._evaluate("validation") if self.data.validation else None
-        if at.best_epoch not in (0, self.config.epochs):
+        last = self._score("test")
+        if at.best_epoch != self.config.epochs:
             load_weights(bare, read_model(self.folder.best).weights, self.folder.best)  # type: ignore[arg-type]
-            chosen = self._evaluate("test")
-            validation = self._evaluate("validation") if self.data.validation else None
+            self.scored = {}
+        chosen = self._score("test")
+        validation = self._score("validation") if self.data.validation else None
         if self.runtime.is_main:
             self._draw(bare)  # type: ignore[arg-type]
             self.folder.finish(self._result(chosen, last, validation))
@@ -237,24 +239,28 @@ class Run:
     def _save(self, state: dict[str, Any]) -> None:
         save_state(self.folder.state, {"loop": state, "label_hash": self.data.labels.label_hash})
 
-    def _evaluate(self, part: Part, after_batch: Callable[[], None] = lambda: None) -> Metrics:
-        annotations = self.data.test if part == "test" else self.data.validation
-        assert annotations is not None
-        model, workers = self.loop.learner.model, self.workers
-        return evaluate(
-            model, annotations, self.loader_config, self.runtime, workers, label=part, after_batch=after_batch
-        )
+    def _score(self, part: Part, after_batch: Callable[[], None] = lambda: None) -> Metrics:
+        """The metrics of a split under the present weights, scored once."""
+        if part not in self.scored:
+            annotations = self.data.test if part == "test" else self.data.validation
+            assert annotations is not None
+            model, workers = self.loop.learner.model, self.workers
+            self.scored[part] = evaluate(
+                model, annotations, self.loader_config, self.runtime, workers, label=part, after_batch=after_batch
+            )
+        return self.scored[part]
 
     def _after_epoch(self, epoch: int, row: dict[str, float]) -> None:
         """Validate, select, log."""
+        self.scored = {}
         every = self.config.test_every
         wanted: dict[Part, bool] = {
             "validation": self.data.validation is not None,
-            "test": self.selection == "test" or bool(every and epoch % every == 0 and epoch < self.config.epochs),
+            "test": self.selection == "test" or bool(every and epoch % every == 0),
         }
         # Several processes have unequal numbers of batches to score, so they only stop between training steps.
         watch = self.loop.check_stop if self.runtime.world_size == 1 else lambda: None
-        scores: dict[str, Metrics] = {part: self._evaluate(part, watch) for part in wanted if wanted[part]}
+        scores: dict[str, Metrics] = {part: self._score(part, watch) for part in wanted if wanted[part]}
         for part, metrics in scores.items():
             row.update({f"{part}_{name}": value for name, value in metrics.as_dict().items()})
         value = float(epoch) if self.selection == "last" else scores[self.selection].mAP
