@@ -15,17 +15,19 @@ setup: .venv/.runtime  ## create .venv with what the scripts need
 setup-dev: .venv/.dev  ## the same, with the tools for tests and checks
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say PYTHON=...")'
-	$(PYTHON) -m venv .venv || $(PYTHON) -m virtualenv .venv || \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say PYTHON=...")'
+	@$(PYTHON) -m venv .venv || $(PYTHON) -m virtualenv .venv || \
 	  { echo "error: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 
 .venv/.runtime: requirements.txt | .venv/bin/python
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	touch $@
+	@echo 'installing, a few minutes the first time ...'
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
 
 .venv/.dev: requirements.txt requirements-dev.txt | .venv/bin/python
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	touch $@ .venv/.runtime
+	@echo 'installing, a few minutes the first time ...'
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ .venv/.runtime
 
 demo: setup  ## train BCE and CoNeS on the embedded dataset and compare them (a few minutes on a laptop)
 	$(RUN) main_BCE.py --dataset digits --partial_rate 0.4 --seed 0 --output $(DEMO)/bce --resume
