@@ -14,9 +14,9 @@ setup: .venv/.runtime  ## create .venv with what the scripts need
 
 setup-dev: .venv/.dev  ## the same, with the tools for tests and checks
 
-.venv/bin/python:
+.venv/bin/python:  # .venv may be a link to a folder elsewhere, which is then filled
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say PYTHON=...")'
-	@$(PYTHON) -m venv .venv || $(PYTHON) -m virtualenv .venv || \
+	@place=$$(readlink -f .venv); $(PYTHON) -m venv "$$place" || $(PYTHON) -m virtualenv "$$place" || \
 	  { echo "error: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 
 .venv/.runtime: requirements.txt | .venv/bin/python
