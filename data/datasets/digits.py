@@ -56,6 +56,7 @@ def digit_scenes(seed: int, split: str, *, long_tail: bool = False) -> Annotatio
     by_digit, counts = np.argsort(digits, kind="stable"), np.bincount(digits, minlength=10)
 
     def pick(rng: Generator, labels: Index) -> Floats:
+        """(n, 8, 8) a random handwritten sample of each label's digit."""
         wanted = labels % 10
         place = (rng.random(len(labels)) * counts[wanted]).astype(np.int64)
         glyphs: Floats = images[by_digit[(np.cumsum(counts) - counts)[wanted] + place]]
