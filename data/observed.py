@@ -190,18 +190,13 @@ def observe(annotations: Annotations, regime: Regime) -> LabelTable:
         return truth
     codes, rng = truth.dense(), regime.generator()
     if regime.known is not None:
-        order = text_order(annotations.ids)
+        order = annotations.recipe_order()
         observed = np.empty_like(codes)
         observed[order] = observed_labels(codes[order], rng, *regime.known)
         return LabelTable(observed)
     if regime.name == "candidate":
         return LabelTable(candidate_labels(codes, rng, regime.partial_rate))
     return LabelTable(full_labels(codes) if regime.name == "full" else dropped_positives(codes, rng, regime.drop_rate))
-
-
-def text_order(ids: tuple[str, ...]) -> Index:
-    """(N,) the rows in the order of their ids compared as texts."""
-    return np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
 
 
 def _codes(present: NDArray[np.bool_]) -> Codes:

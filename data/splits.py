@@ -1,18 +1,63 @@
-"""Taking a validation split off a training set."""
+"""Taking a validation split off a training set, and keeping a part of both.
+
+The recipes are those of the single-positive papers (Cole et al., CVPR 2021, published code, datasets.py): they draw
+in the order of the published files, which `Annotations.recipe_order` gives, and are mapped back to rows here.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.random import RandomState
 
 from utils.checks import require
-from utils.types import Index
+from utils.options import option
+from utils.types import Annotations, Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Which rows of the training set train, and which validate."""
+
+    val_frac: float = option(0.0, "share of the training set held out for validation")
+    split_seed: int | None = option(None, "seed of that split (default: --seed)")
+    ss_frac_train: float = option(1.0, "share of the training rows left after the split that is used")
+    ss_frac_val: float = option(1.0, "share of the validation rows that is used")
+    ss_seed: int = option(999, "seed of those two choices")
+
+    def __post_init__(self) -> None:
+        require(0 <= self.val_frac < 1, f"--val_frac {self.val_frac}: must be in [0, 1)")
+        for name in ("ss_frac_train", "ss_frac_val"):
+            require(0 < getattr(self, name) <= 1, f"--{name} {getattr(self, name)}: must be above 0 and at most 1")
+        for name in ("split_seed", "ss_seed"):
+            seed = getattr(self, name)
+            require(seed is None or 0 <= seed < 2**32, f"--{name} {seed}: must be in 0 .. 2^32 - 1")
+
+
+def split_rows(annotations: Annotations, config: SplitConfig, seed: int) -> tuple[Index, Index]:
+    """Rows (sorted) that train and rows that validate; `seed` is used where `--split_seed` says nothing.
+
+    Raises:
+        UserError: no row is left to train on.
+    """
+    order = annotations.recipe_order()
+    train, held_out = validation_split(
+        len(annotations), config.val_frac, seed if config.split_seed is None else config.split_seed
+    )
+    rng = RandomState(config.ss_seed)
+    train, held_out = (
+        subsample(part, fraction, rng)
+        for part, fraction in ((train, config.ss_frac_train), (held_out, config.ss_frac_val))
+    )
+    require(len(train) > 0, f"--ss_frac_train {config.ss_frac_train}: leaves no image for training")
+    return np.sort(order[train]), np.sort(order[held_out])
 
 
 def validation_split(rows: int, fraction: float, seed: int) -> tuple[Index, Index]:
-    """Row indices (sorted) of the remaining training set and of its validation split.
+    """Places (sorted) of the remaining training set and of its validation split.
 
-    The recipe of the single-positive papers: one permutation of numpy's legacy generator, the last
-    `round(fraction * rows)` of it (half to even) are the validation split.
+    One permutation of numpy's legacy generator; the last `round(fraction * rows)` of it (half to even) validate.
 
     Raises:
         UserError: `fraction` is outside [0, 1), or leaves no training row.
@@ -20,5 +65,14 @@ def validation_split(rows: int, fraction: float, seed: int) -> tuple[Index, Inde
     require(0 <= fraction < 1, f"--val_frac {fraction}: must be in [0, 1)")
     held_out = int(np.round(fraction * rows))
     require(held_out < rows, f"--val_frac {fraction}: leaves none of the {rows} images for training")
-    order = np.random.RandomState(seed).permutation(rows).astype(np.int64)
+    order = RandomState(seed).permutation(rows).astype(np.int64)
     return np.sort(order[: rows - held_out]), np.sort(order[rows - held_out :])
+
+
+def subsample(places: Index, fraction: float, rng: RandomState) -> Index:
+    """`round(fraction * len(places))` of `places`, in their order: the first of a permutation, sorted.
+
+    One generator serves the training rows and then the validation rows, and draws even where all are kept.
+    """
+    count = int(np.round(fraction * len(places)))
+    return places[np.sort(rng.permutation(len(places))[:count])]

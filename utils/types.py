@@ -6,8 +6,9 @@ B batch, C classes, N rows, D feature width, h w feature map, H W image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -120,10 +121,15 @@ class Annotations:
     classes: tuple[str, ...]
     truth: LabelTable
     boxes: Boxes | None = None
+    given: LabelTable | None = None
+    """Labels that the dataset's own files offer for training where they are not the truth itself."""
+    places: Index | None = None
+    """(N,) where each row stands in the published files whose order a recipe draws in; None: by its id as a text."""
 
     def __post_init__(self) -> None:
-        if not len(self.images) == len(self.ids) == len(self.truth):
-            raise ValueError(f"{len(self.images)} pictures, {len(self.ids)} ids, {len(self.truth)} rows of labels")
+        for name, part in {"pictures": self.images, "truth": self.truth, "given": self.given, "places": self.places}.items():
+            if part is not None and len(part) != len(self.ids):
+                raise ValueError(f"{name}: {len(part)} rows for {len(self.ids)} ids")
         if len(self.classes) != self.truth.num_classes:
             raise ValueError(f"{len(self.classes)} class names for {self.truth.num_classes} columns")
 
@@ -138,8 +144,21 @@ class Annotations:
             place[index] = np.arange(len(index))
             kept = place[self.boxes.row] >= 0
             boxes = Boxes(place[self.boxes.row[kept]], self.boxes.label[kept], self.boxes.corners[kept])
-        ids = tuple(self.ids[i] for i in index)
-        return Annotations(self.images.take(index), ids, self.classes, self.truth.take(index), boxes)
+        return Annotations(
+            self.images.take(index),
+            tuple(self.ids[row] for row in index),
+            self.classes,
+            self.truth.take(index),
+            boxes,
+            None if self.given is None else self.given.take(index),
+            None if self.places is None else self.places[index],
+        )
+
+    def recipe_order(self) -> Index:
+        """(N,) the rows in the order that the published recipes draw in: "100" before "9" where ids are numbers."""
+        if self.places is not None:
+            return np.argsort(self.places, kind="stable")
+        return np.array(sorted(range(len(self)), key=self.ids.__getitem__), dtype=np.int64)
 
     def row_hash(self) -> str:
         """SHA-256 (hex) of the ids in order and the class names: what a label file must have been made for."""
@@ -151,6 +170,8 @@ class Splits(NamedTuple):
 
     train: Annotations
     test: Annotations
+    groups: Mapping[str, Index] = MappingProxyType({})
+    """Groups of classes whose mean average precision is reported too, such as head, middle and tail."""
 
 
 class Batch(NamedTuple):

@@ -1,0 +1,125 @@
+"""Reading the text, CSV and JSON files of datasets: whatever is wrong with one, a single line names file and place."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from utils.checks import UserError
+
+_LONGEST_FIELD = 1 << 22  # characters; a longer field means that a quote was never closed
+
+
+def read_text(path: Path, purpose: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        purpose: why it is needed, for the message: "it lists the training images".
+
+    Raises:
+        UserError: it is missing, unreadable or not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {purpose}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8, or get it anew; {purpose}"
+        ) from error
+
+
+def read_lines(path: Path, purpose: str) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and stripped text of each line that is not blank. Raises: UserError as `read_text` does."""
+    lines = read_text(path, purpose).splitlines()
+    yield from ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def read_json(path: Path, purpose: str) -> Any:
+    """The content of a JSON file. Raises: UserError when it is missing or no JSON."""
+    text = read_text(path, purpose)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a json file ({_first_line(error)}); get it anew") from error
+
+
+def read_csv(path: Path, needed: Sequence[str], purpose: str, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and fields by column name of each data row of a CSV file with a header.
+
+    Spaces around names and values are dropped; rows without any value are passed over.
+
+    Args:
+        path: the file.
+        needed: columns that must be there.
+        purpose: why it is needed, for the message.
+        delimiter: what separates fields.
+
+    Raises:
+        UserError: the file is missing or not UTF-8, has no header, repeats or lacks a column, or has a row of
+            another length; the message names the line.
+    """
+    lines = csv.reader(_rows_of_text(path, purpose), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        try:
+            fields = next(lines, None)
+        except csv.Error as error:
+            raise UserError(f"{path}, line {lines.line_num}: not a table of text ({error}); correct this line") from error
+        if fields is None:
+            break
+        fields = [field.strip() for field in fields]
+        if not any(fields):
+            continue
+        if header is None:
+            header = _header(path, fields, needed)
+        elif len(fields) != len(header):
+            raise UserError(f"{path}, line {lines.line_num}: {len(fields)} fields, the header has {len(header)} columns")
+        else:
+            yield lines.line_num, dict(zip(header, fields, strict=True))
+    if header is None:
+        raise UserError(f"{path}: is empty; {purpose}")
+
+
+def relative_path(text: str, where: str) -> str:
+    """A file name of a list, checked to stay inside its dataset: relative, no `..`.
+
+    Args:
+        text: the name as the list has it; backslashes count as slashes.
+        where: file and line, for the message.
+
+    Raises:
+        UserError: it is empty, absolute, or leads out of the dataset.
+    """
+    name = PurePosixPath(text.replace("\\", "/"))
+    if not name.parts or name.is_absolute() or PureWindowsPath(text).is_absolute() or ".." in name.parts or "\0" in text:
+        raise UserError(f"{where}: {text[:80]!r} is no file name inside the dataset")
+    return str(name)
+
+
+def _rows_of_text(path: Path, purpose: str) -> Iterator[str]:
+    text = read_text(path, purpose)
+    if "\0" in text:
+        raise UserError(f"{path}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: holds NUL bytes; get it anew")
+    csv.field_size_limit(_LONGEST_FIELD)
+    yield from text.splitlines(keepends=True)
+
+
+def _header(path: Path, names: list[str], needed: Sequence[str]) -> list[str]:
+    """The names of the columns, each there once and all needed ones among them."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: column {twice!r} is there {names.count(twice)} times; each name may be used once")
+    missing = next((name for name in needed if name not in names), None)
+    if missing is not None:
+        found = ", ".join(repr(name) for name in names[:12])
+        raise UserError(f"{path}: no column {missing!r}; its first line must name the columns, it has {found}"[:400])
+    return names
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
