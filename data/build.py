@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -10,22 +11,24 @@ from data.cache import Cache
 from data.datasets import DATASETS, PLANNED, Source
 from data.label_files import ResolvedLabels, resolve_labels
 from data.observed import Regime
-from data.splits import validation_split
+from data.pictures import require_apart, without_missing
+from data.splits import SplitConfig, split_rows
 from utils.checks import UserError, require
 from utils.options import option
-from utils.types import Annotations, LabelTable, Splits
+from utils.types import Annotations, Index, LabelTable, Splits
 
 LABEL_FOLDER = Path("pre-processed-data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """Which dataset, and which labels of it are seen; shared by the training scripts and by `generate_labels.py`."""
+    """Which dataset, and which labels of it are seen; shared by every command that reads a dataset."""
 
     dataset: str = option("digits", "name of the dataset: " + " ".join(DATASETS))
     path_images: Path | None = option(None, "folder of the dataset")
     path_lists: Path = option(Path("appendix"), "folder of the lists of the long-tailed splits")
     num_cls: int | None = option(None, "number of classes; only checked against the dataset")
+    missing_images: Literal["error", "skip"] = option("error", "rows whose picture file is not there")
     labels: Literal["candidate", "dropped", "single", "observed", "full", "given"] = option(
         "candidate", "label regime: how the labels that are seen come from the true ones"
     )
@@ -36,17 +39,17 @@ class DatasetConfig:
     label_file: Path | None = option(None, "take the observed labels from this file")
     label_seed: int | None = option(None, "seed of the label regime (default: --seed)")
     label_rng: Literal["published", "native"] = option(
-        "published", "candidate: draw in the published order, or by the faster native generator"
+        "published", "draw labels in the published order, or by the faster native generator"
     )
     cache_dir: Path | None = option(None, "where parsed annotations are kept (default: ~/.cache/partial-truth)")
 
     def __post_init__(self) -> None:
-        there = f"there are {', '.join(DATASETS)}"
+        known = ", ".join(DATASETS)
         require(
             self.dataset not in PLANNED,
-            f"--dataset {self.dataset}: this version lacks its reader, data/datasets/ has no file for it; {there}",
+            f"--dataset {self.dataset}: this version lacks its reader, data/datasets/ has no file for it; there are {known}",
         )
-        require(self.dataset in DATASETS, f"--dataset {self.dataset}: no such dataset; {there}")
+        require(self.dataset in DATASETS, f"--dataset {self.dataset}: no such dataset; there are {known}")
 
     def regime(self, seed: int) -> Regime:
         """The label regime of these settings; `seed` is used where `--label_seed` says nothing."""
@@ -61,25 +64,6 @@ class DatasetConfig:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """How pictures become batches."""
-
-    img_size: int = option(448, "side of the square the picture is brought to, in pixels")
-    batch_size: int = option(16, "images a step, over all processes together", aliases=("bsize",))
-    augment: Literal["crop", "flip", "multiscale", "shift", "none"] = option("crop", "augmentation of training images")
-    normalize: Literal["unit", "imagenet", "half"] = option("unit", "scale of the pixels: [0, 1], ImageNet's, +-2")
-    val_frac: float = option(0.0, "share of the training set held out for validation")
-    num_workers: int | None = option(None, "loader processes (default: none on a CPU, up to 8 beside a GPU)")
-    check_images: bool = option(True, "decode every picture once before the first training on it")
-
-    def __post_init__(self) -> None:
-        require(self.img_size >= 8, f"--img_size {self.img_size}: must be at least 8 pixels")
-        require(self.batch_size >= 1, f"--batch_size {self.batch_size}: must be at least 1")
-        require(0 <= self.val_frac < 1, f"--val_frac {self.val_frac}: must be in [0, 1)")
-        require(self.num_workers is None or self.num_workers >= 0, f"--num_workers {self.num_workers}: not negative")
-
-
 class Data(NamedTuple):
     """What a run trains and is measured on. `observed` holds the rows of `train`, in its order."""
 
@@ -87,12 +71,16 @@ class Data(NamedTuple):
     observed: LabelTable
     validation: Annotations | None
     test: Annotations
+    groups: Mapping[str, Index]
     labels: ResolvedLabels
     regime: Regime
 
 
 def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Splits:
-    """Read the dataset. Raises: UserError when a folder, file or entry is missing or wrong."""
+    """Read the dataset, and thin its training set out to a long tail where the settings ask for that.
+
+    Raises: UserError when a folder, file or entry is missing or wrong, or when two splits share a picture.
+    """
     source = Source(
         path_images=config.path_images or Path(),
         path_lists=config.path_lists,
@@ -104,21 +92,28 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
     found = len(splits.train.classes)
     if config.num_cls not in (None, found):
         raise UserError(f"--num_cls {config.num_cls}: {config.dataset} has {found} classes; leave the flag out")
+    require_apart({"training": splits.train, "test": splits.test})
     return splits
 
 
-def build_data(config: DatasetConfig, loader: LoaderConfig, seed: int) -> Data:
-    """Read the dataset, find or make its observed labels, take the validation split off.
+def build_data(config: DatasetConfig, split: SplitConfig, seed: int) -> Data:
+    """Read the dataset, find or make its observed labels, take the validation split off, leave out missing pictures.
 
-    Labels are drawn for the whole training set before the split, so a label file serves every `--val_frac`.
+    Labels are drawn for the whole training set before anything is left out, so one label file serves every
+    `--val_frac`, and a collection of which some pictures were never got.
     """
     splits = load_splits(config, seed, need_images=True)
     regime = config.regime(seed)
     resolved = resolve_labels(splits.train, config.dataset, regime, LABEL_FOLDER, config.label_file)
-    rows, held_out = validation_split(len(splits.train), loader.val_frac, seed)
-    train = splits.train.take(rows)
+    rows, held_out = split_rows(splits.train, split, seed)
     validation = splits.train.take(held_out) if len(held_out) else None
-    return Data(train, resolved.table.take(rows), validation, splits.test, resolved, regime)
+    train, observed, test = splits.train.take(rows), resolved.table.take(rows), splits.test
+    if config.missing_images == "skip":
+        there = without_missing(train, "training")
+        train, observed = train.take(there), observed.take(there)
+        validation = validation and validation.take(without_missing(validation, "validation"))
+        test = test.take(without_missing(test, "test"))
+    return Data(train, observed, validation, test, splits.groups, resolved, regime)
 
 
 def check_pictures(data: Data) -> None:

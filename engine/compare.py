@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.build import DatasetConfig, LoaderConfig, load_splits
+from data.build import DatasetConfig, load_splits
+from data.loader import LoaderConfig
 from engine.checkpoint import read_model
 from engine.output import HEADLINE, read_history, read_result
 from engine.pictures import choose_rows, examples

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data.build import LoaderConfig
-from data.loader import build_loader
+from data.loader import LoaderConfig, build_loader
 from data.samplers import OrderedBatches
 from data.transforms import test_transform
 from engine.distributed import Runtime

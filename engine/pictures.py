@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from data.build import LoaderConfig
+from data.loader import LoaderConfig
 from data.transforms import test_transform
 from models.classifier import Classifier
 from utils.plots import Example, View

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import torchvision
 
-from data.build import DatasetConfig, LoaderConfig, build_data, check_pictures
-from data.loader import build_loader
+from data.build import DatasetConfig, build_data, check_pictures
+from data.loader import LoaderConfig, build_loader
 from data.samplers import ShuffledBatches
+from data.splits import SplitConfig
 from data.transforms import train_transform
 from engine.checkpoint import load_weights, read_model, read_state, save_model, save_state
 from engine.distributed import Runtime
@@ -66,6 +67,7 @@ class RunConfig:
 
 SECTIONS: dict[str, type] = {
     "data": DatasetConfig,
+    "split": SplitConfig,
     "loader": LoaderConfig,
     "model": ModelConfig,
     "optimiser": OptimConfig,
@@ -120,7 +122,7 @@ class Run:
         self.method, self.settings, self.folder, self.runtime = method, settings, folder, runtime
         self.config: RunConfig = settings.sections["run"]
         self.loader_config: LoaderConfig = settings.sections["loader"]
-        self.data = build_data(settings.sections["data"], self.loader_config, self.config.seed)
+        self.data = build_data(settings.sections["data"], settings.sections["split"], self.config.seed)
         self.selection = self._selection()
         if self.loader_config.check_images and runtime.is_main:
             check_pictures(self.data)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data.build import DatasetConfig, LoaderConfig, load_splits
+from data.build import DatasetConfig, load_splits
+from data.loader import LoaderConfig
+from data.pictures import without_missing
 from engine.checkpoint import SavedModel, read_model
 from engine.distributed import Runtime
 from engine.evaluate import evaluate
@@ -48,8 +50,11 @@ def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     runtime = Runtime(config.device, config.precision)
     try:
         model = runtime.wrap(saved.build())
-        test = load_splits(settings.sections["data"], config.seed, need_images=True).test
+        splits = load_splits(settings.sections["data"], config.seed, need_images=True)
+        test = splits.test
         _check_classes(saved, test, settings.values["dataset"])
+        if settings.values["missing_images"] == "skip":
+            test = test.take(without_missing(test, "test"))
         if settings.values["check_images"]:
             test.images.check()
         metrics = evaluate(model, test, settings.sections["loader"], runtime, settings.values["num_workers"] or 0)
@@ -65,7 +70,7 @@ def _recorded(first: Mapping[str, Any], table: Mapping[str, Setting]) -> Layer:
     require(first["load_from"] is not None, "--load_from: name the checkpoint to score")
     saved = read_model(first["load_from"])
     kept = {name: value for name, value in saved.settings.items() if name in table and value is not None}
-    for name in ("precision", "device", "val_frac", "label_file"):  # the training run's business
+    for name in ("precision", "device", "label_file"):  # the training run's business
         kept.pop(name, None)
     text = {name: str(value) for name, value in kept.items()}
     return Layer(str(saved.path), typed_values(text, table, str(saved.path)))

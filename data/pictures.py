@@ -1,0 +1,77 @@
+"""Which picture files are there, and that no picture is in two splits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+
+import numpy as np
+
+from utils.checks import UserError, require
+from utils.console import say
+from utils.types import Annotations, Index
+
+_NAMED = 3  # pictures that a message names
+
+
+def missing_files(paths: Iterable[str]) -> Index:
+    """(M,) the positions of the files that do not exist. Each folder is listed once, not asked for every file."""
+    listed: dict[str, set[str]] = {}
+    missing = []
+    for row, path in enumerate(paths):
+        folder, name = os.path.split(path)  # noqa: PTH206 - a Path for each of millions of rows takes minutes
+        if folder not in listed:
+            listed[folder] = _names(folder)
+        if name not in listed[folder]:
+            missing.append(row)
+    return np.array(missing, dtype=np.int64)
+
+
+def without_missing(annotations: Annotations, split: str) -> Index:
+    """(M,) the rows whose picture file is there; says how many are not.
+
+    Args:
+        annotations: the rows of a split.
+        split: its name, for messages.
+
+    Raises:
+        UserError: none of the pictures is there.
+    """
+    missing = annotations.images.missing()
+    if not len(missing):
+        return np.arange(len(annotations))
+    first = annotations.images.name(int(missing[0]))
+    require(
+        len(missing) < len(annotations),
+        f"{first}: does not exist, nor does any other of the {len(annotations)} {split} pictures; check --path_images",
+    )
+    say(f"left out {len(missing)} of {len(annotations)} {split} rows: picture missing ({first}, ...)")
+    return np.setdiff1d(np.arange(len(annotations)), missing, assume_unique=True)
+
+
+def require_apart(splits: Mapping[str, Annotations | None]) -> None:
+    """Hold that no two splits share an image id or a picture file.
+
+    Raises: UserError naming the pictures.
+    """
+    there = [(name, part) for name, part in splits.items() if part is not None]
+    for (one, a), (other, b) in combinations(there, 2):
+        shared = sorted(set(a.ids) & set(b.ids)) or sorted(set(_files(a)) & set(_files(b)))
+        if shared:
+            named = ", ".join(shared[:_NAMED]) + (", ..." if len(shared) > _NAMED else "")
+            raise UserError(
+                f"{a.images.name(0)} and the other pictures: {len(shared)} of them are for {one} and for {other}"
+                f" ({named}); correct the lists so that each is in one split only"
+            )
+
+
+def _files(annotations: Annotations) -> Iterable[str]:
+    return (annotations.images.name(row) for row in range(len(annotations)))
+
+
+def _names(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder or "."))  # noqa: PTH208 - names are enough
+    except OSError:
+        return set()
