@@ -47,7 +47,7 @@ class DatasetConfig:
         known = ", ".join(DATASETS)
         require(
             self.dataset not in PLANNED,
-            f"--dataset {self.dataset}: this version lacks its reader, data/datasets/ has no file for it; there are {known}",
+            f"--dataset {self.dataset}: this version lacks its reader; there are {known}",
         )
         require(self.dataset in DATASETS, f"--dataset {self.dataset}: no such dataset; there are {known}")
 

@@ -56,6 +56,18 @@ class FileImages:
         """The pictures of the rows at `index`."""
         return FileImages(self._paths[index].tolist(), self._cache)
 
+    def missing(self) -> Index:
+        """(M,) the rows whose file does not exist. Each folder is listed once, not asked for every file."""
+        listed: dict[str, set[str]] = {}
+        missing = []
+        for row, path in enumerate(self._paths.tolist()):
+            folder, name = os.path.split(path)
+            if folder not in listed:
+                listed[folder] = _listed(folder)
+            if name not in listed[folder]:
+                missing.append(row)
+        return np.array(missing, dtype=np.int64)
+
     def check(self) -> None:
         """Decode every file to its end, except those that an earlier check found good and that have not changed.
 
@@ -107,6 +119,10 @@ class ArrayImages:
         """The pictures of the rows at `index`."""
         return ArrayImages(self._pixels[index], [self._names[row] for row in index])
 
+    def missing(self) -> Index:
+        """No row: pictures in memory are there."""
+        return np.empty(0, dtype=np.int64)
+
     def check(self) -> None:
         """Pictures in memory are whole by construction."""
 
@@ -139,6 +155,14 @@ def fault(path: str) -> str | None:
     except _DAMAGED as error:
         return f"is damaged ({_reason(error)})"
     return None
+
+
+def _listed(folder: str) -> set[str]:
+    """The names in a folder, none where it cannot be listed."""
+    try:
+        return set(os.listdir(folder or "."))  # noqa: PTH208 - names are enough, and there may be millions
+    except OSError:
+        return set()
 
 
 def _reason(error: BaseException) -> str:

@@ -1,8 +1,7 @@
-"""Which picture files are there, and that no picture is in two splits."""
+"""Leaving out rows without a picture, and holding that no picture is in two splits."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 
@@ -13,19 +12,6 @@ from utils.console import say
 from utils.types import Annotations, Index
 
 _NAMED = 3  # pictures that a message names
-
-
-def missing_files(paths: Iterable[str]) -> Index:
-    """(M,) the positions of the files that do not exist. Each folder is listed once, not asked for every file."""
-    listed: dict[str, set[str]] = {}
-    missing = []
-    for row, path in enumerate(paths):
-        folder, name = os.path.split(path)  # noqa: PTH206 - a Path for each of millions of rows takes minutes
-        if folder not in listed:
-            listed[folder] = _names(folder)
-        if name not in listed[folder]:
-            missing.append(row)
-    return np.array(missing, dtype=np.int64)
 
 
 def without_missing(annotations: Annotations, split: str) -> Index:
@@ -68,10 +54,3 @@ def require_apart(splits: Mapping[str, Annotations | None]) -> None:
 
 def _files(annotations: Annotations) -> Iterable[str]:
     return (annotations.images.name(row) for row in range(len(annotations)))
-
-
-def _names(folder: str) -> set[str]:
-    try:
-        return set(os.listdir(folder or "."))  # noqa: PTH208 - names are enough
-    except OSError:
-        return set()

@@ -99,6 +99,10 @@ class Images(Protocol):
         """The pictures of the rows at `index`."""
         ...
 
+    def missing(self) -> Index:
+        """(M,) the rows whose picture is not there."""
+        ...
+
     def check(self) -> None:
         """Raise UserError naming the first picture that is missing or damaged."""
         ...
@@ -127,7 +131,12 @@ class Annotations:
     """(N,) where each row stands in the published files whose order a recipe draws in; None: by its id as a text."""
 
     def __post_init__(self) -> None:
-        for name, part in {"pictures": self.images, "truth": self.truth, "given": self.given, "places": self.places}.items():
+        for name, part in {
+            "pictures": self.images,
+            "truth": self.truth,
+            "given": self.given,
+            "places": self.places,
+        }.items():
             if part is not None and len(part) != len(self.ids):
                 raise ValueError(f"{name}: {len(part)} rows for {len(self.ids)} ids")
         if len(self.classes) != self.truth.num_classes:
