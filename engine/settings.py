@@ -120,7 +120,14 @@ def setting_table(sections: Mapping[str, type]) -> dict[str, Setting]:
             meta = item.metadata
             is_bool = hints[item.name] is bool
             table[item.name] = Setting(
-                item.name, section, convert, choices, default, meta["help"], meta["aliases"], is_bool
+                item.name,
+                section,
+                _spelled_out(convert, meta["synonyms"]),
+                choices,
+                default,
+                meta["help"],
+                meta["aliases"],
+                is_bool,
             )
     return table
 
@@ -276,6 +283,11 @@ def _build(
 
 def _without(content: Mapping[str, Any], foreign: frozenset[str]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in foreign}
+
+
+def _spelled_out(convert: Callable[[str], Any], synonyms: Mapping[str, str]) -> Callable[[str], Any]:
+    """`convert`, after a synonym has become the value it stands for."""
+    return lambda text: convert(synonyms.get(text, text))
 
 
 def _convert(setting: Setting, text: str, where: str) -> Any:

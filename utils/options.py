@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Union, get_args, get_origin
 
 
-def option(default: Any, help: str, *, aliases: Sequence[str] = ()) -> Any:  # noqa: A002 - argparse's own word
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - argparse's own word
+    *,
+    aliases: Sequence[str] = (),
+    synonyms: Mapping[str, str] = MappingProxyType({}),
+) -> Any:
     """A field of a config dataclass that `engine.settings` turns into `--<name>` and into a YAML key.
 
     The type comes from the annotation: `int`, `float`, `str`, `bool`, `Path`, `Literal[...]` (a choice) or one of
@@ -20,8 +27,9 @@ def option(default: Any, help: str, *, aliases: Sequence[str] = ()) -> Any:  # n
         default: the value in force when nobody says otherwise.
         help: one line for `--help` and for the reader of the class; the only place where the setting is described.
         aliases: other spellings of the flag that papers print, without dashes. Never a second setting.
+        synonyms: other spellings of values that papers print, each with the value it stands for.
     """
-    return field(default=default, metadata={"help": help, "aliases": tuple(aliases)})
+    return field(default=default, metadata={"help": help, "aliases": tuple(aliases), "synonyms": synonyms})
 
 
 def converter(kind: Any) -> tuple[Callable[[str], Any], tuple[str, ...]]:

@@ -12,7 +12,7 @@ from utils.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    dataset: str = option("digits", "dataset")
+    dataset: str = option("digits", "dataset", synonyms={"numbers": "digits"})
     partial_rate: float = option(0.1, "rate")
     seed: int = option(0, "seed")
     folder: Path | None = option(None, "folder")
@@ -198,3 +198,12 @@ def test_help_shows_the_script_default(configs, capsys):
         parse("--help", defaults={"dataset": "voc07"})
     assert stop.value.code == 0
     assert "voc07" in capsys.readouterr().out
+
+
+def test_a_synonym_of_a_value_is_that_value_on_the_command_line_and_in_files(configs, tmp_path):
+    configs("datasets/digits.yaml", "seed: 7")
+    (tmp_path / "mine.yaml").write_text("dataset: numbers")
+    for given in (["--dataset", "numbers"], ["--config", str(tmp_path / "mine.yaml")]):
+        settings = parse(*given)
+        assert settings.values["dataset"] == settings.sections["data"].dataset == "digits"
+        assert settings.values["seed"] == 7
