@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from data.cache import Cache
-from data.datasets import DATASETS, PLANNED, Source
+from data.datasets import DATASETS, SYNONYMS, Source
+from data.datasets.table_config import TableConfig
 from data.label_files import ResolvedLabels, resolve_labels
+from data.longtail import LongTailConfig, thin_out
 from data.observed import Regime
 from data.pictures import require_apart, without_missing
 from data.splits import SplitConfig, split_rows
@@ -21,21 +23,28 @@ LABEL_FOLDER = Path("pre-processed-data")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
+class DatasetConfig(TableConfig, LongTailConfig):
     """Which dataset, and which labels of it are seen; shared by every command that reads a dataset."""
 
-    dataset: str = option("digits", "name of the dataset: " + " ".join(DATASETS))
+    dataset: str = option("digits", "name of the dataset: " + " ".join(DATASETS), synonyms=SYNONYMS)
     path_images: Path | None = option(None, "folder of the dataset")
     path_lists: Path = option(Path("appendix"), "folder of the lists of the long-tailed splits")
     num_cls: int | None = option(None, "number of classes; only checked against the dataset")
     missing_images: Literal["error", "skip"] = option("error", "rows whose picture file is not there")
-    labels: Literal["candidate", "dropped", "single", "observed", "full", "given"] = option(
+    labels: Literal["candidate", "dropped", "single", "observed", "known", "flip", "semi", "full", "given"] = option(
         "candidate", "label regime: how the labels that are seen come from the true ones"
     )
     partial_rate: float = option(0.1, "candidate: chance of each absent class to be a candidate too")
+    class_rates: Path | None = option(None, "candidate: a rate for each class instead, from a CSV file class,rate")
+    confusion: Path | None = option(None, "candidate: chances that one class brings another along, from a CSV file")
     drop_rate: float = option(0.75, "dropped: chance of each positive to go unlabelled")
+    keep_one: bool = option(False, "dropped: leave every image at least one positive")
     num_pos: int = option(1, "observed: positives kept an image, -1 for all")
     num_neg: int = option(0, "observed: negatives kept an image, -1 for all")
+    known_rate: float = option(0.1, "known: chance of each entry, present or absent, to be known")
+    rho_pos: float = option(0.1, "flip: chance of each present label to be seen as absent")
+    rho_neg: float = option(0.1, "flip: chance of each absent label to be seen as present")
+    labelled_share: float = option(0.1, "semi: share of the images that are labelled, fully")
     label_file: Path | None = option(None, "take the observed labels from this file")
     label_seed: int | None = option(None, "seed of the label regime (default: --seed)")
     label_rng: Literal["published", "native"] = option(
@@ -44,11 +53,9 @@ class DatasetConfig:
     cache_dir: Path | None = option(None, "where parsed annotations are kept (default: ~/.cache/partial-truth)")
 
     def __post_init__(self) -> None:
+        TableConfig.__post_init__(self)
+        LongTailConfig.__post_init__(self)
         known = ", ".join(DATASETS)
-        require(
-            self.dataset not in PLANNED,
-            f"--dataset {self.dataset}: this version lacks its reader; there are {known}",
-        )
         require(self.dataset in DATASETS, f"--dataset {self.dataset}: no such dataset; there are {known}")
 
     def regime(self, seed: int) -> Regime:
@@ -56,9 +63,16 @@ class DatasetConfig:
         return Regime(
             name=self.labels,
             partial_rate=self.partial_rate,
+            class_rates=self.class_rates,
+            confusion=self.confusion,
             drop_rate=self.drop_rate,
+            keep_one=self.keep_one,
             num_pos=self.num_pos,
             num_neg=self.num_neg,
+            known_rate=self.known_rate,
+            rho_pos=self.rho_pos,
+            rho_neg=self.rho_neg,
+            labelled_share=self.labelled_share,
             seed=seed if self.label_seed is None else self.label_seed,
             rng=self.label_rng,
         )
@@ -87,13 +101,14 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
         seed=seed,
         cache=Cache(config.cache_dir),
         need_images=need_images,
+        table=config,
     )
     splits = DATASETS[config.dataset](source)
     found = len(splits.train.classes)
     if config.num_cls not in (None, found):
         raise UserError(f"--num_cls {config.num_cls}: {config.dataset} has {found} classes; leave the flag out")
-    require_apart({"training": splits.train, "test": splits.test})
-    return splits
+    require_apart({"training": splits.train, "validation": splits.validation, "test": splits.test})
+    return thin_out(splits, config, seed)
 
 
 def build_data(config: DatasetConfig, split: SplitConfig, seed: int) -> Data:
@@ -105,8 +120,12 @@ def build_data(config: DatasetConfig, split: SplitConfig, seed: int) -> Data:
     splits = load_splits(config, seed, need_images=True)
     regime = config.regime(seed)
     resolved = resolve_labels(splits.train, config.dataset, regime, LABEL_FOLDER, config.label_file)
+    require(
+        splits.validation is None or split.val_frac == 0,
+        f"--val_frac {split.val_frac}: {config.dataset} has a validation split of its own; leave the flag out",
+    )
     rows, held_out = split_rows(splits.train, split, seed)
-    validation = splits.train.take(held_out) if len(held_out) else None
+    validation = splits.train.take(held_out) if len(held_out) else splits.validation
     train, observed, test = splits.train.take(rows), resolved.table.take(rows), splits.test
     if config.missing_images == "skip":
         there = without_missing(train, "training")

@@ -6,30 +6,31 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
+from data.decoders import Decoder, Picture, picture_opener
 from data.samplers import Sample
 from data.transforms import sample_generator
 from utils.seeding import mix
 from utils.types import Batch, Images, LabelTable
 
-Transform = Callable[[Image.Image], Tensor]
+Transform = Callable[[Picture], Tensor]
 
 
 class PictureDataset(Dataset[tuple[Tensor, ...]]):
     """The pictures of a split under one transform a view; augmentation = f(seed, epoch, position, row, view)."""
 
-    def __init__(self, images: Images, views: Sequence[Transform], *, seed: int) -> None:
-        self.images, self.views, self.seed = images, tuple(views), seed
+    def __init__(self, images: Images, views: Sequence[Transform], *, seed: int, decoder: Decoder) -> None:
+        self.views, self.seed = tuple(views), seed
+        self._open, self._rows = picture_opener(images, decoder), len(images)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self._rows
 
     def __getitem__(self, sample: Sample) -> tuple[Tensor, ...]:
-        """(row, view 0, view 1, ...): a scalar long and one (3, H, W) float tensor a view."""
-        picture = self.images.open(sample.row)
+        """(row, view 0, view 1, ...): a scalar long and one uint8 (3, H, W) a view."""
+        picture = self._open(sample.row)
         views = []
         for view, transform in enumerate(self.views):
             with sample_generator(mix(self.seed, "augment", *sample, view)):
@@ -44,8 +45,16 @@ class Collate:
         self.observed, self.truth = observed, truth
 
     def __call__(self, samples: list[tuple[Tensor, ...]]) -> Batch:
-        """A `Batch` of the given samples."""
-        index, images, *more = (torch.stack(column) for column in zip(*samples, strict=True))
+        """A `Batch` of the given samples, its pictures uint8."""
+        places, *views = zip(*samples, strict=True)
+        images, *more = map(_stacked, views)
+        index = torch.stack(places)
         rows = index.numpy().astype(np.int64)
         observed = torch.from_numpy(self.observed.rows(rows)).float()
         return Batch(images, observed, index, more[0] if more else None, torch.from_numpy(self.truth.rows(rows)))
+
+
+def _stacked(pictures: Sequence[Tensor]) -> Tensor:
+    """(B, 3, H, W) with the channels innermost in memory; in a worker, in memory that the main process shares."""
+    batch: Tensor = default_collate([picture.permute(1, 2, 0) for picture in pictures])
+    return batch.permute(0, 3, 1, 2)

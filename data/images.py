@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,9 @@ from tqdm import tqdm
 from data.cache import Cache, stamp
 from utils.checks import RunError, UserError
 from utils.types import Index
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _SECONDS_BEFORE_A_BAR = 2.0
 
@@ -45,12 +51,14 @@ class FileImages:
 
     def open(self, row: int) -> Image.Image:
         """The picture of one row, decoded, RGB. Raises: RunError naming file and row when it cannot be read."""
+        return decoded(self.name(row), self.name(row), row)
+
+    def encoded(self, row: int) -> bytes:
+        """The file of one row as it is. Raises: RunError naming file and row when it cannot be read."""
         try:
-            with Image.open(self.name(row)) as image:
-                image.load()
-                return to_rgb(image)
-        except _DAMAGED as error:
-            raise RunError(f"picture {self.name(row)} (row {row}) cannot be read: {_reason(error)}") from error
+            return Path(self.name(row)).read_bytes()
+        except OSError as error:
+            raise _unreadable(self.name(row), row, error) from error
 
     def take(self, index: Index) -> FileImages:
         """The pictures of the rows at `index`."""
@@ -75,10 +83,10 @@ class FileImages:
             UserError: naming, in row order, the first picture that is missing or damaged, and counting the others.
         """
         paths: list[str] = self._paths.tolist()
-        marks = _marks(paths)
+        marks = file_marks(paths)
         good = _recall(self._cache, {_folder(path) for path in paths})
         todo = [row for row, mark in enumerate(marks.tolist()) if mark not in good]
-        faults = _in_threads(fault, [paths[row] for row in todo])
+        faults = in_threads(fault, [paths[row] for row in todo], "checking pictures")
         found = [(row, text) for row, text in zip(todo, faults, strict=True) if text is not None]
         bad = {row for row, _ in found}
         _remember(self._cache, [(paths[row], int(marks[row])) for row in todo if row not in bad])
@@ -113,7 +121,12 @@ class ArrayImages:
 
     def open(self, row: int) -> Image.Image:
         """A copy of the picture of one row, RGB."""
-        return Image.fromarray(self._pixels[row].copy())
+        return Image.fromarray(self.pixels(row))
+
+    def pixels(self, row: int) -> NDArray[np.uint8]:
+        """A copy of the picture of one row, (H, W, 3) RGB."""
+        picture: NDArray[np.uint8] = self._pixels[row].copy()
+        return picture
 
     def take(self, index: Index) -> ArrayImages:
         """The pictures of the rows at `index`."""
@@ -125,6 +138,16 @@ class ArrayImages:
 
     def check(self) -> None:
         """Pictures in memory are whole by construction."""
+
+
+def decoded(source: str | io.BytesIO, name: str, row: int) -> Image.Image:
+    """A picture file as RGB. Raises: RunError naming file and row when it does not decode to its end."""
+    try:
+        with Image.open(source) as image:
+            image.load()
+            return to_rgb(image)
+    except _DAMAGED as error:
+        raise _unreadable(name, row, error) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -157,6 +180,36 @@ def fault(path: str) -> str | None:
     return None
 
 
+def file_marks(paths: Sequence[str]) -> NDArray[np.uint64]:
+    """(N,) 64 bits of a hash of path, size and modification time; another file or another content, another mark."""
+    texts = (f"{path}\0{stamp(path)}".encode("utf-8", "surrogateescape") for path in paths)
+    digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, dtype=np.uint64)
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], label: str, *, shown: bool = True
+) -> Iterator[Result]:
+    """`work` of each item, in order, a few items ahead of whoever takes the results.
+
+    Args:
+        work: what is done to each item, in one of several threads.
+        items: what it is done to.
+        label: what a progress bar says, on a terminal, once this has taken a while.
+        shown: whether there may be such a bar.
+    """
+    workers = min(16, (os.cpu_count() or 1) + 1)
+    bar = tqdm(items, label, unit="img", delay=_SECONDS_BEFORE_A_BAR, disable=None if shown else True)
+    ahead: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in bar:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
 def _listed(folder: str) -> set[str]:
     """The names in a folder, none where it cannot be listed."""
     try:
@@ -165,16 +218,13 @@ def _listed(folder: str) -> set[str]:
         return set()
 
 
+def _unreadable(name: str, row: int, error: BaseException) -> RunError:
+    return RunError(f"picture {name} (row {row}) cannot be read: {_reason(error)}")
+
+
 def _reason(error: BaseException) -> str:
     """The first line of an error's text; its type where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _marks(paths: Sequence[str]) -> NDArray[np.uint64]:
-    """(N,) 64 bits of a hash of path, size and modification time; another file or another content, another mark."""
-    texts = (f"{path}\0{stamp(path)}".encode("utf-8", "surrogateescape") for path in paths)
-    digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
-    return np.frombuffer(digests, dtype=np.uint64)
 
 
 def _folder(path: str) -> str:
@@ -207,12 +257,3 @@ def _remember(cache: Cache | None, checked: Sequence[tuple[str, int]]) -> None:
     for folder, marks in by_folder.items():
         known = sorted(marks | _recall(cache, [folder]))
         cache.save("pictures", _entry(folder), {"good": np.array(known, dtype=np.uint64)})
-
-
-def _in_threads(work: Callable[[str], str | None], items: Sequence[str]) -> list[str | None]:
-    """`work` of each item, in order; a progress bar on a terminal once it has taken a while."""
-    workers = min(16, (os.cpu_count() or 1) + 1)
-    with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(work, items)
-        bar = tqdm(results, "checking pictures", len(items), unit="img", delay=_SECONDS_BEFORE_A_BAR, disable=None)
-        return list(bar)

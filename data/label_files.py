@@ -1,40 +1,48 @@
 """Files of observed labels: our own form, the published form, and finding the right one for a run.
 
-Our form is a plain int8 array `x.npy` beside a manifest `x.json` that ties it to its rows, classes and regime. The
-published form (CoNeS, published code, utils/pml_data.py; NDLP likewise) is a pickled dictionary with nothing that
-says what it was made for, so it is held against the true labels before anyone uses it.
+Our form is an array (`x.npy`; of a sparse table `x.npz`) beside a manifest `x.json` that ties it to its rows, classes
+and regime. The published form (CoNeS, published code, utils/pml_data.py; NDLP likewise) is a pickled dictionary with
+nothing that says what it was made for, so it is held against the true labels before anyone uses it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from data.label_arrays import DENSE, SPARSE, read_table, suffix_of, write_table
+from data.label_fit import require_fit
 from data.observed import Regime, observe
 from utils.checks import UserError, require
-from utils.safe_files import load_npy, load_pickled_npy, write_atomically
-from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Codes, LabelTable
+from utils.safe_files import load_pickled_npy, write_atomically
+from utils.types import PRESENT, Annotations, Codes, Index, LabelTable
 
-FORMAT = 1
+FORMAT = 2
 
 _PUBLISHED_KEY = "partial_labels"
 _PUBLISHED_NAMES = {"nw-lt": "nus-wide"}  # datasets that published files call otherwise
-_MANIFEST_TYPES: dict[str, tuple[type, ...]] = {
+_HASH = re.compile("[0-9a-f]{64}")
+_SAME: dict[str, tuple[type, ...]] = {
     "format": (int,),
     "regime": (str,),
-    "rate": (int, float, type(None)),
-    "num_pos": (int, type(None)),
-    "num_neg": (int, type(None)),
     "seed": (int,),
     "rng": (str,),
     "row_hash": (str,),
     "label_hash": (str,),
     "shape": (list,),
 }
+_NUMBERS: dict[str, tuple[type, ...]] = {
+    "rate": (int, float, type(None)),
+    "num_pos": (int, type(None)),
+    "num_neg": (int, type(None)),
+}
+_MANIFEST_TYPES = {1: _SAME | _NUMBERS, 2: _SAME | {"parameters": (dict,)}}
 
 
 class ResolvedLabels(NamedTuple):
@@ -78,9 +86,13 @@ def resolve_labels(
 
 
 def native_path(folder: Path, dataset: str, regime: Regime, annotations: Annotations) -> Path:
-    """`<dataset>_<regime>_<rate>_s<label seed>_<first 8 hex of the row hash>.npy` in `folder`."""
-    rows = annotations.row_hash()[:8]
-    return folder / f"{dataset}_{regime.name}_{regime.rate_text}_s{regime.seed}_{rows}.npy"
+    """`<dataset>_<regime>_<rate>_s<label seed>_<first 8 hex of the row hash>.npy` in `folder`; `.npz` if sparse.
+
+    Raises: UserError when a file of rates that `regime` names cannot be read.
+    """
+    rows, sparse = annotations.row_hash()[:8], isinstance(annotations.truth.codes, csr_array)
+    suffix = SPARSE if sparse else DENSE
+    return folder / f"{dataset}_{regime.name}_{regime.rate_text}_s{regime.seed}_{rows}{suffix}"
 
 
 def published_path(folder: Path, dataset: str, regime: Regime, annotations: Annotations) -> Path:
@@ -90,23 +102,25 @@ def published_path(folder: Path, dataset: str, regime: Regime, annotations: Anno
     """
     _require_candidate(regime)
     seed = f"_sd{regime.seed}" if dataset.endswith("-lt") else ""
-    return folder / f"{_PUBLISHED_NAMES.get(dataset, dataset)}_{float(regime.partial_rate)!r}{seed}.npy"
+    return folder / f"{_PUBLISHED_NAMES.get(dataset, dataset)}_{regime.draw_text}{seed}.npy"
 
 
 def write_native(path: Path, table: LabelTable, annotations: Annotations, dataset: str, regime: Regime) -> None:
     """Write `table` to `path` and its manifest beside it, each whole or not at all.
 
     The manifest goes first: where the array is, its manifest is too, and an interrupted replacement is told by the
-    hash. Raises: UserError when the folder cannot be made, RunError when the system refuses to write.
+    hash. Raises: UserError when `path` does not end as the form of the table demands (`.npy`, sparse `.npz`) or the
+    folder cannot be made, RunError when the system refuses to write.
     """
-    known = regime.known or (None, None)
+    suffix = suffix_of(table)
+    require(
+        path.suffix == suffix, f"{path}: labels of this dataset are written as {suffix}; name it {path.stem}{suffix}"
+    )
     manifest = {
         "format": FORMAT,
         "dataset": dataset,
         "regime": regime.name,
-        "rate": regime.rate,
-        "num_pos": known[0],
-        "num_neg": known[1],
+        "parameters": regime.parameters(),
         "seed": regime.seed,
         "rng": regime.rng,
         "shape": [len(table), table.num_classes],
@@ -118,17 +132,25 @@ def write_native(path: Path, table: LabelTable, annotations: Annotations, datase
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     _make_folder(path)
     write_atomically(manifest_path(path), lambda file: _write_bytes(file, text.encode()))
-    write_atomically(path, lambda file: np.save(file, table.dense(), allow_pickle=False))
+    write_atomically(path, lambda file: write_table(file, table))
 
 
 def write_published(path: Path, table: LabelTable, annotations: Annotations, dataset: str, regime: Regime) -> None:
-    """Write candidate labels as published code reads them: a pickled `{"partial_labels": (N, C) int32 of 0 and 1}`.
+    """Write candidate labels as published code reads them: a pickled dictionary with the array `partial_labels`.
 
-    Raises: UserError when the labels are not candidate labels of `annotations` or the folder cannot be made.
+    It is (N, C) int32 of 0 and 1, rows as they are. Where a dataset has lists with an order of their own (long-tailed
+    sets), it is (N, 1, C) float64 in that order. Raises: UserError when the labels are sparse, or no candidate labels
+    of `annotations`, or the folder cannot be made.
     """
     _require_candidate(regime)
-    require_fit(path, table.dense(), annotations, regime)
-    held = np.array({_PUBLISHED_KEY: (table.dense() == PRESENT).astype(np.int32)}, dtype=object)
+    sparse = isinstance(table.codes, csr_array)
+    require(not sparse, f"{path}: sparse labels have no published form; leave --published out")
+    require_fit(path, table, annotations, regime)
+    values: NDArray[Any] = (table.dense() == PRESENT).astype(np.int32)
+    order = _list_order(annotations)
+    if order is not None:
+        values = values[order][:, None].astype(np.float64)
+    held = np.array({_PUBLISHED_KEY: values}, dtype=object)
     _make_folder(path)
     write_atomically(path, lambda file: np.save(file, held, allow_pickle=True))
 
@@ -148,7 +170,7 @@ def read_native(path: Path, annotations: Annotations, regime: Regime, *, same_dr
     """The labels of a file in our own form.
 
     Args:
-        path: the `.npy` file; its manifest lies beside it.
+        path: the `.npy` or `.npz` file; its manifest lies beside it.
         annotations: the rows, classes and true labels that it must have been made for.
         regime: what it must hold.
         same_draw: whether seed and generator must be those of `regime` too.
@@ -164,12 +186,11 @@ def read_native(path: Path, annotations: Annotations, regime: Regime, *, same_dr
             f"{path}: made for other rows or classes (their hash is {manifest['row_hash'][:8]}, here it is {here[:8]});"
             f" make one for these with generate_labels.py"
         )
-    codes = load_npy(path)
-    shape = [len(annotations), len(annotations.classes)]
-    if codes.dtype != np.int8 or list(codes.shape) != shape or manifest["shape"] != shape:
-        raise UserError(f"{path}: holds {codes.dtype} {codes.shape}, must be int8 {tuple(shape)}")
-    require_fit(path, codes, annotations, regime)
-    table = LabelTable(codes)
+    shape = (len(annotations), len(annotations.classes))
+    if manifest["shape"] != list(shape):
+        raise UserError(f"{manifest_path(path)}: damaged manifest: shape must be {shape}; make both files anew")
+    table = read_table(path, shape)
+    require_fit(path, table, annotations, regime)
     if table.hash() != manifest["label_hash"]:
         raise UserError(
             f"{path}: its labels (hash {table.hash()[:8]}) are not those of its manifest"
@@ -180,6 +201,9 @@ def read_native(path: Path, annotations: Annotations, regime: Regime, *, same_dr
 
 def read_published(path: Path, annotations: Annotations, regime: Regime) -> LabelTable:
     """The candidate labels of a published file, (N, C) or (N, 1, C) of 0 and 1 in any number type; runs no code.
+
+    Its rows are in the order of the dataset's lists where those have one of their own (`Annotations.places`), else as
+    ours.
 
     Raises:
         UserError: the file is missing, damaged or asks to run code, or does not fit rows, classes or true labels.
@@ -194,38 +218,17 @@ def read_published(path: Path, annotations: Annotations, regime: Regime) -> Labe
     shape = (len(annotations), len(annotations.classes))
     if values.shape != shape:
         raise UserError(f"{path}: does not fit: it has shape {values.shape}, this training set has {shape}")
-    codes = _from_binary(path, values, annotations)
-    require_fit(path, codes, annotations, regime)
-    return LabelTable(codes)
+    order = _list_order(annotations)
+    if order is not None:
+        values = values[np.argsort(order)]
+    table = LabelTable(_from_binary(path, values, annotations))
+    require_fit(path, table, annotations, regime)
+    return table
 
 
-def require_fit(path: Path, codes: Codes, annotations: Annotations, regime: Regime) -> None:
-    """Hold labels (N, C) against the truth.
-
-    Candidates must include every true label; in the other regimes what is known must be true. Labels that were
-    "given" owe the truth nothing. Raises: UserError naming the first row and class that do not fit.
-    """
-    require(bool(np.isin(codes, (PRESENT, ABSENT, UNKNOWN)).all()), f"{path}: holds values other than 1, 0 and -1")
-    if regime.name == "given":
-        return
-    positive = annotations.truth.dense() == PRESENT
-    if regime.name == "candidate":
-        _refuse(path, positive & (codes != PRESENT), annotations, "is true and no candidate")
-    else:
-        _refuse(path, ~positive & (codes == PRESENT), annotations, "is labelled present and is not")
-        _refuse(path, positive & (codes == ABSENT), annotations, "is labelled absent and is present")
-    if regime.name in ("candidate", "full"):
-        _refuse(path, codes == UNKNOWN, annotations, f"is unknown, which {regime.name} labels never are")
-
-
-def _refuse(path: Path, wrong: NDArray[np.bool_], annotations: Annotations, what: str) -> None:
-    """Raise for the first entry of `wrong` (N, C) that is set."""
-    if wrong.any():
-        row, label = np.argwhere(wrong)[0]
-        raise UserError(
-            f"{path}: does not fit the true labels: {annotations.classes[label]} {what} in row {row} (image"
-            f" {annotations.ids[row]}), {int(wrong.sum())} such entries; use labels made for this dataset"
-        )
+def _list_order(annotations: Annotations) -> Index | None:
+    """(N,) the rows in the order of the published lists; None where they come as the published files have them."""
+    return None if annotations.places is None else annotations.recipe_order()
 
 
 def _from_binary(path: Path, values: NDArray[Any], annotations: Annotations) -> Codes:
@@ -243,11 +246,13 @@ def _from_binary(path: Path, values: NDArray[Any], annotations: Annotations) -> 
 
 def _holds_a_pickle(path: Path) -> bool:
     """Whether the header of an `.npy` file announces pickled objects; nothing behind the header is read."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             _, _, dtype = readers[np.lib.format.read_magic(file)](file)
-    except (OSError, ValueError, KeyError):  # the reader of our own form says what is wrong
+    except Exception:  # the reader of our own form says what is wrong
         return False
     return bool(dtype.hasobject)
 
@@ -256,38 +261,66 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a label file, with every key that is read of it present and of the right type."""
     place = manifest_path(path)
     require(path.is_file(), f"{path}: no such label file; make one with generate_labels.py")
+    require(path.suffix in (DENSE, SPARSE), f"{path}: not a label file; they end in {DENSE} or {SPARSE}")
+    require(place.is_file(), f"{place}: there is no manifest of {path.name}; it must lie beside it")
     try:
         manifest = json.loads(place.read_bytes())
     except OSError as error:
-        raise UserError(
-            f"{place}: the manifest of {path.name} cannot be read ({error.strerror}); it must lie beside it"
-        ) from error
+        raise UserError(f"{place}: the manifest of {path.name} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: damaged manifest, not json; delete it and {path.name} and make both anew") from error
     if not isinstance(manifest, dict):
         raise UserError(f"{place}: damaged manifest, not an object; delete it and {path.name} and make both anew")
-    for key, types in _MANIFEST_TYPES.items():
+    form = manifest.get("format")
+    known = type(form) is int and form in _MANIFEST_TYPES
+    require(known, f"{place}: format {json.dumps(form)[:40]}, this version reads 1 to {FORMAT}; make both files anew")
+    for key, types in _MANIFEST_TYPES[manifest["format"]].items():
         if key not in manifest or not isinstance(manifest[key], types):
             raise UserError(f"{place}: damaged manifest: {key!r} is missing or wrong; make both files anew")
-    require(manifest["format"] == FORMAT, f"{place}: format {manifest['format']}, this version reads {FORMAT}")
+    for key in ("row_hash", "label_hash"):
+        require(_HASH.fullmatch(manifest[key]) is not None, f"{place}: damaged manifest: {key!r} is no SHA-256")
     return manifest
+
+
+def _parameters(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the regime that a manifest tells of; the first format knew one rate and two numbers."""
+    if manifest["format"] != 1:
+        held: dict[str, Any] = manifest["parameters"]
+        return held
+    if manifest["regime"] in ("single", "observed"):
+        return {name: manifest[name] for name in ("num_pos", "num_neg")}
+    return {
+        "candidate": {"partial_rate": manifest["rate"]},
+        "dropped": {"drop_rate": manifest["rate"], "keep_one": False},
+    }.get(manifest["regime"], {})
 
 
 def _require_regime(path: Path, manifest: dict[str, Any], regime: Regime, *, same_draw: bool) -> None:
     """Refuse labels of another regime than asked for; "single" is "observed" with one positive and no negative."""
-    known = (manifest["num_pos"], manifest["num_neg"])
-    held = [manifest["regime"], manifest["rate"], known]
-    asked = [regime.name, regime.rate, regime.known or (None, None)]
-    for side in (held, asked):
-        side[0] = "observed" if side[0] == "single" else side[0]
+    held, asked = (manifest["regime"], _parameters(manifest)), (regime.name, regime.parameters())
     draw = (manifest["seed"], manifest["rng"])
-    if held == asked and (not same_draw or draw == (regime.seed, regime.rng)):
+    if _unified(*held) == _unified(*asked) and (not same_draw or draw == (regime.seed, regime.rng)):
         return
-    text = f"{manifest['regime']} labels, rate {manifest['rate']}, num_pos {known[0]}, num_neg {known[1]}"
     raise UserError(
-        f"{path}: holds {text}, seed {draw[0]}, {draw[1]} generator; asked for are {regime.describe()},"
-        f" seed {regime.seed}: set --labels and its numbers to those of the file, or name another"
+        f"{path}: holds {_in_words(*held)}, seed {draw[0]}, {_one_line(draw[1])} generator; asked for are"
+        f" {_in_words(*asked)}, seed {regime.seed}, {regime.rng} generator: set --labels and its numbers to those of"
+        f" the file, or name another"
     )
+
+
+def _unified(name: str, parameters: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return "observed" if name == "single" else name, parameters
+
+
+def _in_words(name: str, parameters: dict[str, Any]) -> str:
+    """A regime and its parameters, whatever a damaged manifest says they are, as a part of a line."""
+    values = ", ".join(f"{_one_line(key)} {_one_line(value)}" for key, value in parameters.items())
+    return f"{_one_line(name)} labels" + (f" ({values[:200]})" if values else "")
+
+
+def _one_line(value: Any) -> str:
+    """A value of a manifest without line breaks, cut where it is long."""
+    return json.dumps(value).strip('"')[:40]
 
 
 def _require_candidate(regime: Regime) -> None:

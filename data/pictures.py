@@ -42,13 +42,18 @@ def require_apart(splits: Mapping[str, Annotations | None]) -> None:
     Raises: UserError naming the pictures.
     """
     there = [(name, part) for name, part in splits.items() if part is not None]
-    for (one, a), (other, b) in combinations(there, 2):
-        shared = sorted(set(a.ids) & set(b.ids)) or sorted(set(_files(a)) & set(_files(b)))
+    for pair in combinations(there, 2):
+        (few_name, few), (many_name, many) = sorted(pair, key=lambda named: len(named[1]))
+        wanted = set(few.ids)  # of the smaller split only: the other may have millions of rows
+        shared = {one for one in many.ids if one in wanted}
+        if not shared:
+            wanted = set(_files(few))
+            shared = {file for file in _files(many) if file in wanted}
         if shared:
-            named = ", ".join(shared[:_NAMED]) + (", ..." if len(shared) > _NAMED else "")
+            named = ", ".join(sorted(shared)[:_NAMED]) + (", ..." if len(shared) > _NAMED else "")
             raise UserError(
-                f"{a.images.name(0)} and the other pictures: {len(shared)} of them are for {one} and for {other}"
-                f" ({named}); correct the lists so that each is in one split only"
+                f"{len(shared)} pictures are for {few_name} and for {many_name} too ({named}; a picture of the latter"
+                f" is {many.images.name(0)}); correct the lists so that each is in one split only"
             )
 
 

@@ -1,12 +1,15 @@
-"""From a picture to the tensor a model sees. H W: height and width in pixels, s: side of the square a model gets.
+"""From a picture to the tensor a model sees. B batch; H W height and width, s side of the square a model gets, pixels.
 
-All chance comes from torch's default CPU generator; `sample_generator` makes it a function of one seed.
+A picture is Pillow's or a tensor of bytes, and each step works on both with the same draws. Pictures stay bytes up to
+where a batch is used; a `Normalizer` makes floats of them there. All chance comes from torch's default CPU generator;
+`sample_generator` makes it a function of one seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +17,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from data.decoders import Picture, as_tensor
 from utils.checks import require
 
-Step = Callable[[Image.Image], Image.Image]
+Step = Callable[[Picture], Picture]
+Box = tuple[int, int, int, int]
 
 
 class Normalization(NamedTuple):
@@ -49,27 +55,44 @@ def sample_generator(seed: int) -> Iterator[None]:
 
 
 class Pipeline:
-    """Steps from picture to picture, then (3, s, s) float32, normalised. Grey pictures become RGB first."""
+    """Steps from picture to picture, then uint8 (3, s, s). Grey pictures become RGB first."""
 
-    def __init__(self, steps: Sequence[Step], normalization: Normalization | None) -> None:
+    def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = tuple(steps)
-        self.scale: tuple[Tensor, Tensor] | None = None
-        if normalization is not None:
-            mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization)
-            self.scale = mean, std
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """The tensor of one picture; the picture itself stays as it is."""
-        if image.mode != "RGB":
-            image = image.convert("RGB")
+    def __call__(self, picture: Picture) -> Tensor:
+        """The bytes of one picture, channels innermost in memory; the picture itself stays as it is."""
+        if isinstance(picture, Image.Image) and picture.mode != "RGB":
+            picture = picture.convert("RGB")
         for step in self.steps:
-            image = step(image)
-        channels = np.array(image).transpose(2, 0, 1)
-        pixels = torch.from_numpy(np.ascontiguousarray(channels)).float().div_(255)
-        if self.scale is None:
-            return pixels
-        mean, std = self.scale
-        return pixels.sub_(mean).div_(std)
+            picture = step(picture)
+        return as_tensor(picture)
+
+
+class Normalizer:
+    """From the bytes of a batch to what a model sees of them, on the device they are on.
+
+    Every value is rounded as if each picture had been converted alone, on a CPU as on a GPU.
+    """
+
+    def __init__(self, normalization: Normalization | None) -> None:
+        self.normalization = normalization
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 to float32 with the channels innermost in memory, as networks compute fastest."""
+        lines = pixels.permute(0, 2, 3, 1).contiguous().flatten(2).float()
+        width, device = pixels.shape[3], pixels.device
+        lines.div_(_line((255.0,), 1, device))  # by a number, a GPU would multiply with a rounded 1/255
+        if self.normalization is not None:
+            mean, std = (_line(values, width, device) for values in self.normalization)
+            lines.sub_(mean).div_(std)
+        return lines.view(*lines.shape[:2], width, 3).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=16)
+def _line(values: tuple[float, ...], width: int, device: torch.device) -> Tensor:
+    """`values` for each pixel of a line; adding whole lines is several times as fast as adding pixels of three."""
+    return torch.tensor(values, device=device).repeat(width)
 
 
 class Warp:
@@ -78,9 +101,27 @@ class Warp:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, picture: Picture) -> Picture:
         """A picture of s x s; the same one where it has that size already."""
-        return image if image.size == (self.size, self.size) else _resized(image, self.size)
+        return picture if F.get_size(picture) == [self.size, self.size] else _resized(picture, self.size)
+
+
+class ResizedCrop:
+    """A random part of the picture, then bilinear to s x s: the draws and pixels of torchvision's RandomResizedCrop.
+
+    Args:
+        size: s, in pixels.
+        scale: least and greatest share of the picture's area.
+    """
+
+    def __init__(self, size: int, scale: tuple[float, float]) -> None:
+        self.size = size
+        self._draw = v2.RandomResizedCrop(size, scale=scale)
+
+    def __call__(self, picture: Picture) -> Picture:
+        """A picture of s x s."""
+        box = self._draw.make_params([picture])
+        return _resized(_cropped(picture, (box["left"], box["top"], box["width"], box["height"])), self.size)
 
 
 class ReflectShift:
@@ -89,12 +130,14 @@ class ReflectShift:
     def __init__(self, most: int) -> None:
         self.most = most
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, picture: Picture) -> Picture:
         """A picture of the same size. Equals padding by reflection and a random crop, at half their cost."""
         down, right = torch.randint(-self.most, self.most + 1, (2,)).tolist()
-        pixels = np.asarray(image)
-        rows, columns = _mirrored(pixels.shape[0], down), _mirrored(pixels.shape[1], right)
-        return Image.fromarray(pixels[rows[:, None], columns])
+        height, width = F.get_size(picture)
+        rows, columns = _mirrored(height, down)[:, None], _mirrored(width, right)
+        if isinstance(picture, Tensor):
+            return picture[:, rows, columns]
+        return Image.fromarray(np.asarray(picture)[rows, columns])
 
 
 class MultiScaleCrop:
@@ -109,14 +152,16 @@ class MultiScaleCrop:
     def __init__(self, size: int, scales: Sequence[float] = (1, 0.9, 0.8, 0.7, 0.6), max_distort: int = 2) -> None:
         self.size, self.scales, self.max_distort = size, tuple(scales), max_distort
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, picture: Picture) -> Picture:
         """A picture of s x s. A crop is cut at the picture's edges, which it passes by 2 pixels at most."""
-        pairs = crop_pairs(image.width, image.height, self.size, self.scales, self.max_distort)
+        rows, columns = F.get_size(picture)
+        pairs = crop_pairs(columns, rows, self.size, self.scales, self.max_distort)
         width, height = (max(side, 1) for side in pairs[_draw(len(pairs))])
-        offsets = crop_offsets(image.width, image.height, width, height)
+        offsets = crop_offsets(columns, rows, width, height)
         left, top = offsets[_draw(len(offsets))]
-        box = (max(left, 0), max(top, 0), min(left + width, image.width), min(top + height, image.height))
-        return _resized(image.crop(box), self.size)
+        right, bottom = min(left + width, columns), min(top + height, rows)
+        left, top = max(left, 0), max(top, 0)
+        return _resized(_cropped(picture, (left, top, right - left, bottom - top)), self.size)
 
 
 def crop_pairs(
@@ -144,7 +189,7 @@ def crop_offsets(image_width: int, image_height: int, width: int, height: int) -
 
 def _crop(size: int) -> list[Step]:
     """CoNeS and CSRA on VOC and COCO: flip, then 70 to 100 % of the area at an aspect of 3:4 to 4:3."""
-    return [v2.RandomHorizontalFlip(0.5), v2.RandomResizedCrop(size, scale=(0.7, 1.0))]
+    return [v2.RandomHorizontalFlip(0.5), ResizedCrop(size, scale=(0.7, 1.0))]
 
 
 def _flip(size: int) -> list[Step]:
@@ -174,39 +219,54 @@ AUGMENTATIONS: dict[str, Callable[[int], list[Step]]] = {
 """What training pictures go through, by name; each ends in s x s."""
 
 
-def train_transform(augment: str, normalize: str, size: int) -> Pipeline:
-    """The transform of training pictures: any picture -> (3, size, size) float32.
+def train_transform(augment: str, size: int) -> Pipeline:
+    """The transform of training pictures: any picture -> uint8 (3, size, size).
 
     Args:
         augment: a name of `AUGMENTATIONS`.
-        normalize: a name of `NORMALIZATIONS`.
         size: side in pixels.
 
     Raises:
         UserError: an unknown name, or a size below 1.
     """
     _check("augment", augment, AUGMENTATIONS)
-    _check("normalize", normalize, NORMALIZATIONS)
     require(size >= 1, f"--img_size {size}: must be at least 1 pixel")
-    return Pipeline(AUGMENTATIONS[augment](size), NORMALIZATIONS[normalize])
+    return Pipeline(AUGMENTATIONS[augment](size))
 
 
-def test_transform(normalize: str, size: int) -> Pipeline:
+def test_transform(size: int) -> Pipeline:
     """The transform of pictures that are scored: bilinear to `size` x `size`, whatever the aspect; nothing random.
 
     Raises:
-        UserError: an unknown name, or a size below 1.
+        UserError: a size below 1.
     """
-    return train_transform("none", normalize, size)
+    return train_transform("none", size)
+
+
+def normalizer(name: str) -> Normalizer:
+    """The scale of the pixels by its name in `NORMALIZATIONS`. Raises: UserError for an unknown name."""
+    _check("normalize", name, NORMALIZATIONS)
+    return Normalizer(NORMALIZATIONS[name])
 
 
 def _check(flag: str, name: str, known: Mapping[str, Any]) -> None:
     require(name in known, f"--{flag} {name}: no such choice; there are {', '.join(known)}")
 
 
-def _resized(image: Image.Image, size: int) -> Image.Image:
-    resized: Image.Image = F.resize(image, [size, size], v2.InterpolationMode.BILINEAR)
-    return resized
+def _cropped(picture: Picture, box: Box) -> Picture:
+    """The part of a picture inside left, top, width and height."""
+    left, top, width, height = box
+    if isinstance(picture, Tensor):
+        return picture[:, top : top + height, left : left + width]
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _resized(picture: Picture, size: int) -> Picture:
+    """Bilinear with antialiasing; of a tensor as fast as can be, with the channels innermost in memory."""
+    if not isinstance(picture, Tensor):
+        return picture.resize((size, size), Image.Resampling.BILINEAR)
+    batch = picture.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
+    return interpolate(batch, (size, size), mode="bilinear", antialias=True)[0]
 
 
 def _mirrored(length: int, shift: int) -> NDArray[np.int64]:

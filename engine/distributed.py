@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -47,6 +48,11 @@ class Runtime:
         return int(self._accelerator.num_processes)
 
     @property
+    def local_world_size(self) -> int:
+        """Number of processes on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+
+    @property
     def is_main(self) -> bool:
         """Whether this process writes files and prints."""
         return self.rank == 0
@@ -79,7 +85,10 @@ class Runtime:
         self._accelerator.backward(loss if weight == 1.0 else loss * weight)
 
     def to_device(self, batch: Batch) -> Batch:
-        """The batch on this process's device; the truth stays behind, no criterion reads it."""
+        """The batch on this process's device, pictures as the loader gives them; the truth stays behind.
+
+        No criterion reads the truth.
+        """
         moved: dict[str, Any] = {
             name: None if part is None else part.to(self.device, non_blocking=True)
             for name, part in batch._asdict().items()
@@ -113,6 +122,11 @@ class Runtime:
     def barrier(self) -> None:
         """Wait for all processes."""
         self._accelerator.wait_for_everyone()
+
+    def main_first(self) -> AbstractContextManager[None]:
+        """A block that the main process goes through before the others begin it."""
+        turn: AbstractContextManager[None] = self._accelerator.main_process_first()
+        return turn
 
     def state_dict(self) -> StateDict:
         """What a resumed run needs of the precision machinery: the loss scale of fp16."""

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.build import LABEL_FOLDER, DatasetConfig, load_splits
+from data.datasets.formatted import names_below, write_formatted
 from data.label_files import native_path, published_path, write_native, write_published
-from data.observed import observe
+from data.observed import Regime, observe
 from engine.run import TRAINING_CONFIGS
 from engine.settings import parse_settings
 from utils.checks import require
 from utils.console import say
 from utils.options import option
+from utils.types import Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +25,16 @@ class OutputConfig:
     seed: int = option(0, "seed of the dataset, and of the labels where --label_seed says nothing")
     out: Path | None = option(None, "file to write (default: where the training scripts look for it)")
     published: bool = option(False, "write the published form of CoNeS, a pickled dict, instead of a plain array")
+    formatted: Path | None = option(None, "write the single-positive papers' formatted arrays to this folder instead")
     overwrite: bool = option(False, "replace a file that is there")
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         require(self.out is None or self.out.suffix == ".npy", f"--out {self.out}: must end in .npy")
+        require(
+            self.formatted is None or (self.out is None and not self.published),
+            "--formatted: writes a folder of arrays; leave --out and --published out",
+        )
 
 
 def generate_command(argv: Sequence[str] | None = None, *, program: str) -> int:
@@ -39,8 +46,10 @@ def generate_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     config: DatasetConfig = settings.sections["data"]
     output: OutputConfig = settings.sections["output"]
     require(config.label_file is None, "--label_file: names labels to read; here --out names the file to write")
-    train = load_splits(config, output.seed, need_images=False).train
-    regime = config.regime(output.seed)
+    splits, regime = load_splits(config, output.seed, need_images=False), config.regime(output.seed)
+    if output.formatted is not None:
+        return _write_arrays(output.formatted, splits, config, regime, overwrite=output.overwrite)
+    train = splits.train
     place = published_path if output.published else native_path
     path = output.out or place(LABEL_FOLDER, config.dataset, regime, train)
     require(output.overwrite or not path.exists(), f"{path}: exists already; name another --out, or add --overwrite")
@@ -50,6 +59,16 @@ def generate_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     known = ", ".join(f"{table.counts(code).sum() / len(table):.3f} {name}" for name, code in _CODES)
     say(f"{path}: {len(table)} x {table.num_classes}, {regime.describe()}, seed {regime.seed}")
     say(f"an image has on average {known}; hash {table.hash()[:12]}")
+    return 0
+
+
+def _write_arrays(folder: Path, splits: Splits, config: DatasetConfig, regime: Regime, *, overwrite: bool) -> int:
+    """The formatted arrays; as published, the test labels are drawn by a generator of the same seed."""
+    observed = [observe(part, regime) for part in (splits.train, splits.test)]
+    name_of = names_below(config.path_images or Path())
+    write_formatted(folder, splits, observed[0], observed[1], name_of, overwrite=overwrite)
+    sizes = f"{len(splits.train)} + {len(splits.test)} x {splits.train.truth.num_classes}"
+    say(f"{folder}/formatted_*.npy: {sizes}, {regime.describe()}, seed {regime.seed}")
     return 0
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data.loader import LoaderConfig
-from data.transforms import test_transform
+from data.transforms import normalizer, test_transform
 from models.classifier import Classifier
 from utils.plots import Example, View
 from utils.types import PRESENT, Annotations
@@ -30,9 +30,9 @@ def examples(
     models: Sequence[Classifier], annotations: Annotations, rows: Sequence[int], config: LoaderConfig
 ) -> list[Example]:
     """The pictures of `rows` with what is true of them and what each model sees, computed on the models' device."""
-    transform = test_transform(config.normalize, config.img_size)
+    transform = test_transform(config.img_size)
     pictures = [annotations.images.open(row) for row in rows]
-    images = torch.stack([transform(picture) for picture in pictures])
+    images = normalizer(config.normalize)(torch.stack([transform(picture) for picture in pictures]))
     truth = annotations.truth.rows(np.array(rows, dtype=np.int64)) == PRESENT
     seen = [_views(model, images, truth, annotations.classes) for model in models]
     names = [tuple(np.array(annotations.classes)[row].tolist()) for row in truth]

@@ -13,14 +13,16 @@ import numpy as np
 import torch
 import torchvision
 
-from data.build import DatasetConfig, build_data, check_pictures
+from data.build import Data, DatasetConfig, build_data, check_pictures
+from data.cache import Cache
 from data.loader import LoaderConfig, build_loader
 from data.samplers import ShuffledBatches
 from data.splits import SplitConfig
-from data.transforms import train_transform
+from data.stores import keep_pictures
+from data.transforms import normalizer, train_transform
 from engine.checkpoint import load_weights, read_model, read_state, save_model, save_state
 from engine.distributed import Runtime
-from engine.evaluate import evaluate
+from engine.evaluate import evaluate, groups_as_dict
 from engine.optim import OptimConfig, build_optimizer
 from engine.output import RunFolder
 from engine.pictures import choose_rows, examples
@@ -127,7 +129,10 @@ class Run:
         if self.loader_config.check_images and runtime.is_main:
             check_pictures(self.data)
         runtime.barrier()
-        self.workers = self._workers()
+        self.data = self._keep(self.data)
+        self.workers = self.loader_config.workers(
+            beside_gpu=runtime.device.type == "cuda", processes=runtime.local_world_size
+        )
         self.loop = self._build_loop()
         self.scored: dict[Part, Metrics] = {}  # of the weights as they are now
         self._take_up()
@@ -160,11 +165,15 @@ class Run:
         )
         return wanted
 
-    def _workers(self) -> int:
-        if self.loader_config.num_workers is not None:
-            return self.loader_config.num_workers
-        cores = torch.get_num_threads()
-        return 0 if self.runtime.device.type == "cpu" else min(8, max(1, cores // self.runtime.world_size))
+    def _keep(self, data: Data) -> Data:
+        """The data with its pictures kept as `--cache` says; the main process writes what the others then find."""
+        parts = {"train": data.train, "validation": data.validation, "test": data.test}
+        cache, runtime = Cache(self.settings.values["cache_dir"]), self.runtime
+        with runtime.main_first():
+            kept = keep_pictures(
+                parts, self.loader_config.cache, cache, processes=runtime.local_world_size, shown=runtime.is_main
+            )
+        return data._replace(**kept)
 
     def _build_loop(self) -> Loop:
         data, runtime, config = self.data, self.runtime, self.config
@@ -176,13 +185,15 @@ class Run:
             world_size=runtime.world_size,
         )
         learner = self._build_learner(len(batches))
-        view = train_transform(self.loader_config.augment, self.loader_config.normalize, self.loader_config.img_size)
+        view = train_transform(self.loader_config.augment, self.loader_config.img_size)
         views = [view] * (2 if "second_view" in learner.criterion.needs else 1)
         loader = build_loader(
             data.train,
             data.observed,
             views,
             batches,
+            normalizer=normalizer(self.loader_config.normalize),
+            decoder=self.loader_config.decoder,
             seed=config.seed,
             num_workers=self.workers,
             pin_memory=runtime.device.type == "cuda",
@@ -316,7 +327,10 @@ class Run:
             "test": chosen.as_dict(),
             "last": last.as_dict(),
             "validation": None if validation is None else validation.as_dict(),
-            "extra": {"classes_without_positives": [classes[k] for k in chosen.classes_without_positives]},
+            "extra": {
+                **groups_as_dict(chosen, self.data.groups),
+                "classes_without_positives": [classes[k] for k in chosen.classes_without_positives],
+            },
             "images_per_second": at.images / max(at.seconds, 1e-9),
             "label_hash": self.data.labels.label_hash,
             "versions": versions(),

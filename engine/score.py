@@ -13,7 +13,7 @@ from data.loader import LoaderConfig
 from data.pictures import without_missing
 from engine.checkpoint import SavedModel, read_model
 from engine.distributed import Runtime
-from engine.evaluate import evaluate
+from engine.evaluate import evaluate, groups_as_dict
 from engine.run import TRAINING_CONFIGS
 from engine.settings import Layer, Setting, parse_settings, typed_values
 from utils.checks import UserError, require
@@ -61,7 +61,7 @@ def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     finally:
         runtime.close()
     if runtime.is_main:
-        _report(saved, test, metrics, settings.values["dataset"], config.json)
+        _report(saved, test, metrics, groups_as_dict(metrics, splits.groups), settings.values["dataset"], config.json)
     return 0
 
 
@@ -85,11 +85,20 @@ def _check_classes(saved: SavedModel, test: Annotations, dataset: str) -> None:
         )
 
 
-def _report(saved: SavedModel, test: Annotations, metrics: Metrics, dataset: str, file: Path | None) -> None:
+def _report(
+    saved: SavedModel,
+    test: Annotations,
+    metrics: Metrics,
+    groups: Mapping[str, float | None],
+    dataset: str,
+    file: Path | None,
+) -> None:
     figures = metrics.as_dict()
     say(f"{saved.path} (epoch {saved.epoch}) on the test set of {dataset}, {len(test)} images")
     for name, value in figures.items():
         say(f"  {name:8} {100 * value:6.2f}")
+    for name, mean in groups.items():
+        say(f"  {name:8} " + ("no class judged" if mean is None else f"{100 * mean:6.2f}"))
     empty = [test.classes[k] for k in metrics.classes_without_positives]
     if empty:
         say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
@@ -98,6 +107,7 @@ def _report(saved: SavedModel, test: Annotations, metrics: Metrics, dataset: str
             name: None if value != value else value
             for name, value in zip(test.classes, metrics.per_class.tolist(), strict=True)
         }
-        content = {"load_from": str(saved.path), "dataset": dataset, "test": figures, "average_precision": per_class}
+        content = {"load_from": str(saved.path), "dataset": dataset, "test": figures, "extra": dict(groups)}
+        content["average_precision"] = per_class
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(file, lambda out: out.write(text.encode()))

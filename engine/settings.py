@@ -111,8 +111,8 @@ def setting_table(sections: Mapping[str, type]) -> dict[str, Setting]:
     """Every setting of the given config dataclasses by name. A name may belong to one section only."""
     table: dict[str, Setting] = {}
     for section, config in sections.items():
-        hints = get_type_hints(config)
-        for item in fields(config):
+        hints, own = get_type_hints(config), config.__annotations__
+        for item in sorted(fields(config), key=lambda item: item.name not in own):  # inherited ones come last
             convert, choices = converter(hints[item.name])
             default = None if item.default is MISSING else item.default
             if item.name in table:

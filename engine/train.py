@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
+from data.loader import PictureLoader
 from data.samplers import ShuffledBatches
 from engine.distributed import Runtime
 from engine.optim import OptimConfig, learning_rate_factor, set_learning_rate
@@ -85,7 +85,7 @@ class Loop:
         self,
         runtime: Runtime,
         learner: Learner,
-        loader: DataLoader[Batch],
+        loader: PictureLoader,
         batches: ShuffledBatches,
         *,
         epochs: int,
@@ -193,7 +193,7 @@ class Loop:
         number = (at.epoch - 1) * steps + at.step
         torch.manual_seed(mix(self.seed, "step", number, self.runtime.rank))
         set_learning_rate(optimizer, learning_rate_factor(number, steps, self.epochs, optim))
-        moved = self.runtime.to_device(batch)
+        moved = self.loader.ready(self.runtime.to_device(batch))
         loss = criterion(model, moved)
         if loss.total.requires_grad:
             optimizer.zero_grad()

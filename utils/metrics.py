@@ -1,17 +1,19 @@
 """Multi-label metrics of scores against truth that may hold unknown entries.
 
 N images, C classes. Scores are (N, C) floats, truth is (N, C) int8: 1 present, 0 absent, -1 unknown. An unknown entry
-is left out of its class, in average precision as in precision and recall. All figures are fractions.
+is left out of its class, in average precision as in precision and recall. All figures are fractions. Where little is
+known, the M known entries with their scores are enough: `evaluate_known` gives the same figures from them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.types import PRESENT, UNKNOWN, Codes
+from utils.types import PRESENT, UNKNOWN, Codes, Index
 
 Scores = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
@@ -40,11 +42,32 @@ class Metrics(NamedTuple):
     at_threshold: PrecisionRecall
     at_top: PrecisionRecall
     classes_without_positives: tuple[int, ...]
+    known: Mask
+    """(C,) whether anything is known of a class: what tells one without positives from one never judged."""
 
     def as_dict(self) -> dict[str, float]:
         """Figures by their usual names: mAP, mAP_all, CP, CR, CF1, OP, OR, OF1, and the top-3 ones as "CP@3"."""
         top = {f"{name}@{TOP}": value for name, value in self.at_top._asdict().items()}
         return {"mAP": self.mAP, "mAP_all": self.mAP_all, **self.at_threshold._asdict(), **top}
+
+
+class KnownScores(NamedTuple):
+    """The M entries of a truth (N, C) that are known, in any order, and what was scored there."""
+
+    label: Index  # (M,) the class
+    present: Mask  # (M,) the truth
+    score: Scores  # (M,)
+    in_top: Mask  # (M,) whether the entry is one of the `TOP` highest of its image, unknown ones included
+    num_classes: int
+
+
+class _Tally(NamedTuple):
+    """Entries counted class by class, (C,) each."""
+
+    true: Index  # predicted and present
+    chosen: Index  # predicted, truth known
+    positives: Index
+    judged: Mask  # whether any entry is known
 
 
 def average_precision(scores: Scores, truth: NDArray[Any]) -> float:
@@ -85,14 +108,14 @@ def precision_recall(predicted: Mask, present: Mask, known: Mask) -> PrecisionRe
         present: (N, C) True where it is true.
         known: (N, C) True where the truth is known.
     """
-    true = (predicted & present & known).sum(axis=0)
-    chosen = (predicted & known).sum(axis=0)
-    positives = (present & known).sum(axis=0)
-    judged, has_positives = known.any(axis=0), positives > 0
-    class_precision = _mean(true[judged] / np.maximum(chosen[judged], 1))
-    class_recall = _mean(true[has_positives] / positives[has_positives])
-    overall_precision, overall_recall = true.sum() / max(chosen.sum(), 1), true.sum() / max(positives.sum(), 1)
-    return PrecisionRecall(*_with_f1(class_precision, class_recall), *_with_f1(overall_precision, overall_recall))
+    return _ratios(
+        _Tally(
+            true=(predicted & present & known).sum(axis=0),
+            chosen=(predicted & known).sum(axis=0),
+            positives=(present & known).sum(axis=0),
+            judged=np.asarray(known.any(axis=0)),
+        )
+    )
 
 
 def evaluate_scores(scores: Scores, truth: Codes, threshold: float = 0.0) -> Metrics:
@@ -115,15 +138,62 @@ def evaluate_scores(scores: Scores, truth: Codes, threshold: float = 0.0) -> Met
     per_class = np.array(
         [_known_average_precision(scores[:, k], present[:, k], known[:, k]) for k in range(truth.shape[1])]
     )
-    defined = ~np.isnan(per_class)
-    return Metrics(
-        mAP=_mean(per_class[defined]),
-        mAP_all=_mean(np.where(defined, per_class, 0.0)),
-        per_class=per_class,
+    return _metrics(
+        per_class,
+        known.any(axis=0),
         at_threshold=precision_recall(scores >= threshold, present, known),
         at_top=precision_recall(top_mask(scores, TOP), present, known),
-        classes_without_positives=tuple(int(k) for k in np.flatnonzero(~defined)),
     )
+
+
+def known_scores(scores: Scores, truth: Codes) -> KnownScores:
+    """What of scores (B, C), of a batch perhaps, `evaluate_known` needs for truth (B, C)."""
+    row, label = np.nonzero(truth != UNKNOWN)
+    in_top = top_mask(scores, TOP)[row, label]
+    return KnownScores(label, truth[row, label] == PRESENT, scores[row, label], in_top, truth.shape[1])
+
+
+def evaluate_known(entries: KnownScores, threshold: float = 0.0) -> Metrics:
+    """What `evaluate_scores` gives, from the known entries alone: neither scores nor truth are ever (N, C).
+
+    Args:
+        entries: the known entries and their scores.
+        threshold: a score of at least this is a prediction.
+
+    Raises:
+        ValueError: the parts of `entries` differ in length, or a score is NaN.
+    """
+    label, present, score, in_top, classes = entries
+    if not len(label) == len(present) == len(score) == len(in_top):
+        raise ValueError(f"{len(label)} labels, {len(present)} truths, {len(score)} scores and {len(in_top)} top marks")
+    order = np.argsort(label, kind="stable")
+    ends = np.cumsum(np.bincount(label, minlength=classes))
+    per_class = np.array([average_precision(score[one], present[one]) for one in np.split(order, ends)[:classes]])
+    return _metrics(
+        per_class,
+        np.diff(ends, prepend=0) > 0,
+        at_threshold=_known_precision_recall(entries, score >= threshold),
+        at_top=_known_precision_recall(entries, in_top),
+    )
+
+
+def group_map(per_class: NDArray[np.float64], known: Mask, groups: Mapping[str, Index]) -> dict[str, float]:
+    """Mean average precision of each group of classes, as large-vocabulary test sets are reported.
+
+    A class that is known but has no positive counts as 0; one of which nothing is known is left out. That is the rule
+    of Kim et al. (CVPR 2022, Table 3; published code, snucml/LargeLossMatters, instrumentation.py), whose list of
+    classes closes up where one is left out, so that later classes fall into the groups of others; here none moves.
+
+    Args:
+        per_class: (C,) average precision, NaN for a class without positives: `Metrics.per_class`.
+        known: (C,) whether anything is known of a class: `Metrics.known`.
+        groups: the classes of each group.
+
+    Returns: a fraction a group; NaN where a group has no class of which anything is known.
+    """
+    values = np.nan_to_num(per_class, nan=0.0)
+    chosen = {name: values[classes[known[classes]]] for name, classes in groups.items()}
+    return {name: float(part.mean()) if part.size else float("nan") for name, part in chosen.items()}
 
 
 def top_mask(scores: Scores, count: int) -> Mask:
@@ -141,6 +211,40 @@ def top_mask(scores: Scores, count: int) -> Mask:
         taken[rows, best] = True
         left[rows, best] = -np.inf
     return taken
+
+
+def _metrics(
+    per_class: NDArray[np.float64], known: Mask, *, at_threshold: PrecisionRecall, at_top: PrecisionRecall
+) -> Metrics:
+    """The figures of an evaluation with their means over classes."""
+    defined = ~np.isnan(per_class)
+    return Metrics(
+        mAP=_mean(per_class[defined]),
+        mAP_all=_mean(np.where(defined, per_class, 0.0)),
+        per_class=per_class,
+        at_threshold=at_threshold,
+        at_top=at_top,
+        classes_without_positives=tuple(int(k) for k in np.flatnonzero(~defined)),
+        known=known,
+    )
+
+
+def _known_precision_recall(entries: KnownScores, predicted: Mask) -> PrecisionRecall:
+    """Precision, recall and F1 of predictions (M,) at the known entries."""
+    label, present = entries.label, entries.present
+    parts = (label[predicted & present], label[predicted], label[present], label)
+    true, chosen, positives, known = (np.bincount(part, minlength=entries.num_classes) for part in parts)
+    return _ratios(_Tally(true, chosen, positives, judged=known > 0))
+
+
+def _ratios(count: _Tally) -> PrecisionRecall:
+    """Precision, recall and F1 of counted entries."""
+    has_positives = count.positives > 0
+    class_precision = _mean(count.true[count.judged] / np.maximum(count.chosen[count.judged], 1))
+    class_recall = _mean(count.true[has_positives] / count.positives[has_positives])
+    overall_precision = count.true.sum() / max(count.chosen.sum(), 1)
+    overall_recall = count.true.sum() / max(count.positives.sum(), 1)
+    return PrecisionRecall(*_with_f1(class_precision, class_recall), *_with_f1(overall_precision, overall_recall))
 
 
 def _known_average_precision(scores: Scores, present: Mask, known: Mask) -> float:

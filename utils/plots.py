@@ -1,17 +1,23 @@
 """Pictures of a run: curves over epochs, and test pictures with labels, scores and class activation maps.
 
+Pictures of a dataset: classes as bars, what appears together, labels an image, and a sheet of pictures with labels.
+
 matplotlib's object interface only, so that nothing global is touched and no window system is needed.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,6 +27,12 @@ History = Sequence[Mapping[str, float]]
 
 COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 RIGHT, WRONG = "#2e7d32", "#c62828"
+
+_NAMED = 40  # classes in one column of bars
+_LABELS = 10  # labels beside a picture of a contact sheet; the rest is counted
+_THUMBNAIL = 264  # pixels, the longer side of a picture of a contact sheet
+_ACROSS, _CARD, _LINE, _KEY = 4, 2.6, 0.16, 0.35  # its cards in a row; inches of a card, a line of labels, and the key
+_LOG_START = 0.5  # images, where bars on a logarithmic scale start: below 1, so that a 1 is seen
 
 
 class View(NamedTuple):
@@ -38,6 +50,29 @@ class Example(NamedTuple):
     picture: Image.Image
     truth: tuple[str, ...]
     views: Sequence[View]
+
+
+class Mark(NamedTuple):
+    """How a label is written on a contact sheet: a sign as well, for colours alone do not reach everybody."""
+
+    sign: str
+    colour: str
+    meaning: str
+
+
+MARKS = {
+    "right": Mark("\u2713", RIGHT, "present and labelled so"),
+    "wrong": Mark("\u2717", WRONG, "labelled present, wrongly"),
+    "hidden": Mark("\u25cb", "#a05a00", "present, not labelled so"),
+    "unknown": Mark("?", "#707070", "unknown"),
+}
+
+
+class Card(NamedTuple):
+    """One picture of a contact sheet and its labels: names, each with its kind, a key of `MARKS`."""
+
+    picture: Image.Image
+    labels: Sequence[tuple[str, str]]
 
 
 def plot_curves(histories: Mapping[str, History], path: Path) -> None:
@@ -73,6 +108,75 @@ def plot_examples(examples: Sequence[Example], models: Sequence[str], path: Path
     _save(figure, path)
 
 
+def plot_bars(names: Sequence[str], series: Mapping[str, NDArray[np.int64]], path: Path, *, log: bool) -> None:
+    """A bar a class and series with its number beside it, the most frequent class first.
+
+    Where there are more classes than can be named, the first and the last 40 are drawn.
+    """
+    rows = np.arange(len(names))
+    length = len(rows) if len(rows) <= _NAMED else min(-(-len(rows) // 2), _NAMED)
+    columns = [rows] if length == len(rows) else [rows[:length], rows[max(length, len(rows) - _NAMED) :]]
+    figure = Figure(figsize=(7 * len(columns), 1.2 + 0.11 * (1 + len(series)) * length), layout="constrained")
+    top = max(1, *(int(values.max(initial=0)) for values in series.values()))
+    for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        axes.set(xscale="log" if log else "linear", xlim=(_LOG_START, 3 * top) if log else (0, 1.12 * top))
+        axes.set(ylim=(length - 0.4, -0.6), xlabel="images" + (" (logarithmic scale)" if log else ""))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        _bars(axes, [names[row] for row in column], {name: values[column] for name, values in series.items()})
+    if len(rows) > 2 * _NAMED:
+        for axes, text in zip(figure.axes, ("most", "least"), strict=True):
+            axes.set_title(f"the {_NAMED} {text} frequent of {len(rows)} classes", fontsize=9)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(series), fontsize=9)
+    _save(figure, path)
+
+
+def plot_heat_map(names: Sequence[str], values: NDArray[np.float64], path: Path, *, title: str) -> None:
+    """A square of shares in [0, 1] (K, K), row by column; the diagonal is left out. Small shares are spread out."""
+    side = max(5.0, 3.2 + 0.17 * len(names))
+    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    axes = figure.subplots()
+    shown = np.ma.masked_array(values, np.eye(len(names), dtype=bool))
+    drawn = axes.imshow(shown, cmap="BuPu", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest")
+    axes.set_facecolor("#d0d0d0")
+    places, texts = np.arange(len(names)), [_plain(name) for name in names]
+    axes.set_xticks(places, texts, rotation=90, fontsize=7)
+    axes.set_yticks(places, texts, fontsize=7)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.set_title(title, fontsize=9)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, ticks=(0, 0.05, 0.2, 0.5, 1.0))
+    bar.ax.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def plot_counts(series: Mapping[str, NDArray[np.int64]], path: Path, *, xlabel: str) -> None:
+    """How many images hold 0, 1, 2, ... of something, as shares (%) of each series, so that sizes do not matter."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for (name, counts), colour in zip(series.items(), _cycle(len(series)), strict=True):
+        shares = 100 * counts / max(int(counts.sum()), 1)
+        axes.stairs(shares, np.arange(len(counts) + 1) - 0.5, color=colour, alpha=0.2, fill=True)
+        axes.stairs(shares, np.arange(len(counts) + 1) - 0.5, color=colour, linewidth=1.6, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+    axes.set(xlabel=xlabel, ylabel="images (%)", ylim=(0, None))
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def plot_contact_sheet(cards: Sequence[Card], path: Path) -> None:
+    """A grid of pictures, four in a row, each above its labels; a key says what the colours and signs mean."""
+    rows = [cards[start : start + _ACROSS] for start in range(0, len(cards), _ACROSS)]
+    heights = [_card_height(row) for row in rows]
+    figure = Figure(figsize=(_CARD * _ACROSS, sum(heights) + _KEY))
+    top = figure.get_figheight() - _KEY
+    _draw_key(figure, cards)
+    for row, height in zip(rows, heights, strict=True):
+        for place, card in enumerate(row):
+            _draw_card(figure, card, place * _CARD + 0.1, top - _picture_height(row))
+        top -= height
+    _save(figure, path)
+
+
 def heat(cam: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """An activation map (h, w) as heat in [0, 1] at (width, height) `size`: negative evidence is no heat."""
     positive = np.maximum(cam, 0)
@@ -98,6 +202,84 @@ def _draw_view(axes: object, picture: Image.Image, view: View) -> None:
         )
 
 
+def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, NDArray[np.int64]]) -> None:
+    """Horizontal bars from the top down, those of one class together."""
+    thickness = 0.84 / len(series)
+    for number, ((label, values), colour) in enumerate(zip(series.items(), _cycle(len(series)), strict=True)):
+        places = np.arange(len(names)) + thickness * (number - (len(series) - 1) / 2)
+        axes.barh(places, values, height=thickness, color=colour, label=label)
+        for place, value in zip(places, values.tolist(), strict=True):
+            end = (max(value, axes.get_xlim()[0]), place)
+            axes.annotate(f"{value:,}", end, (2, 0), textcoords="offset points", fontsize=6, va="center")
+    axes.set_yticks(np.arange(len(names)), [_plain(name) for name in names], fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _two_columns(labels: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Lines of up to two labels each, as texts with colours; what there is no room for is counted."""
+    shown = [(f"{MARKS[kind].sign} {_plain(name, 17)}", MARKS[kind].colour) for name, kind in labels]
+    if len(shown) > _LABELS:
+        shown = [*shown[: _LABELS - 1], (f"and {len(shown) - _LABELS + 1} more", "black")]
+    shown = shown or [("no label", "black")]
+    return [shown[start : start + 2] for start in range(0, len(shown), 2)]
+
+
+def _thumbnail(picture: Image.Image) -> Image.Image:
+    small = picture.copy()
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return small
+
+
+def _drawn_size(picture: Image.Image) -> tuple[float, float]:
+    """Width and height in inches on a contact sheet, at least a tenth of the place a picture has."""
+    scale = (_CARD - 0.2) / max(picture.size)
+    width, height = (max(scale * side, 0.1 * _CARD) for side in picture.size)
+    return width, height
+
+
+def _picture_height(row: Sequence[Card]) -> float:
+    """Height (inches) of the highest picture of a row of cards."""
+    return max(_drawn_size(card.picture)[1] for card in row)
+
+
+def _card_height(row: Sequence[Card]) -> float:
+    """Height (inches) of a row of cards: its highest picture, its longest list of labels, and a gap."""
+    return _picture_height(row) + _LINE * max(len(_two_columns(card.labels)) for card in row) + 0.25
+
+
+def _draw_card(figure: Figure, card: Card, left: float, base: float) -> None:
+    """A picture that stands at (left, base), in inches from the lower left corner, and its labels below."""
+    wide, high = figure.get_size_inches()
+    width, height = _drawn_size(card.picture)
+    axes = figure.add_axes((left / wide, base / high, width / wide, height / high))
+    axes.imshow(_thumbnail(card.picture), interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    for line, pair in enumerate(_two_columns(card.labels)):
+        y = (base - 0.05 - _LINE * (line + 0.5)) / high
+        for across, (name, colour) in enumerate(pair):
+            figure.text((left + across * _CARD / 2) / wide, y, name, fontsize=7, color=colour, va="center")
+
+
+def _draw_key(figure: Figure, cards: Sequence[Card]) -> None:
+    """One line at the top that explains the signs in use."""
+    used = {kind for card in cards for _, kind in card.labels}
+    wide, high = figure.get_size_inches()
+    left = 0.1
+    for kind, mark in MARKS.items():
+        if kind in used:
+            text = f"{mark.sign} {mark.meaning}"
+            figure.text(left / wide, 1 - 0.5 * _KEY / high, text, fontsize=8, color=mark.colour, va="center")
+            left += 0.075 * len(text) + 0.25
+
+
+def _plain(name: str, longest: int = 28) -> str:
+    """A class name as one short line that matplotlib does not take for a formula."""
+    text = " ".join(name.split())
+    text = text if len(text) <= longest else text[: longest - 1] + "\u2026"
+    return text.replace("$", r"\$")
+
+
 def _line(axes: object, history: History, name: str, scale: float, **style: object) -> None:
     points = [(row["epoch"], scale * row[name]) for row in history if name in row]
     if points:
@@ -110,4 +292,6 @@ def _cycle(count: int) -> list[str]:
 
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # letters the font lacks come out as boxes, which is seen anyway
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))

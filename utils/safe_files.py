@@ -13,10 +13,10 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import safetensors.torch
@@ -121,11 +121,35 @@ def _latin1(text: str, encoding: str) -> bytes:
     return codecs.latin_1_encode(text)[0]
 
 
+def _hashable(values: Iterable[Any]) -> list[Any]:
+    """The values, all of them numbers, strings or tuples of such."""
+    held = list(values)
+    for value in held:
+        for part in value if isinstance(value, tuple) else (value,):
+            if not isinstance(part, str | bytes | int | float | complex | np.generic | None):
+                raise ValueError(f"a {type(part).__name__} stands where a number or a string should")
+    return held
+
+
+def _set(members: Iterable[Any] = ()) -> set[Any]:
+    """What protocols below 4 call for a set."""
+    return set(_hashable(members))
+
+
+def _ordered(pairs: Iterable[Sequence[Any]] = ()) -> OrderedDict[Any, Any]:
+    """What protocol 2 may call for an ordered dictionary with its content."""
+    held = [tuple(pair) for pair in pairs]
+    _hashable(pair[0] for pair in held)
+    return OrderedDict(held)
+
+
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered,
     ("_codecs", "encode"): _latin1,
+    ("builtins", "set"): _set,  # protocols before 4 have no sign of their own for a set
+    ("__builtin__", "set"): _set,  # the same module under Python 2's name
 }
 for _core in ("numpy.core", "numpy._core"):  # the same functions under numpy 1's name and numpy 2's
     _ADMITTED[(f"{_core}.multiarray", "_reconstruct")] = _reconstruct
@@ -133,8 +157,14 @@ for _core in ("numpy.core", "numpy._core"):  # the same functions under numpy 1'
     _ADMITTED[(f"{_core}.numeric", "_frombuffer")] = _from_buffer
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles built-in containers, numbers, strings and stand-ins of numpy arrays; imports nothing."""
+class _PlainUnpickler(pickle._Unpickler):  # the one in C cannot be watched
+    """Unpickles built-in containers, numbers, strings and stand-ins of numpy arrays; imports nothing.
+
+    What is hashed, keys and members of sets, must be plain: a tuple of a tuple of itself, sixty times over, is a
+    hundred bytes that take years to hash.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of an admitted global; any other is refused by name, before it is looked up."""
@@ -142,6 +172,24 @@ class _PlainUnpickler(pickle.Unpickler):
             return _ADMITTED[(module, name)]
         except KeyError:
             raise _RefusedGlobal(f"{module}.{name}") from None
+
+
+def _watched(operation: int, first_key: int, step: int) -> None:
+    """Let one operation of pickles that hashes look at what it is about to hash."""
+    plain = _PlainUnpickler.dispatch[operation]
+
+    def watching(unpickler: _PlainUnpickler) -> None:
+        _hashable(unpickler.stack[first_key::step])  # type: ignore[attr-defined]
+        plain(unpickler)
+
+    _PlainUnpickler.dispatch[operation] = watching
+
+
+_watched(pickle.SETITEM[0], -2, 2)
+for _operation in (pickle.SETITEMS[0], pickle.DICT[0]):
+    _watched(_operation, 0, 2)
+for _operation in (pickle.ADDITEMS[0], pickle.FROZENSET[0]):
+    _watched(_operation, 0, 1)
 
 
 @contextmanager
@@ -180,13 +228,17 @@ def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.d
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         version = np.lib.format.read_magic(file)
-        return readers[version](file)
+        shape, fortran, dtype = readers[version](file)
     except KeyError as error:
         raise UserError(f"{path}: .npy format {error} is not supported; save it again with numpy.save") from error
     except OSError:
         raise
     except Exception as error:  # numpy parses the header as Python source, so damage shows in many ways
         raise UserError(f"{path}: not an .npy file ({_first_line(error)})") from error
+    sides: tuple[Any, ...] = shape  # the header may say anything
+    if not all(type(side) is int and 0 <= side < 2**62 for side in sides) or (math.prod(sides) and not dtype.itemsize):
+        raise UserError(f"{path}: not an .npy file (no array has shape {str(shape)[:60]} of {dtype})")
+    return shape, fortran, dtype
 
 
 def load_npy(path: Path) -> NDArray[Any]:
@@ -201,7 +253,14 @@ def load_npy(path: Path) -> NDArray[Any]:
         held, wanted = os.fstat(file.fileno()).st_size - file.tell(), count * dtype.itemsize
         require(held >= wanted, f"{path}: cut short: {held} bytes of data where {shape} {dtype} needs {wanted}")
         values = np.fromfile(file, dtype=dtype, count=count)
+    require(dtype.kind != "U" or _is_text(values), f"{path}: its texts are damaged; fetch or save it again")
     return values.reshape(shape, order="F" if fortran else "C")
+
+
+def _is_text(values: NDArray[Any]) -> bool:
+    """Whether all of (N,) texts consist of characters; numpy takes that on trust, and crashes."""
+    points = values.view(np.dtype("u4").newbyteorder(values.dtype.byteorder))
+    return not bool(((points > 0x10FFFF) | ((points >= 0xD800) & (points <= 0xDFFF))).any())
 
 
 def load_pickled_npy(path: Path) -> Any:

@@ -6,7 +6,7 @@ B batch, C classes, N rows, D feature width, h w feature map, H W image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +19,8 @@ from torch import Tensor
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 """The one code for truth and observation alike, int8. Other codes live in converters beside their file formats."""
+
+_BLOCK = 1 << 22  # entries of a table that are worked on at a time
 
 Codes = NDArray[np.int8]
 Index = NDArray[np.int64]
@@ -33,6 +35,7 @@ class LabelTable:
     def __init__(self, codes: Codes | csr_array, *, default: int = ABSENT) -> None:
         self.codes = codes
         self.default = default
+        self._hash = ""
         values = codes.data if isinstance(codes, csr_array) else codes
         if values.dtype != np.int8 or codes.ndim != 2:
             raise TypeError(f"labels must be int8 (N, C), got {values.dtype} {codes.shape}")
@@ -47,6 +50,11 @@ class LabelTable:
     def num_classes(self) -> int:
         """C."""
         return int(self.codes.shape[1])
+
+    @property
+    def stores_known_only(self) -> bool:
+        """Whether unstored entries are UNKNOWN: a table of few known labels, perhaps too large to be made dense."""
+        return isinstance(self.codes, csr_array) and self.default == UNKNOWN
 
     def rows(self, index: Index | slice) -> Codes:
         """The dense (B, C) rows at `index`, a copy."""
@@ -69,17 +77,23 @@ class LabelTable:
         """(C,) how many rows hold `code`, class by class."""
         if not isinstance(self.codes, csr_array):
             return np.asarray((self.codes == code).sum(axis=0, dtype=np.int64))
-        stored = np.bincount(self.codes.indices[self.codes.data == code], minlength=self.num_classes)
-        if code == self.default:
-            stored += len(self) - np.bincount(self.codes.indices, minlength=self.num_classes)
-        return stored.astype(np.int64)
+        held = np.zeros(self.num_classes, dtype=np.int64)
+        stored = np.zeros(self.num_classes, dtype=np.int64)
+        for start in range(0, len(self.codes.data), _BLOCK):  # bincount makes a wide copy of what it is given
+            columns = self.codes.indices[start : start + _BLOCK]
+            stored += np.bincount(columns, minlength=self.num_classes)
+            held += np.bincount(columns[self.codes.data[start : start + _BLOCK] == code], minlength=self.num_classes)
+        return held + (len(self) - stored) if code == self.default else held
 
     def hash(self) -> str:
         """SHA-256 (hex) of shape and codes; equal for equal labels however they are stored."""
-        digest = hashlib.sha256(repr((len(self), self.num_classes)).encode())
-        for start in range(0, len(self), 65_536):  # by blocks, so that a sparse table never becomes dense
-            digest.update(self.rows(slice(start, start + 65_536)).tobytes())
-        return digest.hexdigest()
+        if not self._hash:
+            digest = hashlib.sha256(repr((len(self), self.num_classes)).encode())
+            size = max(1, _BLOCK // max(self.num_classes, 1))
+            for start in range(0, len(self), size):  # by blocks, so that a sparse table never becomes dense
+                digest.update(np.ascontiguousarray(self.rows(slice(start, start + size))).data)
+            self._hash = digest.hexdigest()
+        return self._hash
 
 
 class Images(Protocol):
@@ -131,12 +145,13 @@ class Annotations:
     """(N,) where each row stands in the published files whose order a recipe draws in; None: by its id as a text."""
 
     def __post_init__(self) -> None:
-        for name, part in {
+        parts: dict[str, Sized | None] = {
             "pictures": self.images,
             "truth": self.truth,
             "given": self.given,
             "places": self.places,
-        }.items():
+        }
+        for name, part in parts.items():
             if part is not None and len(part) != len(self.ids):
                 raise ValueError(f"{name}: {len(part)} rows for {len(self.ids)} ids")
         if len(self.classes) != self.truth.num_classes:
@@ -175,12 +190,14 @@ class Annotations:
 
 
 class Splits(NamedTuple):
-    """What a dataset reader returns. A validation split is taken off `train` later, by `--val_frac`."""
+    """What a dataset reader returns."""
 
     train: Annotations
     test: Annotations
     groups: Mapping[str, Index] = MappingProxyType({})
     """Groups of classes whose mean average precision is reported too, such as head, middle and tail."""
+    validation: Annotations | None = None
+    """A validation split of the dataset's own; None: `--val_frac` takes one off `train`."""
 
 
 class Batch(NamedTuple):

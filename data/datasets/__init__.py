@@ -6,23 +6,41 @@ from collections.abc import Callable
 from functools import partial
 
 from data.datasets.coco import load_coco
+from data.datasets.cub import load_cub
 from data.datasets.digits import load_digits
 from data.datasets.letters import load_letters
+from data.datasets.longtail import load_longtail
+from data.datasets.nuswide import load_nuswide
+from data.datasets.openimages import load_openimages
+from data.datasets.pascal import load_pascal
 from data.datasets.source import Source
+from data.datasets.table import load_table
+from data.datasets.visual_genome import load_visual_genome
 from data.datasets.voc import load_voc
+from data.datasets.wider import load_wider
 from utils.types import Splits
 
 DATASETS: dict[str, Callable[[Source], Splits]] = {
     "voc07": partial(load_voc, year=2007),
     "voc12": partial(load_voc, year=2012),
+    "pascal": load_pascal,
     "coco": partial(load_coco, year=2014),
     "coco17": partial(load_coco, year=2017),
+    "nuswide": load_nuswide,
+    "vg": load_visual_genome,
+    "cub": load_cub,
+    "openimages": load_openimages,
+    "wider": load_wider,
+    "voc-lt": partial(load_longtail, name="voc-lt"),
+    "coco-lt": partial(load_longtail, name="coco-lt"),
+    "nw-lt": partial(load_longtail, name="nw-lt"),
+    "table": load_table,
     "digits": load_digits,
     "letters": load_letters,
 }
 """The readers by the name `--dataset` takes. Folders and other settings: configs/datasets/<name>.yaml."""
 
-PLANNED = ("nuswide", "vg", "cub", "openimages", "wider", "voc-lt", "coco-lt", "nw-lt", "pascal", "nus-wide", "table")
-"""Names that are reserved for datasets whose readers this version does not have."""
+SYNONYMS = {"nus-wide": "nw-lt"}
+"""Names that papers print, each with the name it stands for here."""
 
-__all__ = ["DATASETS", "PLANNED", "Source"]
+__all__ = ["DATASETS", "SYNONYMS", "Source"]

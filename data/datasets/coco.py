@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from data.cache import fingerprint, pack, unpack
+from data.datasets.formatted import Form, is_formatted, load_formatted
+from data.datasets.reading import is_plain_text
 from data.datasets.source import Source
 from data.images import FileImages
 from utils.checks import UserError, require
@@ -27,9 +30,26 @@ READER = "coco 1"
 
 _NEEDED: dict[str, dict[str, type]] = {  # section: what each of its entries must have, and the type of that
     "images": {"id": int, "file_name": str},
-    "annotations": {"image_id": int, "category_id": int},
+    "annotations": {"id": int, "image_id": int, "category_id": int},
     "categories": {"id": int, "name": str},
 }
+
+_LONGEST_SIDE = 1e9  # pixels; beyond it a number of a box is damage
+
+
+# fmt: off
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed",
+    "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
+    "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)
+# fmt: on
+"""The categories of the official files in the order of their ids, for arrays that do not name them."""
 
 
 class CocoPart(NamedTuple):
@@ -40,19 +60,23 @@ class CocoPart(NamedTuple):
     classes: tuple[str, ...]
     codes: Codes  # (N, C)
     boxes: Boxes
+    left_out: int = 0  # pictures without any annotation
 
 
 def load_coco(source: Source, year: int) -> Splits:
     """COCO's train pictures for training, its val pictures (the published splits have no other) as the test set.
 
     Args:
-        source: `path_images` holds `annotations/` and the pictures, in `images/train2014/` or in `train2014/`.
+        source: `path_images` holds `annotations/` (of 2014 also: the formatted arrays, which come first) and the
+            pictures, in `images/train2014/` or in `train2014/`.
         year: 2014 or 2017.
 
     Raises:
         UserError: a folder, file or entry is missing or malformed, or an image is in both splits.
     """
     require(year in (2014, 2017), f"COCO {year}: only 2014 and 2017 are known")
+    if year == 2014 and is_formatted(source.path_images):
+        return load_formatted(source, Form("coco", ("images", "."), image_number, COCO_CLASSES, len(COCO_CLASSES)))
     root = find_root(source.path_images, year)
     train, test = (_read(source, instances(root, f"{split}{year}")) for split in ("train", "val"))
     require(
@@ -79,6 +103,12 @@ def find_root(path: Path, year: int) -> Path:
         f"  val{year}/*.jpg     (or images/val{year}/*.jpg)\n"
         f"(--dataset digits runs without any download)"
     )
+
+
+def image_number(file: str) -> str:
+    """The id in a picture's name: "9" of `train2014/COCO_train2014_000000000009.jpg`; an empty text where none is."""
+    found = re.fullmatch(r"(?:.*[^0-9])?([0-9]{1,18})", PurePosixPath(file).stem, re.DOTALL)
+    return str(int(found[1])) if found else ""
 
 
 def instances(root: Path, split: str) -> Path:
@@ -113,7 +143,7 @@ def read_instances(path: Path) -> CocoPart:
                 boxed.append((row, label, one["bbox"]))
     files = tuple(index.imgs[image]["file_name"] for image in ids)
     classes = tuple(index.cats[category]["name"] for category in categories)
-    return CocoPart(tuple(map(str, ids)), files, classes, codes, _boxes(boxed))
+    return CocoPart(tuple(map(str, ids)), files, classes, codes, _boxes(boxed), len(index.imgs) - len(ids))
 
 
 def _load_json(path: Path) -> dict[str, Any]:
@@ -161,10 +191,18 @@ def _entry_fault(entry: Any, keys: dict[str, type]) -> str:
             return f"has no {key!r}"
         if type(entry[key]) is not kind:
             return f"has {key!r} {str(entry[key])[:40]!r}, which is no {kind.__name__}"
-    box = entry.get("bbox", (0, 0, 0, 0))
-    if not (isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(side, int | float) for side in box)):
+        if kind is str and not is_plain_text(entry[key]):
+            return f"has {key!r} {entry[key][:40]!a}, which holds control characters"
+    return _box_fault(entry.get("bbox", (0, 0, 0, 0)))
+
+
+def _box_fault(box: Any) -> str:
+    """What is wrong with a `bbox`, as the end of a sentence; empty when nothing."""
+    if not (isinstance(box, list | tuple) and len(box) == 4):
         return "has a 'bbox' that is not four numbers"
-    return ""
+    if not all(isinstance(side, int | float) and abs(side) < _LONGEST_SIDE for side in box):  # a NaN is not below it
+        return "has a 'bbox' that is not four numbers of pixels"
+    return "has a 'bbox' with a negative width or height" if box[2] < 0 or box[3] < 0 else ""
 
 
 def _unique(path: Path, section: str, ids: Iterable[int]) -> set[int]:

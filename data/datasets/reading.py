@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from utils.checks import UserError
 
 _LONGEST_FIELD = 1 << 22  # characters; a longer field means that a quote was never closed
+_NO_NAME = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates and line breaks
 
 
 def read_text(path: Path, purpose: str) -> str:
@@ -48,7 +50,9 @@ def read_json(path: Path, purpose: str) -> Any:
         raise UserError(f"{path}: not a json file ({_first_line(error)}); get it anew") from error
 
 
-def read_csv(path: Path, needed: Sequence[str], purpose: str, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(
+    path: Path, needed: Sequence[str], purpose: str, delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and fields by column name of each data row of a CSV file with a header.
 
     Spaces around names and values are dropped; rows without any value are passed over.
@@ -63,26 +67,39 @@ def read_csv(path: Path, needed: Sequence[str], purpose: str, delimiter: str = "
         UserError: the file is missing or not UTF-8, has no header, repeats or lacks a column, or has a row of
             another length; the message names the line.
     """
-    lines = csv.reader(_rows_of_text(path, purpose), delimiter=delimiter, strict=True)
     header: list[str] | None = None
+    for line, fields in read_rows(path, purpose, delimiter):
+        if header is None:
+            header = _header(path, fields, needed)
+        elif len(fields) != len(header):
+            raise UserError(f"{path}, line {line}: {len(fields)} fields, the header has {len(header)} columns")
+        else:
+            yield line, dict(zip(header, fields, strict=True))
+    if header is None:
+        raise UserError(f"{path}: is empty; {purpose}")
+
+
+def read_rows(path: Path, purpose: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each row of a CSV file, the first included; spaces around fields are dropped.
+
+    Rows without any value are passed over.
+
+    Raises:
+        UserError: the file is missing or not UTF-8, or a row is no CSV; the message names the line.
+    """
+    lines = csv.reader(_rows_of_text(path, purpose), delimiter=delimiter, strict=True)
     while True:
         try:
             fields = next(lines, None)
         except csv.Error as error:
-            raise UserError(f"{path}, line {lines.line_num}: not a table of text ({error}); correct this line") from error
+            raise UserError(
+                f"{path}, line {lines.line_num}: not a table of text ({error}); correct this line"
+            ) from error
         if fields is None:
-            break
+            return
         fields = [field.strip() for field in fields]
-        if not any(fields):
-            continue
-        if header is None:
-            header = _header(path, fields, needed)
-        elif len(fields) != len(header):
-            raise UserError(f"{path}, line {lines.line_num}: {len(fields)} fields, the header has {len(header)} columns")
-        else:
-            yield lines.line_num, dict(zip(header, fields, strict=True))
-    if header is None:
-        raise UserError(f"{path}: is empty; {purpose}")
+        if any(fields):
+            yield lines.line_num, fields
 
 
 def relative_path(text: str, where: str) -> str:
@@ -96,9 +113,20 @@ def relative_path(text: str, where: str) -> str:
         UserError: it is empty, absolute, or leads out of the dataset.
     """
     name = PurePosixPath(text.replace("\\", "/"))
-    if not name.parts or name.is_absolute() or PureWindowsPath(text).is_absolute() or ".." in name.parts or "\0" in text:
+    if (
+        not name.parts
+        or name.is_absolute()
+        or PureWindowsPath(text).is_absolute()
+        or ".." in name.parts
+        or "\0" in text
+    ):
         raise UserError(f"{where}: {text[:80]!r} is no file name inside the dataset")
     return str(name)
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether a text can be a name: no control characters, line breaks or lone surrogates, which json can write."""
+    return not any(unicodedata.category(one) in _NO_NAME for one in text)
 
 
 def _rows_of_text(path: Path, purpose: str) -> Iterator[str]:

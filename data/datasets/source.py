@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.cache import Cache
+from data.datasets.table_config import TableConfig
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,5 @@ class Source:
     """Where parsed annotations and pictures already checked are remembered."""
     need_images: bool
     """False when only the annotations are wanted: then missing pictures do not matter."""
+    table: TableConfig = field(default_factory=TableConfig)
+    """For people's own data: where the labels stand, and how they are written."""

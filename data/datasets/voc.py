@@ -38,6 +38,14 @@ _NOT_READ = -2  # stands in a table until the class list has spoken
 Corners = tuple[float, float, float, float]
 
 
+class NamedObject(NamedTuple):
+    """One object of an annotation file, under the name it has there."""
+
+    name: str
+    difficult: bool
+    corners: Corners | None
+
+
 class VocObject(NamedTuple):
     """One object of an annotation file."""
 
@@ -113,8 +121,22 @@ def read_objects(path: Path) -> list[VocObject]:
     """The objects of one annotation file, parts of objects left out. Corners are counted from 0.
 
     Raises:
-        UserError: the file is missing, is not well-formed, declares a document type (entities), or holds an
-            unknown class or a value that is none.
+        UserError: as `read_named_objects` does, and for a class that is none of the twenty.
+    """
+    objects = []
+    for one in read_named_objects(path):
+        if one.name not in VOC_CLASSES:
+            raise UserError(f"{path}: {one.name!r} is none of the 20 VOC classes")
+        objects.append(VocObject(VOC_CLASSES.index(one.name), one.difficult, one.corners))
+    return objects
+
+
+def read_named_objects(path: Path) -> list[NamedObject]:
+    """The objects of one annotation file as `read_objects` gives them, of whatever class.
+
+    Raises:
+        UserError: the file is missing, is not well-formed, declares a document type (entities), or holds a value
+            that is none.
     """
     try:
         parser = ElementTree.XMLParser(target=_NoDocumentType())
@@ -128,9 +150,9 @@ def read_objects(path: Path) -> list[VocObject]:
     return [_object(path, element) for element in root.iterfind("object")]
 
 
-def codes_and_boxes(objects: Sequence[Sequence[VocObject]]) -> tuple[Codes, Boxes]:
-    """(N, 20) codes and all boxes of N images' objects: difficult objects alone leave a class UNKNOWN."""
-    codes = np.full((len(objects), len(VOC_CLASSES)), ABSENT, dtype=np.int8)
+def codes_and_boxes(objects: Sequence[Sequence[VocObject]], num_classes: int = len(VOC_CLASSES)) -> tuple[Codes, Boxes]:
+    """(N, C) codes and all boxes of N images' objects: difficult objects alone leave a class UNKNOWN."""
+    codes = np.full((len(objects), num_classes), ABSENT, dtype=np.int8)
     boxed: list[tuple[int, int, Corners]] = []
     for row, image in enumerate(objects):
         for one in image:
@@ -207,15 +229,13 @@ def _read_xml(source: Source, files: list[Path]) -> tuple[Codes, Boxes | None]:
     return codes, boxes
 
 
-def _object(path: Path, element: ElementTree.Element) -> VocObject:
+def _object(path: Path, element: ElementTree.Element) -> NamedObject:
     name = (element.findtext("name") or "").strip()
-    if name not in VOC_CLASSES:
-        raise UserError(f"{path}: {name!r} is none of the 20 VOC classes")
     difficult = (element.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
         raise UserError(f"{path}: <difficult> of a {name} is {difficult[:20]!r}, must be 0 or 1")
     box = element.find("bndbox")
-    return VocObject(VOC_CLASSES.index(name), difficult == "1", None if box is None else _corners(path, box))
+    return NamedObject(name, difficult == "1", None if box is None else _corners(path, box))
 
 
 def _corners(path: Path, box: ElementTree.Element) -> Corners:

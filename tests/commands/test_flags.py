@@ -10,6 +10,7 @@ import pytest
 import main_BCE
 import main_CoNeS
 import main_real
+from engine.inspection import InspectionConfig
 from engine.labels import OutputConfig
 from engine.run import SECTIONS
 from engine.score import ScoreConfig
@@ -42,6 +43,7 @@ def scripts():
     }
     data = {"data": SECTIONS["data"]}
     found["generate_labels.py"] = flags({**data, "output": OutputConfig}, {"dataset": "voc07"})
+    found["inspect_data.py"] = flags({**data, "split": SECTIONS["split"], "inspection": InspectionConfig}, {})
     found["evaluate.py"] = flags({**data, "loader": SECTIONS["loader"], "scoring": ScoreConfig}, {})
     return found
 

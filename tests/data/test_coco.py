@@ -29,7 +29,7 @@ def test_rows_classes_codes_boxes_and_files(tmp_path, year, pictures):
     folder = tmp_path / pictures.format(year)
     picture(folder / "b.jpg")
     picture(folder.with_name(f"val{year}") / "c.jpg")
-    train, test = load(tmp_path, tmp_path, year, need_images=True)
+    train, test, *_ = load(tmp_path, tmp_path, year, need_images=True)
     assert train.ids == ("9", "100")  # by number, not by text
     assert test.ids == ("3",)
     assert train.classes == ("category 2", "category 7", "category 13")
@@ -150,7 +150,7 @@ def test_the_second_start_parses_nothing_until_the_file_changes(tmp_path, monkey
     monkeypatch.setattr(coco, "read_instances", lambda path: parsed.append(path.name) or read_instances(path))
     second = load(tmp_path, tmp_path)
     assert parsed == []
-    for one, two in zip(first, second, strict=True):
+    for one, two in zip(first[:2], second[:2], strict=True):
         assert (one.ids, one.classes) == (two.ids, two.classes)
         assert [one.images.name(row) for row in range(len(one))] == [two.images.name(row) for row in range(len(two))]
         assert one.truth.hash() == two.truth.hash()
@@ -162,7 +162,7 @@ def test_the_second_start_parses_nothing_until_the_file_changes(tmp_path, monkey
 
 
 def test_real_coco_loads_and_opens(tmp_path):
-    train, test = load(real_data("coco_mini"), tmp_path, need_images=True)
+    train, test, *_ = load(real_data("coco_mini"), tmp_path, need_images=True)
     assert (len(train), len(test)) == (86, 40)  # two of 88 have no annotation
     assert train.truth.num_classes == 80
     assert train.truth.counts()[train.classes.index("person")] == 43

@@ -51,7 +51,7 @@ def test_sizes_names_and_pictures(splits):
 
 
 def test_label_counts_and_prevalence(splits):
-    for part in splits:
+    for part in splits[:2]:
         codes = part.truth.dense()
         assert not (codes == UNKNOWN).any()
         shares = np.bincount((codes == PRESENT).sum(axis=1), minlength=6)[1:] / len(part)
@@ -96,7 +96,7 @@ def test_train_and_test_share_no_sample_of_a_digit():
 
 
 def test_every_label_has_its_square_inside_the_picture(splits):
-    for part in splits:
+    for part in splits[:2]:
         boxes = part.boxes
         assert len(boxes.row) == part.truth.counts().sum()
         assert (part.truth.dense()[boxes.row, boxes.label] == PRESENT).all()
@@ -249,7 +249,7 @@ def test_letters_leave_out_what_reads_as_a_digit():
 def test_letter_scenes(monkeypatch):
     monkeypatch.setattr(letters, "SCENES", {"train": 300, "test": 200})
     monkeypatch.setattr(letters, "VARIANTS", {"train": 6, "test": 4})
-    train, test = letters.load_letters(SimpleNamespace(seed=2))
+    train, test, *_ = letters.load_letters(SimpleNamespace(seed=2))
     assert (len(train), len(test), train.classes) == (300, 200, tuple(LETTERS))
     assert train.truth.counts().min() > 0
     assert fingerprint(test) == fingerprint(letter_scenes(2, "test"))

@@ -50,7 +50,7 @@ def test_pictures_in_memory_are_never_missing():
 
 def test_splits_may_not_share_an_id(tmp_path):
     one, other = annotations([[1], [0]], ["7", "8"]), annotations([[1], [0]], ["8", "9"])
-    with pytest.raises(UserError, match=r"training and for test.*\(8\)") as refusal:
+    with pytest.raises(UserError, match=r"1 pictures are for training and for test too \(8;") as refusal:
         require_apart({"training": one, "validation": None, "test": other})
     assert len(str(refusal.value).splitlines()) == 1
 
@@ -58,7 +58,7 @@ def test_splits_may_not_share_an_id(tmp_path):
 def test_splits_may_not_share_a_file_under_two_ids(tmp_path):
     truth = LabelTable(np.zeros((1, 1), dtype=np.int8))
     one, other = (Annotations(FileImages([tmp_path / "same.jpg"]), (name,), ("a",), truth) for name in "xy")
-    with pytest.raises(UserError, match=r"validation and for test.*same\.jpg"):
+    with pytest.raises(UserError, match=r"validation and for test too.*same\.jpg"):
         require_apart({"training": None, "validation": one, "test": other})
 
 

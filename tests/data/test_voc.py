@@ -32,7 +32,7 @@ def same_labels(one, two):
 
 def test_rows_classes_codes_and_boxes(tmp_path):
     root = voc_tree(tmp_path, 2007, IMAGES, pictures=True)
-    train, test = load(tmp_path, tmp_path, need_images=True)
+    train, test, *_ = load(tmp_path, tmp_path, need_images=True)
     assert train.ids == ("000003", "000020")
     assert test.ids == ("000001", "000007")
     assert train.classes == VOC_CLASSES == tuple(sorted(VOC_CLASSES))
@@ -55,7 +55,7 @@ def test_golden_voc_targets(tmp_path):
     assert tuple(held["classes"]) == VOC_CLASSES
     images = [(one["id"], one["split"], one["objects"]) for one in held["images"]]
     voc_tree(tmp_path, 2007, images)
-    train, test = load(tmp_path, tmp_path)
+    train, test, *_ = load(tmp_path, tmp_path)
     expected = held["expected"]
     assert list(train.ids) == [one["id"] for one in expected["trainval"]]
     assert list(test.ids) == [one["id"] for one in expected["test"]]
@@ -76,7 +76,7 @@ def test_the_folder_may_be_named_at_three_levels(tmp_path, place):
 
 def test_2012_trains_on_train_and_tests_on_val(tmp_path):
     voc_tree(tmp_path, 2012, [("2008_2", "train", [("cat", 0)]), ("2008_1", "val", [("dog", 0)])])
-    train, test = load(tmp_path, tmp_path, year=2012)
+    train, test, *_ = load(tmp_path, tmp_path, year=2012)
     assert (train.ids, test.ids) == (("2008_2",), ("2008_1",))
 
 
@@ -92,11 +92,11 @@ def test_trainval_stands_in_for_train_and_val(tmp_path):
 def test_class_lists_give_the_labels_where_there_is_no_xml(tmp_path):
     root = voc_tree(tmp_path, 2007, IMAGES)
     wanted = load(tmp_path, tmp_path)
-    rows = {one: row for part in wanted for one, row in zip(part.ids, part.truth.dense(), strict=True)}
+    rows = {one: row for part in wanted[:2] for one, row in zip(part.ids, part.truth.dense(), strict=True)}
     class_lists(root, VOC_CLASSES, rows.__getitem__)
     (root / "Annotations").rename(root / "hidden")
     got = load(tmp_path, tmp_path)
-    for one, two in zip(got, wanted, strict=True):
+    for one, two in zip(got[:2], wanted[:2], strict=True):
         same_labels(one, two)
         assert one.boxes is None
 
@@ -210,7 +210,7 @@ def test_the_second_start_parses_nothing_until_a_file_changes(tmp_path, monkeypa
     monkeypatch.setattr(voc, "read_objects", lambda path: parsed.append(path.stem) or read_objects(path))
     second = load(tmp_path, tmp_path)
     assert parsed == []
-    for one, two in zip(first, second, strict=True):
+    for one, two in zip(first[:2], second[:2], strict=True):
         same_labels(one, two)
         for old, new in zip(one.boxes, two.boxes, strict=True):
             np.testing.assert_array_equal(old, new)
@@ -237,7 +237,7 @@ def whole_2007(voc2007):
 
 
 def test_real_voc2007_has_the_published_counts(whole_2007):
-    train, test = whole_2007
+    train, test, *_ = whole_2007
     assert (len(train), train.truth.num_classes, len(test)) == (5011, 20, 4952)
     assert train.truth.counts().sum() == 7306
     assert train.ids == tuple(sorted(train.ids))
@@ -254,7 +254,7 @@ def test_real_voc2007_reads_from_the_cache(voc2007, whole_2007, monkeypatch):
 def test_real_class_lists_agree_with_the_xml_files(voc2007, whole_2007, tmp_path):
     (tmp_path / "VOC2007").mkdir()
     (tmp_path / "VOC2007" / "ImageSets").symlink_to(voc2007 / "VOC2007" / "ImageSets")
-    for one, two in zip(load_voc(source(tmp_path, tmp_path / "cache"), 2007), whole_2007, strict=True):
+    for one, two in zip(load_voc(source(tmp_path, tmp_path / "cache"), 2007)[:2], whole_2007[:2], strict=True):
         same_labels(one, two)
 
 
@@ -262,7 +262,7 @@ def test_real_voc2012_class_lists(tmp_path):
     with tarfile.open(real_data("voc2012_annotations.tar.xz")) as archive:
         lists = [member for member in archive if "ImageSets" in member.name]
         archive.extractall(tmp_path, members=lists, filter="data")
-    train, test = load_voc(source(tmp_path, tmp_path / "cache"), 2012)
+    train, test, *_ = load_voc(source(tmp_path, tmp_path / "cache"), 2012)
     assert (len(train), len(test)) == (5717, 5823)
     assert ((train.truth.dense() == PRESENT).sum(axis=1) > 0).all()
 
@@ -270,8 +270,8 @@ def test_real_voc2012_class_lists(tmp_path):
 @pytest.mark.parametrize("year, rows", [(2007, (147, 70)), (2012, (24, 24))])
 def test_real_pictures_load_and_open(tmp_path, year, rows):
     splits = load_voc(source(real_data("voc_mini"), tmp_path / "cache", need_images=True), year)
-    assert tuple(map(len, splits)) == rows
-    for part in splits:
+    assert tuple(map(len, splits[:2])) == rows
+    for part in splits[:2]:
         part.images.check()
         assert part.images.open(0).mode == "RGB"
         assert part.boxes.corners.min() >= 0

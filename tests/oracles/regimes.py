@@ -1,31 +1,104 @@
-"""Label regimes, entry by entry and with plain lists. Codes: 1 present, 0 absent, -1 unknown."""
+"""Label regimes, entry by entry and with plain lists. Codes: 1 present, 0 absent, -1 unknown.
+
+`stored` (N, C) says which entries a table of known labels holds: only they are drawn for, the others stay unknown.
+"""
+
+import math
 
 import numpy as np
 
 
-def candidates(truth, seed, rate):
-    """One draw per entry, row after row: candidate when true or the draw is below the rate."""
-    rng = np.random.RandomState(seed)
-    return np.array([[1 if rng.random_sample() < rate or entry == 1 else 0 for entry in row] for row in truth])
+def entries(truth, stored):
+    """Row, class and label of each entry that takes part, row after row."""
+    for i, row in enumerate(truth):
+        for k, entry in enumerate(row):
+            if stored is None or stored[i][k]:
+                yield i, k, entry
 
 
-def dropped(truth, seed, rate):
+def unknown(truth):
+    return [[-1] * len(row) for row in truth]
+
+
+def settled(seen, truth, stored):
+    """What is stored as unknown in a table of known labels stays so."""
+    if stored is not None:
+        seen = [[-1 if entry == -1 else code for entry, code in zip(*rows, strict=True)] for rows in zip(truth, seen)]
+    return np.array(seen, dtype=np.int8).reshape(np.shape(truth))
+
+
+def candidates(truth, seed, rate, stored=None):
+    """One draw per entry, row after row: candidate when true or the draw is below the rate (one, or one a class)."""
+    rng, seen = np.random.RandomState(seed), unknown(truth)
+    rates = [rate] * len(truth[0]) if np.ndim(rate) == 0 else list(rate)
+    for i, k, entry in entries(truth, stored):
+        seen[i][k] = 1 if rng.random_sample() < rates[k] or entry == 1 else 0
+    return settled(seen, truth, stored)
+
+
+def confused(truth, seed, confusion, stored=None):
+    """The same, the rate of an entry being the chance that at least one true label of its row brings its class."""
+    rng, seen = np.random.RandomState(seed), unknown(truth)
+    for i, k, entry in entries(truth, stored):
+        spared = math.prod(1 - confusion[j][k] for j, other in enumerate(truth[i]) if other == 1 and j != k)
+        seen[i][k] = 1 if rng.random_sample() < 1 - spared or entry == 1 else 0
+    return settled(seen, truth, stored)
+
+
+def dropped(truth, seed, rate, keep_one=False):
     """One draw per positive, row after row: unlabelled when the draw is below the rate."""
-    rng = np.random.RandomState(seed)
-    return np.array([[1 if entry == 1 and rng.random_sample() >= rate else -1 for entry in row] for row in truth])
+    rng, seen = np.random.RandomState(seed), unknown(truth)
+    for i, row in enumerate(truth):
+        draws = {k: rng.random_sample() for k, entry in enumerate(row) if entry == 1}
+        for k, draw in draws.items():
+            seen[i][k] = 1 if draw >= rate else -1
+        if keep_one and draws and 1 not in seen[i]:
+            seen[i][max(draws, key=draws.get)] = 1
+    return settled(seen, truth, None)
 
 
-def observed(truth, seed, num_pos, num_neg):
+def observed(truth, seed, num_pos, num_neg, stored=None):
     """Shuffle each row's positives and keep the first, then the same with its negatives."""
-    rng = np.random.RandomState(seed)
-    known = [[-1] * len(row) for row in truth]
-    for row, entries in enumerate(truth):
-        positives = [k for k, entry in enumerate(entries) if entry == 1]
-        negatives = [k for k, entry in enumerate(entries) if entry != 1]
+    rng, seen = np.random.RandomState(seed), unknown(truth)
+    for i, row in enumerate(truth):
+        positives = [k for k, entry in enumerate(row) if entry == 1]
+        negatives = [
+            k for k, entry in enumerate(row) if (entry != 1 if stored is None else stored[i][k] and entry == 0)
+        ]
         rng.shuffle(positives)
         rng.shuffle(negatives)
         for k in positives if num_pos == -1 else positives[:num_pos]:
-            known[row][k] = 1
+            seen[i][k] = 1
         for k in negatives if num_neg == -1 else negatives[:num_neg]:
-            known[row][k] = 0
-    return np.array(known)
+            seen[i][k] = 0
+    return settled(seen, truth, None)
+
+
+def known(truth, seed, rate, stored=None):
+    """One draw per entry, row after row: known when the draw is below the rate."""
+    rng, seen = np.random.RandomState(seed), unknown(truth)
+    for i, k, entry in entries(truth, stored):
+        if rng.random_sample() < rate:
+            seen[i][k] = 1 if entry == 1 else 0
+    return settled(seen, truth, stored)
+
+
+def flipped(truth, seed, rho_pos, rho_neg, stored=None):
+    """One draw per entry, row after row: the other label when the draw is below the rate of the true one."""
+    rng, seen = np.random.RandomState(seed), unknown(truth)
+    for i, k, entry in entries(truth, stored):
+        present = entry == 1
+        if rng.random_sample() < (rho_pos if present else rho_neg):
+            present = not present
+        seen[i][k] = 1 if present else 0
+    return settled(seen, truth, stored)
+
+
+def semi(truth, seed, share, stored=None):
+    """One permutation of the rows; the first of it are labelled in full."""
+    rng, seen = np.random.RandomState(seed), unknown(truth)
+    labelled = rng.permutation(len(truth)).tolist()[: round(share * len(truth))]
+    for i, k, entry in entries(truth, stored):
+        if i in labelled:
+            seen[i][k] = 1 if entry == 1 else 0
+    return settled(seen, truth, stored)

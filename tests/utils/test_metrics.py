@@ -4,9 +4,19 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
+from data.datasets.openimages import class_groups
+from tests import golden_files
 from tests.golden_files import each_case
 from tests.oracles import metrics as oracle
-from utils.metrics import average_precision, evaluate_scores, top_mask
+from utils.metrics import (
+    KnownScores,
+    average_precision,
+    evaluate_known,
+    evaluate_scores,
+    group_map,
+    known_scores,
+    top_mask,
+)
 
 HALF = 0.5
 LABELS = ("CP", "CR", "CF1", "OP", "OR", "OF1")
@@ -53,6 +63,46 @@ def test_golden_precision_recall(case, arrays):
     assert defined[0]
     assert defined[3:].all()
     np.testing.assert_allclose(np.array(with_published_op)[defined], expected[defined], rtol=1e-10)
+
+
+def single_positive_cases():
+    """Arrays of each case of the golden file of the single-positive papers' metrics."""
+    golden = golden_files.load("spml_metrics.npz")
+    return [golden_files.part(golden, f"{name}__") for name in golden["cases"]]
+
+
+def test_golden_average_precision_of_the_single_positive_papers():
+    for held in single_positive_cases():
+        found = evaluate_scores(held["scores"], held["labels"], threshold=HALF)
+        np.testing.assert_allclose(np.nan_to_num(found.per_class), held["ap"], rtol=1e-10)
+        np.testing.assert_allclose(100 * found.mAP_all, held["map"], rtol=1e-10)
+
+
+def openimages_metrics(held, sparse):
+    scores, truth = held["scores"], held["oi_labels"]
+    return evaluate_known(known_scores(scores, truth)) if sparse else evaluate_scores(scores, truth)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_golden_openimages_average_precision(sparse):
+    for held in single_positive_cases():
+        found = openimages_metrics(held, sparse)
+        counted = np.where(found.known, np.nan_to_num(found.per_class), np.nan)  # known without positives: 0
+        np.testing.assert_allclose(counted, held["oi_ap_aligned_nan"], rtol=1e-10)
+        np.testing.assert_allclose(counted[found.known], held["oi_ap_compact"], rtol=1e-10)
+        everything = group_map(found.per_class, found.known, {"all": np.arange(len(counted))})
+        np.testing.assert_allclose(100 * everything["all"], held["oi_map"], rtol=1e-10)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_golden_openimages_groups(sparse):
+    grouped = [held for held in single_positive_cases() if "group_map" in held]
+    assert grouped
+    for held in grouped:
+        found = openimages_metrics(held, sparse)
+        by_group = group_map(found.per_class, found.known, class_groups(held["train_count"]))
+        assert list(by_group) == ["G1", "G2", "G3", "G4", "G5"]
+        np.testing.assert_allclose(100 * np.array(list(by_group.values())), held["group_map"], rtol=1e-10)
 
 
 @pytest.mark.parametrize("levels", [None, 3, 12])
@@ -189,3 +239,79 @@ def test_nan_scores_and_wrong_shapes_are_refused():
         average_precision(scores[:, 2], truth[:, 2])
     with pytest.raises(ValueError, match=r"\(60, 6\)"):
         evaluate_scores(scores[:, :6], truth)
+
+
+def same(one, other):
+    """Hold that two evaluations give the same figures, to the last bit."""
+    np.testing.assert_array_equal(one.per_class, other.per_class)
+    np.testing.assert_array_equal(one.known, other.known)
+    assert one.as_dict() == other.as_dict()
+    assert one.classes_without_positives == other.classes_without_positives
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("levels", [None, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_known_entries_alone_give_what_whole_matrices_give(seed, levels, unknown):
+    scores, truth = random_case(seed, unknown=unknown, levels=levels)
+    truth[:, 2] = np.minimum(truth[:, 2], 0)  # no positives
+    truth[:, 4] = -1  # nothing known
+    expected = evaluate_scores(scores, truth, threshold=0.25)
+    same(evaluate_known(known_scores(scores, truth), threshold=0.25), expected)
+    oracle_values = oracle.known_average_precisions(scores, truth)
+    np.testing.assert_allclose(evaluate_known(known_scores(scores, truth)).per_class, oracle_values, rtol=1e-12)
+
+
+def test_known_entries_come_in_any_order_and_in_batches():
+    scores, truth = random_case(3, unknown=0.7)
+    expected = evaluate_scores(scores, truth)
+    rows = np.array_split(np.random.default_rng(0).permutation(len(scores)), 7)
+    parts = [known_scores(scores[one], truth[one]) for one in rows]
+    columns = (np.concatenate(column) for column in zip(*(part[:-1] for part in parts), strict=True))
+    same(evaluate_known(KnownScores(*columns, num_classes=truth.shape[1])), expected)
+
+
+def test_what_is_predicted_among_the_unknown_pushes_known_entries_out_of_the_top():
+    scores = np.array([[5.0, 4, 3, 2, 1]])
+    truth = np.array([[-1, -1, -1, 1, 0]], dtype=np.int8)
+    assert not known_scores(scores, truth).in_top.any()
+    truth[0, 2] = 1
+    assert known_scores(scores, truth).in_top.tolist() == [True, False, False]
+
+
+def test_known_entries_that_do_not_fit_each_other_are_refused():
+    scores, truth = random_case(12, unknown=0.5)
+    entries = known_scores(scores, truth)
+    with pytest.raises(ValueError, match="scores"):
+        evaluate_known(entries._replace(score=entries.score[1:]))
+    scores[truth == 1] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        evaluate_known(known_scores(scores, truth))
+
+
+def test_which_classes_are_known():
+    scores, truth = random_case(2, unknown=0.5)
+    truth[:, 3] = -1
+    truth[:, 5] = np.minimum(truth[:, 5], 0)
+    assert evaluate_scores(scores, truth).known.tolist() == [k != 3 for k in range(truth.shape[1])]
+    truth[:, :] = -1
+    assert not evaluate_known(known_scores(scores, truth)).known.any()
+
+
+def test_groups_count_classes_without_positives_as_0_and_leave_out_unknown_ones():
+    per_class = np.array([0.5, np.nan, 0.9, np.nan])
+    known = np.array([True, True, True, False])
+    groups = {
+        "a": np.array([0, 1]),
+        "b": np.array([3, 2]),
+        "c": np.array([3]),
+        "d": np.array([], dtype=np.int64),
+        "e": np.array([2, 2, 0]),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = group_map(per_class, known, groups)
+    assert list(found) == list("abcde")
+    assert (found["a"], found["b"]) == (0.25, 0.9)
+    assert np.isnan([found["c"], found["d"]]).all()
+    assert found["e"] == pytest.approx(2.3 / 3)

@@ -1,7 +1,20 @@
 import numpy as np
+import pytest
 from PIL import Image
 
-from utils.plots import Example, View, heat, plot_curves, plot_examples
+from utils.plots import (
+    MARKS,
+    Card,
+    Example,
+    View,
+    heat,
+    plot_bars,
+    plot_contact_sheet,
+    plot_counts,
+    plot_curves,
+    plot_examples,
+    plot_heat_map,
+)
 
 
 def test_heat_is_the_positive_part_scaled_to_one():
@@ -31,3 +44,71 @@ def test_the_grid_has_a_row_a_picture_and_shows_the_heat(tmp_path):
     cold_pixels, hot_pixels = (np.asarray(Image.open(tmp_path / f"{name}.png"), dtype=int) for name in ("cold", "hot"))
     assert np.abs(cold_pixels - hot_pixels).max() > 50
     assert Image.open(tmp_path / "three.png").height > 2 * Image.open(tmp_path / "hot.png").height
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"), dtype=int)
+
+
+def area(path, colour):
+    """How many pixels have a colour, written #rrggbb."""
+    wanted = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+    return int((np.abs(pixels(path) - wanted).max(axis=2) < 12).sum())
+
+
+@pytest.mark.parametrize("count", [1, 40, 41, 81, 600])
+@pytest.mark.parametrize("log", [False, True])
+def test_bars_of_any_number_of_classes_fit_a_page(tmp_path, count, log):
+    values = np.arange(count)[::-1] * 3
+    plot_bars([f"class {k}" for k in range(count)], {"train": values, "test": values // 9}, tmp_path / "b.png", log=log)
+    width, height = Image.open(tmp_path / "b.png").size
+    assert 700 < width < 1700
+    assert 100 < height < 1700
+
+
+def test_bars_are_as_long_as_their_values(tmp_path):
+    for name, values in (("equal", [90, 90]), ("half", [90, 45])):
+        plot_bars(["a", "b"], {"train": np.array(values)}, tmp_path / f"{name}.png", log=False)
+    longer, shorter = (area(tmp_path / f"{name}.png", "#4c72b0") for name in ("equal", "half"))
+    assert shorter / longer == pytest.approx(0.75, abs=0.03)
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
+    names = ["$\\frac{1$", "100 % & _x^", "two\nlines"]
+    plot_bars(names, {"train": np.array([3, 2, 1])}, tmp_path / "b.png", log=True)
+    plot_heat_map(names, np.eye(3), tmp_path / "h.png", title="t")
+    plot_contact_sheet([Card(Image.new("RGB", (8, 8)), [(name, "right") for name in names])], tmp_path / "s.png")
+
+
+def test_a_heat_map_grows_with_its_classes_and_is_darker_where_shares_are_higher(tmp_path):
+    for name, share in (("low", 0.02), ("high", 0.9)):
+        plot_heat_map([f"class {k}" for k in range(20)], np.full((20, 20), share), tmp_path / f"{name}.png", title="t")
+    plot_heat_map([f"class {k}" for k in range(80)], np.full((80, 80), 0.5), tmp_path / "large.png", title="t")
+    low, high = (pixels(tmp_path / f"{name}.png").mean() for name in ("low", "high"))
+    assert high < low - 30
+    small, large = (Image.open(tmp_path / f"{name}.png").height for name in ("low", "large"))
+    assert large > 2 * small
+
+
+def test_counts_are_drawn_as_shares(tmp_path):
+    few, many = np.array([0, 1, 1]), np.array([0, 1000, 1000])
+    for name, values in (("few", few), ("many", many)):
+        plot_counts({"train": values, "empty": values[:0]}, tmp_path / f"{name}.png", xlabel="labels")
+    np.testing.assert_array_equal(pixels(tmp_path / "few.png"), pixels(tmp_path / "many.png"))
+
+
+def test_labels_of_a_contact_sheet_have_the_colour_of_their_kind(tmp_path):
+    picture = Image.new("RGB", (30, 20), (255, 255, 255))
+    for kind in MARKS:
+        plot_contact_sheet([Card(picture, [("MMMM", kind)])], tmp_path / f"{kind}.png")
+        for other, mark in MARKS.items():
+            assert (area(tmp_path / f"{kind}.png", mark.colour) > 30) == (other == kind)
+
+
+@pytest.mark.parametrize("sizes", [[(500, 3)], [(3, 500)] * 5, [(1, 1), (4000, 30)]])
+def test_a_contact_sheet_shows_pictures_of_any_shape_with_any_number_of_labels(tmp_path, sizes):
+    labels = [[(f"class {k}", "wrong") for k in range(n * 40)] for n in range(len(sizes))]
+    cards = [Card(Image.new("RGB", size, (0, 0, 255)), each) for size, each in zip(sizes, labels, strict=True)]
+    plot_contact_sheet(cards, tmp_path / "s.png")
+    assert area(tmp_path / "s.png", "#0000ff") > 1000 * len(sizes)
+    assert Image.open(tmp_path / "s.png").height < 450 * (1 + len(sizes) // 4)

@@ -215,6 +215,47 @@ def test_python_2_pickle_loads(tmp_path):
     np.testing.assert_array_equal(load_pickle(file)["freq"], np.array([1, 255], dtype=np.int16))
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_sets_load(tmp_path, protocol):
+    content = {"tail": {np.int64(3), 5}, "head": set(), "words": ["a", {"b", 2.5}]}
+    file = tmp_path / "class_split.pkl"
+    file.write_bytes(pickle.dumps(content, protocol))
+    assert load_pickle(file) == content
+
+
+def test_sets_of_python_2_load(tmp_path):
+    file = tmp_path / "class_split.pkl"
+    file.write_bytes(b"(dS'tail'\nc__builtin__\nset\n((lI3\naI5\natRs.")
+    assert load_pickle(file) == {"tail": {3, 5}}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"c__builtin__\nset\n.",  # the type itself
+        b"c__builtin__\nset\n(I1\ntR.",  # of something that is no collection
+        b"c__builtin__\nset\n(N}S'__doc__'\nS'x'\nstb.",  # with another state
+        b"c__builtin__\neval\n(S'1'\ntR.",
+        b"cbuiltins\nset.__class__\n(S'x'\ntR.",
+        pickle.dumps({(1, 2): {3}, "x": frozenset([4])}, 2),
+    ],
+)
+def test_what_is_done_to_sets_beyond_filling_them_is_refused(tmp_path, data):
+    file = tmp_path / "class_split.pkl"
+    file.write_bytes(data)
+    with pytest.raises(UserError) as error:
+        load_pickle(file)
+    one_line(error, file)
+
+
+def test_a_set_of_arrays_is_refused(tmp_path):
+    file = tmp_path / "class_split.pkl"
+    file.write_bytes(pickle.dumps(Calls(set, [LABELS]), 2))
+    with pytest.raises(UserError, match="stands where a number or a string should") as error:
+        load_pickle(file)
+    one_line(error, file)
+
+
 def test_pickled_npy_gives_its_dictionary(tmp_path):
     file = tmp_path / "voc07_0.1.npy"
     write_pickled_npy(file, {"partial_labels": LABELS})
@@ -375,3 +416,55 @@ def test_a_folder_that_is_missing_or_no_folder_is_a_run_error(tmp_path):
         with pytest.raises(RunError) as error:
             write_atomically(tmp_path / folder / "a.pth", lambda stream: None)
         one_line(error, tmp_path / folder)
+
+
+class Twins:
+    """Pickles as a tuple of two of itself, many times over: small to store, endless to hash."""
+
+    def __init__(self, depth):
+        self.depth = depth
+
+    def held(self):
+        value = (1, 2)
+        for _ in range(self.depth):
+            value = (value, value)
+        return value
+
+
+@pytest.mark.parametrize("wrap", [lambda key: [key], lambda key: (key, 1)], ids=["list", "tuple"])
+def test_what_is_endless_to_hash_is_never_hashed(tmp_path, wrap):
+    bomb = Twins(60).held()
+    body = pickle.dumps(wrap(bomb), protocol=2)[2:-1]  # without the protocol sign and the end
+    for name, stream in {
+        "set": b"\x80\x02c__builtin__\nset\n" + pickle.dumps([bomb], 2)[2:-1] + b"\x85R.",
+        "frozenset": b"\x80\x04(" + body + b"\x91.",
+        "additems": b"\x80\x04\x8f(" + body + b"\x90.",
+        "setitem": b"\x80\x02}" + body + b"K\x01s.",
+        "setitems": b"\x80\x02}(" + body + b"K\x01u.",
+        "dict": b"\x80\x02(" + body + b"K\x01d.",
+        "ordered": b"\x80\x02ccollections\nOrderedDict\n]((" + body + b"K\x01le\x85R.",
+    }.items():
+        file = tmp_path / f"{name}.pkl"
+        file.write_bytes(stream)
+        with pytest.raises(UserError, match=f"{name}\\.pkl"):
+            load_pickle(file)
+
+
+@pytest.mark.parametrize("shape", ["(0, 10**30)", "(-2, -3)", "(True,)", "(-1,)"])
+def test_a_header_with_a_shape_that_no_array_has_is_refused(tmp_path, shape):
+    file = tmp_path / "x.npy"
+    np.save(file, np.arange(6))
+    head = b"{'descr': '<i8', 'fortran_order': False, 'shape': %s, }" % shape.replace("10**30", "1" + "0" * 30).encode()
+    head = head.ljust(117) + b"\n"
+    file.write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(48))
+    with pytest.raises(UserError, match=r"x\.npy"):
+        load_npy(file)
+
+
+def test_texts_that_are_none_are_refused(tmp_path):
+    file = tmp_path / "x.npy"
+    np.save(file, np.array([0x110000, 65], dtype="u4").view("U2"))
+    with pytest.raises(UserError, match="texts are damaged"):
+        load_npy(file)
+    np.save(file, np.array(["a\u00e9", "\U0001f600"]))
+    assert load_npy(file).tolist() == ["a\u00e9", "\U0001f600"]

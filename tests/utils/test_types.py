@@ -1,8 +1,12 @@
+import hashlib
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
 from data.images import ArrayImages
+from utils import types
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, LabelTable
 
 
@@ -40,6 +44,73 @@ def test_hash_is_of_the_labels_not_of_their_form(tables):
     changed[10, 2] = PRESENT if changed[10, 2] != PRESENT else ABSENT
     assert LabelTable(changed).hash() != dense.hash()
     assert LabelTable(codes.reshape(7, 50)).hash() != dense.hash()
+
+
+def plain_hash(codes):
+    return hashlib.sha256(repr(codes.shape).encode() + np.ascontiguousarray(codes).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("block", [1, 10, 64, 1 << 22])
+def test_hash_and_counts_do_not_depend_on_the_size_of_blocks(tables, monkeypatch, block):
+    codes, dense, sparse = tables
+    monkeypatch.setattr(types, "_BLOCK", block)
+    for table in (dense, sparse):
+        assert table.hash() == plain_hash(codes)
+        for code in (PRESENT, ABSENT, UNKNOWN):
+            np.testing.assert_array_equal(table.counts(code), (codes == code).sum(axis=0))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (0, 0), (1, 1)])
+def test_tables_of_nothing_have_hashes_and_counts(shape):
+    codes = np.zeros(shape, dtype=np.int8)
+    for table in both(codes, UNKNOWN):
+        assert table.hash() == plain_hash(codes)
+        assert table.counts(ABSENT).tolist() == [shape[0]] * shape[1]
+
+
+def test_hash_reads_labels_row_by_row_however_they_lie_in_memory(tables):
+    codes, dense, _ = tables
+    assert LabelTable(np.asfortranarray(codes)).hash() == LabelTable(codes[::-1][::-1]).hash() == dense.hash()
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_indices_of_either_width(tables, kind):
+    codes, dense, sparse = tables
+    held = sparse.codes
+    parts = held.data.copy(), held.indices.astype(kind), held.indptr.astype(kind)
+    wide = csr_array(parts, shape=codes.shape)
+    wide.indices, wide.indptr = parts[1:]  # scipy narrows them where it can
+    table = LabelTable(wide, default=sparse.default)
+    assert table.codes.indptr.dtype == kind
+    index = np.array([4, -1, 3, 4])
+    np.testing.assert_array_equal(table.rows(index), codes[index])
+    np.testing.assert_array_equal(table.rows(index.astype(np.int32)), codes[index])
+    np.testing.assert_array_equal(table.rows(slice(5, 45, 3)), codes[5:45:3])
+    np.testing.assert_array_equal(table.take(index).dense(), codes[index])
+    np.testing.assert_array_equal(table.rows(np.array([], dtype=np.int64)), codes[:0])
+    assert table.hash() == dense.hash()
+
+
+def test_who_stores_known_labels_only(tables):
+    _, dense, sparse = tables
+    assert not dense.stores_known_only
+    assert sparse.stores_known_only == (sparse.default == UNKNOWN)
+    assert sparse.take(np.array([1])).stores_known_only == sparse.stores_known_only
+
+
+def test_a_large_sparse_table_never_becomes_dense():
+    rows, classes = 200_000, 5_000  # a thousand million entries
+    columns = np.arange(rows, dtype=np.int32) % classes
+    codes = csr_array((np.ones(rows, np.int8), columns, np.arange(rows + 1, dtype=np.int32)), shape=(rows, classes))
+    table = LabelTable(codes, default=UNKNOWN)
+    tracemalloc.start()
+    assert table.rows(np.array([rows - 1]))[0].tolist().index(PRESENT) == classes - 1
+    assert table.counts(UNKNOWN).tolist() == [rows - rows // classes] * classes
+    table.take(np.arange(0, rows, 2)).counts()
+    table.hash()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
 
 
 def test_rows_are_copies_and_the_table_cannot_be_changed(tables):

@@ -1,0 +1,225 @@
+"""NUS-WIDE, 81 concepts (Chua et al., CIVR 2009), from a table of rows or from formatted arrays.
+
+The table `nus_wid_data.csv` (ASL, ICCV 2021; CoNeS, published code, Dataset/nuswide.py) has the file name, the printed
+list of class names and the split of each picture. Pictures with an empty list stay, with every class ABSENT. Classes
+are in the order of the published code, rows ordered by image id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from data.cache import fingerprint, pack, unpack
+from data.datasets.formatted import Form, is_formatted, load_formatted
+from data.datasets.reading import is_plain_text, read_rows, relative_path
+from data.datasets.source import Source
+from data.images import FileImages
+from utils.checks import UserError, require
+from utils.types import ABSENT, PRESENT, Annotations, Codes, LabelTable, Splits
+
+# fmt: off
+NUSWIDE_CLASSES = (
+    "clouds", "sky", "person", "street", "window", "tattoo", "wedding", "animal", "cat", "buildings", "tree",
+    "airport", "plane", "water", "grass", "cars", "road", "snow", "sunset", "railroad", "train", "flowers",
+    "plants", "house", "military", "horses", "nighttime", "lake", "rocks", "waterfall", "sun", "vehicle",
+    "sports", "reflection", "temple", "statue", "ocean", "town", "beach", "tower", "toy", "book", "bridge",
+    "fire", "mountain", "rainbow", "garden", "police", "coral", "fox", "sign", "dog", "cityscape", "sand",
+    "dancing", "leaf", "tiger", "moon", "birds", "food", "cow", "valley", "fish", "harbor", "bear", "castle",
+    "boats", "running", "glacier", "swimmers", "elk", "frost", "protest", "soccer", "flags", "zebra", "surf",
+    "whales", "computer", "earthquake", "map",
+)
+# fmt: on
+
+READER = "nuswide 1"
+"""Part of the cache's fingerprint; another number whenever the same file would be read differently."""
+
+TABLE = "nus_wid_data.csv"
+
+_COLUMNS = (  # what each column may be called, lower case; in the order that counts where no name is known
+    ("filepath", "file_path", "path", "filename", "file_name", "image", "image_path", "img_path"),
+    ("label", "labels", "tag", "tags"),
+    ("split_name", "split", "phase"),
+)
+_SPLITS = ("train", "val")
+_PREFIX = re.compile(r"(?:images|Flickr)/")
+_PURPOSE = "it lists the pictures of NUS-WIDE"
+
+
+class NuswideRows(NamedTuple):
+    """The N pictures of one split in the order of their ids."""
+
+    ids: tuple[str, ...]
+    files: tuple[str, ...]  # relative to the folder of the dataset
+    codes: Codes  # (N, 81)
+
+
+class _Row(NamedTuple):
+    line: int
+    file: str
+    codes: Codes  # (81,)
+    split: str
+
+
+def load_nuswide(source: Source) -> Splits:
+    """Split "train" for training, "val" as the test set.
+
+    Args:
+        source: `path_images` holds the formatted arrays, or the table (which may lie under `path_lists` too), and
+            the pictures where these say.
+
+    Raises:
+        UserError: a folder, file or entry is missing or malformed, a class is unknown, or an image is listed twice.
+    """
+    if is_formatted(source.path_images):
+        return load_formatted(source, FORM)
+    train, test = _read(source, find_table(source))
+    require(
+        not source.need_images or source.path_images.is_dir(),
+        f"{source.path_images}: no such folder; give --path_images the folder of NUS-WIDE's pictures",
+    )
+    return Splits(_annotations(source, train), _annotations(source, test))
+
+
+def find_table(source: Source) -> Path:
+    """`nus_wid_data.csv`, with the pictures or among the lists. Raises: UserError showing the expected tree."""
+    for folder in (source.path_images, source.path_lists, source.path_lists / "nuswide"):
+        if (folder / TABLE).exists():
+            return folder / TABLE
+    raise UserError(
+        f"{source.path_images}: no NUS-WIDE here; give --path_images the folder that looks like this:\n"
+        f"  {TABLE}      (or in the folder --path_lists)\n"
+        f"  images/*.jpg          (or wherever the table says)\n"
+        f"or like this:\n"
+        f"  formatted_train_images.npy, formatted_train_labels.npy, and the same of val\n"
+        f"  Flickr/<folder>/*.jpg (or images/)\n"
+        f"(--dataset digits runs without any download)"
+    )
+
+
+def read_table(path: Path) -> tuple[NuswideRows, NuswideRows]:
+    """Training and test rows of the table.
+
+    Columns are found by their names (`filepath`, `label`, `split_name` and the like, in any order, others passed
+    over). Where none of the names is known, they are the last three, in that order, behind at most one column that
+    counts rows; and a first line that ends in "train" or "val" is a row then.
+
+    Raises:
+        UserError: the file is missing or malformed, a class or split is unknown, an image is listed twice, or a
+            split is empty; the message names the line.
+    """
+    first: dict[str, int] = {}
+    parts: dict[str, list[tuple[str, _Row]]] = {split: [] for split in _SPLITS}
+    for row in _rows(path):
+        one = image_id(row.file)
+        if one in first:
+            raise UserError(f"{path}, line {row.line}: image {one[:80]} is listed twice (also in line {first[one]})")
+        first[one] = row.line
+        parts[row.split].append((one, row))
+    for split, listed in parts.items():
+        require(bool(listed), f"{path}: lists no picture for split {split!r}; both train and val are needed")
+    train, test = (_sorted(parts[split]) for split in _SPLITS)
+    return train, test
+
+
+def image_id(file: str) -> str:
+    """A file name without extension and without the folder, `images` or `Flickr`, that holds all pictures."""
+    return _PREFIX.sub("", str(PurePosixPath(file).with_suffix("")), count=1)
+
+
+def parse_names(text: str) -> list[str] | None:
+    """The texts of a printed list such as `['sky', 'sun']`; None for anything else. Nothing is evaluated."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    inner = text[1:-1].strip()
+    if not inner:
+        return []
+    items = [item.strip() for item in inner.split(",")]  # no class name holds a comma
+    if any(len(item) < 2 or item[0] != item[-1] or item[0] not in "'\"" for item in items):
+        return None
+    return [item[1:-1] for item in items]
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    """The rows of the table, each checked by itself."""
+    columns: tuple[int, ...] | None = None
+    width = 0
+    for line, fields in read_rows(path, _PURPOSE):
+        where = f"{path}, line {line}"
+        if columns is None:
+            columns, width = _columns(where, fields), len(fields)
+            if fields[columns[2]] not in _SPLITS:
+                continue
+        require(len(fields) == width, f"{where}: {len(fields)} fields, the first line has {width}")
+        file, labels, split = (fields[column] for column in columns)
+        require(split in _SPLITS, f"{where}: split {split[:40]!r}; must be train or val")
+        require(is_plain_text(file), f"{where}: file name {file[:80]!r} holds control characters; correct this line")
+        yield _Row(line, relative_path(file, where), _codes(where, labels), split)
+
+
+def _columns(where: str, fields: Sequence[str]) -> tuple[int, ...]:
+    """Where file name, labels and split stand, from the first line of the table."""
+    names = [field.lower() for field in fields]
+    found = [[place for place, name in enumerate(names) if name in known] for known in _COLUMNS]
+    if not any(found):
+        if len(fields) in (3, 4):
+            return tuple(range(len(fields) - 3, len(fields)))
+        raise UserError(f"{where}: {len(fields)} columns; must be {', '.join(known[0] for known in _COLUMNS)}")
+    for places, known in zip(found, _COLUMNS, strict=True):
+        if len(places) != 1:
+            shown = ", ".join(repr(field) for field in fields[:8])[:200]
+            raise UserError(
+                f"{where}: {len(places)} columns are called {known[0]!r} or the like, must be one; there are {shown}"
+            )
+    return tuple(places[0] for places in found)
+
+
+def _codes(where: str, text: str) -> Codes:
+    """(81,) the codes of a printed list of names."""
+    names = parse_names(text)
+    if names is None:
+        raise UserError(f"{where}: labels {text[:60]!r}; must be a list of names such as ['sky', 'sun'], or []")
+    codes = np.full(len(NUSWIDE_CLASSES), ABSENT, dtype=np.int8)
+    for name in names:
+        require(name in _LABELS, f"{where}: {name[:60]!r} is none of the 81 classes of NUS-WIDE")
+        codes[_LABELS[name]] = PRESENT
+    return codes
+
+
+def _sorted(listed: Sequence[tuple[str, _Row]]) -> NuswideRows:
+    in_order = sorted(listed, key=lambda pair: pair[0])
+    ids, rows = zip(*in_order, strict=True)
+    return NuswideRows(ids, tuple(row.file for row in rows), np.stack([row.codes for row in rows]))
+
+
+def _read(source: Source, path: Path) -> tuple[NuswideRows, NuswideRows]:
+    """The table's rows, from the cache where the file has not changed."""
+    key = fingerprint(READER, [path])
+    kept = source.cache.load("nuswide", key, [f"{split}_{part}" for split in _SPLITS for part in NuswideRows._fields])
+    if kept is None:
+        train, test = read_table(path)
+        arrays = [
+            {f"{split}_ids": pack(rows.ids), f"{split}_files": pack(rows.files), f"{split}_codes": rows.codes}
+            for split, rows in zip(_SPLITS, (train, test), strict=True)
+        ]
+        source.cache.save("nuswide", key, arrays[0] | arrays[1])
+        return train, test
+    train, test = (
+        NuswideRows(unpack(kept[f"{split}_ids"]), unpack(kept[f"{split}_files"]), kept[f"{split}_codes"])
+        for split in _SPLITS
+    )
+    return train, test
+
+
+def _annotations(source: Source, rows: NuswideRows) -> Annotations:
+    images = FileImages([f"{source.path_images}/{file}" for file in rows.files], source.cache)
+    return Annotations(images, rows.ids, NUSWIDE_CLASSES, LabelTable(rows.codes))
+
+
+_LABELS = {name: label for label, name in enumerate(NUSWIDE_CLASSES)}
+
+FORM = Form("nuswide", ("Flickr", "images", "."), image_id, NUSWIDE_CLASSES, len(NUSWIDE_CLASSES))

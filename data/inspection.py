@@ -1,0 +1,303 @@
+"""What is in a dataset: figures about its labels, boxes and pictures. Pure functions; nothing is printed here.
+
+N rows, C classes, K classes chosen. Label tables are counted as they are stored: a sparse one never becomes dense.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.sparse import csr_array
+
+from data.images import ArrayImages, FileImages, fault
+from utils.checks import RunError
+from utils.long_tail import positives
+from utils.types import ABSENT, PRESENT, UNKNOWN, Boxes, Images, Index, LabelTable
+
+_BLOCK = 1 << 22  # entries compared at a time
+_EDGE = 1.0  # pixels a box may reach over the picture's edge: corners are often rounded
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """One table of labels in figures."""
+
+    counts: Index
+    """(3, C) rows that hold each code, at [code + 1]."""
+    per_row: Index
+    """(M,) rows that hold 0, 1, 2, ... present classes."""
+    all_unknown: int
+    """Rows of which nothing is known."""
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return int(self.per_row.sum())
+
+    @property
+    def present(self) -> Index:
+        """(C,) positives of each class."""
+        present: Index = self.counts[PRESENT + 1]
+        return present
+
+    @property
+    def cardinality(self) -> float:
+        """Mean number of present classes a row; 0 without rows."""
+        return float(self.present.sum() / max(self.rows, 1))
+
+    @property
+    def density(self) -> float:
+        """Share of the classes that a row has on average."""
+        return self.cardinality / max(len(self.present), 1)
+
+    @property
+    def imbalance(self) -> float | None:
+        """Positives of the most frequent class over those of the rarest that has any; None without positives."""
+        there = self.present[self.present > 0]
+        return float(there.max() / there.min()) if len(there) else None
+
+
+def label_facts(table: LabelTable) -> LabelFacts:
+    """Count the codes of a table by class and by row."""
+    counts = np.stack([table.counts(code) for code in (UNKNOWN, ABSENT, PRESENT)])
+    all_unknown = int((row_counts(table, UNKNOWN) == table.num_classes).sum())
+    return LabelFacts(counts, np.bincount(row_counts(table, PRESENT)).astype(np.int64), all_unknown)
+
+
+def row_counts(table: LabelTable, code: int) -> Index:
+    """(N,) how many classes of each row hold `code`."""
+    codes = table.codes
+    if not isinstance(codes, csr_array):
+        return np.asarray((codes == code).sum(axis=1, dtype=np.int64))
+    stored = np.diff(codes.indptr)
+    row = np.repeat(np.arange(len(table)), stored)
+    counts = np.bincount(row[codes.data == code], minlength=len(table))
+    if code == table.default:
+        counts += table.num_classes - stored
+    return counts.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class NoiseFacts:
+    """What a label regime makes of the truth, class by class, all (C,)."""
+
+    labelled: Index
+    """Labelled present."""
+    wrong: Index
+    """Labelled present, and not truly so (truth that is unknown included)."""
+    unlabelled: Index
+    """Truly present, without a label."""
+    denied: Index
+    """Truly present, labelled absent."""
+    unknown: Index
+    """Without a label, whatever the truth."""
+
+
+def noise_facts(truth: LabelTable, observed: LabelTable) -> NoiseFacts:
+    """Hold the labels that training sees against the truth of the same rows."""
+    pairs = joint_counts(truth, observed)
+    true, labelled, absent, unknown = PRESENT + 1, PRESENT + 1, ABSENT + 1, UNKNOWN + 1
+    return NoiseFacts(
+        labelled=pairs[:, labelled].sum(axis=0),
+        wrong=pairs[:, labelled].sum(axis=0) - pairs[true, labelled],
+        unlabelled=pairs[true, unknown],
+        denied=pairs[true, absent],
+        unknown=pairs[:, unknown].sum(axis=0),
+    )
+
+
+def joint_counts(truth: LabelTable, observed: LabelTable) -> Index:
+    """(3, 3, C) rows in which each pair of codes meets, at [true code + 1, observed code + 1]."""
+    if isinstance(truth.codes, csr_array) and isinstance(observed.codes, csr_array):
+        return _joint_stored(truth, observed)
+    counts = np.zeros((9, truth.num_classes), dtype=np.int64)
+    size = max(1, _BLOCK // max(truth.num_classes, 1))
+    for start in range(0, len(truth), size):
+        rows = slice(start, start + size)
+        pair = (truth.rows(rows) + 1) * 3 + (observed.rows(rows) + 1)
+        for value in range(9):
+            counts[value] += (pair == value).sum(axis=0)
+    return counts.reshape(3, 3, -1)
+
+
+def _joint_stored(truth: LabelTable, observed: LabelTable) -> Index:
+    """`joint_counts` of two sparse tables: 0 stands for "not stored", codes for 1, 2, 3 and 4, 8, 12."""
+    both = csr_array(_marked(truth, 1) + _marked(observed, 4))
+    counts = np.zeros((3, 3, truth.num_classes), dtype=np.int64)
+    for value in range(1, 16):
+        one, other = value % 4, value // 4
+        place = (one - 1 if one else truth.default + 1, other - 1 if other else observed.default + 1)
+        counts[place] += np.bincount(both.indices[both.data == value], minlength=truth.num_classes)
+    counts[truth.default + 1, observed.default + 1] += len(truth) - counts.sum(axis=(0, 1))
+    return counts
+
+
+def _marked(table: LabelTable, factor: int) -> csr_array:
+    """The stored entries as `factor` times 1, 2, 3, so that none of them is a zero that addition would drop."""
+    codes = table.codes
+    assert isinstance(codes, csr_array)
+    return csr_array(((codes.data + 2) * np.int8(factor), codes.indices, codes.indptr), shape=codes.shape)
+
+
+class CoOccurrence(NamedTuple):
+    """Classes that appear together."""
+
+    classes: Index
+    """(K,) the classes, most frequent first; each is present somewhere."""
+    together: Index
+    """(K, K) rows in which both are present; a class's own count on the diagonal."""
+
+    def conditional(self) -> NDArray[np.float64]:
+        """(K, K) P(k | j) at [j, k]: the share of the rows with j that have k too."""
+        return self.together / np.diag(self.together)[:, None]
+
+
+def co_occurrence(table: LabelTable, at_most: int) -> CoOccurrence:
+    """Count how often the `at_most` most frequent classes of a table appear together."""
+    present = table.counts(PRESENT)
+    chosen = np.argsort(-present, kind="stable")[:at_most]
+    chosen = chosen[present[chosen] > 0]
+    place = np.full(table.num_classes, -1)
+    place[chosen] = np.arange(len(chosen))
+    row, label = positives(table)
+    kept = place[label] >= 0
+    ones = np.ones(int(kept.sum()), dtype=np.int64)
+    there = csr_array((ones, (row[kept], place[label[kept]])), shape=(len(table), len(chosen)))
+    return CoOccurrence(chosen, np.asarray((there.T @ there).toarray(), dtype=np.int64))
+
+
+class Pair(NamedTuple):
+    """`then` is present in `share` of the `given_rows` rows with `given`, that is in `rows` of them."""
+
+    given: int
+    then: int
+    share: float
+    rows: int
+    given_rows: int
+
+
+def strongest_pairs(found: CoOccurrence, count: int, least: int) -> list[Pair]:
+    """The `count` pairs of classes with the highest P(then | given), out of those that share `least` rows or more.
+
+    Ties go to the pair with more rows, then to the more frequent classes.
+    """
+    share, together = found.conditional(), found.together
+    given, then = np.nonzero((together >= least) & ~np.eye(len(together), dtype=bool))
+    order = np.lexsort((then, given, -together[given, then], -share[given, then]))[:count]
+    return [
+        Pair(int(found.classes[j]), int(found.classes[k]), float(share[j, k]), int(together[j, k]), int(together[j, j]))
+        for j, k in zip(given[order].tolist(), then[order].tolist(), strict=True)
+    ]
+
+
+class Picture(NamedTuple):
+    """One picture as it is stored."""
+
+    fault: str | None  # what is wrong with it, as the end of a sentence
+    side: tuple[int, int] = (0, 0)  # width and height in pixels
+    mode: str = ""  # Pillow's word: RGB, L (grey), CMYK, P (palette), I;16 (16 bit), ...
+    form: str = ""  # ending of the file's name and what the file really is: ".jpg JPEG"
+    size: int = 0  # bytes
+
+
+def examine(images: Images, row: int) -> Picture:
+    """Decode one picture to its end and say what it is."""
+    if not isinstance(images, FileImages):
+        try:
+            image = images.open(row)
+        except RunError as error:
+            return Picture(f"cannot be read ({error})")
+        form = "in memory" if isinstance(images, ArrayImages) else f"part of {Path(images.name(row)).suffix.lower()}"
+        return Picture(None, image.size, image.mode, form, len(image.tobytes()))
+    path = images.name(row)
+    wrong = fault(path)
+    if wrong is not None:
+        return Picture(wrong)
+    with Image.open(path) as image:
+        form = f"{Path(path).suffix.lower() or 'no ending'} {image.format}"
+        return Picture(None, image.size, image.mode, form, os.stat(path).st_size)  # noqa: PTH116 - a text already
+
+
+def digest(images: Images, row: int) -> bytes:
+    """SHA-256 of a picture's file; of its pixels where it has no file of its own. Raises: OSError, RunError."""
+    if not isinstance(images, FileImages):
+        image = images.open(row)
+        return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+    with Path(images.name(row)).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """The pictures of N rows; rows with a fault have sides 0, empty texts and size 0."""
+
+    sides: Index
+    """(N, 2) width and height in pixels."""
+    modes: NDArray[np.str_]
+    """(N,) how pixels are stored."""
+    forms: NDArray[np.str_]
+    """(N,) ending of the name and kind of file."""
+    sizes: Index
+    """(N,) bytes."""
+    faults: Mapping[int, str]
+    """What is wrong, by row."""
+
+
+def picture_facts(rows: int, found: Iterable[tuple[int, Picture]]) -> PictureFacts:
+    """Gather what `examine` said of some of `rows` rows; memory is for figures only, however many there are."""
+    sides, sizes = np.zeros((rows, 2), dtype=np.int64), np.zeros(rows, dtype=np.int64)
+    modes, forms = np.zeros(rows, dtype="U8"), np.zeros(rows, dtype="U24")
+    faults = {}
+    for row, picture in found:
+        sides[row], sizes[row], modes[row], forms[row] = picture.side, picture.size, picture.mode, picture.form
+        if picture.fault is not None:
+            faults[row] = picture.fault
+    return PictureFacts(sides, modes, forms, sizes, faults)
+
+
+def shared_sizes(sizes: Mapping[str, Index]) -> dict[str, Index]:
+    """By split, the rows whose size in bytes some other row of any split has too: only these can be duplicates."""
+    values, counts = np.unique(np.concatenate([part[part > 0] for part in sizes.values()]), return_counts=True)
+    shared = values[counts > 1]
+    return {split: np.flatnonzero(np.isin(part, shared)) for split, part in sizes.items()}
+
+
+Places = tuple[tuple[str, int], ...]
+"""Splits and rows that hold one and the same picture."""
+
+
+def duplicates(digests: Iterable[tuple[str, int, bytes]]) -> list[Places]:
+    """The places of each picture that is there more than once, from (split, row, digest)."""
+    places: dict[bytes, list[tuple[str, int]]] = {}
+    for split, row, value in digests:
+        places.setdefault(value, []).append((split, row))
+    return [tuple(found) for found in places.values() if len(found) > 1]
+
+
+class BoxFacts(NamedTuple):
+    """Boxes that cannot be right, as positions among all boxes."""
+
+    empty: Index
+    """Without area, or with a corner that is no number."""
+    outside: Index
+    """More than a pixel outside their picture, where its size is known."""
+
+
+def box_facts(boxes: Boxes, sides: Index | None) -> BoxFacts:
+    """Look at boxes (M), in pictures of `sides` (N, 2) pixels, 0 where unknown; None where no size is known."""
+    x1, y1, x2, y2 = boxes.corners.astype(np.float64).T
+    empty = ~((x2 > x1) & (y2 > y1) & np.isfinite(boxes.corners).all(axis=1))
+    outside = np.zeros(len(empty), dtype=bool)
+    if sides is not None:
+        width, height = sides[boxes.row].T
+        over = np.maximum.reduce([-x1, -y1, x2 - width, y2 - height]) > _EDGE
+        outside = over & (width > 0)
+    return BoxFacts(np.flatnonzero(empty), np.flatnonzero(outside))

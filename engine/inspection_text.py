@@ -1,0 +1,178 @@
+"""The report of `inspect_data.py` as text: aligned tables, the problems and one verdict line last."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+Report = dict[str, Any]
+
+_WIDEST = 28  # characters of a class name
+_BINS = 10  # numbers of labels with a column of their own
+
+
+def as_text(report: Report, top: int) -> str:
+    """The lines of a report; `top` entries of each long list."""
+    blocks = (_heading, _splits, _noise, _histogram, _pictures, _pairs, _class_table, _problems)
+    texts = ["\n".join(block(report, top)) for block in blocks]
+    return "\n\n".join(text for text in texts if text)
+
+
+def _heading(report: Report, top: int) -> Iterator[str]:
+    labels = report["labels"]
+    seed = "" if labels["seed"] is None else f", seed {labels['seed']}"
+    file = "" if labels["file"] is None else f", from {labels['file']}"
+    yield f"{report['dataset']}: {len(report['classes'])} classes; training sees {labels['regime']}{seed}{file}"
+
+
+def _splits(report: Report, top: int) -> Iterator[str]:
+    """A column a split, and one for the labels that training sees."""
+    parts = {**report["splits"], "seen in training": report["observed"]}
+    rows = [
+        ["", *parts],
+        ["images", *(f"{part['images']:,}" for part in parts.values())],
+        ["labels an image", *(f"{part['labels_an_image']:.2f}" for part in parts.values())],
+        ["label density", *(_percent(part["label_density"]) for part in parts.values())],
+        ["entries unknown", *(_percent(_unknown_share(part)) for part in parts.values())],
+        ["images without positive", *(f"{part['images_without_positive']:,}" for part in parts.values())],
+        ["images all unknown", *(f"{part['images_all_unknown']:,}" for part in parts.values())],
+        ["classes without positives", *(f"{len(part['classes_without_positives']):,}" for part in parts.values())],
+        ["most / least frequent", *(_number(part["imbalance"]) for part in parts.values())],
+    ]
+    yield from _table(rows)
+    for key, title in (("class_groups", "classes by training images"), ("dataset_groups", "the dataset's own groups")):
+        groups = report["splits"]["train"][key]
+        if groups:
+            yield f"{title}: " + ", ".join(f"{name} {len(chosen)}" for name, chosen in groups.items())
+
+
+def _noise(report: Report, top: int) -> Iterator[str]:
+    seen, true = report["observed"], report["splits"]["train"]["present"]
+    lost = seen["unlabelled"] + seen["denied"]
+    yield "the labels that training sees"
+    yield f"  wrong    {_percent(seen['wrong_share'])}  {seen['wrong']:,} of {seen['labelled']:,} labelled present"
+    yield f"  lost     {_percent(seen['lost_share'])}  {lost:,} of {true:,} true labels are not labelled present"
+    if seen["unknown"]:
+        among = _percent(seen["present_among_unknown"])
+        yield f"  hidden   {among}  of {seen['unknown']:,} unknown entries are present in truth"
+
+
+def _histogram(report: Report, top: int) -> Iterator[str]:
+    parts = {**report["splits"], "seen in training": report["observed"]}
+    yield from _table(
+        [
+            ["images with so many labels", *map(str, range(_BINS)), f"{_BINS}+"],
+            *([name, *(f"{count:,}" for count in _binned(part["images_by_labels"]))] for name, part in parts.items()),
+        ]
+    )
+
+
+def _pictures(report: Report, top: int) -> Iterator[str]:
+    parts = {name: part["pictures"] for name, part in report["splits"].items()}
+    rows = [["pictures", *parts], ["missing", *(f"{part['missing']:,}" for part in parts.values())]]
+    if not all(part["checked"] for part in parts.values()):
+        yield from _table(rows)
+        yield "not decoded and not compared, as --no-check_images says"
+        return
+    rows.append(["broken", *(f"{part['broken']:,}" for part in parts.values())])
+    for side in ("width", "height"):
+        rows.append([f"{side}, min median max", *(_range(part[side]) for part in parts.values())])
+    for title, key in (("stored as", "modes"), ("kept as", "files")):
+        for kind in dict.fromkeys(kind for part in parts.values() for kind in part[key]):
+            rows.append([f"{title} {kind}", *(f"{part[key].get(kind, 0):,}" for part in parts.values())])
+    yield from _table(rows)
+
+
+def _pairs(report: Report, top: int) -> Iterator[str]:
+    pairs = report["co_occurrence"]["pairs"][:top]
+    if pairs:
+        yield "most often together in training (of the images with the first, so many have the second)"
+        named = [f"{_short(pair['given'])} -> {_short(pair['then'])}" for pair in pairs]
+        width = max(map(len, named))
+        for name, pair in zip(named, pairs, strict=True):
+            counted = f"{pair['images']:,} of {pair['of']:,}"
+            yield f"  {name:{width}}  {_percent(pair['share'])}  {counted}, {pair['lift']:.1f} x the usual share"
+
+
+def _class_table(report: Report, top: int) -> Iterator[str]:
+    """The most and the least frequent classes of the training set."""
+    others = [name for name in report["splits"] if name != "train"]
+    header = ["class", "present", "absent", "unknown", "labelled", "wrong", "lost", *(f"{name}" for name in others)]
+    ranked = sorted(report["classes"], key=lambda one: -one["train"]["present"])
+    rows = [[_short(one["name"]), *_class_figures(one, others)] for one in ranked]
+    if len(rows) > 2 * top:
+        between = [f"({len(rows) - 2 * top} between)", *[""] * (len(header) - 1)]
+        rows = [*rows[:top], between, *rows[-top:]]
+    yield "classes by training images: truth, what training sees of it, and positives elsewhere"
+    yield from _table([header, *rows])
+
+
+def _class_figures(one: Report, others: Sequence[str]) -> Iterator[str]:
+    train, seen = one["train"], one["observed"]
+    lost = seen["unlabelled"] + seen["denied"]
+    for count in (train["present"], train["absent"], train["unknown"], seen["labelled"]):
+        yield f"{count:,}"
+    yield _percent(seen["wrong"] / seen["labelled"] if seen["labelled"] else None)
+    yield _percent(lost / train["present"] if train["present"] else None)
+    yield from (f"{one[name]['present']:,}" for name in others)
+
+
+def _problems(report: Report, top: int) -> Iterator[str]:
+    for problem in report["problems"]:
+        yield f"{problem['level']}: {problem['text']}"
+        which = [*problem["which"][:top], *(["... (more in report.json)"] if len(problem["which"]) > top else [])]
+        if all(len(text) <= _WIDEST for text in which):  # names of classes: side by side
+            yield from textwrap.wrap(", ".join(which), 110, initial_indent="  ", subsequent_indent="  ")
+        else:
+            yield from (f"  {text}" for text in which)
+    yield _verdict(report)
+
+
+def _verdict(report: Report) -> str:
+    levels = [problem["level"] for problem in report["problems"]]
+    errors, notes = levels.count("error"), levels.count("note")
+    known = f"{notes} {'note' if notes == 1 else 'notes'}" if notes else "nothing to note"
+    if errors:
+        return f"verdict: not usable as it is, {errors} {'error' if errors == 1 else 'errors'}, {known}"
+    looked = all(part["pictures"]["checked"] for part in report["splits"].values())
+    return f"verdict: usable, {known}" + ("" if looked else "; pictures were not decoded")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns as wide as needed, the first to the left, the others to the right."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            f"{row[0]:{widths[0]}}",
+            *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _binned(counts: Sequence[int]) -> Iterable[int]:
+    """Images with 0, 1, ... labels, all with `_BINS` or more in the last place."""
+    padded = [*counts, *[0] * (_BINS + 1)]
+    return [*padded[:_BINS], sum(padded[_BINS:])]
+
+
+def _unknown_share(part: Report) -> float | None:
+    entries = part["present"] + part["absent"] + part["unknown"]
+    return part["unknown"] / entries if entries else None
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:5.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
+
+
+def _range(value: Report | None) -> str:
+    return "-" if value is None else f"{value['min']} {value['median']:.0f} {value['max']}"
+
+
+def _short(name: str) -> str:
+    text = " ".join(name.split())
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 3] + "..."

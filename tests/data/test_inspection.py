@@ -1,0 +1,221 @@
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.sparse import csr_array
+
+from data.images import ArrayImages, FileImages
+from data.inspection import (
+    Picture,
+    box_facts,
+    co_occurrence,
+    digest,
+    duplicates,
+    examine,
+    joint_counts,
+    label_facts,
+    noise_facts,
+    picture_facts,
+    row_counts,
+    shared_sizes,
+    strongest_pairs,
+)
+from tests.data.trees import picture
+from tests.oracles import inspection as oracle
+from utils.checks import RunError
+from utils.types import ABSENT, PRESENT, UNKNOWN, Boxes, LabelTable
+
+
+def random_codes(seed, shape=(40, 7)):
+    return np.random.default_rng(seed).choice([-1, 0, 1], size=shape, p=[0.2, 0.5, 0.3]).astype(np.int8)
+
+
+def sparse(codes, default, extra=0.3, seed=0):
+    """A sparse table of these codes that also stores some of the entries that equal its default."""
+    stored = (codes != default) | (np.random.default_rng(seed).random(codes.shape) < extra)
+    row, column = np.nonzero(stored)
+    indptr = np.concatenate([[0], np.cumsum(stored.sum(axis=1))])
+    return LabelTable(csr_array((codes[row, column], column, indptr), shape=codes.shape), default=default)
+
+
+def tables(codes):
+    yield LabelTable(codes.copy())
+    yield from (sparse(codes, default) for default in (ABSENT, UNKNOWN, PRESENT))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_label_facts_agree_with_counting_one_by_one_however_labels_are_stored(seed):
+    codes = random_codes(seed)
+    codes[3], codes[4] = UNKNOWN, ABSENT
+    codes[:, 5] = np.minimum(codes[:, 5], ABSENT)
+    expected = oracle.label_figures(codes.tolist(), 7)
+    for table in tables(codes):
+        facts = label_facts(table)
+        assert facts.rows == expected["images"]
+        assert facts.per_row.tolist() == expected["images_by_labels"]
+        assert facts.all_unknown == expected["images_all_unknown"] >= 1
+        assert facts.cardinality == pytest.approx(expected["labels_an_image"])
+        assert facts.density == pytest.approx(expected["label_density"])
+        assert facts.imbalance == pytest.approx(expected["imbalance"])
+        for code in (UNKNOWN, ABSENT, PRESENT):
+            np.testing.assert_array_equal(facts.counts[code + 1], (codes == code).sum(axis=0))
+            np.testing.assert_array_equal(row_counts(table, code), (codes == code).sum(axis=1))
+
+
+def test_tables_without_positives_or_rows_have_facts_too():
+    facts = label_facts(LabelTable(np.zeros((3, 2), np.int8)))
+    assert (facts.imbalance, facts.cardinality, facts.per_row.tolist()) == (None, 0.0, [3])
+    facts = label_facts(LabelTable(np.zeros((0, 2), np.int8)))
+    assert (facts.rows, facts.cardinality, facts.all_unknown) == (0, 0.0, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pairs_of_codes_agree_for_every_way_of_storing_both_tables(seed):
+    truth, observed = random_codes(seed), random_codes(seed + 100)
+    expected = np.array(
+        [[((truth == t) & (observed == o)).sum(axis=0) for o in (-1, 0, 1)] for t in (-1, 0, 1)], dtype=np.int64
+    )
+    for one, other in itertools.product(tables(truth), tables(observed)):
+        np.testing.assert_array_equal(joint_counts(one, other), expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_agrees_with_counting_one_by_one(seed):
+    truth, observed = random_codes(seed), random_codes(seed + 50)
+    noise = noise_facts(LabelTable(truth), sparse(observed, UNKNOWN))
+    expected = oracle.noise_figures(truth.tolist(), observed.tolist())
+    for name in noise.__dataclass_fields__:
+        assert int(getattr(noise, name).sum()) == expected[name], name
+        for k in range(truth.shape[1]):
+            column = oracle.noise_figures(truth[:, k : k + 1].tolist(), observed[:, k : k + 1].tolist())
+            assert getattr(noise, name)[k] == column[name]
+
+
+def test_the_truth_itself_has_no_noise():
+    table = sparse(random_codes(4), UNKNOWN)
+    noise = noise_facts(table, table)
+    assert not (noise.wrong + noise.unlabelled + noise.denied).any()
+    np.testing.assert_array_equal(noise.labelled, table.counts(PRESENT))
+
+
+@pytest.mark.parametrize("at_most", [3, 7, 50])
+def test_co_occurrence_agrees_with_counting_and_leaves_out_what_is_nowhere(at_most):
+    codes = random_codes(1)
+    codes[:, 2] = ABSENT
+    expected = np.array(oracle.together(codes.tolist(), 7))
+    for table in tables(codes):
+        found = co_occurrence(table, at_most)
+        assert len(found.classes) == min(at_most, 6)
+        assert 2 not in found.classes
+        np.testing.assert_array_equal(found.together, expected[np.ix_(found.classes, found.classes)])
+        frequent = np.diag(found.together)
+        assert (np.diff(frequent) <= 0).all()
+        shares = found.conditional()
+        assert (shares >= 0).all()
+        assert (shares <= 1).all()
+        np.testing.assert_allclose(np.diag(shares), 1)
+
+
+def test_nothing_occurs_together_where_nothing_is_present():
+    found = co_occurrence(LabelTable(np.zeros((4, 3), np.int8)), 10)
+    assert found.together.shape == (0, 0)
+    assert strongest_pairs(found, 5, 1) == []
+
+
+def test_strongest_pairs_are_the_highest_shares_with_enough_rows():
+    codes = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 1], [1, 0, 0]], dtype=np.int8)
+    found = co_occurrence(LabelTable(codes), 3)
+    every = [(pair.given, pair.then, pair.share, pair.rows, pair.given_rows) for pair in strongest_pairs(found, 9, 1)]
+    assert every == [(1, 0, 1.0, 2, 2), (2, 0, 1.0, 1, 1), (0, 1, 0.5, 2, 4), (0, 2, 0.25, 1, 4)]
+    assert [pair[:2] for pair in strongest_pairs(found, 9, 2)] == [(1, 0), (0, 1)]
+    assert len(strongest_pairs(found, 1, 1)) == 1
+
+
+@pytest.mark.parametrize(
+    "mode, name, form", [("L", "a.jpg", ".jpg JPEG"), ("CMYK", "b.jpg", ".jpg JPEG"), ("P", "c.PNG", ".png PNG")]
+)
+def test_a_picture_says_how_it_is_stored(tmp_path, mode, name, form):
+    path = picture(tmp_path / name, (31, 17), mode, 3 if mode != "CMYK" else (1, 2, 3, 4))
+    found = examine(FileImages([path]), 0)
+    assert found == Picture(None, (31, 17), mode, form, path.stat().st_size)
+
+
+def test_sixteen_bits_and_wrong_endings_are_told(tmp_path):
+    Image.fromarray(np.full((4, 6), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "deep.png").rename(tmp_path / "deep.jpg")
+    found = examine(FileImages([tmp_path / "deep.jpg"]), 0)
+    assert found.mode == "I;16"
+    assert found.form == ".jpg PNG"
+
+
+def test_faults_are_kept_by_row_and_say_what_is_wrong(tmp_path):
+    paths = [picture(tmp_path / f"{n}.jpg", (200, 100)) for n in range(4)]
+    paths[1].write_bytes(b"")
+    paths[3].write_bytes(paths[3].read_bytes()[:-40])
+    images = FileImages(paths)
+    facts = picture_facts(5, ((row, examine(images, row)) for row in range(4)))
+    assert set(facts.faults) == {1, 3}
+    assert facts.faults[1] == "is empty"
+    assert "damaged" in facts.faults[3]
+    assert facts.sides.tolist() == [[200, 100], [0, 0], [200, 100], [0, 0], [0, 0]]
+    assert (facts.sizes > 0).tolist() == [True, False, True, False, False]
+    assert facts.modes.tolist() == ["RGB", "", "RGB", "", ""]
+
+
+class Broken(ArrayImages):
+    def open(self, row):
+        raise RunError(f"picture {row} cannot be read")
+
+
+def test_pictures_in_memory_have_facts_and_digests():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 8, 3), dtype=np.uint8)
+    pixels[2] = pixels[0]
+    images = ArrayImages(pixels, ["a", "b", "c"])
+    assert examine(images, 1) == Picture(None, (8, 5), "RGB", "in memory", 120)
+    values = [digest(images, row) for row in range(3)]
+    assert values[0] == values[2] != values[1]
+    assert digest(ArrayImages(pixels.reshape(3, 8, 5, 3), "abc"), 0) != values[0]  # the same bytes in another shape
+    assert "cannot be read" in examine(Broken(pixels, ["a", "b", "c"]), 1).fault
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_files_are_found_whatever_the_split_and_only_files_of_one_size_are_read(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    files = {name: [] for name in ("train", "validation", "test")}
+    for name, count in zip(files, (9, 4, 6), strict=True):
+        for row in range(count):
+            path = tmp_path / f"{name}{row}"
+            path.write_bytes(bytes(rng.integers(0, 2, rng.integers(0, 4), dtype=np.uint8)))
+            files[name].append(path)
+    sizes = {name: np.array([path.stat().st_size for path in paths]) for name, paths in files.items()}
+    shared = shared_sizes(sizes)
+    flat = np.concatenate(list(sizes.values()))
+    for name, rows in shared.items():
+        expected = [row for row, size in enumerate(sizes[name]) if size and (flat == size).sum() > 1]
+        assert rows.tolist() == expected
+    images = {name: FileImages(paths) for name, paths in files.items()}
+    found = duplicates((name, row, digest(images[name], row)) for name, rows in shared.items() for row in rows.tolist())
+    named = sorted(sorted(str(files[name][row]) for name, row in places) for places in found)
+    assert named == oracle.same_content([path for paths in files.values() for path in paths])
+
+
+def test_boxes_without_area_and_outside_are_found():
+    corners = [
+        (0, 0, 10, 10),  # fine
+        (5, 5, 5, 9),  # no width
+        (5, 9, 8, 5),  # upside down
+        (0, 0, 20.9, 10),  # rounded over the edge
+        (0, 0, 22, 10),  # beyond
+        (-3, 0, 4, 4),
+        (np.nan, 0, 4, 4),
+        (0, 0, 900, 900),  # in a picture of unknown size
+    ]
+    rows = np.array([0, 0, 0, 0, 0, 0, 0, 1])
+    boxes = Boxes(rows, np.zeros(8, dtype=np.int64), np.array(corners, dtype=np.float32))
+    facts = box_facts(boxes, np.array([[20, 10], [0, 0]]))
+    assert facts.empty.tolist() == [1, 2, 6]
+    assert facts.outside.tolist() == [4, 5]
+    assert box_facts(boxes, None).outside.tolist() == []
+    nothing = Boxes(rows[:0], rows[:0], np.zeros((0, 4), np.float32))
+    assert box_facts(nothing, np.zeros((0, 2), np.int64)).empty.tolist() == []

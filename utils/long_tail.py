@@ -1,0 +1,75 @@
+"""What a long tail is, in numbers: how often each class occurs, with which others, and which classes that makes rare.
+
+N rows, C classes. UNKNOWN entries count as ABSENT, as in the papers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from utils.types import PRESENT, Index, LabelTable
+
+HEAD_FROM = 100
+"""Training positives from which a class belongs to the head."""
+MIDDLE_FROM = 20
+"""Training positives from which it belongs to the middle."""
+
+
+class ClassFrequencies(NamedTuple):
+    """What the distribution-balanced loss and its sampler know of the training labels."""
+
+    class_freq: Index
+    """(C,) rows that have the class."""
+    neg_class_freq: Index
+    """(C,) rows that do not."""
+    condition_prob: NDArray[np.float64]
+    """(C, C) at [j, k]: the share of the rows with class j that have class k too; a row of zeros where none has j."""
+
+
+def class_groups(counts: Index) -> dict[str, Index]:
+    """The classes of the head (100 training positives or more), the middle (20 to 99) and the tail (fewer).
+
+    Wu et al., ECCV 2020, published code wutong16/DistributionBalancedLoss, appendix (`class_split.pkl`).
+
+    Args:
+        counts: (C,) training positives of each class.
+
+    Returns:
+        Class numbers, ascending, under "head", "middle" and "tail"; a group may be empty.
+    """
+    head, tail = counts >= HEAD_FROM, counts < MIDDLE_FROM
+    members = {"head": head, "middle": ~head & ~tail, "tail": tail}
+    return {name: np.flatnonzero(member).astype(np.int64) for name, member in members.items()}
+
+
+def positives(truth: LabelTable) -> tuple[Index, Index]:
+    """(M,) rows and (M,) classes of the M entries that are PRESENT, by row and then by class."""
+    if isinstance(truth.codes, csr_array) and truth.default != PRESENT:
+        kept = truth.codes.data == PRESENT
+        row = np.repeat(np.arange(len(truth), dtype=np.int64), np.diff(truth.codes.indptr))[kept]
+        label = truth.codes.indices[kept].astype(np.int64)
+        order = np.lexsort((label, row))  # the classes of a CSR row may stand in any order
+        return row[order], label[order]
+    row, label = np.nonzero(truth.dense() == PRESENT)
+    return row.astype(np.int64), label.astype(np.int64)
+
+
+def class_frequencies(truth: LabelTable) -> ClassFrequencies:
+    """How often classes occur, alone and together, in training labels; all of it follows from the labels alone.
+
+    Wu et al., ECCV 2020, published code wutong16/DistributionBalancedLoss, appendix (`class_freq.pkl`).
+
+    Args:
+        truth: (N, C) labels. The result holds C x C doubles, whatever the table's storage.
+    """
+    row, label = positives(truth)
+    members = csr_array((np.ones(len(row)), (row, label)), shape=(len(truth), truth.num_classes))
+    together = (members.T @ members).toarray()
+    count = np.diagonal(together)
+    conditional = np.divide(together, count[:, None], out=np.zeros_like(together), where=count[:, None] > 0)
+    class_freq = count.astype(np.int64)
+    return ClassFrequencies(class_freq, len(truth) - class_freq, conditional)
