@@ -136,7 +136,7 @@ class ReflectShift:
         height, width = F.get_size(picture)
         rows, columns = _mirrored(height, down)[:, None], _mirrored(width, right)
         if isinstance(picture, Tensor):
-            return picture[:, rows, columns]
+            return picture.permute(1, 2, 0)[rows, columns].permute(2, 0, 1)
         return Image.fromarray(np.asarray(picture)[rows, columns])
 
 

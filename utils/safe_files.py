@@ -253,14 +253,15 @@ def load_npy(path: Path) -> NDArray[Any]:
         held, wanted = os.fstat(file.fileno()).st_size - file.tell(), count * dtype.itemsize
         require(held >= wanted, f"{path}: cut short: {held} bytes of data where {shape} {dtype} needs {wanted}")
         values = np.fromfile(file, dtype=dtype, count=count)
-    require(dtype.kind != "U" or _is_text(values), f"{path}: its texts are damaged; fetch or save it again")
+    if dtype.kind == "U" and not (sound := _is_text(values)).all():
+        raise UserError(f"{path}: text {sound.argmin()} holds what is no character; fetch or save it again")
     return values.reshape(shape, order="F" if fortran else "C")
 
 
-def _is_text(values: NDArray[Any]) -> bool:
-    """Whether all of (N,) texts consist of characters; numpy takes that on trust, and crashes."""
-    points = values.view(np.dtype("u4").newbyteorder(values.dtype.byteorder))
-    return not bool(((points > 0x10FFFF) | ((points >= 0xD800) & (points <= 0xDFFF))).any())
+def _is_text(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """(N,) whether each of N texts consists of characters; numpy takes that on trust, and crashes."""
+    points = values.view(np.dtype("u4").newbyteorder(values.dtype.byteorder)).reshape(len(values), values.dtype.itemsize // 4)
+    return np.asarray(((points < 0xD800) | ((points > 0xDFFF) & (points <= 0x10FFFF))).all(axis=1))
 
 
 def load_pickled_npy(path: Path) -> Any:

@@ -57,7 +57,7 @@ def read_parquet(path: Path) -> Sheet:
     Raises: UserError when pyarrow is not installed, or the file is missing, damaged or without rows.
     """
     try:
-        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
         raise UserError(f"{path}: reading it needs pyarrow: pip install pyarrow, or save the table as .csv") from error

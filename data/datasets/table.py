@@ -112,7 +112,7 @@ def held_out_rows(codes: Codes, fraction: float, seed: int) -> Index:
         (M,) row numbers; none where there are too few rows to choose from.
     """
     # Here, for it takes most of a second.
-    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit  # type: ignore[import-untyped]
+    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
     if not 0 < np.ceil(fraction * len(codes)) < len(codes):
         return np.empty(0, dtype=np.int64)

@@ -1,17 +1,12 @@
-import csv
-import io
-import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
 from data.cache import Cache
 from data.datasets import table as table_module
 from data.datasets.source import Source
-from data.datasets.spreadsheet import IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS, read_spreadsheet
+from data.datasets.spreadsheet import read_spreadsheet
 from data.datasets.table import held_out_rows, load_table
 from data.datasets.table_config import TableConfig
 from tests.data.trees import picture
@@ -33,18 +28,6 @@ def own(table, *, path_images=Path(), seed=0, need_images=False, cache=None, **m
     return Source(path_images, Path(), seed, cache, need_images, TableConfig(table=table, **more))
 
 
-def read(path, fixed=None, **more):
-    return read_spreadsheet(path, TableConfig(table=path, **more), fixed)
-
-
-def test_names_of_a_cell_are_present_and_the_others_absent(tmp_path):
-    found = read(written(tmp_path / "labels.csv", THREE))
-    assert found.ids == ("a.jpg", "b/a.jpg", "c.jpg")
-    assert found.classes == ("cat", "dog")
-    np.testing.assert_array_equal(found.codes, [[PRESENT, PRESENT], [ABSENT, ABSENT], [ABSENT, PRESENT]])
-    assert found.codes.dtype == np.int8
-
-
 def test_columns_of_classes_keep_their_order_and_tell_absent_from_unknown(tmp_path):
     train, test, _, validation = load_table(own(written(tmp_path / "labels.csv", COLUMNS)))
     assert (train.ids, test.ids, validation) == (("a.jpg", "b.jpg"), ("c.jpg",), None)
@@ -55,146 +38,11 @@ def test_columns_of_classes_keep_their_order_and_tell_absent_from_unknown(tmp_pa
     assert train.boxes is None
 
 
-@pytest.mark.parametrize(
-    "code, texts",
-    [
-        (PRESENT, ["1", "1.0", "true", "True", "TRUE", " 1 "]),
-        (ABSENT, ["0", "0.0", "false", "False"]),
-        (UNKNOWN, ["-1", "-1.0", "", "  "]),
-    ],
-)
-def test_ways_to_write_a_code(tmp_path, code, texts):
-    rows = "".join(f"{n}.jpg,{text}\n" for n, text in enumerate(texts))
-    found = read(written(tmp_path / "labels.csv", "image,cat\n" + rows))
-    assert found.codes[:, 0].tolist() == [code] * len(texts)
-
-
-def as_text(header, rows, delimiter):
-    buffer = io.StringIO()
-    csv.writer(buffer, delimiter=delimiter).writerows([header, *rows])
-    return buffer.getvalue()
-
-
-def as_parquet(path, header, rows):
-    columns = zip(*rows, strict=True)
-    arrays = {
-        name: list(column) if name == "image" else [float("nan") if code == "" else float(code) for code in column]
-        for name, column in zip(header, columns, strict=True)
-    }
-    parquet.write_table(pa.table(arrays), path)
-    return path
-
-
-def random_table(seed):
-    rng = np.random.default_rng(seed)
-    classes = tuple(f"class {k}, été {seed}" for k in range(int(rng.integers(1, 6))))
-    codes = rng.integers(-1, 2, (int(rng.integers(2, 40)), len(classes))).astype(np.int8)
-    ids = tuple(sorted(f"folder {row % 3}/picture-{row}.png" for row in range(len(codes))))
-    return ids, classes, codes, rng.permutation(len(ids))
-
-
-@pytest.mark.parametrize("form", ["comma", "semicolon", "tab", "tsv", "bom", "cr", "parquet"])
-@pytest.mark.parametrize("seed", range(4))
-def test_every_file_form_gives_back_what_was_written(tmp_path, form, seed):
-    ids, classes, codes, order = random_table(seed)
-    header = ["image", *classes]
-    rows = [[ids[row], *("" if code == UNKNOWN else str(code) for code in codes[row])] for row in order]
-    if form == "parquet":
-        path = as_parquet(tmp_path / "t.parquet", header, rows)
-    else:
-        text = as_text(header, rows, {"semicolon": ";", "tab": "\t", "tsv": "\t"}.get(form, ","))
-        text = text.replace("\r\n", "\r") if form == "cr" else text
-        path = written(
-            tmp_path / f"t.{'tsv' if form == 'tsv' else 'csv'}", text, "utf-8-sig" if form == "bom" else "utf-8"
-        )
-    found = read(path)
-    assert (found.ids, found.classes) == (ids, classes)
-    np.testing.assert_array_equal(found.codes, codes)
-
-
-@pytest.mark.parametrize("form", ["csv", "parquet"])
-@pytest.mark.parametrize("separator", [";", "|", ",", " "])
-def test_names_come_back_with_any_separator(tmp_path, form, separator):
-    ids, _, codes, order = random_table(7)
-    classes = tuple(f"été-{k}" for k in range(codes.shape[1]))
-    cells = [separator.join(name for name, code in zip(classes, codes[row], strict=True) if code == 1) for row in order]
-    names = [ids[row] for row in order]
-    if form == "csv":
-        rows = zip(names, cells, strict=True)
-        path = written(tmp_path / "t.csv", as_text(["image", "tags"], rows, ","))
-    else:
-        path = tmp_path / "t.parquet"
-        parquet.write_table(pa.table({"image": names, "tags": [cell or None for cell in cells]}), path)
-    found = read(path, fixed=classes, label_separator=separator)
-    assert (found.ids, found.classes) == (ids, classes)
-    np.testing.assert_array_equal(found.codes, np.where(codes == PRESENT, PRESENT, ABSENT))
-
-
-def test_parquet_values_of_other_types(tmp_path):
-    table = pa.table(
-        {
-            "file": pa.array(["a.jpg", "b.jpg", "c.jpg"]).dictionary_encode(),
-            "whole": pa.array([1, 0, None], pa.int8()),
-            "truth": [True, False, None],
-            "text": ["1", "0", " -1 "],
-            "none": pa.nulls(3),
-        }
-    )
-    parquet.write_table(table, tmp_path / "t.parquet")
-    found = read(tmp_path / "t.parquet")
-    np.testing.assert_array_equal(found.codes[:, :3], [[PRESENT] * 3, [ABSENT] * 3, [UNKNOWN] * 3])
-    assert found.codes[:, 3].tolist() == [UNKNOWN] * 3
-
-
-def test_a_nested_parquet_column_that_is_no_label_does_not_matter(tmp_path):
-    nested = {"image": ["a.jpg"], "labels": ["cat"], "meta": [{"x": 1}]}
-    parquet.write_table(pa.table(nested), tmp_path / "t.parquet")
-    assert read(tmp_path / "t.parquet").classes == ("cat",)
-
-
-def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"t\.parquet: reading it needs pyarrow: pip install pyarrow"):
-        read(written(tmp_path / "t.parquet", ""))
-
-
-@pytest.mark.parametrize("name", [*IMAGE_COLUMNS, "Image", "FILE_NAME"])
-def test_usual_names_of_the_path_column(tmp_path, name):
-    found = read(written(tmp_path / "t.csv", f"cat,{name},dog\n1,a.jpg,0\n"))
-    assert (found.ids, found.classes) == (("a.jpg",), ("cat", "dog"))
-
-
-@pytest.mark.parametrize("name", [*LABEL_COLUMNS, "Tags"])
-def test_usual_names_of_the_label_column(tmp_path, name):
-    found = read(written(tmp_path / "t.csv", f"image,{name},photographer\na.jpg,cat,Ann\n"))
-    assert found.classes == ("cat",)
-    assert "not read: 'photographer'" in found.notes[0]
-
-
-@pytest.mark.parametrize("name", LABEL_COLUMNS)
-def test_a_column_of_codes_is_a_class_whatever_its_name(tmp_path, name):
-    found = read(written(tmp_path / "t.csv", f"image,{name},dog\na.jpg,1,0\nb.jpg,,1.0\n"))
-    assert found.classes == (name, "dog")
-    np.testing.assert_array_equal(found.codes, [[PRESENT, ABSENT], [UNKNOWN, PRESENT]])
-
-
-@pytest.mark.parametrize("name", [*SPLIT_COLUMNS, "Split"])
-def test_usual_names_of_the_split_column(tmp_path, name):
-    found = read(written(tmp_path / "t.csv", f"image,cat,{name}\na.jpg,1,train\nb.jpg,0,TEST\n"))
-    assert found.classes == ("cat",)
-    assert found.parts.tolist() == [0, 2]
-
-
 def test_columns_of_any_name_can_be_named(tmp_path):
     text = "image,key,labels,what,fold\nx,a.jpg,q,red,training\ny,b.jpg,q,blue,test\n"
     config = {"image_column": "key", "label_column": "what", "split_column": "fold"}
     train, test, _, _ = load_table(own(written(tmp_path / "t.csv", text), **config))
     assert (train.ids, test.ids, train.classes) == (("a.jpg",), ("b.jpg",), ("blue", "red"))
-
-
-def test_the_paths_are_brought_to_one_form_and_keep_their_ending(tmp_path):
-    text = "image,labels\n./b.jpg,cat\nfolder\\c.jpg,cat\na.png,cat\na.jpg,cat\n"
-    assert read(written(tmp_path / "t.csv", text)).ids == ("a.jpg", "a.png", "b.jpg", "folder/c.jpg")
 
 
 def test_a_class_file_fixes_order_and_number_of_classes(tmp_path, capsys):
@@ -353,14 +201,6 @@ def test_a_complete_table_prints_nothing(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_names_with_another_separator_raise_a_doubt(tmp_path):
-    doubtful = written(tmp_path / "t.csv", 'image,labels\na.jpg,"cat,dog"\nb.jpg,cat\n')
-    assert any("'cat,dog' counts as one class" in note for note in read(doubtful).notes)
-    assert read(doubtful, fixed=("cat", "cat,dog")).notes == ()
-    assert read(doubtful, label_separator=",").classes == ("cat", "dog")
-    assert read(doubtful, label_separator=",").notes == ()
-
-
 def test_a_table_without_any_positive_for_training_is_refused(tmp_path):
     path = written(tmp_path / "t.csv", "image,cat,split\na.jpg,0,train\nb.jpg,1,test\n")
     with pytest.raises(UserError, match=r"t\.csv: no training picture is labelled with any class"):
@@ -398,24 +238,6 @@ def test_what_the_reader_remarked_is_said_at_every_start(tmp_path, capsys):
     load_table(own(path))
     assert "not read: 'by'" in said
     assert capsys.readouterr().out == said
-
-
-@pytest.mark.parametrize(
-    "values, word",
-    [
-        ({"test_frac": 0.0}, "--test_frac 0.0"),
-        ({"test_frac": 1.0}, "--test_frac 1.0"),
-        ({"test_frac": float("nan")}, "--test_frac nan"),
-        ({"label_separator": ""}, "--label_separator"),
-        ({"label_separator": "::"}, "--label_separator"),
-        ({"label_separator": "a"}, "--label_separator"),
-        ({"label_separator": "\n"}, "--label_separator"),
-        ({"test_table": Path("val.csv")}, "--test_table"),
-    ],
-)
-def test_settings_are_checked_at_birth(values, word):
-    with pytest.raises(UserError, match=word):
-        TableConfig(**values)
 
 
 def test_the_table_must_be_named():

@@ -23,7 +23,10 @@ def unknown(truth):
 def settled(seen, truth, stored):
     """What is stored as unknown in a table of known labels stays so."""
     if stored is not None:
-        seen = [[-1 if entry == -1 else code for entry, code in zip(*rows, strict=True)] for rows in zip(truth, seen)]
+        seen = [
+            [-1 if entry == -1 else code for entry, code in zip(*rows, strict=True)]
+            for rows in zip(truth, seen, strict=True)
+        ]
     return np.array(seen, dtype=np.int8).reshape(np.shape(truth))
 
 
