@@ -262,7 +262,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     place = manifest_path(path)
     require(path.is_file(), f"{path}: no such label file; make one with generate_labels.py")
     require(path.suffix in (DENSE, SPARSE), f"{path}: not a label file; they end in {DENSE} or {SPARSE}")
-    require(place.is_file(), f"{place}: there is no manifest of {path.name}; it must lie beside it")
+    require(
+        place.is_file(),
+        f"{path}: not of the published form, and no manifest {place.name} beside it; get it anew, or make both anew",
+    )
     try:
         manifest = json.loads(place.read_bytes())
     except OSError as error:

@@ -3,7 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from data.datasets.voc import VOC_CLASSES
 from tests.commands.scene import SMALL, refusal, result, run_process, succeed, tiny_voc
+from tests.data.trees import coco_json, coco_tree
 
 RUN = ("--dataset", "voc07", *SMALL, "--epochs", "1", "--warmup_epoch", "0")
 
@@ -52,14 +54,89 @@ def test_label_seed_is_apart_from_seed(folder):
     np.testing.assert_array_equal(np.load(folder / "a.npy"), np.load(folder / "b.npy"))
 
 
-@pytest.mark.parametrize("labels", ["candidate", "dropped", "single", "observed", "full", "given"])
-def test_every_regime_is_written(folder, labels):
+REGIMES = {
+    "candidate": (),
+    "class_rates": ("--labels", "candidate", "--class_rates", "rates.csv"),
+    "confusion": ("--labels", "candidate", "--confusion", "confusion.csv"),
+    "dropped": ("--labels", "dropped", "--drop_rate", "0.5"),
+    "keep_one": ("--labels", "dropped", "--drop_rate", "0.9", "--keep_one", "True"),
+    "single": ("--labels", "single"),
+    "observed": ("--labels", "observed", "--num_pos", "2", "--num_neg", "3"),
+    "known": ("--labels", "known", "--known_rate", "0.6"),
+    "flip": ("--labels", "flip", "--rho_pos", "0.2", "--rho_neg", "0.05"),
+    "semi": ("--labels", "semi", "--labelled_share", "0.4"),
+    "full": ("--labels", "full"),
+    "given": ("--labels", "given"),
+}
+"""Flags by what they ask for; the files of rates are those of `write_rates`."""
+
+
+def write_rates(folder, classes):
+    """`rates.csv` and `confusion.csv` for these classes."""
+    (folder / "rates.csv").write_text("class,rate\n" + "".join(f"{one},{k % 5 / 5}\n" for k, one in enumerate(classes)))
+    lines = [",".join(["true", *classes])]
+    lines += [",".join([one, *(f"{(j + k) % 7 / 20}" for k in range(len(classes)))]) for j, one in enumerate(classes)]
+    (folder / "confusion.csv").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("labels", REGIMES)
+def test_every_regime_is_written_and_trains(folder, labels):
+    write_rates(folder, VOC_CLASSES)
     out = f"{labels}.npy"
-    succeed(folder, "generate_labels.py", "--dataset", "voc07", "--labels", labels, "--num_neg", "2", "--out", out)
+    succeed(folder, "generate_labels.py", "--dataset", "voc07", *REGIMES[labels], "--seed", "6", "--out", out)
     codes = np.load(folder / out)
     assert codes.dtype == np.int8
     assert codes.shape == (15, 20)
     assert set(np.unique(codes)) <= {-1, 0, 1}
+    assert {"known": -1 in codes, "semi": -1 in codes, "flip": -1 not in codes}.get(labels, True)
+    output = f"trained-{labels}"
+    succeed(folder, "main_BCE.py", *RUN, *REGIMES[labels], "--seed", "6", "--output", output)
+    assert result(folder / output)["label_hash"] == json.loads((folder / f"{labels}.json").read_text())["label_hash"]
+
+
+def test_regimes_of_one_name_are_told_apart_by_their_files_and_by_what_is_said(folder):
+    write_rates(folder, VOC_CLASSES)
+    for labels in ("candidate", "class_rates", "confusion", "dropped", "keep_one"):
+        said = succeed(folder, "generate_labels.py", "--dataset", "voc07", *REGIMES[labels], "--seed", "7")
+        assert "_s7_" in said
+    names = [path.name for path in (folder / "pre-processed-data").glob("voc07_*_s7_*.npy")]
+    assert len(names) == 5
+    assert sum("class_rates-" in name for name in names) == sum("confusion-" in name for name in names) == 1
+
+
+def test_coco_and_digits_take_every_regime(tmp_path):
+    entries = [(image, 1 + (image * k) % 3, 0) for image in range(1, 9) for k in (1, 2)]
+    split = coco_json([(image, f"{image}.jpg") for image in range(1, 9)], entries, range(1, 81))
+    other = coco_json([(image, f"{image}.jpg") for image in range(11, 15)], [(11, 1, 0), (14, 2, 0)], range(1, 81))
+    coco_tree(tmp_path / "Dataset" / "COCO2014", 2014, split, other)
+    write_rates(tmp_path, [f"category {k}" for k in range(1, 81)])
+    for labels, flags in REGIMES.items():
+        out = f"{labels}.npy"
+        succeed(tmp_path, "generate_labels.py", "--dataset", "coco", *flags, "--out", out)
+        assert np.load(tmp_path / out).shape == (8, 80)
+    for labels in ("known", "flip", "semi"):
+        out = f"digits-{labels}.npy"
+        succeed(tmp_path, "generate_labels.py", "--dataset", "digits", *REGIMES[labels], "--out", out)
+        assert np.load(tmp_path / out).shape == (3000, 20)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--labels", "single", "--class_rates", "rates.csv"), ("class_rates", "single")),
+        (("--class_rates", "rates.csv", "--confusion", "confusion.csv"), ("class_rates and confusion",)),
+        (("--class_rates", "gone.csv"), ("gone.csv", "no such file")),
+        (("--confusion", "rates.csv"), ("rates.csv", "'rate'")),
+        (("--labels", "known", "--known_rate", "1.5"), ("known_rate 1.5",)),
+        (("--labels", "flip", "--rho_neg", "-1"), ("rho_neg -1.0",)),
+        (("--labels", "semi", "--labelled_share", "2"), ("labelled_share 2.0",)),
+    ],
+)
+def test_a_regime_that_cannot_be_is_refused_in_one_line(folder, flags, words):
+    write_rates(folder, VOC_CLASSES)
+    line = refusal(folder, "generate_labels.py", "--dataset", "voc07", *flags, "--out", "refused.npy")
+    assert all(word in line for word in words), line
+    assert not (folder / "refused.npy").exists()
 
 
 def test_published_form_is_written_and_then_used(tmp_path):

@@ -2,10 +2,14 @@ import json
 import os
 import pickle
 import tarfile
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
+from data import label_fit
 from data.datasets.voc import load_voc
 from data.label_files import (
     manifest_path,
@@ -18,10 +22,11 @@ from data.label_files import (
     write_native,
     write_published,
 )
+from data.label_fit import require_fit
 from data.observed import Regime, observe
 from tests.data.trees import annotations, real_data, source
 from utils.checks import UserError
-from utils.types import PRESENT, LabelTable
+from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable
 
 CANDIDATE = Regime(name="candidate", partial_rate=0.2, seed=3)
 DRAWN = [
@@ -30,11 +35,30 @@ DRAWN = [
     Regime(name="dropped", drop_rate=0.5, seed=3),
     Regime(name="single", seed=3),
     Regime(name="observed", num_pos=-1, num_neg=2, seed=3),
+    Regime(name="observed", num_pos=1, num_neg=-1, seed=3),
+    Regime(name="dropped", drop_rate=0.5, keep_one=True, seed=3),
+    Regime(name="known", known_rate=0.5, seed=3),
+    Regime(name="flip", rho_pos=0.3, rho_neg=0.2, seed=3),
+    Regime(name="semi", labelled_share=0.5, seed=3),
 ]
+STORAGES = ("dense", "sparse", "known only")
 
 
 def training_set(seed=0, rows=12, classes=5):
     return annotations(np.random.RandomState(seed).choice([1, 0, -1], (rows, classes), p=[0.3, 0.6, 0.1]))
+
+
+def stored(held, storage):
+    """The same annotations with their truth in another storage; "known only" forgets nothing but the storage of -1."""
+    truth = held.truth.dense()
+    if storage == "dense":
+        return held
+    if storage == "sparse":
+        return replace(held, truth=LabelTable(csr_array(truth)))
+    row, column = np.nonzero(truth != UNKNOWN)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(truth)))]).astype(np.int32)
+    codes = csr_array((truth[row, column], column.astype(np.int32), indptr), shape=truth.shape)
+    return replace(held, truth=LabelTable(codes, default=UNKNOWN))
 
 
 def save_pickled(path, held):
@@ -54,16 +78,19 @@ class Hostile:
         return os.system, ("touch hostile_code_ran",)
 
 
-@pytest.mark.parametrize("regime", DRAWN, ids=lambda regime: f"{regime.name}-{regime.rng}")
-def test_labels_are_made_once_and_found_again(tmp_path, regime):
-    held, folder = training_set(), tmp_path / "deep" / "labels"
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("regime", DRAWN, ids=lambda regime: f"{regime.name}-{regime.rate_text}")
+def test_labels_are_made_once_and_found_again(tmp_path, regime, storage):
+    held, folder = stored(training_set(), storage), tmp_path / "deep" / "labels"
     first = resolve_labels(held, "digits", regime, folder)
     second = resolve_labels(held, "digits", regime, folder)
     assert (first.made, second.made) == (True, False)
     assert first.path == second.path == native_path(folder, "digits", regime, held)
     assert first.label_hash == second.label_hash == first.table.hash() == second.table.hash()
     np.testing.assert_array_equal(second.table.dense(), observe(held, regime).dense())
-    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".npy"]
+    suffix = ".npy" if storage == "dense" else ".npz"
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", suffix]
+    assert isinstance(second.table.codes, csr_array) == (suffix == ".npz")
     explicit = resolve_labels(held, "other", regime, tmp_path / "nowhere", first.path)
     assert (explicit.made, explicit.path, explicit.label_hash) == (False, first.path, first.label_hash)
     assert not (tmp_path / "nowhere").exists()
@@ -77,6 +104,16 @@ def test_labels_without_chance_need_no_file(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_labels_that_a_dataset_gives_are_used_and_need_not_be_true(tmp_path):
+    held = replace(training_set(), given=training_set(seed=1).truth)
+    found = resolve_labels(held, "nuswide", Regime(name="given"), tmp_path)
+    assert found.table is held.given
+    path = tmp_path / "given.npy"
+    write_native(path, held.given, held, "nuswide", Regime(name="given"))
+    assert read_labels(path, held, Regime(name="given")).hash() == held.given.hash()
+    refused(lambda: read_labels(path, held, Regime(name="full")), "holds given labels", "asked for are full labels")
+
+
 def test_the_name_and_the_manifest_say_what_the_file_is(tmp_path):
     held = training_set()
     path = resolve_labels(held, "voc07", CANDIDATE, tmp_path).path
@@ -85,12 +122,8 @@ def test_the_name_and_the_manifest_say_what_the_file_is(tmp_path):
     assert (codes.dtype, codes.shape) == (np.int8, (12, 5))
     manifest = json.loads(manifest_path(path).read_text())
     assert manifest["dataset"] == "voc07"
-    assert (manifest["regime"], manifest["rate"], manifest["seed"], manifest["rng"]) == (
-        "candidate",
-        0.2,
-        3,
-        "published",
-    )
+    assert (manifest["format"], manifest["regime"], manifest["parameters"]) == (2, "candidate", {"partial_rate": 0.2})
+    assert (manifest["seed"], manifest["rng"]) == (3, "published")
     assert manifest["row_hash"] == held.row_hash()
     assert manifest["label_hash"] == LabelTable(codes).hash()
     assert (manifest["shape"], manifest["classes"]) == ([12, 5], list(held.classes))
@@ -141,7 +174,14 @@ def first_place(path, code, truth, wanted):
         (lambda p: edit(p, seed="three"), ["x.json", "seed"]),
         (lambda p: edit(p, format=99), ["x.json", "99"]),
         (lambda p: edit(p, label_hash="0" * 64), ["x.npy", "00000000", "manifest"]),
-        (lambda p: edit(p, shape=[1, 2]), ["x.npy", "(12, 5)"]),
+        (lambda p: edit(p, format=True), ["x.json", "true"]),
+        (lambda p: edit(p, parameters="gone"), ["x.json", "parameters"]),
+        (lambda p: edit(p, parameters=[0.2]), ["x.json", "parameters"]),
+        (lambda p: edit(p, parameters={}), ["x.npy", "candidate labels", "partial_rate 0.2"]),
+        (lambda p: edit(p, parameters={"class_rates": "12345678"}), ["x.npy", "class_rates 12345678", "partial_rate"]),
+        (lambda p: edit(p, regime="two\nlines"), ["x.npy", "two"]),
+        (lambda p: edit(p, row_hash="x\ny"), ["x.json", "row_hash"]),
+        (lambda p: edit(p, shape=[1, 2]), ["x.json", "(12, 5)"]),
         (lambda p: p.write_bytes(p.read_bytes()[:-7]), ["x.npy", "cut short"]),
         (lambda p: p.write_bytes(p.read_bytes()[:9]), ["x.npy"]),
         (lambda p: p.write_bytes(b""), ["x.npy"]),
@@ -162,23 +202,104 @@ def test_labels_of_other_rows_are_refused_naming_both_hashes(tmp_path):
         refused(lambda other=other: read_labels(path, other, CANDIDATE), held.row_hash()[:8], other.row_hash()[:8])
 
 
-def test_labels_that_contradict_the_truth_are_refused_naming_the_entry(tmp_path):
-    held, path = native(tmp_path)
-    truth = held.truth.dense()
-    row, column = first_place(path, 1, truth, 1)
-    flip(path, row, column, 0)
-    refused(
-        lambda: read_native(path, held, CANDIDATE), held.classes[column], f"row {row}", held.ids[row], "no candidate"
-    )
-    regime = Regime(name="observed", num_pos=1, num_neg=1)
-    for code, wanted, words in ((1, 0, "labelled present"), (0, 1, "labelled absent")):
-        held, path = native(tmp_path, regime)
-        row, column = first_place(path, -1, truth, wanted)
-        flip(path, row, column, code)
-        refused(lambda: read_native(path, held, regime), held.classes[column], f"row {row}", words)  # noqa: B023
-    held, path = native(tmp_path)
-    flip(path, *first_place(path, 0, truth, 0), -1)
-    refused(lambda: read_native(path, held, CANDIDATE), "unknown")
+def entry(held, table, true, seen):
+    """Row and class of the first entry with this true and this observed label."""
+    return map(int, np.argwhere((held.truth.dense() == true) & (table.dense() == seen))[0])
+
+
+CONTRADICTIONS = [
+    (CANDIDATE, PRESENT, PRESENT, ABSENT, "is true and no candidate"),
+    (CANDIDATE, PRESENT, PRESENT, UNKNOWN, "is true and no candidate"),
+    (CANDIDATE, ABSENT, ABSENT, UNKNOWN, "is unknown, which candidate labels never are"),
+    (Regime(name="full"), ABSENT, ABSENT, PRESENT, "is labelled present and is not"),
+    (Regime(name="full"), PRESENT, PRESENT, ABSENT, "is labelled absent and is present"),
+    (Regime(name="full"), PRESENT, PRESENT, UNKNOWN, "is unknown, which full labels never are"),
+]
+for one in (
+    Regime(name="single"),
+    Regime(name="observed", num_pos=1, num_neg=1),
+    Regime(name="dropped"),
+    Regime(name="known"),
+    Regime(name="semi"),
+):
+    CONTRADICTIONS += [
+        (one, ABSENT, UNKNOWN, PRESENT, "is labelled present and is not"),
+        (one, PRESENT, UNKNOWN, ABSENT, "is labelled absent and is present"),
+    ]
+UNKNOWN_LABELLED = [(regime, UNKNOWN, UNKNOWN, code, "truth is unknown") for regime in DRAWN for code in (0, 1)]
+
+
+def with_code(table, row, column, code):
+    codes = table.dense()
+    codes[row, column] = code
+    if not isinstance(table.codes, csr_array):
+        return LabelTable(codes)
+    rows, columns = np.nonzero(codes != table.default)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(codes)))])
+    held = csr_array((codes[rows, columns], columns, indptr), shape=codes.shape)
+    return LabelTable(held, default=table.default)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("regime, true, seen, code, words", CONTRADICTIONS)
+def test_labels_that_contradict_the_truth_are_refused_naming_the_entry(
+    tmp_path, storage, regime, true, seen, code, words
+):
+    held = stored(training_set(rows=40), storage)
+    table = observe(held, regime)
+    row, column = entry(held, table, true, seen)
+    path = tmp_path / f"x{'.npy' if storage == 'dense' else '.npz'}"
+    write_native(path, with_code(table, row, column, code), held, "voc07", regime)
+    place = (f"{held.classes[column]} {words} in row {row} ", held.ids[row], "1 such entries")
+    refused(lambda: read_native(path, held, regime), *place)
+
+
+@pytest.mark.parametrize("regime, true, seen, code, words", UNKNOWN_LABELLED)
+def test_nothing_unknown_becomes_known_where_only_known_labels_are_stored(tmp_path, regime, true, seen, code, words):
+    held = stored(training_set(rows=40), "known only")
+    table = observe(held, regime)
+    row, column = entry(held, table, true, seen)
+    write_native(tmp_path / "x.npz", with_code(table, row, column, code), held, "openimages", regime)
+    if regime.name == "flip":
+        read_native(tmp_path / "x.npz", held, regime)
+    else:
+        place = (f"{held.classes[column]} is labelled and its {words} in row {row} ", held.ids[row])
+        refused(lambda: read_native(tmp_path / "x.npz", held, regime), *place)
+
+
+@pytest.mark.parametrize("truth", STORAGES)
+@pytest.mark.parametrize("seen", STORAGES)
+def test_wrong_entries_are_counted_alike_in_every_storage(tmp_path, truth, seen, monkeypatch):
+    """Labels made for other rows, against a loop over all entries; also where what no table stores is wrong."""
+    held, other = training_set(rows=40), training_set(seed=1, rows=40)
+    held = replace(held, truth=LabelTable(np.maximum(held.truth.dense(), ABSENT)))
+    other = replace(other, truth=LabelTable(np.maximum(other.truth.dense(), ABSENT)))
+    known_only = truth == "known only"
+    held, other = stored(held, truth), stored(other, seen)
+    monkeypatch.setattr(label_fit, "_BLOCK", 17)
+    for regime in (
+        Regime(name="candidate"),
+        Regime(name="dropped", drop_rate=0.2),
+        Regime(name="known", known_rate=0.7),
+    ):
+        table = observe(other, regime)
+        pairs = np.stack([held.truth.dense(), table.dense()], axis=-1)
+        if regime.name == "candidate":
+            wrong = (pairs[..., 0] == PRESENT) & (pairs[..., 1] != PRESENT)
+        else:
+            wrong = (pairs[..., 0] != PRESENT) & (pairs[..., 1] == PRESENT)
+        row, column = np.argwhere(wrong)[0]
+        words = (f"{held.classes[column]} is", f"in row {row} ", f"{wrong.sum()} such entries")
+        refused(lambda table=table, regime=regime: require_fit(tmp_path, table, held, regime), *words)
+    empty = LabelTable(csr_array((40, 5), dtype=np.int8), default=UNKNOWN)
+    if not known_only:
+        nothing = replace(held, truth=LabelTable(csr_array((40, 5), dtype=np.int8)))
+        refused(lambda: require_fit(tmp_path, empty, nothing, CANDIDATE), "class0 is unknown", "row 0 ", "200 such")
+        odd = np.ones((40, 5), dtype=np.int8)
+        odd[7, 3] = odd[9, 1] = ABSENT
+        truth_of_odd = replace(held, truth=LabelTable(csr_array(odd)))
+        few = LabelTable(csr_array((odd == 1).astype(np.int8)), default=UNKNOWN)
+        refused(lambda: require_fit(tmp_path, few, truth_of_odd, CANDIDATE), "class3 is unknown", "row 7 ", "2 such")
 
 
 def test_an_edit_that_fits_the_truth_is_still_noticed(tmp_path):
@@ -190,13 +311,66 @@ def test_an_edit_that_fits_the_truth_is_still_noticed(tmp_path):
 def test_labels_of_another_regime_are_refused(tmp_path):
     held, path = native(tmp_path)
     for other in (Regime(name="candidate", partial_rate=0.4, seed=3), Regime(name="single"), Regime(name="full")):
-        refused(lambda other=other: read_labels(path, held, other), "candidate labels, rate 0.2", other.name)
+        refused(lambda other=other: read_labels(path, held, other), "candidate labels (partial_rate 0.2)", other.name)
     read_labels(path, held, Regime(name="candidate", partial_rate=0.2, seed=77))  # a named file brings its own seed
     found = native_path(tmp_path, "voc07", Regime(name="candidate", partial_rate=0.2, seed=77), held)
     path.rename(found)
     manifest_path(path).rename(manifest_path(found))
     regime = Regime(name="candidate", partial_rate=0.2, seed=77)
     refused(lambda: resolve_labels(held, "voc07", regime, tmp_path), "seed 3", "seed 77")
+
+
+@pytest.mark.parametrize("regime", DRAWN, ids=lambda regime: f"{regime.name}-{regime.rate_text}")
+def test_a_file_of_other_parameters_is_refused_naming_both(tmp_path, regime):
+    held, path = native(tmp_path, regime)
+    for key, value in regime.parameters().items() if regime.name != "single" else ():
+        other = replace(regime, **{key: not value if isinstance(value, bool) else 1 if value == -1 else value / 2})
+        if other.parameters() != regime.parameters():
+            words = (f"{key} {json.dumps(value)}", f"{key} {json.dumps(other.parameters()[key])}")
+            refused(lambda other=other: read_native(path, held, other), *words)
+    assert read_native(path, held, replace(regime, seed=8)).hash() == observe(held, regime).hash()
+
+
+def test_files_of_class_rates_are_told_by_their_content(tmp_path):
+    held = training_set()
+    regimes = []
+    for number, rate in enumerate((0.1, 0.3)):
+        rates = tmp_path / f"{number}.csv"
+        rates.write_text("class,rate\n" + "".join(f"{name},{rate}\n" for name in held.classes))
+        regimes.append(Regime(name="candidate", class_rates=rates, seed=3))
+    first, second = (resolve_labels(held, "voc07", regime, tmp_path / "labels") for regime in regimes)
+    assert first.path != second.path
+    assert resolve_labels(held, "voc07", regimes[0], tmp_path / "labels").made is False
+    hashes = [regime.parameters()["class_rates"] for regime in regimes]
+    refused(lambda: read_labels(first.path, held, regimes[1]), *(f"class_rates {one}" for one in hashes))
+    refused(lambda: read_labels(first.path, held, CANDIDATE), f"class_rates {hashes[0]}", "partial_rate 0.2")
+    published = published_path(tmp_path, "voc07", regimes[0], held)
+    assert published.name == f"voc07_class_rates-{hashes[0]}.npy"
+
+
+@pytest.mark.parametrize(
+    "regime, told",
+    [
+        (CANDIDATE, {"rate": 0.2, "num_pos": None, "num_neg": None}),
+        (Regime(name="dropped", drop_rate=0.5, seed=3), {"rate": 0.5, "num_pos": None, "num_neg": None}),
+        (Regime(name="single", seed=3), {"rate": None, "num_pos": 1, "num_neg": 0}),
+        (Regime(name="observed", num_pos=-1, num_neg=2, seed=3), {"rate": None, "num_pos": -1, "num_neg": 2}),
+        (Regime(name="full"), {"rate": None, "num_pos": None, "num_neg": None}),
+    ],
+)
+def test_manifests_of_the_first_format_are_read(tmp_path, regime, told):
+    held, path = native(tmp_path, regime)
+    edit(path, format=1, parameters="gone", **told)
+    assert read_native(path, held, regime, same_draw=True).hash() == observe(held, regime).hash()
+    for key, value in told.items():
+        if value is not None:
+            edit(path, **{key: value + 1})
+            refused(lambda: read_native(path, held, regime), regime.name, json.dumps(value + 1))
+            edit(path, **{key: value})
+    keep_one = replace(regime, name="dropped", drop_rate=0.5, keep_one=True)
+    refused(lambda: read_native(path, held, keep_one), "keep_one true")
+    edit(path, rate="much")
+    refused(lambda: read_native(path, held, regime), "x.json", "rate")
 
 
 def test_single_is_observed_with_one_positive(tmp_path):
@@ -268,6 +442,68 @@ def test_what_is_written_in_the_published_form_reads_as_published(tmp_path):
     refused(
         lambda: write_published(path, LabelTable(np.zeros((12, 5), np.int8)), held, "voc07", CANDIDATE), "candidate"
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32])
+def test_published_files_of_listed_datasets_are_in_the_order_of_their_lists(tmp_path, dtype):
+    places = np.random.RandomState(3).permutation(12)
+    held = replace(training_set(), places=places)
+    codes = observe(held, CANDIDATE).dense()
+    in_list = np.empty_like(codes)
+    for row, place in enumerate(places):
+        in_list[place] = codes[row]
+    assert (in_list != codes).any()
+    path = tmp_path / "voc-lt_0.2_sd3.npy"
+    save_pickled(path, {"partial_labels": in_list[:, None].astype(dtype)})
+    found = resolve_labels(held, "voc-lt", CANDIDATE, tmp_path)
+    assert found.path == path
+    np.testing.assert_array_equal(found.table.dense(), codes)
+    write_published(tmp_path / "again.npy", found.table, held, "voc-lt", CANDIDATE)
+    values = np.load(tmp_path / "again.npy", allow_pickle=True).item()["partial_labels"]  # a file of our own
+    assert (values.dtype, values.shape) == (np.float64, (12, 1, 5))
+    np.testing.assert_array_equal(values[:, 0], in_list)
+    unlisted = training_set(rows=12)
+    save_pickled(path, {"partial_labels": codes})
+    np.testing.assert_array_equal(read_published(path, unlisted, CANDIDATE).dense(), codes)
+
+
+def test_sparse_labels_have_no_published_form_and_a_suffix_of_their_own(tmp_path):
+    held = stored(training_set(), "sparse")
+    table = observe(held, CANDIDATE)
+    refused(lambda: write_published(tmp_path / "x.npy", table, held, "voc07", CANDIDATE), "x.npy", "sparse")
+    refused(lambda: write_native(tmp_path / "x.npy", table, held, "voc07", CANDIDATE), "x.npy", "x.npz")
+    dense = LabelTable(table.dense())
+    refused(lambda: write_native(tmp_path / "x.npz", dense, held, "voc07", CANDIDATE), "x.npz", "x.npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dense_and_sparse_files_serve_truth_of_either_storage(tmp_path):
+    held = training_set()
+    for regime in DRAWN:
+        for storage, suffix in (("dense", ".npy"), ("sparse", ".npz")):
+            path = tmp_path / f"{regime.name}-{regime.rate_text}{suffix}"
+            write_native(path, observe(stored(held, storage), regime), held, "voc07", regime)
+            for other in ("dense", "sparse"):
+                assert read_labels(path, stored(held, other), regime).hash() == observe(held, regime).hash()
+
+
+def test_a_sparse_file_holds_plain_arrays(tmp_path):
+    held = stored(training_set(), "known only")
+    path = resolve_labels(held, "openimages", Regime(name="known", known_rate=0.5), tmp_path).path
+    with np.load(path, allow_pickle=False) as arrays:
+        assert sorted(arrays.files) == ["codes", "default", "indices", "indptr", "shape"]
+        assert (arrays["codes"].dtype, arrays["default"].item(), arrays["shape"].tolist()) == (np.int8, -1, [12, 5])
+        assert arrays["indices"].dtype == arrays["indptr"].dtype == np.int32
+    with zipfile.ZipFile(path) as archive:
+        assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_an_empty_sparse_table_is_written_and_read(tmp_path):
+    held = stored(annotations(np.zeros((4, 3))), "sparse")
+    regime = Regime(name="dropped")
+    first, second = (resolve_labels(held, "x", regime, tmp_path) for _ in range(2))
+    assert (second.made, second.table.codes.nnz) == (False, 0)
+    assert first.label_hash == second.label_hash
 
 
 def test_published_names(tmp_path):

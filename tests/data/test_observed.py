@@ -26,12 +26,11 @@ def sparse(truth):
     return LabelTable(csr_array(truth))
 
 
-def rates_file(folder, rates, names=None):
+def rates_file(folder, rates):
     """A file of class rates whose lines are in the order of their names, backwards."""
-    names = names or [f"class{k}" for k in range(len(rates))]
-    lines = [f'"{name}" , {rate!r}' for name, rate in zip(names, rates.tolist(), strict=True)]
+    lines = [f"class{k},{rate!r}" for k, rate in enumerate(rates.tolist())]
     path = folder / "rates.csv"
-    path.write_text("\n".join(["class,rate", *lines[::-1]]).replace('" ,', '",'))
+    path.write_text("\n".join(["class,rate", *lines[::-1]]))
     return path
 
 
