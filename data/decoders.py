@@ -6,6 +6,7 @@ H W: height and width in pixels.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
@@ -27,7 +28,8 @@ Picture = Image.Image | Tensor
 Decoder = Literal["pillow", "torchcodec"]
 
 _JPEG = b"\xff\xd8\xff"
-_EXIF, _NOT_EXIF = b"Exif\0\0", b"none\0\0"
+_EXIF = re.compile(rb"\xff\xe1(..Exif\0\0)", re.DOTALL)  # the marker, the length of the block, its name
+_NOT_EXIF = b"\xff\xe9\\1"  # a marker that decoders skip
 _INSTALL = 'pip install "torchcodec>=0.16"'
 
 
@@ -95,17 +97,19 @@ def _jpeg_decoder() -> Callable[..., Tensor]:
 
 
 def _from_file(images: Encoded, row: int) -> Tensor:
-    """The pixels that Pillow gives, by torchcodec where it gives the same: of JPEG files, grey or in colour.
-
-    The block that says how a camera was held is hidden from torchcodec, which would turn the picture; Pillow does not.
-    """
+    """The pixels that Pillow gives, by torchcodec where it gives the same: of JPEG files, grey or in colour."""
     file = images.encoded(row)
     if file.startswith(_JPEG):
         with suppress(RuntimeError, ValueError):  # Pillow then says what is wrong, or gets along with it
-            channels = _jpeg_decoder()(file.replace(_EXIF, _NOT_EXIF), mode="UNCHANGED")
+            channels = _jpeg_decoder()(_upright(file), mode="UNCHANGED")
             if len(channels) in (1, 3):  # else CMYK
                 return channels.expand(3, -1, -1)
     return as_tensor(images.open(row))
+
+
+def _upright(file: bytes) -> bytes:
+    """A JPEG file that hides how the camera was held: torchcodec would turn the picture, Pillow does not."""
+    return _EXIF.sub(_NOT_EXIF, file) if b"Exif" in file else file
 
 
 def _from_pixels(images: Decoded, row: int) -> Tensor:

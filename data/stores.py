@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.cache import Cache, pack, stamp, unpack
+from data.free_memory import free_memory
 from data.images import ArrayImages, FileImages, decoded, file_marks, in_threads
 from utils.checks import RunError, UserError, require
 from utils.console import say
@@ -35,8 +36,6 @@ _READER = "pixels 1"
 _GB = 1e9
 _MEMORY_SHARE = 0.9  # of the free memory; the run needs some for itself
 _ABANDONED = 3600.0  # seconds after which a half-written file belongs to a process that was killed
-_CGROUP = Path("/sys/fs/cgroup")
-_MEMINFO = Path("/proc/meminfo")
 
 
 class _KeptImages:
@@ -230,12 +229,6 @@ def write_pixels(paths: Sequence[str], path: Path, *, shown: bool) -> Index:
     return np.array(places, dtype=np.int64)
 
 
-def free_memory() -> int | None:
-    """Bytes of memory that are free on this machine, or in the container if it has less; None if nobody says."""
-    known = [_free_on_machine(), _free_in_container()]
-    return min((each for each in known if each is not None), default=None)
-
-
 def _recall(cache: Cache, entry: str, path: Path, source: str, count: int) -> Index | None:
     """The places in a file of pixels that is whole and of these pictures as they are now; else None."""
     held = cache.load("pixels", entry, ["places", "written"])
@@ -299,19 +292,3 @@ def _read_into(buffer: memoryview, path: str) -> None:
 
 def _absolute(path: str) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - a text function, as there are many
-
-
-def _free_on_machine() -> int | None:
-    with suppress(OSError, ValueError, IndexError):
-        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-        return 1024 * int(lines.get("MemAvailable", "").split()[0])
-    return None
-
-
-def _free_in_container() -> int | None:
-    """What a control group still grants; pages of files that were not used lately count as free."""
-    with suppress(OSError, ValueError, KeyError):
-        limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        pages = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        return max(0, limit - used + int(pages["inactive_file"]))
-    return None

@@ -30,7 +30,8 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
-        require(self.out is None or self.out.suffix == ".npy", f"--out {self.out}: must end in .npy")
+        named = self.out is None or self.out.suffix in (".npy", ".npz")
+        require(named, f"--out {self.out}: must end in .npy (.npz for a dataset that is stored sparse)")
         require(
             self.formatted is None or (self.out is None and not self.published),
             "--formatted: writes a folder of arrays; leave --out and --published out",

@@ -6,7 +6,7 @@ from PIL import Image
 
 from data import images as module
 from data.cache import Cache
-from data.images import ArrayImages, FileImages, fault, to_rgb
+from data.images import ArrayImages, FileImages, fault, in_threads, to_rgb
 from tests.data.trees import picture
 from utils.checks import RunError, UserError
 
@@ -65,6 +65,10 @@ def test_arrays_are_pictures_too():
     images = ArrayImages(pixels, ["a", "b"])
     images.check()
     np.testing.assert_array_equal(np.asarray(images.open(1)), pixels[1])
+    copy = images.pixels(1)
+    np.testing.assert_array_equal(copy, pixels[1])
+    copy[:] = 0
+    assert pixels[1].any()
     part = images.take(np.array([1]))
     assert (len(images), len(part), part.name(0)) == (2, 1, "b")
     with pytest.raises(TypeError, match="uint8"):
@@ -139,3 +143,27 @@ def test_without_a_cache_every_check_decodes(tmp_path, monkeypatch):
     FileImages(paths).check()
     FileImages(paths).check()
     assert len(decoded) == 2
+
+
+def test_files_are_had_as_they_are(tmp_path):
+    paths = [noise(tmp_path / name) for name in ("a.jpg", "bb.png")]
+    images = FileImages(paths)
+    assert [images.encoded(row) for row in range(2)] == [path.read_bytes() for path in paths]
+    paths[1].unlink()
+    with pytest.raises(RunError, match=r"bb\.png \(row 1\) cannot be read"):
+        images.encoded(1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 300])
+def test_threads_keep_the_order_and_stay_near_whoever_takes_the_results(count):
+    begun, furthest = [], 0
+    for taken, result in enumerate(in_threads(lambda item: begun.append(item) or item * item, range(count), "")):
+        assert result == taken * taken
+        furthest = max(furthest, len(begun) - taken)
+    assert sorted(begun) == list(range(count))
+    assert furthest <= 40
+
+
+def test_an_error_in_a_thread_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda item: 1 // item, [1, 0, 1], ""))

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from data.images import ArrayImages
-from data.loader import build_loader
+from data.images import ArrayImages, FileImages
+from data.loader import LoaderConfig, build_loader
 from data.samplers import OrderedBatches, ShuffledBatches
+from data.transforms import normalizer, train_transform
 from data.transforms import test_transform as plain_view
-from data.transforms import train_transform
+from tests.data.trees import picture
+from utils.checks import RunError, UserError
 from utils.types import Annotations, LabelTable
 
 
@@ -23,8 +25,21 @@ def load(pictures, *, epoch=1, start=0, workers=0, views=1, rank=0, world=1, see
     observed = LabelTable(np.abs(pictures.truth.dense()))
     batches = ShuffledBatches(23, 6, seed=seed, rank=rank, world_size=world)
     batches.set_epoch(epoch, start)
-    transforms = [train_transform("shift", "half", 12)] * views
-    return list(build_loader(pictures, observed, transforms, batches, seed=seed, num_workers=workers, pin_memory=False))
+    return list(loader(pictures, observed, [train_transform("shift", 12)] * views, batches, workers, seed))
+
+
+def loader(pictures, observed, views, batches, workers=0, seed=0, decoder="pillow"):
+    return build_loader(
+        pictures,
+        observed,
+        views,
+        batches,
+        normalizer=normalizer("half"),
+        decoder=decoder,
+        seed=seed,
+        num_workers=workers,
+        pin_memory=False,
+    )
 
 
 def test_a_batch_joins_pictures_and_labels_by_row(pictures):
@@ -83,13 +98,53 @@ def test_loading_leaves_the_global_generators_alone(pictures):
 
 
 def test_evaluation_order_is_row_order(pictures):
-    loader = build_loader(
-        pictures,
-        pictures.truth,
-        [plain_view("unit", 12)],
-        OrderedBatches(23, 6),
-        seed=0,
-        num_workers=0,
-        pin_memory=False,
-    )
-    assert torch.cat([batch.index for batch in loader]).tolist() == list(range(23))
+    batches = loader(pictures, pictures.truth, [plain_view(12)], OrderedBatches(23, 6))
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(23))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("decoder", ["pillow", "torchcodec"])
+def test_bytes_travel_and_floats_are_made_of_both_views(pictures, workers, decoder):
+    if decoder == "torchcodec":
+        pytest.importorskip("torchcodec")
+    views = [train_transform("shift", 12)] * 2
+    made = loader(pictures, pictures.truth, views, ShuffledBatches(23, 6, seed=0), workers, decoder=decoder)
+    for batch in made:
+        ready = made.ready(batch)
+        for given, floats in ((batch.images, ready.images), (batch.second_view, ready.second_view)):
+            assert given.dtype == torch.uint8
+            assert given.is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(floats, (given / 255 - 0.5) / 0.25)
+        assert ready.index is batch.index
+        assert ready.truth is batch.truth
+    single = loader(pictures, pictures.truth, views[:1], OrderedBatches(23, 23))
+    assert single.ready(next(iter(single))).second_view is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_ends_loading_with_its_name(tmp_path, workers):
+    paths = [picture(tmp_path / f"{row}.jpg") for row in range(3)]
+    paths[1].write_bytes(b"no picture")
+    held = Annotations(FileImages(paths), tuple("abc"), ("x",), LabelTable(np.zeros((3, 1), dtype=np.int8)))
+    with pytest.raises(RunError, match=r"1\.jpg \(row 1\)"):
+        list(loader(held, held.truth, [plain_view(8)], OrderedBatches(3, 2), workers))
+
+
+def test_workers_are_what_the_settings_say_or_what_helps(monkeypatch):
+    monkeypatch.setattr("data.loader._cores", lambda: 12)
+    default, given = LoaderConfig(), LoaderConfig(num_workers=3)
+    assert default.workers(beside_gpu=False, processes=1) == 0
+    assert default.workers(beside_gpu=True, processes=1) == 8
+    assert default.workers(beside_gpu=True, processes=4) == 3
+    assert default.workers(beside_gpu=True, processes=99) == 1
+    assert {given.workers(beside_gpu=gpu, processes=2) for gpu in (False, True)} == {3}
+
+
+def test_a_decoder_that_is_not_there_is_told_when_the_settings_are_read(monkeypatch):
+    def absent():
+        raise UserError("--decoder torchcodec: ...")
+
+    monkeypatch.setattr("data.decoders._jpeg_decoder", absent)
+    LoaderConfig()
+    with pytest.raises(UserError, match="torchcodec"):
+        LoaderConfig(decoder="torchcodec")
