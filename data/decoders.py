@@ -6,7 +6,6 @@ H W: height and width in pixels.
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
@@ -28,8 +27,9 @@ Picture = Image.Image | Tensor
 Decoder = Literal["pillow", "torchcodec"]
 
 _JPEG = b"\xff\xd8\xff"
-_EXIF = re.compile(rb"\xff\xe1(..Exif\0\0)", re.DOTALL)  # the marker, the length of the block, its name
-_NOT_EXIF = b"\xff\xe9\\1"  # a marker that decoders skip
+_EXIF = b"Exif\0\0"  # the name of the block that says how the camera was held
+_HIDDEN = 0xE9  # a kind of block that decoders pass over
+_SCAN = b"\xff\xda"  # what ends the blocks before the pixels
 _INSTALL = 'pip install "torchcodec>=0.16"'
 
 
@@ -109,7 +109,17 @@ def _from_file(images: Encoded, row: int) -> Tensor:
 
 def _upright(file: bytes) -> bytes:
     """A JPEG file that hides how the camera was held: torchcodec would turn the picture, Pillow does not."""
-    return _EXIF.sub(_NOT_EXIF, file) if b"Exif" in file else file
+    place, found = 2, []
+    while file[place : place + 1] == b"\xff" and file[place : place + 2] != _SCAN:
+        if file[place + 4 : place + 10] == _EXIF:
+            found.append(place)
+        place += 2 + int.from_bytes(file[place + 2 : place + 4], "big")
+    if not found:
+        return file
+    changed = bytearray(file)
+    for place in found:
+        changed[place + 1] = _HIDDEN
+    return bytes(changed)
 
 
 def _from_pixels(images: Decoded, row: int) -> Tensor:

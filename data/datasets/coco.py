@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from pycocotools.coco import COCO
 
 from data.cache import fingerprint, pack, unpack
 from data.datasets.formatted import Form, is_formatted, load_formatted
-from data.datasets.reading import is_plain_text
+from data.datasets.reading import is_plain_text, read_json
 from data.datasets.source import Source
 from data.images import FileImages
 from utils.checks import UserError, require
@@ -147,12 +146,7 @@ def read_instances(path: Path) -> CocoPart:
 
 
 def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        held = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); COCO keeps its annotations there") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a json file ({str(error).splitlines()[0]}); get it anew") from error
+    held = read_json(path, "COCO keeps its annotations there")
     if not isinstance(held, dict):
         raise UserError(f"{path}: not COCO annotations: the outermost value is a {type(held).__name__}, not an object")
     return held

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from data.cache import fingerprint
+from data.datasets.reading import read_lines
 from data.datasets.source import Source
 from data.images import FileImages
 from utils.checks import UserError, require
@@ -31,6 +32,7 @@ VOC_CLASSES = (
 READER = "voc 1"
 """Part of the cache's fingerprint; another number whenever the same files would be read differently."""
 
+_PURPOSE = "it belongs to the dataset's lists"
 _LIST_VALUES = {"1": PRESENT, "0": UNKNOWN, "-1": ABSENT}
 _NOT_READ = -2  # stands in a table until the class list has spoken
 
@@ -107,7 +109,7 @@ def read_ids(lists: Path, names: Sequence[str]) -> list[str]:
     where: dict[str, str] = {}
     for name in names:
         path = lists / f"{name}.txt"
-        for number, text in _lines(path):
+        for number, text in read_lines(path, _PURPOSE):
             if not re.fullmatch(r"[\w.-]+", text):
                 raise UserError(f"{path}, line {number}: expected one image id, found {text[:60]!r}")
             if text in where:
@@ -178,7 +180,7 @@ def read_class_lists(lists: Path, names: Sequence[str], ids: Sequence[str]) -> C
     for label, class_name in enumerate(VOC_CLASSES):
         files = [lists / f"{class_name}_{name}.txt" for name in names]
         for path in files:
-            for number, text in _lines(path):
+            for number, text in read_lines(path, _PURPOSE):
                 image, *value = text.split()
                 code = _LIST_VALUES.get(" ".join(value))
                 row = place.get(image)
@@ -253,14 +255,3 @@ def _coordinate(path: Path, box: ElementTree.Element, side: str) -> float:
     if not math.isfinite(value):
         raise UserError(f"{path}: <{side}> of a box is {text[:20]!r}, must be a number")
     return value - 1
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank. Raises: UserError where the file cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); it belongs to the dataset's lists") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not a text file; get it anew") from error
-    yield from ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())

@@ -130,7 +130,7 @@ def listed(root, split, text):
         (lambda r: (r / "ImageSets" / "Main" / "val.txt").unlink(), ["val.txt", "No such file"]),
         (
             lambda r: (r / "ImageSets" / "Main" / "test.txt").write_bytes(b"\xff\x00\xfe"),
-            ["test.txt", "not a text file"],
+            ["test.txt", "not UTF-8 text"],
         ),
         (lambda r: (r / "Annotations").rename(r / "hidden"), ["aeroplane_train.txt"]),
     ],
