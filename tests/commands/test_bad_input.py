@@ -83,7 +83,6 @@ def test_unknown_class_in_an_annotation(folder):
         (["--labels", "dropped", "--drop_rate", "-0.1"], ["-0.1"]),
         (["--partial_rat", "0.1"], ["--partial_rat", "--partial_rate"]),
         (["--dataset", "voc70"], ["voc70", "voc07"]),
-        (["--dataset", "nuswide", "--path_images", "nowhere"], ["nowhere"]),
         (["--weights", "nowhere.pth"], ["nowhere.pth"]),
         (["--device", "cuda"], ["cuda"] if not torch.cuda.is_available() else ["--epochs 0"]),
         (["--precision", "fp16", "--device", "cpu"], ["fp16"]),
