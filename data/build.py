@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,9 +12,10 @@ from data.datasets import DATASETS, SYNONYMS, Source
 from data.datasets.table_config import TableConfig
 from data.label_files import ResolvedLabels, resolve_labels
 from data.longtail import LongTailConfig, thin_out
-from data.observed import Regime
+from data.observed import Regime, observe
 from data.pictures import require_apart, without_missing
-from data.splits import SplitConfig, split_rows
+from data.regimes import full_labels
+from data.splits import TrainingSplitConfig, split_rows
 from utils.checks import UserError, require
 from utils.options import option
 from utils.types import Annotations, Index, LabelTable, Splits
@@ -111,21 +112,22 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
     return thin_out(splits, config, seed)
 
 
-def build_data(config: DatasetConfig, split: SplitConfig, seed: int) -> Data:
+def build_data(config: DatasetConfig, split: TrainingSplitConfig, seed: int) -> Data:
     """Read the dataset, find or make its observed labels, take the validation split off, leave out missing pictures.
 
     Labels are drawn for the whole training set before anything is left out, so one label file serves every
     `--val_frac`, and a collection of which some pictures were never got.
     """
     splits = load_splits(config, seed, need_images=True)
-    regime = config.regime(seed)
-    resolved = resolve_labels(splits.train, config.dataset, regime, LABEL_FOLDER, config.label_file)
     require(
         splits.validation is None or split.val_frac == 0,
         f"--val_frac {split.val_frac}: {config.dataset} has a validation split of its own; leave the flag out",
     )
+    resolved, regime = _training_labels(splits.train, config, split, seed)
     rows, held_out = split_rows(splits.train, split, seed)
     validation = splits.train.take(held_out) if len(held_out) else splits.validation
+    if split.val_set_variant == "observed":
+        validation = _seen_as_observed(splits, held_out, config, seed)
     train, observed, test = splits.train.take(rows), resolved.table.take(rows), splits.test
     if config.missing_images == "skip":
         there = without_missing(train, "training")
@@ -133,6 +135,38 @@ def build_data(config: DatasetConfig, split: SplitConfig, seed: int) -> Data:
         validation = validation and validation.take(without_missing(validation, "validation"))
         test = test.take(without_missing(test, "test"))
     return Data(train, observed, validation, test, splits.groups, resolved, regime)
+
+
+def _training_labels(
+    train: Annotations, config: DatasetConfig, split: TrainingSplitConfig, seed: int
+) -> tuple[ResolvedLabels, Regime]:
+    """The labels to train on, of the whole training set, and their regime; the true ones where "clean" is wanted."""
+    regime = config.regime(seed)
+    if split.train_set_variant == "observed":
+        return resolve_labels(train, config.dataset, regime, LABEL_FOLDER, config.label_file), regime
+    require(
+        config.label_file is None or split.val_set_variant == "observed",
+        f"--train_set_variant clean: trains on the true labels, not on --label_file {config.label_file}; give one",
+    )
+    clean = Regime(name="full", seed=regime.seed)
+    return resolve_labels(train, config.dataset, clean, LABEL_FOLDER), clean
+
+
+def _seen_as_observed(splits: Splits, held_out: Index, config: DatasetConfig, seed: int) -> Annotations:
+    """The validation split with the labels that the regime lets be seen in place of the true ones.
+
+    Unknown labels are read as absent, except in a table of known labels only. A validation split of the dataset's own
+    gets labels from a generator of the same seed.
+
+    Raises: UserError when there is no validation split.
+    """
+    regime = config.regime(seed)
+    if len(held_out):
+        drawn = resolve_labels(splits.train, config.dataset, regime, LABEL_FOLDER, config.label_file)
+        return replace(splits.train.take(held_out), truth=full_labels(drawn.table.take(held_out)))
+    if splits.validation is None:
+        raise UserError("--val_set_variant observed: there is no validation split; give --val_frac")
+    return replace(splits.validation, truth=full_labels(observe(splits.validation, regime)))
 
 
 def check_pictures(data: Data) -> None:

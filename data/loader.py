@@ -86,6 +86,7 @@ class PictureLoader(DataLoader[Batch]):
             generator=torch.Generator(),
         )
         self.normalizer = normalizer
+        self.num_classes = collate.truth.num_classes
 
     def ready(self, batch: Batch) -> Batch:
         """A batch of this loader, wherever it was moved to, with its pictures as float32, normalised."""

@@ -7,6 +7,7 @@ in the order of the published files, which `Annotations.recipe_order` gives, and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.random import RandomState
@@ -33,6 +34,18 @@ class SplitConfig:
         for name in ("split_seed", "ss_seed"):
             seed = getattr(self, name)
             require(seed is None or 0 <= seed < 2**32, f"--{name} {seed}: must be in 0 .. 2^32 - 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSplitConfig(SplitConfig):
+    """Which rows train and which validate, and by which labels: the true ones or those that the regime lets be seen."""
+
+    train_set_variant: Literal["observed", "clean"] = option(
+        "observed", "labels of the training rows: of the regime, or the true ones (as --labels full)"
+    )
+    val_set_variant: Literal["clean", "observed"] = option(
+        "clean", "labels that validation compares with: the true ones, or the regime's, unknown read as absent"
+    )
 
 
 def split_rows(annotations: Annotations, config: SplitConfig, seed: int) -> tuple[Index, Index]:

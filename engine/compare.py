@@ -11,7 +11,7 @@ from data.loader import LoaderConfig
 from engine.checkpoint import read_model
 from engine.output import HEADLINE, read_history, read_result
 from engine.pictures import choose_rows, examples
-from engine.run import SECTIONS
+from engine.sections import CHOICES, SECTIONS
 from engine.settings import OneLineParser, read_yaml, setting_table
 from losses import CRITERIA
 from utils.checks import require
@@ -77,4 +77,5 @@ def draw_examples(names: dict[Path, str], count: int, file: Path) -> None:
 def _values(run: Path) -> dict[str, Any]:
     """The settings a run was made with."""
     method = read_result(run)["method"]
-    return read_yaml(run / "settings.yaml", setting_table({**SECTIONS, method: CRITERIA[method].config})).plain.values
+    table = setting_table({**SECTIONS, method: CRITERIA[method].config})
+    return read_yaml(run / "settings.yaml", table, CHOICES).plain.values

@@ -66,6 +66,13 @@ class Runtime:
         wrapped: nn.Module = self._accelerator.prepare_model(module.to(memory_format=torch.channels_last))
         return wrapped
 
+    def place(self, module: nn.Module) -> nn.Module:
+        """One network on its device, in the chosen precision with float32 outputs, for computing without gradients."""
+        placed: nn.Module = self._accelerator.prepare_model(
+            module.to(memory_format=torch.channels_last), evaluation_mode=True
+        )
+        return placed
+
     def wrap_optimizer(self, optimizer: Optimizer) -> Optimizer:
         """The optimiser, skipping steps whose half-precision gradients overflowed."""
         wrapped: Optimizer = self._accelerator.prepare_optimizer(optimizer, device_placement=False)
@@ -95,6 +102,21 @@ class Runtime:
             if name != "truth"
         }
         return batch._replace(**moved)
+
+    def unsynchronised(self, module: nn.Module) -> AbstractContextManager[None]:
+        """A block whose passes through a wrapped network leave its gradients to each process.
+
+        Where only some of its parameters learn: a network waits for the gradients of all of them.
+        """
+        block: AbstractContextManager[None] = self._accelerator.no_sync(module)
+        return block
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Average over processes the gradients that an unsynchronised pass has left."""
+        if self.world_size > 1:
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = collectives.all_sum(parameter.grad) / self.world_size
 
     def sum_criterion_gradients(self, criterion: nn.Module) -> None:
         """Sum the gradients of the criterion's own parameters over processes; networks do this by themselves."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,19 @@ from utils import collectives
 from utils.checks import RunError
 from utils.console import Progress
 from utils.metrics import KnownScores, Metrics, evaluate_known, evaluate_scores, group_map, known_scores
-from utils.types import Annotations, Index, LabelTable
+from utils.types import Annotations, Batch, Index, LabelTable
+
+
+class BatchLoader(Protocol):
+    """What training and scoring read batches from: `PictureLoader`, or something that stands in for it."""
+
+    num_classes: int
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def ready(self, batch: Batch) -> Batch:
+        """A batch of this loader, wherever it was moved to, as a model takes it."""
+        ...
 
 
 def evaluation_loader(
@@ -41,7 +54,7 @@ def evaluation_loader(
 
 def score(
     model: nn.Module,
-    loader: PictureLoader,
+    loader: BatchLoader,
     rows: int,
     runtime: Runtime,
     *,
@@ -49,24 +62,45 @@ def score(
     after_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """Logits (N, C) float32 of every row, in row order, on every process."""
-    index, logits = [], []
-    for place, values in _scored(model, loader, rows, runtime, label, after_batch):
+    model.eval()
+    return rows_in_order(
+        lambda images: model(images).logits,
+        loader.num_classes,
+        loader,
+        rows,
+        runtime,
+        label=label,
+        after_batch=after_batch,
+    )
+
+
+def rows_in_order(
+    compute: Callable[[Tensor], Tensor],
+    width: int,
+    loader: BatchLoader,
+    rows: int,
+    runtime: Runtime,
+    *,
+    label: str,
+    after_batch: Callable[[], None] = lambda: None,
+) -> NDArray[np.float32]:
+    """What `compute` makes of images, (B, width) a batch: (N, width) float32 in row order, on every process."""
+    # A process without a row still takes part in the gathering.
+    index = [torch.empty(0, dtype=torch.long, device=runtime.device)]
+    values = [torch.empty(0, width, device=runtime.device)]
+    for place, found in _computed(compute, loader, rows, runtime, label, after_batch):
         index.append(place)
-        logits.append(values)
-    if not index:  # a process without a row still takes part in the gathering
-        classes = loader.collate_fn.truth.num_classes  # type: ignore[union-attr]
-        index.append(torch.empty(0, dtype=torch.long, device=runtime.device))
-        logits.append(torch.empty(0, classes, device=runtime.device))
+        values.append(found)
     order = collectives.gather_rows(torch.cat(index)).cpu().numpy()
-    gathered = collectives.gather_rows(torch.cat(logits)).cpu().numpy()
-    scores = np.empty_like(gathered)
-    scores[order] = gathered
-    return scores
+    gathered = collectives.gather_rows(torch.cat(values)).cpu().numpy()
+    result = np.empty_like(gathered)
+    result[order] = gathered
+    return result
 
 
 def score_known(
     model: nn.Module,
-    loader: PictureLoader,
+    loader: BatchLoader,
     truth: LabelTable,
     runtime: Runtime,
     *,
@@ -83,11 +117,13 @@ def score_known(
     nothing = np.empty((0, truth.num_classes), dtype=np.float32)
     parts = [known_scores(nothing, nothing.astype(np.int8))]  # a process without a row takes part all the same
     finite = True
-    for place, values in _scored(model, loader, len(truth), runtime, label, after_batch):
+    model.eval()
+    scored = _computed(lambda images: model(images).logits, loader, len(truth), runtime, label, after_batch)
+    for place, values in scored:
         logits = values.cpu().numpy()
         finite = finite and bool(np.isfinite(logits).all())
         parts.append(known_scores(logits, truth.rows(place.cpu().numpy())))
-    _require_finite(not runtime.agree(not finite), label)
+    require_finite(not runtime.agree(not finite), label)
     classes, present, scores, in_top = (
         collectives.gather_rows(torch.from_numpy(np.concatenate(column))).numpy()
         for column in zip(*(part[:-1] for part in parts), strict=True)
@@ -107,13 +143,24 @@ def evaluate(
 ) -> Metrics:
     """The metrics of a split; UNKNOWN truth is left out class by class. Raises: RunError when scores are not finite."""
     loader = evaluation_loader(annotations, config, runtime, num_workers)
-    if annotations.truth.stores_known_only:
-        return evaluate_known(
-            score_known(model, loader, annotations.truth, runtime, label=label, after_batch=after_batch)
-        )
-    scores = score(model, loader, len(annotations), runtime, label=label, after_batch=after_batch)
-    _require_finite(bool(np.isfinite(scores).all()), label)
-    return evaluate_scores(scores, annotations.truth.dense())
+    return measure(model, loader, annotations.truth, runtime, label=label, after_batch=after_batch)
+
+
+def measure(
+    model: nn.Module,
+    loader: BatchLoader,
+    truth: LabelTable,
+    runtime: Runtime,
+    *,
+    label: str = "scoring",
+    after_batch: Callable[[], None] = lambda: None,
+) -> Metrics:
+    """The metrics of what `loader` gives, against `truth`; otherwise as `evaluate`."""
+    if truth.stores_known_only:
+        return evaluate_known(score_known(model, loader, truth, runtime, label=label, after_batch=after_batch))
+    scores = score(model, loader, len(truth), runtime, label=label, after_batch=after_batch)
+    require_finite(bool(np.isfinite(scores).all()), label)
+    return evaluate_scores(scores, truth.dense())
 
 
 def groups_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, float | None]:
@@ -123,24 +170,24 @@ def groups_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, f
 
 
 @torch.no_grad()
-def _scored(
-    model: nn.Module,
-    loader: PictureLoader,
+def _computed(
+    compute: Callable[[Tensor], Tensor],
+    loader: BatchLoader,
     rows: int,
     runtime: Runtime,
     label: str,
     after_batch: Callable[[], None],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows (B,) and float32 logits (B, C) of each batch of this process."""
-    model.eval()
+    """Rows (B,) and float32 values (B, ...) of each batch of this process."""
     bar = Progress(loader, total=rows, label=label, unit="img", shown=runtime.is_main)
     for batch in bar:
         moved = loader.ready(runtime.to_device(batch))
-        yield moved.index, model(moved.images).logits.float()
+        yield moved.index, compute(moved.images).float()
         bar.advance(len(moved.index) * runtime.world_size)
         after_batch()
 
 
-def _require_finite(finite: bool, label: str) -> None:
+def require_finite(finite: bool, label: str) -> None:
+    """Raise RunError unless the scores of the split `label` are `finite`."""
     if not finite:
         raise RunError(f"{label}: the model gives scores that are not finite; train it with a lower --lr or in fp32")

@@ -36,7 +36,7 @@ from data.observed import observe
 from data.splits import SplitConfig, split_rows
 from engine.inspection_report import DataRead, Findings, report
 from engine.inspection_text import as_text
-from engine.run import TRAINING_CONFIGS
+from engine.sections import TRAINING_CONFIGS
 from engine.settings import parse_settings
 from utils.checks import RunError, UserError, require
 from utils.console import Progress, say

@@ -10,7 +10,7 @@ from data.build import LABEL_FOLDER, DatasetConfig, load_splits
 from data.datasets.formatted import names_below, write_formatted
 from data.label_files import native_path, published_path, write_native, write_published
 from data.observed import Regime, observe
-from engine.run import TRAINING_CONFIGS
+from engine.sections import TRAINING_CONFIGS
 from engine.settings import parse_settings
 from utils.checks import require
 from utils.console import say

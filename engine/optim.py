@@ -18,7 +18,9 @@ class OptimConfig:
 
     optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "update rule")
     lr: float = option(0.01, "learning rate of the backbone")
-    head_lr_mult: float = option(1.0, "the head learns this many times faster (CoNeS' code means 10 but runs 1)")
+    head_lr_mult: float = option(
+        1.0, "the head learns this many times faster (CoNeS' code means 10 but runs 1)", aliases=("lr_mult",)
+    )
     momentum: float = option(0.9, "momentum of SGD")
     w_d: float = option(1e-4, "weight decay", aliases=("weight_decay",))
     scheduler: Literal["step", "cosine", "constant"] = option("step", "how the learning rate falls after the warm-up")

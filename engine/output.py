@@ -39,8 +39,13 @@ class RunFolder:
         """The result of a finished run."""
         return read_result(self.path) if (self.path / "result.json").exists() else None
 
-    def check(self, resume: bool, settings: Settings, table: Mapping[str, Setting]) -> None:
-        """Raise UserError when the folder holds something this run may not touch."""
+    def check(
+        self, resume: bool, settings: Settings, table: Mapping[str, Setting], foreign: frozenset[str] = frozenset()
+    ) -> None:
+        """Raise UserError when the folder holds something this run may not touch.
+
+        The run that is there may have settings named in `foreign`, of a method that this one does not have.
+        """
         require(not self.path.exists() or self.path.is_dir(), f"--output {self.path}: is a file")
         used = self.path.is_dir() and any(self.path.iterdir())
         require(
@@ -49,7 +54,7 @@ class RunFolder:
         if resume and not self.state.exists() and self.result is None:
             say(f"--resume: nothing saved in {self.path} yet, starting")
         if used:
-            self._check_settings(settings, table)
+            self._check_settings(settings, table, foreign)
         self._check_writable()
 
     def start(self, settings: Settings, facts: dict[str, Any]) -> None:
@@ -99,19 +104,21 @@ class RunFolder:
         figures = "  ".join(f"{name} {100 * test[name]:.2f}" for name in test if "@" not in name)
         empty = self.result["extra"]["classes_without_positives"]
         lines = [f"test, epoch {self.result['selected_epoch']} ({self.result['selection']}): {figures}"]
+        if self.result.get("epochs_trained", self.result["epochs"]) < self.result["epochs"]:
+            lines.append(f"stopped early, after {self.result['epochs_trained']} of {self.result['epochs']} epochs")
         if empty:
             lines.append(
                 f"classes without positives in the test set: {', '.join(empty)} (left out of mAP, 0 in mAP_all)"
             )
         return "\n".join([*lines, f"written: {self.path}"])
 
-    def _check_settings(self, settings: Settings, table: Mapping[str, Setting]) -> None:
+    def _check_settings(self, settings: Settings, table: Mapping[str, Setting], foreign: frozenset[str]) -> None:
         """The run in the folder must be this run: no setting that changes its result may differ."""
         file = self.path / "settings.yaml"
         require(
             file.exists(), f"--resume: {self.path} holds other files but no run (no settings.yaml); name another folder"
         )
-        before = read_yaml(file, table).plain.values
+        before = read_yaml(file, table, foreign).plain.values
         for name, value in settings.values.items():
             if name not in FREE_ON_RESUME and before.get(name) != value:
                 raise UserError(

@@ -14,7 +14,7 @@ from data.pictures import without_missing
 from engine.checkpoint import SavedModel, read_model
 from engine.distributed import Runtime
 from engine.evaluate import evaluate, groups_as_dict
-from engine.run import TRAINING_CONFIGS
+from engine.sections import TRAINING_CONFIGS
 from engine.settings import Layer, Setting, parse_settings, typed_values
 from utils.checks import UserError, require
 from utils.console import say

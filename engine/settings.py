@@ -107,6 +107,36 @@ def parse_settings(
     return settings
 
 
+def peek(name: str, config: type, beside: Sequence[type], argv: Sequence[str] | None, *, program: str) -> Any:
+    """The value of one setting, read before it is known which other settings there are.
+
+    Args:
+        name: a setting of `config`.
+        config: the config dataclass it belongs to.
+        beside: config dataclasses of all settings that may stand on the command line with it.
+        argv: the command line without the program, None for the real one.
+        program: name of the script, for messages.
+
+    Returns:
+        What the command line says, else the settings file named there, else the default.
+
+    Raises:
+        UserError: the value does not fit, or the file cannot be read. What else is wrong is left to `parse_settings`.
+    """
+    table = {key: setting for each in (*beside, config) for key, setting in setting_table({"": each}).items()}
+    # Two methods may each give a flag a meaning of their own; here all that counts is that it takes a value.
+    parser = _make_parser(table, program, {}, add_help=False, conflict_handler="resolve")
+    spaces, unknown = parser.parse_known_args(argv)
+    given = vars(spaces)
+    if name in given:
+        return _convert(table[name], given[name], f"--{name}")
+    file = _settings_file(given, program)
+    if file is None or set(unknown) - {"-h", "--help"}:  # the value of an unknown flag would look like a file
+        return table[name].default
+    text = _content(file).get(name)
+    return table[name].default if text is None else typed_values({name: text}, table, str(file))[name]
+
+
 def setting_table(sections: Mapping[str, type]) -> dict[str, Setting]:
     """Every setting of the given config dataclasses by name. A name may belong to one section only."""
     table: dict[str, Setting] = {}
@@ -152,14 +182,7 @@ def read_yaml(path: Path, table: Mapping[str, Setting], foreign: frozenset[str] 
 
     Keys in `foreign` belong to other commands and are passed over, as are `when:` blocks with such a condition.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such settings file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
-    content = content or {}
-    require(isinstance(content, dict), f"{path}: must be a list of `name: value` lines")
+    content = _content(path)
     blocks = content.pop("when", [])
     require(isinstance(blocks, list), f"{path}: `when:` must be a list of blocks")
     origin = str(path.relative_to(CONFIGS.parent)) if path.is_relative_to(CONFIGS.parent) else str(path)
@@ -172,6 +195,19 @@ def read_yaml(path: Path, table: Mapping[str, Setting], foreign: frozenset[str] 
             change = typed_values(_without(block["set"], foreign), table, origin)
             conditional.append((typed_values(conditions, table, origin), change))
     return YamlFile(plain, conditional)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a settings file says, every value still the text that was written. Raises: UserError naming the file."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such settings file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
+    content = content or {}
+    require(isinstance(content, dict), f"{path}: must be a list of `name: value` lines")
+    return dict(content)
 
 
 def typed_values(content: Mapping[str, Any], table: Mapping[str, Setting], origin: str) -> dict[str, Any]:
@@ -222,16 +258,22 @@ def _read_command_line(
             raise UserError(f"{program}: unknown flag {flag}{_nearest(flag, list(parser._option_string_actions))}")
         raise UserError(f"{program}: {word!r} is not a flag; --help lists them")
     given = vars(spaces)
+    config = _settings_file(given, program)
+    only_print = given.pop("print_config", False)
+    typed = {name: _convert(table[name], text, f"--{name}") for name, text in given.items()}
+    return typed, config, only_print
+
+
+def _settings_file(given: dict[str, Any], program: str) -> Path | None:
+    """The settings file among the words of a command line, which are taken out of `given`."""
     file, flag_file = given.pop("config_file", None), given.pop("config", None)
     require(not (file and flag_file), f"{program}: two settings files, {file} and --config {flag_file}; give one")
     config = file or flag_file
-    only_print = given.pop("print_config", False)
-    typed = {name: _convert(table[name], text, f"--{name}") for name, text in given.items()}
-    return typed, Path(config) if config else None, only_print
+    return Path(config) if config else None
 
 
-def _make_parser(table: Mapping[str, Setting], program: str, defaults: Mapping[str, Any]) -> OneLineParser:
-    parser = OneLineParser(prog=program, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+def _make_parser(table: Mapping[str, Setting], program: str, defaults: Mapping[str, Any], **how: Any) -> OneLineParser:
+    parser = OneLineParser(prog=program, allow_abbrev=False, argument_default=argparse.SUPPRESS, **how)
     parser.add_argument("config_file", nargs="?", metavar="CONFIG", help="settings file, the same as --config")
     parser.add_argument("--config", metavar="FILE", help="YAML file with settings; the command line wins over it")
     parser.add_argument("--print_config", action="store_true", help="print the settings with their origins and stop")
@@ -276,7 +318,7 @@ def _build(
             if final != values[name]:
                 values[name], origins[name] = (
                     final,
-                    f"variant {values['variant']}" if "variant" in values else "derived",
+                    f"variant {values['variant']}" if "variant" in names else "derived",
                 )
     return Settings(built, values, origins)
 

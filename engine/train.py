@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any, NamedTuple
@@ -14,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from data.loader import PictureLoader
 from data.samplers import ShuffledBatches
 from engine.distributed import Runtime
+from engine.evaluate import BatchLoader
 from engine.optim import OptimConfig, learning_rate_factor, set_learning_rate
 from losses.base import Criterion
 from utils.checks import RunError
 from utils.console import Progress, is_terminal, say
 from utils.seeding import mix
-from utils.types import Batch, StateDict
+from utils.types import Batch, LossOutput, StateDict
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked the run to stop
@@ -67,6 +68,12 @@ class Position:
     best_epoch: int = 0
     best_score: float = -math.inf
     history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
+    stopped: bool = False  # before all epochs were trained: no better one is to be expected
+
+    @property
+    def trained(self) -> int:
+        """Epochs that are done."""
+        return self.epoch - 1
 
 
 class Learner(NamedTuple):
@@ -78,6 +85,24 @@ class Learner(NamedTuple):
     optim: OptimConfig
 
 
+class Freezing(NamedTuple):
+    """Epochs, from the first on, in which a part of the model stays as it is, and what freezes that part."""
+
+    epochs: int
+    freeze: Callable[[bool], None]
+
+
+class Hooks(NamedTuple):
+    """What a run does besides training, each at its moment; by default nothing."""
+
+    train_scores: Callable[[], Tensor | None] = lambda: None
+    """Before an epoch: what the criterion gets, logits (N, C) of the training set."""
+    after_step: Callable[[int, Batch, LossOutput], None] = lambda epoch, batch, loss: None
+    """After each step: the epoch, the batch, on the device except for its truth, and what the criterion returned."""
+    epoch_figures: Callable[[int], dict[str, float]] = lambda epoch: {}
+    """After the last step of an epoch: more columns for the log."""
+
+
 class Loop:
     """Runs the epochs that are left. Knows no method and no dataset by name."""
 
@@ -85,7 +110,7 @@ class Loop:
         self,
         runtime: Runtime,
         learner: Learner,
-        loader: PictureLoader,
+        loader: BatchLoader,
         batches: ShuffledBatches,
         *,
         epochs: int,
@@ -93,25 +118,28 @@ class Loop:
         save_minutes: float,
         print_freq: int,
         save: Callable[[StateDict], None],
+        freezing: Freezing,
+        hooks: Hooks,
     ) -> None:
         self.runtime, self.learner = runtime, learner
         self.loader, self.batches = loader, batches
         self.epochs, self.seed = epochs, seed
         self.save_seconds, self.print_freq, self._save = save_minutes * 60, print_freq, save
+        self.freezing, self.hooks = freezing, hooks
         self.at = Position()
         self.stop = StopRequest()
         self._sums: dict[str, Tensor] = {}
         self._saved_at = time.monotonic()
 
     def run(self, after_epoch: Callable[[int, dict[str, float]], None]) -> None:
-        """Train all remaining epochs; `after_epoch(epoch, row of the log)` validates, selects and reports.
+        """Train all remaining epochs; `after_epoch(epoch, row of the log)` validates, selects, reports, may stop.
 
         Raises:
             Interrupted: on SIGINT or SIGTERM, after saving.
             RunError: the loss is not finite.
         """
         with self.stop:
-            while self.at.epoch <= self.epochs:
+            while self.at.epoch <= self.epochs and not self.at.stopped:
                 self._train_epoch()
                 row = self._epoch_row()
                 after_epoch(self.at.epoch, row)
@@ -151,14 +179,21 @@ class Loop:
         self.runtime.load_state_dict(state["runtime"])
         self.at = Position(**state["position"])
 
+    @property
+    def _frozen(self) -> bool:
+        """Whether a part of the model stays as it is in this epoch."""
+        return self.at.epoch <= self.freezing.epochs
+
     def _train_epoch(self) -> None:
         at = self.at
+        self.freezing.freeze(self._frozen)
         if at.step == 0:  # a resumed epoch has had its start already
-            self.learner.criterion.on_epoch_start(at.epoch)
+            self.learner.criterion.on_epoch_start(at.epoch, self.hooks.train_scores())
         self._sums = {name: self._number(value) for name, value in at.sums.items()}
         if at.step < len(self.batches):
             self._train_steps()
-        self.runtime.average_buffers(self.learner.model)
+        if not self._frozen:
+            self.runtime.average_buffers(self.learner.model)
 
     def _train_steps(self) -> None:
         at, rows, size = self.at, self.batches.rows, self.batches.batch_size
@@ -194,13 +229,19 @@ class Loop:
         torch.manual_seed(mix(self.seed, "step", number, self.runtime.rank))
         set_learning_rate(optimizer, learning_rate_factor(number, steps, self.epochs, optim))
         moved = self.loader.ready(self.runtime.to_device(batch))
-        loss = criterion(model, moved)
+        frozen = self._frozen
+        with self.runtime.unsynchronised(model) if frozen else nullcontext():
+            loss = criterion(model, moved)
+            if loss.total.requires_grad:
+                optimizer.zero_grad()
+                self.runtime.backward(loss.total, len(moved.index) / max(global_size, self.runtime.world_size))
         if loss.total.requires_grad:
-            optimizer.zero_grad()
-            self.runtime.backward(loss.total, len(moved.index) / max(global_size, self.runtime.world_size))
+            if frozen:
+                self.runtime.average_gradients(model)
             if self.runtime.world_size > 1:
                 self.runtime.sum_criterion_gradients(criterion)
             optimizer.step()
+        self.hooks.after_step(at.epoch, moved, loss)
         return {"loss": loss.total.detach(), **loss.parts}
 
     def _look(self, label: str) -> str:
@@ -234,4 +275,5 @@ class Loop:
         self._report()
         means = {name: value.item() / at.step for name, value in self._sums.items()}
         rate = self.learner.optimizer.param_groups[0]["lr"]
-        return {"epoch": at.epoch, **means, "lr": rate, "images_per_second": at.images / max(at.seconds, 1e-9)}
+        figures = {**means, **self.hooks.epoch_figures(at.epoch)}
+        return {"epoch": at.epoch, **figures, "lr": rate, "images_per_second": at.images / max(at.seconds, 1e-9)}

@@ -2,9 +2,14 @@
 
 from typing import Any, NamedTuple
 
-from losses.assume_negative import BCE, BCEConfig
+from losses.asl import ASL, ASLConfig
+from losses.assume_negative import AN, BCE, LSAN, WAN, ANConfig, BCEConfig, LabelSmoothingConfig, SmoothedBCE
 from losses.base import Criterion
 from losses.cones import CoNeS, CoNeSConfig
+from losses.curriculum import CurriculumConfig, CurriculumLabelling
+from losses.large_loss import LargeLoss, LargeLossConfig
+from losses.role import ROLE, ROLEConfig
+from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
 
 
 class Method(NamedTuple):
@@ -16,5 +21,19 @@ class Method(NamedTuple):
 
 CRITERIA: dict[str, Method] = {
     "bce": Method(BCE, BCEConfig),
+    "bce_ls": Method(SmoothedBCE, LabelSmoothingConfig),
+    "an": Method(AN, ANConfig),
+    "an_ls": Method(LSAN, LabelSmoothingConfig),
+    "wan": Method(WAN, ANConfig),
+    "epr": Method(EPR, EPRConfig),
+    "role": Method(ROLE, ROLEConfig),
+    "iu": Method(IU, IUConfig),
+    "pr": Method(PR, PRConfig),
+    "asl": Method(ASL, ASLConfig),
+    "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "cones": Method(CoNeS, CoNeSConfig),
+    "large_loss": Method(LargeLoss, LargeLossConfig),
 }
+
+BASELINES = ("bce", "bce_ls", "an", "an_ls", "wan", "epr", "role", "iu", "pr", "asl", "curriculum")
+"""The methods without a script of their own: `main_BCE.py --loss NAME`."""

@@ -26,6 +26,9 @@ class ModelConfig:
     head: Literal["linear", "csra"] = option("linear", "mean pooling and a linear layer, or residual attention (CSRA)")
     num_heads: int = option(1, "attention heads of CSRA: 1, 2, 4, 6 or 8")
     lam: float = option(0.1, "weight of CSRA's attention beside the mean")
+    boostlu: float | None = option(
+        None, "BoostLU: positive scores of places are multiplied by this before pooling (5 in the paper; default: off)"
+    )
     weights: str = option(
         "default", "backbone weights: default (torchvision IMAGENET1K_V1), none, or a .pth or .safetensors"
     )
@@ -34,6 +37,10 @@ class ModelConfig:
         require(self.model in MODELS, f"--model {self.model}: choose from {', '.join(MODELS)}")
         require(self.head in HEADS, f"--head {self.head}: choose from {', '.join(HEADS)}")
         require(math.isfinite(self.lam) and self.lam >= 0, f"--lam {self.lam}: a number of at least 0 is needed")
+        require(
+            self.boostlu is None or (math.isfinite(self.boostlu) and self.boostlu > 0),
+            f"--boostlu {self.boostlu}: a number above 0 is needed; leave it out for no boost",
+        )
         require(bool(self.weights), "--weights is empty: give default, none or a path")
         check_num_heads(self.num_heads)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from models.backbones import Backbone
@@ -20,12 +21,36 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self._frozen = False
 
     def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
         """Logits and features always; `cam`, without gradient, when "cam" is wanted."""
         features = self.backbone(images)
         cam = self.head.cam(features) if "cam" in want else None
         return ModelOutput(self.head(features), features, cam)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """As every module, except that a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.train(mode and not self._frozen)
+        return self
+
+    def freeze_backbone(self, frozen: bool) -> None:
+        """Leave the backbone as it is from now on, BatchNorm statistics included, or let it learn again."""
+        self._frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.train(self.training)
+
+    @torch.no_grad()
+    def reads_pooled(self) -> bool:
+        """Whether the head sees of a feature map only its mean over places, tried on maps that are uneven."""
+        device = next(self.head.parameters()).device
+        steps = torch.arange(4 * self.feature_width * 9, device=device, dtype=torch.float32)
+        maps = (steps * steps * 0.37).sin().view(4, self.feature_width, 3, 3)  # both signs, no chance
+        was, head = self.head.training, self.head.eval()
+        same = torch.allclose(head(maps), head(maps.mean(dim=(2, 3), keepdim=True)), rtol=1e-4, atol=1e-5)
+        head.train(was)
+        return same
 
     @property
     def feature_width(self) -> int:
@@ -39,6 +64,31 @@ class Classifier(nn.Module):
     def head_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head, for a learning rate of its own. Raises: ValueError if there are none."""
         return _parameters(self.head, "head")
+
+
+class Pooling(nn.Module):
+    """Images (B, 3, H, W) to features averaged over places, (B, D)."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The mean of the feature map, as a head that pools first takes it."""
+        features: Tensor = self.classifier.backbone(images)
+        return features.mean(dim=(2, 3))
+
+
+class OnPooled(nn.Module):
+    """A classifier whose input is what `Pooling` made of the images: its head alone computes."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
+        """Logits (B, C) of pooled features (B, D); there are no feature maps, and nothing else to want."""
+        return ModelOutput(self.classifier.head(images[:, :, None, None]))
 
 
 def _parameters(module: nn.Module, part: str) -> list[nn.Parameter]:

@@ -47,6 +47,33 @@ class LinearHead(Head):
         return F.conv2d(features, self.fc.weight[:, :, None, None])
 
 
+class BoostedLinearHead(LinearHead):
+    """The linear head at every place, with BoostLU before pooling (Kim et al., CVPR 2023).
+
+    Scores A = W x + b at every place; the logit is the mean over places of A' = alpha A where A > 0, else A. Source:
+    arXiv 2304.01804; published code youngwk/BridgeGapExplanationPAMC, `models.py`. The parameters are those of
+    `LinearHead`, so weights trained with the one fit the other; with alpha 1 both give the same logits up to rounding.
+    The activation map is A', bias and boost included: its mean is the logit.
+    """
+
+    def __init__(self, width: int, classes: int, alpha: float) -> None:
+        super().__init__(width, classes)
+        self.alpha = alpha
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        return boosted(self.scores(features), self.alpha).mean(dim=(2, 3))
+
+    def scores(self, features: Tensor) -> Tensor:
+        """A, the scores (B, C, h, w) before they are boosted."""
+        return F.conv2d(features, self.fc.weight[:, :, None, None], self.fc.bias)
+
+    @torch.no_grad()
+    def cam(self, features: Tensor) -> Tensor:
+        """Maps (B, C, h, w): A', what is averaged."""
+        return boosted(self.scores(features), self.alpha)
+
+
 class CSRAHead(Head):
     """Class-specific residual attention (Zhu and Wu, ICCV 2021; published code, CSRA, pipeline/csra.py).
 
@@ -98,6 +125,27 @@ class CSRAHead(Head):
         return scores.view(batch, len(self.weights), -1, height, width)
 
 
+class BoostedCSRAHead(CSRAHead):
+    """Residual attention on boosted scores: s' = alpha s where s > 0, else s, stands wherever s stood.
+
+    BoostLU was published for the linear head alone. The rule is the same here, boost before anything is pooled: mean,
+    attention weights, attention and activation map are all of s'. The parameters are those of `CSRAHead`.
+    """
+
+    def __init__(self, width: int, classes: int, num_heads: int, lam: float, alpha: float) -> None:
+        super().__init__(width, classes, num_heads, lam)
+        self.alpha = alpha
+
+    def _scores(self, features: Tensor) -> Tensor:
+        """(B, heads, C, h, w) boosted scores of all places."""
+        return boosted(super()._scores(features), self.alpha)
+
+
+def boosted(scores: Tensor, alpha: float) -> Tensor:
+    """BoostLU: `scores` of any shape, those above 0 times `alpha`; the slope at 0 is 1 (Kim et al., CVPR 2023)."""
+    return torch.where(scores > 0, alpha * scores, scores)
+
+
 def attention(scores: Tensor, temperature: float) -> Tensor:
     """Mean of the scores (B, C, places) weighted by softmax(temperature * scores); (B, C). Infinity: the maximum."""
     if temperature == torch.inf:
@@ -124,9 +172,25 @@ class HeadSettings(Protocol):
         """Weight of the attention."""
         ...
 
+    @property
+    def boostlu(self) -> float | None:
+        """What positive scores of places are multiplied by before pooling; None leaves them."""
+        ...
 
-HEADS: dict[str, Callable[[int, int, HeadSettings], Head]] = {
-    "linear": lambda width, classes, _: LinearHead(width, classes),
-    "csra": lambda width, classes, settings: CSRAHead(width, classes, settings.num_heads, settings.lam),
-}
+
+def linear_head(width: int, classes: int, settings: HeadSettings) -> Head:
+    """A linear head, boosted if so set."""
+    if settings.boostlu is None:
+        return LinearHead(width, classes)
+    return BoostedLinearHead(width, classes, settings.boostlu)
+
+
+def csra_head(width: int, classes: int, settings: HeadSettings) -> Head:
+    """A head of residual attention, boosted if so set."""
+    if settings.boostlu is None:
+        return CSRAHead(width, classes, settings.num_heads, settings.lam)
+    return BoostedCSRAHead(width, classes, settings.num_heads, settings.lam, settings.boostlu)
+
+
+HEADS: dict[str, Callable[[int, int, HeadSettings], Head]] = {"linear": linear_head, "csra": csra_head}
 """Heads by name: called with feature width D, number of classes C and the settings."""

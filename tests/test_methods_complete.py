@@ -1,38 +1,60 @@
 """The places that name methods, datasets and scripts agree with each other."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
 
 from data.datasets import DATASETS, SYNONYMS
-from engine.run import SECTIONS
+from engine.sections import SECTIONS
 from engine.settings import read_yaml, setting_table
 from losses import CRITERIA
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
+PAGES = ROOT / "docs" / "methods"
 
 
 def script_methods():
-    """Entry script -> the method it trains, read from its call of train_command."""
+    """Entry script -> the method it trains, or those of which a flag chooses one, read from its train_command."""
     found = {}
     for path in ROOT.glob("main_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "train_command":
-                found[path.name] = node.args[0].value
+                said = node.args[0]
+                named = isinstance(said, ast.Name)
+                value = getattr(importlib.import_module(path.stem), said.id) if named else ast.literal_eval(said)
+                found[path.name] = value
     return found
 
 
-def test_every_method_has_a_page_and_a_script_and_every_script_a_method():
+def page(method):
+    """The page of a method: its own, or that of its module, which then serves the whole family."""
+    own = PAGES / f"{method}.md"
+    return own if own.exists() else PAGES / f"{CRITERIA[method].criterion.__module__.split('.')[-1]}.md"
+
+
+def test_every_method_has_a_script_and_every_script_a_method():
     methods = script_methods()
     assert set(methods) == {path.name for path in ROOT.glob("main_*.py")}
-    assert set(methods.values()) == set(CRITERIA)
-    assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == set(CRITERIA)
+    trained = [{said} if isinstance(said, str) else set(said) for said in methods.values()]
+    assert set().union(*trained) == set(CRITERIA)
+
+
+def test_every_method_has_a_page_that_says_its_name_and_every_page_a_method():
+    pages = {method: page(method) for method in CRITERIA}
+    assert set(pages.values()) == set(PAGES.glob("*.md"))
+    for method, path in pages.items():
+        assert path.stem == method or f"`{method}`" in path.read_text(), f"{path.name} says nothing of {method}"
+
+
+def test_the_readme_names_every_script_and_every_page():
     readme = (ROOT / "README.md").read_text()
-    for script, method in methods.items():
-        assert f"`{script}`" in readme
-        assert f"docs/methods/{method}.md" in readme
+    for script in script_methods():
+        assert f"`{script}`" in readme, f"README.md says nothing of {script}"
+    for path in PAGES.glob("*.md"):
+        assert f"docs/methods/{path.name}" in readme, f"README.md says nothing of {path.name}"
 
 
 def test_every_method_has_a_test_of_its_file():

@@ -232,6 +232,7 @@ class LossOutput(NamedTuple):
     total: Tensor  # scalar; without gradient it means: no optimiser step for this batch
     logits: Tensor  # (B, C) detached
     parts: dict[str, Tensor]  # detached scalars for the log
+    modified: Tensor | None = None  # (B, C) bool: labels that this step turned or left out, for analysis
 
 
 class ClassCounts(NamedTuple):

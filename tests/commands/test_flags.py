@@ -3,19 +3,18 @@
 After a change that is meant: `python -m tests.commands.test_flags` writes the files anew.
 """
 
+import importlib
 from pathlib import Path
 
 import pytest
 
-import main_BCE
-import main_CoNeS
-import main_real
 from engine.inspection import InspectionConfig
 from engine.labels import OutputConfig
-from engine.run import SECTIONS
 from engine.score import ScoreConfig
+from engine.sections import SECTIONS, choice_config
 from engine.settings import setting_table
 from losses import CRITERIA
+from tests.test_methods_complete import script_methods
 
 FROZEN = Path(__file__).parent / "flags"
 
@@ -30,17 +29,28 @@ def flags(sections, defaults):
     return "".join(lines)
 
 
+def frozen_file(script):
+    """Where the flags of a script are frozen."""
+    return FROZEN / f"{script.replace(' --', '-').replace(' ', '-')}.txt"
+
+
+def training_flags():
+    """Script -> its flags; of a script of several methods those of each, `main_BCE.py --loss an`."""
+    found = {}
+    for script, methods in script_methods().items():
+        defaults = importlib.import_module(script.removesuffix(".py")).DEFAULTS
+        if isinstance(methods, str):
+            found[script] = flags({**SECTIONS, methods: CRITERIA[methods].config}, defaults)
+            continue
+        for method in methods:
+            sections = {"choice": choice_config(methods, "loss"), **SECTIONS, method: CRITERIA[method].config}
+            found[f"{script} --loss {method}"] = flags(sections, defaults)
+    return found
+
+
 def scripts():
     """Script -> its flags as text."""
-    training = {
-        "main_BCE.py": ("bce", main_BCE.DEFAULTS),
-        "main_CoNeS.py": ("cones", main_CoNeS.DEFAULTS),
-        "main_real.py": ("cones", main_real.DEFAULTS),
-    }
-    found = {
-        script: flags({**SECTIONS, method: CRITERIA[method].config}, defaults)
-        for script, (method, defaults) in training.items()
-    }
+    found = training_flags()
     data = {"data": SECTIONS["data"]}
     found["generate_labels.py"] = flags({**data, "output": OutputConfig}, {"dataset": "voc07"})
     found["inspect_data.py"] = flags({**data, "split": SECTIONS["split"], "inspection": InspectionConfig}, {})
@@ -50,14 +60,14 @@ def scripts():
 
 @pytest.mark.parametrize("script", sorted(scripts()))
 def test_flags_are_as_frozen(script):
-    assert scripts()[script] == (FROZEN / f"{script}.txt").read_text()
+    assert scripts()[script] == frozen_file(script).read_text()
 
 
 def test_every_frozen_file_is_of_a_script():
-    assert {path.name for path in FROZEN.glob("*.txt")} == {f"{script}.txt" for script in scripts()}
+    assert set(FROZEN.glob("*.txt")) == {frozen_file(script) for script in scripts()}
 
 
 if __name__ == "__main__":
     FROZEN.mkdir(exist_ok=True)
     for script, text in scripts().items():
-        (FROZEN / f"{script}.txt").write_text(text)
+        frozen_file(script).write_text(text)

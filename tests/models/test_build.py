@@ -27,7 +27,7 @@ def test_choices_of_the_settings_are_the_keys_of_the_dictionaries():
 
 def test_defaults_are_those_of_the_papers():
     config = ModelConfig()
-    assert dataclasses.astuple(config) == ("resnet101", "linear", 1, 0.1, "default")
+    assert dataclasses.astuple(config) == ("resnet101", "linear", 1, 0.1, None, "default")
     assert all(field.metadata["help"] for field in dataclasses.fields(config))
 
 
@@ -39,6 +39,10 @@ def test_defaults_are_those_of_the_papers():
         ({"num_heads": 5}, "1, 2, 4, 6, 8"),
         ({"lam": -0.1}, "--lam"),
         ({"lam": float("nan")}, "--lam"),
+        ({"boostlu": 0.0}, "--boostlu"),
+        ({"boostlu": -5.0}, "--boostlu"),
+        ({"boostlu": float("inf")}, "--boostlu"),
+        ({"boostlu": float("nan")}, "--boostlu"),
         ({"weights": ""}, "--weights"),
     ],
 )
@@ -54,6 +58,16 @@ def test_built_model_has_the_configured_parts(head):
     assert model.feature_width == 96
     if head == "csra":
         assert (len(model.head.weights), model.head.lam) == (2, 0.4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_boosted_model_starts_as_the_plain_one_and_scores_otherwise(head):
+    plain, boosted = (build_model(small(head=head, boostlu=alpha), 5, seed=3).eval() for alpha in (None, 5.0))
+    assert list(plain.state_dict()) == list(boosted.state_dict())
+    assert torch.equal(flat(plain), flat(boosted))
+    assert boosted.head.alpha == 5.0
+    images = torch.rand(2, 3, 40, 40)
+    assert not torch.allclose(plain(images).logits, boosted(images).logits)
 
 
 def test_seed_decides_the_start_and_nothing_else_does():

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.heads import HEADS, CSRAHead, LinearHead, attention
-from tests.golden_files import each_case
+from models.heads import HEADS, BoostedCSRAHead, BoostedLinearHead, CSRAHead, LinearHead, attention, boosted
+from tests.golden_files import each_case, load, part
 from utils.checks import UserError
 
 MAX = 99  # how the golden file writes an infinite temperature
@@ -124,7 +124,106 @@ def test_mean_of_the_linear_cam_is_the_logit_without_bias():
     torch.testing.assert_close(head.cam(features).mean(dim=(2, 3)) + head.fc.bias, head(features))
 
 
-@pytest.mark.parametrize("head", [LinearHead(6, 4).double(), csra()])
+def boosted_linear(alpha, width=6, classes=4, seed=0):
+    torch.manual_seed(seed)
+    return BoostedLinearHead(width, classes, alpha).double()
+
+
+def boosted_csra(alpha, num_heads=4, lam=0.3, seed=0):
+    torch.manual_seed(seed)
+    return BoostedCSRAHead(6, 4, num_heads, lam, alpha).double()
+
+
+def test_golden_boostlu():
+    golden = load("boostlu.npz")
+    assert len(golden["cases"]) > 0
+    for name in golden["cases"]:
+        case = {key: torch.tensor(value).double() for key, value in part(golden, f"{name}__").items()}
+        classes, width = case["weight"].shape[:2]
+        head = BoostedLinearHead(width, classes, case["alpha"].item()).double()
+        head.load_state_dict({"fc.weight": case["weight"].flatten(1), "fc.bias": case["bias"]})
+        features = case["feats"].requires_grad_()
+        logits = head(features)
+        (logits * case["upstream"]).sum().backward()
+        found = {
+            "cam": head.scores(features),
+            "logits": logits,
+            "grad_feats": features.grad,
+            "grad_weight": head.fc.weight.grad[:, :, None, None],
+            "grad_bias": head.fc.bias.grad,
+        }
+        for what, value in found.items():
+            rounding = 1e-5 * case[what].abs().max().item()  # the golden sums over places are of single precision
+            torch.testing.assert_close(value, case[what], rtol=1e-5, atol=rounding, msg=f"{name} {what}")
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 5.0])
+def test_boosted_linear_head_equals_the_loops(alpha):
+    head, features = boosted_linear(alpha), random_features()
+    weight, bias, x = head.fc.weight.tolist(), head.fc.bias.tolist(), features.tolist()
+    for n in range(3):
+        for k in range(4):
+            places = [bias[k] + sum(weight[k][d] * x[n][d][i][j] for d in range(6)) for i in range(4) for j in range(5)]
+            boost = [alpha * score if score > 0 else score for score in places]
+            assert head(features)[n, k].item() == pytest.approx(sum(boost) / 20, rel=1e-12)
+            np.testing.assert_allclose(head.cam(features)[n, k].flatten().numpy(), boost, rtol=1e-10, atol=1e-14)
+
+
+def test_the_slope_of_the_boost_at_zero_is_one():
+    scores = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+    values = boosted(scores, 5.0)
+    values.sum().backward()
+    assert values.tolist() == [-1.0, 0.0, 10.0]
+    assert scores.grad.tolist() == [1.0, 1.0, 5.0]
+
+
+@pytest.mark.parametrize("head", [boosted_linear(5.0), boosted_csra(5.0)], ids=["linear", "csra"])
+def test_gradients_of_boosted_heads_are_those_of_their_values(head):
+    assert torch.autograd.gradcheck(head, (random_features(shape=(2, 6, 2, 2)).requires_grad_(),))
+
+
+def test_boost_of_one_is_the_plain_head():
+    features = random_features()
+    plain = LinearHead(6, 4).double()
+    plain.load_state_dict(boosted_linear(1.0).state_dict())
+    torch.testing.assert_close(boosted_linear(1.0)(features), plain(features))
+    torch.testing.assert_close(boosted_csra(1.0)(features), csra()(features))
+
+
+@pytest.mark.parametrize(
+    "plain, boost", [(LinearHead(6, 4), boosted_linear(5.0)), (csra(seed=3), boosted_csra(5.0))], ids=["linear", "csra"]
+)
+def test_weights_of_plain_and_boosted_heads_are_interchangeable(plain, boost):
+    boost.load_state_dict(plain.double().state_dict())
+    plain.load_state_dict(boost.state_dict())
+    features = random_features()
+    assert not torch.allclose(plain(features), boost(features))
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, boost.state_dict()[name])
+
+
+def test_mean_of_a_boosted_map_is_the_logit():
+    features = random_features()
+    linear, attentive = boosted_linear(5.0), boosted_csra(5.0, lam=0.0)
+    torch.testing.assert_close(linear.cam(features).mean(dim=(2, 3)), linear(features))
+    torch.testing.assert_close(attentive.cam(features).mean(dim=(2, 3)), attentive(features))
+
+
+def test_boosted_csra_equals_the_loops():
+    head, features = boosted_csra(3.0), random_features()
+    for n, x in enumerate(features.numpy()):
+        expected = np.zeros(4)
+        for weight, temperature in zip(head.weights, head.temperatures, strict=True):
+            m = weight.detach().numpy()[:, :, 0, 0]
+            for k in range(4):
+                s = np.array([m[k] @ x[:, i, j] for i in range(4) for j in range(5)]) / np.sqrt((m[k] ** 2).sum())
+                s = np.array([3.0 * score if score > 0 else score for score in s])
+                share = np.exp(temperature * s) if np.isfinite(temperature) else (s == s.max()).astype(float)
+                expected[k] += s.mean() + 0.3 * (share * s).sum() / share.sum()
+        np.testing.assert_allclose(head(features)[n].detach().numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("head", [LinearHead(6, 4).double(), csra(), boosted_linear(5.0), boosted_csra(5.0)])
 def test_cam_carries_no_gradient_and_leaves_features_alone(head):
     features = random_features().requires_grad_()
     before = features.detach().clone()
@@ -151,10 +250,11 @@ def test_cam_never_holds_the_product_of_classes_and_channels():
     assert 0 < made.elements <= features.numel()
 
 
+@pytest.mark.parametrize("alpha", [None, 5.0])
 @pytest.mark.parametrize("name", HEADS)
-def test_heads_by_name_under_bfloat16_autocast_are_finite(name):
+def test_heads_by_name_under_bfloat16_autocast_are_finite(name, alpha):
     class Settings:
-        num_heads, lam = 8, 0.4
+        num_heads, lam, boostlu = 8, 0.4, alpha
 
     head = HEADS[name](32, 5, Settings())
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,0 +1,93 @@
+"""What a run says of itself: the facts it starts with, and the content of its `result.json`."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torchvision
+
+from data.build import Data
+from engine.distributed import Runtime
+from engine.evaluate import groups_as_dict
+from engine.sections import RunConfig
+from engine.settings import Settings
+from engine.train import Position
+from utils.metrics import Metrics
+
+
+class Scores(NamedTuple):
+    """What a run has scored at its end."""
+
+    chosen: Metrics  # the selected epoch on the test set
+    last: Metrics  # the last epoch there
+    validation: Metrics | None  # the selected epoch on the validation split
+
+
+def facts(method: str, settings: Settings, data: Data, runtime: Runtime, at: Position) -> dict[str, Any]:
+    """What a run is about, for the console and the log."""
+    config: RunConfig = settings.sections["run"]
+    labels = data.labels
+    return {
+        "method": method,
+        "dataset": settings.values["dataset"],
+        "images": {"train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test)},
+        "labels": data.regime.describe(),
+        "label_file": labels.path and str(labels.path),
+        "label_file_made_now": labels.made,
+        "label_seed": data.regime.seed,
+        "label_hash": labels.label_hash,
+        "train_mode": config.train_mode,
+        "device": str(runtime.device),
+        "processes": runtime.world_size,
+        "precision": config.precision,
+        "epoch": at.epoch,
+        "step": at.step,
+    }
+
+
+def result(
+    method: str,
+    settings: Settings,
+    data: Data,
+    selection: str,
+    at: Position,
+    scores: Scores,
+) -> dict[str, Any]:
+    """The content of `result.json` of a run that has come to its end, at `at`."""
+    regime, classes, config = data.regime, data.test.classes, settings.sections["run"]
+    return {
+        "method": method,
+        "variant": settings.values.get("variant"),
+        "dataset": settings.values["dataset"],
+        "labels": regime.name,
+        "rate": regime.rate,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "epochs_trained": at.trained,
+        "train_mode": config.train_mode,
+        "selection": selection,
+        "selected_epoch": at.best_epoch,
+        "test": scores.chosen.as_dict(),
+        "last": scores.last.as_dict(),
+        "validation": None if scores.validation is None else scores.validation.as_dict(),
+        "extra": {
+            **groups_as_dict(scores.chosen, data.groups),
+            "classes_without_positives": [classes[k] for k in scores.chosen.classes_without_positives],
+        },
+        "images_per_second": at.images / max(at.seconds, 1e-9),
+        "label_hash": data.labels.label_hash,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }

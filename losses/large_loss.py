@@ -1,0 +1,304 @@
+"""Large Loss Matters: the unknown labels with the largest losses are rejected or corrected (Kim et al., CVPR 2022).
+
+B batch, C classes, N training images. Source: arXiv 2206.03740; published code snucml/LargeLossMatters, `losses.py`,
+`train.py`. Rules, and every place where this differs from that code: docs/methods/large_loss.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple, get_type_hints
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, vstack
+from torch import Tensor
+from torch.nn import functional as F
+
+from losses.base import Criterion
+from losses.functional import present, weighted_bce, widened
+from losses.memory import write_rows
+from utils.checks import require
+from utils.collectives import gather_rows, world_size
+from utils.options import converter, option
+from utils.types import PRESENT, UNKNOWN, Batch, Codes, CriterionInfo, LabelTable, LossOutput, Model
+
+Scheme = Literal["LL-R", "LL-Ct", "LL-Cp"]
+Population = Literal["unknown", "all"]
+Flip = Literal["selected", "strict"]
+
+_BLOCK = 1 << 22  # labels that are unpacked at a time
+
+
+class Members(NamedTuple):
+    """The places where the published code does not do what its formulas say, and what is done there."""
+
+    population: Population
+    flip: Flip
+
+
+VARIANTS = {"fixed": Members("unknown", "selected"), "reference": Members("all", "strict")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeLossConfig:
+    """Settings of the large-loss methods. A member left None is what `variant` says.
+
+    Raises: UserError for a value that cannot work.
+    """
+
+    mod_scheme: Scheme = option(
+        "LL-Ct", "reject large losses (LL-R), correct the label once (LL-Ct) or for good (LL-Cp)"
+    )
+    delta_rel: float = option(
+        0.2, "percentage of a batch's labels that is modified: so much more every epoch, or with LL-Cp always so much"
+    )
+    schedule: Literal["accumulated", "exact"] = option(
+        "accumulated", "the modified share as summed up in floating point, which at times adds a label, or exact"
+    )
+    threshold: Literal["relative", "absolute"] = option(
+        "relative", "modify a share of the labels, or all whose loss exceeds r0 - epoch * delta_abs"
+    )
+    r0: float = option(2.0, "absolute threshold: where it starts", aliases=("R0",))
+    delta_abs: float = option(0.15, "absolute threshold: what it falls by every epoch")
+    variant: Literal["fixed", "reference"] = option("fixed", "what the formulas say, or what the published code does")
+    population: Population | None = option(
+        None, "only unknown labels are ever modified, or, where the threshold is 0, all labels"
+    )
+    flip: Flip | None = option(
+        None, "LL-Cp corrects for good all selected labels, or those strictly above the threshold"
+    )
+
+    def __post_init__(self) -> None:
+        require(self.variant in VARIANTS, f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+        for name, value in self.members()._asdict().items():
+            object.__setattr__(self, name, value)
+        for name, kind in get_type_hints(type(self)).items():
+            value, choices = getattr(self, name), converter(kind)[1]
+            require(not choices or value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        require(0 <= self.delta_rel <= 100, f"delta_rel must be a percentage, 0 to 100, got {self.delta_rel}")
+        require(math.isfinite(self.r0), f"r0 must be a finite number, got {self.r0}")
+        require(0 <= self.delta_abs < math.inf, f"delta_abs must be 0 or more, got {self.delta_abs}")
+        require(
+            self.threshold == "relative" or self.mod_scheme != "LL-Cp",
+            "threshold absolute is defined for LL-R and LL-Ct only: choose another mod_scheme, or threshold relative",
+        )
+
+    def members(self) -> Members:
+        """The members in force: each as it was set, or else as `variant` says."""
+        said = {name: getattr(self, name) for name in Members._fields}
+        return VARIANTS[self.variant]._replace(**{name: value for name, value in said.items() if value is not None})
+
+    @property
+    def delta(self) -> float | Fraction:
+        """`delta_rel` as a share; a fraction where the schedule is exact, so that nothing is rounded on the way."""
+        return Fraction(repr(self.delta_rel)) / 100 if self.schedule == "exact" else self.delta_rel / 100
+
+    @property
+    def modifies(self) -> bool:
+        """Whether any label is ever modified: a share of 0 is plain assume-negative."""
+        return self.threshold == "absolute" or self.delta_rel > 0
+
+
+def modified_share(scheme: Scheme, delta: float | Fraction, epoch: int) -> float | Fraction:
+    """The share of a batch's labels that is modified: none in the first epoch, then (t - 1) delta, with LL-Cp delta.
+
+    The share is what delta, taken off once an epoch, leaves missing to 1, as in the published code (`train.py`): floats
+    carry their rounding along, which at times adds one label.
+
+    Args:
+        scheme: how labels are modified.
+        delta: a share, not a percentage; a `Fraction` is computed with exactly.
+        epoch: t, from 1.
+
+    Returns:
+        A share in [0, 1].
+    """
+    if epoch == 1:
+        return 0
+    if scheme == "LL-Cp":
+        return delta
+    clean: float | Fraction = 1
+    for _ in range(epoch - 1):
+        clean -= delta
+    return min(1 - clean, 1)
+
+
+def label_count(entries: int, share: float | Fraction) -> int:
+    """How many of `entries` labels a share of them is, rounded up."""
+    return math.ceil(entries * share)
+
+
+def kth_largest(losses: Tensor, count: int) -> Tensor:
+    """The `count`-th largest loss, or the smallest where there are fewer. Nothing waits for the device.
+
+    Args:
+        losses: of any shape, with -inf at entries that do not take part.
+        count: 1 or more.
+
+    Returns:
+        Scalar; +inf where no entry takes part.
+    """
+    largest = losses.flatten().topk(min(count, losses.numel()), sorted=False).values.amin()
+    smallest = losses.masked_fill(losses == -math.inf, math.inf).amin()
+    return torch.maximum(largest, smallest)
+
+
+def large_loss(logits: Tensor, targets: Tensor, selected: Tensor, scheme: Scheme) -> Tensor:
+    """Mean over B*C of the BCE in which `selected` labels are left out (LL-R) or turned (LL-Ct, LL-Cp).
+
+    Equation (4) of the paper with lambda = 0, and with the loss of the opposite label. The mean divides by B*C always.
+
+    Args:
+        logits: (B, C).
+        targets: (B, C) 0/1, unknown labels assumed negative.
+        selected: (B, C) bool, through which no gradient goes.
+        scheme: what is done to them.
+
+    Returns:
+        Scalar.
+    """
+    if scheme == "LL-R":
+        return weighted_bce(logits, targets, selected.logical_not().to(logits.dtype))
+    return weighted_bce(logits, torch.where(selected, 1 - targets, targets))
+
+
+def distinct_rows(values: Tensor, index: Tensor) -> Tensor:
+    """The rows of the global batch, each image once, the same on every rank.
+
+    An image comes twice only where a batch smaller than the number of processes was padded, one row for each.
+
+    Args:
+        values: (B, ...) this rank's rows.
+        index: (B,) long, the images they belong to.
+    """
+    rows = gather_rows(values)
+    if world_size() == 1 or len(rows) > world_size():
+        return rows
+    index = gather_rows(index)
+    same = index[:, None] == index[None, :]
+    first = same.to(torch.uint8).argmax(dim=1)  # the first of equal maxima, by argmax's contract
+    return rows[first == torch.arange(len(rows), device=rows.device)]
+
+
+def packed(flags: Tensor) -> Tensor:
+    """(B, ceil(C/8)) uint8 that hold the (B, C) bool `flags`, eight a byte, the first in the lowest bit."""
+    padded = F.pad(flags.to(torch.uint8), (0, -flags.shape[1] % 8)).reshape(len(flags), -1, 8)
+    return (padded << _places(flags)).sum(dim=2, dtype=torch.uint8)
+
+
+def unpacked(rows: Tensor, classes: int) -> Tensor:
+    """(B, C) bool from what `packed` made of them."""
+    return (rows[:, :, None] >> _places(rows) & 1).flatten(1)[:, :classes].bool()
+
+
+def _places(beside: Tensor) -> Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=beside.device)
+
+
+class LargeLoss(Criterion):
+    """LL-R, LL-Ct and LL-Cp (CVPR 2022): assume negative, but not where the loss says that this is wrong.
+
+    State: the epoch; for LL-Cp `corrected` (N, ceil(C/8)), the labels that were corrected for good, a bit each. Logged:
+    `bce` before modification, and `modified`, the mean number of labels modified an image.
+    """
+
+    config: LargeLossConfig
+    corrected: Tensor | None
+
+    def __init__(self, config: LargeLossConfig, info: CriterionInfo) -> None:
+        super().__init__(config, info)
+        require(
+            not config.modifies or int(info.observed.counts(UNKNOWN).sum()) > 0,
+            f"mod_scheme {config.mod_scheme}: no label is unknown, so none may be modified; take --labels single or "
+            "dropped, or --delta_rel 0 for plain assume-negative",
+        )
+        self.epoch = 1
+        width = -(-info.observed.num_classes // 8)
+        permanent = config.mod_scheme == "LL-Cp"
+        corrected = torch.zeros(len(info.observed), width, dtype=torch.uint8) if permanent else None
+        self.register_buffer("corrected", corrected)
+
+    def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
+        """The share of modified labels follows from the epoch alone."""
+        self.epoch = epoch
+
+    def get_extra_state(self) -> dict[str, int]:
+        """The epoch. It is no buffer because reading one back from a GPU would make every step wait."""
+        return {"epoch": self.epoch}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the epoch up again."""
+        self.epoch = int(state["epoch"])
+
+    def forward(self, model: Model, batch: Batch) -> LossOutput:
+        """Loss of one batch; LL-Cp then corrects what it selected, for every later visit to these images."""
+        logits = widened(model(batch.images).logits)
+        observed = batch.observed
+        if self.corrected is not None:
+            observed = observed.masked_fill(self._corrections(self.corrected[batch.index]), PRESENT)
+        targets = present(observed, logits.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits.detach(), targets, reduction="none")
+        selected, above = self._select(self._candidates(losses, observed == UNKNOWN), batch.index)
+        if self.corrected is not None:
+            flipped = packed(above if self.config.flip == "strict" else selected)
+            write_rows(self.corrected, batch.index, self.corrected[batch.index] | flipped)
+        total = large_loss(logits, targets, selected, self.config.mod_scheme)
+        parts = {"bce": losses.mean(), "modified": selected.sum(dim=1, dtype=losses.dtype).mean()}
+        return LossOutput(total, logits.detach(), parts, selected)
+
+    def corrected_labels(self) -> LabelTable | None:
+        """The observed labels with those PRESENT that LL-Cp corrected for good, stored as the observed ones are.
+
+        None for the other schemes, which correct nothing for good.
+        """
+        if self.corrected is None:
+            return None
+        observed = self.info.observed
+        if observed.stores_known_only:
+            return LabelTable(vstack([_stored(codes) for codes in self._blocks()], format="csr"), default=UNKNOWN)
+        return LabelTable(np.concatenate(list(self._blocks())))
+
+    def _corrections(self, rows: Tensor) -> Tensor:
+        """(B, C) bool from rows of `corrected`."""
+        return unpacked(rows, self.info.observed.num_classes)
+
+    def _candidates(self, losses: Tensor, unknown: Tensor) -> Tensor:
+        """(B, C) losses of the labels that may be modified; -inf at the others, under population `all` 0."""
+        everything = self.config.population == "all" and self.config.threshold == "relative"
+        return losses.masked_fill(~unknown, 0.0 if everything else -math.inf)
+
+    def _select(self, candidates: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C) bool: labels to modify, and those strictly above the threshold, that of the GLOBAL batch."""
+        config = self.config
+        if config.threshold == "absolute":
+            above = candidates > config.r0 - self.epoch * config.delta_abs
+            return above, above
+        share = modified_share(config.mod_scheme, config.delta, self.epoch)
+        if share == 0:
+            nothing = torch.zeros_like(candidates, dtype=torch.bool)
+            return nothing, nothing
+        everyone = distinct_rows(candidates, index)
+        threshold = kth_largest(everyone, label_count(everyone.numel(), share))
+        return candidates >= threshold, candidates > threshold
+
+    def _blocks(self) -> Iterator[Codes]:
+        """The rows of `corrected_labels`, a block at a time."""
+        assert self.corrected is not None
+        observed = self.info.observed
+        size = max(1, _BLOCK // max(observed.num_classes, 1))
+        for start in range(0, len(observed), size):
+            part = slice(start, start + size)
+            codes = observed.rows(part)
+            codes[self._corrections(self.corrected[part].cpu()).numpy()] = PRESENT
+            yield codes
+
+
+def _stored(codes: Codes) -> csr_array:
+    """The known labels of dense rows; those that are ABSENT are stored too."""
+    known = codes != UNKNOWN
+    bounds = np.concatenate([[0], known.sum(axis=1).cumsum()])
+    return csr_array((codes[known], known.nonzero()[1], bounds), shape=codes.shape)

@@ -1,0 +1,198 @@
+"""Losses that take unknown labels for unknown: EPR, IU and PR (Cole et al., CVPR 2021, arXiv 2106.09708).
+
+B batch, C classes, p the sigmoid of the logits. Published code: elijahcole/single-positive-multi-label, `losses.py`.
+Where this differs from it: docs/methods/single_positive.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from losses.assume_negative import ANConfig, Variant, label_costs, split_mean
+from losses.base import Criterion
+from losses.functional import widened
+from utils.checks import require
+from utils.collectives import all_sum
+from utils.options import option
+from utils.types import ABSENT, PRESENT, Batch, CriterionInfo, LossOutput, Model
+
+
+def known_losses(logits: Tensor, observed: Tensor, variant: Variant = "fixed") -> Tensor:
+    """BCE of every known entry, 0 where the label is UNKNOWN.
+
+    Args:
+        logits: (B, C) in single precision at least.
+        observed: (B, C) label codes.
+        variant: see `losses.assume_negative.label_costs`.
+
+    Returns:
+        (B, C), with a gradient (of 0) even where nothing is known.
+    """
+    costs = label_costs(logits, variant)
+    return costs.present * (observed == PRESENT) + costs.absent * (observed == ABSENT)
+
+
+def positive_losses(logits: Tensor, observed: Tensor, variant: Variant = "fixed") -> Tensor:
+    """(B, C) -log p where the label is PRESENT, else 0. Arguments as `known_losses`."""
+    return label_costs(logits, variant).present * (observed == PRESENT)
+
+
+def count_penalty(p: Tensor, expected: float) -> Tensor:
+    """How far the expected number of positives an image is from what it should be: ((mean_b sum_c p) - k)^2 / C^2.
+
+    The mean is over the GLOBAL batch (Cole et al.). The value is the same on every rank; the gradient is that of
+    this rank's part of the mean, so that the ranks' gradients, averaged by their shares of the batch, are the
+    gradient of the global penalty.
+
+    Args:
+        p: (B, C) probabilities.
+        expected: k.
+
+    Returns:
+        Scalar.
+    """
+    own = p.sum() / len(p)
+    counted = all_sum(torch.stack([p.detach().sum(), p.new_full((), len(p))]))
+    mean = own + (counted[0] / counted[1] - own).detach()
+    return ((mean - expected) / p.shape[1]).square()
+
+
+def ranking_losses(logits: Tensor, observed: Tensor) -> Tensor:
+    """Pairwise ranking: for every present label i the sum over all others j of max(0, 1 - p_i + p_j).
+
+    Probabilities differ by at most 1, so the maximum never cuts anything off and the sum over pairs is
+    n (1 - p_i) + sum_j p_j, n the number of others: no pair is ever formed.
+
+    Args:
+        logits: (B, C) in single precision at least.
+        observed: (B, C) label codes; all that is not PRESENT is ranked below.
+
+    Returns:
+        (B, C), 0 where the label is not PRESENT.
+    """
+    positive = (observed == PRESENT).to(logits.dtype)
+    below = torch.sigmoid(logits) * (1 - positive)
+    others = (1 - positive).sum(dim=1, keepdim=True)
+    return positive * (others * torch.sigmoid(-logits) + below.sum(dim=1, keepdim=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EPRConfig(ANConfig):
+    """Settings of EPR. Raises: UserError for a value that cannot work, or that is missing."""
+
+    expected_num_pos: float | None = option(
+        None, "labels that a picture has on average; must be said where the dataset's settings do not"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number = self.expected_num_pos
+        require(
+            number is not None,
+            "--expected_num_pos is missing: say how many labels a picture has on average "
+            "(published: 1.5 for pascal, 2.9 for coco, 1.9 for nuswide, 31.4 for cub)",
+        )
+        require(
+            number is not None and 0 < number < math.inf,
+            f"--expected_num_pos {number}: must be above 0",
+        )
+
+
+def expected_count(config: EPRConfig, info: CriterionInfo) -> float:
+    """The expected number of positives an image. Raises: UserError if there are fewer classes than that."""
+    number, classes = config.expected_num_pos or 0.0, info.observed.num_classes
+    require(number <= classes, f"--expected_num_pos {number}: there are only {classes} classes")
+    return number
+
+
+class EPR(Criterion):
+    """Expected positive regularisation (Cole et al., CVPR 2021).
+
+    Only present labels have a loss; what keeps all others from being predicted too is the known average number of
+    labels an image. It holds no state. Logged: `positive`, the loss of present labels; `penalty`; `predicted`, the
+    number of labels predicted an image.
+
+    Raises: UserError if a label is known to be absent, for which there is no term.
+    """
+
+    config: EPRConfig
+
+    def __init__(self, config: EPRConfig, info: CriterionInfo) -> None:
+        super().__init__(config, info)
+        self.expected = expected_count(config, info)
+        absent = int(info.observed.counts(ABSENT).sum())
+        require(
+            absent == 0,
+            f"epr: {absent} labels are known to be absent, for which it has no term; take --labels single or dropped, "
+            "or --loss role",
+        )
+
+    def forward(self, model: Model, batch: Batch) -> LossOutput:
+        """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
+        logits = widened(model(batch.images).logits)
+        positive = positive_losses(logits, batch.observed, self.config.variant).mean()
+        p = torch.sigmoid(logits)
+        penalty = count_penalty(p, self.expected)
+        parts = {"positive": positive, "penalty": penalty, "predicted": p.sum(dim=1).mean()}
+        return LossOutput(positive + penalty, logits.detach(), {name: value.detach() for name, value in parts.items()})
+
+
+def require_known(method: str, info: CriterionInfo) -> None:
+    """Raise UserError unless some labels are known to be present and some to be absent."""
+    for code, word in ((PRESENT, "present"), (ABSENT, "absent")):
+        require(
+            int(info.observed.counts(code).sum()) > 0,
+            f"{method}: no label is known to be {word}, so it would learn one answer for everything; take --labels "
+            "known, or --labels observed with --num_pos and --num_neg",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IUConfig(ANConfig):
+    """Settings of IU. Raises: UserError for a variant that there is not."""
+
+
+class IU(Criterion):
+    """Ignore unobserved: BCE of the known labels, divided by B*C (Cole et al., CVPR 2021).
+
+    A batch in which nothing is known has loss 0. It holds no state. Logged: `positive` and `negative`, the parts of
+    the loss that present and absent labels make up.
+
+    Raises: UserError unless labels of both kinds are known.
+    """
+
+    config: IUConfig
+
+    def __init__(self, config: IUConfig, info: CriterionInfo) -> None:
+        super().__init__(config, info)
+        require_known("iu", info)
+
+    def forward(self, model: Model, batch: Batch) -> LossOutput:
+        """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
+        logits = widened(model(batch.images).logits)
+        losses = known_losses(logits, batch.observed, self.config.variant)
+        return LossOutput(losses.mean(), logits.detach(), split_mean(losses, batch.observed == PRESENT))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PRConfig:
+    """Pairwise ranking has no settings."""
+
+
+class PR(Criterion):
+    """Pairwise ranking: each present label above each other one, summed over pairs, divided by B*C.
+
+    A batch without a present label has loss 0. It holds no state. Logged: `ranking`, the loss.
+    """
+
+    config: PRConfig
+
+    def forward(self, model: Model, batch: Batch) -> LossOutput:
+        """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
+        logits = widened(model(batch.images).logits)
+        loss = ranking_losses(logits, batch.observed).mean()
+        return LossOutput(loss, logits.detach(), {"ranking": loss.detach()})

@@ -1,0 +1,28 @@
+"""Memorisation and precision of modification, label by label, from everything that ever happened.
+
+`losses[t][n][c]` and `modified[t][n][c]` are of epoch t + 1; codes: 1 present, 0 absent, -1 unknown.
+"""
+
+import math
+
+
+def warmup_share(losses, observed, truth, seen_as, true_as):
+    """Of the labels with these two codes, the share whose highest loss came first in the first epoch."""
+    first = every = 0
+    for n, row in enumerate(observed):
+        for c, code in enumerate(row):
+            if code == seen_as and truth[n][c] == true_as:
+                curve = [losses[t][n][c] for t in range(len(losses))]
+                every += 1
+                first += curve.index(max(curve)) == 0
+    return first / every if every else math.nan
+
+
+def precision(modified, truth):
+    """Truly present labels among the modified (N, C) whose truth is known."""
+    right = wrong = 0
+    for n, row in enumerate(modified):
+        for c, changed in enumerate(row):
+            right += bool(changed) and truth[n][c] == 1
+            wrong += bool(changed) and truth[n][c] == 0
+    return right / (right + wrong) if right + wrong else math.nan

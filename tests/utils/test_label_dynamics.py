@@ -1,0 +1,145 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.golden_files import load
+from tests.oracles import label_dynamics as oracle
+from utils.label_dynamics import GROUPS, MOST_EPOCHS, HighestLoss, Modifications, memorisation, modification_counts
+from utils.types import UNKNOWN, LabelTable
+
+
+def batches(rows, size, seed):
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(rows))
+    return order.split(size)
+
+
+def highest_of(losses, size=4):
+    """The table after all epochs of losses (T, N, C), rows in another order each time."""
+    highest = HighestLoss(*losses.shape[1:])
+    for epoch, values in enumerate(losses, start=1):
+        for index in batches(len(values), size, epoch):
+            highest.add(epoch, index, torch.from_numpy(values)[index])
+    return highest
+
+
+def modifications_of(modified, observed, truth, size=4):
+    """The figures of each epoch of modified labels (T, N, C)."""
+    counts = Modifications(*observed.shape)
+    observed, truth = torch.from_numpy(observed), torch.from_numpy(truth)
+    for epoch, chosen in enumerate(torch.from_numpy(modified), start=1):
+        counts.start_epoch()
+        for index in batches(len(chosen), size, epoch):
+            counts.add(index, observed[index].float(), truth[index], chosen[index])
+        yield counts.figures()
+
+
+def random_case(seed, epochs=5, rows=13, classes=6):
+    rng = np.random.default_rng(seed)
+    losses = rng.integers(0, 4, (epochs, rows, classes)) / 4  # many ties
+    truth = rng.integers(-1, 2, (rows, classes)).astype(np.int8)
+    observed = np.where(rng.random((rows, classes)) < 0.4, truth, UNKNOWN).astype(np.int8)
+    modified = rng.random((epochs, rows, classes)) < 0.2
+    modified[0] = False
+    return losses, observed, truth, modified
+
+
+def test_golden_memorisation():
+    golden = load("ll_analysis.npz")
+    observed = np.where(golden["obs"] == 0, UNKNOWN, golden["obs"]).astype(np.int8)  # 0 stands for unknown there
+    truth = golden["true"].astype(np.int8)
+    table = memorisation(highest_of(golden["loss"]).epoch, LabelTable(observed), LabelTable(truth))
+    for place, name in enumerate(golden["groups"].tolist()):
+        assert 100 * table[name].warmup == pytest.approx(golden["warmup_percent"][place])
+        assert 100 * table[name].regular == pytest.approx(golden["regular_percent"][place])
+
+
+def test_golden_precision_of_modification():
+    golden = load("ll_analysis.npz")
+    observed = np.where(golden["obs"] == 0, UNKNOWN, golden["obs"]).astype(np.int8)
+    truth = golden["true"].astype(np.int8)
+    figures = list(modifications_of(golden["modified"], observed, truth))
+    for name, key in [("modified_true", "precision_per_epoch"), ("modified_ever_true", "precision_cumulative")]:
+        np.testing.assert_allclose([100 * row[name] for row in figures], golden[key], rtol=1e-12)
+    assert figures[0]["unknown_true"] == pytest.approx(truth[observed == UNKNOWN].mean())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_memorisation_equals_the_oracle(seed):
+    losses, observed, truth, _ = random_case(seed)
+    highest = highest_of(losses)
+    np.testing.assert_array_equal(highest.epoch.numpy(), losses.argmax(axis=0) + 1)
+    np.testing.assert_array_equal(highest.loss.numpy(), losses.max(axis=0))
+    table = memorisation(highest.epoch, LabelTable(observed), LabelTable(truth))
+    for name, codes in GROUPS.items():
+        expected = oracle.warmup_share(losses.tolist(), observed.tolist(), truth.tolist(), *codes)
+        assert table[name].warmup == pytest.approx(expected)
+        assert table[name].warmup + table[name].regular == pytest.approx(1)
+        assert table[name].labels == ((observed == codes[0]) & (truth == codes[1])).sum()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_precision_equals_the_oracle(seed):
+    _, observed, truth, modified = random_case(seed)
+    for epoch, figures in enumerate(modifications_of(modified, observed, truth)):
+        ever = modified[: epoch + 1].any(axis=0)
+        expected = {
+            "modified_true": oracle.precision(modified[epoch].tolist(), truth.tolist()),
+            "modified_ever_true": oracle.precision(ever.tolist(), truth.tolist()),
+            "unknown_true": oracle.precision((observed == UNKNOWN).tolist(), truth.tolist()),
+        }
+        assert figures == pytest.approx(expected, nan_ok=True)
+
+
+def test_labels_never_seen_and_empty_groups_are_left_out():
+    highest = HighestLoss(3, 2)
+    highest.add(1, torch.tensor([1]), torch.tensor([[0.5, 0.25]]))
+    codes = LabelTable(np.array([[1, 1], [1, -1], [1, 1]], dtype=np.int8))
+    table = memorisation(highest.epoch, codes, LabelTable(np.ones((3, 2), dtype=np.int8)))
+    assert table["TP"] == (1.0, 0.0, 1)
+    assert table["FN"] == (1.0, 0.0, 1)
+    assert math.isnan(table["TN"].warmup)
+    assert table["TN"].labels == 0
+
+
+def test_the_table_does_not_depend_on_the_size_of_its_blocks(monkeypatch):
+    losses, observed, truth, _ = random_case(0)
+    arguments = highest_of(losses).epoch, LabelTable(observed), LabelTable(truth)
+    whole = memorisation(*arguments)
+    monkeypatch.setattr("utils.label_dynamics._BLOCK", 13)
+    assert memorisation(*arguments) == whole
+
+
+def test_half_precision_losses_are_kept_and_change_nothing_else():
+    highest, losses = HighestLoss(2, 2), torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)
+    highest.add(1, torch.tensor([1]), losses)
+    highest.add(2, torch.tensor([1]), losses)
+    assert highest.epoch.tolist() == [[0, 0], [1, 1]]
+    assert highest.loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("epoch", [0, MOST_EPOCHS + 1])
+def test_epochs_that_cannot_be_stored_are_refused(epoch):
+    with pytest.raises(ValueError, match=str(MOST_EPOCHS)):
+        HighestLoss(1, 1).add(epoch, torch.tensor([0]), torch.zeros(1, 1))
+
+
+def test_tables_take_the_memory_they_name():
+    for kind in (HighestLoss, Modifications):
+        tables = [value for value in kind(30, 7).state_dict().values() if value.shape == (30, 7)]
+        assert sum(value.element_size() for value in tables) == kind.BYTES
+
+
+def test_inputs_stay_as_they_are():
+    losses, index = torch.rand(2, 3), torch.tensor([4, 1])
+    modified, truth = losses > 0.5, torch.tensor([[1, 0, -1], [1, 1, 0]])
+    before = [each.clone() for each in (losses, index, modified, truth)]
+    HighestLoss(5, 3).add(1, index, losses)
+    Modifications(5, 3).add(index, truth, truth, modified)
+    assert all(torch.equal(a, b) for a, b in zip(before, (losses, index, modified, truth), strict=True))
+
+
+def test_unknown_truth_counts_as_neither():
+    truth = torch.tensor([[1, 0, -1, 1]])
+    assert modification_counts(truth, torch.ones(1, 4, dtype=torch.bool)).tolist() == [2, 1]

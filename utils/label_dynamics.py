@@ -1,0 +1,157 @@
+"""How training treats single labels: when each is memorised, and how right a method is in changing it.
+
+N pictures, C classes, B batch. Source: Kim et al., "Large Loss Matters in Weakly Supervised Multi-Label
+Classification" (CVPR 2022), Table 1 and Figure 4. Labels are codes: 1 present, 0 absent, -1 unknown; labels whose
+truth is UNKNOWN are left out. All figures are fractions. Tables lie on the device they are made on, and taking a batch
+in never waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable, StateDict
+
+GROUPS = {"TP": (PRESENT, PRESENT), "TN": (UNKNOWN, ABSENT), "FN": (UNKNOWN, PRESENT)}
+"""The groups of labels by what is observed and what is true: an unknown label is trained on as a negative."""
+
+MOST_EPOCHS = 32767
+_BLOCK = 1 << 22  # labels that are counted at a time
+
+
+class EpochShare(NamedTuple):
+    """Of the labels of a group, the share with the highest loss in epoch 1 (warm-up) and in a later one (regular)."""
+
+    warmup: float  # NaN without labels, like the next
+    regular: float
+    labels: int
+
+
+class HighestLoss:
+    """The highest loss of each label so far, and the first epoch in which it was reached.
+
+    State: `loss` (N, C) float32 and `epoch` (N, C) int16, 0 for labels not seen yet; 6 bytes a label.
+    """
+
+    BYTES = 6
+
+    def __init__(self, rows: int, classes: int, device: torch.device | str = "cpu") -> None:
+        self.loss = torch.full((rows, classes), -math.inf, device=device)
+        self.epoch = torch.zeros((rows, classes), dtype=torch.int16, device=device)
+
+    @torch.no_grad()
+    def add(self, epoch: int, index: Tensor, losses: Tensor) -> None:
+        """Take the losses of a batch in; epochs must not go backwards.
+
+        Args:
+            epoch: from 1 to `MOST_EPOCHS`.
+            index: (B,) long, rows, each once.
+            losses: (B, C).
+
+        Raises:
+            ValueError: an epoch outside that range.
+        """
+        if not 1 <= epoch <= MOST_EPOCHS:
+            raise ValueError(f"epoch {epoch}: must be between 1 and {MOST_EPOCHS}")
+        losses, before = losses.to(self.loss), self.loss[index]
+        higher = losses > before  # strictly, so that of equal losses the first counts
+        self.loss[index] = torch.where(higher, losses, before)
+        self.epoch[index] = self.epoch[index].masked_fill(higher, epoch)
+
+    def state_dict(self) -> StateDict:
+        """For `load_state_dict`."""
+        return {"loss": self.loss, "epoch": self.epoch}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Go on from a saved state."""
+        self.loss.copy_(state["loss"])
+        self.epoch.copy_(state["epoch"])
+
+
+def memorisation(epoch: Tensor, observed: LabelTable, truth: LabelTable) -> dict[str, EpochShare]:
+    """Table 1: for each of `GROUPS`, whether labels had their highest loss in the first epoch or later.
+
+    Args:
+        epoch: (N, C) of the highest loss, from 1; labels with 0 are left out.
+        observed: (N, C) codes that were trained on.
+        truth: (N, C) codes.
+    """
+    counts = dict.fromkeys(GROUPS, np.zeros(2, dtype=np.int64))
+    size = max(1, _BLOCK // max(observed.num_classes, 1))
+    for start in range(0, len(observed), size):
+        rows = slice(start, start + size)
+        when, seen, true = epoch[rows].cpu().numpy(), observed.rows(rows), truth.rows(rows)
+        for name, (code, fact) in GROUPS.items():
+            group = when[(seen == code) & (true == fact)]
+            counts[name] = counts[name] + np.array([(group == 1).sum(), (group > 1).sum()])
+    return {name: EpochShare(share(*pair), share(*pair[::-1]), int(pair.sum())) for name, pair in counts.items()}
+
+
+def share(part: int, rest: int) -> float:
+    """`part` of the sum of both; NaN when that is 0."""
+    return float(part / (part + rest)) if part + rest else math.nan
+
+
+class Modifications:
+    """Of the labels that a method modified, how many are truly present; in an epoch, and over the run.
+
+    State: `ever` (N, C) bool, the labels modified in any epoch, 1 byte a label, and eight counters.
+    """
+
+    BYTES = 1
+
+    def __init__(self, rows: int, classes: int, device: torch.device | str = "cpu") -> None:
+        self.ever = torch.zeros((rows, classes), dtype=torch.bool, device=device)
+        # truly present and truly absent labels, of those that are modified and of those that are unknown
+        self.counts = torch.zeros((2, 2), dtype=torch.int64, device=device)
+        self.ever_counts = torch.zeros(2, dtype=torch.int64, device=device)
+
+    def start_epoch(self) -> None:
+        """Begin the counts of an epoch; what was ever modified stays."""
+        self.counts.zero_()
+
+    @torch.no_grad()
+    def add(self, index: Tensor, observed: Tensor, truth: Tensor, modified: Tensor) -> None:
+        """Take a batch in.
+
+        Args:
+            index: (B,) long, rows, each once.
+            observed: (B, C) codes.
+            truth: (B, C) codes.
+            modified: (B, C) bool, the labels that this step turned or left out.
+        """
+        before = self.ever[index]
+        unknown = observed == UNKNOWN
+        self.counts += torch.stack([modification_counts(truth, modified), modification_counts(truth, unknown)])
+        self.ever_counts += modification_counts(truth, modified & ~before)
+        self.ever[index] = before | modified
+
+    def figures(self) -> dict[str, float]:
+        """Shares of truly present labels; NaN where there are no labels.
+
+        `modified_true`: of the labels modified in the epoch (Figure 4). `modified_ever_true`: of those modified in any
+        epoch so far, each once. `unknown_true`: of all unknown labels seen in the epoch, which is what a choice at
+        random would give.
+        """
+        modified, unknown = self.counts.tolist()
+        ever = self.ever_counts.tolist()
+        return {"modified_true": share(*modified), "modified_ever_true": share(*ever), "unknown_true": share(*unknown)}
+
+    def state_dict(self) -> StateDict:
+        """For `load_state_dict`."""
+        return {"ever": self.ever, "counts": self.counts, "ever_counts": self.ever_counts}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Go on from a saved state."""
+        for name, held in self.state_dict().items():
+            held.copy_(state[name])
+
+
+def modification_counts(truth: Tensor, chosen: Tensor) -> Tensor:
+    """(2,) int64: how many of the chosen labels are truly present and truly absent; of any shape, alike."""
+    return torch.stack([((truth == fact) & chosen).sum() for fact in (PRESENT, ABSENT)])
