@@ -17,13 +17,16 @@ from torch.nn import functional as F
 from losses.functional import present, widened
 from utils.checks import UserError, require
 from utils.collectives import gather_rows, world_size
-from utils.label_dynamics import MOST_EPOCHS, EpochShare, HighestLoss, Modifications, memorisation
+from utils.label_dynamics import MOST_EPOCHS, EpochShare, GroupLosses, HighestLoss, Modifications, memorisation
 from utils.options import option
 from utils.safe_files import write_atomically
 from utils.types import Batch, LabelTable, LossOutput, StateDict
 
 MOST_BYTES = 4 << 30
 """Memory that tables of labels may take; COCO needs 46 MB for both."""
+
+LABELS_FILE = "labels.npz"
+"""What a run folder calls what `Recorder.save` writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,8 @@ class Recorder:
     """Counts after each step, figures after each epoch, arrays at the end; the same on every process.
 
     `--record modification`: of the labels that a method modified, how many are truly present. `memorisation`: in which
-    epoch each label has its highest loss against assume-negative targets, whatever the method's own loss. `all`: both,
-    as far as the method offers them. `none`: every call does nothing.
+    epoch each label has its highest loss against assume-negative targets, and how large these losses are, whatever the
+    method's own loss. `all`: both, as far as the method offers them. `none`: every call does nothing.
 
     Args:
         config: what to record.
@@ -93,6 +96,7 @@ class Recorder:
         )
         self.modifications = Modifications(rows, classes, device) if wants["modification"] else None
         self.highest = HighestLoss(rows, classes, device) if wants["memorisation"] else None
+        self.losses = GroupLosses(device) if wants["memorisation"] else None
 
     @torch.no_grad()
     def step(self, epoch: int, batch: Batch, output: LossOutput) -> None:
@@ -111,14 +115,15 @@ class Recorder:
             return
         if output.modified is None and self.config.record == "modification":
             raise UserError("--record modification: this method modifies no labels; take --record memorisation or none")
-        if epoch != self.epoch and self.modifications is not None:
-            self.modifications.start_epoch()
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self._start_epoch(epoch)
         rows = _gathered(batch, output)
         if self.modifications is not None:
-            self.modifications.add(rows.place, rows.observed, rows.truth, rows.modified)
+            self.modifications.add(epoch, rows.place, rows.observed, rows.truth, rows.modified)
         if self.highest is not None:
             self.highest.add(epoch, rows.place, rows.losses)
+        if self.losses is not None:
+            self.losses.add(rows.observed, rows.truth, rows.losses)
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
         """Figures for the log after the last step of `epoch`, as fractions; those of nothing are left out.
@@ -127,7 +132,7 @@ class Recorder:
 
         `modified_true`, `modified_ever_true`, `unknown_true`: see `Modifications.figures`. `warmup_TP`, `warmup_TN`,
         `warmup_FN`: the share of labels observed and truly present, unknown and truly absent, unknown and truly present
-        whose highest loss so far was in epoch 1.
+        whose highest loss so far was in epoch 1. `an_loss_TP`, ...: the mean loss of such labels in this epoch.
         """
         found: dict[str, float] = {}
         if epoch != self.epoch:
@@ -135,6 +140,8 @@ class Recorder:
         if self.modifications is not None:
             found |= self.modifications.figures()
         found |= {f"warmup_{name}": group.warmup for name, group in self.memorisation().items()}
+        if self.losses is not None:
+            found |= {f"an_loss_{name}": mean for name, mean in self.losses.means().items()}
         return {name: value for name, value in found.items() if value == value}
 
     def memorisation(self) -> dict[str, EpochShare]:
@@ -144,14 +151,15 @@ class Recorder:
     def save(self, path: Path) -> None:
         """Write what is known of each label as arrays (N, C) of an `.npz`, atomically; nothing where none is recorded.
 
-        `ever_modified` bool; `highest_loss` float32 and `epoch_of_highest` int16, -inf and 0 for labels never seen.
+        `first_modified` uint8, the epoch, 0 for labels never modified and 255 for that and any later epoch;
+        `highest_loss` float32 and `epoch_of_highest` int16, -inf and 0 for labels never seen.
 
         Raises:
             RunError: the disk refuses.
         """
         arrays: dict[str, Tensor] = {}
         if self.modifications is not None:
-            arrays["ever_modified"] = self.modifications.ever
+            arrays["first_modified"] = self.modifications.first
         if self.highest is not None:
             arrays |= {"highest_loss": self.highest.loss, "epoch_of_highest": self.highest.epoch}
         if arrays:
@@ -160,16 +168,25 @@ class Recorder:
 
     def state_dict(self) -> StateDict:
         """Tensors and plain values; with them a killed run goes on to the same figures."""
-        parts = {"modifications": self.modifications, "highest": self.highest}
-        return {"epoch": self.epoch} | {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return {"epoch": self.epoch} | {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Go on from a saved state, of the same `--record`."""
         self.epoch = state["epoch"]
-        if self.modifications is not None:
-            self.modifications.load_state_dict(state["modifications"])
-        if self.highest is not None:
-            self.highest.load_state_dict(state["highest"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _start_epoch(self, epoch: int) -> None:
+        """Begin the counts of an epoch."""
+        self.epoch = epoch
+        for part in (self.modifications, self.losses):
+            if part is not None:
+                part.start_epoch()
+
+    def _parts(self) -> dict[str, Modifications | HighestLoss | GroupLosses]:
+        """What is recorded, by name."""
+        parts = {"modifications": self.modifications, "highest": self.highest, "losses": self.losses}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def assume_negative_losses(logits: Tensor, observed: Tensor) -> Tensor:

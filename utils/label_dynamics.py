@@ -1,8 +1,8 @@
 """How training treats single labels: when each is memorised, and how right a method is in changing it.
 
 N pictures, C classes, B batch. Source: Kim et al., "Large Loss Matters in Weakly Supervised Multi-Label
-Classification" (CVPR 2022), Table 1 and Figure 4. Labels are codes: 1 present, 0 absent, -1 unknown; labels whose
-truth is UNKNOWN are left out. All figures are fractions. Tables lie on the device they are made on, and taking a batch
+Classification" (CVPR 2022), Figures 1, 3 and 4 and Table 1. Labels are codes: 1 present, 0 absent, -1 unknown; labels
+whose truth is UNKNOWN are left out. Shares are fractions. Tables lie on the device they are made on, and taking a batch
 in never waits for it.
 """
 
@@ -21,6 +21,8 @@ GROUPS = {"TP": (PRESENT, PRESENT), "TN": (UNKNOWN, ABSENT), "FN": (UNKNOWN, PRE
 """The groups of labels by what is observed and what is true: an unknown label is trained on as a negative."""
 
 MOST_EPOCHS = 32767
+LAST_MODIFIED = 255
+"""Labels first modified in a later epoch than this are written down as of this one."""
 _BLOCK = 1 << 22  # labels that are counted at a time
 
 
@@ -97,16 +99,53 @@ def share(part: int, rest: int) -> float:
     return float(part / (part + rest)) if part + rest else math.nan
 
 
-class Modifications:
-    """Of the labels that a method modified, how many are truly present; in an epoch, and over the run.
+class GroupLosses:
+    """The mean loss of the labels of each of `GROUPS` in an epoch (Figure 1).
 
-    State: `ever` (N, C) bool, the labels modified in any epoch, 1 byte a label, and eight counters.
+    State: `sums` (3, 2) float64, the sum of the losses of a group and how many labels it is of.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.sums = torch.zeros((len(GROUPS), 2), dtype=torch.float64, device=device)
+
+    def start_epoch(self) -> None:
+        """Begin the sums of an epoch."""
+        self.sums.zero_()
+
+    @torch.no_grad()
+    def add(self, observed: Tensor, truth: Tensor, losses: Tensor) -> None:
+        """Take a batch in: codes, codes and losses, each (B, C)."""
+        found = []
+        for code, fact in GROUPS.values():
+            group = (observed == code) & (truth == fact)
+            found.append(torch.stack([losses.double().masked_fill(~group, 0).sum(), group.sum().double()]))
+        self.sums += torch.stack(found)
+
+    def means(self) -> dict[str, float]:
+        """The mean loss of each group; NaN for a group without labels."""
+        rows = zip(GROUPS, self.sums.tolist(), strict=True)
+        return {name: total / labels if labels else math.nan for name, (total, labels) in rows}
+
+    def state_dict(self) -> StateDict:
+        """For `load_state_dict`."""
+        return {"sums": self.sums}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Go on from a saved state."""
+        self.sums.copy_(state["sums"])
+
+
+class Modifications:
+    """Of the labels that a method modified, how many are truly present, in an epoch and over the run; and since when.
+
+    State: `first` (N, C) uint8, the epoch in which a label was modified first, 0 for those that never were and
+    `LAST_MODIFIED` for that and all later ones, 1 byte a label; and six counters.
     """
 
     BYTES = 1
 
     def __init__(self, rows: int, classes: int, device: torch.device | str = "cpu") -> None:
-        self.ever = torch.zeros((rows, classes), dtype=torch.bool, device=device)
+        self.first = torch.zeros((rows, classes), dtype=torch.uint8, device=device)
         # truly present and truly absent labels, of those that are modified and of those that are unknown
         self.counts = torch.zeros((2, 2), dtype=torch.int64, device=device)
         self.ever_counts = torch.zeros(2, dtype=torch.int64, device=device)
@@ -116,20 +155,21 @@ class Modifications:
         self.counts.zero_()
 
     @torch.no_grad()
-    def add(self, index: Tensor, observed: Tensor, truth: Tensor, modified: Tensor) -> None:
+    def add(self, epoch: int, index: Tensor, observed: Tensor, truth: Tensor, modified: Tensor) -> None:
         """Take a batch in.
 
         Args:
+            epoch: from 1.
             index: (B,) long, rows, each once.
             observed: (B, C) codes.
             truth: (B, C) codes.
             modified: (B, C) bool, the labels that this step turned or left out.
         """
-        before = self.ever[index]
-        unknown = observed == UNKNOWN
+        before = self.first[index]
+        unknown, new = observed == UNKNOWN, modified & (before == 0)
         self.counts += torch.stack([modification_counts(truth, modified), modification_counts(truth, unknown)])
-        self.ever_counts += modification_counts(truth, modified & ~before)
-        self.ever[index] = before | modified
+        self.ever_counts += modification_counts(truth, new)
+        self.first[index] = before.masked_fill(new, min(epoch, LAST_MODIFIED))
 
     def figures(self) -> dict[str, float]:
         """Shares of truly present labels; NaN where there are no labels.
@@ -144,7 +184,7 @@ class Modifications:
 
     def state_dict(self) -> StateDict:
         """For `load_state_dict`."""
-        return {"ever": self.ever, "counts": self.counts, "ever_counts": self.ever_counts}
+        return {"first": self.first, "counts": self.counts, "ever_counts": self.ever_counts}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Go on from a saved state."""

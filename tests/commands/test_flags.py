@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data.splits import SplitConfig
 from engine.inspection import InspectionConfig
 from engine.labels import OutputConfig
 from engine.score import ScoreConfig
@@ -53,7 +54,7 @@ def scripts():
     found = training_flags()
     data = {"data": SECTIONS["data"]}
     found["generate_labels.py"] = flags({**data, "output": OutputConfig}, {"dataset": "voc07"})
-    found["inspect_data.py"] = flags({**data, "split": SECTIONS["split"], "inspection": InspectionConfig}, {})
+    found["inspect_data.py"] = flags({**data, "split": SplitConfig, "inspection": InspectionConfig}, {})
     found["evaluate.py"] = flags({**data, "loader": SECTIONS["loader"], "scoring": ScoreConfig}, {})
     return found
 

@@ -16,6 +16,7 @@ from engine.train import Hooks, Loop
 from losses import BASELINES, CRITERIA
 from models.build import ModelConfig, build_model
 from tests.commands.scene import SMALL, refusal, result, run, same, state, succeed, tiny_voc
+from tests.commands.test_processes import launch
 from tests.commands.test_resume import without_speed
 from utils.metrics import evaluate_scores
 
@@ -152,6 +153,19 @@ def test_methods_with_feature_maps_train_linearly_on_pictures(folder):
     succeed(folder, "main_CoNeS.py", *RUN, *arguments)
     for name, value in state(folder / "cones")["loop"]["model"].items():
         assert torch.equal(value, start()[name]) == name.startswith("backbone."), name
+
+
+def test_two_processes_share_features_and_training_scores(folder):
+    """On fixed features no BatchNorm tells processes apart, so two learn what one does."""
+    arguments = (*THREE, *MODES["curriculum"], *MODES["linear_fixed_features"], "--device", "cpu")
+    launch(folder, "main_BCE.py", *arguments, "--output", "two")
+    succeed(folder, "main_BCE.py", *arguments, "--output", "one")
+    one, two = (state(folder / name)["loop"] for name in ("one", "two"))
+    assert torch.equal(one["criterion"]["pseudo"], two["criterion"]["pseudo"])
+    assert (one["criterion"]["pseudo"] >= 0).any(), "no label was added"
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, rtol=1e-4, atol=1e-6)
+    assert result(folder / "one")["selected_epoch"] == result(folder / "two")["selected_epoch"]
 
 
 # Early stopping.
@@ -292,7 +306,7 @@ def test_training_scores_are_those_of_the_present_weights(folder):
 
 
 def test_scores_that_are_not_finite_end_the_run(folder):
-    with mock.patch.object(run_module, "score", lambda *_, **__: np.full((3, 20), np.nan, np.float32)):
+    with mock.patch.object(run_module, "score", return_value=np.full((3, 20), np.nan, np.float32)):
         done = run(folder, "main_BCE.py", *THREE, *MODES["curriculum"], "--output", "nan")
     assert done.returncode == 1
     assert "scoring the training set" in done.stderr
@@ -300,7 +314,7 @@ def test_scores_that_are_not_finite_end_the_run(folder):
 
 def test_figures_of_a_hook_are_columns_of_the_log(folder):
     hooks = Hooks(epoch_figures=lambda epoch: {"own_figure": 0.25 * epoch})
-    with mock.patch.object(Run, "_hooks", lambda self: hooks):
+    with mock.patch.object(Run, "_hooks", return_value=hooks):
         succeed(folder, "main_BCE.py", *RUN, "--epochs", "2", "--output", "hooked")
     rows = list(csv.DictReader((folder / "hooked" / "metrics.csv").open()))
     assert [float(row["own_figure"]) for row in rows] == [0.25, 0.5]

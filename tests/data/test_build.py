@@ -89,16 +89,16 @@ def test_a_label_file_may_serve_validation_alone():
     split = {"train_set_variant": "clean", "val_frac": 0.25}
     data = built("single", label_file=first.labels.path, val_set_variant="observed", **split)
     assert (data.validation.truth.counts().sum(), data.regime.name) == (10, "full")
-    with pytest.raises(UserError, match="--train_set_variant clean.*--label_file"):
+    with pytest.raises(UserError, match=r"--train_set_variant clean.*--label_file"):
         built("single", label_file=first.labels.path, **split)
 
 
 def test_observed_validation_needs_a_validation_split():
-    with pytest.raises(UserError, match="--val_set_variant observed.*--val_frac"):
+    with pytest.raises(UserError, match=r"--val_set_variant observed.*--val_frac"):
         built(val_set_variant="observed")
 
 
 def test_a_share_for_validation_is_refused_where_there_is_a_validation_split(dataset):
     dataset()
-    with pytest.raises(UserError, match="--val_frac 0.2"):
+    with pytest.raises(UserError, match=r"--val_frac 0\.2"):
         built(val_frac=0.2)

@@ -1,4 +1,4 @@
-"""Memorisation and precision of modification, label by label, from everything that ever happened.
+"""Memorisation, mean losses and precision of modification, label by label, from everything that ever happened.
 
 `losses[t][n][c]` and `modified[t][n][c]` are of epoch t + 1; codes: 1 present, 0 absent, -1 unknown.
 """
@@ -26,3 +26,26 @@ def precision(modified, truth):
             right += bool(changed) and truth[n][c] == 1
             wrong += bool(changed) and truth[n][c] == 0
     return right / (right + wrong) if right + wrong else math.nan
+
+
+def mean_loss(losses, observed, truth, seen_as, true_as):
+    """Mean of the losses (N, C) of one epoch over the labels with these two codes."""
+    found = [
+        losses[n][c]
+        for n, row in enumerate(observed)
+        for c, code in enumerate(row)
+        if code == seen_as and truth[n][c] == true_as
+    ]
+    return math.fsum(found) / len(found) if found else math.nan
+
+
+def first_modified(modified):
+    """(N, C) the epoch in which each label was modified first, 0 for never."""
+    table = []
+    for n in range(len(modified[0])):
+        row = []
+        for c in range(len(modified[0][n])):
+            epochs = [t + 1 for t in range(len(modified)) if modified[t][n][c]]
+            row.append(min(epochs, default=0))
+        table.append(row)
+    return table

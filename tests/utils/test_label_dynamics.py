@@ -6,7 +6,16 @@ import torch
 
 from tests.golden_files import load
 from tests.oracles import label_dynamics as oracle
-from utils.label_dynamics import GROUPS, MOST_EPOCHS, HighestLoss, Modifications, memorisation, modification_counts
+from utils.label_dynamics import (
+    GROUPS,
+    LAST_MODIFIED,
+    MOST_EPOCHS,
+    GroupLosses,
+    HighestLoss,
+    Modifications,
+    memorisation,
+    modification_counts,
+)
 from utils.types import UNKNOWN, LabelTable
 
 
@@ -31,7 +40,7 @@ def modifications_of(modified, observed, truth, size=4):
     for epoch, chosen in enumerate(torch.from_numpy(modified), start=1):
         counts.start_epoch()
         for index in batches(len(chosen), size, epoch):
-            counts.add(index, observed[index].float(), truth[index], chosen[index])
+            counts.add(epoch, index, observed[index].float(), truth[index], chosen[index])
         yield counts.figures()
 
 
@@ -92,6 +101,50 @@ def test_precision_equals_the_oracle(seed):
         assert figures == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_first_epochs_of_modification_equal_the_oracle(seed):
+    _, observed, truth, modified = random_case(seed)
+    counts = Modifications(*observed.shape)
+    observed, truth = torch.from_numpy(observed), torch.from_numpy(truth)
+    for epoch, chosen in enumerate(torch.from_numpy(modified), start=1):
+        for index in batches(len(chosen), 4, epoch):
+            counts.add(epoch, index, observed[index], truth[index], chosen[index])
+    assert counts.first.tolist() == oracle.first_modified(modified.tolist())
+
+
+def test_epochs_beyond_the_last_that_fits_are_written_down_as_that_one():
+    counts, codes = Modifications(1, 3), torch.zeros(1, 3)
+    for epoch, place in ((LAST_MODIFIED, 0), (LAST_MODIFIED + 1, 1), (40_000, 1)):
+        chosen = torch.zeros(1, 3, dtype=torch.bool)
+        chosen[0, place] = True
+        counts.add(epoch, torch.tensor([0]), codes, codes, chosen)
+    assert counts.first.tolist() == [[LAST_MODIFIED, LAST_MODIFIED, 0]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_losses_equal_the_oracle(seed):
+    losses, observed, truth, _ = random_case(seed)
+    sums = GroupLosses()
+    for epoch, values in enumerate(losses, start=1):
+        sums.start_epoch()
+        for index in batches(len(values), 4, epoch):
+            parts = (torch.from_numpy(each)[index] for each in (observed, truth, values))
+            sums.add(*parts)
+        expected = {
+            name: oracle.mean_loss(values.tolist(), observed.tolist(), truth.tolist(), *codes)
+            for name, codes in GROUPS.items()
+        }
+        assert sums.means() == pytest.approx(expected, nan_ok=True)
+
+
+def test_mean_losses_of_empty_groups_are_none_and_infinite_ones_stay_in_their_group():
+    sums = GroupLosses()
+    sums.add(torch.tensor([[1, -1]]), torch.tensor([[1, 0]]), torch.tensor([[0.5, math.inf]]))
+    means = sums.means()
+    assert (means["TP"], means["TN"]) == (0.5, math.inf)
+    assert math.isnan(means["FN"])
+
+
 def test_labels_never_seen_and_empty_groups_are_left_out():
     highest = HighestLoss(3, 2)
     highest.add(1, torch.tensor([1]), torch.tensor([[0.5, 0.25]]))
@@ -136,7 +189,8 @@ def test_inputs_stay_as_they_are():
     modified, truth = losses > 0.5, torch.tensor([[1, 0, -1], [1, 1, 0]])
     before = [each.clone() for each in (losses, index, modified, truth)]
     HighestLoss(5, 3).add(1, index, losses)
-    Modifications(5, 3).add(index, truth, truth, modified)
+    Modifications(5, 3).add(1, index, truth, truth, modified)
+    GroupLosses().add(truth, truth, losses)
     assert all(torch.equal(a, b) for a, b in zip(before, (losses, index, modified, truth), strict=True))
 
 
