@@ -9,7 +9,6 @@ from utils.checks import require
 from utils.collectives import gather_rows
 from utils.types import LabelTable
 
-
 LARGEST_TABLE = 16 * 2**30
 """Bytes of per-sample state above which a method is refused: no published dataset but OpenImages comes near."""
 
