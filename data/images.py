@@ -39,7 +39,9 @@ class FileImages:
     """
 
     def __init__(self, paths: Sequence[str | Path], cache: Cache | None = None) -> None:
-        self._paths = np.array([os.fspath(path) for path in paths], dtype=np.str_)
+        self._paths = np.array(
+            [os.fsencode(path) for path in paths], dtype=np.bytes_
+        )  # texts would take four times that
         self._cache = cache
 
     def __len__(self) -> int:
@@ -47,7 +49,7 @@ class FileImages:
 
     def name(self, row: int) -> str:
         """The path of one row."""
-        return str(self._paths[row])
+        return os.fsdecode(self._paths[row])
 
     def open(self, row: int) -> Image.Image:
         """The picture of one row, decoded, RGB. Raises: RunError naming file and row when it cannot be read."""
@@ -62,13 +64,15 @@ class FileImages:
 
     def take(self, index: Index) -> FileImages:
         """The pictures of the rows at `index`."""
-        return FileImages(self._paths[index].tolist(), self._cache)
+        taken = FileImages((), self._cache)
+        taken._paths = self._paths[index]
+        return taken
 
     def missing(self) -> Index:
         """(M,) the rows whose file does not exist. Each folder is listed once, not asked for every file."""
         listed: dict[str, set[str]] = {}
         missing = []
-        for row, path in enumerate(self._paths.tolist()):
+        for row, path in enumerate(self._names()):
             folder, name = os.path.split(path)
             if folder not in listed:
                 listed[folder] = _listed(folder)
@@ -82,10 +86,11 @@ class FileImages:
         Raises:
             UserError: naming, in row order, the first picture that is missing or damaged, and counting the others.
         """
-        paths: list[str] = self._paths.tolist()
+        paths = self._names()
         marks = file_marks(paths)
         good = _recall(self._cache, {_folder(path) for path in paths})
-        todo = [row for row, mark in enumerate(marks.tolist()) if mark not in good]
+        first = {mark: row for row, mark in reversed(list(enumerate(marks.tolist())))}  # a file may have many rows
+        todo = sorted(row for mark, row in first.items() if mark not in good)
         faults = in_threads(fault, [paths[row] for row in todo], "checking pictures")
         found = [(row, text) for row, text in zip(todo, faults, strict=True) if text is not None]
         bad = {row for row, _ in found}
@@ -94,6 +99,9 @@ class FileImages:
             row, text = found[0]
             others = f"; {len(found) - 1} more of {len(paths)} are missing or damaged" if len(found) > 1 else ""
             raise UserError(f"picture {paths[row]} (row {row}) {text}{others}: put good copies there and start again")
+
+    def _names(self) -> list[str]:
+        return [os.fsdecode(path) for path in self._paths.tolist()]
 
 
 class ArrayImages:

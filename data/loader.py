@@ -32,7 +32,9 @@ class LoaderConfig:
     img_size: int = option(448, "side of the square the picture is brought to, in pixels")
     batch_size: int = option(16, "images a step, over all processes together", aliases=("bsize",))
     augment: Literal["crop", "flip", "multiscale", "shift", "none"] = option("crop", "augmentation of training images")
-    normalize: Literal["unit", "imagenet", "half"] = option("unit", "scale of the pixels: [0, 1], ImageNet's, +-2")
+    normalize: Literal["unit", "imagenet", "half", "centred"] = option(
+        "unit", "scale of the pixels: [0, 1], ImageNet's, +-2, +-1"
+    )
     decoder: Decoder = option(
         "pillow", "what decodes and resizes: pillow gives the papers' pixels, torchcodec is faster and within 2/255"
     )

@@ -39,6 +39,7 @@ NORMALIZATIONS: dict[str, Normalization | None] = {
     "unit": None,
     "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    "centred": Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """How pixels are scaled; None leaves them in [0, 1], as CoNeS and CSRA do although their weights are ImageNet's."""
 
@@ -106,8 +107,11 @@ class Warp:
         return picture if F.get_size(picture) == [self.size, self.size] else _resized(picture, self.size)
 
 
-class ResizedCrop:
-    """A random part of the picture, then bilinear to s x s: the draws and pixels of torchvision's RandomResizedCrop.
+class FlippedCrop:
+    """Half of the pictures mirrored, then a random part of each, bilinear to s x s.
+
+    Draws and pixels are those of torchvision's RandomHorizontalFlip and RandomResizedCrop one after the other; but only
+    what is left of a picture is mirrored.
 
     Args:
         size: s, in pixels.
@@ -120,8 +124,13 @@ class ResizedCrop:
 
     def __call__(self, picture: Picture) -> Picture:
         """A picture of s x s."""
+        mirrored = bool(torch.rand(1) < 0.5)
         box = self._draw.make_params([picture])
-        return _resized(_cropped(picture, (box["left"], box["top"], box["width"], box["height"])), self.size)
+        left, width = box["left"], box["width"]
+        if mirrored:
+            left = F.get_size(picture)[1] - left - width
+        part = _cropped(picture, (left, box["top"], width, box["height"]))
+        return _resized(F.horizontal_flip(part) if mirrored else part, self.size)
 
 
 class ReflectShift:
@@ -189,7 +198,7 @@ def crop_offsets(image_width: int, image_height: int, width: int, height: int) -
 
 def _crop(size: int) -> list[Step]:
     """CoNeS and CSRA on VOC and COCO: flip, then 70 to 100 % of the area at an aspect of 3:4 to 4:3."""
-    return [v2.RandomHorizontalFlip(0.5), ResizedCrop(size, scale=(0.7, 1.0))]
+    return [FlippedCrop(size, scale=(0.7, 1.0))]
 
 
 def _flip(size: int) -> list[Step]:

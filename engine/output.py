@@ -18,7 +18,18 @@ from utils.console import say
 from utils.safe_files import write_atomically
 
 FREE_ON_RESUME = frozenset(
-    {"output", "resume", "device", "threads", "num_workers", "save_minutes", "print_freq", "cache_dir", "check_images"}
+    {
+        "output",
+        "resume",
+        "device",
+        "threads",
+        "num_workers",
+        "save_minutes",
+        "print_freq",
+        "cache_dir",
+        "check_images",
+        "cache",
+    }
     | {"path_images", "path_lists", "label_file"}  # a dataset that was moved: the hash of its labels is compared
 )
 """Settings that may differ between a run and its continuation: they do not change its result beyond rounding."""

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.build import DatasetConfig, load_splits
+from data.cache import Cache
 from data.loader import LoaderConfig
 from data.pictures import without_missing
+from data.stores import keep_pictures
 from engine.checkpoint import SavedModel, read_model
 from engine.distributed import Runtime
 from engine.evaluate import evaluate, groups_as_dict
@@ -57,7 +59,12 @@ def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
             test = test.take(without_missing(test, "test"))
         if settings.values["check_images"]:
             test.images.check()
-        metrics = evaluate(model, test, settings.sections["loader"], runtime, settings.values["num_workers"] or 0)
+        loader: LoaderConfig = settings.sections["loader"]
+        cache, processes = Cache(settings.values["cache_dir"]), runtime.local_world_size
+        with runtime.main_first():
+            kept = keep_pictures({"test": test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
+        workers = loader.workers(beside_gpu=runtime.device.type == "cuda", processes=processes)
+        metrics = evaluate(model, kept["test"], loader, runtime, workers)
     finally:
         runtime.close()
     if runtime.is_main:
@@ -70,7 +77,7 @@ def _recorded(first: Mapping[str, Any], table: Mapping[str, Setting]) -> Layer:
     require(first["load_from"] is not None, "--load_from: name the checkpoint to score")
     saved = read_model(first["load_from"])
     kept = {name: value for name, value in saved.settings.items() if name in table and value is not None}
-    for name in ("precision", "device", "label_file"):  # the training run's business
+    for name in ("precision", "device", "label_file", "cache"):  # the training run's business
         kept.pop(name, None)
     text = {name: str(value) for name, value in kept.items()}
     return Layer(str(saved.path), typed_values(text, table, str(saved.path)))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from losses.base import Criterion
 from losses.functional import present, weighted_bce, widened
-from losses.memory import write_rows
+from losses.memory import require_room, write_rows
 from losses.prototypes import (
     Axis,
     Mix,
@@ -269,6 +269,7 @@ class CoNeS(Criterion):
     def __init__(self, config: CoNeSConfig, info: CriterionInfo) -> None:
         super().__init__(config, info)
         self.members = config.members()
+        require_room(info.observed, 4, "CoNeS keeps a confidence")
         counts = cooccurrence(info.observed)
         self.bank = PrototypeBank(info.observed.num_classes, config.memory_per_class, info.feature_width)
         self.register_buffer("confidence", initial_confidence(info.observed))

@@ -5,7 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from utils.checks import require
 from utils.collectives import gather_rows
+from utils.types import LabelTable
+
+LARGEST_TABLE = 16 * 2**30
+"""Bytes of per-sample state above which a method is refused: no published dataset but OpenImages comes near."""
+
+
+def require_room(observed: LabelTable, bytes_per_entry: int, what: str) -> None:
+    """Refuse state of N x C entries that no machine has the memory for.
+
+    Args:
+        observed: the labels (N, C) that there is an entry for each of.
+        bytes_per_entry: size of one entry.
+        what: the method and what it keeps: "CoNeS keeps a confidence".
+
+    Raises:
+        UserError: the table exceeds `LARGEST_TABLE`.
+    """
+    size = len(observed) * observed.num_classes * bytes_per_entry
+    require(
+        size <= LARGEST_TABLE,
+        f"{what} for each of {len(observed):,} images and {observed.num_classes:,} classes, {size / 2**30:.0f} GiB;"
+        f" take a method that keeps none, or a part of the images with --ss_frac_train",
+    )
 
 
 @torch.no_grad()

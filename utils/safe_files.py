@@ -260,7 +260,9 @@ def load_npy(path: Path) -> NDArray[Any]:
 
 def _is_text(values: NDArray[Any]) -> NDArray[np.bool_]:
     """(N,) whether each of N texts consists of characters; numpy takes that on trust, and crashes."""
-    points = values.view(np.dtype("u4").newbyteorder(values.dtype.byteorder)).reshape(len(values), values.dtype.itemsize // 4)
+    points = values.view(np.dtype("u4").newbyteorder(values.dtype.byteorder)).reshape(
+        len(values), values.dtype.itemsize // 4
+    )
     return np.asarray(((points < 0xD800) | ((points > 0xDFFF) & (points <= 0x10FFFF))).all(axis=1))
 
 

@@ -203,7 +203,7 @@ class Splits(NamedTuple):
 class Batch(NamedTuple):
     """What a loader yields. `index` is the row in the training set; no criterion reads `truth`."""
 
-    images: Tensor  # (B, 3, H, W) float
+    images: Tensor  # (B, 3, H, W): bytes from the loader, float32 and normalised for a criterion
     observed: Tensor  # (B, C) float: 1, 0, -1
     index: Tensor  # type: ignore[assignment]  # (B,) long; hides tuple.index, which nobody needs here
     second_view: Tensor | None = None  # (B, 3, H, W), for criteria that need it

@@ -167,3 +167,11 @@ def test_threads_keep_the_order_and_stay_near_whoever_takes_the_results(count):
 def test_an_error_in_a_thread_is_raised():
     with pytest.raises(ZeroDivisionError):
         list(in_threads(lambda item: 1 // item, [1, 0, 1], ""))
+
+
+def test_a_file_of_many_rows_is_decoded_once(tmp_path, monkeypatch):
+    one, other = picture(tmp_path / "one.jpg"), picture(tmp_path / "other.jpg")
+    seen = []
+    monkeypatch.setattr(module, "fault", lambda path: seen.append(path))
+    FileImages([one, other, one, one]).check()
+    assert sorted(seen) == [str(one), str(other)]

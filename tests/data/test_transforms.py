@@ -163,7 +163,7 @@ def test_size_type_and_range(augment, normalize, shape):
     view = seeded(transforms.train_transform(augment, 24), image, 0)
     assert (view.shape, view.dtype) == ((3, 24, 24), torch.uint8)
     values = floats(view, normalize)
-    low, high = {"unit": (0, 1), "imagenet": (-2.1180, 2.6401), "half": (-2, 2)}[normalize]
+    low, high = {"unit": (0, 1), "imagenet": (-2.1180, 2.6401), "half": (-2, 2), "centred": (-1, 1)}[normalize]
     assert (values.shape, values.dtype) == ((3, 24, 24), torch.float32)
     assert low <= values.min() < values.max() <= high
     assert image.tobytes() == before
@@ -181,6 +181,7 @@ def test_normalisation_by_hand():
     expected = {
         "unit": (0.0, 0.2, 1.0),
         "half": (-2.0, -1.2, 2.0),
+        "centred": (-1.0, -0.6, 1.0),
         "imagenet": (-0.485 / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225),
     }
     for name, values in expected.items():

@@ -1,7 +1,16 @@
-import torch
+from dataclasses import replace
 
-from losses.memory import write_rows
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+
+from losses.cones import CoNeS, CoNeSConfig
+from losses.memory import require_room, write_rows
+from tests.losses.fake_model import info_for
 from tests.ranks import run_ranks
+from utils.checks import UserError
+from utils.types import UNKNOWN, LabelTable
 
 
 def test_only_the_named_rows_change_and_the_first_of_repeated_rows_counts():
@@ -29,3 +38,10 @@ def test_ranks_end_with_the_same_memory():
     first, second = run_ranks(write)
     assert torch.equal(first, second)
     assert first[:, 0].tolist() == [1, 0, 1, 0, 1, 2]
+
+
+def test_state_that_no_machine_has_room_for_is_refused_before_it_is_made():
+    empty = csr_array((3_400_000, 5_000), dtype=np.int8)
+    with pytest.raises(UserError, match=r"CoNeS keeps a confidence for each of 3,400,000 images.*63 GiB"):
+        CoNeS(CoNeSConfig(), replace(info_for(np.eye(2, dtype=np.int8)), observed=LabelTable(empty, default=UNKNOWN)))
+    require_room(LabelTable(np.zeros((82_081, 80), dtype=np.int8)), 4, "anything")
