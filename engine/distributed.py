@@ -118,11 +118,14 @@ class Runtime:
                 if parameter.grad is not None:
                     parameter.grad = collectives.all_sum(parameter.grad) / self.world_size
 
-    def sum_criterion_gradients(self, criterion: nn.Module) -> None:
-        """Sum the gradients of the criterion's own parameters over processes; networks do this by themselves."""
+    def average_criterion_gradients(self, criterion: nn.Module) -> None:
+        """Average the gradients of the criterion's own parameters over processes, as networks do by themselves.
+
+        `backward` has weighted them for that.
+        """
         for parameter in criterion.parameters():
             if parameter.grad is not None:
-                parameter.grad = collectives.all_sum(parameter.grad)
+                parameter.grad = collectives.all_sum(parameter.grad) / self.world_size
 
     def average_buffers(self, module: nn.Module) -> None:
         """Give all processes the mean of their floating-point buffers (BatchNorm statistics)."""

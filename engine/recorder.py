@@ -36,6 +36,9 @@ class RecordConfig:
     record: Literal["none", "modification", "memorisation", "all"] = option(
         "none", "log how many of the modified labels are truly present, when labels have their highest loss, or both"
     )
+    export_labels: Path | None = option(
+        None, "write the observed labels with what the method corrected for good (LL-Cp) to this file at the end"
+    )
 
     def __post_init__(self) -> None:
         choices = ("none", "modification", "memorisation", "all")

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from data.build import Data, build_data, check_pictures
 from data.cache import Cache
+from data.label_files import write_native
 from data.loader import LoaderConfig
+from data.observed import Regime
 from data.samplers import ShuffledBatches
 from data.stores import keep_pictures
 from engine.checkpoint import load_weights, read_model, read_state, save_model, save_state
@@ -24,6 +26,7 @@ from engine.feeds import FeatureFeed, Feed, Part, PictureFeed, rows_of
 from engine.optim import OptimConfig, build_optimizer
 from engine.output import RunFolder
 from engine.pictures import choose_rows, examples
+from engine.recorder import LABELS_FILE, RecordConfig, Recorder
 from engine.result import Scores, facts, result
 from engine.sections import TRAINING_CONFIGS, RunConfig, training_sections
 from engine.settings import Settings, parse_settings, setting_table
@@ -123,6 +126,7 @@ class Run:
             world_size=runtime.world_size,
         )
         self.criterion = self._build_criterion()
+        self.recorder = self._build_recorder()
         self.feed = self._build_feed()
         self.loop = self._build_loop()
         self.scored: dict[Part, Metrics] = {}  # of the weights as they are now
@@ -144,6 +148,7 @@ class Run:
         chosen = self._score("test")
         validation = self._score("validation") if self.data.validation else None
         if self.runtime.is_main:
+            self._write_labels()
             self._draw()
             scores = Scores(chosen, last, validation)
             self.folder.finish(result(self.method, self.settings, self.data, self.selection, at, scores))
@@ -192,6 +197,20 @@ class Run:
         criterion = CRITERIA[self.method].criterion(self.settings.sections[self.method], info)
         return criterion.to(self.runtime.device)
 
+    def _build_recorder(self) -> Recorder:
+        config: RecordConfig = self.settings.sections["recording"]
+        require(
+            config.export_labels is None or self.criterion.corrected_labels() is not None,
+            f"--export_labels: {self.method} with these settings corrects no label for good (LL-Cp does)",
+        )
+        return Recorder(
+            config,
+            observed=self.data.observed,
+            truth=self.data.train.truth,
+            epochs=self.config.epochs,
+            device=self.runtime.device,
+        )
+
     def _build_feed(self) -> Feed:
         """The pictures, or the features that are computed of them now."""
         pictures = PictureFeed(self.data, self.loader_config, self.runtime, self.workers, self.config.seed)
@@ -232,7 +251,9 @@ class Run:
         )
 
     def _hooks(self) -> Hooks:
-        return Hooks(train_scores=self._train_scores) if "train_scores" in self.criterion.needs else Hooks()
+        recorder = self.recorder
+        hooks = Hooks(after_step=recorder.step, epoch_figures=recorder.epoch_end)
+        return hooks._replace(train_scores=self._train_scores) if "train_scores" in self.criterion.needs else hooks
 
     def _train_scores(self) -> Tensor:
         """Logits (N, C) float32 of the training set in its test view, rows in order, on every process."""
@@ -252,6 +273,7 @@ class Run:
                 f"--resume: {self.folder.path} was trained on other labels (hash {state['label_hash'][:12]}, now "
                 f"{self.data.labels.label_hash[:12]}); give the label file it was started with"
             )
+        self.recorder.load_state_dict(state["recorder"])
         fresh = weights_hash(self.network.backbone) if self._fixed else ""
         self.loop.load_state_dict(state["loop"])
         if self._fixed and weights_hash(self.network.backbone) != fresh:
@@ -261,7 +283,8 @@ class Run:
             )
 
     def _save(self, state: dict[str, Any]) -> None:
-        save_state(self.folder.state, {"loop": state, "label_hash": self.data.labels.label_hash})
+        kept = {"loop": state, "recorder": self.recorder.state_dict(), "label_hash": self.data.labels.label_hash}
+        save_state(self.folder.state, kept)
 
     def _watch(self) -> None:
         """Stop between two batches that are scored, when a signal has asked for it.
@@ -303,6 +326,18 @@ class Run:
             if at.stopped:
                 fallen = 100 * (at.best_score - value)
                 say(f"stopped early: {self.selection} mAP {fallen:.2f} points below that of epoch {at.best_epoch}")
+
+    def _write_labels(self) -> None:
+        """What was recorded of single labels, and on request the labels with what was corrected for good."""
+        self.recorder.save(self.folder.path / LABELS_FILE)
+        export, table = self.recorder.config.export_labels, self.criterion.corrected_labels()
+        if export is not None and table is not None:
+            dataset, regime = self.settings.values["dataset"], Regime(name="given")
+            write_native(export, table, self.data.train, dataset, regime)
+            say(f"{export}: the labels trained on, with {table.counts().sum() - self._positives()} corrected for good")
+
+    def _positives(self) -> int:
+        return int(self.data.observed.counts().sum())
 
     def _draw(self) -> None:
         """The pictures of the run: its curves, and what the selected model sees in a few test pictures."""

@@ -11,6 +11,7 @@ from data.build import DatasetConfig
 from data.loader import LoaderConfig
 from data.splits import TrainingSplitConfig
 from engine.optim import OptimConfig
+from engine.recorder import RecordConfig
 from engine.settings import peek
 from losses import CRITERIA
 from models.build import ModelConfig
@@ -100,6 +101,7 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "optimiser": OptimConfig,
     "run": RunConfig,
+    "recording": RecordConfig,
 }
 """The settings every training script shares; the method's own come on top."""
 

@@ -239,7 +239,7 @@ class Loop:
             if frozen:
                 self.runtime.average_gradients(model)
             if self.runtime.world_size > 1:
-                self.runtime.sum_criterion_gradients(criterion)
+                self.runtime.average_criterion_gradients(criterion)
             optimizer.step()
         self.hooks.after_step(at.epoch, moved, loss)
         return {"loss": loss.total.detach(), **loss.parts}

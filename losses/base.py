@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from utils.types import Batch, CriterionInfo, LossOutput, Model
+from utils.types import Batch, CriterionInfo, LabelTable, LossOutput, Model
 
 
 class Criterion(nn.Module):
@@ -33,6 +33,10 @@ class Criterion(nn.Module):
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """One training step's loss, and the update of the criterion's own state."""
         raise NotImplementedError
+
+    def corrected_labels(self) -> LabelTable | None:
+        """The observed labels (N, C) with what this method corrected for good; None where it corrects nothing so."""
+        return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters of the criterion's own for the optimiser; none by default."""
