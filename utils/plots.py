@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,6 +29,7 @@ COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 RIGHT, WRONG = "#2e7d32", "#c62828"
 
 _NAMED = 40  # classes in one column of bars
+_LETTERS = 40  # in a line of labels, all columns and signs together
 _LABELS = 10  # labels beside a picture of a contact sheet; the rest is counted
 _THUMBNAIL = 264  # pixels, the longer side of a picture of a contact sheet
 _ACROSS, _CARD, _LINE, _KEY = 4, 2.6, 0.16, 0.35  # its cards in a row; inches of a card, a line of labels, and the key
@@ -69,7 +70,7 @@ MARKS = {
 
 
 class Card(NamedTuple):
-    """One picture of a contact sheet and its labels: names, each with its kind, a key of `MARKS`."""
+    """One picture of a contact sheet and its labels: texts, each with its kind, a key of the marks."""
 
     picture: Image.Image
     labels: Sequence[tuple[str, str]]
@@ -88,7 +89,7 @@ def plot_curves(histories: Mapping[str, History], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_examples(examples: Sequence[Example], models: Sequence[str], path: Path) -> None:
@@ -105,7 +106,7 @@ def plot_examples(examples: Sequence[Example], models: Sequence[str], path: Path
         axes.annotate(name, (0.5, 1.42), xycoords="axes fraction", ha="center", fontsize=10, fontweight="bold")
     for axes in grid.flat:
         axes.set_axis_off()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_bars(names: Sequence[str], series: Mapping[str, NDArray[np.int64]], path: Path, *, log: bool) -> None:
@@ -113,21 +114,29 @@ def plot_bars(names: Sequence[str], series: Mapping[str, NDArray[np.int64]], pat
 
     Where there are more classes than can be named, the first and the last 40 are drawn.
     """
-    rows = np.arange(len(names))
-    length = len(rows) if len(rows) <= _NAMED else min(-(-len(rows) // 2), _NAMED)
-    columns = [rows] if length == len(rows) else [rows[:length], rows[max(length, len(rows) - _NAMED) :]]
-    figure = Figure(figsize=(7 * len(columns), 1.2 + 0.11 * (1 + len(series)) * length), layout="constrained")
+    figure, parts = _bar_columns(len(names), len(series), ("most frequent", "least frequent"))
     top = max(1, *(int(values.max(initial=0)) for values in series.values()))
-    for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+    for axes, rows in parts:
         axes.set(xscale="log" if log else "linear", xlim=(_LOG_START, 3 * top) if log else (0, 1.12 * top))
-        axes.set(ylim=(length - 0.4, -0.6), xlabel="images" + (" (logarithmic scale)" if log else ""))
+        axes.set(xlabel="images" + (" (logarithmic scale)" if log else ""))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        _bars(axes, [names[row] for row in column], {name: values[column] for name, values in series.items()})
-    if len(rows) > 2 * _NAMED:
-        for axes, text in zip(figure.axes, ("most", "least"), strict=True):
-            axes.set_title(f"the {_NAMED} {text} frequent of {len(rows)} classes", fontsize=9)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(series), fontsize=9)
-    _save(figure, path)
+        _bars(axes, [names[row] for row in rows], {name: values[rows] for name, values in series.items()}, ",")
+    _bar_legend(figure, len(series))
+    save_figure(figure, path)
+
+
+def plot_shares(names: Sequence[str], series: Mapping[str, NDArray[np.float64]], path: Path, *, xlabel: str) -> None:
+    """A bar a class and series, shares in [0, 1] drawn as percentages, in the order given; NaN leaves no bar.
+
+    Where there are more classes than can be named, the first and the last 40 are drawn.
+    """
+    figure, parts = _bar_columns(len(names), len(series), ("highest", "lowest"))
+    for axes, rows in parts:
+        axes.set(xlim=(0, 112), xlabel=xlabel)
+        axes.set_xticks(range(0, 101, 20))
+        _bars(axes, [names[row] for row in rows], {name: 100 * values[rows] for name, values in series.items()}, ".0f")
+    _bar_legend(figure, len(series))
+    save_figure(figure, path)
 
 
 def plot_heat_map(names: Sequence[str], values: NDArray[np.float64], path: Path, *, title: str) -> None:
@@ -138,14 +147,14 @@ def plot_heat_map(names: Sequence[str], values: NDArray[np.float64], path: Path,
     shown = np.ma.masked_array(values, np.eye(len(names), dtype=bool))
     drawn = axes.imshow(shown, cmap="BuPu", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest")
     axes.set_facecolor("#d0d0d0")
-    places, texts = np.arange(len(names)), [_plain(name) for name in names]
+    places, texts = np.arange(len(names)), [plain_name(name) for name in names]
     axes.set_xticks(places, texts, rotation=90, fontsize=7)
     axes.set_yticks(places, texts, fontsize=7)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_title(title, fontsize=9)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.6, ticks=(0, 0.05, 0.2, 0.5, 1.0))
     bar.ax.tick_params(labelsize=7)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_counts(series: Mapping[str, NDArray[np.int64]], path: Path, *, xlabel: str) -> None:
@@ -160,21 +169,32 @@ def plot_counts(series: Mapping[str, NDArray[np.int64]], path: Path, *, xlabel: 
     axes.set(xlabel=xlabel, ylabel="images (%)", ylim=(0, None))
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def plot_contact_sheet(cards: Sequence[Card], path: Path) -> None:
-    """A grid of pictures, four in a row, each above its labels; a key says what the colours and signs mean."""
-    rows = [cards[start : start + _ACROSS] for start in range(0, len(cards), _ACROSS)]
+def plot_contact_sheet(
+    cards: Sequence[Card], path: Path, *, marks: Mapping[str, Mark] = MARKS, columns: int = 2
+) -> None:
+    """A grid of pictures, four in a row, each above its labels; a key says what the colours and signs mean.
+
+    Args:
+        cards: the pictures and their labels.
+        path: the file to make.
+        marks: how labels of each kind are written.
+        columns: how many labels stand in a line; the fewer, the longer they may be.
+    """
+    written = [_Written(card.picture, _label_lines(card.labels, marks, columns)) for card in cards]
+    rows = [written[start : start + _ACROSS] for start in range(0, len(cards), _ACROSS)]
     heights = [_card_height(row) for row in rows]
     figure = Figure(figsize=(_CARD * _ACROSS, sum(heights) + _KEY))
     top = figure.get_figheight() - _KEY
-    _draw_key(figure, cards)
+    used = {kind for card in cards for _, kind in card.labels}
+    _draw_key(figure, {kind: mark for kind, mark in marks.items() if kind in used})
     for row, height in zip(rows, heights, strict=True):
         for place, card in enumerate(row):
-            _draw_card(figure, card, place * _CARD + 0.1, top - _picture_height(row))
+            _draw_card(figure, card, place * _CARD + 0.1, top - _picture_height(row), columns)
         top -= height
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def heat(cam: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -202,27 +222,58 @@ def _draw_view(axes: object, picture: Image.Image, view: View) -> None:
         )
 
 
-def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, NDArray[np.int64]]) -> None:
-    """Horizontal bars from the top down, those of one class together."""
+def _bar_columns(count: int, series: int, ends: tuple[str, str]) -> tuple[Figure, list[tuple[Axes, NDArray[np.int64]]]]:
+    """A figure for bars, and its one or two columns with the places of their classes; `ends` names what is left."""
+    rows = np.arange(count)
+    length = count if count <= _NAMED else min(-(-count // 2), _NAMED)
+    columns = [rows] if length == count else [rows[:length], rows[max(length, count - _NAMED) :]]
+    figure = Figure(figsize=(7 * len(columns), 1.2 + 0.11 * (1 + series) * length), layout="constrained")
+    every = figure.subplots(1, len(columns), squeeze=False)[0]
+    for axes in every:
+        axes.set_ylim(length - 0.4, -0.6)
+    if count > 2 * _NAMED:
+        for axes, text in zip(every, ends, strict=True):
+            axes.set_title(f"the {_NAMED} {text} of {count} classes", fontsize=9)
+    return figure, list(zip(every, columns, strict=True))
+
+
+def _bar_legend(figure: Figure, series: int) -> None:
+    columns = series if series <= 3 else 2
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=columns, fontsize=9)
+
+
+def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, NDArray[Any]], form: str) -> None:
+    """Horizontal bars from the top down, those of one class together, each with its value written as `form` says."""
     thickness = 0.84 / len(series)
     for number, ((label, values), colour) in enumerate(zip(series.items(), _cycle(len(series)), strict=True)):
         places = np.arange(len(names)) + thickness * (number - (len(series) - 1) / 2)
         axes.barh(places, values, height=thickness, color=colour, label=label)
         for place, value in zip(places, values.tolist(), strict=True):
-            end = (max(value, axes.get_xlim()[0]), place)
-            axes.annotate(f"{value:,}", end, (2, 0), textcoords="offset points", fontsize=6, va="center")
-    axes.set_yticks(np.arange(len(names)), [_plain(name) for name in names], fontsize=8)
+            if value == value:
+                end = (max(value, axes.get_xlim()[0]), place)
+                axes.annotate(f"{value:{form}}", end, (2, 0), textcoords="offset points", fontsize=6, va="center")
+    axes.set_yticks(np.arange(len(names)), [plain_name(name) for name in names], fontsize=8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
 
 
-def _two_columns(labels: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    """Lines of up to two labels each, as texts with colours; what there is no room for is counted."""
-    shown = [(f"{MARKS[kind].sign} {_plain(name, 17)}", MARKS[kind].colour) for name, kind in labels]
+class _Written(NamedTuple):
+    """A picture of a contact sheet and the lines below it, each a few texts with their colours."""
+
+    picture: Image.Image
+    lines: list[list[tuple[str, str]]]
+
+
+def _label_lines(
+    labels: Sequence[tuple[str, str]], marks: Mapping[str, Mark], columns: int
+) -> list[list[tuple[str, str]]]:
+    """Lines of up to `columns` labels each, as texts with colours; what there is no room for is counted."""
+    longest = _LETTERS // columns - 3
+    shown = [(f"{marks[kind].sign} {plain_name(text, longest)}", marks[kind].colour) for text, kind in labels]
     if len(shown) > _LABELS:
         shown = [*shown[: _LABELS - 1], (f"and {len(shown) - _LABELS + 1} more", "black")]
     shown = shown or [("no label", "black")]
-    return [shown[start : start + 2] for start in range(0, len(shown), 2)]
+    return [shown[start : start + columns] for start in range(0, len(shown), columns)]
 
 
 def _thumbnail(picture: Image.Image) -> Image.Image:
@@ -238,42 +289,40 @@ def _drawn_size(picture: Image.Image) -> tuple[float, float]:
     return width, height
 
 
-def _picture_height(row: Sequence[Card]) -> float:
+def _picture_height(row: Sequence[_Written]) -> float:
     """Height (inches) of the highest picture of a row of cards."""
     return max(_drawn_size(card.picture)[1] for card in row)
 
 
-def _card_height(row: Sequence[Card]) -> float:
+def _card_height(row: Sequence[_Written]) -> float:
     """Height (inches) of a row of cards: its highest picture, its longest list of labels, and a gap."""
-    return _picture_height(row) + _LINE * max(len(_two_columns(card.labels)) for card in row) + 0.25
+    return _picture_height(row) + _LINE * max(len(card.lines) for card in row) + 0.25
 
 
-def _draw_card(figure: Figure, card: Card, left: float, base: float) -> None:
+def _draw_card(figure: Figure, card: _Written, left: float, base: float, columns: int) -> None:
     """A picture that stands at (left, base), in inches from the lower left corner, and its labels below."""
     wide, high = figure.get_size_inches()
     width, height = _drawn_size(card.picture)
     axes = figure.add_axes((left / wide, base / high, width / wide, height / high))
     axes.imshow(_thumbnail(card.picture), interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-    for line, pair in enumerate(_two_columns(card.labels)):
+    for line, texts in enumerate(card.lines):
         y = (base - 0.05 - _LINE * (line + 0.5)) / high
-        for across, (name, colour) in enumerate(pair):
-            figure.text((left + across * _CARD / 2) / wide, y, name, fontsize=7, color=colour, va="center")
+        for across, (text, colour) in enumerate(texts):
+            figure.text((left + across * _CARD / columns) / wide, y, text, fontsize=7, color=colour, va="center")
 
 
-def _draw_key(figure: Figure, cards: Sequence[Card]) -> None:
+def _draw_key(figure: Figure, marks: Mapping[str, Mark]) -> None:
     """One line at the top that explains the signs in use."""
-    used = {kind for card in cards for _, kind in card.labels}
     wide, high = figure.get_size_inches()
     left = 0.1
-    for kind, mark in MARKS.items():
-        if kind in used:
-            text = f"{mark.sign} {mark.meaning}"
-            figure.text(left / wide, 1 - 0.5 * _KEY / high, text, fontsize=8, color=mark.colour, va="center")
-            left += 0.075 * len(text) + 0.25
+    for mark in marks.values():
+        text = f"{mark.sign} {mark.meaning}"
+        figure.text(left / wide, 1 - 0.5 * _KEY / high, text, fontsize=8, color=mark.colour, va="center")
+        left += 0.075 * len(text) + 0.25
 
 
-def _plain(name: str, longest: int = 28) -> str:
+def plain_name(name: str, longest: int = 28) -> str:
     """A class name as one short line that matplotlib does not take for a formula."""
     text = " ".join(name.split())
     text = text if len(text) <= longest else text[: longest - 1] + "\u2026"
@@ -290,7 +339,8 @@ def _cycle(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # letters the font lacks come out as boxes, which is seen anyway

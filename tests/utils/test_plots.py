@@ -6,6 +6,7 @@ from utils.plots import (
     MARKS,
     Card,
     Example,
+    Mark,
     View,
     heat,
     plot_bars,
@@ -14,6 +15,7 @@ from utils.plots import (
     plot_curves,
     plot_examples,
     plot_heat_map,
+    plot_shares,
 )
 
 
@@ -73,6 +75,25 @@ def test_bars_are_as_long_as_their_values(tmp_path):
     assert shorter / longer == pytest.approx(0.75, abs=0.03)
 
 
+def test_shares_are_bars_of_a_fixed_scale_and_nothing_where_there_is_none(tmp_path):
+    blues = {}
+    for name, values in (("whole", [1.0, 1.0]), ("half", [1.0, 0.5]), ("none", [1.0, np.nan]), ("low", [0.5, 0.5])):
+        plot_shares(["a", "b"], {"run": np.array(values)}, tmp_path / f"{name}.png", xlabel="hits (%)")
+        blues[name] = area(tmp_path / f"{name}.png", "#4c72b0")
+    assert blues["half"] / blues["whole"] == pytest.approx(0.75, abs=0.03)
+    assert blues["none"] / blues["whole"] == pytest.approx(0.5, abs=0.03)
+    assert blues["low"] / blues["whole"] == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("count", [1, 41, 200])
+def test_shares_of_any_number_of_classes_and_runs_fit_a_page(tmp_path, count):
+    series = {f"a run with a rather long name {k}": np.linspace(1, 0, count) for k in range(5)}
+    plot_shares([f"class {k}" for k in range(count)], series, tmp_path / "s.png", xlabel="hits (%)")
+    width, height = Image.open(tmp_path / "s.png").size
+    assert 700 < width < 1700
+    assert 100 < height < 3500
+
+
 def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
     names = ["$\\frac{1$", "100 % & _x^", "two\nlines"]
     plot_bars(names, {"train": np.array([3, 2, 1])}, tmp_path / "b.png", log=True)
@@ -112,3 +133,14 @@ def test_a_contact_sheet_shows_pictures_of_any_shape_with_any_number_of_labels(t
     plot_contact_sheet(cards, tmp_path / "s.png")
     assert area(tmp_path / "s.png", "#0000ff") > 1000 * len(sizes)
     assert Image.open(tmp_path / "s.png").height < 450 * (1 + len(sizes) // 4)
+
+
+def test_a_contact_sheet_takes_other_marks_and_longer_labels_in_one_column(tmp_path):
+    marks = {"seen": Mark("+", "#123456", "seen"), "unused": Mark("-", "#ff00ff", "unused")}
+    picture = Image.new("RGB", (30, 20), (255, 255, 255))
+    for columns in (1, 2):
+        cards = [Card(picture, [("M" * 40, "seen")])]
+        plot_contact_sheet(cards, tmp_path / f"{columns}.png", marks=marks, columns=columns)
+        assert area(tmp_path / f"{columns}.png", "#ff00ff") == 0
+    one, two = (area(tmp_path / f"{columns}.png", "#123456") for columns in (1, 2))
+    assert one > 1.5 * two

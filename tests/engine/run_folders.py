@@ -1,0 +1,98 @@
+"""Run folders as training leaves them, without training."""
+
+import csv
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from data.build import build_data
+from data.transforms import normalizer, test_transform
+from engine.analysis import analyse_command
+from engine.checkpoint import save_model
+from engine.recorder import LABELS_FILE
+from engine.sections import SECTIONS
+from engine.settings import parse_settings
+from losses import CRITERIA
+from models.build import build_model
+from utils.checks import UserError
+from utils.types import UNKNOWN
+
+SMALL = ("--model", "scenenet", "--weights", "none", "--img_size", "32", "--batch_size", "5")
+
+
+class Folder(NamedTuple):
+    """A run folder, the data of the run, and its network."""
+
+    path: object
+    data: object
+    network: object
+
+
+def settings_of(method, words):
+    """The settings of a run of a method."""
+    sections = {**SECTIONS, method: CRITERIA[method].config}
+    return parse_settings(sections, [str(word) for word in words], program="test", defaults={})
+
+
+def log_folder(path, method, history, words=(), arrays=None, **result):
+    """A run that is known by its log and by the arrays it recorded."""
+    settings = settings_of(method, words)
+    path.mkdir(parents=True)
+    (path / "settings.yaml").write_text(settings.as_yaml("of a test"))
+    (path / "result.json").write_text(json.dumps({"method": method, **result}))
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    with (path / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history)
+    if arrays is not None:
+        np.savez_compressed(path / LABELS_FILE, **arrays)
+    return path
+
+
+def model_folder(path, method, words, arrays=None, seed=0):
+    """A run with a network of random weights as its best, on the data that its settings give."""
+    settings = settings_of(method, words)
+    data = build_data(settings.sections["data"], settings.sections["split"], settings.values["seed"])
+    network = build_model(settings.sections["model"], len(data.train.classes), seed)
+    made = arrays(data) if arrays is not None else None
+    log_folder(path, method, [{"epoch": 1, "loss": 1.0}], words, made, label_hash=data.labels.label_hash)
+    save_model(path / "best.pth", network, data.train.classes, settings.values, 1)
+    return Folder(path, data, network.eval())
+
+
+def modified_arrays(data):
+    """Epochs of first modification as a method could have left them."""
+    rng = np.random.default_rng(1)
+    shape = (len(data.train), len(data.train.classes))
+    unknown = data.observed.dense() == UNKNOWN
+    return {"first_modified": (unknown * (rng.random(shape) < 0.2) * rng.integers(2, 6, shape)).astype(np.uint8)}
+
+
+def seen_by_hand(folder, annotations, row):
+    """What the network of a run makes of one picture: logits, features and maps."""
+    with torch.no_grad():
+        picture = normalizer("unit")(test_transform(32)(annotations.images.open(row))[None])
+        return folder.network(picture, want=frozenset({"cam"}))
+
+
+def analyse(*words, scripts=None):
+    """Run `analyse.py` without its script."""
+    return analyse_command([str(word) for word in words], program="analyse.py", scripts=scripts or {})
+
+
+def refused(*words, **how):
+    """The one line with which it refuses."""
+    with pytest.raises(UserError) as caught:
+        analyse(*words, **how)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def table(path):
+    """The rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,77 @@
+"""Pictures of an analysis: lines over epochs or over the values of a setting, and when labels are memorised.
+
+The bars and the sheets of pictures of an analysis are those of `utils.plots`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from utils.plots import COLOURS, plain_name, save_figure
+
+_LEAST = 2.0  # height of an axis of percentages, in points
+
+
+class Line(NamedTuple):
+    """A line of a figure."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    colour: str
+    dashed: bool = False
+
+
+def plot_lines(
+    lines: Sequence[Line], path: Path, *, title: str, xlabel: str, ylabel: str, ticks: Sequence[str] = ()
+) -> None:
+    """Percentages over epochs; or over `ticks`, whose texts stand at 0, 1, 2, ..."""
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(plain_name(title, 80), fontsize=10)
+    _draw_lines(axes, lines)
+    low, high = axes.get_ylim()
+    if high - low < _LEAST:  # a difference that means nothing should not fill the figure
+        axes.set_ylim((low + high - _LEAST) / 2, (low + high + _LEAST) / 2)
+    if ticks:
+        turned = 90 if sum(map(len, ticks)) > 70 else 0
+        axes.set_xticks(range(len(ticks)), [plain_name(tick) for tick in ticks], rotation=turned)
+    save_figure(figure, path)
+
+
+def plot_memorisation(lines: Sequence[Line], first: Mapping[str, float], path: Path) -> None:
+    """Mean losses over epochs, and which share of each group of labels had its highest loss in the first epoch."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, shares = figure.subplots(1, 2)
+    losses.set(xlabel="epoch", title="mean loss, unknown labels as absent")
+    _draw_lines(losses, lines)
+    losses.set_ylim(bottom=0)
+    early = 100 * np.array(list(first.values()))
+    shares.barh(list(first), early, color=COLOURS[0], label="in epoch 1")
+    shares.barh(list(first), 100 - early, left=early, color="#d0d0d0", label="later")
+    for place, value in enumerate(early.tolist()):
+        inside = value > 15  # else there is no room for the number within the bar
+        where, colour = (2.0, "white") if inside else (value + 2, "black")
+        shares.annotate(f"{value:.1f}", (where, place), va="center", color=colour, fontweight="bold")
+    shares.set(xlim=(0, 100), xlabel="labels (%)", title="highest loss of a label")
+    shares.invert_yaxis()
+    figure.legend(*shares.get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
+    save_figure(figure, path)
+
+
+def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    """Lines with a mark at each point, on whole numbers; a key where there are any."""
+    for line in lines:
+        how = {"linestyle": "--", "linewidth": 1.2} if line.dashed else {"marker": "."}
+        axes.plot(*zip(*line.points, strict=True), color=line.colour, label=plain_name(line.label, 60), **how)
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.grid(alpha=0.3)
+    if lines:
+        axes.legend(fontsize=8)
