@@ -1,6 +1,7 @@
-"""CoNeS against BCE on the embedded dataset: the plain commands over seeds and rates, paired by seed.
+"""Methods against their baseline on the embedded dataset: the plain commands over seeds, paired by seed.
 
-    python -m benchmarks.digits --seeds 0 1 2 3 4 --rates 0.4 0.2 --output benchmarks/results/digits.md
+    python -m benchmarks.digits cones --seeds 20 21 22 23 24 --output benchmarks/results/digits.md
+    python -m benchmarks.digits large_loss --seeds 20 21 22 23 24 --output benchmarks/results/digits_large_loss.md
 
 Runs are kept under runs/digits and not repeated.
 """
@@ -8,39 +9,83 @@ Runs are kept under runs/digits and not repeated.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-METHODS = {"BCE": "main_BCE.py", "CoNeS": "main_CoNeS.py"}
 FIGURES = ("mAP", "CF1", "OF1")
+PRECISION = {"modified_true": "modified, truly present", "unknown_true": "unknown, truly present"}
 
 
-def run(method: str, rate: float, seed: int) -> dict[str, float]:
-    """The test figures (%) of one run of the plain command, trained now unless it is there."""
-    output = Path("runs") / "digits" / f"{method}-{rate}-s{seed}"
-    regime = ["--dataset", "digits", "--partial_rate", str(rate), "--seed", str(seed)]
-    command = [sys.executable, METHODS[method], *regime, "--output", str(output), "--resume"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    test = json.loads((output / "result.json").read_text())["test"]
-    return {name: 100 * test[name] for name in FIGURES}
+class Experiment(NamedTuple):
+    """Methods that are compared, the first of them the baseline, and the labels they are compared on."""
+
+    methods: Mapping[str, str]
+    regimes: Mapping[str, str]
 
 
-def table(rate: float, seeds: list[int]) -> list[str]:
-    """Markdown rows: a method and figure a row, a seed a column, then the mean; last the paired differences of mAP."""
-    results = {method: [run(method, rate, seed) for seed in seeds] for method in METHODS}
-    lines = [f"| rate {rate} | figure | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |"]
+EXPERIMENTS = {
+    "cones": Experiment(
+        {"BCE": "main_BCE.py", "CoNeS": "main_CoNeS.py"},
+        {"rate 0.4": "--partial_rate 0.4", "rate 0.2": "--partial_rate 0.2"},
+    ),
+    "large_loss": Experiment(
+        {"naive AN": "main_BCE.py --loss an"}
+        | {scheme: f"main_llm.py --mod_scheme {scheme} --record modification" for scheme in ("LL-R", "LL-Ct", "LL-Cp")},
+        {"single": "--labels single", "75 % dropped": "--labels dropped --drop_rate 0.75"},
+    ),
+}
+
+
+class Finished(NamedTuple):
+    """What a run has left."""
+
+    result: dict[str, Any]
+    last: dict[str, str]  # the last row of its log
+
+    def figures(self) -> dict[str, float]:
+        """The figures that are told of it, in %."""
+        test = {name: 100 * self.result["test"][name] for name in FIGURES}
+        said = {text: 100 * float(self.last[name]) for name, text in PRECISION.items() if self.last.get(name)}
+        return {**test, **said}
+
+
+def run(experiment: str, method: str, regime: str, seed: int) -> Finished:
+    """One run of the plain command, trained now unless it is there."""
+    chosen = EXPERIMENTS[experiment]
+    name = "-".join(f"{regime} {method} s{seed}".replace("%", "percent").split())
+    output = Path("runs") / "digits" / experiment / name
+    script, *flags = chosen.methods[method].split()
+    words = [script, "--dataset", "digits", *chosen.regimes[regime].split(), "--seed", str(seed), *flags]
+    subprocess.run([sys.executable, *words, "--output", str(output), "--resume"], check=True, stdout=subprocess.DEVNULL)
+    with (output / "metrics.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    return Finished(json.loads((output / "result.json").read_text()), last)
+
+
+def table(experiment: str, regime: str, seeds: Sequence[int]) -> list[str]:
+    """Markdown rows: a figure and method a row, a seed a column, then the mean; last the paired differences of mAP."""
+    methods = list(EXPERIMENTS[experiment].methods)
+    figures = {method: [run(experiment, method, regime, seed).figures() for seed in seeds] for method in methods}
+    lines = [f"| {regime} | figure | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |"]
     lines.append("| --- " * (len(seeds) + 3) + "|")
-    for name in FIGURES:
-        for method in METHODS:
-            lines.append(row(method, name, [result[name] for result in results[method]]))
-    gains = [ours["mAP"] - base["mAP"] for ours, base in zip(results["CoNeS"], results["BCE"], strict=True)]
-    return [*lines, row("CoNeS - BCE", "mAP", gains, sign="+")]
+    for name in dict.fromkeys(name for method in methods for name in figures[method][0]):
+        for method in methods:
+            if name in figures[method][0]:
+                lines.append(row(method, name, [each[name] for each in figures[method]]))
+    base, *others = methods
+    for method in others:
+        gains = [one["mAP"] - other["mAP"] for one, other in zip(figures[method], figures[base], strict=True)]
+        lines.append(row(f"{method} - {base}", "mAP", gains, sign="+"))
+    return lines
 
 
-def row(title: str, name: str, values: list[float], sign: str = "") -> str:
+def row(title: str, name: str, values: Sequence[float], sign: str = "") -> str:
     """One line of the table."""
     cells = " | ".join(f"{value:{sign}.2f}" for value in values)
     return f"| {title} | {name} | {cells} | {statistics.fmean(values):{sign}.2f} |"
@@ -49,11 +94,12 @@ def row(title: str, name: str, values: list[float], sign: str = "") -> str:
 def main() -> None:
     """Run what is missing, print the tables, write them if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.4, 0.2])
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    text = "\n\n".join("\n".join(table(rate, given.seeds)) for rate in given.rates) + "\n"
+    regimes = EXPERIMENTS[given.experiment].regimes
+    text = "\n\n".join("\n".join(table(given.experiment, regime, given.seeds)) for regime in regimes) + "\n"
     print(text)
     if given.output:
         given.output.write_text(text)

@@ -56,6 +56,9 @@ class LargeLossConfig:
     delta_rel: float = option(
         0.2, "percentage of a batch's labels that is modified: so much more every epoch, or with LL-Cp always so much"
     )
+    start_epoch: int = option(
+        2, "relative threshold: first epoch in which labels are modified; later where the network starts from little"
+    )
     schedule: Literal["accumulated", "exact"] = option(
         "accumulated", "the modified share as summed up in floating point, which at times adds a label, or exact"
     )
@@ -80,6 +83,7 @@ class LargeLossConfig:
             value, choices = getattr(self, name), converter(kind)[1]
             require(not choices or value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
         require(0 <= self.delta_rel <= 100, f"delta_rel must be a percentage, 0 to 100, got {self.delta_rel}")
+        require(self.start_epoch >= 2, f"start_epoch must be 2 or more, got {self.start_epoch}")
         require(math.isfinite(self.r0), f"r0 must be a finite number, got {self.r0}")
         require(0 <= self.delta_abs < math.inf, f"delta_abs must be 0 or more, got {self.delta_abs}")
         require(
@@ -103,8 +107,10 @@ class LargeLossConfig:
         return self.threshold == "absolute" or self.delta_rel > 0
 
 
-def modified_share(scheme: Scheme, delta: float | Fraction, epoch: int) -> float | Fraction:
+def modified_share(scheme: Scheme, delta: float | Fraction, epoch: int, start: int = 2) -> float | Fraction:
     """The share of a batch's labels that is modified: none in the first epoch, then (t - 1) delta, with LL-Cp delta.
+
+    A later start moves the whole schedule: at epoch t it then is what it would have been at t - start + 2.
 
     The share is what delta, taken off once an epoch, leaves missing to 1, as in the published code (`train.py`): floats
     carry their rounding along, which at times adds one label.
@@ -113,16 +119,17 @@ def modified_share(scheme: Scheme, delta: float | Fraction, epoch: int) -> float
         scheme: how labels are modified.
         delta: a share, not a percentage; a `Fraction` is computed with exactly.
         epoch: t, from 1.
+        start: the first epoch in which labels are modified; 2 in the paper.
 
     Returns:
         A share in [0, 1].
     """
-    if epoch == 1:
+    if epoch < start:
         return 0
     if scheme == "LL-Cp":
         return delta
     clean: float | Fraction = 1
-    for _ in range(epoch - 1):
+    for _ in range(epoch - start + 1):
         clean -= delta
     return min(1 - clean, 1)
 
@@ -277,7 +284,7 @@ class LargeLoss(Criterion):
         if config.threshold == "absolute":
             above = candidates > config.r0 - self.epoch * config.delta_abs
             return above, above
-        share = modified_share(config.mod_scheme, config.delta, self.epoch)
+        share = modified_share(config.mod_scheme, config.delta, self.epoch, config.start_epoch)
         if share == 0:
             nothing = torch.zeros_like(candidates, dtype=torch.bool)
             return nothing, nothing

@@ -63,6 +63,22 @@ def test_the_exact_schedule_is_exact_and_the_accumulated_one_at_most_one_label_o
             assert 0 <= label_count(entries, modified_share(scheme, percent / 100, epoch)) - count <= 1
 
 
+@pytest.mark.parametrize("delta", [0.005, Fraction(3, 1000)])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_later_start_moves_the_schedule_and_nothing_is_modified_before_it(scheme, delta):
+    for start in (2, 3, 7):
+        shares = [modified_share(scheme, delta, epoch, start) for epoch in range(1, 12)]
+        assert shares[: start - 1] == [0] * (start - 1)
+        assert shares[start - 1 :] == [modified_share(scheme, delta, epoch) for epoch in range(2, 14 - start)]
+
+
+def test_a_criterion_modifies_nothing_before_its_first_epoch():
+    logits, codes = single_positives(16, 20, 0)
+    settings = {"mod_scheme": "LL-Ct", "delta_rel": 5.0, "schedule": "exact", "start_epoch": 4}
+    counts = [int(step(logits, codes, epoch=epoch, **settings)[2].sum()) for epoch in (3, 4, 5)]
+    assert counts == [0, 16, 32]
+
+
 def test_the_two_schedules_differ_where_the_published_code_rounds():
     shares = [modified_share("LL-R", delta, 6) for delta in (0.005, Fraction(5, 1000))]
     assert [label_count(16 * 20, share) for share in shares] == [9, 8]
@@ -241,6 +257,7 @@ def test_inputs_stay_as_they_were_and_only_the_loss_has_a_gradient():
         {"delta_rel": 100.5},
         {"delta_rel": math.nan},
         {"schedule": "float"},
+        {"start_epoch": 1},
         {"threshold": "none"},
         {"threshold": "absolute", "mod_scheme": "LL-Cp"},
         {"r0": math.inf},
