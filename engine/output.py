@@ -34,6 +34,8 @@ FREE_ON_RESUME = frozenset(
 )
 """Settings that may differ between a run and its continuation: they do not change its result beyond rounding."""
 
+_ADVICE = "log.jsonl beside it holds the same figures"
+
 HEADLINE = ("mAP", "CF1", "OF1")
 
 
@@ -168,14 +170,45 @@ def read_result(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a finished run (no result.json)") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not readable ({error})") from None
+    if not isinstance(result, dict) or not isinstance(result.get("test"), dict):
+        raise UserError(f"{file}: not the result of a training run (it has no figures under `test`)")
     return result
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a run's `metrics.csv`, empty cells left out. Raises: UserError when it is missing or damaged."""
+    """The rows of a run's `metrics.csv`, empty cells left out.
+
+    Raises:
+        UserError: it is missing, or damaged; the message names the line.
+    """
     file = path / "metrics.csv"
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(lines)]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable ({error})") from None
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}, line {line}: not readable (no UTF-8 text); {_ADVICE}") from None
+    except OSError as error:
+        raise UserError(f"{file}: not readable ({error.strerror}); {_ADVICE}") from None
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        return [_figures(row) for row in rows]
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{file}, line {rows.reader.line_num}: not readable ({error}); {_ADVICE}") from None
+
+
+def _figures(row: Mapping[str | None, Any]) -> dict[str, float]:
+    """The cells of a row as numbers by column. Raises: ValueError when it is no row of its table."""
+    figures = {}
+    for name, text in row.items():
+        if name is None or text is None:  # how csv marks cells too many and too few
+            raise ValueError("not as many cells as in the first line")
+        if text:
+            figures[name] = _number(text)
+    return figures
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not a number") from None

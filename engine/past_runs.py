@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.checkpoint import read_model
+from engine.checkpoint import SavedModel, read_model
 from engine.output import read_history, read_result
 from engine.recorder import LABELS_FILE
 from engine.sections import CHOICES, SECTIONS
@@ -67,15 +67,13 @@ class PastRun:
         told = {name: value for name, value in changes.items() if value is not None}
         return kind(**{name: self.values[name] for name in names} | told)
 
+    def saved(self) -> SavedModel:
+        """The checkpoint of the selected epoch. Raises: UserError when it is missing or damaged."""
+        return read_model(self.path / "best.pth")
+
     def model(self, annotations: Annotations) -> Classifier:
         """The network of the selected epoch. Raises: UserError when it is missing, or was trained on other classes."""
-        saved = read_model(self.path / "best.pth")
-        require(
-            saved.classes == annotations.classes,
-            f"{self.path}: trained on {len(saved.classes)} classes, but its dataset now has "
-            f"{len(annotations.classes)} or others; give the dataset it was trained on",
-        )
-        return saved.build()
+        return built_for(self.saved(), annotations)
 
     def column(self, name: str) -> list[tuple[float, float]]:
         """(epoch, figure) of the epochs that have the figure."""
@@ -121,13 +119,20 @@ def read_run(path: Path) -> PastRun:
 
 def _history(path: Path) -> list[dict[str, float]]:
     """The log of a run, a row an epoch."""
-    try:
-        history = read_history(path)
-    except (TypeError, csv.Error) as error:  # a row longer than the first line, or with a NUL
-        raise UserError(f"{path / 'metrics.csv'}: not readable ({error})") from None
+    history = read_history(path)
     sound = bool(history) and all(math.isfinite(row.get("epoch", math.nan)) for row in history)
     require(sound, f"{path / 'metrics.csv'}: not readable (no rows, or one without its epoch)")
     return history
+
+
+def built_for(saved: SavedModel, annotations: Annotations) -> Classifier:
+    """The network of a checkpoint. Raises: UserError when it was trained on other classes than `annotations` has."""
+    require(
+        saved.classes == annotations.classes,
+        f"{saved.path}: trained on {len(saved.classes)} classes, but its dataset now has "
+        f"{len(annotations.classes)} or others; give the dataset it was trained on",
+    )
+    return saved.build()
 
 
 def run_labels(runs: Sequence[PastRun]) -> list[str]:
@@ -142,11 +147,16 @@ def run_labels(runs: Sequence[PastRun]) -> list[str]:
 
 def make_report(folder: Path, name: str) -> Report:
     """Where an analysis called `name` leaves its files. Raises: UserError when `folder` cannot be made."""
+    make_folder(folder)
+    return Report(folder / f"{name}.png", folder / f"{name}.csv")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that `--output` names. Raises: UserError when that cannot be done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be made ({error.strerror}); name another folder") from None
-    return Report(folder / f"{name}.png", folder / f"{name}.csv")
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from torch import nn
 
 from data.build import DatasetConfig, load_splits
 from data.cache import Cache
@@ -15,13 +18,14 @@ from data.pictures import without_missing
 from data.stores import keep_pictures
 from engine.checkpoint import SavedModel, read_model
 from engine.distributed import Runtime
-from engine.evaluate import evaluate, groups_as_dict
+from engine.evaluate import evaluate, evaluation_loader, groups_as_dict, require_finite, score
 from engine.sections import TRAINING_CONFIGS
 from engine.settings import Layer, Setting, parse_settings, typed_values
 from utils.checks import UserError, require
 from utils.console import say
-from utils.metrics import Metrics
+from utils.metrics import Metrics, evaluate_scores
 from utils.options import option
+from utils.ranking import RANKS, ranking_figures
 from utils.safe_files import write_atomically
 from utils.types import Annotations
 
@@ -34,10 +38,19 @@ class ScoreConfig:
     seed: int = option(0, "seed of a generated dataset")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "precision of the forward pass")
+    top_k: bool = option(False, "also print recall and precision of each picture's 1, 3 and 5 highest scores")
     json: Path | None = option(None, "also write the figures, class by class, to this file")
 
     def __post_init__(self) -> None:
         require(self.load_from is not None, "--load_from: name the checkpoint to score")
+
+
+class Scored(NamedTuple):
+    """What a checkpoint reaches on a test set."""
+
+    metrics: Metrics
+    ranking: dict[str, float] | None  # None where few labels of a picture are known, and its ranking says little
+    groups: dict[str, float | None]
 
 
 def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
@@ -59,17 +72,34 @@ def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
             test = test.take(without_missing(test, "test"))
         if settings.values["check_images"]:
             test.images.check()
+        if config.top_k:
+            _require_rankable(test, settings.values["dataset"])
         loader: LoaderConfig = settings.sections["loader"]
         cache, processes = Cache(settings.values["cache_dir"]), runtime.local_world_size
         with runtime.main_first():
             kept = keep_pictures({"test": test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
         workers = loader.workers(beside_gpu=runtime.device.type == "cuda", processes=processes)
-        metrics = evaluate(model, kept["test"], loader, runtime, workers)
+        metrics, ranking = _measure(model, kept["test"], loader, runtime, workers)
     finally:
         runtime.close()
     if runtime.is_main:
-        _report(saved, test, metrics, groups_as_dict(metrics, splits.groups), settings.values["dataset"], config.json)
+        scored = Scored(metrics, ranking, groups_as_dict(metrics, splits.groups))
+        _say(saved, test, scored, settings.values["dataset"], config.top_k)
+        if config.json is not None:
+            _write(saved, test, scored, settings.values["dataset"], config.json)
     return 0
+
+
+def _measure(
+    model: nn.Module, test: Annotations, loader: LoaderConfig, runtime: Runtime, workers: int
+) -> tuple[Metrics, dict[str, float] | None]:
+    """The metrics, and where the truth is dense the figures of each picture's ranking."""
+    if test.truth.stores_known_only:
+        return evaluate(model, test, loader, runtime, workers), None
+    scores = score(model, evaluation_loader(test, loader, runtime, workers), len(test), runtime)
+    require_finite(bool(np.isfinite(scores).all()), "scoring")
+    truth = test.truth.dense()
+    return evaluate_scores(scores, truth), ranking_figures(scores, truth)
 
 
 def _recorded(first: Mapping[str, Any], table: Mapping[str, Setting]) -> Layer:
@@ -92,29 +122,44 @@ def _check_classes(saved: SavedModel, test: Annotations, dataset: str) -> None:
         )
 
 
-def _report(
-    saved: SavedModel,
-    test: Annotations,
-    metrics: Metrics,
-    groups: Mapping[str, float | None],
-    dataset: str,
-    file: Path | None,
-) -> None:
-    figures = metrics.as_dict()
+def _require_rankable(test: Annotations, dataset: str) -> None:
+    """Figures of a ranking need truth for most of a picture's labels."""
+    require(
+        not test.truth.stores_known_only,
+        f"--top_k: of a test picture of {dataset} only few labels are known, which says little of its ranking; "
+        "leave --top_k out",
+    )
+
+
+def _say(saved: SavedModel, test: Annotations, scored: Scored, dataset: str, top_k: bool) -> None:
+    """Print the table."""
     say(f"{saved.path} (epoch {saved.epoch}) on the test set of {dataset}, {len(test)} images")
-    for name, value in figures.items():
+    for name, value in scored.metrics.as_dict().items():
         say(f"  {name:8} {100 * value:6.2f}")
-    for name, mean in groups.items():
+    for name, mean in scored.groups.items():
         say(f"  {name:8} " + ("no class judged" if mean is None else f"{100 * mean:6.2f}"))
-    empty = [test.classes[k] for k in metrics.classes_without_positives]
+    if top_k and scored.ranking is not None:
+        say("  k           rec    prec     top   of each picture's k highest scores")
+        for k in RANKS:
+            figures = (100 * scored.ranking[f"{name}@{k}"] for name in ("rec", "prec", "top"))
+            say(f"  {k:<7}" + "".join(f"{value:8.2f}" for value in figures))
+    empty = [test.classes[k] for k in scored.metrics.classes_without_positives]
     if empty:
         say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
-    if file is not None:
-        per_class = {
-            name: None if value != value else value
-            for name, value in zip(test.classes, metrics.per_class.tolist(), strict=True)
-        }
-        content = {"load_from": str(saved.path), "dataset": dataset, "test": figures, "extra": dict(groups)}
-        content["average_precision"] = per_class
-        text = json.dumps(content, indent=2) + "\n"
-        write_atomically(file, lambda out: out.write(text.encode()))
+
+
+def _write(saved: SavedModel, test: Annotations, scored: Scored, dataset: str, file: Path) -> None:
+    """Write all figures, class by class, as JSON."""
+    average_precision = scored.metrics.per_class.tolist()
+    content = {
+        "load_from": str(saved.path),
+        "dataset": dataset,
+        "test": scored.metrics.as_dict(),
+        "top_k": scored.ranking,
+        "extra": scored.groups,
+        "average_precision": {
+            name: None if value != value else value for name, value in zip(test.classes, average_precision, strict=True)
+        },
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(file, lambda out: out.write(text.encode()))

@@ -52,6 +52,8 @@ def test_openimages_trains_scores_and_reports_groups(tmp_path, openimages):
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["test"] == held["test"]
     assert {name: held["extra"][name] for name in scores["extra"]} == scores["extra"]
+    assert scores["top_k"] is None
+    assert "leave --top_k out" in refusal(tmp_path, "evaluate.py", "--load_from", "run/best.pth", "--top_k")
 
 
 def test_openimages_with_labels_drawn_keeps_them_sparse_in_a_file(tmp_path, openimages):

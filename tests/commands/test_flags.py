@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from data.splits import SplitConfig
+from engine.analysis import ANALYSES
 from engine.inspection import InspectionConfig
 from engine.labels import OutputConfig
 from engine.score import ScoreConfig
 from engine.sections import SECTIONS, choice_config
 from engine.settings import setting_table
+from engine.sweep import SweepConfig
 from losses import CRITERIA
 from tests.test_methods_complete import script_methods
 
@@ -56,6 +58,8 @@ def scripts():
     found["generate_labels.py"] = flags({**data, "output": OutputConfig}, {"dataset": "voc07"})
     found["inspect_data.py"] = flags({**data, "split": SplitConfig, "inspection": InspectionConfig}, {})
     found["evaluate.py"] = flags({**data, "loader": SECTIONS["loader"], "scoring": ScoreConfig}, {})
+    analyses = {name: analysis.config for name, analysis in ANALYSES.items()} | {"sweep": SweepConfig}
+    found |= {f"analyse.py {name}": flags({"analysis": config}, {}) for name, config in analyses.items()}
     return found
 
 

@@ -110,6 +110,18 @@ def test_evaluate_repeats_the_figures_of_the_run(folder):
         assert held["average_precision"]["aeroplane"] is None
 
 
+def test_evaluate_tells_what_stands_at_the_top_of_each_picture(folder):
+    command = ("evaluate.py", "--load_from", "main_BCE/best.pth", "--json", "top.json")
+    plain = succeed(folder, *command)
+    said = succeed(folder, *command, "--top_k")
+    held = json.loads((folder / "top.json").read_text())["top_k"]
+    table = [line.split() for line in said.splitlines() if line not in plain.splitlines()]
+    assert table[0][:4] == ["k", "rec", "prec", "top"]
+    for line, k in zip(table[1:], (1, 3, 5), strict=True):
+        assert line == [str(k), *(f"{100 * held[f'{name}@{k}']:.2f}" for name in ("rec", "prec", "top"))]
+    assert held["top@1"] <= held["top@3"] <= held["top@5"] > 0
+
+
 def test_evaluate_as_a_process(folder):
     done = run_process(folder, "evaluate.py", "--load_from", "main_BCE/best.pth")
     assert done.returncode == 0, done.stderr

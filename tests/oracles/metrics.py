@@ -58,3 +58,17 @@ def top(scores, count):
         order = sorted(range(len(row)), key=lambda k: (-row[k], k))
         chosen[i, order[:count]] = True
     return chosen
+
+
+def at_rank(scores, truth, k):
+    """Recall, precision and share of images with a hit, at the first `k` columns; among equals the later column."""
+    recalls, precisions, any_hit = [], [], []
+    for row, codes in zip(scores.tolist(), truth.tolist(), strict=True):
+        first = sorted(range(len(row)), key=lambda j: (row[j], j))[::-1][:k]
+        hits = sum(1 for j in first if codes[j] == 1)
+        judged = k - sum(1 for j in first if codes[j] == -1)
+        positives = codes.count(1)
+        recalls.append(hits / positives if positives else 0.0)
+        precisions.append(hits / judged if judged else 0.0)
+        any_hit.append(1.0 if hits else 0.0)
+    return tuple(sum(values) / len(values) for values in (recalls, precisions, any_hit))

@@ -1,0 +1,73 @@
+"""The log of a run, read back."""
+
+import pytest
+
+from engine.output import RunFolder, read_history, read_result
+from utils.checks import UserError
+
+
+def written(path, content):
+    """A run folder whose log holds these bytes."""
+    (path / "metrics.csv").write_bytes(content)
+    return path
+
+
+def refused(path):
+    """The one line with which it is refused."""
+    with pytest.raises(UserError) as caught:
+        read_history(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_was_logged_reads_back(tmp_path):
+    row = {"epoch": 1, "loss": 0.1 + 0.2, "images_per_second": 3.0}
+    history = [row, {**row, "epoch": 2, "test_mAP": 1 / 3}]
+    folder = RunFolder(tmp_path)
+    folder.log_epoch(history[:1], 2)
+    folder.log_epoch(history, 2)
+    assert read_history(tmp_path) == history
+
+
+def test_empty_cells_and_empty_lines_are_left_out(tmp_path):
+    assert read_history(written(tmp_path, b"epoch,a,b\r\n1,,2\r\n\r\n2,3,\r\n")) == [
+        {"epoch": 1.0, "b": 2.0},
+        {"epoch": 2.0, "a": 3.0},
+    ]
+    assert read_history(written(tmp_path, b"")) == read_history(written(tmp_path, b"epoch,loss\n")) == []
+
+
+@pytest.mark.parametrize(
+    "content, line, reason",
+    [
+        (b"epoch,loss\n1,2\n2,x\n3,4\n", 3, "'x' is not a number"),
+        (b"epoch,loss\n1,2,3\n2,3\n", 2, "not as many cells as in the first line"),
+        (b"epoch,loss\n1,2\n2\n", 3, "not as many cells as in the first line"),
+        (b"epoch,loss\n1,2\n2,\xff\n", 3, "no UTF-8 text"),
+        (b"\xff\xfe\x00", 1, "no UTF-8 text"),
+        (b"epoch,loss\n1,\0\n", 2, "is not a number"),
+        (b"epoch,loss\n1,2\n2,3\r4\n", 4, "not as many cells as in the first line"),
+        (b"epoch,loss\n1," + b"9" * 200_000 + b"\n", 2, "field larger than field limit"),
+        (b"epoch,loss\n1," + b"y" * 100_000 + b"\n", 2, "is not a number"),
+        (b'epoch,loss\n1,"2\n3\n', 3, "is not a number"),
+    ],
+)
+def test_damage_is_told_by_file_and_line(tmp_path, content, line, reason):
+    message = refused(written(tmp_path, content))
+    assert message.startswith(f"{tmp_path / 'metrics.csv'}, line {line}: not readable (")
+    assert reason in message
+    assert len(message) < len(str(tmp_path)) + 200
+
+
+def test_a_log_that_cannot_be_opened_is_named(tmp_path):
+    assert refused(tmp_path).startswith(f"{tmp_path / 'metrics.csv'}: not readable (No such file")
+    (tmp_path / "metrics.csv").mkdir()
+    assert refused(tmp_path).startswith(f"{tmp_path / 'metrics.csv'}: not readable (")
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"method": "bce"}', b'{"test": null}', b"\xff"])
+def test_a_damaged_result_is_refused_in_one_line_naming_the_file(tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"result\.json") as caught:
+        read_result(tmp_path)
+    assert "\n" not in str(caught.value)
