@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,10 +18,27 @@ from data.pictures import require_apart, without_missing
 from data.regimes import full_labels
 from data.splits import TrainingSplitConfig, split_rows
 from utils.checks import UserError, require
-from utils.options import option
+from utils.options import Shorthand, option
 from utils.types import Annotations, Index, LabelTable, Splits
 
 LABEL_FOLDER = Path("pre-processed-data")
+LABELS_LEFT = "published spelling: 25 is --labels dropped --drop_rate 0.75, single is --labels single"
+
+
+def labels_left(text: str) -> dict[str, str]:
+    """What `--labels_left` stands for: so many percent of the positives left, or `single`, one an image.
+
+    Raises: ValueError for anything else.
+    """
+    if text == "single":
+        return {"labels": "single"}
+    try:
+        dropped = (100 - Decimal(text)) / 100
+    except InvalidOperation:
+        dropped = Decimal("NaN")
+    if not dropped.is_finite() or not 0 <= dropped <= 1:
+        raise ValueError("must be single, or a percentage such as 75, 50 or 25")
+    return {"labels": "dropped", "drop_rate": str(dropped)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +51,9 @@ class DatasetConfig(TableConfig, LongTailConfig):
     num_cls: int | None = option(None, "number of classes; only checked against the dataset")
     missing_images: Literal["error", "skip"] = option("error", "rows whose picture file is not there")
     labels: Literal["candidate", "dropped", "single", "observed", "known", "flip", "semi", "full", "given"] = option(
-        "candidate", "label regime: how the labels that are seen come from the true ones"
+        "candidate",
+        "label regime: how the labels that are seen come from the true ones",
+        shorthands={"labels_left": Shorthand("PERCENT|single", LABELS_LEFT, labels_left)},
     )
     partial_rate: float = option(0.1, "candidate: chance of each absent class to be a candidate too")
     class_rates: Path | None = option(None, "candidate: a rate for each class instead, from a CSV file class,rate")

@@ -31,7 +31,9 @@ class LoaderConfig:
 
     img_size: int = option(448, "side of the square the picture is brought to, in pixels")
     batch_size: int = option(16, "images a step, over all processes together", aliases=("bsize",))
-    augment: Literal["crop", "flip", "multiscale", "shift", "none"] = option("crop", "augmentation of training images")
+    augment: Literal["crop", "resize-crop", "flip", "multiscale", "shift", "none"] = option(
+        "crop", "augmentation of training images; pictures are scored whole, but beside resize-crop in a centre crop"
+    )
     normalize: Literal["unit", "imagenet", "half", "centred"] = option(
         "unit", "scale of the pixels: [0, 1], ImageNet's, +-2, +-1"
     )

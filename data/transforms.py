@@ -107,6 +107,34 @@ class Warp:
         return picture if F.get_size(picture) == [self.size, self.size] else _resized(picture, self.size)
 
 
+class RandomWindow:
+    """A part of s x s pixels, at any place of a picture that is at least that large, each place as likely.
+
+    Draws and pixels are those of torchvision's RandomCrop.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, picture: Picture) -> Picture:
+        """A picture of s x s."""
+        height, width = F.get_size(picture)
+        top, left = (_draw(side - self.size + 1) for side in (height, width))
+        return _window(picture, (left, top, self.size, self.size))
+
+
+class CentreWindow:
+    """The s x s pixels in the middle of a picture that is at least that large."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, picture: Picture) -> Picture:
+        """A picture of s x s."""
+        height, width = F.get_size(picture)
+        return _window(picture, ((width - self.size) // 2, (height - self.size) // 2, self.size, self.size))
+
+
 class FlippedCrop:
     """Half of the pictures mirrored, then a random part of each, bilinear to s x s.
 
@@ -205,6 +233,11 @@ def _flip(size: int) -> list[Step]:
     return [Warp(size), v2.RandomHorizontalFlip(0.5)]
 
 
+def _resize_crop(size: int) -> list[Step]:
+    """CLS: warped to 8/7 of the side (256 for 224), a window of it, then half of them mirrored."""
+    return [Warp(_with_margin(size)), RandomWindow(size), v2.RandomHorizontalFlip(0.5)]
+
+
 def _multiscale(size: int) -> list[Step]:
     return [MultiScaleCrop(size), v2.RandomHorizontalFlip(0.5)]
 
@@ -220,12 +253,16 @@ def _none(size: int) -> list[Step]:
 
 AUGMENTATIONS: dict[str, Callable[[int], list[Step]]] = {
     "crop": _crop,
+    "resize-crop": _resize_crop,
     "flip": _flip,
     "multiscale": _multiscale,
     "shift": _shift,
     "none": _none,
 }
 """What training pictures go through, by name; each ends in s x s."""
+
+CENTRED = frozenset({"resize-crop"})
+"""Augmentations beside which pictures are scored in a centre crop; all others score whole pictures."""
 
 
 def train_transform(augment: str, size: int) -> Pipeline:
@@ -244,12 +281,30 @@ def train_transform(augment: str, size: int) -> Pipeline:
 
 
 def test_transform(size: int) -> Pipeline:
-    """The transform of pictures that are scored: bilinear to `size` x `size`, whatever the aspect; nothing random.
+    """The transform of whole pictures: bilinear to `size` x `size`, whatever the aspect; nothing random.
 
     Raises:
         UserError: a size below 1.
     """
     return train_transform("none", size)
+
+
+def scoring_transform(augment: str, size: int) -> Pipeline:
+    """The transform of pictures that are scored, after training under `augment`; nothing random.
+
+    The whole picture; but for a name in `CENTRED` the middle of the larger picture that training sees windows of, so
+    that things are as large in both.
+
+    Args:
+        augment: a name of `AUGMENTATIONS`.
+        size: side in pixels.
+
+    Raises:
+        UserError: an unknown name, or a size below 1.
+    """
+    _check("augment", augment, AUGMENTATIONS)
+    whole = test_transform(size)
+    return Pipeline([Warp(_with_margin(size)), CentreWindow(size)]) if augment in CENTRED else whole
 
 
 def normalizer(name: str) -> Normalizer:
@@ -260,6 +315,17 @@ def normalizer(name: str) -> Normalizer:
 
 def _check(flag: str, name: str, known: Mapping[str, Any]) -> None:
     require(name in known, f"--{flag} {name}: no such choice; there are {', '.join(known)}")
+
+
+def _with_margin(size: int) -> int:
+    """The side of the picture that windows of `size` are cut from, pixels."""
+    return round(size * 8 / 7)
+
+
+def _window(picture: Picture, box: Box) -> Picture:
+    """The part inside left, top, width and height, in memory of its own with the channels innermost."""
+    part = _cropped(picture, box)
+    return part.permute(1, 2, 0).contiguous().permute(2, 0, 1) if isinstance(part, Tensor) else part
 
 
 def _cropped(picture: Picture, box: Box) -> Picture:

@@ -121,6 +121,27 @@ def modification(runs: Sequence[PastRun], config: ReportConfig, report: Report) 
     return "\n".join(_precision_text(run, label) for run, label in zip(runs, labels, strict=True))
 
 
+def found(runs: Sequence[PastRun], config: ReportConfig, report: Report) -> str:
+    """Figure 3 of CLS (AAAI 2025): how many of the false negatives each run has found, epoch by epoch."""
+    for run in runs:
+        _require_recorded(run, ["found"], "modification")
+    labels, columns = run_labels(runs), ["found", "found_ever"]
+    write_table(
+        report.table,
+        [{"run": label, **_row(row, columns)} for label, run in zip(labels, runs, strict=True) for row in run.history],
+    )
+    figures = ["found_ever" if _for_good(run) else "found" for run in runs]
+    lines = [
+        Line(label, [(epoch, 100 * value) for epoch, value in run.column(name)], COLOURS[place % len(COLOURS)])
+        for place, (label, run, name) in enumerate(zip(labels, runs, figures, strict=True))
+    ]
+    title = "false negatives found: unknown labels that are truly present and were modified"
+    plot_lines(lines, report.figure, title=title, xlabel="epoch", ylabel="false negatives (%)")
+    shares = [100 * run.column(name)[-1][1] for run, name in zip(runs, figures, strict=True)]
+    told = zip(labels, shares, runs, strict=True)
+    return "\n".join(f"{label}: {value:.1f} % found in epoch {len(run.history)}" for label, value, run in told)
+
+
 def _precision_line(run: PastRun, label: str, place: int) -> Line:
     so_far = f"{label}, corrected so far" if _for_good(run) else f"{label}, modified in the epoch"
     points = [(epoch, 100 * value) for epoch, value in run.column(_figure(run))]
@@ -177,6 +198,7 @@ _MEANING = {"TP": "TP: seen as present", "TN": "TN: unknown, absent", "FN": "FN:
 ANALYSES = {
     "memorisation": Analysis("when labels have their highest loss, of one run", ReportConfig, False, memorisation),
     "modification": Analysis("how many modified labels are truly present", ReportConfig, True, modification),
+    "found": Analysis("how many of the false negatives were found", ReportConfig, True, found),
     "pointing": Analysis("whether activation maps are highest on their objects", PointingConfig, True, pointing),
     "modified": Analysis("pictures of which labels were modified, of one run", ModifiedConfig, False, modified),
 }

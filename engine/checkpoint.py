@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from models.build import ModelConfig, build_model
-from models.classifier import Classifier
+from models.peers import Network, Peers, build_peers
 from utils.checks import UserError
 from utils.safe_files import load_tensors, write_atomically
 from utils.types import StateDict
@@ -27,17 +27,19 @@ class SavedModel:
     classes: tuple[str, ...]
     settings: dict[str, Any]
     epoch: int
+    peers: bool  # whether the weights are those of two networks
 
-    def build(self) -> Classifier:
-        """The network with these weights. Raises: UserError when they do not fit the architecture in the file."""
+    def build(self) -> Network:
+        """The network or networks with these weights. Raises: UserError when they do not fit the architecture."""
         names = ModelConfig.__dataclass_fields__
         config = ModelConfig(**{name: value for name, value in self.settings.items() if name in names})
-        model = build_model(config, len(self.classes), seed=0, pretrained=False)
+        build = build_peers if self.peers else build_model
+        model = build(config, len(self.classes), seed=0, pretrained=False)
         load_weights(model, self.weights, self.path)
         return model
 
 
-def load_weights(model: Classifier, weights: Mapping[str, Any], path: Path) -> None:
+def load_weights(model: Network, weights: Mapping[str, Any], path: Path) -> None:
     """Load all weights or none. Raises: UserError naming the first key or shape that does not fit."""
     own = model.state_dict()
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
@@ -51,7 +53,7 @@ def load_weights(model: Classifier, weights: Mapping[str, Any], path: Path) -> N
     model.load_state_dict(dict(weights))
 
 
-def save_model(path: Path, model: Classifier, classes: tuple[str, ...], settings: dict[str, Any], epoch: int) -> None:
+def save_model(path: Path, model: Network, classes: tuple[str, ...], settings: dict[str, Any], epoch: int) -> None:
     """Write a model file atomically. Raises: RunError when the disk refuses; an earlier file stays intact."""
     content = {
         "format": FORMAT,
@@ -59,6 +61,7 @@ def save_model(path: Path, model: Classifier, classes: tuple[str, ...], settings
         "classes": list(classes),
         "settings": plain_values(settings),
         "epoch": epoch,
+        "peers": isinstance(model, Peers),
     }
     write_atomically(path, lambda file: torch.save(content, file))
 
@@ -68,7 +71,8 @@ def read_model(path: Path) -> SavedModel:
     content = load_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a model file of this project (best.pth of a run)")
-    return SavedModel(path, content["model"], tuple(content["classes"]), content["settings"], content["epoch"])
+    peers = content.get("peers", False)  # earlier files hold one network and do not say so
+    return SavedModel(path, content["model"], tuple(content["classes"]), content["settings"], content["epoch"], peers)
 
 
 def save_state(path: Path, state: StateDict) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from data.loader import LoaderConfig, PictureLoader, build_loader
 from data.samplers import OrderedBatches
-from data.transforms import normalizer, test_transform
+from data.transforms import normalizer, scoring_transform
 from engine.distributed import Runtime
+from models.peers import Peers
 from utils import collectives
 from utils.checks import RunError
 from utils.console import Progress
@@ -34,6 +35,17 @@ class BatchLoader(Protocol):
         ...
 
 
+class Measured(NamedTuple):
+    """The metrics of a model on a split."""
+
+    metrics: Metrics
+    beside: Mapping[str, Metrics]
+    """Where the model is two networks, of which the first is the one reported: the second, `g`, and their `ensemble`.
+    """
+    scores: NDArray[np.float32] | None
+    """(N, C) the logits that `metrics` are of, rows in order; None where the truth stores known entries only."""
+
+
 def evaluation_loader(
     annotations: Annotations, config: LoaderConfig, runtime: Runtime, num_workers: int
 ) -> PictureLoader:
@@ -42,7 +54,7 @@ def evaluation_loader(
     return build_loader(
         annotations,
         annotations.truth,
-        [test_transform(config.img_size)],
+        [scoring_transform(config.augment, config.img_size)],
         batches,
         normalizer=normalizer(config.normalize),
         decoder=config.decoder,
@@ -99,36 +111,47 @@ def rows_in_order(
 
 
 def score_known(
-    model: nn.Module,
+    compute: Callable[[Tensor], Tensor],
+    views: int,
     loader: BatchLoader,
     truth: LabelTable,
     runtime: Runtime,
     *,
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
-) -> KnownScores:
+) -> list[KnownScores]:
     """The float32 logits at the known entries of `truth` (CSR, unstored entries UNKNOWN), on every process.
 
-    Each batch of logits is reduced to its known entries at once, so that nothing of N x C ever exists.
+    Each batch of logits, (B, views * C) as `compute` makes them of images, is reduced to its known entries at once, so
+    that nothing of N x C ever exists.
+
+    Returns:
+        The entries as each view scores them.
 
     Raises:
         RunError: a logit is not finite, whether its entry is known or not.
     """
     nothing = np.empty((0, truth.num_classes), dtype=np.float32)
-    parts = [known_scores(nothing, nothing.astype(np.int8))]  # a process without a row takes part all the same
+    # A process without a row takes part all the same.
+    parts = [[known_scores(nothing, nothing.astype(np.int8))] for _ in range(views)]
     finite = True
-    model.eval()
-    scored = _computed(lambda images: model(images).logits, loader, len(truth), runtime, label, after_batch)
-    for place, values in scored:
+    for place, values in _computed(compute, loader, len(truth), runtime, label, after_batch):
         logits = values.cpu().numpy()
         finite = finite and bool(np.isfinite(logits).all())
-        parts.append(known_scores(logits, truth.rows(place.cpu().numpy())))
+        codes = truth.rows(place.cpu().numpy())
+        for view, columns in zip(parts, np.split(logits, views, axis=1), strict=True):
+            view.append(known_scores(columns, codes))
     require_finite(not runtime.agree(not finite), label)
+    return [_gathered(view, truth.num_classes) for view in parts]
+
+
+def _gathered(parts: list[KnownScores], num_classes: int) -> KnownScores:
+    """The known entries of all batches of all processes."""
     classes, present, scores, in_top = (
         collectives.gather_rows(torch.from_numpy(np.concatenate(column))).numpy()
         for column in zip(*(part[:-1] for part in parts), strict=True)
     )
-    return KnownScores(classes, present, scores, in_top, truth.num_classes)
+    return KnownScores(classes, present, scores, in_top, num_classes)
 
 
 def evaluate(
@@ -140,7 +163,7 @@ def evaluate(
     *,
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
-) -> Metrics:
+) -> Measured:
     """The metrics of a split; UNKNOWN truth is left out class by class. Raises: RunError when scores are not finite."""
     loader = evaluation_loader(annotations, config, runtime, num_workers)
     return measure(model, loader, annotations.truth, runtime, label=label, after_batch=after_batch)
@@ -154,13 +177,33 @@ def measure(
     *,
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
-) -> Metrics:
-    """The metrics of what `loader` gives, against `truth`; otherwise as `evaluate`."""
+) -> Measured:
+    """The metrics of what `loader` gives, against `truth`; otherwise as `evaluate`. Every picture is computed once."""
+    names = ("f", "g", "ensemble") if isinstance(model, Peers) else ("f",)
+    found: list[Metrics] = []
+    model.eval()
+    first: NDArray[np.float32] | None = None
     if truth.stores_known_only:
-        return evaluate_known(score_known(model, loader, truth, runtime, label=label, after_batch=after_batch))
-    scores = score(model, loader, len(truth), runtime, label=label, after_batch=after_batch)
-    require_finite(bool(np.isfinite(scores).all()), label)
-    return evaluate_scores(scores, truth.dense())
+        compute = _all_views(model)
+        known = score_known(compute, len(names), loader, truth, runtime, label=label, after_batch=after_batch)
+        found = [evaluate_known(scores) for scores in known]
+    else:
+        width = len(names) * truth.num_classes
+        scores = rows_in_order(
+            _all_views(model), width, loader, len(truth), runtime, label=label, after_batch=after_batch
+        )
+        require_finite(bool(np.isfinite(scores).all()), label)
+        views, codes = np.split(scores, len(names), axis=1), truth.dense()
+        first = views[0]
+        found = [evaluate_scores(view, codes) for view in views]
+    return Measured(found[0], dict(zip(names[1:], found[1:], strict=True)), first)
+
+
+def _all_views(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """From images to logits (B, C); of two networks to (B, 3 C): by f, by g, by both together."""
+    if isinstance(model, Peers):
+        return lambda images: torch.cat(list(model.views(images).values()), dim=1)
+    return lambda images: model(images).logits
 
 
 def groups_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, float | None]:

@@ -18,6 +18,7 @@ from data.cache import Cache
 from data.images import ArrayImages, FileImages, file_marks
 from data.loader import LoaderConfig
 from data.stores import MemoryImages, PixelImages
+from data.transforms import CENTRED
 from engine.distributed import Runtime
 from engine.evaluate import require_finite, rows_in_order
 from engine.feeds import Part, PictureFeed, rows_of
@@ -96,6 +97,7 @@ def features_fingerprint(weights: str, annotations: Annotations, config: LoaderC
     if pictures is None:
         return None
     view = {name: getattr(config, name) for name in _SCORED}
+    view["centred"] = config.augment in CENTRED
     computed = [runtime.precision, runtime.device.type, runtime.world_size, torch.__version__]
     said = json.dumps([_VERSION, weights, annotations.row_hash(), view, computed])
     return hashlib.sha256(said.encode() + pictures).hexdigest()

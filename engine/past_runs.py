@@ -21,7 +21,7 @@ from engine.recorder import LABELS_FILE
 from engine.sections import CHOICES, SECTIONS
 from engine.settings import read_yaml, setting_table
 from losses import CRITERIA
-from models.classifier import Classifier
+from models.peers import Network
 from utils.checks import UserError, require
 from utils.options import option
 from utils.safe_files import write_atomically
@@ -71,7 +71,7 @@ class PastRun:
         """The checkpoint of the selected epoch. Raises: UserError when it is missing or damaged."""
         return read_model(self.path / "best.pth")
 
-    def model(self, annotations: Annotations) -> Classifier:
+    def model(self, annotations: Annotations) -> Network:
         """The network of the selected epoch. Raises: UserError when it is missing, or was trained on other classes."""
         return built_for(self.saved(), annotations)
 
@@ -125,7 +125,7 @@ def _history(path: Path) -> list[dict[str, float]]:
     return history
 
 
-def built_for(saved: SavedModel, annotations: Annotations) -> Classifier:
+def built_for(saved: SavedModel, annotations: Annotations) -> Network:
     """The network of a checkpoint. Raises: UserError when it was trained on other classes than `annotations` has."""
     require(
         saved.classes == annotations.classes,

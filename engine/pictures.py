@@ -9,7 +9,7 @@ import torch
 
 from data.loader import LoaderConfig
 from data.transforms import normalizer, test_transform
-from models.classifier import Classifier
+from models.peers import Network
 from utils.plots import Example, View
 from utils.types import PRESENT, Annotations
 
@@ -28,7 +28,7 @@ def choose_rows(truth: Annotations, count: int, seed: int = 0) -> list[int]:
 
 @torch.no_grad()
 def examples(
-    models: Sequence[Classifier], annotations: Annotations, rows: Sequence[int], config: LoaderConfig
+    models: Sequence[Network], annotations: Annotations, rows: Sequence[int], config: LoaderConfig
 ) -> list[Example]:
     """The pictures of `rows` with what is true of them and what each model sees, computed on the models' device."""
     transform = test_transform(config.img_size)
@@ -40,7 +40,7 @@ def examples(
     return [Example(*parts) for parts in zip(pictures, names, zip(*seen, strict=True), strict=True)]
 
 
-def _views(model: Classifier, images: torch.Tensor, truth: np.ndarray, classes: Sequence[str]) -> list[View]:
+def _views(model: Network, images: torch.Tensor, truth: np.ndarray, classes: Sequence[str]) -> list[View]:
     model.eval()
     device = next(model.parameters()).device
     output = model(images.to(device), want=frozenset({"cam"}))

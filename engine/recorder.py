@@ -133,9 +133,10 @@ class Recorder:
 
         They may be asked for again until the next step. Of an epoch without a recorded step there are none.
 
-        `modified_true`, `modified_ever_true`, `unknown_true`: see `Modifications.figures`. `warmup_TP`, `warmup_TN`,
-        `warmup_FN`: the share of labels observed and truly present, unknown and truly absent, unknown and truly present
-        whose highest loss so far was in epoch 1. `an_loss_TP`, ...: the mean loss of such labels in this epoch.
+        `modified_true`, `modified_ever_true`, `unknown_true`, `found`, `found_ever`: see `Modifications.figures`.
+        `warmup_TP`, `warmup_TN`, `warmup_FN`: the share of labels observed and truly present, unknown and truly absent,
+        unknown and truly present whose highest loss so far was in epoch 1. `an_loss_TP`, ...: the mean loss of such
+        labels in this epoch.
         """
         found: dict[str, float] = {}
         if epoch != self.epoch:

@@ -11,19 +11,18 @@ import torchvision
 
 from data.build import Data
 from engine.distributed import Runtime
-from engine.evaluate import groups_as_dict
+from engine.evaluate import Measured, groups_as_dict
 from engine.sections import RunConfig
 from engine.settings import Settings
 from engine.train import Position
-from utils.metrics import Metrics
 
 
 class Scores(NamedTuple):
     """What a run has scored at its end."""
 
-    chosen: Metrics  # the selected epoch on the test set
-    last: Metrics  # the last epoch there
-    validation: Metrics | None  # the selected epoch on the validation split
+    chosen: Measured  # the selected epoch on the test set
+    last: Measured  # the last epoch there
+    validation: Measured | None  # the selected epoch on the validation split
 
 
 def facts(method: str, settings: Settings, data: Data, runtime: Runtime, at: Position) -> dict[str, Any]:
@@ -58,6 +57,7 @@ def result(
 ) -> dict[str, Any]:
     """The content of `result.json` of a run that has come to its end, at `at`."""
     regime, classes, config = data.regime, data.test.classes, settings.sections["run"]
+    chosen = scores.chosen.metrics
     return {
         "method": method,
         "variant": settings.values.get("variant"),
@@ -70,17 +70,27 @@ def result(
         "train_mode": config.train_mode,
         "selection": selection,
         "selected_epoch": at.best_epoch,
-        "test": scores.chosen.as_dict(),
-        "last": scores.last.as_dict(),
-        "validation": None if scores.validation is None else scores.validation.as_dict(),
+        "test": chosen.as_dict(),
+        "last": scores.last.metrics.as_dict(),
+        "validation": None if scores.validation is None else scores.validation.metrics.as_dict(),
         "extra": {
-            **groups_as_dict(scores.chosen, data.groups),
-            "classes_without_positives": [classes[k] for k in scores.chosen.classes_without_positives],
+            **groups_as_dict(chosen, data.groups),
+            **beside_as_dict(scores.chosen),
+            "classes_without_positives": [classes[k] for k in chosen.classes_without_positives],
         },
         "images_per_second": at.images / max(at.seconds, 1e-9),
         "label_hash": data.labels.label_hash,
         "versions": versions(),
     }
+
+
+def beside_as_dict(measured: Measured) -> dict[str, dict[str, float]]:
+    """Figures of the second of two networks (`g`), of their `ensemble`, and the `mean` of each figure of both."""
+    found = {name: metrics.as_dict() for name, metrics in measured.beside.items()}
+    if "g" in found:
+        f = measured.metrics.as_dict()
+        found["mean"] = {name: (f[name] + value) / 2 for name, value in found["g"].items()}
+    return found
 
 
 def versions() -> dict[str, str]:

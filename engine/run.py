@@ -20,7 +20,7 @@ from data.samplers import ShuffledBatches
 from data.stores import keep_pictures
 from engine.checkpoint import load_weights, read_model, read_state, save_model, save_state
 from engine.distributed import Runtime
-from engine.evaluate import measure, require_finite, score
+from engine.evaluate import Measured, measure, require_finite, score
 from engine.features import pooled_features, require_pooled, weights_hash
 from engine.feeds import FeatureFeed, Feed, Part, PictureFeed, rows_of
 from engine.optim import OptimConfig, build_optimizer
@@ -35,9 +35,9 @@ from losses import CRITERIA
 from losses.base import Criterion
 from models.build import ModelConfig, build_model
 from models.classifier import Classifier, OnPooled
+from models.peers import Network, build_peers
 from utils.checks import UserError, require
 from utils.console import say
-from utils.metrics import Metrics
 from utils.plots import plot_curves, plot_examples
 from utils.types import ClassCounts, CriterionInfo
 
@@ -129,7 +129,7 @@ class Run:
         self.recorder = self._build_recorder()
         self.feed = self._build_feed()
         self.loop = self._build_loop()
-        self.scored: dict[Part, Metrics] = {}  # of the weights as they are now
+        self.scored: dict[Part, Measured] = {}  # of the weights as they are now
         self._take_up()
         if self.runtime.is_main:
             folder.start(settings, facts(method, settings, self.data, runtime, self.loop.at))
@@ -176,10 +176,11 @@ class Run:
             )
         return data._replace(**kept)
 
-    def _build_network(self) -> Classifier:
+    def _build_network(self) -> Network:
         config: ModelConfig = self.settings.sections["model"]
-        network = build_model(config, len(self.data.train.classes), self.config.seed)
-        least, size = network.backbone.stride + 1, self.loader_config.img_size
+        build = build_peers if "peers" in CRITERIA[self.method].criterion.needs else build_model
+        network = build(config, len(self.data.train.classes), self.config.seed)
+        least, size = network.stride + 1, self.loader_config.img_size
         # On a feature map of one pixel, a last batch of one image would leave BatchNorm nothing to average over.
         require(size >= least, f"--img_size {size}: too small for {config.model}, which needs at least {least}")
         return network
@@ -214,18 +215,27 @@ class Run:
     def _build_feed(self) -> Feed:
         """The pictures, or the features that are computed of them now."""
         pictures = PictureFeed(self.data, self.loader_config, self.runtime, self.workers, self.config.seed)
-        if not self._fixed:
+        fixed = self._fixed
+        if fixed is None:
             return pictures
-        require_pooled(self.network, self.criterion.needs, self.method)
+        require_pooled(fixed, self.criterion.needs, self.method)
         parts: dict[Part, int] = {"train": len(self.data.train), "test": len(self.data.test)}
         if self.data.validation is not None:
             parts["validation"] = len(self.data.validation)
-        features = pooled_features(self.network, pictures, parts, Cache(self.settings.values["cache_dir"]))
+        features = pooled_features(fixed, pictures, parts, Cache(self.settings.values["cache_dir"]))
         return FeatureFeed(self.data, features, self.loader_config.batch_size, self.runtime)
 
     @property
-    def _fixed(self) -> bool:
-        return self.config.train_mode == "linear_fixed_features"
+    def _fixed(self) -> Classifier | None:
+        """The network whose head alone computes, on features that its backbone gives once; None in other modes."""
+        if self.config.train_mode != "linear_fixed_features":
+            return None
+        if not isinstance(self.network, Classifier):
+            raise UserError(
+                f"--train_mode linear_fixed_features: {self.method} trains two networks; take --train_mode linear, "
+                "which reads the pictures in every epoch"
+            )
+        return self.network
 
     def _build_loop(self) -> Loop:
         optim: OptimConfig = self.settings.sections["optimiser"]
@@ -234,7 +244,7 @@ class Run:
             {"params": self.network.head_parameters(), "lr_mult": optim.head_lr_mult},
             *self.criterion.parameter_groups(),
         ]
-        model: nn.Module = self.runtime.wrap(OnPooled(self.network) if self._fixed else self.network)
+        model: nn.Module = self.runtime.wrap(OnPooled(self._fixed) if self._fixed else self.network)
         optimizer = self.runtime.wrap_optimizer(build_optimizer(optim, groups))
         return Loop(
             self.runtime,
@@ -274,9 +284,10 @@ class Run:
                 f"{self.data.labels.label_hash[:12]}); give the label file it was started with"
             )
         self.recorder.load_state_dict(state["recorder"])
-        fresh = weights_hash(self.network.backbone) if self._fixed else ""
+        fixed = self._fixed
+        fresh = weights_hash(fixed.backbone) if fixed else ""
         self.loop.load_state_dict(state["loop"])
-        if self._fixed and weights_hash(self.network.backbone) != fresh:
+        if fixed and weights_hash(fixed.backbone) != fresh:
             raise UserError(
                 f"--resume: {self.folder.path} was trained on features of another backbone than --weights "
                 f"{self.settings.values['weights']} now gives; put the file back that it was started with"
@@ -294,7 +305,7 @@ class Run:
         if self.runtime.world_size == 1:
             self.loop.check_stop()
 
-    def _score(self, part: Part, after_batch: Callable[[], None] = lambda: None) -> Metrics:
+    def _score(self, part: Part, after_batch: Callable[[], None] = lambda: None) -> Measured:
         """The metrics of a split under the present weights, scored once."""
         if part not in self.scored:
             model, truth = self.loop.learner.model, rows_of(self.data, part).truth
@@ -311,11 +322,13 @@ class Run:
             "validation": self.data.validation is not None,
             "test": self.selection == "test" or bool(every and epoch % every == 0),
         }
-        scores: dict[str, Metrics] = {part: self._score(part, self._watch) for part in wanted if wanted[part]}
-        for part, metrics in scores.items():
-            row.update({f"{part}_{name}": value for name, value in metrics.as_dict().items()})
+        scores: dict[str, Measured] = {part: self._score(part, self._watch) for part in wanted if wanted[part]}
+        for part, measured in scores.items():
+            for view, metrics in {"": measured.metrics, **measured.beside}.items():
+                prefix = f"{part}_{view}_" if view else f"{part}_"
+                row.update({f"{prefix}{name}": value for name, value in metrics.as_dict().items()})
         at, limit = self.loop.at, self.config.early_stop
-        value = float(epoch) if self.selection == "last" else scores[self.selection].mAP
+        value = float(epoch) if self.selection == "last" else scores[self.selection].metrics.mAP
         if value > at.best_score:  # strictly: of equal epochs the first is kept
             at.best_score, at.best_epoch = value, epoch
             if self.runtime.is_main:

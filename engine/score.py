@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-from torch import nn
-
 from data.build import DatasetConfig, load_splits
 from data.cache import Cache
 from data.loader import LoaderConfig
@@ -18,12 +15,12 @@ from data.pictures import without_missing
 from data.stores import keep_pictures
 from engine.checkpoint import SavedModel, read_model
 from engine.distributed import Runtime
-from engine.evaluate import evaluate, evaluation_loader, groups_as_dict, require_finite, score
+from engine.evaluate import Measured, evaluate, groups_as_dict
+from engine.result import beside_as_dict
 from engine.sections import TRAINING_CONFIGS
 from engine.settings import Layer, Setting, parse_settings, typed_values
 from utils.checks import UserError, require
 from utils.console import say
-from utils.metrics import Metrics, evaluate_scores
 from utils.options import option
 from utils.ranking import RANKS, ranking_figures
 from utils.safe_files import write_atomically
@@ -48,7 +45,7 @@ class ScoreConfig:
 class Scored(NamedTuple):
     """What a checkpoint reaches on a test set."""
 
-    metrics: Metrics
+    measured: Measured
     ranking: dict[str, float] | None  # None where few labels of a picture are known, and its ranking says little
     groups: dict[str, float | None]
 
@@ -79,27 +76,16 @@ def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
         with runtime.main_first():
             kept = keep_pictures({"test": test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
         workers = loader.workers(beside_gpu=runtime.device.type == "cuda", processes=processes)
-        metrics, ranking = _measure(model, kept["test"], loader, runtime, workers)
+        measured = evaluate(model, kept["test"], loader, runtime, workers)
     finally:
         runtime.close()
     if runtime.is_main:
-        scored = Scored(metrics, ranking, groups_as_dict(metrics, splits.groups))
+        ranking = None if measured.scores is None else ranking_figures(measured.scores, test.truth.dense())
+        scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups))
         _say(saved, test, scored, settings.values["dataset"], config.top_k)
         if config.json is not None:
             _write(saved, test, scored, settings.values["dataset"], config.json)
     return 0
-
-
-def _measure(
-    model: nn.Module, test: Annotations, loader: LoaderConfig, runtime: Runtime, workers: int
-) -> tuple[Metrics, dict[str, float] | None]:
-    """The metrics, and where the truth is dense the figures of each picture's ranking."""
-    if test.truth.stores_known_only:
-        return evaluate(model, test, loader, runtime, workers), None
-    scores = score(model, evaluation_loader(test, loader, runtime, workers), len(test), runtime)
-    require_finite(bool(np.isfinite(scores).all()), "scoring")
-    truth = test.truth.dense()
-    return evaluate_scores(scores, truth), ranking_figures(scores, truth)
 
 
 def _recorded(first: Mapping[str, Any], table: Mapping[str, Setting]) -> Layer:
@@ -134,8 +120,11 @@ def _require_rankable(test: Annotations, dataset: str) -> None:
 def _say(saved: SavedModel, test: Annotations, scored: Scored, dataset: str, top_k: bool) -> None:
     """Print the table."""
     say(f"{saved.path} (epoch {saved.epoch}) on the test set of {dataset}, {len(test)} images")
-    for name, value in scored.metrics.as_dict().items():
-        say(f"  {name:8} {100 * value:6.2f}")
+    metrics, beside = scored.measured.metrics, beside_as_dict(scored.measured)
+    if beside:
+        say("           " + "".join(f"{name:>9}" for name in ("f", *beside)))
+    for name, value in metrics.as_dict().items():
+        say(f"  {name:8} {100 * value:6.2f}" + "".join(f"   {100 * other[name]:6.2f}" for other in beside.values()))
     for name, mean in scored.groups.items():
         say(f"  {name:8} " + ("no class judged" if mean is None else f"{100 * mean:6.2f}"))
     if top_k and scored.ranking is not None:
@@ -143,20 +132,21 @@ def _say(saved: SavedModel, test: Annotations, scored: Scored, dataset: str, top
         for k in RANKS:
             figures = (100 * scored.ranking[f"{name}@{k}"] for name in ("rec", "prec", "top"))
             say(f"  {k:<7}" + "".join(f"{value:8.2f}" for value in figures))
-    empty = [test.classes[k] for k in scored.metrics.classes_without_positives]
+    empty = [test.classes[k] for k in metrics.classes_without_positives]
     if empty:
         say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
 
 
 def _write(saved: SavedModel, test: Annotations, scored: Scored, dataset: str, file: Path) -> None:
     """Write all figures, class by class, as JSON."""
-    average_precision = scored.metrics.per_class.tolist()
+    metrics = scored.measured.metrics
+    average_precision = metrics.per_class.tolist()
     content = {
         "load_from": str(saved.path),
         "dataset": dataset,
-        "test": scored.metrics.as_dict(),
+        "test": metrics.as_dict(),
         "top_k": scored.ranking,
-        "extra": scored.groups,
+        "extra": {**scored.groups, **beside_as_dict(scored.measured)},
         "average_precision": {
             name: None if value != value else value for name, value in zip(test.classes, average_precision, strict=True)
         },

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn, get_type_hints
 import yaml
 
 from utils.checks import UserError, require
-from utils.options import converter
+from utils.options import Shorthand, converter
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -36,6 +36,7 @@ class Setting(NamedTuple):
     help: str
     aliases: tuple[str, ...]
     is_bool: bool
+    shorthands: Mapping[str, Shorthand]
 
 
 class Layer(NamedTuple):
@@ -158,6 +159,7 @@ def setting_table(sections: Mapping[str, type]) -> dict[str, Setting]:
                 meta["help"],
                 meta["aliases"],
                 is_bool,
+                meta["shorthands"],
             )
     return table
 
@@ -212,15 +214,19 @@ def _content(path: Path) -> dict[str, Any]:
 
 def typed_values(content: Mapping[str, Any], table: Mapping[str, Setting], origin: str) -> dict[str, Any]:
     """Texts by setting name (or alias) as typed values by setting name. Raises: UserError naming `origin` and key."""
+    short = _shorthands(table)
     spelled = {alias: name for name, setting in table.items() for alias in (name, *setting.aliases)}
     result = {}
     for key, text in content.items():
-        require(key in spelled, f"{origin}: unknown setting {key!r}{_nearest(key, list(spelled))}")
-        name = spelled[key]
+        known = key in spelled or key in short
+        require(known, f"{origin}: unknown setting {key!r}{_nearest(key, [*spelled, *short])}")
         require(isinstance(text, str), f"{origin}: {key} must be a single value")
+        if key in short:
+            continue
+        name = spelled[key]
         require(name not in result, f"{origin}: {key} and another spelling of it are both given")
         result[name] = _convert(table[name], text, f"{origin}: {key}")
-    return result
+    return _expanded(result, {key: content[key] for key in short if key in content}, table, f"{origin}: ")
 
 
 class _TextLoader(yaml.BaseLoader):
@@ -260,8 +266,34 @@ def _read_command_line(
     given = vars(spaces)
     config = _settings_file(given, program)
     only_print = given.pop("print_config", False)
+    short = {name: given.pop(name) for name in _shorthands(table) if name in given}
     typed = {name: _convert(table[name], text, f"--{name}") for name, text in given.items()}
-    return typed, config, only_print
+    return _expanded(typed, short, table, "--"), config, only_print
+
+
+def _shorthands(table: Mapping[str, Setting]) -> dict[str, Shorthand]:
+    """Every shorthand by its name."""
+    return {name: short for setting in table.values() for name, short in setting.shorthands.items()}
+
+
+def _expanded(
+    values: dict[str, Any], given: Mapping[str, str], table: Mapping[str, Setting], prefix: str
+) -> dict[str, Any]:
+    """Typed values, and those that the shorthands `given` stand for.
+
+    Raises: UserError when a shorthand and a value beside it, from the same place, say different things.
+    """
+    result = dict(values)
+    for key, text in given.items():
+        try:
+            meant = _shorthands(table)[key].expand(text)
+        except ValueError as error:
+            raise UserError(f"{prefix}{key} {text!r}: {error}") from None
+        for name, value in meant.items():
+            typed = _convert(table[name], value, f"{prefix}{key}: {name}")
+            held = result.setdefault(name, typed)
+            require(held == typed, f"{prefix}{key} {text} means {name} {typed}, but {name} {held} is given too")
+    return result
 
 
 def _settings_file(given: dict[str, Any], program: str) -> Path | None:
@@ -288,6 +320,8 @@ def _make_parser(table: Mapping[str, Setting], program: str, defaults: Mapping[s
         group.add_argument(*names, dest=setting.name, metavar=shown, help=text.replace("%", "%%"), **extra)
         if setting.is_bool:
             group.add_argument(f"--no-{setting.name}", dest=setting.name, action="store_const", const="false", help="")
+        for name, short in setting.shorthands.items():
+            group.add_argument(f"--{name}", metavar=short.values, help=short.help.replace("%", "%%"))
     return parser
 
 

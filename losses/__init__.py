@@ -5,6 +5,17 @@ from typing import Any, NamedTuple
 from losses.asl import ASL, ASLConfig
 from losses.assume_negative import AN, BCE, LSAN, WAN, ANConfig, BCEConfig, LabelSmoothingConfig, SmoothedBCE
 from losses.base import Criterion
+from losses.cls import CLS, CLSConfig
+from losses.co_teaching import (
+    CoTeaching,
+    CoTeachingConfig,
+    CoTeachingPlus,
+    CoTeachingPlusConfig,
+    Decoupling,
+    DecouplingConfig,
+    JoCoR,
+    JoCoRConfig,
+)
 from losses.cones import CoNeS, CoNeSConfig
 from losses.curriculum import CurriculumConfig, CurriculumLabelling
 from losses.large_loss import LargeLoss, LargeLossConfig
@@ -33,7 +44,15 @@ CRITERIA: dict[str, Method] = {
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "cones": Method(CoNeS, CoNeSConfig),
     "large_loss": Method(LargeLoss, LargeLossConfig),
+    "cls": Method(CLS, CLSConfig),
+    "co-teaching": Method(CoTeaching, CoTeachingConfig),
+    "co-teaching+": Method(CoTeachingPlus, CoTeachingPlusConfig),
+    "decoupling": Method(Decoupling, DecouplingConfig),
+    "jocor": Method(JoCoR, JoCoRConfig),
 }
 
 BASELINES = ("bce", "bce_ls", "an", "an_ls", "wan", "epr", "role", "iu", "pr", "asl", "curriculum")
 """The methods without a script of their own: `main_BCE.py --loss NAME`."""
+
+CO_TRAINING = ("cls", "co-teaching", "co-teaching+", "decoupling", "jocor")
+"""The methods of two networks, which share `main_cls.py`."""

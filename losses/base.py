@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from utils.types import Batch, CriterionInfo, LabelTable, LossOutput, Model
+from losses.functional import widened
+from utils.types import Batch, CriterionInfo, LabelTable, LossOutput, PeerModels
 
 
 class Criterion(nn.Module):
@@ -30,8 +31,11 @@ class Criterion(nn.Module):
         A run that resumes within an epoch does not call this again: what is set here and outlives it is a buffer.
         """
 
-    def forward(self, model: Model, batch: Batch) -> LossOutput:
-        """One training step's loss, and the update of the criterion's own state."""
+    def forward(self, model: Any, batch: Batch) -> LossOutput:
+        """One training step's loss, and the update of the criterion's own state.
+
+        `model` is a `Model`, or `PeerModels` where `needs` holds "peers": each method says which in its own signature.
+        """
         raise NotImplementedError
 
     def corrected_labels(self) -> LabelTable | None:
@@ -41,3 +45,45 @@ class Criterion(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters of the criterion's own for the optimiser; none by default."""
         return []
+
+
+class Pair(NamedTuple):
+    """What belongs to network f, and what belongs to network g."""
+
+    f: Tensor
+    g: Tensor
+
+
+class PeerCriterion(Criterion):
+    """A method of two networks f and g that see the same images.
+
+    `total` is the sum of both losses. The networks share no parameter, so each learns from its own loss only, and one
+    optimiser over both does what two would. `logits` are those of f. State: the epoch, from which schedules follow.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"peers"})
+
+    def __init__(self, config: Any, info: CriterionInfo) -> None:
+        super().__init__(config, info)
+        self.epoch = 1
+
+    def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
+        """Schedules follow from the epoch alone."""
+        self.epoch = epoch
+
+    def get_extra_state(self) -> dict[str, int]:
+        """The epoch. It is no buffer because reading one back from a GPU would make every step wait."""
+        return {"epoch": self.epoch}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the epoch up again."""
+        self.epoch = int(state["epoch"])
+
+    def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
+        """One training step's loss of both networks, each called once."""
+        raise NotImplementedError
+
+
+def peer_logits(model: PeerModels, images: Tensor) -> Pair:
+    """Logits (B, C) of both networks, in single precision at least. Images: (B, 3, H, W)."""
+    return Pair(widened(model.f(images).logits), widened(model.g(images).logits))

@@ -53,6 +53,11 @@ class Classifier(nn.Module):
         return same
 
     @property
+    def stride(self) -> int:
+        """Pixels of the picture a pixel of the feature map."""
+        return self.backbone.stride
+
+    @property
     def feature_width(self) -> int:
         """D, the channels of the feature map."""
         return self.backbone.width

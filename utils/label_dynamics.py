@@ -139,16 +139,17 @@ class Modifications:
     """Of the labels that a method modified, how many are truly present, in an epoch and over the run; and since when.
 
     State: `first` (N, C) uint8, the epoch in which a label was modified first, 0 for those that never were and
-    `LAST_MODIFIED` for that and all later ones, 1 byte a label; and six counters.
+    `LAST_MODIFIED` for that and all later ones, 1 byte a label; and ten counters.
     """
 
     BYTES = 1
 
     def __init__(self, rows: int, classes: int, device: torch.device | str = "cpu") -> None:
         self.first = torch.zeros((rows, classes), dtype=torch.uint8, device=device)
-        # truly present and truly absent labels, of those that are modified and of those that are unknown
-        self.counts = torch.zeros((2, 2), dtype=torch.int64, device=device)
-        self.ever_counts = torch.zeros(2, dtype=torch.int64, device=device)
+        # Truly present and truly absent labels: of those that are modified, that are unknown, and that are both.
+        self.counts = torch.zeros((3, 2), dtype=torch.int64, device=device)
+        # The same of those modified in any epoch, and of those of them that are unknown.
+        self.ever_counts = torch.zeros((2, 2), dtype=torch.int64, device=device)
 
     def start_epoch(self) -> None:
         """Begin the counts of an epoch; what was ever modified stays."""
@@ -167,20 +168,29 @@ class Modifications:
         """
         before = self.first[index]
         unknown, new = observed == UNKNOWN, modified & (before == 0)
-        self.counts += torch.stack([modification_counts(truth, modified), modification_counts(truth, unknown)])
-        self.ever_counts += modification_counts(truth, new)
+        groups = (modified, unknown, modified & unknown)
+        self.counts += torch.stack([modification_counts(truth, group) for group in groups])
+        self.ever_counts += torch.stack([modification_counts(truth, group) for group in (new, new & unknown)])
         self.first[index] = before.masked_fill(new, min(epoch, LAST_MODIFIED))
 
     def figures(self) -> dict[str, float]:
-        """Shares of truly present labels; NaN where there are no labels.
+        """Shares; NaN where there are no labels.
 
-        `modified_true`: of the labels modified in the epoch (Figure 4). `modified_ever_true`: of those modified in any
-        epoch so far, each once. `unknown_true`: of all unknown labels seen in the epoch, which is what a choice at
-        random would give.
+        Of truly present labels: `modified_true`, of the labels modified in the epoch (Figure 4); `modified_ever_true`,
+        of those modified in any epoch so far, each once; `unknown_true`, of all unknown labels seen in the epoch, which
+        is what a choice at random would give. And of the false negatives, the unknown labels that are truly present:
+        `found`, those modified in the epoch; `found_ever`, those modified in any epoch so far.
         """
-        modified, unknown = self.counts.tolist()
-        ever = self.ever_counts.tolist()
-        return {"modified_true": share(*modified), "modified_ever_true": share(*ever), "unknown_true": share(*unknown)}
+        modified, unknown, turned = self.counts.tolist()
+        ever, turned_ever = self.ever_counts.tolist()
+        missing = unknown[0]
+        return {
+            "modified_true": share(*modified),
+            "modified_ever_true": share(*ever),
+            "unknown_true": share(*unknown),
+            "found": share(turned[0], missing - turned[0]),
+            "found_ever": share(turned_ever[0], missing - turned_ever[0]),
+        }
 
     def state_dict(self) -> StateDict:
         """For `load_state_dict`."""

@@ -8,7 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+
+class Shorthand(NamedTuple):
+    """A flag and YAML key that stands for values of other settings and holds none itself."""
+
+    values: str
+    """What it takes, for `--help`."""
+    help: str
+    expand: Callable[[str], Mapping[str, str]]
+    """From the text given to the texts of the settings it stands for. Raises: ValueError saying what it must be."""
 
 
 def option(
@@ -17,6 +27,7 @@ def option(
     *,
     aliases: Sequence[str] = (),
     synonyms: Mapping[str, str] = MappingProxyType({}),
+    shorthands: Mapping[str, Shorthand] = MappingProxyType({}),
 ) -> Any:
     """A field of a config dataclass that `engine.settings` turns into `--<name>` and into a YAML key.
 
@@ -28,8 +39,10 @@ def option(
         help: one line for `--help` and for the reader of the class; the only place where the setting is described.
         aliases: other spellings of the flag that papers print, without dashes. Never a second setting.
         synonyms: other spellings of values that papers print, each with the value it stands for.
+        shorthands: flags that papers print, each of which sets this setting, and others with it.
     """
-    return field(default=default, metadata={"help": help, "aliases": tuple(aliases), "synonyms": synonyms})
+    said = {"help": help, "aliases": tuple(aliases), "synonyms": synonyms, "shorthands": shorthands}
+    return field(default=default, metadata=said)
 
 
 def converter(kind: Any) -> tuple[Callable[[str], Any], tuple[str, ...]]:

@@ -226,6 +226,13 @@ class Model(Protocol):
         ...
 
 
+class PeerModels(Protocol):
+    """What a criterion of two networks is given in place of a `Model`: each is called by itself."""
+
+    f: Model
+    g: Model
+
+
 class LossOutput(NamedTuple):
     """What every criterion returns."""
 

@@ -35,7 +35,12 @@ def launch(folder, script, *arguments):
 
 
 @pytest.mark.parametrize(
-    "script, extra", [("main_BCE.py", ()), ("main_CoNeS.py", ("--clusters", "2", "--beta", "0.5"))]
+    "script, extra",
+    [
+        ("main_BCE.py", ()),
+        ("main_CoNeS.py", ("--clusters", "2", "--beta", "0.5")),
+        ("main_cls.py", ("--labels_left", "50", "--tau_h", "0.2", "--tau_l", "0.2", "--ramp_epochs", "1")),
+    ],
 )
 def test_two_processes_train_validate_and_report_once(folder, script, extra):
     said = launch(folder, script, *RUN, *extra, "--val_frac", "0.2", "--output", f"two-{script}")

@@ -9,7 +9,11 @@ import pytest
 from tests.commands.scene import SMALL, command, environment, refusal, result, run, same, state, succeed, tiny_voc
 
 RUN = ("--dataset", "voc07", *SMALL, "--epochs", "3", "--partial_rate", "0.3", "--save_minutes", "0")
-METHODS = {"main_BCE.py": (), "main_CoNeS.py": ("--clusters", "2", "--beta", "0.5", "--memory_per_class", "8")}
+METHODS = {
+    "main_BCE.py": (),
+    "main_CoNeS.py": ("--clusters", "2", "--beta", "0.5", "--memory_per_class", "8"),
+    "main_cls.py": ("--labels_left", "50", "--tau_h", "0.2", "--tau_l", "0.2", "--ramp_epochs", "2"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,45 @@ def test_crop_equals_torchvision_step_by_step(seed, shape):
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shape", [(60, 40), (33, 90), (32, 32)])
+def test_resize_crop_equals_torchvision_step_by_step(seed, shape):
+    image = picture(*shape, seed)
+    larger = [v1.Resize((64, 64))]
+    training = v1.Compose([*larger, v1.RandomCrop(56), v1.RandomHorizontalFlip(0.5), v1.PILToTensor()])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        expected = training(image)
+    assert torch.equal(seeded(transforms.train_transform("resize-crop", 56), image, seed), expected)
+    scoring = v1.Compose([*larger, v1.CenterCrop(56), v1.PILToTensor()])
+    for given in (image, as_tensor(image)):
+        gap = transforms.scoring_transform("resize-crop", 56)(given).int() - scoring(image).int()
+        assert gap.abs().max() <= (0 if given is image else 2)
+
+
+def test_resize_crop_takes_every_window_of_the_larger_picture():
+    large = picture(64, 64)
+    windows = {large.crop((x, y, x + 56, y + 56)).tobytes(): (x, y) for x in range(9) for y in range(9)}
+    seen = set()
+    for seed in range(300):
+        with sample_generator(seed):
+            seen.add(windows[transforms.RandomWindow(56)(large).tobytes()])
+    assert {x for x, _ in seen} == {y for _, y in seen} == set(range(9))
+    assert len(seen) > 60
+
+
+@pytest.mark.parametrize("size, larger", [(224, 256), (448, 512), (8, 9), (1, 1)])
+def test_resize_crop_warps_to_eight_sevenths(size, larger):
+    view = transforms.scoring_transform("resize-crop", size)
+    assert (view.steps[0].size, view(picture(31, 17)).shape) == (larger, (3, size, size))
+
+
+@pytest.mark.parametrize("augment", sorted(set(AUGMENTATIONS) - transforms.CENTRED))
+def test_other_augmentations_are_scored_on_the_whole_picture(augment):
+    image = picture(50, 30)
+    assert torch.equal(transforms.scoring_transform(augment, 24)(image), transforms.test_transform(24)(image))
+
+
 def test_scoring_view_is_a_plain_bilinear_warp():
     image = picture(50, 30)
     expected = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
@@ -200,6 +239,8 @@ def test_transforms_travel_to_worker_processes():
 def test_wrong_settings_are_told_with_the_choices(arguments, told):
     with pytest.raises(UserError, match=told):
         transforms.train_transform(*arguments)
+    with pytest.raises(UserError, match=told):
+        transforms.scoring_transform(*arguments)
     with pytest.raises(UserError, match="imagenet"):
         normalizer("zero")
 

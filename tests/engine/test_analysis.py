@@ -95,6 +95,20 @@ def test_precision_of_several_runs_stands_in_one_figure_and_table(tmp_path, caps
     assert min(Image.open(tmp_path / "new" / "figures" / "modification.png").size) > 300
 
 
+@pytest.mark.parametrize("scheme, name", [("LL-R", "found"), ("LL-Cp", "found_ever")])
+def test_false_negatives_found_are_drawn_and_told(tmp_path, monkeypatch, capsys, scheme, name):
+    seen = lines_of(monkeypatch)
+    rows = [
+        {**row, "found": share, "found_ever": 2 * share} for row, share in zip(MODIFIED, (0.0, 0.2, 0.3), strict=True)
+    ]
+    run = log_folder(tmp_path / "run", "large_loss", rows, ["--mod_scheme", scheme])
+    assert analyse("found", run) == 0
+    (line,) = seen[0][0]
+    assert line.points == [(epoch + 1, pytest.approx(100 * row[name])) for epoch, row in enumerate(rows)]
+    assert f"{scheme}: {100 * rows[-1][name]:.1f} % found in epoch 3" in capsys.readouterr().out
+    assert [row["found"] for row in table(run / "found.csv")] == ["0.0", "0.2", "0.3"]
+
+
 def test_base_rates_that_differ_are_drawn_for_each_run(tmp_path, monkeypatch):
     seen = lines_of(monkeypatch)
     other = [{**row, "unknown_true": 0.1} for row in MODIFIED]

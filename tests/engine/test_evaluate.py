@@ -79,7 +79,7 @@ def evaluated(rank, rows):
     runtime, codes = runtime_here(), random_codes(rows)
     model, dense = Colours(codes.shape[1]), split(LabelTable(codes))
     scores = score(model, evaluation_loader(dense, CONFIG, runtime, 0), rows, runtime)
-    found = [evaluate(model, part, CONFIG, runtime, 0) for part in (dense, split(as_sparse(codes)))]
+    found = [evaluate(model, part, CONFIG, runtime, 0).metrics for part in (dense, split(as_sparse(codes)))]
     return scores, *found
 
 
@@ -144,7 +144,7 @@ def test_every_process_hears_of_scores_that_are_not_finite(two_processes):
 
 def test_the_real_runtime_scores_too():
     codes = random_codes(23)
-    found = evaluate(Colours(codes.shape[1]), split(as_sparse(codes)), CONFIG, Runtime("cpu", "fp32"), 0)
+    found = evaluate(Colours(codes.shape[1]), split(as_sparse(codes)), CONFIG, Runtime("cpu", "fp32"), 0).metrics
     hold_equal(found, evaluated(0, 23)[2])
 
 
@@ -155,7 +155,7 @@ def test_sparse_truth_and_its_scores_never_become_matrices():
     annotations = split(LabelTable(codes, default=UNKNOWN))
     model, runtime = Colours(classes), runtime_here()
     tracemalloc.start()
-    found = evaluate(model, annotations, LoaderConfig(img_size=8, batch_size=50), runtime, 0)
+    found = evaluate(model, annotations, LoaderConfig(img_size=8, batch_size=50), runtime, 0).metrics
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.known.sum() == rows

@@ -16,7 +16,7 @@ from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, LabelTable, LossOutput
 
 ROWS, CLASSES, EPOCHS = 13, 5, 4
 FIGURES = {"modified_true", "modified_ever_true", "unknown_true", "warmup_TP", "warmup_TN", "warmup_FN"}
-FIGURES |= {"an_loss_TP", "an_loss_TN", "an_loss_FN"}
+FIGURES |= {"found", "found_ever", "an_loss_TP", "an_loss_TN", "an_loss_FN"}
 
 
 class Run:
@@ -57,6 +57,8 @@ class Run:
             "modified_true": oracle.precision(self.modified[epoch - 1].tolist(), truth),
             "modified_ever_true": oracle.precision(self.modified[:epoch].any(axis=0).tolist(), truth),
             "unknown_true": oracle.precision((self.observed == UNKNOWN).tolist(), truth),
+            "found": oracle.found(self.modified[epoch - 1].tolist(), observed, truth),
+            "found_ever": oracle.found(self.modified[:epoch].any(axis=0).tolist(), observed, truth),
             "warmup_TP": oracle.warmup_share(losses, observed, truth, PRESENT, PRESENT),
             "warmup_TN": oracle.warmup_share(losses, observed, truth, UNKNOWN, ABSENT),
             "warmup_FN": oracle.warmup_share(losses, observed, truth, UNKNOWN, PRESENT),
@@ -94,7 +96,7 @@ def test_figures_equal_the_oracle_after_every_epoch(seed):
 
 @pytest.mark.parametrize(
     "record, prefixes",
-    [("none", ()), ("modification", ("modified", "unknown")), ("memorisation", ("warmup", "an_loss"))],
+    [("none", ()), ("modification", ("modified", "unknown", "found")), ("memorisation", ("warmup", "an_loss"))],
 )
 def test_only_what_is_asked_for_is_recorded(record, prefixes):
     run = Run()
@@ -175,7 +177,8 @@ def test_labels_of_a_method_that_modifies_none_are_still_memorised():
     recorder = run.recorder("all")
     for epoch in range(1, 3):
         recorder.step(epoch, *run.step(epoch, list(range(ROWS)), modifies=False))
-    expected = {name: value for name, value in run.expected(2).items() if not name.startswith("modified")}
+    rest = {name: value for name, value in run.expected(2).items() if not name.startswith(("modified", "found"))}
+    expected = {**rest, "found": 0.0, "found_ever": 0.0}
     assert recorder.epoch_end(2) == pytest.approx(expected)
 
 

@@ -28,6 +28,17 @@ def precision(modified, truth):
     return right / (right + wrong) if right + wrong else math.nan
 
 
+def found(modified, observed, truth):
+    """Share of the unknown labels that are truly present, the false negatives, that are among the modified (N, C)."""
+    false = hit = 0
+    for n, row in enumerate(modified):
+        for c, changed in enumerate(row):
+            if observed[n][c] == -1 and truth[n][c] == 1:
+                false += 1
+                hit += bool(changed)
+    return hit / false if false else math.nan
+
+
 def mean_loss(losses, observed, truth, seen_as, true_as):
     """Mean of the losses (N, C) of one epoch over the labels with these two codes."""
     found = [

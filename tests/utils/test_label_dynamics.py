@@ -97,6 +97,8 @@ def test_precision_equals_the_oracle(seed):
             "modified_true": oracle.precision(modified[epoch].tolist(), truth.tolist()),
             "modified_ever_true": oracle.precision(ever.tolist(), truth.tolist()),
             "unknown_true": oracle.precision((observed == UNKNOWN).tolist(), truth.tolist()),
+            "found": oracle.found(modified[epoch].tolist(), observed.tolist(), truth.tolist()),
+            "found_ever": oracle.found(ever.tolist(), observed.tolist(), truth.tolist()),
         }
         assert figures == pytest.approx(expected, nan_ok=True)
 

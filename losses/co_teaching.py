@@ -1,0 +1,237 @@
+"""Sample selection by two networks: Co-teaching, Co-teaching+, Decoupling and JoCoR, for several labels an image.
+
+B batch, C classes, f and g the networks. Sources: Han et al., NeurIPS 2018 (arXiv 1804.06872), code bhanML/Co-teaching;
+Yu et al., ICML 2019 (arXiv 1901.04215); Malach and Shalev-Shwartz, NeurIPS 2017 (arXiv 1706.02613); Wei et al., CVPR
+2020 (arXiv 2003.02752), code hongxin001/JoCoR. All are for one label an image; Lyu et al. (AAAI 2025) put the binary
+cross-entropy of all labels in the place of their loss, and so is it here: docs/methods/co_teaching.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from losses.assume_negative import assume_negative_losses
+from losses.base import Pair, PeerCriterion, peer_logits
+from losses.small_loss import GlobalBatch, share_count, smallest
+from utils.checks import require
+from utils.options import option
+from utils.types import Batch, LossOutput, PeerModels
+
+Disagreement = Literal["sample", "label"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoTeachingConfig:
+    """Settings of Co-teaching. Raises: UserError for a value that cannot work."""
+
+    forget_rate: float = option(0.2, "share of the images of a batch that is left out, those of the largest losses")
+    ramp_epochs: int = option(10, "epochs in which that share grows to its full size (T_k)", aliases=("num_gradual",))
+    exponent: float = option(1.0, "the share grows towards forget_rate to this power (c)")
+
+    def __post_init__(self) -> None:
+        require(0 <= self.forget_rate < 1, f"--forget_rate {self.forget_rate}: must be a share, 0 to below 1")
+        require(self.ramp_epochs >= 1, f"--ramp_epochs {self.ramp_epochs}: must be at least 1; published: 10")
+        require(0 < self.exponent < math.inf, f"--exponent {self.exponent}: must be above 0; published: 0.5, 1 or 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoTeachingPlusConfig(CoTeachingConfig):
+    """Settings of Co-teaching+. Raises: UserError for a value that cannot work."""
+
+    init_epoch: int = option(5, "first epochs, which are plain Co-teaching")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.init_epoch >= 0, f"--init_epoch {self.init_epoch}: must not be negative; published: 5 or 20")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecouplingConfig:
+    """Settings of Decoupling. Raises: UserError for a value that there is not."""
+
+    disagreement: Disagreement = option(
+        "sample", "learn all labels of an image on which the networks disagree, or only those they disagree on"
+    )
+
+    def __post_init__(self) -> None:
+        choices = get_args(Disagreement)
+        require(self.disagreement in choices, f"--disagreement {self.disagreement}: must be {' or '.join(choices)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoCoRConfig(CoTeachingConfig):
+    """Settings of JoCoR. Raises: UserError for a value that cannot work."""
+
+    agreement: float = option(0.1, "share of the loss that asks the networks to agree (lambda)", aliases=("co_lambda",))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.agreement <= 1, f"--agreement {self.agreement}: must be a share, 0 to 1; published: 0.1")
+
+
+def forgotten_share(config: CoTeachingConfig, epoch: int) -> float:
+    """r(e): even steps from 0 in epoch 0 to r^c in epoch T_k - 1, then r. Training begins with epoch 1."""
+    if epoch >= config.ramp_epochs:
+        return config.forget_rate
+    return math.pow(config.forget_rate, config.exponent) * epoch / max(config.ramp_epochs - 1, 1)
+
+
+def small_losses(losses: Tensor, members: Tensor, forgotten: float) -> Tensor:
+    """The members that remain when the share `forgotten` of them, of the largest losses, is left out; all if none do.
+
+    Args:
+        losses: (G,) of the whole batch.
+        members: (G,) bool, those to choose from.
+        forgotten: r, in [0, 1).
+
+    Returns:
+        (G,) bool.
+    """
+    size = members.sum()
+    count = share_count(size, 1 - forgotten)
+    return smallest(losses, members, torch.where(count == 0, size, count))
+
+
+def exchanged(losses: Pair, members: Tensor, forgotten: float) -> Pair:
+    """What each network learns from: the images of small loss that the OTHER one chooses. Shapes as `small_losses`."""
+    return Pair(small_losses(losses.g, members, forgotten), small_losses(losses.f, members, forgotten))
+
+
+def disagreements(logits: Pair) -> Tensor:
+    """(B, C) bool: labels that one network predicts (logit 0 or more) and the other does not."""
+    return (logits.f >= 0) != (logits.g >= 0)
+
+
+def divergence(logits: Pair) -> Tensor:
+    """(B,) sum over classes of KL(p_f || p_g) + KL(p_g || p_f), Bernoulli, which is (p_f - p_g)(z_f - z_g)."""
+    return ((logits.f.sigmoid() - logits.g.sigmoid()) * (logits.f - logits.g)).sum(dim=1)
+
+
+def joint(losses: Pair, divergences: Tensor, agreement: float) -> Tensor:
+    """JoCoR's loss of an image, (1 - lambda)(s_f + s_g) + lambda J; scalars or any equal shapes."""
+    return (1 - agreement) * (losses.f + losses.g) + agreement * divergences
+
+
+class Seen(NamedTuple):
+    """A batch as both networks see it."""
+
+    logits: Pair  # (B, C)
+    losses: Pair  # (B,) s_f and s_g, the sum over classes of the binary cross-entropy, UNKNOWN read as ABSENT
+    whole: GlobalBatch
+
+
+def see(model: PeerModels, batch: Batch) -> Seen:
+    """One pass of each network: images (B, 3, H, W), observed labels (B, C)."""
+    logits = peer_logits(model, batch.images)
+    losses = Pair(*(assume_negative_losses(each, batch.observed).sum(dim=1) for each in logits))
+    return Seen(logits, losses, GlobalBatch(batch.index))
+
+
+def mean_over(chosen: Tensor, values: Tensor, whole: GlobalBatch) -> Tensor:
+    """Mean of values (B,) over the images (G,) bool that are chosen; 0, with a gradient of zeros, if none are."""
+    return whole.total(values, chosen) / chosen.sum().clamp(min=1)
+
+
+def output(logits: Pair, loss: Pair, parts: dict[str, Tensor]) -> LossOutput:
+    """Both losses added up, beside `parts` for the log."""
+    logged = {"loss_f": loss.f.detach(), "loss_g": loss.g.detach(), **parts}
+    return LossOutput(loss.f + loss.g, logits.f.detach(), logged)
+
+
+def called_off_without(chosen: Tensor, output: LossOutput) -> LossOutput:
+    """`output`, whose total loses its gradient if no image of the global batch is chosen: then there is no step.
+
+    That every process decides alike needs an answer from the device: the one wait for it in these methods.
+    """
+    return output if bool(chosen.any()) else output._replace(total=output.total.detach())
+
+
+class CoTeaching(PeerCriterion):
+    """Co-teaching (NeurIPS 2018): each network learns from the images whose loss is small in the other one.
+
+    Logged: `loss_f`, `loss_g`; `kept`, the share of the images that each learns from.
+    """
+
+    config: CoTeachingConfig
+
+    def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
+        """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
+        seen = see(model, batch)
+        everyone = torch.ones(seen.whole.size, dtype=torch.bool, device=batch.index.device)
+        return self.teach(seen, everyone)
+
+    def teach(self, seen: Seen, members: Tensor) -> LossOutput:
+        """The losses after an exchange among the images (G,) that are members."""
+        losses, whole = seen.losses, seen.whole
+        chosen = exchanged(
+            Pair(*whole.rows(torch.stack(losses, dim=1)).unbind(dim=1)),
+            members,
+            forgotten_share(self.config, self.epoch),
+        )
+        loss = Pair(mean_over(chosen.f, losses.f, whole), mean_over(chosen.g, losses.g, whole))
+        return output(seen.logits, loss, {"kept": chosen.f.sum() / whole.size})
+
+
+class CoTeachingPlus(CoTeaching):
+    """Co-teaching+ (ICML 2019): Co-teaching among the images on which the networks disagree, after a warm-up.
+
+    No step where they agree on all. Logged: as Co-teaching, and `disagreeing`, the share of such images.
+    """
+
+    config: CoTeachingPlusConfig
+
+    def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
+        """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
+        seen = see(model, batch)
+        differing = seen.whole.rows(disagreements(seen.logits).any(dim=1))
+        warming = self.epoch <= self.config.init_epoch
+        taught = self.teach(seen, torch.ones_like(differing) if warming else differing)
+        taught.parts["disagreeing"] = differing.sum() / seen.whole.size
+        return taught if warming else called_off_without(differing, taught)
+
+
+class Decoupling(PeerCriterion):
+    """Decoupling (NeurIPS 2017): both networks learn from the images on which they disagree, each its own loss.
+
+    No step where they agree on all. Logged: `loss_f`, `loss_g`; `disagreeing`, the share of such images.
+    """
+
+    config: DecouplingConfig
+
+    def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
+        """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
+        logits, losses, whole = see(model, batch)
+        differing = disagreements(logits)
+        if self.config.disagreement == "label":
+            labels = (assume_negative_losses(each, batch.observed) for each in logits)
+            losses = Pair(*(each.where(differing, 0).sum(dim=1) for each in labels))
+        chosen = whole.rows(differing.any(dim=1))
+        loss = Pair(mean_over(chosen, losses.f, whole), mean_over(chosen, losses.g, whole))
+        return called_off_without(chosen, output(logits, loss, {"disagreeing": chosen.sum() / whole.size}))
+
+
+class JoCoR(PeerCriterion):
+    """JoCoR (CVPR 2020): both networks learn from the images whose joint loss is small, and to agree on them.
+
+    Logged, means over these images: `loss_f`, `loss_g` and `divergence`, before they are weighted; `kept`, the share of
+    the images that is.
+    """
+
+    config: JoCoRConfig
+
+    def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
+        """Loss of one batch: images (B, 3, H, W), observed labels (B, C). It joins both networks in one loss."""
+        logits, losses, whole = see(model, batch)
+        divergences = divergence(logits)
+        everyone = whole.rows(joint(losses, divergences, self.config.agreement))
+        members = torch.ones_like(everyone, dtype=torch.bool)
+        chosen = small_losses(everyone, members, forgotten_share(self.config, self.epoch))
+        loss = Pair(mean_over(chosen, losses.f, whole), mean_over(chosen, losses.g, whole))
+        apart = mean_over(chosen, divergences, whole)
+        parts = {"divergence": apart.detach(), "kept": chosen.sum() / whole.size}
+        return output(logits, loss, parts)._replace(total=joint(loss, apart, self.config.agreement))

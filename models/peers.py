@@ -1,0 +1,88 @@
+"""Two networks of one architecture that learn beside each other, each judging the labels of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from models.build import ModelConfig, build_model
+from models.classifier import Classifier
+from utils.seeding import mix
+from utils.types import ModelOutput
+
+
+def ensemble_logits(f: Tensor, g: Tensor) -> Tensor:
+    """The logits of the mean of two networks' probabilities, exact where both are all but certain.
+
+    Args:
+        f: (B, C) logits of one.
+        g: (B, C) logits of the other.
+
+    Returns:
+        (B, C).
+    """
+    return torch.logaddexp(logsigmoid(f), logsigmoid(g)) - torch.logaddexp(logsigmoid(-f), logsigmoid(-g))
+
+
+class Peers(nn.Module):
+    """Networks f and g. Called as a model, it is f: the network that is reported; a criterion calls each by itself."""
+
+    f: Classifier
+    g: Classifier
+
+    def __init__(self, f: nn.Module, g: nn.Module) -> None:
+        super().__init__()
+        self.f, self.g = f, g  # type: ignore[assignment]  # a Classifier, or what stands in for one
+
+    def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
+        """What f says of images (B, 3, H, W)."""
+        output: ModelOutput = self.f(images, want)
+        return output
+
+    def views(self, images: Tensor) -> dict[str, Tensor]:
+        """Float32 logits (B, C) of images by `f`, by `g`, and by the mean of their probabilities, `ensemble`."""
+        f, g = self.f(images).logits.float(), self.g(images).logits.float()
+        return {"f": f, "g": g, "ensemble": ensemble_logits(f, g)}
+
+    def each(self, change: Callable[[Classifier], nn.Module]) -> Peers:
+        """Peers of what `change` makes of f and of g, in this order."""
+        return Peers(change(self.f), change(self.g))
+
+    def freeze_backbone(self, frozen: bool) -> None:
+        """Leave both backbones as they are from now on, or let them learn again."""
+        self.f.freeze_backbone(frozen)
+        self.g.freeze_backbone(frozen)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the picture a pixel of either feature map."""
+        return self.f.stride
+
+    @property
+    def feature_width(self) -> int:
+        """D, the channels of either feature map."""
+        return self.f.feature_width
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Parameters of both backbones."""
+        return [*self.f.backbone_parameters(), *self.g.backbone_parameters()]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Parameters of both heads."""
+        return [*self.f.head_parameters(), *self.g.head_parameters()]
+
+
+Network = Classifier | Peers
+"""What a run trains and a checkpoint holds."""
+
+
+def build_peers(config: ModelConfig, num_classes: int, seed: int, pretrained: bool = True) -> Peers:
+    """Two of the configured model on the CPU: the same pretrained backbone, all that is random drawn for each.
+
+    f is what `build_model` builds under `seed`. Arguments and raises as there.
+    """
+    f = build_model(config, num_classes, seed, pretrained)
+    return Peers(f, build_model(config, num_classes, mix(seed, "peer"), pretrained))

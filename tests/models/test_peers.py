@@ -1,0 +1,95 @@
+"""Two networks: how they start, what they are scored as, and that they are one model to who knows nothing of peers."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.build import ModelConfig, build_model
+from models.classifier import OnPooled
+from models.peers import Peers, build_peers, ensemble_logits
+
+SMALL = ModelConfig(model="scenenet", weights="none")
+
+
+@pytest.fixture
+def peers():
+    return build_peers(SMALL, 5, seed=3).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def probabilities(logits):
+    return 1 / (1 + np.exp(-logits.detach().double().numpy()))
+
+
+def test_the_first_is_the_network_that_would_train_alone_and_the_second_another(peers):
+    alone = build_model(SMALL, 5, seed=3).state_dict()
+    assert all(torch.equal(value, alone[name]) for name, value in peers.f.state_dict().items())
+    f, g = (network.head_parameters()[0] for network in (peers.f, peers.g))
+    assert not torch.equal(f, g)
+    again = build_peers(SMALL, 5, seed=3).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in peers.state_dict().items())
+
+
+def test_both_start_from_the_same_pretrained_backbone(tmp_path):
+    file = tmp_path / "backbone.pth"
+    torch.save(build_model(SMALL, 5, seed=9).backbone.state_dict(), file)
+    peers = build_peers(ModelConfig(model="scenenet", weights=str(file)), 5, seed=0)
+    g = peers.g.backbone.state_dict()
+    assert all(torch.equal(value, g[name]) for name, value in peers.f.backbone.state_dict().items())
+    assert not torch.equal(peers.f.head_parameters()[0], peers.g.head_parameters()[0])
+
+
+def test_as_a_model_they_are_the_first(peers, images):
+    one, other = peers(images, frozenset({"cam"})), peers.f(images, frozenset({"cam"}))
+    assert torch.equal(one.logits, other.logits)
+    assert torch.equal(one.cam, other.cam)
+    assert (peers.feature_width, peers.stride) == (peers.f.feature_width, peers.f.stride)
+
+
+def test_the_views_are_each_network_and_the_mean_of_their_probabilities(peers, images):
+    views = peers.views(images)
+    assert list(views) == ["f", "g", "ensemble"]
+    assert torch.equal(views["f"], peers.f(images).logits)
+    assert torch.equal(views["g"], peers.g(images).logits)
+    mean = (probabilities(views["f"]) + probabilities(views["g"])) / 2
+    np.testing.assert_allclose(probabilities(views["ensemble"]), mean, rtol=1e-6)
+
+
+def test_an_ensemble_keeps_its_order_where_probabilities_round_to_one():
+    f = torch.tensor([[30.0, 40.0, -90.0, 200.0, 0.0]])
+    g = torch.tensor([[31.0, 30.0, -95.0, 100.0, 0.0]])
+    expected = np.log(np.array([np.exp(-30.0) + np.exp(-31.0), np.exp(-40.0) + np.exp(-30.0)]) / 2)
+    found = ensemble_logits(f, g)[0]
+    np.testing.assert_allclose(found[:2].numpy(), -expected, rtol=1e-5)
+    np.testing.assert_allclose(found[2].item(), np.log((np.exp(-90.0) + np.exp(-95.0)) / 2), rtol=1e-5)
+    np.testing.assert_allclose(found[3].item(), 100 + np.log(2), rtol=1e-5)
+    assert found[4] == 0
+
+
+def test_an_ensemble_is_symmetric_and_of_equals_each_of_them():
+    f, g = torch.randn(2, 50, 7, generator=torch.Generator().manual_seed(1)) * 10
+    assert torch.equal(ensemble_logits(f, g), ensemble_logits(g, f))
+    torch.testing.assert_close(ensemble_logits(f, f), f)
+    torch.testing.assert_close(ensemble_logits(-f, -g), -ensemble_logits(f, g))
+
+
+def test_freezing_and_the_parts_reach_both(peers):
+    peers.freeze_backbone(True)
+    assert not any(parameter.requires_grad for parameter in peers.backbone_parameters())
+    assert all(parameter.requires_grad for parameter in peers.head_parameters())
+    peers.train()
+    assert not peers.f.backbone.training
+    assert not peers.g.backbone.training
+    own = {id(parameter) for parameter in peers.parameters()}
+    assert own == {id(each) for each in (*peers.backbone_parameters(), *peers.head_parameters())}
+
+
+def test_each_changes_both_in_order(peers):
+    changed = peers.each(OnPooled)
+    assert isinstance(changed, Peers)
+    assert changed.f.classifier is peers.f
+    assert changed.g.classifier is peers.g
