@@ -21,6 +21,7 @@ from utils.options import option
 from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LossOutput, PeerModels
 
 Ablation = Literal["none", "CLS-H", "CLS-L", "CLC"]
+Judge = Literal["peer", "self"]
 Reduction = Literal["sum_over_labels", "mean_kept", "mean_all"]
 
 
@@ -40,6 +41,9 @@ class CLSConfig:
         "CLS-H: no removal of high losses; CLS-L: none of low ones; CLC: high losses are corrected, not removed",
         synonyms={"cls-h": "CLS-H", "cls-l": "CLS-L", "clc": "CLC"},
     )
+    judge: Judge = option(
+        "peer", "who says which losses are too high: the other network, or each for itself, as if it were alone"
+    )
     reduction: Reduction = option(
         "sum_over_labels", "the sum over kept labels divided by the images, by the kept labels, or by all labels"
     )
@@ -50,7 +54,8 @@ class CLSConfig:
             require(0 <= value <= 1, f"--{name} {value}: must be a share, 0 to 1")
         require(self.ramp_epochs >= 1, f"--ramp_epochs {self.ramp_epochs}: must be at least 1; the paper's value is 10")
         require(self.schedule_lag in (0, 1), f"--schedule_lag {self.schedule_lag}: must be 0 or 1")
-        for name, choices in (("ablation", get_args(Ablation)), ("reduction", get_args(Reduction))):
+        kinds = {"ablation": Ablation, "judge": Judge, "reduction": Reduction}
+        for name, choices in ((name, get_args(kind)) for name, kind in kinds.items()):
             value = getattr(self, name)
             require(value in choices, f"--{name} {value}: must be one of {', '.join(choices)}")
 
@@ -144,8 +149,10 @@ class CLS(PeerCriterion):
         losses = [assume_negative_losses(each.detach(), batch.observed) for each in logits]
         unknown = (batch.observed == UNKNOWN).to(losses[0].dtype)
         f, g, negatives = whole.rows(torch.stack([*losses, unknown], dim=1)).unbind(dim=1)
-        removed_f = select(f, g, negatives.bool(), self.rates)
-        removed_g = select(g, f, negatives.bool(), self.rates)
+        judges = (g, f) if self.config.judge == "peer" else (f, g)
+        removed_f, removed_g = (
+            select(own, judge, negatives.bool(), self.rates) for own, judge in zip((f, g), judges, strict=True)
+        )
         loss = Pair(
             self._loss(logits.f, batch.observed, removed_f, whole),
             self._loss(logits.g, batch.observed, removed_g, whole),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from utils.collectives import gather_rows, rank, world_size
 
-_ROUNDING = 1e-9  # 0.94 * 50 is 46.999... in floating point, and means 47
+_ROUNDING = 1e-9  # 0.94 * 2150 is 2020.999... in floating point, and means 2021
 
 
 def share_count(size: Tensor, rate: float) -> Tensor:

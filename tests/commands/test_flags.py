@@ -17,7 +17,7 @@ from engine.sections import SECTIONS, choice_config
 from engine.settings import setting_table
 from engine.sweep import SweepConfig
 from losses import CRITERIA
-from tests.test_methods_complete import script_methods
+from tests.test_methods_complete import choice_flag, script_methods
 
 FROZEN = Path(__file__).parent / "flags"
 
@@ -29,6 +29,7 @@ def flags(sections, defaults):
         names = " ".join(f"--{each}" for each in (name, *setting.aliases))
         choices = f"  {{{','.join(setting.choices)}}}" if setting.choices else ""
         lines.append(f"{names} = {defaults.get(name, setting.default)}{choices}\n")
+        lines += [f"--{short} {held.values}: sets {name} and more\n" for short, held in setting.shorthands.items()]
     return "".join(lines)
 
 
@@ -45,9 +46,10 @@ def training_flags():
         if isinstance(methods, str):
             found[script] = flags({**SECTIONS, methods: CRITERIA[methods].config}, defaults)
             continue
+        flag = choice_flag(script)
         for method in methods:
-            sections = {"choice": choice_config(methods, "loss"), **SECTIONS, method: CRITERIA[method].config}
-            found[f"{script} --loss {method}"] = flags(sections, defaults)
+            sections = {"choice": choice_config(methods, flag), **SECTIONS, method: CRITERIA[method].config}
+            found[f"{script} --{flag} {method}"] = flags(sections, defaults)
     return found
 
 
