@@ -1,7 +1,8 @@
 """Settings: the config dataclasses of a command, filled from layers, each value with its origin.
 
-Precedence: code default < the script's defaults < `configs/datasets/<dataset>.yaml` < `configs/<method>/<dataset>.yaml`
-< `--config FILE` < command line. A YAML file may end with `when:` blocks that hold under a condition:
+Precedence: code default < the script's defaults < `configs/datasets/<dataset>.yaml` < `configs/<method>/every.yaml` <
+`configs/<method>/<dataset>.yaml` < `--config FILE` < command line. A YAML file may end with `when:` blocks that hold
+under a condition:
 
     when:
       - {labels: candidate, partial_rate: 0.4, set: {beta: 0.3}}
@@ -326,8 +327,8 @@ def _make_parser(table: Mapping[str, Setting], program: str, defaults: Mapping[s
 
 
 def _config_files(dataset: str | None, method: str | None) -> list[Path]:
-    folders = ["datasets", *([method] if method else [])]
-    return [path for folder in folders if (path := CONFIGS / folder / f"{dataset}.yaml").exists()]
+    names = [f"datasets/{dataset}", *([f"{method}/every", f"{method}/{dataset}"] if method else [])]
+    return [path for name in names if (path := CONFIGS / f"{name}.yaml").exists()]
 
 
 def _merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:

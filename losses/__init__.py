@@ -39,6 +39,7 @@ CRITERIA: dict[str, Method] = {
     "epr": Method(EPR, EPRConfig),
     "role": Method(ROLE, ROLEConfig),
     "iu": Method(IU, IUConfig),
+    "iun": Method(IU, IUConfig),
     "pr": Method(PR, PRConfig),
     "asl": Method(ASL, ASLConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
@@ -51,7 +52,7 @@ CRITERIA: dict[str, Method] = {
     "jocor": Method(JoCoR, JoCoRConfig),
 }
 
-BASELINES = ("bce", "bce_ls", "an", "an_ls", "wan", "epr", "role", "iu", "pr", "asl", "curriculum")
+BASELINES = ("bce", "bce_ls", "an", "an_ls", "wan", "epr", "role", "iu", "iun", "pr", "asl", "curriculum")
 """The methods without a script of their own: `main_BCE.py --loss NAME`."""
 
 CO_TRAINING = ("cls", "co-teaching", "co-teaching+", "decoupling", "jocor")
