@@ -27,6 +27,8 @@ class Experiment(NamedTuple):
 
     methods: Mapping[str, str]
     regimes: Mapping[str, str]
+    ensembles: Mapping[str, str] = {}
+    """Rows of two runs of a method on the same data, scored together: name -> method."""
 
 
 EXPERIMENTS = {
@@ -39,7 +41,17 @@ EXPERIMENTS = {
         | {scheme: f"main_llm.py --mod_scheme {scheme} --record modification" for scheme in ("LL-R", "LL-Ct", "LL-Cp")},
         {"single": "--labels single", "75 % dropped": "--labels dropped --drop_rate 0.75"},
     ),
+    "co_label": Experiment(
+        {"naive AN": "main_BCE.py --loss an", "LL-R": "main_llm.py --mod_scheme LL-R"}
+        | {"CLS": "main_cls.py --record modification"}
+        | {name: f"main_cls.py --method {name}" for name in ("jocor", "co-teaching", "co-teaching+", "decoupling")},
+        {"25 % left": "--labels_left 25", "single": "--labels_left single"},
+        {"two LL-R": "LL-R"},
+    ),
 }
+
+SECOND = 1000
+"""Added to the seed of training for the second run of an ensemble."""
 
 
 class Finished(NamedTuple):
@@ -52,30 +64,63 @@ class Finished(NamedTuple):
         """The figures that are told of it, in %."""
         test = {name: 100 * self.result["test"][name] for name in FIGURES}
         said = {text: 100 * float(self.last[name]) for name, text in PRECISION.items() if self.last.get(name)}
-        return {**test, **said}
+        return {**test, **said, **together(self.result["extra"])}
+
+
+def together(extra: Mapping[str, Any]) -> dict[str, float]:
+    """The figures (%) of two networks' ensemble, where there are two."""
+    return {f"{name}, ensemble": 100 * extra["ensemble"][name] for name in FIGURES if "ensemble" in extra}
+
+
+def folder(experiment: str, method: str, regime: str, seed: int) -> Path:
+    """Where a run stands."""
+    name = "-".join(f"{regime} {method} s{seed}".replace("%", "percent").split())
+    return Path("runs") / "digits" / experiment / name
+
+
+def train(experiment: str, method: str, regime: str, seed: int, output: Path, *more: str) -> None:
+    """The plain command of a method, and `more` behind it; nothing where it has been run."""
+    chosen = EXPERIMENTS[experiment]
+    script, *flags = chosen.methods[method].split()
+    plain = ["--dataset", "digits", *chosen.regimes[regime].split(), "--seed", str(seed)]
+    command(script, *plain, *flags, *more, "--output", str(output), "--resume")
+
+
+def command(*words: str) -> None:
+    """Run a script of ours to its end. Raises: CalledProcessError when it fails."""
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def run(experiment: str, method: str, regime: str, seed: int) -> Finished:
     """One run of the plain command, trained now unless it is there."""
-    chosen = EXPERIMENTS[experiment]
-    name = "-".join(f"{regime} {method} s{seed}".replace("%", "percent").split())
-    output = Path("runs") / "digits" / experiment / name
-    script, *flags = chosen.methods[method].split()
-    words = [script, "--dataset", "digits", *chosen.regimes[regime].split(), "--seed", str(seed), *flags]
-    subprocess.run([sys.executable, *words, "--output", str(output), "--resume"], check=True, stdout=subprocess.DEVNULL)
+    output = folder(experiment, method, regime, seed)
+    train(experiment, method, regime, seed, output)
     with (output / "metrics.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
     return Finished(json.loads((output / "result.json").read_text()), last)
+
+
+def ensemble(experiment: str, name: str, regime: str, seed: int) -> dict[str, float]:
+    """The figures (%) of two networks that never met: the run of a method, and another one on the same data."""
+    method = EXPERIMENTS[experiment].ensembles[name]
+    first, second = (folder(experiment, each, regime, seed) for each in (method, name))
+    train(experiment, method, regime, seed, second, "--train_seed", str(seed + SECOND))
+    scores = second / "ensemble.json"
+    networks = ("--load_from", str(first / "best.pth"), "--ensemble", str(second / "best.pth"))
+    command("evaluate.py", *networks, "--json", str(scores))
+    return together(json.loads(scores.read_text())["extra"])
 
 
 def table(experiment: str, regime: str, seeds: Sequence[int]) -> list[str]:
     """Markdown rows: a figure and method a row, a seed a column, then the mean; last the paired differences of mAP."""
     methods = list(EXPERIMENTS[experiment].methods)
     figures = {method: [run(experiment, method, regime, seed).figures() for seed in seeds] for method in methods}
+    for name in EXPERIMENTS[experiment].ensembles:
+        figures[name] = [ensemble(experiment, name, regime, seed) for seed in seeds]
     lines = [f"| {regime} | figure | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |"]
     lines.append("| --- " * (len(seeds) + 3) + "|")
-    for name in dict.fromkeys(name for method in methods for name in figures[method][0]):
-        for method in methods:
+    for name in dict.fromkeys(name for each in figures.values() for name in each[0]):
+        for method in figures:
             if name in figures[method][0]:
                 lines.append(row(method, name, [each[name] for each in figures[method]]))
     base, *others = methods

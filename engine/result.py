@@ -65,6 +65,7 @@ def result(
         "labels": regime.name,
         "rate": regime.rate,
         "seed": config.seed,
+        "train_seed": config.training_seed,
         "epochs": config.epochs,
         "epochs_trained": at.trained,
         "train_mode": config.train_mode,

@@ -121,7 +121,7 @@ class Run:
         self.batches = ShuffledBatches(
             len(self.data.train),
             self.loader_config.batch_size,
-            seed=self.config.seed,
+            seed=self.config.training_seed,
             rank=runtime.rank,
             world_size=runtime.world_size,
         )
@@ -179,7 +179,7 @@ class Run:
     def _build_network(self) -> Network:
         config: ModelConfig = self.settings.sections["model"]
         build = build_peers if "peers" in CRITERIA[self.method].criterion.needs else build_model
-        network = build(config, len(self.data.train.classes), self.config.seed)
+        network = build(config, len(self.data.train.classes), self.config.training_seed)
         least, size = network.stride + 1, self.loader_config.img_size
         # On a feature map of one pixel, a last batch of one image would leave BatchNorm nothing to average over.
         require(size >= least, f"--img_size {size}: too small for {config.model}, which needs at least {least}")
@@ -193,7 +193,7 @@ class Run:
             steps_per_epoch=len(self.batches),
             feature_width=self.network.feature_width,
             class_counts=ClassCounts(self.data.observed.counts(), "observed"),
-            seed=self.config.seed,
+            seed=self.config.training_seed,
         )
         criterion = CRITERIA[self.method].criterion(self.settings.sections[self.method], info)
         return criterion.to(self.runtime.device)
@@ -214,7 +214,7 @@ class Run:
 
     def _build_feed(self) -> Feed:
         """The pictures, or the features that are computed of them now."""
-        pictures = PictureFeed(self.data, self.loader_config, self.runtime, self.workers, self.config.seed)
+        pictures = PictureFeed(self.data, self.loader_config, self.runtime, self.workers, self.config.training_seed)
         fixed = self._fixed
         if fixed is None:
             return pictures
@@ -252,7 +252,7 @@ class Run:
             self.feed.training(self.batches, 2 if "second_view" in self.criterion.needs else 1),
             self.batches,
             epochs=self.config.epochs,
-            seed=self.config.seed,
+            seed=self.config.training_seed,
             save_minutes=self.config.save_minutes,
             print_freq=self.config.print_freq,
             save=self._save,

@@ -19,6 +19,7 @@ from engine.evaluate import Measured, evaluate, groups_as_dict
 from engine.result import beside_as_dict
 from engine.sections import TRAINING_CONFIGS
 from engine.settings import Layer, Setting, parse_settings, typed_values
+from models.peers import Network, Peers
 from utils.checks import UserError, require
 from utils.console import say
 from utils.options import option
@@ -32,6 +33,7 @@ class ScoreConfig:
     """Which checkpoint, and how it is scored."""
 
     load_from: Path | None = option(None, "checkpoint to score, such as best.pth of a run")
+    ensemble: Path | None = option(None, "a second checkpoint, to score it too, and both together")
     seed: int = option(0, "seed of a generated dataset")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "precision of the forward pass")
@@ -61,7 +63,7 @@ def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     saved = read_model(config.load_from)
     runtime = Runtime(config.device, config.precision)
     try:
-        model = runtime.wrap(saved.build())
+        model = runtime.wrap(_networks(saved, config.ensemble))
         splits = load_splits(settings.sections["data"], config.seed, need_images=True)
         test = splits.test
         _check_classes(saved, test, settings.values["dataset"])
@@ -86,6 +88,19 @@ def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
         if config.json is not None:
             _write(saved, test, scored, settings.values["dataset"], config.json)
     return 0
+
+
+def _networks(saved: SavedModel, second: Path | None) -> Network:
+    """The network of a checkpoint, or with a second one both as peers; of two networks the first is taken."""
+    network = saved.build()
+    if second is None:
+        return network
+    other = read_model(second)
+    require(
+        saved.classes == other.classes,
+        f"--ensemble {second}: trained on other classes than {saved.path}; give one that fits",
+    )
+    return Peers(*(each.f if isinstance(each, Peers) else each for each in (network, other.build())))
 
 
 def _recorded(first: Mapping[str, Any], table: Mapping[str, Setting]) -> Layer:

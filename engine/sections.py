@@ -27,6 +27,9 @@ class RunConfig:
 
     epochs: int = option(30, "passes over the training set", aliases=("total_epoch", "num_epochs"))
     seed: int = option(0, "drives everything random: order, augmentation, initialisation, split, labels")
+    train_seed: int | None = option(
+        None, "seed of initialisation, order and augmentation alone, for another run on the same data (default: --seed)"
+    )
     train_mode: TrainMode | None = option(
         None,
         "what learns: all (end_to_end, the default), first only the head (linear_init), only the head (linear), or "
@@ -53,6 +56,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"--epochs {self.epochs}: must be at least 1")
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
+        require(
+            self.train_seed is None or self.train_seed >= 0, f"--train_seed {self.train_seed}: must not be negative"
+        )
         require(self.test_every >= 0, f"--test_every {self.test_every}: must not be negative")
         require(self.save_minutes >= 0, f"--save_minutes {self.save_minutes}: must not be negative")
         require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
@@ -72,6 +78,11 @@ class RunConfig:
             f"--train_mode linear_init: --linear_epochs {self.linear_epochs} are a part of --epochs {self.epochs}; "
             "give more --epochs, or --train_mode linear",
         )
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of what is random in training: initialisation, order, augmentation, draws inside a step."""
+        return self.seed if self.train_seed is None else self.train_seed
 
     @property
     def frozen_epochs(self) -> int:

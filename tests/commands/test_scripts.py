@@ -193,3 +193,26 @@ def test_real_coco_photographs(tmp_path, script):
     said = succeed(tmp_path, script, *arguments, *PHOTOGRAPHS, "--path_images", folder, "--output", "run")
     assert "86 train, 40 test" in said  # two training pictures have no annotation
     assert result(tmp_path / "run")["extra"]["classes_without_positives"]
+
+
+def test_another_training_seed_trains_another_network_on_the_same_data_and_both_make_an_ensemble(folder):
+    arguments = (*TINY, "--val_frac", "0.2", "--train_seed", "7", "--output", "other")
+    succeed(folder, "main_BCE.py", *arguments)
+    one, other = result(folder / "main_BCE"), result(folder / "other")
+    assert (one["label_hash"], one["seed"]) == (other["label_hash"], other["seed"])
+    assert (one["train_seed"], other["train_seed"]) == (1, 7)
+    assert one["test"] != other["test"]
+    words = ("--load_from", "main_BCE/best.pth", "--ensemble", "other/best.pth", "--json", "both.json")
+    assert "ensemble" in succeed(folder, "evaluate.py", *words)
+    scores = json.loads((folder / "both.json").read_text())
+    assert scores["test"] == pytest.approx(one["test"])
+    assert scores["extra"]["g"] == pytest.approx(other["test"])
+    assert scores["extra"]["ensemble"] not in (scores["test"], scores["extra"]["g"])
+
+
+def test_an_ensemble_of_other_classes_is_refused(folder, tmp_path):
+    saved = torch.load(folder / "main_BCE" / "best.pth", weights_only=True)
+    torch.save({**saved, "classes": saved["classes"][::-1]}, tmp_path / "other.pth")
+    done = run_process(folder, "evaluate.py", "--load_from", "main_BCE/best.pth", "--ensemble", tmp_path / "other.pth")
+    assert done.returncode == 2
+    assert "trained on other classes" in done.stderr
