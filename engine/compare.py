@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data.build import DatasetConfig, load_splits
 from data.loader import LoaderConfig
-from engine.output import HEADLINE
+from engine.output import HEADLINE, beside
 from engine.past_runs import PastRun, built_for, make_folder, read_run, run_labels
 from engine.pictures import choose_rows, examples
 from engine.settings import OneLineParser
@@ -41,14 +42,21 @@ def compare_command(argv: Sequence[str] | None = None, *, program: str) -> int:
 
 
 def table(labels: Sequence[str], runs: Sequence[PastRun]) -> str:
-    """The headline figures (%) on the test set, a row a run."""
-    width = max(6, *(len(label) for label in labels))
+    """The headline figures (%) on the test set, a row a run; of two networks that of f, and g and both below it."""
+    rows = [row for label, run in zip(labels, runs, strict=True) for row in _rows(label, run.result)]
+    width = max(6, *(len(name) for name, *_ in rows))
     lines = [f"{'method':{width}}  {'dataset':8} {'labels':14}" + "".join(f"{name:>8}" for name in HEADLINE)]
-    for label, run in zip(labels, runs, strict=True):
-        rate = "" if run.result["rate"] is None else f" {run.result['rate']}"
-        figures = "".join(f"{100 * run.result['test'][name]:8.2f}" for name in HEADLINE)
-        lines.append(f"{label:{width}}  {run.result['dataset']:8} {run.result['labels'] + rate:14}{figures}")
+    for name, dataset, regime, figures in rows:
+        cells = "".join(f"{100 * figures[each]:8.2f}" for each in HEADLINE)
+        lines.append(f"{name:{width}}  {dataset:8} {regime:14}{cells}")
     return "\n".join(lines)
+
+
+def _rows(label: str, result: Mapping[str, Any]) -> list[tuple[str, str, str, Mapping[str, float]]]:
+    """Name, dataset, labels and figures of each row of one run."""
+    rate = "" if result["rate"] is None else f" {result['rate']}"
+    first = (label, result["dataset"], result["labels"] + rate, result["test"])
+    return [first, *((f"  {name}", "", "", figures) for name, figures in beside(result).items())]
 
 
 def draw_examples(labels: Sequence[str], runs: Sequence[PastRun], count: int, file: Path) -> None:

@@ -38,6 +38,8 @@ _ADVICE = "log.jsonl beside it holds the same figures"
 
 HEADLINE = ("mAP", "CF1", "OF1")
 
+_BESIDE = {"g": "network g", "ensemble": "ensemble of both"}
+
 
 class RunFolder:
     """Paths and writers of one run. Every file is written whole and renamed, `result.json` last of all."""
@@ -113,10 +115,11 @@ class RunFolder:
     def summary(self) -> str:
         """The result as a few lines for a person."""
         assert self.result is not None
-        test = self.result["test"]
-        figures = "  ".join(f"{name} {100 * test[name]:.2f}" for name in test if "@" not in name)
+        second = beside(self.result)
+        chosen = f"test, epoch {self.result['selected_epoch']} ({self.result['selection']})"
+        lines = [f"{chosen}{', network f' if second else ''}: {_percentages(self.result['test'])}"]
+        lines += [f"  {_BESIDE[name]}: {_percentages(figures)}" for name, figures in second.items()]
         empty = self.result["extra"]["classes_without_positives"]
-        lines = [f"test, epoch {self.result['selected_epoch']} ({self.result['selection']}): {figures}"]
         if self.result.get("epochs_trained", self.result["epochs"]) < self.result["epochs"]:
             lines.append(f"stopped early, after {self.result['epochs_trained']} of {self.result['epochs']} epochs")
         if empty:
@@ -173,6 +176,17 @@ def read_result(path: Path) -> dict[str, Any]:
     if not isinstance(result, dict) or not isinstance(result.get("test"), dict):
         raise UserError(f"{file}: not the result of a training run (it has no figures under `test`)")
     return result
+
+
+def beside(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What a result says of the second of two networks (`g`) and of their `ensemble`; nothing of a single network."""
+    extra = result.get("extra") or {}
+    return {name: extra[name] for name in _BESIDE if name in extra}
+
+
+def _percentages(figures: Mapping[str, float]) -> str:
+    """All figures but those of each picture's highest scores, on one line."""
+    return "  ".join(f"{name} {100 * value:.2f}" for name, value in figures.items() if "@" not in name)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

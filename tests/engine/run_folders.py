@@ -42,7 +42,7 @@ def log_folder(path, method, history, words=(), arrays=None, **result):
     settings = settings_of(method, words)
     path.mkdir(parents=True)
     (path / "settings.yaml").write_text(settings.as_yaml("of a test"))
-    (path / "result.json").write_text(json.dumps({"method": method, **result}))
+    (path / "result.json").write_text(json.dumps({"method": method, "test": {}, **result}))
     columns = list(dict.fromkeys(name for row in history for name in row))
     with (path / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

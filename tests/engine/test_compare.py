@@ -50,6 +50,21 @@ def test_a_row_a_run_in_the_order_given_each_run_once(tmp_path, capsys):
     assert len(rows) == 2
 
 
+def test_two_networks_have_a_row_for_each_and_one_for_both(tmp_path, capsys):
+    second = {name: {"mAP": value, "CF1": value, "OF1": value} for name, value in (("ensemble", 0.75), ("g", 0.375))}
+    peers = log_folder(tmp_path / "p", "cls", HISTORY, **figures(0.5), extra={"mean": {"mAP": 0.4375}, **second})
+    compare(peers, log_folder(tmp_path / "b", "bce", HISTORY, **figures(0.25), extra={}))
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split() for row in rows] == [
+        ["cls", "voc07", "single", "0.1", "50.00", "25.00", "12.50"],
+        ["g", "37.50", "37.50", "37.50"],
+        ["ensemble", "75.00", "75.00", "75.00"],
+        ["bce", "voc07", "single", "0.1", "25.00", "12.50", "6.25"],
+    ]
+    assert {len(line) for line in (head, *rows)} == {len(head)}
+    assert [row.startswith("  ") for row in rows] == [False, True, True, False]
+
+
 def test_runs_are_called_by_their_scheme_and_by_their_folder_where_that_is_the_same(tmp_path, capsys):
     schemes = {"a": "LL-R", "b": "LL-Cp", "c": "LL-Cp"}
     runs = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.output import RunFolder, read_history, read_result
+from engine.output import RunFolder, beside, read_history, read_result
 from utils.checks import UserError
 
 
@@ -71,3 +71,31 @@ def test_a_damaged_result_is_refused_in_one_line_naming_the_file(tmp_path, conte
     with pytest.raises(UserError, match=r"result\.json") as caught:
         read_result(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def finished(path, **extra):
+    """The lines that a finished run is summed up in."""
+    folder = RunFolder(path)
+    test = {"mAP": 0.5, "OF1": 0.25, "OF1@3": 0.125}
+    held = {"selected_epoch": 4, "selection": "last", "epochs": 4, "test": test}
+    folder.finish({**held, "extra": {"classes_without_positives": [], **extra}})
+    return folder.summary().splitlines()
+
+
+def test_one_network_is_summed_up_in_one_line(tmp_path):
+    assert finished(tmp_path) == ["test, epoch 4 (last): mAP 50.00  OF1 25.00", f"written: {tmp_path}"]
+
+
+def test_two_networks_are_summed_up_as_f_g_and_both_whatever_the_order_in_the_file(tmp_path):
+    g, both = {"mAP": 0.375, "OF1": 0.75, "OF1@3": 0.5}, {"mAP": 0.625, "OF1": 0.5, "OF1@3": 0.5}
+    assert finished(tmp_path, ensemble=both, mean={"mAP": 0.4375}, g=g, head=0.5) == [
+        "test, epoch 4 (last), network f: mAP 50.00  OF1 25.00",
+        "  network g: mAP 37.50  OF1 75.00",
+        "  ensemble of both: mAP 62.50  OF1 50.00",
+        f"written: {tmp_path}",
+    ]
+
+
+@pytest.mark.parametrize("held", [{}, {"extra": None}, {"extra": {"head": 0.5, "mean": {"mAP": 0.5}}}])
+def test_nothing_stands_beside_a_single_network(held):
+    assert beside(held) == {}

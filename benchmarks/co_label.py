@@ -1,0 +1,305 @@
+"""What does CLS cost beside two plain networks? `python -m benchmarks.co_label [--output FILE]` (minutes).
+
+A step is a whole one, from the pictures to the update of the weights. Times are CPU time of the one thread in use, so
+that they mean something on a machine that others use too. Memory is counted, not measured: the bytes of all tensors
+alive at the same moment, weights, gradients and moments of Adam included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from time import process_time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.measure import MIB, TURN, machine, seconds
+from engine.optim import OptimConfig, build_optimizer
+from losses.assume_negative import BCE, BCEConfig
+from losses.cls import CLS, CLSConfig, select
+from models.build import ModelConfig
+from models.peers import Peers, build_peers
+from utils.types import PRESENT, UNKNOWN, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
+
+SIZE, CLASSES = 224, 80
+STEPS = {"resnet18": (16, 9), "resnet50": (8, 5)}  # images a batch, turns
+POOLED = ((120, 80), (288, 5000))  # batch and classes: of the paper, and of a large vocabulary
+PAPER_BATCH = 120
+EPOCH = 10  # from which on the rates have their full size
+PRESENT_RATE = 0.01  # of all labels: COCO's positives with 25 % of them left
+GOAL_TIME, GOAL_MEMORY = 1.05, 1.10
+PAPER = OptimConfig(optimizer="adam", lr=4e-5, w_d=1e-4)
+
+Step = Callable[[], None]
+
+
+class Given(nn.Module):
+    """Stands for a network whose logits are there already, so that only the method takes time."""
+
+    def __init__(self, shape: tuple[int, int], seed: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(seed)) - 3)
+
+    def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
+        """The logits (B, C)."""
+        return ModelOutput(self.logits)
+
+
+class GivenPeers(NamedTuple):
+    """Two of them."""
+
+    f: Given
+    g: Given
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While in force, notes how many bytes all living tensors together have, and the most that it ever was."""
+
+    def __init__(self, there: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._living: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        for tensor in there:
+            self._count(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation; what shares memory with a tensor that is known counts once."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if torch.is_tensor(leaf):
+                self._count(leaf)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._living:
+            self._living[key] = weakref.ref(storage, lambda _: self._forget(key, size))
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+    def _forget(self, key: int, size: int) -> None:
+        del self._living[key]
+        self.now -= size
+
+
+def random_batch(shape: tuple[int, int], side: int = SIZE) -> Batch:
+    """Pictures of noise with labels of which few are known to be present and the rest unknown."""
+    drawn = np.random.default_rng(0).random(shape) < PRESENT_RATE
+    observed = torch.from_numpy(np.where(drawn, PRESENT, UNKNOWN)).float()
+    return Batch(torch.rand(shape[0], 3, side, side), observed, torch.arange(shape[0]))
+
+
+def known_to(shape: tuple[int, int]) -> CriterionInfo:
+    """What a method may know of a training set; how large it is does not matter here."""
+    labels = LabelTable(np.full(shape, UNKNOWN, dtype=np.int8))
+    return CriterionInfo(
+        observed=labels,
+        classes=[str(label) for label in range(shape[1])],
+        epochs=EPOCH,
+        steps_per_epoch=1,
+        feature_width=2048,
+        class_counts=ClassCounts(labels.counts(), "observed"),
+        seed=0,
+    )
+
+
+def selecting(shape: tuple[int, int]) -> CLS:
+    """CLS with the paper's rates for COCO, when they have risen."""
+    criterion = CLS(CLSConfig(), known_to(shape))
+    criterion.on_epoch_start(EPOCH)
+    return criterion
+
+
+def step_of(loss: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> Step:
+    """A training step as the engine takes it, with an optimiser of its own."""
+    optimizer = build_optimizer(PAPER, [{"params": list(parameters)}])
+
+    def step() -> None:
+        total = loss()
+        optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def peers_of(model: str) -> Peers:
+    """Two networks with random weights, in training mode."""
+    config = ModelConfig(model=model, weights="none")  # type: ignore[arg-type]
+    return build_peers(config, CLASSES, seed=0).train()
+
+
+class Steps(NamedTuple):
+    """Three ways to train the same two networks on one batch."""
+
+    cls: Step
+    together: Step  # both by BCE in one step
+    in_turn: Step  # a step of f by BCE, then one of g
+
+
+def steps(peers: Peers, batch: Batch) -> Steps:
+    """The ways. Batch: images (B, 3, H, W), labels (B, C)."""
+    shape = (len(batch.index), CLASSES)
+    criterion, bce = selecting(shape), BCE(BCEConfig(), known_to(shape))
+    f, g = (step_of(partial(_bce, bce, each, batch), each.parameters()) for each in (peers.f, peers.g))
+
+    def in_turn() -> None:
+        f()
+        g()
+
+    return Steps(
+        step_of(lambda: criterion(peers, batch).total, peers.parameters()),
+        step_of(lambda: _bce(bce, peers.f, batch) + _bce(bce, peers.g, batch), peers.parameters()),
+        in_turn,
+    )
+
+
+def _bce(criterion: BCE, network: nn.Module, batch: Batch) -> Tensor:
+    total: Tensor = criterion(network, batch).total
+    return total
+
+
+def cpu_seconds(ways: Sequence[Callable[[], object]], turns: int) -> list[float]:
+    """Median CPU seconds of one call of each way; the ways take turns, short calls are repeated within a turn."""
+    numbers = [max(1, round(TURN / max(_cpu_seconds_of(way, 1), 1e-9))) for way in ways]  # the warm-up as well
+    taken = [
+        [_cpu_seconds_of(way, number) / number for way, number in zip(ways, numbers, strict=True)] for _ in range(turns)
+    ]
+    return [statistics.median(times) for times in zip(*taken, strict=True)]
+
+
+def _cpu_seconds_of(way: Callable[[], object], number: int) -> float:
+    start = process_time()
+    for _ in range(number):
+        way()
+    return process_time() - start
+
+
+def verdict(ratio: float, goal: float) -> str:
+    """A ratio beside its goal."""
+    return f"{goal:g}" if ratio <= goal else f"{goal:g} (missed)"
+
+
+class StepTime(NamedTuple):
+    """CPU seconds of a step of two networks."""
+
+    model: str
+    batch: int
+    plain: float  # two BCE steps
+    cls: float
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table."""
+        ratio = self.cls / self.plain
+        times = seconds(self.plain), seconds(self.cls)
+        return f"{self.model}, {self.batch} images", *times, f"{ratio:.3f}", verdict(ratio, GOAL_TIME)
+
+
+def step_times() -> Iterator[StepTime]:
+    """A step of CLS against two plain ones, in turns."""
+    for model, (size, turns) in STEPS.items():
+        peers = peers_of(model).to(memory_format=torch.channels_last)  # as in training
+        ways = steps(peers, random_batch((size, CLASSES)))
+        yield StepTime(model, size, *cpu_seconds((ways.in_turn, ways.cls), turns))
+
+
+def selection_times(shape: tuple[int, int]) -> list[float]:
+    """CPU seconds, logits given, of two BCE losses, of CLS up to its loss, and of the two selections in it."""
+    peers, batch = GivenPeers(Given(shape, 1), Given(shape, 2)), random_batch(shape, side=1)
+    criterion, bce = selecting(shape), BCE(BCEConfig(), known_to(shape))
+    f, g = (each.logits.detach() for each in peers)  # as good as losses: random numbers to be put in order
+    negatives = batch.observed == UNKNOWN
+
+    def both_selected() -> None:
+        select(f, g, negatives, criterion.rates)
+        select(g, f, negatives, criterion.rates)
+
+    return cpu_seconds(
+        (lambda: [bce(each, batch) for each in peers], partial(criterion, peers, batch), both_selected), 9
+    )
+
+
+def selection_rows(image: float) -> Iterator[tuple[str, ...]]:
+    """The method alone; `image` is what two plain steps take an image, in CPU seconds."""
+    for batch, classes in POOLED:
+        taken = selection_times((batch, classes))
+        yield f"{batch} x {classes:,}", *map(seconds, taken), f"{100 * taken[1] / (image * batch):.2g} %"
+
+
+def peak_of(way: str, model: str, size: int) -> float:
+    """MiB that all tensors alive at the same moment of a step take at most; the step is not the first.
+
+    Nothing is computed: the tensors have shapes but no content, so that the paper's batch fits anywhere.
+    """
+    with FakeTensorMode():
+        peers, batch = peers_of(model), random_batch((size, CLASSES))
+        live = LiveBytes([*peers.parameters(), *peers.buffers(), batch.images, batch.observed, batch.index])
+        step: Step = getattr(steps(peers, batch), way)
+        with live:
+            step()
+            live.peak = live.now
+            step()
+    return live.peak / MIB
+
+
+def memory_rows() -> Iterator[tuple[str, ...]]:
+    """The paper's batch."""
+    for model in STEPS:
+        cls, together, in_turn = (peak_of(way, model, PAPER_BATCH) for way in Steps._fields)
+        ratio = cls / together
+        cells = (f"{value:,.1f} MiB" for value in (together, cls))
+        yield model, *cells, f"{ratio:.4f}", verdict(ratio, GOAL_MEMORY), f"{in_turn:,.1f} MiB"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ("---",) * len(headings), *rows))
+
+
+def report() -> str:
+    """All that is measured."""
+    torch.manual_seed(0)
+    times = list(step_times())
+    image = times[-1].plain / times[-1].batch
+    pictures = f"{SIZE} x {SIZE} pixels, {CLASSES} classes"
+    parts = [
+        f"{machine()}.",
+        f'## Time of a step\n\n{pictures}, CPU time of one thread; "two plain": a step of f by BCE, then one of g.',
+        table(("networks", "two plain", "CLS", "ratio", "goal"), (each.cells() for each in times)),
+        "## The method alone\n\nLogits given; CLS is from the logits to the loss, both networks, selection "
+        "included. The share\nis that of two plain steps of ResNet-50 with as many images, from the table above.",
+        table(("batch x classes", "two BCE losses", "CLS", "selection in it", "CLS, of a step"), selection_rows(image)),
+        f"## Peak memory of a step\n\n{PAPER_BATCH} images of {pictures}, fp32, Adam: all tensors alive at one moment.",
+        table(
+            ("networks", "both by BCE in one step", "CLS", "ratio", "goal", "one after the other by BCE"), memory_rows()
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
+def main() -> int:
+    """Measure, print, write. A missed goal is no error."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.co_label", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--output", type=Path, help="also write the tables to this Markdown file")
+    output: Path | None = parser.parse_args().output
+    text = report()
+    print(text)
+    if output is not None:
+        output.write_text(f"# CLS beside two plain networks\n\nWritten by `python -m benchmarks.co_label`.\n\n{text}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
