@@ -5,6 +5,7 @@ For instance:
     python analyse.py memorisation runs/an
     python analyse.py modification runs/ll-r runs/ll-cp --output runs/figures
     python analyse.py pointing runs/an runs/ll-r --tolerance 15
+    python analyse.py found runs/ll-r runs/cls
     python analyse.py modified runs/ll-r --pictures 12
     python analyse.py sweep --setting delta_rel --values 0,0.1,0.2 -- main_llm.py --dataset digits --seed 0
 """

@@ -25,6 +25,7 @@ DEFAULTS = {
     "epochs": 100,
     "optimizer": "adam",
     "lr": 4e-5,
+    "head_lr_mult": 1.0,
     "w_d": 1e-4,
     "scheduler": "cosine",
     "warmup_epoch": 0.0,

@@ -71,6 +71,10 @@ def read_model(path: Path) -> SavedModel:
     content = load_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a model file of this project (best.pth of a run)")
+    kinds = {"model": dict, "classes": list, "settings": dict, "epoch": int}
+    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+    if wrong:
+        raise UserError(f"{path}: a damaged model file: `{wrong[0]}` is missing or of another kind")
     peers = content.get("peers", False)  # earlier files hold one network and do not say so
     return SavedModel(path, content["model"], tuple(content["classes"]), content["settings"], content["epoch"], peers)
 

@@ -99,10 +99,12 @@ def test_frozen_backbones_train_too(folder, mode):
 def test_the_rivals_protocol_is_that_of_the_script():
     held = yaml.safe_load((ROOT / "configs" / "protocols" / "cls.yaml").read_text())
     assert held.keys() == main_cls.DEFAULTS.keys() - {"dataset", "labels", "drop_rate"}
-    assert {name: str(value) for name, value in held.items() if name not in ("lr", "w_d", "warmup_epoch")} == {
-        name: str(main_cls.DEFAULTS[name]) for name in held if name not in ("lr", "w_d", "warmup_epoch")
+    assert {
+        name: str(value) for name, value in held.items() if name not in ("lr", "head_lr_mult", "w_d", "warmup_epoch")
+    } == {
+        name: str(main_cls.DEFAULTS[name]) for name in held if name not in ("lr", "head_lr_mult", "w_d", "warmup_epoch")
     }
-    assert all(float(held[name]) == main_cls.DEFAULTS[name] for name in ("lr", "w_d", "warmup_epoch"))
+    assert all(float(held[name]) == main_cls.DEFAULTS[name] for name in ("lr", "head_lr_mult", "w_d", "warmup_epoch"))
 
 
 @pytest.mark.parametrize("dataset, tau_l", [("voc07", 0.02), ("coco", 0.06), ("nuswide", 0.06)])
