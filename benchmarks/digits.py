@@ -42,10 +42,10 @@ EXPERIMENTS = {
         {"single": "--labels single", "75 % dropped": "--labels dropped --drop_rate 0.75"},
     ),
     "co_label": Experiment(
-        {"naive AN": "main_BCE.py --loss an", "LL-R": "main_llm.py --mod_scheme LL-R"}
+        {"naive AN": "main_BCE.py --loss an", "LL-R": "main_llm.py --mod_scheme LL-R --record modification"}
         | {"CLS": "main_cls.py --record modification"}
         | {name: f"main_cls.py --method {name}" for name in ("jocor", "co-teaching", "co-teaching+", "decoupling")},
-        {"25 % left": "--labels_left 25", "single": "--labels_left single"},
+        {"single": "--labels single", "75 % dropped": "--labels dropped --drop_rate 0.75"},
         {"two LL-R": "LL-R"},
     ),
 }
@@ -72,10 +72,9 @@ def together(extra: Mapping[str, Any]) -> dict[str, float]:
     return {f"{name}, ensemble": 100 * extra["ensemble"][name] for name in FIGURES if "ensemble" in extra}
 
 
-def folder(experiment: str, method: str, regime: str, seed: int) -> Path:
-    """Where a run stands."""
-    name = "-".join(f"{regime} {method} s{seed}".replace("%", "percent").split())
-    return Path("runs") / "digits" / experiment / name
+def folder(method: str, regime: str, seed: int) -> Path:
+    """Where a run stands; comparisons share the runs they have in common."""
+    return Path("runs") / "digits" / "-".join(f"{regime} {method} s{seed}".replace("%", "percent").split())
 
 
 def train(experiment: str, method: str, regime: str, seed: int, output: Path, *more: str) -> None:
@@ -93,7 +92,7 @@ def command(*words: str) -> None:
 
 def run(experiment: str, method: str, regime: str, seed: int) -> Finished:
     """One run of the plain command, trained now unless it is there."""
-    output = folder(experiment, method, regime, seed)
+    output = folder(method, regime, seed)
     train(experiment, method, regime, seed, output)
     with (output / "metrics.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
@@ -103,7 +102,7 @@ def run(experiment: str, method: str, regime: str, seed: int) -> Finished:
 def ensemble(experiment: str, name: str, regime: str, seed: int) -> dict[str, float]:
     """The figures (%) of two networks that never met: the run of a method, and another one on the same data."""
     method = EXPERIMENTS[experiment].ensembles[name]
-    first, second = (folder(experiment, each, regime, seed) for each in (method, name))
+    first, second = (folder(each, regime, seed) for each in (method, name))
     train(experiment, method, regime, seed, second, "--train_seed", str(seed + SECOND))
     scores = second / "ensemble.json"
     networks = ("--load_from", str(first / "best.pth"), "--ensemble", str(second / "best.pth"))
@@ -140,10 +139,11 @@ def main() -> None:
     """Run what is missing, print the tables, write them if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--regimes", nargs="+", help="some of the comparison's label regimes (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    regimes = EXPERIMENTS[given.experiment].regimes
+    regimes = given.regimes or list(EXPERIMENTS[given.experiment].regimes)
     text = "\n\n".join("\n".join(table(given.experiment, regime, given.seeds)) for regime in regimes) + "\n"
     print(text)
     if given.output:
