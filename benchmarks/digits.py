@@ -19,7 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FIGURES = ("mAP", "CF1", "OF1")
-PRECISION = {"modified_true": "modified, truly present", "unknown_true": "unknown, truly present"}
+PRECISION = {
+    "modified_true": "true of those modified in the last epoch",
+    "modified_ever_true": "true of those ever modified",
+    "unknown_true": "true of all unknown",
+}
 
 
 class Experiment(NamedTuple):

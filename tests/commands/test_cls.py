@@ -96,17 +96,6 @@ def test_frozen_backbones_train_too(folder, mode):
     succeed(folder, "main_cls.py", *RUN, "--train_mode", mode, "--linear_epochs", "1", "--output", mode)
 
 
-def test_the_rivals_protocol_is_that_of_the_script():
-    held = yaml.safe_load((ROOT / "configs" / "protocols" / "cls.yaml").read_text())
-    assert held.keys() == main_cls.DEFAULTS.keys() - {"dataset", "labels", "drop_rate"}
-    assert {
-        name: str(value) for name, value in held.items() if name not in ("lr", "head_lr_mult", "w_d", "warmup_epoch")
-    } == {
-        name: str(main_cls.DEFAULTS[name]) for name in held if name not in ("lr", "head_lr_mult", "w_d", "warmup_epoch")
-    }
-    assert all(float(held[name]) == main_cls.DEFAULTS[name] for name in ("lr", "head_lr_mult", "w_d", "warmup_epoch"))
-
-
 @pytest.mark.parametrize("dataset, tau_l", [("voc07", 0.02), ("coco", 0.06), ("nuswide", 0.06)])
 @pytest.mark.parametrize("left", ["75", "50", "25", "single"])
 def test_the_papers_rates_follow_the_labels_left(dataset, tau_l, left):
