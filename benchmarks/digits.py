@@ -83,6 +83,8 @@ def folder(method: str, regime: str, seed: int) -> Path:
 
 def train(experiment: str, method: str, regime: str, seed: int, output: Path, *more: str) -> None:
     """The plain command of a method, and `more` behind it; nothing where it has been run."""
+    if (output / "result.json").exists():
+        return
     chosen = EXPERIMENTS[experiment]
     script, *flags = chosen.methods[method].split()
     plain = ["--dataset", "digits", *chosen.regimes[regime].split(), "--seed", str(seed)]
@@ -110,15 +112,15 @@ def ensemble(experiment: str, name: str, regime: str, seed: int) -> dict[str, fl
     train(experiment, method, regime, seed, second, "--train_seed", str(seed + SECOND))
     scores = second / "ensemble.json"
     networks = ("--load_from", str(first / "best.pth"), "--ensemble", str(second / "best.pth"))
-    command("evaluate.py", *networks, "--json", str(scores))
+    if not scores.exists():
+        command("evaluate.py", *networks, "--json", str(scores))
     return together(json.loads(scores.read_text())["extra"])
 
 
-def table(experiment: str, regime: str, seeds: Sequence[int]) -> list[str]:
+def table(experiment: str, methods: Sequence[str], regime: str, seeds: Sequence[int]) -> list[str]:
     """Markdown rows: a figure and method a row, a seed a column, then the mean; last the paired differences of mAP."""
-    methods = list(EXPERIMENTS[experiment].methods)
     figures = {method: [run(experiment, method, regime, seed).figures() for seed in seeds] for method in methods}
-    for name in EXPERIMENTS[experiment].ensembles:
+    for name in (name for name, method in EXPERIMENTS[experiment].ensembles.items() if method in methods):
         figures[name] = [ensemble(experiment, name, regime, seed) for seed in seeds]
     lines = [f"| {regime} | figure | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |"]
     lines.append("| --- " * (len(seeds) + 3) + "|")
@@ -143,12 +145,14 @@ def main() -> None:
     """Run what is missing, print the tables, write them if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--methods", nargs="+", help="some of its methods, the baseline first (default: all)")
     parser.add_argument("--regimes", nargs="+", help="some of the comparison's label regimes (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     regimes = given.regimes or list(EXPERIMENTS[given.experiment].regimes)
-    text = "\n\n".join("\n".join(table(given.experiment, regime, given.seeds)) for regime in regimes) + "\n"
+    methods = given.methods or list(EXPERIMENTS[given.experiment].methods)
+    text = "\n\n".join("\n".join(table(given.experiment, methods, regime, given.seeds)) for regime in regimes) + "\n"
     print(text)
     if given.output:
         given.output.write_text(text)

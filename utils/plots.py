@@ -84,6 +84,9 @@ def plot_curves(histories: Mapping[str, History], path: Path) -> None:
         _line(losses, history, "loss", 1.0, color=colour, label=name)
         _line(scores, history, "validation_mAP", 100.0, color=colour, label=f"{name}, validation")
         _line(scores, history, "test_mAP", 100.0, color=colour, label=f"{name}, test", linestyle="--")
+    values = [value for line in losses.lines for value in line.get_ydata()]
+    if values and 0 < 10 * min(values) < max(values):  # methods differ in what they sum over
+        losses.set_yscale("log")
     for axes, title in ((losses, "training loss"), (scores, "mAP (%)")):
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
