@@ -47,28 +47,15 @@ class Criterion(nn.Module):
         return []
 
 
-class Pair(NamedTuple):
-    """What belongs to network f, and what belongs to network g."""
-
-    f: Tensor
-    g: Tensor
-
-
-class PeerCriterion(Criterion):
-    """A method of two networks f and g that see the same images.
-
-    `total` is the sum of both losses. The networks share no parameter, so each learns from its own loss only, and one
-    optimiser over both does what two would. `logits` are those of f. State: the epoch, from which schedules follow.
-    """
-
-    needs: ClassVar[frozenset[str]] = frozenset({"peers"})
+class ScheduledCriterion(Criterion):
+    """A method whose schedules follow from the epoch alone, which is its state."""
 
     def __init__(self, config: Any, info: CriterionInfo) -> None:
         super().__init__(config, info)
         self.epoch = 1
 
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
-        """Schedules follow from the epoch alone."""
+        """Keep the epoch."""
         self.epoch = epoch
 
     def get_extra_state(self) -> dict[str, int]:
@@ -78,6 +65,23 @@ class PeerCriterion(Criterion):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take the epoch up again."""
         self.epoch = int(state["epoch"])
+
+
+class Pair(NamedTuple):
+    """What belongs to network f, and what belongs to network g."""
+
+    f: Tensor
+    g: Tensor
+
+
+class PeerCriterion(ScheduledCriterion):
+    """A method of two networks f and g that see the same images.
+
+    `total` is the sum of both losses. The networks share no parameter, so each learns from its own loss only, and one
+    optimiser over both does what two would. `logits` are those of f.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"peers"})
 
     def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
         """One training step's loss of both networks, each called once."""

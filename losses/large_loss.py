@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple, get_type_hints
+from typing import Literal, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.base import Criterion
+from losses.base import ScheduledCriterion
 from losses.functional import present, weighted_bce, widened
+from losses.global_batch import GlobalBatch
 from losses.memory import write_rows
 from utils.checks import require
-from utils.collectives import gather_rows, world_size
 from utils.options import converter, option
 from utils.types import PRESENT, UNKNOWN, Batch, Codes, CriterionInfo, LabelTable, LossOutput, Model
 
@@ -173,24 +173,6 @@ def large_loss(logits: Tensor, targets: Tensor, selected: Tensor, scheme: Scheme
     return weighted_bce(logits, torch.where(selected, 1 - targets, targets))
 
 
-def distinct_rows(values: Tensor, index: Tensor) -> Tensor:
-    """The rows of the global batch, each image once, the same on every rank.
-
-    An image comes twice only where a batch smaller than the number of processes was padded, one row for each.
-
-    Args:
-        values: (B, ...) this rank's rows.
-        index: (B,) long, the images they belong to.
-    """
-    rows = gather_rows(values)
-    if world_size() == 1 or len(rows) > world_size():
-        return rows
-    index = gather_rows(index)
-    same = index[:, None] == index[None, :]
-    first = same.to(torch.uint8).argmax(dim=1)  # the first of equal maxima, by argmax's contract
-    return rows[first == torch.arange(len(rows), device=rows.device)]
-
-
 def packed(flags: Tensor) -> Tensor:
     """(B, ceil(C/8)) uint8 that hold the (B, C) bool `flags`, eight a byte, the first in the lowest bit."""
     padded = F.pad(flags.to(torch.uint8), (0, -flags.shape[1] % 8)).reshape(len(flags), -1, 8)
@@ -206,7 +188,7 @@ def _places(beside: Tensor) -> Tensor:
     return torch.arange(8, dtype=torch.uint8, device=beside.device)
 
 
-class LargeLoss(Criterion):
+class LargeLoss(ScheduledCriterion):
     """LL-R, LL-Ct and LL-Cp (CVPR 2022): assume negative, but not where the loss says that this is wrong.
 
     State: the epoch; for LL-Cp `corrected` (N, ceil(C/8)), the labels that were corrected for good, a bit each. Logged:
@@ -223,23 +205,10 @@ class LargeLoss(Criterion):
             f"mod_scheme {config.mod_scheme}: no label is unknown, so none may be modified; take --labels single or "
             "dropped, or --delta_rel 0 for plain assume-negative",
         )
-        self.epoch = 1
         width = -(-info.observed.num_classes // 8)
         permanent = config.mod_scheme == "LL-Cp"
         corrected = torch.zeros(len(info.observed), width, dtype=torch.uint8) if permanent else None
         self.register_buffer("corrected", corrected)
-
-    def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
-        """The share of modified labels follows from the epoch alone."""
-        self.epoch = epoch
-
-    def get_extra_state(self) -> dict[str, int]:
-        """The epoch. It is no buffer because reading one back from a GPU would make every step wait."""
-        return {"epoch": self.epoch}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the epoch up again."""
-        self.epoch = int(state["epoch"])
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch; LL-Cp then corrects what it selected, for every later visit to these images."""
@@ -288,7 +257,7 @@ class LargeLoss(Criterion):
         if share == 0:
             nothing = torch.zeros_like(candidates, dtype=torch.bool)
             return nothing, nothing
-        everyone = distinct_rows(candidates, index)
+        everyone = GlobalBatch(index).rows(candidates)
         threshold = kth_largest(everyone, label_count(everyone.numel(), share))
         return candidates >= threshold, candidates > threshold
 
