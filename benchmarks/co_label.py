@@ -127,6 +127,7 @@ def step_of(loss: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> S
     optimizer = build_optimizer(PAPER, [{"params": list(parameters)}])
 
     def step() -> None:
+        """Forward, backward, update."""
         total = loss()
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]

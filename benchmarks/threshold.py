@@ -98,6 +98,7 @@ def training_step(criterion: Criterion, batch: Batch) -> Callable[[], None]:
     optimizer = build_optimizer(OptimConfig(optimizer="adam", lr=1e-5, w_d=0), groups)
 
     def step() -> None:
+        """Forward, backward, update."""
         loss = criterion(model, batch)
         optimizer.zero_grad()
         loss.total.backward()

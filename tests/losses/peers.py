@@ -38,6 +38,19 @@ def step(criterion, f, g, codes, epoch=1, index=None):
     return out, *batch.images.grad.flatten(1).chunk(2, dim=1)
 
 
+def slopes(criterion, f, g, codes, width=1e-6):
+    """The total's slopes at f's logits and at g's, each (B, C), by differences; so small a step changes no choice."""
+    found = np.zeros((2, *f.shape))
+    for at in np.ndindex(*found.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = np.stack([f, g])
+            moved[at] += sign * width
+            ends.append(float(step(criterion, *moved, codes)[0].total.detach()))
+        found[at] = (ends[0] - ends[1]) / (2 * width)
+    return found
+
+
 def build(method, codes, **settings):
     """The criterion of a `Method` for labels like `codes`."""
     return method.criterion(method.config(**settings), info_for(np.asarray(codes, np.int8)))

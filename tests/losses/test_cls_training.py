@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from losses import CLS, CRITERIA
-from tests.losses.fake_model import batch_of
+from tests.losses.fake_model import batch_of, trainer
 from tests.losses.peers import SmallPeers, batch_with, build, dealt_out, echo_peers, random_case
 from tests.losses.test_cones_training import Recorder
 from tests.ranks import run_ranks
@@ -26,21 +26,7 @@ def parts(**settings):
     return build(METHOD, CODES, **SETTINGS | settings), model, torch.optim.Adam(model.parameters(), lr=0.01)
 
 
-def train(criterion, model, optimizer, epochs, start=0, stop=None):
-    """Totals of the steps numbered from `start` to before `stop` of these epochs."""
-    totals, number = [], 0
-    for epoch in epochs:
-        for at, index in enumerate(ORDER):
-            if number >= start and (stop is None or number < stop):
-                if at == 0:
-                    criterion.on_epoch_start(epoch)
-                optimizer.zero_grad()
-                out = criterion(model, batch_of(CODES, index))
-                out.total.backward()
-                optimizer.step()
-                totals.append(float(out.total.detach()))
-            number += 1
-    return totals
+train = trainer(CODES, ORDER)
 
 
 @pytest.mark.parametrize("cut", [6, 7])  # at the end of an epoch, and in the middle of one

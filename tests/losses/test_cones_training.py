@@ -12,7 +12,7 @@ from losses import BCE, CRITERIA, BCEConfig, CoNeS, CoNeSConfig
 from losses.base import Criterion
 from losses.cones import VARIANTS, Members
 from losses.prototypes import cooccurrence, initial_correlation, refresh_correlation
-from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
+from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels, trainer
 from tests.oracles import cones as oracle
 from tests.ranks import run_ranks
 from utils.checks import UserError
@@ -189,21 +189,7 @@ def test_a_step_never_waits_for_the_device_nor_expands_features_by_class(variant
     assert seen.largest <= max(features.numel(), batch.images.numel(), criterion.bank.rows.numel())
 
 
-def train(criterion, model, optimizer, epochs, start=0, stop=None):
-    """Totals of the steps numbered from `start` to before `stop` of these epochs."""
-    totals, step = [], 0
-    for epoch in epochs:
-        for at, index in enumerate(ORDER):
-            if step >= start and (stop is None or step < stop):
-                if at == 0:
-                    criterion.on_epoch_start(epoch)
-                optimizer.zero_grad()
-                out = criterion(model, batch_of(CODES, index))
-                out.total.backward()
-                optimizer.step()
-                totals.append(float(out.total.detach()))
-            step += 1
-    return totals
+train = trainer(CODES, ORDER)
 
 
 @pytest.mark.parametrize("variant", ["fixed", "reference"])

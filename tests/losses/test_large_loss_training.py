@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from data.samplers import ShuffledBatches
 from losses import CRITERIA, LargeLoss, LargeLossConfig
 from losses.large_loss import packed, unpacked
-from tests.losses.fake_model import FakeModel, batch_of, info_for
+from tests.losses.fake_model import FakeModel, batch_of, info_for, trainer
 from tests.losses.test_cones_training import Recorder
 from tests.losses.test_large_loss import SCHEMES, batch_with, echo, single_positives
 from tests.ranks import run_ranks
@@ -74,21 +74,7 @@ def parts(**settings):
     return build(**settings), model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
 
-def train(criterion, model, optimizer, epochs, start=0, stop=None):
-    """Totals of the steps numbered from `start` to before `stop` of these epochs."""
-    totals, number = [], 0
-    for epoch in epochs:
-        for at, index in enumerate(ORDER):
-            if number >= start and (stop is None or number < stop):
-                if at == 0:
-                    criterion.on_epoch_start(epoch)
-                optimizer.zero_grad()
-                out = criterion(model, batch_of(CODES, index))
-                out.total.backward()
-                optimizer.step()
-                totals.append(float(out.total.detach()))
-            number += 1
-    return totals
+train = trainer(CODES, ORDER)
 
 
 @pytest.mark.parametrize("variant", ["fixed", "reference"])
