@@ -174,5 +174,10 @@ class Runtime:
             scaler.load_state_dict(state["scaler"])
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group.
+
+        Wrapped networks hold on to it: where one is still in use, the threads of the group (gloo) live on into the end
+        of the interpreter, which may abort the process then.
+        """
+        self._accelerator.free_memory()
         self._accelerator.end_training()

@@ -77,14 +77,19 @@ def train_command(
         torch.set_num_threads(settings.values["threads"])
     runtime = Runtime(settings.values["device"], settings.values["precision"])
     try:
-        folder = open_folder(settings, sections, method, runtime)
-        if folder.result is None:
-            run = Run(method, settings, folder, runtime)
-            run.train()
-            run.finish()
+        _train(method, settings, sections, runtime)
     finally:
         runtime.close()
     return 0
+
+
+def _train(method: str, settings: Settings, sections: Mapping[str, type], runtime: Runtime) -> None:
+    """A whole run; nothing that it builds outlives it, as `Runtime.close` wants it."""
+    folder = open_folder(settings, sections, method, runtime)
+    if folder.result is None:
+        run = Run(method, settings, folder, runtime)
+        run.train()
+        run.finish()
 
 
 def open_folder(settings: Settings, sections: Mapping[str, type], method: str, runtime: Runtime) -> RunFolder:

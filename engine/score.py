@@ -18,14 +18,14 @@ from engine.distributed import Runtime
 from engine.evaluate import Measured, evaluate, groups_as_dict
 from engine.result import beside_as_dict
 from engine.sections import TRAINING_CONFIGS
-from engine.settings import Layer, Setting, parse_settings, typed_values
+from engine.settings import Layer, Setting, Settings, parse_settings, typed_values
 from models.peers import Network, Peers
 from utils.checks import UserError, require
 from utils.console import say
 from utils.options import option
 from utils.ranking import RANKS, ranking_figures
 from utils.safe_files import write_atomically
-from utils.types import Annotations
+from utils.types import Annotations, Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,31 +63,40 @@ def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     saved = read_model(config.load_from)
     runtime = Runtime(config.device, config.precision)
     try:
-        model = runtime.wrap(_networks(saved, config.ensemble))
-        splits = load_splits(settings.sections["data"], config.seed, need_images=True)
-        test = splits.test
-        _check_classes(saved, test, settings.values["dataset"])
-        if settings.values["missing_images"] == "skip":
-            test = test.take(without_missing(test, "test"))
-        if settings.values["check_images"]:
-            test.images.check()
-        if config.top_k:
-            _require_rankable(test, settings.values["dataset"])
-        loader: LoaderConfig = settings.sections["loader"]
-        cache, processes = Cache(settings.values["cache_dir"]), runtime.local_world_size
-        with runtime.main_first():
-            kept = keep_pictures({"test": test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
-        workers = loader.workers(beside_gpu=runtime.device.type == "cuda", processes=processes)
-        measured = evaluate(model, kept["test"], loader, runtime, workers)
+        splits, measured = _measured(saved, settings, runtime)
     finally:
         runtime.close()
     if runtime.is_main:
+        test = splits.test
         ranking = None if measured.scores is None else ranking_figures(measured.scores, test.truth.dense())
         scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups))
         _say(saved, test, scored, settings.values["dataset"], config.top_k)
         if config.json is not None:
             _write(saved, test, scored, settings.values["dataset"], config.json)
     return 0
+
+
+def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[Splits, Measured]:
+    """The dataset, its test set without missing pictures if so wished, and the figures of the model on it.
+
+    The wrapped model is gone when it returns, as `Runtime.close` wants it.
+    """
+    config: ScoreConfig = settings.sections["scoring"]
+    model = runtime.wrap(_networks(saved, config.ensemble))
+    splits = load_splits(settings.sections["data"], config.seed, need_images=True)
+    _check_classes(saved, splits.test, settings.values["dataset"])
+    if settings.values["missing_images"] == "skip":
+        splits = splits._replace(test=splits.test.take(without_missing(splits.test, "test")))
+    if settings.values["check_images"]:
+        splits.test.images.check()
+    if config.top_k:
+        _require_rankable(splits.test, settings.values["dataset"])
+    loader: LoaderConfig = settings.sections["loader"]
+    cache, processes = Cache(settings.values["cache_dir"]), runtime.local_world_size
+    with runtime.main_first():
+        kept = keep_pictures({"test": splits.test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
+    workers = loader.workers(beside_gpu=runtime.device.type == "cuda", processes=processes)
+    return splits, evaluate(model, kept["test"], loader, runtime, workers)
 
 
 def _networks(saved: SavedModel, second: Path | None) -> Network:

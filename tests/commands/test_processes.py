@@ -24,7 +24,7 @@ def launch(folder, script, *arguments):
     done = subprocess.run(
         [*words, str(ROOT / script), *map(str, arguments)],
         cwd=folder,
-        env={**environment(folder), "ACCELERATE_USE_CPU": "true"},
+        env={**environment(folder), "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -61,3 +61,13 @@ def test_two_processes_resume(folder):
     (folder / "again" / "result.json").unlink()
     assert "resuming" in launch(folder, "main_BCE.py", *arguments, "--resume")
     assert (folder / "again" / "result.json").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are told apart by Linux alone")
+def test_no_thread_of_the_process_group_outlives_a_run(folder):
+    """One that is left when the interpreter ends may abort the process: work that is done looks like a failure."""
+    program = "tests/commands/threads_left.py"
+    said = launch(folder, program, "main_BCE", *RUN, "--output", "threads")
+    assert said.count("threads left: none") == 2
+    said = launch(folder, program, "evaluate", "--load_from", "threads/best.pth", "--device", "cpu")
+    assert said.count("threads left: none") == 2
