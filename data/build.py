@@ -46,7 +46,7 @@ class DatasetConfig(TableConfig, LongTailConfig):
     """Which dataset, and which labels of it are seen; shared by every command that reads a dataset."""
 
     dataset: str = option("digits", "name of the dataset: " + " ".join(DATASETS), synonyms=SYNONYMS)
-    path_images: Path | None = option(None, "folder of the dataset")
+    path_images: Path | None = option(None, "folder of the dataset", aliases=("data_dir",))
     path_lists: Path = option(Path("appendix"), "folder of the lists of the long-tailed splits")
     num_cls: int | None = option(None, "number of classes; only checked against the dataset")
     missing_images: Literal["error", "skip"] = option("error", "rows whose picture file is not there")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from data.dataset import Collate, PictureDataset, Transform
 from data.decoders import Decoder, require_decoder
-from data.samplers import OrderedBatches, ShuffledBatches
+from data.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches, TrainingBatches, class_members
 from data.stores import Keep
 from data.transforms import Normalizer
 from utils.checks import require
@@ -31,7 +31,7 @@ class LoaderConfig:
 
     img_size: int = option(448, "side of the square the picture is brought to, in pixels")
     batch_size: int = option(16, "images a step, over all processes together", aliases=("bsize",))
-    augment: Literal["crop", "resize-crop", "flip", "multiscale", "shift", "none"] = option(
+    augment: Literal["crop", "resize-crop", "flip", "multiscale", "side-crop", "photometric", "shift", "none"] = option(
         "crop", "augmentation of training images; pictures are scored whole, but beside resize-crop in a centre crop"
     )
     normalize: Literal["unit", "imagenet", "half", "centred"] = option(
@@ -43,6 +43,16 @@ class LoaderConfig:
     cache: Keep = option(
         "none", "keep pictures: ram, all files in memory; disk, their pixels in one file in --cache_dir"
     )
+    sampler: Literal["shuffled", "class-aware"] = option(
+        "shuffled", "order of an epoch: every image once, or classes in turn, so that rare ones are seen as often"
+    )
+    sampler_labels: Literal["observed", "clean"] = option(
+        "observed", "class-aware: whose classes; clean are the true labels, which partial labels do not tell"
+    )
+    sampler_reduce: int = option(
+        4, "class-aware: an epoch has (images of the most frequent class) x classes / this many draws"
+    )
+    sampler_run: int = option(3, "class-aware: images taken at each class")
     num_workers: int | None = option(None, "loader processes (default: none on a CPU, up to 8 beside a GPU)")
     check_images: bool = option(True, "decode every picture once before the first training on it")
 
@@ -50,6 +60,8 @@ class LoaderConfig:
         require(self.img_size >= 8, f"--img_size {self.img_size}: must be at least 8 pixels")
         require(self.batch_size >= 1, f"--batch_size {self.batch_size}: must be at least 1")
         require(self.num_workers is None or self.num_workers >= 0, f"--num_workers {self.num_workers}: not negative")
+        require(self.sampler_reduce >= 1, f"--sampler_reduce {self.sampler_reduce}: must be at least 1")
+        require(self.sampler_run >= 1, f"--sampler_run {self.sampler_run}: must be at least 1 image")
         require_decoder(self.decoder)
 
     def workers(self, *, beside_gpu: bool, processes: int) -> int:
@@ -71,7 +83,7 @@ class PictureLoader(DataLoader[Batch]):
     def __init__(
         self,
         dataset: PictureDataset,
-        batches: ShuffledBatches | OrderedBatches,
+        batches: TrainingBatches | OrderedBatches,
         collate: Collate,
         normalizer: Normalizer,
         *,
@@ -100,11 +112,29 @@ class PictureLoader(DataLoader[Batch]):
         )
 
 
+def training_batches(
+    annotations: Annotations, observed: LabelTable, config: LoaderConfig, *, seed: int, rank: int, world_size: int
+) -> TrainingBatches:
+    """The batches of training as `--sampler` orders them. Raises: UserError when no row has a class to go by."""
+    size = config.batch_size
+    if config.sampler == "shuffled":
+        return ShuffledBatches(len(annotations), size, seed=seed, rank=rank, world_size=world_size)
+    return ClassAwareBatches(
+        class_members(observed if config.sampler_labels == "observed" else annotations.truth),
+        size,
+        seed=seed,
+        reduce=config.sampler_reduce,
+        run=config.sampler_run,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
 def build_loader(
     annotations: Annotations,
     observed: LabelTable,
     views: Sequence[Transform],
-    batches: ShuffledBatches | OrderedBatches,
+    batches: TrainingBatches | OrderedBatches,
     *,
     normalizer: Normalizer,
     decoder: Decoder,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from utils.checks import require
+from utils.long_tail import positives
 from utils.seeding import mix
+from utils.types import Index, LabelTable
 
 
 class Sample(NamedTuple):
@@ -19,8 +22,8 @@ class Sample(NamedTuple):
     row: int
 
 
-class ShuffledBatches(Sampler[list[Sample]]):
-    """The batches of one epoch; order = f(seed, epoch).
+class TrainingBatches(Sampler[list[Sample]]):
+    """The batches of one epoch of `rows` samples, in the order that a subclass draws.
 
     `batch_size` is the GLOBAL batch: of each global batch, process `rank` of `world_size` takes every
     `world_size`-th sample. A last batch smaller than the number of processes is padded by repeating its samples, so
@@ -32,6 +35,10 @@ class ShuffledBatches(Sampler[list[Sample]]):
         self.rank, self.world_size = rank, world_size
         self.epoch, self.start = 1, 0
 
+    def order(self, epoch: int) -> Index:
+        """(M,) the rows of an epoch in order, M at least `rows`; what is beyond those is left out."""
+        raise NotImplementedError
+
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Iterate over `epoch` next, from its batch `start` on."""
         self.epoch, self.start = epoch, start
@@ -40,12 +47,113 @@ class ShuffledBatches(Sampler[list[Sample]]):
         return -(-self.rows // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        order = np.random.default_rng(mix(self.seed, "order", self.epoch)).permutation(self.rows)
+        order = self.order(self.epoch)
         for batch in range(self.start, len(self)):
             first = batch * self.batch_size
             size = min(self.batch_size, self.rows - first)
             places = range(self.rank, size, self.world_size) if size >= self.world_size else [self.rank % size]
             yield [Sample(self.epoch, first + place, int(order[first + place])) for place in places]
+
+
+class ShuffledBatches(TrainingBatches):
+    """Every row once an epoch; order = f(seed, epoch)."""
+
+    def order(self, epoch: int) -> Index:
+        """(N,) all rows, permuted."""
+        return np.random.default_rng(mix(self.seed, "order", epoch)).permutation(self.rows)
+
+
+class ClassAwareBatches(TrainingBatches):
+    """Classes in turn, each with a few of its rows: rare classes are seen as often as frequent ones.
+
+    Shen et al., ECCV 2016, as in Wu et al., ECCV 2020 (published code, wutong16/DistributionBalancedLoss,
+    mllt/datasets/loader/sampler.py). An endless sequence of classes, all of them in a new order in each pass, is read
+    on from epoch to epoch; at each class the next `run` rows of a like sequence of its own rows are taken. A class of
+    fewer rows than that repeats them at once. An epoch has int(n K / reduce) draws, n the rows of the most frequent
+    class and K the classes, and a last batch that is not full is left out.
+
+    The published sampler keeps its places in those sequences in memory and draws from one generator. Here the places
+    at the start of an epoch are computed, and each pass has a generator of its own, so that order = f(seed, epoch).
+
+    Args:
+        members: the rows of each class, as `class_members` gives them, none empty.
+        batch_size: samples a global batch.
+        seed: of the order.
+        reduce: what the length of an epoch is divided by.
+        run: rows that are taken at each class.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Index],
+        batch_size: int,
+        *,
+        seed: int,
+        reduce: int = 4,
+        run: int = 3,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.members, self.run = tuple(members), run
+        self.draws = max(1, int(max(map(len, members)) * len(members) / reduce))
+        whole = self.draws // batch_size * batch_size
+        super().__init__(whole or self.draws, batch_size, seed=seed, rank=rank, world_size=world_size)
+
+    @property
+    def groups_an_epoch(self) -> int:
+        """Classes that an epoch comes to; the last of them may have fewer rows than `run`."""
+        return -(-self.draws // self.run)
+
+    def groups(self, epoch: int) -> Index:
+        """(G,) the classes of an epoch in order, as places in `members`."""
+        return self._classes((epoch - 1) * self.groups_an_epoch, self.groups_an_epoch)
+
+    def order(self, epoch: int) -> Index:
+        """(draws,) the rows of an epoch."""
+        drawn = np.repeat(self.groups(epoch), self.run)[: self.draws]
+        counts, before = np.bincount(drawn, minlength=len(self.members)), self._drawn_before(epoch)
+        places = np.split(np.argsort(drawn, kind="stable"), np.cumsum(counts)[:-1])
+        rows = np.empty(self.draws, dtype=np.int64)
+        for label, own in enumerate(self.members):
+            part = cycled(len(own), int(before[label]), int(counts[label]), self.seed, "members", label)
+            rows[places[label]] = own[part]
+        return rows
+
+    def _classes(self, first: int, count: int) -> Index:
+        return cycled(len(self.members), first, count, self.seed, "classes")
+
+    def _drawn_before(self, epoch: int) -> Index:
+        """(K,) rows that earlier epochs took of each class."""
+        groups, kinds = self.groups_an_epoch, len(self.members)
+        passes, rest = divmod((epoch - 1) * groups, kinds)
+        visits = passes + np.bincount(self._classes(passes * kinds, rest), minlength=kinds)
+        cut = [int(self._classes(number * groups - 1, 1)[0]) for number in range(1, epoch)]
+        left_out = groups * self.run - self.draws  # by the last class of every epoch
+        return np.asarray(self.run * visits - left_out * np.bincount(np.array(cut, dtype=np.int64), minlength=kinds))
+
+
+def cycled(size: int, first: int, count: int, seed: int, *key: int | str) -> Index:
+    """(count,) places `first`, `first + 1`, ... of an endless sequence of all numbers below `size`, pass after pass.
+
+    Each pass is a permutation of its own, decided by `seed`, `key` and its number.
+    """
+    begin, end = first // size, -(-(first + count) // size)
+    orders = [np.random.default_rng(mix(seed, *key, number)).permutation(size) for number in range(begin, end)]
+    start = first - begin * size
+    return np.concatenate([np.empty(0, dtype=np.int64), *orders])[start : start + count]
+
+
+def class_members(labels: LabelTable) -> list[Index]:
+    """The rows that have each class, ascending, class by class; classes that no row has are left out.
+
+    Raises: UserError when no row has any class.
+    """
+    row, label = positives(labels)
+    require(len(row) > 0, "--sampler class-aware: no image of the training set has a label; take --sampler shuffled")
+    ends = np.cumsum(np.bincount(label, minlength=labels.num_classes))[:-1]
+    return [rows for rows in np.split(row[np.argsort(label, kind="stable")], ends) if len(rows)]
 
 
 class OrderedBatches(Sampler[list[Sample]]):

@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from data.decoders import Picture, as_tensor
+from data.photometric import Photometric, SideCut
 from utils.checks import require
 
 Step = Callable[[Picture], Picture]
@@ -242,6 +243,16 @@ def _multiscale(size: int) -> list[Step]:
     return [MultiScaleCrop(size), v2.RandomHorizontalFlip(0.5)]
 
 
+def _side_crop(size: int) -> list[Step]:
+    """The crop of the long-tail papers: 80 to 100 % of each side."""
+    return [SideCut(), Warp(size), v2.RandomHorizontalFlip(0.5)]
+
+
+def _photometric(size: int) -> list[Step]:
+    """Distribution-balanced loss and NDLP. Colours are distorted behind the cut: pixel by pixel, so it is the same."""
+    return [SideCut(), Photometric(), Warp(size), v2.RandomHorizontalFlip(0.5)]
+
+
 def _shift(size: int) -> list[Step]:
     """For handwriting, which no mirror leaves legible."""
     return [Warp(size), ReflectShift(4)]
@@ -256,6 +267,8 @@ AUGMENTATIONS: dict[str, Callable[[int], list[Step]]] = {
     "resize-crop": _resize_crop,
     "flip": _flip,
     "multiscale": _multiscale,
+    "side-crop": _side_crop,
+    "photometric": _photometric,
     "shift": _shift,
     "none": _none,
 }

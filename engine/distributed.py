@@ -134,10 +134,22 @@ class Runtime:
             if parameter.grad is not None:
                 parameter.grad = collectives.all_sum(parameter.grad) / self.world_size
 
+    def clip_gradients(self, optimizer: Optimizer, most: float) -> None:
+        """Shorten the gradient of all parameters of an optimiser together to a norm of at most `most`.
+
+        Comes after gradients are averaged; of half precision, the loss scale is taken out first.
+        """
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._accelerator.clip_grad_norm_(held, most)
+
     def average_buffers(self, module: nn.Module) -> None:
-        """Give all processes the mean of their floating-point buffers (BatchNorm statistics)."""
+        """Give all processes the mean of their floating-point buffers (BatchNorm statistics).
+
+        Those of parts in evaluation mode have not moved and stay bit for bit.
+        """
         if self.world_size > 1:
-            for buffer in self.unwrap(module).buffers():
+            moving = [part for part in self.unwrap(module).modules() if part.training]
+            for buffer in (buffer for part in moving for buffer in part.buffers(recurse=False)):
                 if buffer.is_floating_point():
                     buffer.copy_(collectives.all_sum(buffer) / self.world_size)
 

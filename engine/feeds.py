@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data.build import Data
 from data.loader import LoaderConfig, build_loader
-from data.samplers import OrderedBatches, ShuffledBatches
+from data.samplers import OrderedBatches, TrainingBatches
 from data.transforms import normalizer, train_transform
 from engine.distributed import Runtime
 from engine.evaluate import BatchLoader, evaluation_loader
@@ -31,7 +31,7 @@ def rows_of(data: Data, part: Part) -> Annotations:
 class Feed(Protocol):
     """Gives the batches of a run."""
 
-    def training(self, batches: ShuffledBatches, views: int) -> BatchLoader:
+    def training(self, batches: TrainingBatches, views: int) -> BatchLoader:
         """The training set with its observed labels, as `batches` orders it, in so many augmented views."""
         ...
 
@@ -50,7 +50,7 @@ class PictureFeed:
     workers: int
     seed: int
 
-    def training(self, batches: ShuffledBatches, views: int) -> BatchLoader:
+    def training(self, batches: TrainingBatches, views: int) -> BatchLoader:
         """Pictures under augmentation."""
         view = train_transform(self.config.augment, self.config.img_size)
         return build_loader(
@@ -79,7 +79,7 @@ class FeatureFeed:
     batch_size: int
     runtime: Runtime
 
-    def training(self, batches: ShuffledBatches, views: int) -> BatchLoader:
+    def training(self, batches: TrainingBatches, views: int) -> BatchLoader:
         """The features of the training set, the same in every epoch. Raises: ValueError for more than one view."""
         if views != 1:
             raise ValueError(f"features have one view, not {views}")
@@ -101,7 +101,7 @@ class FeatureLoader:
         features: NDArray[np.float32],
         observed: LabelTable,
         truth: LabelTable,
-        batches: ShuffledBatches | OrderedBatches,
+        batches: TrainingBatches | OrderedBatches,
     ) -> None:
         self.features, self.observed, self.truth, self.batches = features, observed, truth, batches
         self.num_classes = truth.num_classes

@@ -1,10 +1,11 @@
-"""Optimisers, and the learning rate as a pure function of the step, so that resuming needs no scheduler state."""
+"""Optimisers, and the learning rate: a pure function of the step, and of the scores so far where it follows those."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -23,10 +24,20 @@ class OptimConfig:
     )
     momentum: float = option(0.9, "momentum of SGD")
     w_d: float = option(1e-4, "weight decay", aliases=("weight_decay",))
-    scheduler: Literal["step", "cosine", "constant"] = option("step", "how the learning rate falls after the warm-up")
+    scheduler: Literal["step", "cosine", "plateau", "constant"] = option(
+        "step", "how the learning rate falls after the warm-up; plateau: when the mAP that is watched stops rising"
+    )
     step_size: int = option(4, "epochs between two decays of the step scheduler")
-    lr_gamma: float = option(0.1, "factor of each decay of the step scheduler")
-    warmup_epoch: float = option(2.0, "epochs of linear warm-up, step by step from 0")
+    milestones: str | None = option(None, "step: decay after these epochs instead, such as 5,7")
+    lr_gamma: float = option(0.1, "factor of each decay of the step and plateau schedulers")
+    patience: int = option(3, "plateau: epochs without a better mAP before the next one makes the rate decay")
+    min_lr: float = option(1e-7, "plateau: learning rate of the backbone below which nothing decays")
+    warmup_epoch: float = option(2.0, "epochs of linear warm-up, step by step")
+    warmup_steps: int | None = option(None, "steps of warm-up instead of epochs", aliases=("warmup_iters",))
+    warmup_ratio: float = option(0.0, "share of the learning rate that the warm-up starts from")
+    clip_grad: float | None = option(
+        None, "largest norm of the gradient of all parameters together; a longer one is shortened (default: off)"
+    )
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"--lr {self.lr}: must be above 0")
@@ -36,27 +47,88 @@ class OptimConfig:
         require(self.step_size >= 1, f"--step_size {self.step_size}: must be at least 1 epoch")
         require(0 < self.lr_gamma <= 1, f"--lr_gamma {self.lr_gamma}: must be in (0, 1]")
         require(self.warmup_epoch >= 0, f"--warmup_epoch {self.warmup_epoch}: must not be negative")
+        require(self.patience >= 0, f"--patience {self.patience}: must not be negative")
+        require(self.min_lr >= 0, f"--min_lr {self.min_lr}: must not be negative")
         require(
-            self.scheduler != "step" or self.warmup_epoch <= self.step_size,
-            f"--warmup_epoch {self.warmup_epoch}: longer than --step_size {self.step_size}, so the warm-up would "
-            "overwrite the first decay; shorten one of them",
+            self.scheduler != "plateau" or self.min_lr <= self.lr,
+            f"--min_lr {self.min_lr}: must not be above --lr {self.lr}",
         )
+        require(
+            self.warmup_steps is None or self.warmup_steps >= 0, f"--warmup_steps {self.warmup_steps}: not negative"
+        )
+        require(0 <= self.warmup_ratio < 1, f"--warmup_ratio {self.warmup_ratio}: must be in [0, 1)")
+        require(self.clip_grad is None or self.clip_grad > 0, f"--clip_grad {self.clip_grad}: must be above 0")
+        first = self.decay_epochs[0] if self.milestones is not None else self.step_size
+        flag = "step_size" if self.milestones is None else "milestones"
+        require(
+            self.scheduler != "step" or self.warmup_steps is not None or self.warmup_epoch <= first,
+            f"--warmup_epoch {self.warmup_epoch}: longer than --{flag} {first}, so the warm-up would overwrite the "
+            "first decay; shorten one of them",
+        )
+
+    @property
+    def decay_epochs(self) -> tuple[int, ...]:
+        """The epochs of `--milestones`. Raises: UserError unless they are whole numbers, rising, from 1."""
+        words = (self.milestones or "").replace(",", " ").split()
+        numbers = [int(word) if word.isdecimal() else 0 for word in words]
+        rising = all(one < other for one, other in pairwise([0, *numbers]))
+        require(
+            self.milestones is None or (bool(numbers) and rising),
+            f"--milestones {self.milestones}: give epochs, whole numbers from 1 in rising order, such as 5,7",
+        )
+        return tuple(numbers)
+
+
+class Plateau(NamedTuple):
+    """What the plateau schedule remembers of the scores of all epochs."""
+
+    factor: float = 1.0  # of the learning rate, from now on
+    best: float = -math.inf
+    waited: int = 0  # epochs since the best one or the last decay
+
+
+BETTER = 1e-4
+"""By which share of the best a score must lie above it to count as better."""
+
+
+def after_score(plateau: Plateau, score: float, config: OptimConfig) -> Plateau:
+    """The memory of the plateau schedule after another epoch; decays as torch's ReduceLROnPlateau(mode="max").
+
+    Args:
+        plateau: the memory so far.
+        score: of the epoch, the higher the better.
+        config: patience, factor of a decay, least learning rate.
+    """
+    if score > plateau.best * (1 + BETTER):
+        return Plateau(plateau.factor, score, 0)
+    if plateau.waited < config.patience:
+        return plateau._replace(waited=plateau.waited + 1)
+    return Plateau(max(plateau.factor * config.lr_gamma, config.min_lr / config.lr), plateau.best, 0)
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:
-    """What the base learning rate is multiplied with at optimiser step `step` (from 0).
+    """What the base learning rate is multiplied with at optimiser step `step` (from 0); a plateau decays it further.
 
     Warm-up as published with CoNeS (utils/evaluation/warmUpLR.py): step t of W uses t / (W + 1e-8), so the first step
-    has rate 0. Step decay once an epoch; cosine falls to 0 step by step over what remains after the warm-up.
+    has rate 0; from a ratio r on, r + (1 - r) t / (W + 1e-8), as published with distribution-balanced loss (mmcv).
+    Step decay once an epoch; cosine falls to 0 step by step over what remains after the warm-up.
     """
-    warmup = config.warmup_epoch * steps_per_epoch
-    rise = min(step, warmup) / (warmup + 1e-8) if warmup else 1.0
+    warmup = config.warmup_epoch * steps_per_epoch if config.warmup_steps is None else config.warmup_steps
+    risen = min(step, warmup) / (warmup + 1e-8) if warmup else 1.0
+    rise = config.warmup_ratio + (1 - config.warmup_ratio) * risen
     if config.scheduler == "step":
-        return float(rise * config.lr_gamma ** (step // steps_per_epoch // config.step_size))
+        return float(rise * config.lr_gamma ** _decays(step // steps_per_epoch, config))
     if config.scheduler == "cosine" and step > warmup:
         progress = (step - warmup) / (epochs * steps_per_epoch - warmup)
         return rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     return rise
+
+
+def _decays(epochs: int, config: OptimConfig) -> int:
+    """How many decays of the step scheduler lie behind so many whole epochs."""
+    if config.milestones is None:
+        return epochs // config.step_size
+    return sum(epochs >= milestone for milestone in config.decay_epochs)
 
 
 def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimizer:

@@ -22,6 +22,7 @@ FREE_ON_RESUME = frozenset(
         "output",
         "resume",
         "device",
+        "gpus",
         "threads",
         "num_workers",
         "save_minutes",
@@ -86,6 +87,8 @@ class RunFolder:
             f"labels: {facts['labels']},{file or ' no file'}, seed {facts['label_seed']}, "
             f"hash {facts['label_hash'][:12]}"
         )
+        if facts["sampler"] != "shuffled":
+            say(f"sampler: {facts['sampler']}")
         say(f"device: {facts['device']} x {facts['processes']}, {facts['precision']}; writing to {self.path}")
         if facts["epoch"] > 1 or facts["step"] > 0:
             say(f"resuming at epoch {facts['epoch']}, after step {facts['step']}")

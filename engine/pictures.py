@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from data.build import Data
 from data.loader import LoaderConfig
 from data.transforms import normalizer, test_transform
 from models.peers import Network
-from utils.plots import Example, View
+from utils.metrics import Metrics
+from utils.plots import Example, View, plot_tail
 from utils.types import PRESENT, Annotations
 
 SHOWN = 3
@@ -24,6 +27,13 @@ def choose_rows(truth: Annotations, count: int, seed: int = 0) -> list[int]:
     present = np.concatenate([(truth.truth.rows(rows) == PRESENT).sum(axis=1) for rows in blocks])
     ranked = np.argsort(-np.minimum(present, 3), kind="stable")
     return sorted(int(order[place]) for place in ranked[:count] if present[place])
+
+
+def draw_tail(data: Data, metrics: Metrics, path: Path) -> None:
+    """Average precision of each class over its true training images, where the dataset says head, middle and tail."""
+    if data.groups.keys() >= {"head", "middle", "tail"}:
+        groups = {name: data.groups[name] for name in ("head", "middle", "tail")}
+        plot_tail(data.test.classes, data.train.truth.counts(), metrics.per_class, groups, path)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from typing import Any, NamedTuple
 
@@ -10,11 +11,14 @@ import torch
 import torchvision
 
 from data.build import Data
+from data.loader import LoaderConfig
 from engine.distributed import Runtime
 from engine.evaluate import Measured, groups_as_dict
 from engine.sections import RunConfig
 from engine.settings import Settings
 from engine.train import Position
+from utils.long_tail import group_figures
+from utils.metrics import Metrics
 
 
 class Scores(NamedTuple):
@@ -39,12 +43,21 @@ def facts(method: str, settings: Settings, data: Data, runtime: Runtime, at: Pos
         "label_seed": data.regime.seed,
         "label_hash": labels.label_hash,
         "train_mode": config.train_mode,
+        "sampler": sampler_text(settings.sections["loader"]),
         "device": str(runtime.device),
         "processes": runtime.world_size,
         "precision": config.precision,
         "epoch": at.epoch,
         "step": at.step,
     }
+
+
+def sampler_text(config: LoaderConfig) -> str:
+    """The order of training in words, and whose labels decide it, for the console and the log."""
+    if config.sampler == "shuffled":
+        return "shuffled"
+    whose = {"observed": "the observed labels", "clean": "the CLEAN labels, which partial labels do not tell"}
+    return f"class-aware by {whose[config.sampler_labels]}"
 
 
 def result(
@@ -76,6 +89,7 @@ def result(
         "validation": None if scores.validation is None else scores.validation.metrics.as_dict(),
         "extra": {
             **groups_as_dict(chosen, data.groups),
+            **_figures(chosen, data),
             **beside_as_dict(scores.chosen),
             "classes_without_positives": [classes[k] for k in chosen.classes_without_positives],
         },
@@ -92,6 +106,18 @@ def beside_as_dict(measured: Measured) -> dict[str, dict[str, float]]:
         f = measured.metrics.as_dict()
         found["mean"] = {name: (f[name] + value) / 2 for name, value in found["g"].items()}
     return found
+
+
+def _figures(metrics: Metrics, data: Data) -> dict[str, dict[str, dict[str, float | None]]]:
+    """All figures of each group of classes and of all classes, where there are groups; None where nothing is known."""
+    if not data.groups:
+        return {}
+    found = group_figures(metrics.per_class, metrics.tally, data.groups)
+    plain = {
+        group: {name: None if math.isnan(value) else value for name, value in figures._asdict().items()}
+        for group, figures in found.items()
+    }
+    return {"groups": plain}
 
 
 def versions() -> dict[str, str]:

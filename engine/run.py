@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from data.build import Data, build_data, check_pictures
 from data.cache import Cache
 from data.label_files import write_native
-from data.loader import LoaderConfig
+from data.loader import LoaderConfig, training_batches
 from data.observed import Regime
-from data.samplers import ShuffledBatches
 from data.stores import keep_pictures
 from engine.checkpoint import load_weights, read_model, read_state, save_model, save_state
 from engine.distributed import Runtime
@@ -25,7 +24,7 @@ from engine.features import pooled_features, require_pooled, weights_hash
 from engine.feeds import FeatureFeed, Feed, Part, PictureFeed, rows_of
 from engine.optim import OptimConfig, build_optimizer
 from engine.output import RunFolder
-from engine.pictures import choose_rows, examples
+from engine.pictures import choose_rows, draw_tail, examples
 from engine.recorder import LABELS_FILE, RecordConfig, Recorder
 from engine.result import Scores, facts, result
 from engine.sections import TRAINING_CONFIGS, RunConfig, training_sections
@@ -38,6 +37,7 @@ from models.classifier import Classifier, OnPooled
 from models.peers import Network, build_peers
 from utils.checks import UserError, require
 from utils.console import say
+from utils.metrics import Metrics
 from utils.plots import plot_curves, plot_examples
 from utils.types import ClassCounts, CriterionInfo
 
@@ -76,7 +76,13 @@ def train_command(
     if settings.values["threads"]:
         torch.set_num_threads(settings.values["threads"])
     runtime = Runtime(settings.values["device"], settings.values["precision"])
+    gpus, processes = settings.values["gpus"], runtime.world_size
     try:
+        require(
+            gpus in (None, processes),
+            f"--gpus {gpus}: there are {processes} processes; start with torchrun --nproc_per_node {gpus}, or leave "
+            "the flag out",
+        )
         _train(method, settings, sections, runtime)
     finally:
         runtime.close()
@@ -113,6 +119,7 @@ class Run:
         self.method, self.settings, self.folder, self.runtime = method, settings, folder, runtime
         self.config: RunConfig = settings.sections["run"]
         self.loader_config: LoaderConfig = settings.sections["loader"]
+        self.optim: OptimConfig = settings.sections["optimiser"]
         self.data = build_data(settings.sections["data"], settings.sections["split"], self.config.seed)
         self.selection = self._selection()
         if self.loader_config.check_images and runtime.is_main:
@@ -123,9 +130,10 @@ class Run:
             beside_gpu=runtime.device.type == "cuda", processes=runtime.local_world_size
         )
         self.network = self._build_network()
-        self.batches = ShuffledBatches(
-            len(self.data.train),
-            self.loader_config.batch_size,
+        self.batches = training_batches(
+            self.data.train,
+            self.data.observed,
+            self.loader_config,
             seed=self.config.training_seed,
             rank=runtime.rank,
             world_size=runtime.world_size,
@@ -154,7 +162,7 @@ class Run:
         validation = self._score("validation") if self.data.validation else None
         if self.runtime.is_main:
             self._write_labels()
-            self._draw()
+            self._draw(chosen.metrics)
             scores = Scores(chosen, last, validation)
             self.folder.finish(result(self.method, self.settings, self.data, self.selection, at, scores))
             say(self.folder.summary())
@@ -168,6 +176,10 @@ class Run:
         require(
             wanted != "last" or self.config.early_stop is None,
             "--early_stop: there is no validation split whose mAP could fall; give --val_frac",
+        )
+        require(
+            self.optim.scheduler != "plateau" or self.data.validation is not None or wanted == "test",
+            "--scheduler plateau: there is no validation split whose mAP could stop rising; give --val_frac",
         )
         return wanted
 
@@ -199,6 +211,7 @@ class Run:
             feature_width=self.network.feature_width,
             class_counts=ClassCounts(self.data.observed.counts(), "observed"),
             seed=self.config.training_seed,
+            clean_counts=ClassCounts(self.data.train.truth.counts(), "clean"),
         )
         criterion = CRITERIA[self.method].criterion(self.settings.sections[self.method], info)
         return criterion.to(self.runtime.device)
@@ -243,17 +256,16 @@ class Run:
         return self.network
 
     def _build_loop(self) -> Loop:
-        optim: OptimConfig = self.settings.sections["optimiser"]
         groups: list[dict[str, Any]] = [
             {"params": self.network.backbone_parameters()},
-            {"params": self.network.head_parameters(), "lr_mult": optim.head_lr_mult},
+            {"params": self.network.head_parameters(), "lr_mult": self.optim.head_lr_mult},
             *self.criterion.parameter_groups(),
         ]
         model: nn.Module = self.runtime.wrap(OnPooled(self._fixed) if self._fixed else self.network)
-        optimizer = self.runtime.wrap_optimizer(build_optimizer(optim, groups))
+        optimizer = self.runtime.wrap_optimizer(build_optimizer(self.optim, groups))
         return Loop(
             self.runtime,
-            Learner(model, self.criterion, optimizer, optim),
+            Learner(model, self.criterion, optimizer, self.optim),
             self.feed.training(self.batches, 2 if "second_view" in self.criterion.needs else 1),
             self.batches,
             epochs=self.config.epochs,
@@ -322,7 +334,7 @@ class Run:
     def _after_epoch(self, epoch: int, row: dict[str, float]) -> None:
         """Validate, select, log, and stop where nothing better is to be expected."""
         self.scored = {}
-        every = self.config.test_every
+        every = self.config.test_every if epoch > self.config.test_after else 0
         wanted: dict[Part, bool] = {
             "validation": self.data.validation is not None,
             "test": self.selection == "test" or bool(every and epoch % every == 0),
@@ -332,6 +344,8 @@ class Run:
             for view, metrics in {"": measured.metrics, **measured.beside}.items():
                 prefix = f"{part}_{view}_" if view else f"{part}_"
                 row.update({f"{prefix}{name}": value for name, value in metrics.as_dict().items()})
+        if self.optim.scheduler == "plateau":
+            self.loop.follow(scores["validation" if self.data.validation else "test"].metrics.mAP)
         at, limit = self.loop.at, self.config.early_stop
         value = float(epoch) if self.selection == "last" else scores[self.selection].metrics.mAP
         if value > at.best_score:  # strictly: of equal epochs the first is kept
@@ -357,9 +371,10 @@ class Run:
     def _positives(self) -> int:
         return int(self.data.observed.counts().sum())
 
-    def _draw(self) -> None:
-        """The pictures of the run: its curves, and what the selected model sees in a few test pictures."""
+    def _draw(self, chosen: Metrics) -> None:
+        """The pictures of the run: its curves, its long tail, and what the selected model sees in a few pictures."""
         plot_curves({self.method: self.loop.at.history}, self.folder.path / "curves.png")
+        draw_tail(self.data, chosen, self.folder.path / "tail.png")
         rows = choose_rows(self.data.test, EXAMPLES)
         if rows:
             seen = examples([self.network], self.data.test, rows, self.loader_config)

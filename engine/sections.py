@@ -45,7 +45,11 @@ class RunConfig:
         None, "stop when the mAP that selects is more than so many points below its best (LargeLossMatters: 3)"
     )
     test_every: int = option(1, "score the test set every so many epochs, for the log only; 0: at the end only")
+    test_after: int = option(
+        0, "for the log, score the test set only behind this many epochs", aliases=("test_epochs",)
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
+    gpus: int | None = option(None, "published flag: number of processes; only checked, torchrun starts them")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "precision of the networks' forward pass")
     threads: int | None = option(None, "CPU threads of the computation (default: one a core)")
     output: Path | None = option(None, "folder of the run (default: runs/<method>-<dataset>-<time>)")
@@ -60,6 +64,8 @@ class RunConfig:
             self.train_seed is None or self.train_seed >= 0, f"--train_seed {self.train_seed}: must not be negative"
         )
         require(self.test_every >= 0, f"--test_every {self.test_every}: must not be negative")
+        require(self.test_after >= 0, f"--test_after {self.test_after}: must not be negative")
+        require(self.gpus is None or self.gpus >= 1, f"--gpus {self.gpus}: must be at least 1")
         require(self.save_minutes >= 0, f"--save_minutes {self.save_minutes}: must not be negative")
         require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
         require(self.print_freq >= 1, f"--print_freq {self.print_freq}: must be at least 1")

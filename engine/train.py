@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from data.samplers import ShuffledBatches
+from data.samplers import TrainingBatches
 from engine.distributed import Runtime
 from engine.evaluate import BatchLoader
-from engine.optim import OptimConfig, learning_rate_factor, set_learning_rate
+from engine.optim import OptimConfig, Plateau, after_score, learning_rate_factor, set_learning_rate
 from losses.base import Criterion
 from utils.checks import RunError
 from utils.console import Progress, is_terminal, say
@@ -68,6 +68,7 @@ class Position:
     best_epoch: int = 0
     best_score: float = -math.inf
     history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
+    plateau: dict[str, Any] = field(default_factory=dict)  # what of `Plateau` is no default
     stopped: bool = False  # before all epochs were trained: no better one is to be expected
 
     @property
@@ -111,7 +112,7 @@ class Loop:
         runtime: Runtime,
         learner: Learner,
         loader: BatchLoader,
-        batches: ShuffledBatches,
+        batches: TrainingBatches,
         *,
         epochs: int,
         seed: int,
@@ -147,6 +148,10 @@ class Loop:
                 self.at.epoch, self.at.step = self.at.epoch + 1, 0
                 self.at.sums, self._sums = {}, {}
                 self.save()
+
+    def follow(self, score: float) -> None:
+        """Let the plateau schedule know how good the epoch just trained is; called once an epoch, if at all."""
+        self.at.plateau = after_score(Plateau(**self.at.plateau), score, self.learner.optim)._asdict()
 
     def check_stop(self) -> None:
         """Save and raise `Interrupted` when a signal has asked for it (on any process)."""
@@ -192,8 +197,7 @@ class Loop:
         self._sums = {name: self._number(value) for name, value in at.sums.items()}
         if at.step < len(self.batches):
             self._train_steps()
-        if not self._frozen:
-            self.runtime.average_buffers(self.learner.model)
+        self.runtime.average_buffers(self.learner.model)
 
     def _train_steps(self) -> None:
         at, rows, size = self.at, self.batches.rows, self.batches.batch_size
@@ -227,7 +231,8 @@ class Loop:
         steps = len(self.batches)
         number = (at.epoch - 1) * steps + at.step
         torch.manual_seed(mix(self.seed, "step", number, self.runtime.rank))
-        set_learning_rate(optimizer, learning_rate_factor(number, steps, self.epochs, optim))
+        factor = learning_rate_factor(number, steps, self.epochs, optim) * Plateau(**at.plateau).factor
+        set_learning_rate(optimizer, factor)
         moved = self.loader.ready(self.runtime.to_device(batch))
         frozen = self._frozen
         with self.runtime.unsynchronised(model) if frozen else nullcontext():
@@ -240,6 +245,8 @@ class Loop:
                 self.runtime.average_gradients(model)
             if self.runtime.world_size > 1:
                 self.runtime.average_criterion_gradients(criterion)
+            if optim.clip_grad is not None:
+                self.runtime.clip_gradients(optimizer, optim.clip_grad)
             optimizer.step()
         self.hooks.after_step(at.epoch, moved, loss)
         return {"loss": loss.total.detach(), **loss.parts}

@@ -18,7 +18,10 @@ from losses.co_teaching import (
 )
 from losses.cones import CoNeS, CoNeSConfig
 from losses.curriculum import CurriculumConfig, CurriculumLabelling
+from losses.distribution_balanced import DistributionBalanced, DistributionBalancedConfig
 from losses.large_loss import LargeLoss, LargeLossConfig
+from losses.ndlp import NDLP, NDLPConfig
+from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalConfig
 from losses.role import ROLE, ROLEConfig
 from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
 
@@ -42,6 +45,9 @@ CRITERIA: dict[str, Method] = {
     "iun": Method(IU, IUConfig),
     "pr": Method(PR, PRConfig),
     "asl": Method(ASL, ASLConfig),
+    "focal": Method(Focal, FocalConfig),
+    "cb": Method(ClassBalanced, ClassBalancedConfig),
+    "db": Method(DistributionBalanced, DistributionBalancedConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "cones": Method(CoNeS, CoNeSConfig),
     "large_loss": Method(LargeLoss, LargeLossConfig),
@@ -50,9 +56,26 @@ CRITERIA: dict[str, Method] = {
     "co-teaching+": Method(CoTeachingPlus, CoTeachingPlusConfig),
     "decoupling": Method(Decoupling, DecouplingConfig),
     "jocor": Method(JoCoR, JoCoRConfig),
+    "ndlp": Method(NDLP, NDLPConfig),
 }
 
-BASELINES = ("bce", "bce_ls", "an", "an_ls", "wan", "epr", "role", "iu", "iun", "pr", "asl", "curriculum")
+BASELINES = (
+    "bce",
+    "bce_ls",
+    "an",
+    "an_ls",
+    "wan",
+    "epr",
+    "role",
+    "iu",
+    "iun",
+    "pr",
+    "asl",
+    "focal",
+    "cb",
+    "db",
+    "curriculum",
+)
 """The methods without a script of their own: `main_BCE.py --loss NAME`."""
 
 CO_TRAINING = ("cls", "co-teaching", "co-teaching+", "decoupling", "jocor")

@@ -33,6 +33,10 @@ class Backbone(nn.Module):
     width: int
     stride: int
 
+    def stages(self) -> list[tuple[nn.Module, ...]]:
+        """What learns or stays as it is together, from the image on: the first layer, then the stages."""
+        raise NotImplementedError
+
     def forward(self, images: Tensor) -> Tensor:
         """The feature map."""
         raise NotImplementedError
@@ -47,6 +51,10 @@ class ResNet(Backbone):
         self.conv1, self.bn1, self.relu, self.maxpool = whole.conv1, whole.bn1, whole.relu, whole.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
         self.width, self.stride = whole.fc.in_features, 32
+
+    def stages(self) -> list[tuple[nn.Module, ...]]:
+        """The first convolution with its BatchNorm, then layer1 to layer4."""
+        return [(self.conv1, self.bn1), (self.layer1,), (self.layer2,), (self.layer3,), (self.layer4,)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, 512 or 2048, H/32, W/32)."""
@@ -70,6 +78,10 @@ class SceneNet(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def stages(self) -> list[tuple[nn.Module, ...]]:
+        """The first convolution with its BatchNorm, then layer1 to layer3."""
+        return [(self.conv1, self.bn1), (self.layer1,), (self.layer2,), (self.layer3,)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, 96, H/8, W/8)."""
@@ -132,6 +144,9 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "resnet152": partial(ResNet, 152),
     "scenenet": SceneNet,
 }
+
+STAGES: dict[str, int] = {name: 3 if name == "scenenet" else 4 for name in BACKBONES}
+"""How many stages a backbone has behind its first layer."""
 
 PRETRAINED: dict[str, Pretrained] = {
     "resnet18": _imagenet(18),

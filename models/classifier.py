@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.backbones import Backbone
 from models.heads import Head
@@ -15,13 +16,25 @@ class Classifier(nn.Module):
 
     The published CoNeS networks hold a selector network per class besides (84 million parameters at 20 classes) which
     never runs; there is none here.
+
+    Args:
+        backbone: images to features.
+        head: features to logits.
+        frozen_stages: the backbone's first layer (0) and so many stages behind it never learn: no gradient, BatchNorm
+            in evaluation mode. -1: all learns. As in published code wutong16/DistributionBalancedLoss (ResNet of mmcv).
+        norm_eval: all BatchNorm of the backbone stays in evaluation mode; its scale and shift learn all the same.
     """
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head, *, frozen_stages: int = -1, norm_eval: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self._frozen = False
+        kept = backbone.stages()[: frozen_stages + 1] if frozen_stages >= 0 else []
+        self._never_learning = [module for stage in kept for module in stage]
+        norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)] if norm_eval else []
+        self._in_evaluation = [*self._never_learning, *norms]
+        self.freeze_backbone(False)
 
     def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
         """Logits and features always; `cam`, without gradient, when "cam" is wanted."""
@@ -30,15 +43,22 @@ class Classifier(nn.Module):
         return ModelOutput(self.head(features), features, cam)
 
     def train(self, mode: bool = True) -> Classifier:
-        """As every module, except that a frozen backbone stays in evaluation mode."""
+        """As every module, except that what is frozen of the backbone stays in evaluation mode."""
         super().train(mode)
         self.backbone.train(mode and not self._frozen)
+        for module in self._in_evaluation:
+            module.eval()
         return self
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """Leave the backbone as it is from now on, BatchNorm statistics included, or let it learn again."""
+        """Leave the backbone as it is from now on, BatchNorm statistics included, or let it learn again.
+
+        The frozen stages never learn.
+        """
         self._frozen = frozen
         self.backbone.requires_grad_(not frozen)
+        for module in self._never_learning:
+            module.requires_grad_(False)
         self.train(self.training)
 
     @torch.no_grad()

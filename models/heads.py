@@ -141,6 +141,52 @@ class BoostedCSRAHead(CSRAHead):
         return boosted(super()._scores(features), self.alpha)
 
 
+class PFCHead(Head):
+    """Mean pooling, a linear neck with BatchNorm and dropout but no ReLU, and a linear layer: PFC and its classifier.
+
+    Wu et al., ECCV 2020, published code wutong16/DistributionBalancedLoss, mllt/models/necks/pfc.py and
+    heads/cls_head.py. The neck's second linear layer, which is in published checkpoints and never runs, is left out. A
+    single row has no spread to normalise by: in training it takes the running statistics and leaves them as they are,
+    where the published head stops.
+
+    Everything behind the mean is affine in evaluation mode, so the activation map is the product of the two matrices
+    and the scale between them at every place; its mean is the logit less a constant of the class.
+    """
+
+    def __init__(self, width: int, classes: int, neck_width: int, dropout: float) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, neck_width)
+        self.bn = nn.BatchNorm1d(neck_width)
+        self.dropout = nn.Dropout(dropout)
+        self.fc_cls = nn.Linear(neck_width, classes)
+        nn.init.kaiming_normal_(self.fc.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.fc_cls.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+        nn.init.zeros_(self.fc_cls.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        logits: Tensor = self.fc_cls(self.dropout(self.neck(features)))
+        return logits
+
+    def neck(self, features: Tensor) -> Tensor:
+        """What is classified, (B, neck width), before dropout."""
+        reduced: Tensor = self.fc(features.mean(dim=(2, 3)))
+        if self.training and len(reduced) == 1:
+            bn = self.bn
+            return F.batch_norm(reduced, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
+        normalised: Tensor = self.bn(reduced)
+        return normalised
+
+    @torch.no_grad()
+    def cam(self, features: Tensor) -> Tensor:
+        """Maps (B, C, h, w) by one 1x1 convolution, with the running statistics in training too."""
+        assert self.bn.running_var is not None
+        scale = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
+        weight = (self.fc_cls.weight * scale) @ self.fc.weight
+        return F.conv2d(features, weight[:, :, None, None])
+
+
 def boosted(scores: Tensor, alpha: float) -> Tensor:
     """BoostLU: `scores` of any shape, those above 0 times `alpha`; the slope at 0 is 1 (Kim et al., CVPR 2023)."""
     return torch.where(scores > 0, alpha * scores, scores)
@@ -177,6 +223,16 @@ class HeadSettings(Protocol):
         """What positive scores of places are multiplied by before pooling; None leaves them."""
         ...
 
+    @property
+    def neck_width(self) -> int:
+        """Features between the two layers of PFC."""
+        ...
+
+    @property
+    def neck_dropout(self) -> float:
+        """Chance of each of these features to be dropped."""
+        ...
+
 
 def linear_head(width: int, classes: int, settings: HeadSettings) -> Head:
     """A linear head, boosted if so set."""
@@ -192,5 +248,14 @@ def csra_head(width: int, classes: int, settings: HeadSettings) -> Head:
     return BoostedCSRAHead(width, classes, settings.num_heads, settings.lam, settings.boostlu)
 
 
-HEADS: dict[str, Callable[[int, int, HeadSettings], Head]] = {"linear": linear_head, "csra": csra_head}
+def pfc_head(width: int, classes: int, settings: HeadSettings) -> Head:
+    """A head with a neck."""
+    return PFCHead(width, classes, settings.neck_width, settings.neck_dropout)
+
+
+HEADS: dict[str, Callable[[int, int, HeadSettings], Head]] = {
+    "linear": linear_head,
+    "csra": csra_head,
+    "pfc": pfc_head,
+}
 """Heads by name: called with feature width D, number of classes C and the settings."""

@@ -5,12 +5,15 @@ N rows, C classes. UNKNOWN entries count as ABSENT, as in the papers.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from utils.metrics import Tally, group_map
 from utils.types import PRESENT, Index, LabelTable
 
 HEAD_FROM = 100
@@ -28,6 +31,46 @@ class ClassFrequencies(NamedTuple):
     """(C,) rows that do not."""
     condition_prob: NDArray[np.float64]
     """(C, C) at [j, k]: the share of the rows with class j that have class k too; a row of zeros where none has j."""
+
+
+class GroupFigures(NamedTuple):
+    """How well a group of classes is recognised; fractions, NaN for a group of which nothing is known."""
+
+    mAP: float  # noqa: N815 - the field's own spelling; a class without positives counts as 0
+    micro_F1: float  # noqa: N815 - of all predictions for classes of the group together
+    macro_F1: float  # noqa: N815 - mean over its classes, 0 for one neither predicted nor present
+    accuracy: float  # mean over its classes of the share of right predictions, of presence and absence alike
+
+
+def group_figures(per_class: NDArray[np.float64], tally: Tally, groups: Mapping[str, Index]) -> dict[str, GroupFigures]:
+    """The figures of each group and, under "total", of all classes.
+
+    As in published code wutong16/DistributionBalancedLoss, mllt/core/evaluation/eval_tools.py, which predicts where a
+    logit is above 0. A class of which nothing is known is left out. A micro or macro F1 is no CF1 or OF1: macro F1 is a
+    mean of F1s, CF1 the F1 of means; micro F1 of all classes is OF1.
+
+    Args:
+        per_class: (C,) average precision, NaN for a class without positives: `Metrics.per_class`.
+        tally: (C,) counts of what was predicted: `Metrics.tally`.
+        groups: the classes of each group.
+    """
+    right = tally.known - tally.chosen - tally.positives + 2 * tally.true
+    accuracy = right / np.maximum(tally.known, 1)
+    named = {**groups, "total": np.arange(len(per_class))}
+    means = group_map(per_class, tally.known > 0, named)
+    result = {}
+    for name, classes in named.items():
+        judged = classes[tally.known[classes] > 0]
+        f1 = _f1(tally.true[judged], tally.chosen[judged] + tally.positives[judged])
+        pooled = _f1(tally.true[judged].sum(keepdims=True), (tally.chosen + tally.positives)[judged].sum(keepdims=True))
+        figures = (pooled.mean(), f1.mean(), accuracy[judged].mean()) if len(judged) else (math.nan,) * 3
+        result[name] = GroupFigures(means[name], *map(float, figures))
+    return result
+
+
+def _f1(true: Index, named: Index) -> NDArray[np.float64]:
+    """F1 of true positives and of predictions and positives together, 0 where there are none of these."""
+    return 2 * true / np.maximum(named, 1)
 
 
 def class_groups(counts: Index) -> dict[str, Index]:

@@ -33,6 +33,15 @@ class PrecisionRecall(NamedTuple):
     OF1: float
 
 
+class Tally(NamedTuple):
+    """Entries whose truth is known, counted class by class, (C,) each: what precision, recall and F1 are made of."""
+
+    true: Index  # predicted and present
+    chosen: Index  # predicted
+    positives: Index  # present
+    known: Index  # all
+
+
 class Metrics(NamedTuple):
     """What an evaluation reports. `per_class` is (C,) average precision, NaN for a class without positives."""
 
@@ -44,6 +53,8 @@ class Metrics(NamedTuple):
     classes_without_positives: tuple[int, ...]
     known: Mask
     """(C,) whether anything is known of a class: what tells one without positives from one never judged."""
+    tally: Tally
+    """What was predicted at the threshold."""
 
     def as_dict(self) -> dict[str, float]:
         """Figures by their usual names: mAP, mAP_all, CP, CR, CF1, OP, OR, OF1, and the top-3 ones as "CP@3"."""
@@ -59,15 +70,6 @@ class KnownScores(NamedTuple):
     score: Scores  # (M,)
     in_top: Mask  # (M,) whether the entry is one of the `TOP` highest of its image, unknown ones included
     num_classes: int
-
-
-class _Tally(NamedTuple):
-    """Entries counted class by class, (C,) each."""
-
-    true: Index  # predicted and present
-    chosen: Index  # predicted, truth known
-    positives: Index
-    judged: Mask  # whether any entry is known
 
 
 def average_precision(scores: Scores, truth: NDArray[Any]) -> float:
@@ -108,13 +110,16 @@ def precision_recall(predicted: Mask, present: Mask, known: Mask) -> PrecisionRe
         present: (N, C) True where it is true.
         known: (N, C) True where the truth is known.
     """
-    return _ratios(
-        _Tally(
-            true=(predicted & present & known).sum(axis=0),
-            chosen=(predicted & known).sum(axis=0),
-            positives=(present & known).sum(axis=0),
-            judged=np.asarray(known.any(axis=0)),
-        )
+    return _ratios(count_predictions(predicted, present, known))
+
+
+def count_predictions(predicted: Mask, present: Mask, known: Mask) -> Tally:
+    """Predictions (N, C), True where a label is predicted, counted over the known entries; as `precision_recall`."""
+    return Tally(
+        true=(predicted & present & known).sum(axis=0),
+        chosen=(predicted & known).sum(axis=0),
+        positives=(present & known).sum(axis=0),
+        known=known.sum(axis=0),
     )
 
 
@@ -140,8 +145,7 @@ def evaluate_scores(scores: Scores, truth: Codes, threshold: float = 0.0) -> Met
     )
     return _metrics(
         per_class,
-        known.any(axis=0),
-        at_threshold=precision_recall(scores >= threshold, present, known),
+        count_predictions(scores >= threshold, present, known),
         at_top=precision_recall(top_mask(scores, TOP), present, known),
     )
 
@@ -171,9 +175,8 @@ def evaluate_known(entries: KnownScores, threshold: float = 0.0) -> Metrics:
     per_class = np.array([average_precision(score[one], present[one]) for one in np.split(order, ends)[:classes]])
     return _metrics(
         per_class,
-        np.diff(ends, prepend=0) > 0,
-        at_threshold=_known_precision_recall(entries, score >= threshold),
-        at_top=_known_precision_recall(entries, in_top),
+        _count_known(entries, score >= threshold),
+        at_top=_ratios(_count_known(entries, in_top)),
     )
 
 
@@ -213,34 +216,33 @@ def top_mask(scores: Scores, count: int) -> Mask:
     return taken
 
 
-def _metrics(
-    per_class: NDArray[np.float64], known: Mask, *, at_threshold: PrecisionRecall, at_top: PrecisionRecall
-) -> Metrics:
+def _metrics(per_class: NDArray[np.float64], tally: Tally, *, at_top: PrecisionRecall) -> Metrics:
     """The figures of an evaluation with their means over classes."""
     defined = ~np.isnan(per_class)
     return Metrics(
         mAP=_mean(per_class[defined]),
         mAP_all=_mean(np.where(defined, per_class, 0.0)),
         per_class=per_class,
-        at_threshold=at_threshold,
+        at_threshold=_ratios(tally),
         at_top=at_top,
         classes_without_positives=tuple(int(k) for k in np.flatnonzero(~defined)),
-        known=known,
+        known=tally.known > 0,
+        tally=tally,
     )
 
 
-def _known_precision_recall(entries: KnownScores, predicted: Mask) -> PrecisionRecall:
-    """Precision, recall and F1 of predictions (M,) at the known entries."""
+def _count_known(entries: KnownScores, predicted: Mask) -> Tally:
+    """Predictions (M,) at the known entries, counted."""
     label, present = entries.label, entries.present
     parts = (label[predicted & present], label[predicted], label[present], label)
     true, chosen, positives, known = (np.bincount(part, minlength=entries.num_classes) for part in parts)
-    return _ratios(_Tally(true, chosen, positives, judged=known > 0))
+    return Tally(true, chosen, positives, known)
 
 
-def _ratios(count: _Tally) -> PrecisionRecall:
+def _ratios(count: Tally) -> PrecisionRecall:
     """Precision, recall and F1 of counted entries."""
-    has_positives = count.positives > 0
-    class_precision = _mean(count.true[count.judged] / np.maximum(count.chosen[count.judged], 1))
+    has_positives, judged = count.positives > 0, count.known > 0
+    class_precision = _mean(count.true[judged] / np.maximum(count.chosen[judged], 1))
     class_recall = _mean(count.true[has_positives] / count.positives[has_positives])
     overall_precision = count.true.sum() / max(count.chosen.sum(), 1)
     overall_recall = count.true.sum() / max(count.positives.sum(), 1)

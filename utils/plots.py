@@ -142,6 +142,45 @@ def plot_shares(names: Sequence[str], series: Mapping[str, NDArray[np.float64]],
     save_figure(figure, path)
 
 
+def plot_tail(
+    names: Sequence[str],
+    counts: NDArray[np.int64],
+    precision: NDArray[np.float64],
+    groups: Mapping[str, NDArray[np.int64]],
+    path: Path,
+) -> None:
+    """Average precision class by class over its number of training images, the most frequent class first.
+
+    Args:
+        names: C class names.
+        counts: (C,) training images of each class.
+        precision: (C,) average precision in [0, 1], drawn as a percentage; NaN leaves no bar.
+        groups: the classes of each group; each has a colour, and a dashed line at the mean of its bars.
+        path: the file to make.
+    """
+    order = np.argsort(-counts, kind="stable")
+    place = np.argsort(order)
+    figure = Figure(figsize=(min(max(6.0, 1.5 + 0.16 * len(names)), 40.0), 5.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    for (name, members), colour in zip(groups.items(), _cycle(len(groups)), strict=True):
+        at, values = place[members], 100 * precision[members]
+        label = f"{name}, {len(members)} classes"
+        if np.isfinite(values).any():
+            label, mean = f"{label}, mean {np.nanmean(values):.1f}", np.nanmean(values)
+            upper.plot([at.min() - 0.5, at.max() + 0.5], [mean, mean], color=colour, linestyle="--", linewidth=1)
+        upper.bar(at, values, width=0.8, color=colour, label=label)
+        lower.bar(at, np.maximum(counts[members] - _LOG_START, 0), width=0.8, bottom=_LOG_START, color=colour)
+    upper.set(ylabel="average precision (%)", ylim=(0, 100), xlim=(-1, len(names)))
+    lower.set(ylabel="training images", yscale="log", ylim=(_LOG_START, 2.0 * max(1, int(counts.max(initial=0)))))
+    shown = [plain_name(names[row], 16) for row in order] if len(names) <= 2 * _NAMED + 1 else []
+    lower.set_xticks(np.arange(len(shown)), shown, rotation=90, fontsize=7)
+    for axes in (upper, lower):
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside upper left", ncols=len(groups), fontsize=8)
+    save_figure(figure, path)
+
+
 def plot_heat_map(names: Sequence[str], values: NDArray[np.float64], path: Path, *, title: str) -> None:
     """A square of shares in [0, 1] (K, K), row by column; the diagonal is left out. Small shares are spread out."""
     side = max(5.0, 3.2 + 0.17 * len(names))

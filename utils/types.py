@@ -260,6 +260,8 @@ class CriterionInfo:
     feature_width: int
     class_counts: ClassCounts
     seed: int
+    clean_counts: ClassCounts | None = None
+    """Counts of the true labels; only for criteria that are told to use them and say that they do."""
 
 
 StateDict = dict[str, Any]

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from data.images import ArrayImages, FileImages
-from data.loader import LoaderConfig, build_loader
-from data.samplers import OrderedBatches, ShuffledBatches
+from data.loader import LoaderConfig, build_loader, training_batches
+from data.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches
 from data.transforms import normalizer, train_transform
 from data.transforms import test_transform as plain_view
 from tests.data.trees import picture
@@ -148,3 +150,26 @@ def test_a_decoder_that_is_not_there_is_told_when_the_settings_are_read(monkeypa
     LoaderConfig()
     with pytest.raises(UserError, match="torchcodec"):
         LoaderConfig(decoder="torchcodec")
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_sampler_goes_by_the_labels_it_is_told_to(pictures, world):
+    candidates = LabelTable(np.ones((23, 4), dtype=np.int8))
+    settings = {"seed": 3, "rank": world - 1, "world_size": world}
+    config = LoaderConfig(sampler="class-aware", batch_size=8, sampler_reduce=2, sampler_run=5)
+    seen = training_batches(pictures, candidates, config, **settings)
+    assert isinstance(seen, ClassAwareBatches)
+    assert (seen.draws, seen.run, seen.batch_size, seen.seed) == (23 * 4 // 2, 5, 8, 3)
+    assert (seen.rank, seen.world_size) == (world - 1, world)
+    clean = training_batches(pictures, candidates, replace(config, sampler_labels="clean"), **settings)
+    truth = pictures.truth.dense() == 1
+    assert [own.tolist() for own in clean.members] == [np.flatnonzero(column).tolist() for column in truth.T]
+    plain = training_batches(pictures, candidates, LoaderConfig(batch_size=8), **settings)
+    expected = ShuffledBatches(23, 8, seed=3, rank=world - 1, world_size=world)
+    assert list(plain) == list(expected)
+
+
+@pytest.mark.parametrize("flag", ["sampler_reduce", "sampler_run"])
+def test_samplers_that_would_draw_nothing_are_refused(flag):
+    with pytest.raises(UserError, match=flag):
+        LoaderConfig(**{flag: 0})

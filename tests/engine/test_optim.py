@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.optim import OptimConfig, build_optimizer, learning_rate_factor, set_learning_rate
+from engine.optim import OptimConfig, Plateau, after_score, build_optimizer, learning_rate_factor, set_learning_rate
 from tests.golden_files import each_case
 from utils.checks import UserError
 
@@ -55,11 +55,80 @@ def test_constant_without_warmup_is_one_throughout():
         {"momentum": 1.0},
         {"step_size": 0},
         {"head_lr_mult": 0},
+        {"warmup_epoch": 5, "milestones": "4,7"},
+        {"milestones": "7,5"},
+        {"milestones": "0,5"},
+        {"milestones": "5,5"},
+        {"milestones": "five"},
+        {"milestones": ","},
+        {"patience": -1},
+        {"min_lr": -1.0},
+        {"min_lr": 0.02, "scheduler": "plateau"},
+        {"warmup_steps": -1},
+        {"warmup_ratio": 1.0},
+        {"clip_grad": 0.0},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(bad):
-    with pytest.raises(UserError, match=next(iter(bad))):
+    with pytest.raises(UserError, match=f"--{next(iter(bad))}"):
         OptimConfig(**bad)
+
+
+def test_a_least_rate_above_the_rate_matters_to_the_plateau_alone():
+    assert OptimConfig(lr=1e-8).min_lr == 1e-7
+
+
+@pytest.mark.parametrize("text, epochs", [("5,7", (5, 7)), ("3", (3,)), ("1, 2 10", (1, 2, 10))])
+def test_milestones_are_read(text, epochs):
+    assert OptimConfig(milestones=text, warmup_epoch=0).decay_epochs == epochs
+
+
+def test_milestones_decay_as_in_torch():
+    config = OptimConfig(milestones="2,3,6", lr_gamma=0.3, warmup_epoch=0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3, 6], gamma=0.3)
+    for epoch in range(9):
+        for step in (5 * epoch, 5 * epoch + 4):
+            assert learning_rate_factor(step, 5, 9, config) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+
+
+def test_warm_up_of_published_long_tail_settings():
+    """500 steps from a third of the rate to all of it, and decays after epochs 5 and 7 (mmcv's `linear` and `step`)."""
+    config = OptimConfig(warmup_steps=500, warmup_ratio=1 / 3, milestones="5,7")
+    for step in range(121 * 8):
+        missing = (1 - step / 500) * (1 - 1 / 3) if step < 500 else 0.0
+        expected = (1 - missing) * 0.1 ** ((step >= 121 * 5) + (step >= 121 * 7))
+        assert learning_rate_factor(step, 121, 8, config) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("patience, gamma, least", [(3, 0.1, 1e-7), (0, 0.5, 1e-3), (1, 0.1, 0.0), (2, 0.9, 0.02)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_plateau_decays_when_torchs_does(patience, gamma, least, seed):
+    config = OptimConfig(lr=0.02, scheduler="plateau", patience=patience, lr_gamma=gamma, min_lr=least)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=gamma, patience=patience, min_lr=least, eps=0.0
+    )
+    plateau, rates = Plateau(), set()
+    rng = np.random.default_rng(seed)
+    rise = np.minimum(np.arange(40) / 20, 1)
+    for score in np.round(rise + rng.normal(scale=0.1, size=40), 2).clip(0):
+        plateau = after_score(plateau, float(score), config)
+        schedule.step(float(score))
+        rate = optimizer.param_groups[0]["lr"]
+        rates.add(rate)
+        assert config.lr * plateau.factor == pytest.approx(rate, rel=1e-9)
+    assert len(rates) > 2 or least == config.lr
+
+
+def test_a_hardly_better_score_is_no_better():
+    config = OptimConfig(scheduler="plateau", patience=0)
+    first = after_score(Plateau(), 0.5, config)
+    assert first == (1.0, 0.5, 0)
+    assert after_score(first, 0.5 * (1 + 0.9e-4), config).factor == config.lr_gamma
+    assert after_score(first, 0.5 * (1 + 1.1e-4), config).factor == 1.0
 
 
 @pytest.mark.parametrize("name, kind", [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])

@@ -44,10 +44,10 @@ def tables():
     return images, LabelTable(rng.integers(0, 2, (ROWS, CLASSES)).astype(np.int8))
 
 
-def make_loop(runtime, *, frozen, epochs, norm=True, save=lambda state: None, **hooks):
-    """A loop over random images, and its network."""
+def make_loop(runtime, *, frozen, epochs, norm=True, save=lambda state: None, build=None, optim=OPTIM, **hooks):
+    """A loop over random images, and its network: what `build` makes, of feature width 5, or a small one."""
     torch.manual_seed(0)
-    network = Classifier(Small(norm), LinearHead(5, CLASSES))
+    network = build() if build else Classifier(Small(norm), LinearHead(5, CLASSES))
     images, labels = tables()
     batches = ShuffledBatches(ROWS, BATCH, seed=1, rank=runtime.rank, world_size=runtime.world_size)
     info = CriterionInfo(
@@ -61,10 +61,10 @@ def make_loop(runtime, *, frozen, epochs, norm=True, save=lambda state: None, **
     )
     groups = [{"params": network.backbone_parameters()}, {"params": network.head_parameters(), "lr_mult": 3.0}]
     model = runtime.wrap(network)
-    optimizer = runtime.wrap_optimizer(build_optimizer(OPTIM, groups))
+    optimizer = runtime.wrap_optimizer(build_optimizer(optim, groups))
     loop = Loop(
         runtime,
-        Learner(model, BCE(BCEConfig(), info), optimizer, OPTIM),
+        Learner(model, BCE(BCEConfig(), info), optimizer, optim),
         FeatureLoader(images, labels, labels, batches),
         batches,
         epochs=epochs,

@@ -5,7 +5,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.backbones import BACKBONES, SceneNet
+from models.backbones import BACKBONES, STAGES, SceneNet
 from models.build import MODELS, ModelConfig, build_model
 from models.heads import HEADS
 from utils.checks import UserError
@@ -27,7 +27,7 @@ def test_choices_of_the_settings_are_the_keys_of_the_dictionaries():
 
 def test_defaults_are_those_of_the_papers():
     config = ModelConfig()
-    assert dataclasses.astuple(config) == ("resnet101", "linear", 1, 0.1, None, "default")
+    assert dataclasses.astuple(config) == ("resnet101", "linear", 1, 0.1, None, 256, 0.5, -1, False, "default")
     assert all(field.metadata["help"] for field in dataclasses.fields(config))
 
 
@@ -43,6 +43,13 @@ def test_defaults_are_those_of_the_papers():
         ({"boostlu": -5.0}, "--boostlu"),
         ({"boostlu": float("inf")}, "--boostlu"),
         ({"boostlu": float("nan")}, "--boostlu"),
+        ({"boostlu": 5.0, "head": "pfc"}, "--head linear or csra"),
+        ({"neck_width": 0}, "--neck_width"),
+        ({"neck_dropout": 1.0}, "--neck_dropout"),
+        ({"neck_dropout": -0.1}, "--neck_dropout"),
+        ({"frozen_stages": 4, "model": "scenenet"}, "scenenet has 3"),
+        ({"frozen_stages": 5, "model": "resnet18"}, "resnet18 has 4"),
+        ({"frozen_stages": -2}, "--frozen_stages"),
         ({"weights": ""}, "--weights"),
     ],
 )
@@ -60,7 +67,25 @@ def test_built_model_has_the_configured_parts(head):
         assert (len(model.head.weights), model.head.lam) == (2, 0.4)
 
 
-@pytest.mark.parametrize("head", HEADS)
+def test_settings_of_the_neck_and_of_what_stays_reach_the_model():
+    model = build_model(small(head="pfc", neck_width=11, neck_dropout=0.25, frozen_stages=1, norm_eval=True), 5, seed=0)
+    assert (model.head.fc.out_features, model.head.dropout.p) == (11, 0.25)
+    assert not any(parameter.requires_grad for parameter in model.backbone.layer1.parameters())
+    assert all(parameter.requires_grad for parameter in model.backbone.layer2.parameters())
+    assert not model.backbone.layer3.bn1.training
+    assert model.backbone.layer3.training
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_stages_hold_every_parameter_once_in_the_order_of_the_network(name):
+    backbone = BACKBONES[name]()
+    stages = backbone.stages()
+    assert len(stages) == STAGES[name] + 1
+    held = [id(parameter) for stage in stages for module in stage for parameter in module.parameters()]
+    assert held == [id(parameter) for parameter in backbone.parameters()]
+
+
+@pytest.mark.parametrize("head", ["linear", "csra"])
 def test_a_boosted_model_starts_as_the_plain_one_and_scores_otherwise(head):
     plain, boosted = (build_model(small(head=head, boostlu=alpha), 5, seed=3).eval() for alpha in (None, 5.0))
     assert list(plain.state_dict()) == list(boosted.state_dict())

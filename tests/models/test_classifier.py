@@ -4,9 +4,13 @@ from torch import nn
 
 from models.backbones import SceneNet
 from models.classifier import Classifier
-from models.heads import CSRAHead, LinearHead
+from models.heads import CSRAHead, LinearHead, PFCHead
 
-HEADS = {"linear": lambda: LinearHead(96, 5), "csra": lambda: CSRAHead(96, 5, 4, 0.2)}
+HEADS = {
+    "linear": lambda: LinearHead(96, 5),
+    "csra": lambda: CSRAHead(96, 5, 4, 0.2),
+    "pfc": lambda: PFCHead(96, 5, 8, 0.0),
+}
 
 
 @pytest.fixture(params=HEADS)
@@ -81,3 +85,57 @@ def test_bfloat16_autocast_is_finite(model):
     assert found.logits.isfinite().all()
     assert found.cam.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def norms(model):
+    return {name: module for name, module in model.backbone.named_modules() if isinstance(module, nn.BatchNorm2d)}
+
+
+def kept(name, stages):
+    """Whether a parameter or module of the backbone, by name, belongs to its first layer or that many stages."""
+    return stages >= 0 and (
+        name.split(".")[0] in {"conv1", "bn1"} or any(f"layer{k}" in name for k in range(1, stages + 1))
+    )
+
+
+@pytest.mark.parametrize("stages", [-1, 0, 1, 3])
+@pytest.mark.parametrize("norm_eval", [False, True])
+def test_frozen_stages_get_no_gradient_and_keep_their_statistics(stages, norm_eval):
+    torch.manual_seed(0)
+    model = Classifier(SceneNet(), LinearHead(96, 5), frozen_stages=stages, norm_eval=norm_eval)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train(False)
+    model.train()(images()).logits.square().sum().backward()
+    for name, parameter in model.backbone.named_parameters():
+        assert (parameter.grad is None) == kept(name, stages), name
+    assert all(parameter.grad is not None for parameter in model.head.parameters())
+    for name, norm in norms(model).items():
+        still = norm_eval or kept(name, stages)
+        assert norm.training != still, name
+        assert torch.equal(norm.running_mean, before[f"backbone.{name}.running_mean"]) == still, name
+
+
+def test_a_thawed_backbone_leaves_its_frozen_stages_frozen():
+    model = Classifier(SceneNet(), LinearHead(96, 5), frozen_stages=1, norm_eval=True)
+    model.freeze_backbone(True)
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
+    model.freeze_backbone(False)
+    for name, parameter in model.backbone.named_parameters():
+        assert parameter.requires_grad != kept(name, 1), name
+    assert model.backbone.training
+    assert not any(norm.training for norm in norms(model).values())
+
+
+def test_what_stays_changes_no_name_and_no_value_of_the_model():
+    torch.manual_seed(0)
+    plain = Classifier(SceneNet(), LinearHead(96, 5))
+    torch.manual_seed(0)
+    held = Classifier(SceneNet(), LinearHead(96, 5), frozen_stages=2, norm_eval=True)
+    assert list(plain.state_dict()) == list(held.state_dict())
+    torch.testing.assert_close(plain.eval()(images()).logits, held.eval()(images()).logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name, pooled", [("linear", True), ("csra", False), ("pfc", True)])
+def test_heads_say_whether_they_see_the_mean_alone(name, pooled):
+    torch.manual_seed(0)
+    assert Classifier(SceneNet(), HEADS[name]()).reads_pooled() == pooled

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
+from sklearn.metrics import f1_score
 
+from tests import golden_files
 from tests.oracles import long_tail as oracle
-from utils.long_tail import class_frequencies, class_groups, positives
+from utils.long_tail import class_frequencies, class_groups, group_figures, positives
+from utils.metrics import count_predictions, evaluate_known, evaluate_scores, known_scores
 from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable
 
 
@@ -73,3 +76,79 @@ def test_a_table_without_rows_has_no_frequencies():
     got = class_frequencies(LabelTable(np.zeros((0, 3), dtype=np.int8)))
     assert got.class_freq.tolist() == got.neg_class_freq.tolist() == [0, 0, 0]
     np.testing.assert_array_equal(got.condition_prob, np.zeros((3, 3)))
+
+
+def test_golden_group_figures():
+    golden = golden_files.load("lt_metrics.npz")
+    assert golden["num_cases"] > 0
+    for number in range(int(golden["num_cases"])):
+        case = golden_files.part(golden, f"case{number}_")
+        truth = case["labels"].astype(np.int8)
+        found = evaluate_scores(case["scores"], truth)
+        np.testing.assert_allclose(np.nan_to_num(found.per_class), case["ap"], rtol=1e-9)
+        above = count_predictions(case["scores"] > 0, truth == PRESENT, np.ones_like(truth, dtype=bool))
+        names = golden["rows"].tolist()
+        groups = {name: case[name] for name in names if name != "total"}
+        figures = group_figures(found.per_class, above, groups)
+        columns = {"mAP": "mAP", "micro_f1": "micro_F1", "macro_f1": "macro_F1", "acc": "accuracy"}
+        rows = [[getattr(figures[name], columns[column]) for column in golden["cols"].tolist()] for name in names]
+        np.testing.assert_allclose(rows, case["metrics"], rtol=1e-9)
+
+
+def scored(seed, unknown=0.0, rows=50, classes=8):
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((rows, classes)) < np.linspace(0.05, 0.6, classes)).astype(np.int8)
+    scores = rng.normal(size=truth.shape) + truth
+    truth[rng.random(truth.shape) < unknown] = UNKNOWN
+    return scores, truth
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_f1_of_groups_equals_scikit_learn(seed):
+    scores, truth = scored(seed)
+    scores[:, 2], truth[:, 3] = -1.0, ABSENT  # a class that is never predicted, and one that is never there
+    groups = {"some": np.array([0, 2, 5]), "others": np.array([1, 3, 4, 6, 7])}
+    metrics = evaluate_scores(scores, truth)
+    figures = group_figures(metrics.per_class, metrics.tally, groups)
+    for name, classes in {**groups, "total": np.arange(8)}.items():
+        for average in ("micro", "macro"):
+            expected = f1_score(truth[:, classes], scores[:, classes] >= 0, average=average, zero_division=0)
+            assert getattr(figures[name], f"{average}_F1") == pytest.approx(expected, rel=1e-12)
+        assert figures[name].accuracy == pytest.approx(((scores >= 0) == truth)[:, classes].mean(), rel=1e-12)
+    assert figures["total"].mAP == pytest.approx(metrics.mAP_all)
+    assert figures["total"].micro_F1 == pytest.approx(metrics.at_threshold.OF1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_group_figures_leave_unknown_entries_out(seed):
+    scores, truth = scored(seed, unknown=0.4)
+    truth[:, 5] = UNKNOWN
+    groups = {"a": np.array([0, 1, 5]), "b": np.array([2, 7]), "dark": np.array([5]), "none": np.array([], dtype=int)}
+    dense, known = evaluate_scores(scores, truth), evaluate_known(known_scores(scores, truth))
+    figures = group_figures(dense.per_class, dense.tally, groups)
+    sparse = group_figures(known.per_class, known.tally, groups)
+    for name in groups:
+        np.testing.assert_allclose(figures[name], sparse[name])
+    assert all(np.isnan(figures["dark"]))
+    assert all(np.isnan(figures["none"]))
+    for name, classes in {"a": [0, 1], "b": [2, 7]}.items():
+        f1, right = [], []
+        for k in classes:
+            rows = truth[:, k] != UNKNOWN
+            predicted, present = scores[rows, k] >= 0, truth[rows, k] == PRESENT
+            f1.append(f1_score(present, predicted, zero_division=0))
+            right.append((predicted == present).mean())
+        assert figures[name].macro_F1 == pytest.approx(np.mean(f1))
+        assert figures[name].accuracy == pytest.approx(np.mean(right))
+
+
+def test_group_figures_do_not_depend_on_the_order_of_classes_and_rows():
+    scores, truth = scored(7)
+    groups = {"a": np.array([0, 3]), "b": np.array([1, 2, 4, 5, 6, 7])}
+    order, rows = np.random.default_rng(0).permutation(8), np.random.default_rng(1).permutation(50)
+    place = np.argsort(order)
+    one, other = evaluate_scores(scores, truth), evaluate_scores(scores[rows][:, order], truth[rows][:, order])
+    moved = {name: place[classes] for name, classes in groups.items()}
+    found = group_figures(other.per_class, other.tally, moved)
+    for name, figures in group_figures(one.per_class, one.tally, groups).items():
+        np.testing.assert_allclose(found[name], figures)

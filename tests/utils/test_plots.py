@@ -16,6 +16,7 @@ from utils.plots import (
     plot_examples,
     plot_heat_map,
     plot_shares,
+    plot_tail,
 )
 
 
@@ -144,3 +145,43 @@ def test_a_contact_sheet_takes_other_marks_and_longer_labels_in_one_column(tmp_p
         assert area(tmp_path / f"{columns}.png", "#ff00ff") == 0
     one, two = (area(tmp_path / f"{columns}.png", "#123456") for columns in (1, 2))
     assert one > 1.5 * two
+
+
+THREE = {"head": np.array([2, 0]), "middle": np.array([1]), "tail": np.array([3])}
+BLUE, ORANGE, GREEN = "#4c72b0", "#dd8452", "#55a868"
+
+
+def tail(path, counts=(100, 30, 200, 4), precision=(0.5, 0.5, 0.5, 0.5), groups=THREE):
+    plot_tail([f"class {k}" for k in range(len(counts))], np.array(counts), np.array(precision), groups, path)
+    return pixels(path)
+
+
+def left_edge(image, colour):
+    wanted = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+    upper = image[40 : len(image) // 2]  # its bars, below the legend
+    return np.flatnonzero((np.abs(upper - wanted).max(axis=2) < 12).sum(axis=0) > 60)[0]
+
+
+def test_the_tail_is_drawn_with_its_most_frequent_class_first(tmp_path):
+    one = tail(tmp_path / "one.png")
+    assert left_edge(one, BLUE) < left_edge(one, ORANGE) < left_edge(one, GREEN)
+    turned = tail(tmp_path / "turned.png", counts=(30, 100, 4, 200), groups={**THREE, "head": np.array([2, 0])})
+    assert left_edge(turned, GREEN) < left_edge(turned, ORANGE) < left_edge(turned, BLUE)
+
+
+def test_bars_of_the_tail_are_as_high_as_the_precision(tmp_path):
+    low, high = (0.2, 0.5, 0.2, 0.5), (0.6, 0.5, 0.6, 0.5)
+    for name, precision in (("low", low), ("high", high), ("none", (np.nan, 0.5, np.nan, 0.5))):
+        tail(tmp_path / f"{name}.png", precision=precision)
+    blues = {name: area(tmp_path / f"{name}.png", BLUE) for name in ("low", "high", "none")}
+    assert blues["high"] - blues["none"] > 2.5 * (blues["low"] - blues["none"]) > 1000
+
+
+@pytest.mark.parametrize("count", [1, 80, 81, 600])
+def test_the_tail_of_any_number_of_classes_fits_a_page(tmp_path, count):
+    half = count // 2
+    groups = {"head": np.arange(half), "middle": np.array([], dtype=np.int64), "tail": np.arange(half, count)}
+    tail(tmp_path / "t.png", np.arange(count)[::-1], np.linspace(1, 0, count), groups)
+    width, height = Image.open(tmp_path / "t.png").size
+    assert 600 < width < 5000
+    assert 400 < height < 900

@@ -1,0 +1,174 @@
+"""NDLP's formulas: which candidate labels are believed, which images are reliable, and which classes a batch lacks.
+
+B batch, C classes, N training images, d distribution (C,). Source: NDLP, published code zhongjingyu1/NDLP,
+`main/PML_Confidence.py` and `main/train.py`. Formulas: docs/methods/ndlp.md. They compute in float64, hold no state,
+change no input and never wait for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from utils.types import PRESENT, LabelTable
+
+Repeats = Literal["mean", "last"]
+
+EPS = 1e-8
+"""The published code's guard against division by 0."""
+
+
+def initial_confidence(table: LabelTable, *, block: int = 16_384) -> Tensor:
+    """(N, C) float64: 1/|S| on the candidates S of an image, else 0; rows without candidates are 0."""
+    confidence = torch.zeros(len(table), table.num_classes, dtype=torch.float64)
+    for start in range(0, len(table), block):
+        rows = torch.from_numpy(table.rows(slice(start, start + block)) == PRESENT).double()
+        confidence[start : start + block] = rows / rows.sum(dim=1, keepdim=True).clamp(min=1)
+    return confidence
+
+
+def class_thresholds(confidence: Tensor) -> Tensor:
+    """What a confidence must exceed, class by class: the mean over the images whose confidence is not 0.
+
+    Args:
+        confidence: (N, C) of the whole training set.
+
+    Returns:
+        (C,) phi; +inf for a class that no image has any confidence in, where the published code has NaN: neither is
+        ever exceeded.
+    """
+    counts = (confidence != 0).sum(dim=0)
+    return torch.where(counts > 0, confidence.sum(dim=0) / counts.clamp(min=1), math.inf)
+
+
+def sharpened(confidence: Tensor, gamma: float) -> Tensor:
+    """Confidences to the power `gamma`, divided by their sum over an image.
+
+    Args:
+        confidence: (B, C), 0 or more.
+        gamma: above 0; above 1 it widens differences, 1 changes nothing but the sum.
+
+    Returns:
+        (B, C) q, rows that sum to 1; rows of zeros stay so. Large exponents do not underflow to empty rows.
+    """
+    peak = confidence.amax(dim=1, keepdim=True)
+    powers = (confidence / peak.where(peak > 0, 1)) ** gamma
+    return powers / powers.sum(dim=1, keepdim=True).clamp(min=1)  # the peak's own power is 1
+
+
+def pseudo_labels(soft: Tensor, thresholds: Tensor) -> Tensor:
+    """(B, C) bool: where the sharpened confidences (B, C) strictly exceed the thresholds (C,). A row may be empty."""
+    return soft > thresholds
+
+
+@torch.no_grad()
+def predicted_confidence(logits: Tensor, candidates: Tensor) -> Tensor:
+    """Softmax over an image's candidates alone: the softmax over all classes, cut to the candidates, renormalised.
+
+    Args:
+        logits: (B, C) any finite values.
+        candidates: (B, C) bool.
+
+    Returns:
+        (B, C) float64, rows that sum to 1; rows without candidates are 0.
+    """
+    scores = logits.double().masked_fill(~candidates, -math.inf)
+    return torch.softmax(scores, dim=1).where(candidates, 0)
+
+
+def moved_confidence(confidence: Tensor, predicted: Tensor, mu: float) -> Tensor:
+    """(1 - mu) confidence + mu predicted, all (B, C); a row that nothing was predicted for stays as it was."""
+    spoken = predicted.sum(dim=1, keepdim=True) > 0
+    return torch.where(spoken, (1 - mu) * confidence + mu * predicted, confidence)
+
+
+def one_per_image(values: Tensor, index: Tensor, repeats: Repeats) -> Tensor:
+    """The same values for all rows of a batch that are of the same image: their mean, or those of the last such row.
+
+    Args:
+        values: (B, C) float64.
+        index: (B,) long, the images.
+        repeats: "mean" depends on no order. Writing rows one after the other leaves the "last".
+
+    Returns:
+        (B, C).
+    """
+    same = index[:, None] == index[None, :]
+    if repeats == "last":
+        reverse = same.flip(1).to(torch.uint8).argmax(dim=1)  # the first of equal maxima, by argmax's contract
+        return values[len(index) - 1 - reverse]
+    return same.to(values.dtype) @ values / same.sum(dim=1, keepdim=True)
+
+
+def rows_wanted(distribution: Tensor, size: int | Tensor, alpha: float) -> Tensor:
+    """(C,) how many reliable images of each class a batch should give: distribution (C,) * batch size * alpha."""
+    return distribution * size * alpha
+
+
+def reliable_rows(losses: Tensor, pseudo: Tensor, wanted: Tensor) -> Tensor:
+    """The images whose pseudo labels are trusted: of each class the ones with the smallest losses.
+
+    Of the m images with the pseudo label of a class, min(ceil(wanted), m) are taken and at least 1; none where m is 0.
+
+    Args:
+        losses: (B,) mean loss of an image over the classes; of equal ones the earlier row comes first.
+        pseudo: (B, C) bool.
+        wanted: (C,), see `rows_wanted`.
+
+    Returns:
+        (B,) bool, the images that any class has taken.
+    """
+    order = losses.argsort(stable=True)
+    ranked = pseudo[order]
+    place = ranked.cumsum(dim=0)  # 1 for the image of a class with the smallest loss
+    taken = (ranked & (place <= wanted.ceil().clamp(min=1))).any(dim=1)
+    return torch.zeros_like(taken).index_copy(0, order, taken)
+
+
+def class_shares(confidence: Tensor) -> Tensor:
+    """(C,) the share that each class has of all confidence in the rows (B, C); zeros where there is none."""
+    totals = confidence.sum(dim=0)
+    whole = totals.sum()
+    return totals / whole.where(whole > 0, 1)
+
+
+def refined_distribution(log_distribution: Tensor, shares: Tensor) -> Tensor:
+    """One step of d <- d / (e + 1e-8), renormalised, as the published code takes it; exact in logarithms.
+
+    e_j is the share of class j in the batch, or d_j where that is 0. The divisions add up over an epoch, so that a few
+    classes soon hold nearly all of d: far below what a float64 could hold, which logarithms still tell apart.
+
+    Args:
+        log_distribution: (C,) log d.
+        shares: (C,) shares of the classes in the batch.
+
+    Returns:
+        (C,) log d, renormalised.
+    """
+    absent = torch.logaddexp(log_distribution, torch.full_like(log_distribution, math.log(EPS)))
+    divisor = torch.where(shares > 0, (shares + EPS).log(), absent)
+    return torch.log_softmax(log_distribution - divisor, dim=0)
+
+
+def bounded_distribution(log_distribution: Tensor, shares: Tensor, *, mu: float, max_ratio: float) -> Tensor:
+    """One step of d <- d^(1-mu) g^mu, renormalised; g_j = 1 / (C e_j), kept within 1/max_ratio and max_ratio.
+
+    So d leans towards the classes that the last 1/mu batches or so had little of, and no two classes ever differ by
+    more than max_ratio^2. A class absent from the batch counts as one of the smallest share.
+
+    Args:
+        log_distribution: (C,) log d.
+        shares: (C,) shares of the classes in the batch, e; zeros for all leave d as it is.
+        mu: weight of this batch, in [0, 1].
+        max_ratio: 1 or more; 1 keeps d uniform.
+
+    Returns:
+        (C,) log d, renormalised.
+    """
+    limit = math.log(max_ratio)
+    target = -(shares * len(shares)).log().clamp(min=-limit, max=limit)
+    moved = torch.log_softmax((1 - mu) * log_distribution + mu * target, dim=0)
+    return torch.where(shares.sum() > 0, moved, log_distribution)

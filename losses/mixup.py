@@ -1,0 +1,55 @@
+"""Mixup (Zhang et al., ICLR 2018, arXiv 1710.09412, equation 1): training on convex combinations of images and targets.
+
+n images. One mixture is drawn for all processes of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Beta
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from utils.collectives import broadcast
+from utils.types import Model
+
+
+class Mixture(NamedTuple):
+    """Which image is mixed with which, and how much of it stays."""
+
+    portion: Tensor  # float64 scalar in [1/2, 1], of the image itself
+    partners: Tensor  # (n,) long, a permutation
+
+    def of(self, values: Tensor) -> Tensor:
+        """The mixtures, portion * values + (1 - portion) * values[partners], of the type of `values` (n, ...)."""
+        portion = self.portion.to(values.dtype)
+        return portion * values + (1 - portion) * values[self.partners]
+
+
+def draw_mixture(count: int, beta: float, device: torch.device) -> Mixture:
+    """A portion p of Beta(beta, beta), max(p, 1 - p), and a random permutation of `count`; rank 0's on every rank.
+
+    Draws from torch's global generator of `device` and does not wait for it.
+    """
+    parameter = torch.full((), beta, dtype=torch.float64, device=device)
+    portion = Beta(parameter, parameter, validate_args=False).sample()  # checking the arguments would wait
+    partners = torch.randperm(count, device=device)
+    return Mixture(broadcast(torch.maximum(portion, 1 - portion)), broadcast(partners))
+
+
+@contextmanager
+def running_statistics_kept(model: Model) -> Iterator[None]:
+    """A block in which the model's BatchNorm layers normalise as they would, but do not learn their statistics."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    layers = [layer for layer in modules if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True

@@ -1,0 +1,205 @@
+"""NDLP's state: resuming, half precision, and sharing a batch between processes."""
+
+import copy
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data.samplers import ShuffledBatches
+from losses import NDLP, NDLPConfig
+from losses.ndlp import VARIANTS, Members, counted_rows, own_rows
+from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
+from tests.losses.test_cones_training import Recorder
+from tests.losses.test_ndlp import views
+from tests.ranks import run_ranks
+from utils.collectives import gather_rows
+from utils.types import ClassCounts
+
+ROWS, CLASSES = 12, 5
+CODES = random_labels(ROWS, CLASSES, seed=3)
+ORDER = [[4, 0, 7, 9, 2, 4, 11], [1, 3, 8, 5, 1, 10, 6]]  # images 4 and 1 come twice
+FAST = {"mu": 0.4, "gamma": 2.0}
+
+
+def build(**settings):
+    info = replace(info_for(CODES), clean_counts=ClassCounts(np.array([5, 1, 2, 7, 3]), "clean"))
+    return NDLP(NDLPConfig(**FAST | settings), info)
+
+
+def parts(**settings):
+    model = FakeModel(CLASSES)
+    return build(**settings), model, torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+
+
+def train(criterion, model, optimizer, epochs, start=0, stop=None):
+    """Totals of the steps numbered from `start` to before `stop` of these epochs, each with a seed of its own."""
+    totals, step = [], 0
+    for epoch in epochs:
+        for at, index in enumerate(ORDER):
+            if step >= start and (stop is None or step < stop):
+                if at == 0:
+                    criterion.on_epoch_start(epoch)
+                torch.manual_seed(step)
+                optimizer.zero_grad()
+                out = criterion(model, views(CODES, index))
+                out.total.backward()
+                optimizer.step()
+                totals.append(float(out.total.detach()))
+            step += 1
+    return totals
+
+
+@pytest.mark.parametrize("settings", [{}, {"variant": "reference"}, {"prior": "confidence"}], ids=str)
+@pytest.mark.parametrize("cut", [4, 5])  # at the end of an epoch, and in the middle of one
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(cut, settings):
+    whole = parts(**settings)
+    totals = train(*whole, range(1, 5))
+    first = parts(**settings)
+    before = train(*first, range(1, 5), stop=cut)
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in first], file)
+    file.seek(0)
+    second = parts(**settings)
+    for part, state in zip(second, torch.load(file, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert before + train(*second, range(1, 5), start=cut) == totals
+    assert whole[0].epoch == second[0].epoch == 4
+    for name, value in dict(whole[0].named_buffers(), **whole[1].state_dict()).items():
+        assert torch.equal(value, dict(second[0].named_buffers(), **second[1].state_dict())[name]), name
+
+
+@pytest.mark.parametrize("variant", ["fixed", "reference"])
+def test_training_lowers_the_loss(variant):
+    totals = train(*parts(variant=variant, eta=0.0), range(1, 13))
+    assert np.mean(totals[-2:]) < np.mean(totals[:2])
+
+
+OTHERS = {name: getattr(VARIANTS["reference"], name) for name in Members._fields if name != "mix_statistics"}
+OTHERS |= {"gamma": 1.0, "eta": 0.1, "alpha_range": "0.9,1", "ramp_epochs": 2, "mu": 0.1, "mixup_beta": 0.1}
+OTHERS |= {"prior": "candidate", "distribution_mu": 0.9, "max_ratio": 2.0, "neg_scale": 2.0, "init_bias": 0.2}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_each_setting_reaches_training(name):
+    found = []
+    for settings in ({}, {name: OTHERS[name]}):
+        criterion, model, optimizer = parts(**settings)
+        totals = train(criterion, model, optimizer, range(1, 4))
+        found.append([torch.tensor(totals), *criterion.buffers()])
+    assert not all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def warmed():
+    """A criterion in its third epoch, whose confidences have moved."""
+    criterion, model, optimizer = parts()
+    train(criterion, model, optimizer, range(1, 3))
+    criterion.on_epoch_start(3)
+    return criterion, model
+
+
+@pytest.mark.parametrize("reduced", [torch.float16, torch.bfloat16])
+def test_mixed_precision_leaves_the_loss_in_single_and_the_state_in_double_precision(reduced):
+    found = []
+    for enabled in (True, False):
+        criterion, model = warmed()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=reduced, enabled=enabled):
+            out = criterion(model, views(CODES, ORDER[0]))
+        assert out.total.dtype == out.logits.dtype == torch.float32
+        assert float(out.parts["mix"]) > 0
+        found.append([out.total, out.parts["mix"], *criterion.buffers()])
+    for half, single in zip(*found, strict=True):
+        assert half.dtype == single.dtype
+        torch.testing.assert_close(half, single, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("variant", ["fixed", "reference"])
+def test_a_step_waits_for_the_device_only_to_learn_how_many_images_are_mixed(variant):
+    criterion, model, batch = build(variant=variant), FakeModel(CLASSES), views(CODES, ORDER[0])
+    waiting = {"_local_scalar_dense", "_unique2", "masked_select", "is_nonzero", "lift_fresh", "item"}
+    for epoch in (1, 2):
+        criterion.on_epoch_start(epoch)
+        with Recorder() as seen:
+            criterion(model, batch)
+        assert not seen.names & waiting
+        assert ("nonzero" in seen.names) == (epoch == 2)
+
+
+# --- several processes
+
+
+def share_batches(rank, order, settings):
+    """Parts, weighted gradients and state of steps in which a process sees its part of each batch."""
+    results = []
+    for setting in settings:
+        criterion, model, found = build(**setting), FakeModel(CLASSES), []
+        for epoch in (1, 2, 3):
+            criterion.on_epoch_start(epoch)
+            for number, index in enumerate(order):
+                own = slice(None) if rank is None else [slice(0, 2), slice(2, None)][rank]  # unequal parts
+                part, places = index[own], list(range(len(index)))[own]
+                torch.manual_seed(100 * epoch + number + 17 * (rank or 0))
+                model.zero_grad()
+                out = criterion(model, views(CODES, part, places))
+                (out.total * len(part) / len(index)).backward()
+                figures = {name: float(value) * len(part) / len(index) for name, value in out.parts.items()}
+                found.append((figures, [parameter.grad.clone() for parameter in model.parameters()]))
+        results.append((found, copy.deepcopy(criterion.state_dict())))
+    return results, positions(rank)
+
+
+def positions(rank):
+    """Where the rows of a rank stand, and which rows count, in a batch of three and in one of two that are the same."""
+    if rank is None:
+        return None
+    own = [torch.tensor([5, 8]), torch.tensor([5])][rank]
+    return [(own_rows(len(rows)), counted_rows(gather_rows(rows)).tolist()) for rows in (own, own[:1])]
+
+
+def test_two_ranks_have_the_loss_and_the_state_of_one_process_on_the_whole_batch():
+    settings = [{}, {"variant": "reference"}, {"prior": "confidence"}]
+    alone, _ = share_batches(None, ORDER, settings)
+    (first, own), (second, others) = run_ranks(share_batches, ORDER, settings)
+    assert own == [(slice(0, 2), [1, 1, 1]), (slice(0, 1), [1, 0])]
+    assert others == [(slice(2, 3), [1, 1, 1]), (slice(1, 2), [1, 0])]
+    for whole, one, two in zip(alone, first, second, strict=True):
+        for (figures, gradients), a, b in zip(whole[0], one[0], two[0], strict=True):
+            for name in figures:
+                if name != "chosen":
+                    assert a[0][name] + b[0][name] == pytest.approx(figures[name], rel=1e-4, abs=1e-7), name
+            for expected, x, y in zip(gradients, a[1], b[1], strict=True):
+                torch.testing.assert_close(x + y, expected, rtol=1e-3, atol=1e-5)
+        assert any(figures["mix"] > 0 for figures, _ in whole[0])
+        for name, expected in whole[1].items():
+            if isinstance(expected, torch.Tensor):
+                assert torch.equal(one[1][name], two[1][name]), name
+                torch.testing.assert_close(one[1][name], expected, rtol=1e-5, atol=1e-7)
+
+
+def share_short_batches(rank, world_size):
+    """State after batches of two images dealt out by the sampler, which pads them for three processes."""
+    criterion, model = build(alpha_range="1,1"), FakeModel(CLASSES)
+    sampler, chosen = ShuffledBatches(ROWS, 2, seed=0, rank=rank, world_size=world_size), []
+    for epoch in range(1, 4):
+        criterion.on_epoch_start(epoch)
+        sampler.set_epoch(epoch)
+        for number, samples in enumerate(sampler):
+            torch.manual_seed(number)
+            out = criterion(model, batch_of(CODES, [sample.row for sample in samples]))
+            chosen.append(float(out.parts["chosen"]) * (2 if world_size == 1 else 3))
+    return chosen, len(model.calls), dict(criterion.named_buffers())
+
+
+def test_an_image_that_pads_a_batch_counts_once():
+    chosen, calls, state = share_short_batches(0, 1)
+    ranks = run_ranks(share_short_batches, 3, world_size=3)
+    assert 2.0 in chosen
+    for found, _, buffers in ranks:
+        assert found == pytest.approx(chosen)
+        for name, expected in state.items():
+            torch.testing.assert_close(buffers[name], expected, rtol=1e-5, atol=1e-7)
+    assert ranks[0][1] == calls  # a mixture of two images is the first rank's alone
+    assert ranks[1][1] == ranks[2][1] < calls

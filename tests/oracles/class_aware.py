@@ -1,0 +1,35 @@
+"""Class-aware sampling as a machine with a memory: cyclic iterators that live on from epoch to epoch."""
+
+
+class Cycle:
+    """Hands out its items one by one; after each pass `reorder(number of the pass)` says in which order they come."""
+
+    def __init__(self, items, reorder):
+        self.items, self.reorder = list(items), reorder
+        self.passes, self.left = 0, []
+
+    def next(self):
+        if not self.left:
+            self.left = [self.items[place] for place in self.reorder(self.passes)]
+            self.passes += 1
+        return self.left.pop(0)
+
+
+def epochs(members, count, draws, run, reorder):
+    """Rows of `count` epochs of `draws` samples; `reorder(class or None, size, pass)` gives each pass its order."""
+    kinds = Cycle(range(len(members)), lambda number: reorder(None, len(members), number))
+    sizes = [len(own) for own in members]
+    rows = [
+        Cycle(own, lambda number, label=label: reorder(label, sizes[label], number))
+        for label, own in enumerate(members)
+    ]
+    result = []
+    for _ in range(count):
+        epoch = []
+        while len(epoch) < draws:
+            label = kinds.next()
+            for _ in range(run):
+                if len(epoch) < draws:
+                    epoch.append(rows[label].next())
+        result.append(epoch)
+    return result
