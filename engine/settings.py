@@ -94,6 +94,8 @@ def parse_settings(
     given = Layer("command line", typed)
     script = Layer(program, dict(defaults))
     chosen = [read_yaml(config, table, foreign)] if config else []
+    for file in chosen:
+        _require_same_dataset(file.plain, given, program)
     code = Layer("default", {name: setting.default for name, setting in table.items()})
     first = _merge([code, script, *(file.plain for file in chosen), given])[0]
     above = [recorded(first, table), given] if recorded else [given]
@@ -272,6 +274,16 @@ def _read_command_line(
     return _expanded(typed, short, table, "--"), config, only_print
 
 
+def _require_same_dataset(file: Layer, given: Layer, program: str) -> None:
+    """A settings file made for one dataset says nothing true of another."""
+    wanted, asked = (layer.values.get("dataset") for layer in (file, given))
+    require(
+        None in (wanted, asked) or wanted == asked,
+        f"{program}: {file.origin} is for dataset {wanted}, but --dataset says {asked}; leave --dataset out, or give "
+        f"the settings file of {asked}",
+    )
+
+
 def _shorthands(table: Mapping[str, Setting]) -> dict[str, Shorthand]:
     """Every shorthand by its name."""
     return {name: short for setting in table.values() for name, short in setting.shorthands.items()}
@@ -302,7 +314,13 @@ def _settings_file(given: dict[str, Any], program: str) -> Path | None:
     file, flag_file = given.pop("config_file", None), given.pop("config", None)
     require(not (file and flag_file), f"{program}: two settings files, {file} and --config {flag_file}; give one")
     config = file or flag_file
-    return Path(config) if config else None
+    path = Path(config) if config else None
+    require(
+        path is None or path.suffix != ".py",
+        f"{program}: {path}: settings are YAML files here, and no .py is run for them; give "
+        f"{path and path.with_suffix('.yaml')}",
+    )
+    return path
 
 
 def _make_parser(table: Mapping[str, Setting], program: str, defaults: Mapping[str, Any], **how: Any) -> OneLineParser:

@@ -7,7 +7,7 @@ from functools import partial
 
 from data.datasets.coco import load_coco
 from data.datasets.cub import load_cub
-from data.datasets.digits import load_digits
+from data.datasets.digits import load_digits, load_long_tailed_digits
 from data.datasets.letters import load_letters
 from data.datasets.longtail import load_longtail
 from data.datasets.nuswide import load_nuswide
@@ -36,6 +36,7 @@ DATASETS: dict[str, Callable[[Source], Splits]] = {
     "nw-lt": partial(load_longtail, name="nw-lt"),
     "table": load_table,
     "digits": load_digits,
+    "digits-lt": load_long_tailed_digits,
     "letters": load_letters,
 }
 """The readers by the name `--dataset` takes. Folders and other settings: configs/datasets/<name>.yaml."""

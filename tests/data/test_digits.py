@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from data.datasets import digits, letters, scenes
-from data.datasets.digits import CLASSES, GROUPS, digit_scenes, load_digits, samples, scene_weights, tail_weights
+from data.datasets.digits import (
+    CLASSES,
+    GROUPS,
+    digit_scenes,
+    load_digits,
+    load_long_tailed_digits,
+    samples,
+    scene_weights,
+    tail_weights,
+)
 from data.datasets.letters import LETTERS, letter_scenes
 from data.datasets.scenes import COOL, SIDE, WARM, Objects
 from utils.types import PRESENT, UNKNOWN, Annotations
@@ -220,6 +229,16 @@ def test_long_tail_is_thirtyfold_and_named_apart(splits):
     assert counts.max() > 10 * counts.min() > 100
     assert np.corrcoef(np.log(counts), np.log(tail_weights()))[0, 1] > 0.9
     assert not set(tailed.ids) & set(splits.train.ids)
+
+
+def test_the_long_tailed_set_has_groups_of_falling_frequency_and_the_plain_test_scenes(splits):
+    found = load_long_tailed_digits(SimpleNamespace(seed=0))
+    counts = found.train.truth.counts()
+    means = [counts[found.groups[name]].mean() for name in ("head", "middle", "tail")]
+    assert means[0] > 2 * means[1] > 4 * means[2]
+    assert sorted(np.concatenate(list(found.groups.values()))) == list(range(20))
+    assert found.test.ids == splits.test.ids
+    assert found.test.truth.hash() == splits.test.truth.hash()
 
 
 def test_the_same_in_another_process():

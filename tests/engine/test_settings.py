@@ -114,6 +114,13 @@ def test_one_parser_for_every_spelling_of_a_switch(configs, argv, value):
     assert parse(*argv).values["fast"] is value
 
 
+def test_a_file_for_one_dataset_is_refused_for_another(configs):
+    file = str(configs("own.yaml", "dataset: numbers\nbeta: 0.25"))
+    assert parse(file, "--dataset", "digits").values["beta"] == 0.25  # `numbers` is a synonym of it
+    with pytest.raises(UserError, match=r"own.yaml is for dataset digits, but --dataset says letters"):
+        parse(file, "--dataset", "letters")
+
+
 def test_aliases_are_the_same_setting(configs):
     assert parse("--bsize", "8").values["batch_size"] == 8
     file = configs("own.yaml", "bsize: 8\nbatch_size: 9")
@@ -134,6 +141,8 @@ def test_aliases_are_the_same_setting(configs):
         (["--beta"], ["--beta"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml", "no such settings file"]),
         (["a.yaml", "--config", "b.yaml"], ["two settings files"]),
+        (["configs/own/a.py"], ["configs/own/a.py", "give configs/own/a.yaml"]),
+        (["--config", "b.py"], ["give b.yaml"]),
         (["--see", "3"], ["unknown flag --see"]),
     ],
 )
