@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from data.datasets import DATASETS, SYNONYMS
 from engine.sections import SECTIONS
@@ -15,6 +16,8 @@ from losses import CRITERIA
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 PAGES = ROOT / "docs" / "methods"
+PUBLISHED = dict.fromkeys(("voc", "coco", "nuswide"), "ndlp")
+"""Folders of settings files that have the names of a published repository, and the method those are for."""
 
 
 def script_methods():
@@ -84,6 +87,11 @@ def test_every_settings_file_is_for_something_and_reads(path):
     folder, name = path.parent.name, path.stem
     if folder == "protocols":  # how one paper trains everything, for methods of other scripts
         assert (PAGES / f"{name}.md").exists()
+    elif folder in PUBLISHED:  # says whose settings it stands for, and nothing of its own
+        assert folder not in CRITERIA
+        held = yaml.safe_load(path.read_text())
+        assert held.keys() == {"dataset"}
+        assert (CONFIGS / PUBLISHED[folder] / f"{held['dataset']}.yaml").exists()
     else:
         assert name in DATASETS or (name == "every" and folder != "datasets")
         assert folder == "datasets" or folder in CRITERIA

@@ -13,7 +13,10 @@ METHODS = {
     "main_BCE.py": (),
     "main_CoNeS.py": ("--clusters", "2", "--beta", "0.5", "--memory_per_class", "8"),
     "main_cls.py": ("--labels_left", "50", "--tau_h", "0.2", "--tau_l", "0.2", "--ramp_epochs", "2"),
+    "main_ndlp.py": ("--neck_width", "16", "--sampler_reduce", "2"),  # three steps an epoch
 }
+RATES = {"main_cls.py": 4e-05, "main_ndlp.py": 0.02}
+"""Learning rates of the scripts that do not take the plain one."""
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,7 @@ def test_an_output_in_use_is_refused_without_resume(folder, script, whole):
 
 def test_resuming_with_other_settings_is_refused_naming_the_setting(folder, script, whole):
     line = refusal(folder, script, *RUN, *METHODS[script], "--lr", "0.5", "--output", whole, "--resume")
-    assert f"--lr {4e-05 if script == 'main_cls.py' else 0.01}" in line
+    assert f"--lr {RATES.get(script, 0.01)}" in line
     assert "0.5" in line
 
 
