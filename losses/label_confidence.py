@@ -59,6 +59,14 @@ def sharpened(confidence: Tensor, gamma: float) -> Tensor:
     return powers / powers.sum(dim=1, keepdim=True).clamp(min=1)  # the peak's own power is 1
 
 
+def sharpened_each(confidence: Tensor, gamma: float) -> Tensor:
+    """Confidences that know nothing of each other, to the power `gamma`: P^g / (P^g + (1 - P)^g), P in [0, 1].
+
+    Ours; the same shape (B, C), 0 and 1 stay, 1/2 stays, and 1 for `gamma` changes nothing.
+    """
+    return torch.sigmoid(gamma * torch.logit(confidence))
+
+
 def pseudo_labels(soft: Tensor, thresholds: Tensor) -> Tensor:
     """(B, C) bool: where the sharpened confidences (B, C) strictly exceed the thresholds (C,). A row may be empty."""
     return soft > thresholds
@@ -77,6 +85,12 @@ def predicted_confidence(logits: Tensor, candidates: Tensor) -> Tensor:
     """
     scores = logits.double().masked_fill(~candidates, -math.inf)
     return torch.softmax(scores, dim=1).where(candidates, 0)
+
+
+@torch.no_grad()
+def predicted_confidence_each(logits: Tensor, candidates: Tensor) -> Tensor:
+    """(B, C) float64 sigmoid of the logits (B, C) on the candidates (B, C) bool, else 0. Ours."""
+    return torch.sigmoid(logits.double()).where(candidates, 0)
 
 
 def moved_confidence(confidence: Tensor, predicted: Tensor, mu: float) -> Tensor:

@@ -7,14 +7,15 @@ B batch, C classes, N training images, n images chosen for mixup. Source: NDLP, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_type_hints
+from typing import Literal, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
 
-from losses.base import Criterion
+from losses.base import ScheduledCriterion
 from losses.distribution_balanced import BalanceConfig, distribution_balanced, logit_bias
 from losses.functional import widened
 from losses.label_confidence import (
@@ -26,11 +27,13 @@ from losses.label_confidence import (
     moved_confidence,
     one_per_image,
     predicted_confidence,
+    predicted_confidence_each,
     pseudo_labels,
     refined_distribution,
     reliable_rows,
     rows_wanted,
     sharpened,
+    sharpened_each,
 )
 from losses.memory import require_room, write_rows
 from losses.mixup import draw_mixture, running_statistics_kept
@@ -45,6 +48,8 @@ Distribution = Literal["bounded", "reference"]
 UpdateLogits = Literal["plain", "biased"]
 MixStatistics = Literal["kept", "updated"]
 Prior = Literal["clean", "candidate", "confidence"]
+Confidence = Literal["softmax", "sigmoid"]
+Rejected = Literal["absent", "ignored"]
 
 
 class Members(NamedTuple):
@@ -59,6 +64,19 @@ class Members(NamedTuple):
 VARIANTS = {
     "fixed": Members("bounded", "plain", "mean", "kept"),
     "reference": Members("reference", "biased", "last", "updated"),
+}
+
+
+class Rules(NamedTuple):
+    """How confidences are sharpened and what a prediction says of them."""
+
+    sharpened: Callable[[Tensor, float], Tensor]
+    predicted: Callable[[Tensor, Tensor], Tensor]
+
+
+RULES: Mapping[Confidence, Rules] = {
+    "softmax": Rules(sharpened, predicted_confidence),
+    "sigmoid": Rules(sharpened_each, predicted_confidence_each),
 }
 
 
@@ -82,6 +100,14 @@ class NDLPConfig(BalanceConfig):
         "where the loss has its class frequencies from: the clean labels, as published, although candidates hide them; "
         "the candidate labels; or the confidences, anew every epoch",
     )
+    confidence: Confidence = option(
+        "softmax",
+        "the candidates of an image share one unit of confidence, as published, or each has its own",
+    )
+    rejected: Rejected = option(
+        "absent", "candidates that are no pseudo labels count as absent, as published, or not at all"
+    )
+    candidate_epochs: int = option(0, "first epochs, in which every candidate is a pseudo label (published: none)")
     distribution_mu: float = option(0.1, "distribution bounded: weight of a batch in the running distribution")
     max_ratio: float = option(10.0, "distribution bounded: furthest that a batch moves a class from uniform")
     variant: Literal["fixed", "reference"] = option("fixed", "what works as it should, or what the published code does")
@@ -104,7 +130,7 @@ class NDLPConfig(BalanceConfig):
         for name, value in self.members()._asdict().items():
             object.__setattr__(self, name, value)
         hints = get_type_hints(NDLPConfig)
-        for name in ("prior", *Members._fields):
+        for name in ("prior", "confidence", "rejected", *Members._fields):
             value, choices = getattr(self, name), converter(hints[name])[1]
             require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
         _check_numbers(self)
@@ -141,6 +167,10 @@ def _check_numbers(config: NDLPConfig) -> None:
         value = getattr(config, name)
         require(0 <= value <= 1, f"{name} must be in [0, 1], got {value}: the default is 0.1")
     require(0 < config.mixup_beta < math.inf, f"mixup_beta must be above 0, got {config.mixup_beta}: published is 4")
+    require(
+        config.candidate_epochs >= 0,
+        f"candidate_epochs must be 0 or more, got {config.candidate_epochs}: 0 is published",
+    )
     require(1 <= config.max_ratio < math.inf, f"max_ratio must be 1 or more, got {config.max_ratio}: 10 is the default")
     require(
         config.ramp_epochs is None or config.ramp_epochs >= 1,
@@ -182,10 +212,11 @@ class Everyone(NamedTuple):
     counted: Tensor  # (B,) float64: 1, or 0 for a row that only pads a batch smaller than the number of ranks
     soft: Tensor  # (B, C) sharpened confidences
     pseudo: Tensor  # (B, C) bool
+    judged: Tensor  # (B, C) bool, the labels that count in the loss
     own: slice  # the rows of this rank
 
 
-class NDLP(Criterion):
+class NDLP(ScheduledCriterion):
     """NDLP: distribution-balanced loss on pseudo labels, and on mixtures of the images whose pseudo labels are trusted.
 
     State: `confidence` (N, C) float64, which candidate of an image is true; `log_distribution` (C), which classes get
@@ -201,8 +232,7 @@ class NDLP(Criterion):
 
     def __init__(self, config: NDLPConfig, info: CriterionInfo) -> None:
         super().__init__(config, info)
-        self.members = config.members()
-        self.epoch = 1
+        self.members, self.rules = config.members(), RULES[config.confidence]
         classes = info.observed.num_classes
         require_room(info.observed, 8, "NDLP keeps a confidence")
         confidence = initial_confidence(info.observed)
@@ -231,27 +261,19 @@ class NDLP(Criterion):
 
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
         """The distribution begins anew; the class frequencies follow the confidences if the prior says so."""
-        self.epoch = epoch
+        super().on_epoch_start(epoch, train_scores)
         self.log_distribution.fill_(-math.log(len(self.log_distribution)))
         if self.config.prior == "confidence":
             self.positives.copy_(self.confidence.sum(dim=0))
-
-    def get_extra_state(self) -> dict[str, int]:
-        """The epoch. It is no buffer because reading one back from a GPU would make every step wait."""
-        return {"epoch": self.epoch}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the epoch up again."""
-        self.epoch = int(state["epoch"])
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch; after it, the distribution and then the confidences take in what the batch says."""
         logits = widened(model(batch.images).logits)
         candidates = batch.observed == PRESENT
         with torch.autocast(logits.device.type, enabled=False):
-            everyone = self._everyone(batch.index)
+            everyone = self._everyone(batch.index, candidates)
             pseudo = everyone.pseudo[everyone.own]
-            losses = self._losses(logits, pseudo)
+            losses = self._losses(logits, pseudo, everyone.judged[everyone.own])
             chosen = self._chosen(losses.detach().mean(dim=1), everyone)
         mix = self._mix_loss(model, batch.images, chosen, everyone)
         with torch.autocast(logits.device.type, enabled=False):
@@ -282,16 +304,21 @@ class NDLP(Criterion):
         start, end = self.config.alphas
         return start + (end - start) * self.ramp
 
-    def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """(B, C) distribution-balanced losses against hard or soft targets."""
-        return distribution_balanced(logits, targets.to(logits.dtype), self.frequencies, self.config)
+    def _losses(self, logits: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
+        """(B, C) distribution-balanced losses against hard or soft targets, as far (0 to 1) as a label is judged."""
+        losses = distribution_balanced(logits, targets.to(logits.dtype), self.frequencies, self.config)
+        return losses * judged.to(losses.dtype)
 
-    def _everyone(self, index: Tensor) -> Everyone:
+    def _everyone(self, index: Tensor, candidates: Tensor) -> Everyone:
         """The global batch and its pseudo labels; confidences are the same on every rank, so only rows are told."""
-        rows = gather_rows(index)
-        soft = sharpened(self.confidence[rows], self.config.gamma)
-        pseudo = pseudo_labels(soft, class_thresholds(self.confidence))
-        return Everyone(rows, counted_rows(rows), soft, pseudo, own_rows(len(index)))
+        config, rows, candidates = self.config, gather_rows(index), gather_rows(candidates)
+        if self.epoch <= config.candidate_epochs:
+            soft, pseudo = candidates.double(), candidates
+        else:
+            soft = self.rules.sharpened(self.confidence[rows], config.gamma)
+            pseudo = pseudo_labels(soft, class_thresholds(self.confidence))
+        judged = pseudo | ~candidates if config.rejected == "ignored" else torch.ones_like(pseudo)
+        return Everyone(rows, counted_rows(rows), soft, pseudo, judged, own_rows(len(index)))
 
     def _chosen(self, losses: Tensor, everyone: Everyone) -> Tensor:
         """(B,) bool of the global batch: the images whose pseudo labels are trusted."""
@@ -317,12 +344,12 @@ class NDLP(Criterion):
         if rank() >= sharing:
             return nothing
         mine = slice(rank(), None, sharing)
-        targets = mixture.of(everyone.soft[rows])[mine]
+        targets, judged = (mixture.of(each[rows].double())[mine] for each in (everyone.soft, everyone.judged))
         kept = self.members.mix_statistics == "kept"
         with running_statistics_kept(model) if kept else nullcontext():
             logits = widened(model(pictures[mine]).logits)
         with torch.autocast(logits.device.type, enabled=False):
-            mean = self._losses(logits, targets).mean(dim=1).sum() / len(rows)
+            mean = self._losses(logits, targets, judged).mean(dim=1).sum() / len(rows)
         # The engine weights a rank's loss by its share of the batch, which says nothing of its share of the mixtures.
         return mean * (len(everyone.rows) / len(images))
 
@@ -333,7 +360,7 @@ class NDLP(Criterion):
             logits = logits + logit_bias(self.frequencies, self.config).to(logits)
         confidence = self.confidence[everyone.rows]
         self.log_distribution.copy_(self._next_distribution(class_shares(confidence * everyone.counted[:, None])))
-        predicted = gather_rows(predicted_confidence(logits, candidates))
+        predicted = gather_rows(self.rules.predicted(logits, candidates))
         predicted = one_per_image(predicted, everyone.rows, self.members.repeats)
         moved = moved_confidence(confidence, predicted, self.config.mu)
         write_rows(self.confidence, everyone.rows[everyone.own], moved[everyone.own])

@@ -14,11 +14,13 @@ from losses.label_confidence import (
     moved_confidence,
     one_per_image,
     predicted_confidence,
+    predicted_confidence_each,
     pseudo_labels,
     refined_distribution,
     reliable_rows,
     rows_wanted,
     sharpened,
+    sharpened_each,
 )
 from tests.losses.fake_model import random_labels
 from tests.oracles import ndlp as oracle
@@ -61,7 +63,26 @@ def test_pseudo_labels_are_those_of_the_loops(shape, gamma):
     np.testing.assert_allclose(class_thresholds(rows), oracle.thresholds(confidence), **CLOSE)
     np.testing.assert_allclose(sharpened(rows, gamma), oracle.sharpened(confidence, gamma), **CLOSE)
     found = pseudo_labels(sharpened(rows, gamma), class_thresholds(rows))
-    np.testing.assert_array_equal(found, oracle.pseudo(confidence, gamma, confidence))
+    np.testing.assert_array_equal(found, oracle.pseudo(oracle.sharpened(confidence, gamma), confidence))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_confidences_that_know_nothing_of_each_other_are_those_of_the_loops(shape, gamma):
+    candidates, confidence, logits = drawn(*shape)
+    rows, scores, named = tensors(confidence, logits, candidates > 0)
+    np.testing.assert_allclose(sharpened_each(rows, gamma), oracle.sharpened_each(confidence, gamma), **CLOSE)
+    np.testing.assert_allclose(
+        predicted_confidence_each(scores, named), oracle.predicted_each(logits, candidates), **CLOSE
+    )
+
+
+def test_each_confidence_is_sharpened_away_from_one_half():
+    values = torch.tensor([[0.0, 0.25, 0.5, 0.75, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(sharpened_each(values, 1.0), values)
+    assert sharpened_each(values, 2.0).tolist() == [[0.0, pytest.approx(0.1), 0.5, pytest.approx(0.9), 1.0]]
+    far = sharpened_each(torch.tensor([[0.5, 0.5 - 1e-9, 1e-12]], dtype=torch.float64), 2000.0)
+    assert far.tolist() == [[0.5, pytest.approx(0.5, abs=1e-5), 0.0]]
 
 
 def test_a_class_that_nobody_has_as_a_candidate_never_gets_a_pseudo_label():

@@ -38,22 +38,29 @@ def views(codes, index, places=None):
     return batch._replace(images=batch.images + 0.5 * torch.stack(noise))
 
 
-def loop_step(criterion, state, model, batch, mixture, settings, share):
+def loop_labels(config, epoch, rows, confidence, candidates):
+    """Soft targets, pseudo labels and whether each label counts, by the oracle."""
+    sharpen = {"softmax": oracle.sharpened, "sigmoid": oracle.sharpened_each}[config.confidence]
+    soft = candidates.astype(float) if epoch <= config.candidate_epochs else sharpen(rows, config.gamma)
+    labels = candidates.astype(int) if epoch <= config.candidate_epochs else oracle.pseudo(soft, confidence)
+    ignored = candidates & (labels == 0) if config.rejected == "ignored" else np.zeros_like(candidates)
+    return soft, labels, 1.0 - ignored
+
+
+def loop_step(criterion, state, model, batch, mixture, share):
     """Total, pseudo and mix loss of a step by the oracle; `state` is the confidence and the distribution, changed."""
-    config, counts = criterion.config, criterion.positives.numpy()
+    config, counts, settings = criterion.config, criterion.positives.numpy(), criterion.config.members()
     index, rows = batch.index.tolist(), state["confidence"][batch.index.numpy()]
     candidates = (batch.observed == 1).numpy()
-    labels = oracle.pseudo(rows, config.gamma, state["confidence"])
+    soft, labels, counted = loop_labels(config, criterion.epoch, rows, state["confidence"], candidates)
     logits = model(batch.images).logits.detach().double().numpy()
-    losses = oracle.balanced(logits, labels, counts, ROWS, config)
+    losses = oracle.balanced(logits, labels, counts, ROWS, config) * counted
     alpha = 0.3 + 0.2 * share
     chosen = oracle.chosen(losses.mean(axis=1), labels, state["d"] * len(index) * alpha)
     portion, partners = float(mixture.portion), mixture.partners.tolist()
-    soft = oracle.sharpened(rows, config.gamma)[chosen]
-    pictures = batch.images[chosen]
-    pictures = portion * pictures + (1 - portion) * pictures[partners]
-    mixed = model(pictures).logits.detach().double().numpy()
-    mix = oracle.balanced(mixed, portion * soft + (1 - portion) * soft[partners], counts, ROWS, config).mean()
+    mixed = lambda values: portion * values + (1 - portion) * values[partners]  # noqa: E731
+    seen = model(mixed(batch.images[chosen])).logits.detach().double().numpy()
+    mix = oracle.balanced(seen, mixed(soft[chosen]), counts, ROWS, config) * mixed(counted[chosen])
     eps = oracle.shares(rows)
     if settings.distribution == "reference":
         state["d"] = oracle.refined(state["d"], eps)
@@ -61,25 +68,36 @@ def loop_step(criterion, state, model, batch, mixture, settings, share):
         state["d"] = oracle.bounded(state["d"], eps, config.distribution_mu, config.max_ratio)
     if settings.update_logits == "biased":
         logits = logits + oracle.bias(counts, ROWS, config)
-    said = oracle.predicted(logits, candidates)
+    predict = {"softmax": oracle.predicted, "sigmoid": oracle.predicted_each}[config.confidence]
+    said = predict(logits, candidates)
     state["confidence"] = oracle.update(state["confidence"], index, said, config.mu, settings.repeats)
-    return losses.mean(), mix, len(chosen) / len(index), labels
+    return losses.mean(), mix.mean(), len(chosen) / len(index), labels
 
 
-@pytest.mark.parametrize("variant", ["fixed", "reference"])
+WAYS = [
+    {"variant": "fixed"},
+    {"variant": "reference"},
+    {"confidence": "sigmoid", "gamma": 1.5},
+    {"rejected": "ignored"},
+    {"candidate_epochs": 2},
+    {"confidence": "sigmoid", "rejected": "ignored", "candidate_epochs": 2, "gamma": 1.0, "mu": 0.5},
+]
+
+
+@pytest.mark.parametrize("settings", WAYS, ids=str)
 @pytest.mark.parametrize("epoch", [2, 3])
-def test_steps_in_their_order(variant, epoch, monkeypatch):
+def test_steps_in_their_order(settings, epoch, monkeypatch):
     drawn = []
     draw = NDLP.__init__.__globals__["draw_mixture"]
     monkeypatch.setattr("losses.ndlp.draw_mixture", lambda *said: drawn.append(draw(*said)) or drawn[-1])
-    criterion, model, share = build(variant=variant), FakeModel(CLASSES), (epoch - 1) / 2
+    criterion, model, share = build(**settings), FakeModel(CLASSES), (epoch - 1) / 2
     state = {"confidence": oracle.initial_confidence(CODES == 1), "d": np.full(CLASSES, 1 / CLASSES)}
     criterion.on_epoch_start(epoch)
     for number in range(3):
         torch.manual_seed(number)
         batch = views(CODES, np.roll(INDEX, number).tolist())
         out = criterion(model, batch)
-        pseudo, mix, chosen, labels = loop_step(criterion, state, model, batch, drawn[-1], VARIANTS[variant], share)
+        pseudo, mix, chosen, labels = loop_step(criterion, state, model, batch, drawn[-1], share)
         assert float(out.parts["pseudo"]) == pytest.approx(pseudo, rel=1e-4)
         assert float(out.parts["mix"]) == pytest.approx(mix, rel=1e-4)
         assert float(out.total.detach()) == pytest.approx(pseudo + 0.9 * share * mix, rel=1e-4)
@@ -88,6 +106,21 @@ def test_steps_in_their_order(variant, epoch, monkeypatch):
         np.testing.assert_array_equal(out.modified, (batch.observed == 1).numpy() & (labels == 0))
         np.testing.assert_allclose(criterion.confidence, state["confidence"], rtol=1e-4, atol=1e-9)
         np.testing.assert_allclose(criterion.log_distribution.exp(), state["d"], rtol=1e-4)
+
+
+def test_a_rejected_candidate_that_is_ignored_has_no_gradient_and_others_have_theirs():
+    found = []
+    for rejected in ("ignored", "absent"):
+        logits = torch.zeros(len(INDEX), CLASSES, requires_grad=True)
+        criterion = build(rejected=rejected, eta=0.0)
+        out = criterion(lambda images, seen=logits: ModelOutput(seen * 1.0), batch_of(CODES, INDEX))
+        out.total.backward()
+        found.append(logits.grad)
+        gone = out.modified
+    assert gone.any()
+    assert (found[0][gone] == 0).all()
+    assert (found[1][gone] != 0).all()
+    torch.testing.assert_close(found[0][~gone], found[1][~gone], rtol=0, atol=0)
 
 
 def test_the_model_is_called_once_in_the_first_epoch_and_then_twice_with_the_chosen_images():
@@ -273,6 +306,9 @@ def test_a_range_is_two_shares(text, ends):
         {"mixup_beta": 0.0},
         {"max_ratio": 0.9},
         {"prior": "truth"},
+        {"confidence": "tanh"},
+        {"rejected": "lost"},
+        {"candidate_epochs": -1},
         {"variant": "best"},
         {"distribution": "uniform"},
         {"repeats": "first"},

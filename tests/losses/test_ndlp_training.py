@@ -22,6 +22,7 @@ ROWS, CLASSES = 12, 5
 CODES = random_labels(ROWS, CLASSES, seed=3)
 ORDER = [[4, 0, 7, 9, 2, 4, 11], [1, 3, 8, 5, 1, 10, 6]]  # images 4 and 1 come twice
 FAST = {"mu": 0.4, "gamma": 2.0}
+EACH = {"confidence": "sigmoid", "rejected": "ignored", "candidate_epochs": 1}
 
 
 def build(**settings):
@@ -52,7 +53,7 @@ def train(criterion, model, optimizer, epochs, start=0, stop=None):
     return totals
 
 
-@pytest.mark.parametrize("settings", [{}, {"variant": "reference"}, {"prior": "confidence"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"variant": "reference"}, {"prior": "confidence"}, EACH], ids=str)
 @pytest.mark.parametrize("cut", [4, 5])  # at the end of an epoch, and in the middle of one
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(cut, settings):
     whole = parts(**settings)
@@ -79,6 +80,7 @@ def test_training_lowers_the_loss(variant):
 
 OTHERS = {name: getattr(VARIANTS["reference"], name) for name in Members._fields if name != "mix_statistics"}
 OTHERS |= {"gamma": 1.0, "eta": 0.1, "alpha_range": "0.9,1", "ramp_epochs": 2, "mu": 0.1, "mixup_beta": 0.1}
+OTHERS |= {"confidence": "sigmoid", "rejected": "ignored", "candidate_epochs": 2}
 OTHERS |= {"prior": "candidate", "distribution_mu": 0.9, "max_ratio": 2.0, "neg_scale": 2.0, "init_bias": 0.2}
 
 
@@ -160,7 +162,7 @@ def positions(rank):
 
 
 def test_two_ranks_have_the_loss_and_the_state_of_one_process_on_the_whole_batch():
-    settings = [{}, {"variant": "reference"}, {"prior": "confidence"}]
+    settings = [{}, {"variant": "reference"}, {"prior": "confidence"}, EACH]
     alone, _ = share_batches(None, ORDER, settings)
     (first, own), (second, others) = run_ranks(share_batches, ORDER, settings)
     assert own == [(slice(0, 2), [1, 1, 1]), (slice(0, 1), [1, 0])]

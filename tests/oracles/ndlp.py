@@ -35,8 +35,16 @@ def sharpened(rows, gamma):
     return result
 
 
-def pseudo(rows, gamma, confidence):
-    return (sharpened(rows, gamma) > thresholds(confidence)).astype(int)
+def sharpened_each(rows, gamma):
+    result = np.zeros(np.shape(rows))
+    for i, j in np.ndindex(*result.shape):
+        here, gone = rows[i][j] ** gamma, (1 - rows[i][j]) ** gamma
+        result[i, j] = here / (here + gone)
+    return result
+
+
+def pseudo(soft, confidence):
+    return (soft > thresholds(confidence)).astype(int)
 
 
 def predicted(logits, candidates):
@@ -46,6 +54,14 @@ def predicted(logits, candidates):
         powers = [math.exp(value - max(row)) for value in row]
         kept = [power * bool(candidate) for power, candidate in zip(powers, candidates[i], strict=True)]
         result[i] = [value / sum(kept) if any(candidates[i]) else 0.0 for value in kept]
+    return result
+
+
+def predicted_each(logits, candidates):
+    """The sigmoid of each candidate's logit."""
+    result = np.zeros(np.shape(logits))
+    for i, j in np.ndindex(*result.shape):
+        result[i, j] = candidates[i][j] / (1 + math.exp(-logits[i][j]))
     return result
 
 
