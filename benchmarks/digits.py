@@ -33,7 +33,11 @@ class Experiment(NamedTuple):
     regimes: Mapping[str, str]
     ensembles: Mapping[str, str] = {}
     """Rows of two runs of a method on the same data, scored together: name -> method."""
+    dataset: str = "digits"
 
+
+AS_PUBLISHED = "--confidence softmax --rejected absent --candidate_epochs 0 --gamma 3 --mu 0.1 --eta 0.9"
+"""NDLP's own settings in place of those of configs/ndlp/digits-lt.yaml."""
 
 EXPERIMENTS = {
     "cones": Experiment(
@@ -52,6 +56,14 @@ EXPERIMENTS = {
         {"single": "--labels single", "75 % dropped": "--labels dropped --drop_rate 0.75"},
         {"two LL-R": "LL-R"},
     ),
+    "long_tail": Experiment(
+        {"BCE": "main_BCE.py", "BCE, class-aware": "main_BCE.py --sampler class-aware"}
+        | {"DB": "main_BCE.py --loss db", "DB, class-aware": "main_BCE.py --loss db --sampler class-aware"}
+        | {f"NDLP {kind}": f"main_ndlp.py {AS_PUBLISHED} --variant {kind}" for kind in ("reference", "fixed")}
+        | {"NDLP": "main_ndlp.py"},
+        {"long tail, rate 0.2": "--partial_rate 0.2", "long tail, rate 0.1": "--partial_rate 0.1"},
+        dataset="digits-lt",
+    ),
 }
 
 SECOND = 1000
@@ -68,7 +80,11 @@ class Finished(NamedTuple):
         """The figures that are told of it, in %."""
         test = {name: 100 * self.result["test"][name] for name in FIGURES}
         said = {text: 100 * float(self.last[name]) for name, text in PRECISION.items() if self.last.get(name)}
-        return {**test, **said, **together(self.result["extra"])}
+        extra = self.result["extra"]
+        parts = {
+            f"mAP, {name}": 100 * extra[name] for name in ("head", "middle", "tail") if extra.get(name) is not None
+        }
+        return {**test, **parts, **said, **together(extra)}
 
 
 def together(extra: Mapping[str, Any]) -> dict[str, float]:
@@ -78,7 +94,8 @@ def together(extra: Mapping[str, Any]) -> dict[str, float]:
 
 def folder(method: str, regime: str, seed: int) -> Path:
     """Where a run stands; comparisons share the runs they have in common."""
-    return Path("runs") / "digits" / "-".join(f"{regime} {method} s{seed}".replace("%", "percent").split())
+    words = f"{regime} {method} s{seed}".replace("%", "percent").replace(",", "").split()
+    return Path("runs") / "digits" / "-".join(words)
 
 
 def train(experiment: str, method: str, regime: str, seed: int, output: Path, *more: str) -> None:
@@ -87,7 +104,7 @@ def train(experiment: str, method: str, regime: str, seed: int, output: Path, *m
         return
     chosen = EXPERIMENTS[experiment]
     script, *flags = chosen.methods[method].split()
-    plain = ["--dataset", "digits", *chosen.regimes[regime].split(), "--seed", str(seed)]
+    plain = ["--dataset", chosen.dataset, *chosen.regimes[regime].split(), "--seed", str(seed)]
     command(script, *plain, *flags, *more, "--output", str(output), "--resume")
 
 

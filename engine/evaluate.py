@@ -19,6 +19,7 @@ from models.peers import Peers
 from utils import collectives
 from utils.checks import RunError
 from utils.console import Progress
+from utils.long_tail import group_figures
 from utils.metrics import KnownScores, Metrics, evaluate_known, evaluate_scores, group_map, known_scores
 from utils.types import Annotations, Batch, Index, LabelTable
 
@@ -210,6 +211,15 @@ def groups_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, f
     """Mean average precision of each group of classes by name; None for a group without a class that was judged."""
     means = group_map(metrics.per_class, metrics.known, groups)
     return {name: None if math.isnan(value) else value for name, value in means.items()}
+
+
+def group_figures_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, dict[str, float | None]]:
+    """All figures of each group of classes and, under `total`, of all classes; None where nothing is known."""
+    found = group_figures(metrics.per_class, metrics.tally, groups)
+    return {
+        group: {name: None if math.isnan(value) else value for name, value in figures._asdict().items()}
+        for group, figures in found.items()
+    }
 
 
 @torch.no_grad()

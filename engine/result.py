@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from typing import Any, NamedTuple
 
@@ -13,11 +12,10 @@ import torchvision
 from data.build import Data
 from data.loader import LoaderConfig
 from engine.distributed import Runtime
-from engine.evaluate import Measured, groups_as_dict
+from engine.evaluate import Measured, group_figures_as_dict, groups_as_dict
 from engine.sections import RunConfig
 from engine.settings import Settings
 from engine.train import Position
-from utils.long_tail import group_figures
 from utils.metrics import Metrics
 
 
@@ -88,8 +86,8 @@ def result(
         "last": scores.last.metrics.as_dict(),
         "validation": None if scores.validation is None else scores.validation.metrics.as_dict(),
         "extra": {
-            **groups_as_dict(chosen, data.groups),
-            **_figures(chosen, data),
+            **_grouped(chosen, data),
+            **({"last": _grouped(scores.last.metrics, data)} if data.groups else {}),
             **beside_as_dict(scores.chosen),
             "classes_without_positives": [classes[k] for k in chosen.classes_without_positives],
         },
@@ -108,16 +106,10 @@ def beside_as_dict(measured: Measured) -> dict[str, dict[str, float]]:
     return found
 
 
-def _figures(metrics: Metrics, data: Data) -> dict[str, dict[str, dict[str, float | None]]]:
-    """All figures of each group of classes and of all classes, where there are groups; None where nothing is known."""
-    if not data.groups:
-        return {}
-    found = group_figures(metrics.per_class, metrics.tally, data.groups)
-    plain = {
-        group: {name: None if math.isnan(value) else value for name, value in figures._asdict().items()}
-        for group, figures in found.items()
-    }
-    return {"groups": plain}
+def _grouped(metrics: Metrics, data: Data) -> dict[str, Any]:
+    """The mAP of each group of classes by its name and, under `groups`, all figures of each and of all classes."""
+    figures = {"groups": group_figures_as_dict(metrics, data.groups)} if data.groups else {}
+    return {**groups_as_dict(metrics, data.groups), **figures}
 
 
 def versions() -> dict[str, str]:

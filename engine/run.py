@@ -19,7 +19,7 @@ from data.observed import Regime
 from data.stores import keep_pictures
 from engine.checkpoint import load_weights, read_model, read_state, save_model, save_state
 from engine.distributed import Runtime
-from engine.evaluate import Measured, measure, require_finite, score
+from engine.evaluate import Measured, group_figures_as_dict, measure, require_finite, score
 from engine.features import pooled_features, require_pooled, weights_hash
 from engine.feeds import FeatureFeed, Feed, Part, PictureFeed, rows_of
 from engine.optim import OptimConfig, build_optimizer
@@ -344,6 +344,7 @@ class Run:
             for view, metrics in {"": measured.metrics, **measured.beside}.items():
                 prefix = f"{part}_{view}_" if view else f"{part}_"
                 row.update({f"{prefix}{name}": value for name, value in metrics.as_dict().items()})
+            row.update(self._grouped(part, measured.metrics))
         if self.optim.scheduler == "plateau":
             self.loop.follow(scores["validation" if self.data.validation else "test"].metrics.mAP)
         at, limit = self.loop.at, self.config.early_stop
@@ -358,6 +359,16 @@ class Run:
             if at.stopped:
                 fallen = 100 * (at.best_score - value)
                 say(f"stopped early: {self.selection} mAP {fallen:.2f} points below that of epoch {at.best_epoch}")
+
+    def _grouped(self, part: str, metrics: Metrics) -> dict[str, float]:
+        """Columns of the log for the figures of each group of classes, where the dataset has groups."""
+        figures = group_figures_as_dict(metrics, self.data.groups) if self.data.groups else {}
+        return {
+            f"{part}_{group}_{name}": value
+            for group, found in figures.items()
+            for name, value in found.items()
+            if value is not None
+        }
 
     def _write_labels(self) -> None:
         """What was recorded of single labels, and on request the labels with what was corrected for good."""

@@ -177,7 +177,8 @@ def plot_tail(
     for axes in (upper, lower):
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-    figure.legend(*upper.get_legend_handles_labels(), loc="outside upper left", ncols=len(groups), fontsize=8)
+    named, narrow = upper.get_legend_handles_labels(), {"columnspacing": 1.2, "handlelength": 1.2}
+    figure.legend(*named, loc="outside upper center", ncols=len(groups), fontsize=7.5, **narrow)
     save_figure(figure, path)
 
 

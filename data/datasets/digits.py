@@ -47,11 +47,12 @@ def load_digits(source: Source) -> Splits:
 def load_long_tailed_digits(source: Source) -> Splits:
     """The same with training scenes whose classes fall off thirtyfold; the test scenes are those of `load_digits`.
 
-    Groups: the 7 most frequent classes are the head, the next 6 the middle, the other 7 the tail, for every seed.
+    By their frequency in training scenes the first 7 classes are the head, the next 6 the middle, the rest the tail.
     """
-    ranked = np.argsort(-tail_weights(), kind="stable")
+    train = digit_scenes(source.seed, "train", long_tail=True)
+    ranked = np.argsort(-train.truth.counts(), kind="stable")
     groups = dict(zip(("head", "middle", "tail"), map(np.sort, np.split(ranked, [7, 13])), strict=True))
-    return Splits(digit_scenes(source.seed, "train", long_tail=True), digit_scenes(source.seed, "test"), groups)
+    return Splits(train, digit_scenes(source.seed, "test"), groups)
 
 
 def digit_scenes(seed: int, split: str, *, long_tail: bool = False) -> Annotations:

@@ -1,5 +1,6 @@
 """What surrounds a long-tailed method - sampler, head, frozen stages, schedule, figures - through the scripts."""
 
+import csv
 import json
 from unittest import mock
 
@@ -54,6 +55,20 @@ def test_groups_have_all_their_figures_in_the_result(folder):
     assert total["micro_F1"] == pytest.approx(test["OF1"])
     assert 0 <= total["macro_F1"] <= 1
     assert 0 < total["accuracy"] <= 1
+
+
+def test_groups_have_all_their_figures_in_every_epoch_and_for_the_last(folder):
+    found = result(folder / "run")
+    with (folder / "run" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    groups = found["extra"]["groups"]
+    names = {f"{group}_{name}" for group in groups for name in groups[group] if groups[group][name] is not None}
+    parts = {column.partition("_")[0] for column in rows[0] if column.endswith("_total_mAP")}
+    assert parts
+    for part in parts:
+        assert all(0 <= float(row[f"{part}_{name}"]) <= 1 for row in rows for name in names)
+        assert float(rows[-1][f"{part}_total_mAP"]) == pytest.approx(float(rows[-1][f"{part}_mAP_all"]))
+    assert found["extra"]["last"]["groups"]["total"]["mAP"] == pytest.approx(found["last"]["mAP_all"])
 
 
 def test_the_long_tail_is_drawn_where_there_is_one(folder):
