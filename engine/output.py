@@ -122,6 +122,10 @@ class RunFolder:
         chosen = f"test, epoch {self.result['selected_epoch']} ({self.result['selection']})"
         lines = [f"{chosen}{', network f' if second else ''}: {_percentages(self.result['test'])}"]
         lines += [f"  {_BESIDE[name]}: {_percentages(figures)}" for name, figures in second.items()]
+        for group, figures in self.result["extra"].get("groups", {}).items():
+            lines.append(
+                f"  {group}: {_percentages({name: value for name, value in figures.items() if value is not None})}"
+            )
         empty = self.result["extra"]["classes_without_positives"]
         if self.result.get("epochs_trained", self.result["epochs"]) < self.result["epochs"]:
             lines.append(f"stopped early, after {self.result['epochs_trained']} of {self.result['epochs']} epochs")

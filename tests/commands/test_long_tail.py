@@ -68,6 +68,8 @@ def test_groups_have_all_their_figures_in_every_epoch_and_for_the_last(folder):
     for part in parts:
         assert all(0 <= float(row[f"{part}_{name}"]) <= 1 for row in rows for name in names)
         assert float(rows[-1][f"{part}_total_mAP"]) == pytest.approx(float(rows[-1][f"{part}_mAP_all"]))
+    said = succeed(folder, "main_BCE.py", *LONG_TAIL, "--output", "run", "--resume")
+    assert f"total: mAP {100 * groups['total']['mAP']:.2f}  micro_F1" in said
     assert found["extra"]["last"]["groups"]["total"]["mAP"] == pytest.approx(found["last"]["mAP_all"])
 
 
