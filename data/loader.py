@@ -34,6 +34,9 @@ class LoaderConfig:
     augment: Literal["crop", "resize-crop", "flip", "multiscale", "side-crop", "photometric", "shift", "none"] = option(
         "crop", "augmentation of training images; pictures are scored whole, but beside resize-crop in a centre crop"
     )
+    second_view: Literal["same", "randaugment"] = option(
+        "same", "methods that compare two views: the second has --augment drawn anew, or RandAugment before it"
+    )
     normalize: Literal["unit", "imagenet", "half", "centred"] = option(
         "unit", "scale of the pixels: [0, 1], ImageNet's, +-2, +-1"
     )

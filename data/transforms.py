@@ -274,6 +274,15 @@ AUGMENTATIONS: dict[str, Callable[[int], list[Step]]] = {
 }
 """What training pictures go through, by name; each ends in s x s."""
 
+
+def _randaugment() -> list[Step]:
+    """The strong view of IGNORE: three of torchvision's 14 operations at magnitude 5, on the picture as it is."""
+    return [v2.RandAugment(num_ops=3, magnitude=5)]
+
+
+SECOND_VIEWS: dict[str, Callable[[], list[Step]]] = {"same": list, "randaugment": _randaugment}
+"""What a picture goes through in its second view, by name, before its augmentation, which draws anew for each view."""
+
 CENTRED = frozenset({"resize-crop"})
 """Augmentations beside which pictures are scored in a centre crop; all others score whole pictures."""
 
@@ -291,6 +300,21 @@ def train_transform(augment: str, size: int) -> Pipeline:
     _check("augment", augment, AUGMENTATIONS)
     require(size >= 1, f"--img_size {size}: must be at least 1 pixel")
     return Pipeline(AUGMENTATIONS[augment](size))
+
+
+def second_transform(second: str, augment: str, size: int) -> Pipeline:
+    """The transform of the second view of training pictures, for methods that compare two.
+
+    Args:
+        second: a name of `SECOND_VIEWS`.
+        augment: a name of `AUGMENTATIONS`.
+        size: side in pixels.
+
+    Raises:
+        UserError: an unknown name, or a size below 1.
+    """
+    _check("second_view", second, SECOND_VIEWS)
+    return Pipeline([*SECOND_VIEWS[second](), *train_transform(augment, size).steps])
 
 
 def test_transform(size: int) -> Pipeline:

@@ -70,7 +70,12 @@ class Runtime:
         return wrapped
 
     def place(self, module: nn.Module) -> nn.Module:
-        """One network on its device, in the chosen precision with float32 outputs, for computing without gradients."""
+        """A network on its device, in the chosen precision with float32 outputs, for computing without gradients.
+
+        Of two networks each by itself.
+        """
+        if isinstance(module, Peers):
+            return module.each(self.place)
         placed: nn.Module = self._accelerator.prepare_model(
             module.to(memory_format=torch.channels_last), evaluation_mode=True
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data.build import Data
 from data.loader import LoaderConfig, build_loader
 from data.samplers import OrderedBatches, TrainingBatches
-from data.transforms import normalizer, train_transform
+from data.transforms import normalizer, second_transform, train_transform
 from engine.distributed import Runtime
 from engine.evaluate import BatchLoader, evaluation_loader
 from utils.types import Annotations, Batch, LabelTable
@@ -51,12 +51,15 @@ class PictureFeed:
     seed: int
 
     def training(self, batches: TrainingBatches, views: int) -> BatchLoader:
-        """Pictures under augmentation."""
-        view = train_transform(self.config.augment, self.config.img_size)
+        """Pictures under augmentation. Raises: ValueError for more than two views."""
+        if views > 2:
+            raise ValueError(f"pictures have two views at most, not {views}")
+        augment, size = self.config.augment, self.config.img_size
+        transforms = [train_transform(augment, size), second_transform(self.config.second_view, augment, size)]
         return build_loader(
             self.data.train,
             self.data.observed,
-            [view] * views,
+            transforms[:views],
             batches,
             normalizer=normalizer(self.config.normalize),
             decoder=self.config.decoder,

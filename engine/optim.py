@@ -38,6 +38,9 @@ class OptimConfig:
     clip_grad: float | None = option(
         None, "largest norm of the gradient of all parameters together; a longer one is shortened (default: off)"
     )
+    ema: float | None = option(
+        None, "decay of a moving average of the weights, which is then what is scored and saved (default: off)"
+    )
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"--lr {self.lr}: must be above 0")
@@ -58,6 +61,7 @@ class OptimConfig:
         )
         require(0 <= self.warmup_ratio < 1, f"--warmup_ratio {self.warmup_ratio}: must be in [0, 1)")
         require(self.clip_grad is None or self.clip_grad > 0, f"--clip_grad {self.clip_grad}: must be above 0")
+        require(self.ema is None or 0 < self.ema < 1, f"--ema {self.ema}: must be between 0 and 1, such as 0.9997")
         first = self.decay_epochs[0] if self.milestones is not None else self.step_size
         flag = "step_size" if self.milestones is None else "milestones"
         require(

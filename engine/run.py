@@ -17,6 +17,7 @@ from data.label_files import write_native
 from data.loader import LoaderConfig, training_batches
 from data.observed import Regime
 from data.stores import keep_pictures
+from engine.averaging import Averaging
 from engine.checkpoint import load_weights, read_model, read_state, save_model, save_state
 from engine.distributed import Runtime
 from engine.evaluate import Measured, group_figures_as_dict, measure, require_finite, score
@@ -32,7 +33,7 @@ from engine.settings import Settings, parse_settings, setting_table
 from engine.train import Freezing, Hooks, Learner, Loop
 from losses import CRITERIA
 from losses.base import Criterion
-from models.build import ModelConfig, build_model
+from models.build import LabelFacts, ModelConfig, build_model, require_head
 from models.classifier import Classifier, OnPooled
 from models.peers import Network, build_peers
 from utils.checks import UserError, require
@@ -130,6 +131,8 @@ class Run:
             beside_gpu=runtime.device.type == "cuda", processes=runtime.local_world_size
         )
         self.network = self._build_network()
+        # Copied before anything wraps the network.
+        self.averaging = Averaging(self.network, self.optim.ema) if self.optim.ema else None
         self.batches = training_batches(
             self.data.train,
             self.data.observed,
@@ -142,6 +145,7 @@ class Run:
         self.recorder = self._build_recorder()
         self.feed = self._build_feed()
         self.loop = self._build_loop()
+        self.judged = self._place_judged()
         self.scored: dict[Part, Measured] = {}  # of the weights as they are now
         self._take_up()
         if self.runtime.is_main:
@@ -156,7 +160,7 @@ class Run:
         at = self.loop.at
         last = self._score("test")
         if at.best_epoch != at.trained:
-            load_weights(self.network, read_model(self.folder.best).weights, self.folder.best)
+            load_weights(self.reported, read_model(self.folder.best).weights, self.folder.best)
             self.scored = {}
         chosen = self._score("test")
         validation = self._score("validation") if self.data.validation else None
@@ -166,6 +170,11 @@ class Run:
             scores = Scores(chosen, last, validation)
             self.folder.finish(result(self.method, self.settings, self.data, self.selection, at, scores))
             say(self.folder.summary())
+
+    @property
+    def reported(self) -> Network:
+        """The network that is scored and saved: the one that is trained, or its average."""
+        return self.averaging.network if self.averaging else self.network
 
     def _selection(self) -> str:
         wanted = self.config.selection or ("validation" if self.data.validation else "last")
@@ -195,11 +204,12 @@ class Run:
 
     def _build_network(self) -> Network:
         config: ModelConfig = self.settings.sections["model"]
-        build = build_peers if "peers" in CRITERIA[self.method].criterion.needs else build_model
-        network = build(config, len(self.data.train.classes), self.config.training_seed)
-        least, size = network.stride + 1, self.loader_config.img_size
-        # On a feature map of one pixel, a last batch of one image would leave BatchNorm nothing to average over.
-        require(size >= least, f"--img_size {size}: too small for {config.model}, which needs at least {least}")
+        needs = CRITERIA[self.method].criterion.needs
+        require_head(config, needs, self.method)
+        build = build_peers if "peers" in needs else build_model
+        classes = self.data.train.classes
+        network = build(config, len(classes), self.config.training_seed, facts=LabelFacts(classes, self.data.observed))
+        network.check_size(config.model, self.loader_config.img_size)
         return network
 
     def _build_criterion(self) -> Criterion:
@@ -265,7 +275,7 @@ class Run:
         optimizer = self.runtime.wrap_optimizer(build_optimizer(self.optim, groups))
         return Loop(
             self.runtime,
-            Learner(model, self.criterion, optimizer, self.optim),
+            Learner(model, self.criterion, optimizer, self.optim, self.averaging),
             self.feed.training(self.batches, 2 if "second_view" in self.criterion.needs else 1),
             self.batches,
             epochs=self.config.epochs,
@@ -273,9 +283,22 @@ class Run:
             save_minutes=self.config.save_minutes,
             print_freq=self.config.print_freq,
             save=self._save,
-            freezing=Freezing(self.config.frozen_epochs, self.network.freeze_backbone),
+            freezing=Freezing(self.config.frozen_epochs, self._freeze),
             hooks=self._hooks(),
         )
+
+    def _place_judged(self) -> nn.Module:
+        """The reported network as it scores what the feed gives."""
+        if self.averaging is None:
+            return self.loop.learner.model
+        average = self.averaging.network
+        return self.runtime.place(OnPooled(average) if self._fixed and isinstance(average, Classifier) else average)
+
+    def _freeze(self, frozen: bool) -> None:
+        """Leave backbones as they are from now on, or let them learn again."""
+        self.network.freeze_backbone(frozen)
+        if self.averaging:
+            self.averaging.freeze_backbone(frozen)
 
     def _hooks(self) -> Hooks:
         recorder = self.recorder
@@ -325,9 +348,9 @@ class Run:
     def _score(self, part: Part, after_batch: Callable[[], None] = lambda: None) -> Measured:
         """The metrics of a split under the present weights, scored once."""
         if part not in self.scored:
-            model, truth = self.loop.learner.model, rows_of(self.data, part).truth
+            truth = rows_of(self.data, part).truth
             self.scored[part] = measure(
-                model, self.feed.scoring(part), truth, self.runtime, label=part, after_batch=after_batch
+                self.judged, self.feed.scoring(part), truth, self.runtime, label=part, after_batch=after_batch
             )
         return self.scored[part]
 
@@ -352,7 +375,7 @@ class Run:
         if value > at.best_score:  # strictly: of equal epochs the first is kept
             at.best_score, at.best_epoch = value, epoch
             if self.runtime.is_main:
-                save_model(self.folder.best, self.network, self.data.train.classes, self.settings.values, epoch)
+                save_model(self.folder.best, self.reported, self.data.train.classes, self.settings.values, epoch)
         at.stopped = limit is not None and 100 * (at.best_score - value) > limit
         if self.runtime.is_main:
             self.folder.log_epoch([*at.history, row], self.config.epochs)
@@ -388,5 +411,5 @@ class Run:
         draw_tail(self.data, chosen, self.folder.path / "tail.png")
         rows = choose_rows(self.data.test, EXAMPLES)
         if rows:
-            seen = examples([self.network], self.data.test, rows, self.loader_config)
+            seen = examples([self.reported], self.data.test, rows, self.loader_config)
             plot_examples(seen, [self.method], self.folder.path / "examples.png")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,17 @@ from engine.settings import peek
 from losses import CRITERIA
 from models.build import ModelConfig
 from utils.checks import require
-from utils.options import option
+from utils.options import Shorthand, option
+
+
+def _gpu_num(text: str) -> Mapping[str, str]:
+    """Nothing to set for the first GPU; which one that is, is for the environment to say."""
+    if text != "0":
+        raise ValueError("GPUs are chosen from outside: set CUDA_VISIBLE_DEVICES to this number, and give 0")
+    return {}
+
+
+GPU_NUM = Shorthand("0", "published flag: number of the GPU; 0, the first of CUDA_VISIBLE_DEVICES", _gpu_num)
 
 TrainMode = Literal["end_to_end", "linear_init", "linear", "linear_fixed_features"]
 
@@ -48,7 +58,7 @@ class RunConfig:
     test_after: int = option(
         0, "for the log, score the test set only behind this many epochs", aliases=("test_epochs",)
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute", shorthands={"gpu_num": GPU_NUM})
     gpus: int | None = option(None, "published flag: number of processes; only checked, torchrun starts them")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "precision of the networks' forward pass")
     threads: int | None = option(None, "CPU threads of the computation (default: one a core)")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data.samplers import TrainingBatches
+from engine.averaging import Averaging
 from engine.distributed import Runtime
 from engine.evaluate import BatchLoader
 from engine.optim import OptimConfig, Plateau, after_score, learning_rate_factor, set_learning_rate
@@ -84,6 +85,7 @@ class Learner(NamedTuple):
     criterion: Criterion
     optimizer: Optimizer
     optim: OptimConfig
+    averaging: Averaging | None = None
 
 
 class Freezing(NamedTuple):
@@ -168,10 +170,12 @@ class Loop:
     def state_dict(self) -> StateDict:
         """Tensors and plain values only."""
         self.at.sums = {name: value.item() for name, value in self._sums.items()}
+        averaging = self.learner.averaging
         return {
             "model": self.runtime.unwrap(self.learner.model).state_dict(),
             "criterion": self.learner.criterion.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
+            "averaging": averaging.state_dict() if averaging else {},
             "runtime": self.runtime.state_dict(),
             "position": asdict(self.at),
         }
@@ -181,6 +185,8 @@ class Loop:
         self.runtime.unwrap(self.learner.model).load_state_dict(state["model"])
         self.learner.criterion.load_state_dict(state["criterion"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
+        if self.learner.averaging:
+            self.learner.averaging.load_state_dict(state["averaging"])
         self.runtime.load_state_dict(state["runtime"])
         self.at = Position(**state["position"])
 
@@ -198,6 +204,8 @@ class Loop:
         if at.step < len(self.batches):
             self._train_steps()
         self.runtime.average_buffers(self.learner.model)
+        if self.learner.averaging:
+            self.learner.averaging.end_epoch(self.runtime)
 
     def _train_steps(self) -> None:
         at, rows, size = self.at, self.batches.rows, self.batches.batch_size
@@ -227,7 +235,7 @@ class Loop:
 
     def _step(self, batch: Batch, global_size: int) -> dict[str, Tensor]:
         """One optimiser step; the losses of it, detached."""
-        at, (model, criterion, optimizer, optim) = self.at, self.learner
+        at, (model, criterion, optimizer, optim, averaging) = self.at, self.learner
         steps = len(self.batches)
         number = (at.epoch - 1) * steps + at.step
         torch.manual_seed(mix(self.seed, "step", number, self.runtime.rank))
@@ -248,6 +256,8 @@ class Loop:
             if optim.clip_grad is not None:
                 self.runtime.clip_gradients(optimizer, optim.clip_grad)
             optimizer.step()
+            if averaging:
+                averaging.update()
         self.hooks.after_step(at.epoch, moved, loss)
         return {"loss": loss.total.detach(), **loss.parts}
 

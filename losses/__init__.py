@@ -19,6 +19,8 @@ from losses.co_teaching import (
 from losses.cones import CoNeS, CoNeSConfig
 from losses.curriculum import CurriculumConfig, CurriculumLabelling
 from losses.distribution_balanced import DistributionBalanced, DistributionBalancedConfig
+from losses.ignore import Ignore, IgnoreConfig
+from losses.label_mask import LabelMask, LabelMaskConfig
 from losses.large_loss import LargeLoss, LargeLossConfig
 from losses.ndlp import NDLP, NDLPConfig
 from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalConfig
@@ -48,6 +50,7 @@ CRITERIA: dict[str, Method] = {
     "focal": Method(Focal, FocalConfig),
     "cb": Method(ClassBalanced, ClassBalancedConfig),
     "db": Method(DistributionBalanced, DistributionBalancedConfig),
+    "label_mask": Method(LabelMask, LabelMaskConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "cones": Method(CoNeS, CoNeSConfig),
     "large_loss": Method(LargeLoss, LargeLossConfig),
@@ -57,6 +60,7 @@ CRITERIA: dict[str, Method] = {
     "decoupling": Method(Decoupling, DecouplingConfig),
     "jocor": Method(JoCoR, JoCoRConfig),
     "ndlp": Method(NDLP, NDLPConfig),
+    "ignore": Method(Ignore, IgnoreConfig),
 }
 
 BASELINES = (
@@ -74,6 +78,7 @@ BASELINES = (
     "focal",
     "cb",
     "db",
+    "label_mask",
     "curriculum",
 )
 """The methods without a script of their own: `main_BCE.py --loss NAME`."""

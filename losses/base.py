@@ -18,7 +18,10 @@ class Criterion(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What to hand to this criterion, of {"cam", "features", "second_view", "peers", "train_scores"}."""
+    """What to hand to this criterion, of {"cam", "features", "second_view", "peers", "train_scores", "labels"}.
+
+    "labels": a model that can be told labels, a `LabelledModel`.
+    """
 
     def __init__(self, config: Any, info: CriterionInfo) -> None:
         super().__init__()

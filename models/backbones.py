@@ -1,4 +1,6 @@
-"""Backbones: images (B, 3, H, W) to a feature map (B, D, h, w), with the weights they start from.
+"""Backbones by name, with the weights they start from.
+
+`scenenet`, every classification network of torchvision, and `timm/NAME` where timm is installed.
 
 As a command, `python -m models.backbones CHECKPOINT OUT.safetensors` takes the backbone out of a run's checkpoint.
 """
@@ -6,6 +8,7 @@ As a command, `python -m models.backbones CHECKPOINT OUT.safetensors` takes the 
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,87 +20,15 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 import safetensors.torch
 import torch
 import torchvision
-from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+from torch import Tensor
 
+from models.timm_trunk import PREFIX, TimmTrunk, require_timm_model
+from models.trunks import CLASSIFYING, Backbone, SceneNet, trunk_of
 from utils.checks import RunError, UserError, require
 from utils.safe_files import load_tensors, write_atomically
 
 SCENENET_WEIGHTS = Path(__file__).parent / "weights" / "scenenet_letters.safetensors"
 """Trained on scenes of letters; no digit was seen."""
-
-
-class Backbone(nn.Module):
-    """Images (B, 3, H, W) to features (B, `width`, H / `stride`, W / `stride`), rounded up."""
-
-    width: int
-    stride: int
-
-    def stages(self) -> list[tuple[nn.Module, ...]]:
-        """What learns or stays as it is together, from the image on: the first layer, then the stages."""
-        raise NotImplementedError
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The feature map."""
-        raise NotImplementedError
-
-
-class ResNet(Backbone):
-    """torchvision's ResNet of a given depth up to layer4 (stride 32), under torchvision's own names, without fc."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        whole = torchvision.models.get_model(f"resnet{depth}", weights=None)
-        self.conv1, self.bn1, self.relu, self.maxpool = whole.conv1, whole.bn1, whole.relu, whole.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
-        self.width, self.stride = whole.fc.in_features, 32
-
-    def stages(self) -> list[tuple[nn.Module, ...]]:
-        """The first convolution with its BatchNorm, then layer1 to layer4."""
-        return [(self.conv1, self.bn1), (self.layer1,), (self.layer2,), (self.layer3,), (self.layer4,)]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, 512 or 2048, H/32, W/32)."""
-        stem = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(stem))))
-        return features
-
-
-class SceneNet(Backbone):
-    """A network of 0.17 million parameters for 40 x 40 scenes, feature map 5 x 5 (stride 8)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 24, kernel_size=5, stride=2, padding=2, bias=False)
-        self.bn1 = nn.BatchNorm2d(24)
-        self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _residual(24, 24, stride=1)
-        self.layer2 = _residual(24, 48, stride=2)
-        self.layer3 = _residual(48, 96, stride=2)
-        self.width, self.stride = 96, 8
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def stages(self) -> list[tuple[nn.Module, ...]]:
-        """The first convolution with its BatchNorm, then layer1 to layer3."""
-        return [(self.conv1, self.bn1), (self.layer1,), (self.layer2,), (self.layer3,)]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, 96, H/8, W/8)."""
-        features: Tensor = self.layer3(self.layer2(self.layer1(self.relu(self.bn1(self.conv1(images))))))
-        return features
-
-
-def _residual(channels: int, out: int, stride: int) -> nn.Module:
-    """Two 3x3 convolutions with a shortcut, which is a 1x1 convolution where sizes change."""
-    shortcut = None
-    if (channels, stride) != (out, 1):
-        shortcut = nn.Sequential(
-            nn.Conv2d(channels, out, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(out)
-        )
-    block: nn.Module = BasicBlock(channels, out, stride, shortcut)
-    return block
 
 
 class Pretrained(NamedTuple):
@@ -107,9 +38,13 @@ class Pretrained(NamedTuple):
     file: Callable[[], Path]  # finds or fetches; raises UserError
 
 
-def _imagenet(depth: int) -> Pretrained:
-    """The first ImageNet weights of torchvision (IMAGENET1K_V1), which the papers started from."""
-    weights = torchvision.models.get_model_weights(f"resnet{depth}").IMAGENET1K_V1
+def _imagenet(name: str) -> Pretrained:
+    """The first ImageNet weights of torchvision (IMAGENET1K_V1), which the papers started from.
+
+    Two networks have none; theirs are the first that take pictures of 224 pixels (IMAGENET1K_SWAG_LINEAR_V1).
+    """
+    published = torchvision.models.get_model_weights(name).__members__
+    weights = published.get("IMAGENET1K_V1") or published["IMAGENET1K_SWAG_LINEAR_V1"]
     return Pretrained(f"torchvision {weights}", partial(_fetched, str(weights), weights.url))
 
 
@@ -136,33 +71,36 @@ def _shipped() -> Path:
     return SCENENET_WEIGHTS
 
 
-BACKBONES: dict[str, Callable[[], Backbone]] = {
-    "resnet18": partial(ResNet, 18),
-    "resnet34": partial(ResNet, 34),
-    "resnet50": partial(ResNet, 50),
-    "resnet101": partial(ResNet, 101),
-    "resnet152": partial(ResNet, 152),
-    "scenenet": SceneNet,
-}
+_TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 
-STAGES: dict[str, int] = {name: 3 if name == "scenenet" else 4 for name in BACKBONES}
-"""How many stages a backbone has behind its first layer."""
+BACKBONES: dict[str, Callable[[], Backbone]] = {name: partial(trunk_of(name), name) for name in _TORCHVISION}
+BACKBONES["scenenet"] = SceneNet
 
-PRETRAINED: dict[str, Pretrained] = {
-    "resnet18": _imagenet(18),
-    "resnet34": _imagenet(34),
-    "resnet50": _imagenet(50),
-    "resnet101": _imagenet(101),
-    "resnet152": _imagenet(152),
-    "scenenet": Pretrained("scenenet letters", _shipped),
-}
+PRETRAINED: dict[str, Pretrained] = {name: _imagenet(name) for name in _TORCHVISION}
+PRETRAINED["scenenet"] = Pretrained("scenenet letters", _shipped)
 """What `--weights default` means."""
+
+
+def require_backbone(name: str) -> None:
+    """Raise UserError unless there is a backbone of that name."""
+    if name.startswith(PREFIX):
+        require_timm_model(name.removeprefix(PREFIX))
+        return
+    close = difflib.get_close_matches(name, BACKBONES, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are scenenet, torchvision's networks and {PREFIX}NAME"
+    require(name in BACKBONES, f"--model {name}: no backbone has that name; {hint}")
+
+
+def build_backbone(name: str) -> Backbone:
+    """The backbone `name`, randomly initialised from torch's generator. Raises: UserError when there is none."""
+    require_backbone(name)
+    return TimmTrunk(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else BACKBONES[name]()
 
 
 def weights_name(name: str, weights: str) -> str:
     """What `weights` means for the backbone `name`, in words for the log."""
-    words = {"none": "none (random start)", "default": PRETRAINED[name].name}
-    return words.get(weights, weights)
+    default = f"{name}, as timm has it" if name.startswith(PREFIX) else PRETRAINED[name].name
+    return {"none": "none (random start)", "default": default}.get(weights, weights)
 
 
 def load_weights(backbone: Backbone, name: str, weights: str) -> None:
@@ -177,14 +115,29 @@ def load_weights(backbone: Backbone, name: str, weights: str) -> None:
     """
     if weights == "none":
         return
+    target = backbone.published
+    if weights == "default" and name.startswith(PREFIX):
+        target.load_state_dict(TimmTrunk(name.removeprefix(PREFIX), pretrained=True).published.state_dict())
+        return
     file = PRETRAINED[name].file() if weights == "default" else Path(weights).expanduser()
-    state = trunk_state(load_tensors(file), file)
-    _require_fit(state, backbone.state_dict(), f"{file} does not fit {name}")
-    backbone.load_state_dict(state, strict=False)  # what may be missing was settled one line above
+    own = target.state_dict()
+    state = trunk_state(load_tensors(file), file, own)
+    _require_fit(state, own, f"{file} does not fit {name}")
+    target.load_state_dict(state, strict=False)  # what may be missing was settled one line above
 
 
-def trunk_state(held: Any, file: Path) -> dict[str, Tensor]:
-    """Tensors of a backbone by name, from a state_dict with or without `module.` before and `fc.*` beside them.
+_RENAMED = (
+    (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)"), r"\1"),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
+"""Names in torchvision's published files that its networks have given up since."""
+
+
+def trunk_state(held: Any, file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a backbone by name, from a state_dict with or without `module.` before them.
+
+    What classifies is left out, unless the backbone has it in `own`.
 
     Raises: UserError when the file holds something else.
     """
@@ -193,8 +146,16 @@ def trunk_state(held: Any, file: Path) -> dict[str, Tensor]:
             f"{file}: a run's checkpoint; python -m models.backbones {file} OUT.safetensors takes its backbone"
         )
     require(_is_state(held), f"{file}: not a state_dict (names to tensors) but {type(held).__name__}")
-    named = {key.removeprefix("module."): value for key, value in held.items()}
-    return {key: value for key, value in named.items() if not key.startswith("fc.")}
+    named = {_present_name(key): value for key, value in held.items()}
+    return {key: value for key, value in named.items() if key in own or key.split(".")[0] not in CLASSIFYING}
+
+
+def _present_name(key: str) -> str:
+    """The name of a published tensor in today's networks."""
+    key = key.removeprefix("module.")
+    for pattern, new in _RENAMED:
+        key = pattern.sub(new, key)
+    return key
 
 
 def _is_state(held: Any) -> TypeGuard[Mapping[str, Tensor]]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.backbones import Backbone
 from models.heads import Head
+from models.trunks import Backbone, Stage, map_shape
+from utils.checks import UserError
 from utils.types import ModelOutput
 
 
@@ -23,24 +24,41 @@ class Classifier(nn.Module):
         frozen_stages: the backbone's first layer (0) and so many stages behind it never learn: no gradient, BatchNorm
             in evaluation mode. -1: all learns. As in published code wutong16/DistributionBalancedLoss (ResNet of mmcv).
         norm_eval: all BatchNorm of the backbone stays in evaluation mode; its scale and shift learn all the same.
+        norm_frozen: they do not either. As in published code SlongLiu/query2labels (FrozenBatchNorm2d).
     """
 
-    def __init__(self, backbone: Backbone, head: Head, *, frozen_stages: int = -1, norm_eval: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head,
+        *,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_frozen: bool = False,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self._frozen = False
-        kept = backbone.stages()[: frozen_stages + 1] if frozen_stages >= 0 else []
-        self._never_learning = [module for stage in kept for module in stage]
-        norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)] if norm_eval else []
-        self._in_evaluation = [*self._never_learning, *norms]
+        kept = [part for stage in backbone.stages()[: frozen_stages + 1] for part in stage]
+        norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+        self._never_learning: Stage = (*kept, *(norms if norm_frozen else ()))
+        still = norms if norm_eval or norm_frozen else []
+        self._in_evaluation = [*(part for part in kept if isinstance(part, nn.Module)), *still]
         self.freeze_backbone(False)
 
-    def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
-        """Logits and features always; `cam`, without gradient, when "cam" is wanted."""
+    def forward(self, images: Tensor, want: frozenset[str] = frozenset(), known: Tensor | None = None) -> ModelOutput:
+        """Logits and features always; `cam`, without gradient, when "cam" is wanted.
+
+        Labels `known` beforehand, (B, C) PRESENT, ABSENT or UNKNOWN, are for heads that take them; not with maps.
+        """
         features = self.backbone(images)
-        cam = self.head.cam(features) if "cam" in want else None
-        return ModelOutput(self.head(features), features, cam)
+        if known is not None:
+            return ModelOutput(self.head.with_labels(features, known), features)
+        if "cam" in want:
+            logits, cam = self.head.with_cam(features)
+            return ModelOutput(logits, features, cam)
+        return ModelOutput(self.head(features), features)
 
     def train(self, mode: bool = True) -> Classifier:
         """As every module, except that what is frozen of the backbone stays in evaluation mode."""
@@ -57,8 +75,8 @@ class Classifier(nn.Module):
         """
         self._frozen = frozen
         self.backbone.requires_grad_(not frozen)
-        for module in self._never_learning:
-            module.requires_grad_(False)
+        for part in self._never_learning:
+            part.requires_grad_(False)
         self.train(self.training)
 
     @torch.no_grad()
@@ -71,6 +89,29 @@ class Classifier(nn.Module):
         same = torch.allclose(head(maps), head(maps.mean(dim=(2, 3), keepdim=True)), rtol=1e-4, atol=1e-5)
         head.train(was)
         return same
+
+    def check_size(self, name: str, size: int) -> None:
+        """Raise UserError unless its backbone, called `name`, makes more than one place of `size` x `size` pixels.
+
+        On a feature map of one place, a last batch of one image would leave BatchNorm nothing to average over.
+        """
+        reason = self._unfit(size)
+        if not reason:
+            return
+        larger = (tried for tried in (*range(self.stride + 1, 224, self.stride), 224) if tried > size)
+        enough = next((tried for tried in larger if not self._unfit(tried)), None)
+        hint = (
+            f"too small for {name}, give at least {enough}" if enough else f"{name} cannot take it ({reason}); 224 fits"
+        )
+        raise UserError(f"--img_size {size}: {hint}")
+
+    def _unfit(self, size: int) -> str:
+        """Why pictures of that size will not do; empty where they will."""
+        try:
+            _, height, width = map_shape(self.backbone, size, size)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            return " ".join(str(error).split())
+        return "" if height * width > 1 else "one place is all that is left of it"
 
     @property
     def stride(self) -> int:

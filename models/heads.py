@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +21,17 @@ class Head(nn.Module):
     def cam(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to class activation maps (B, C, h, w), computed without gradient."""
         raise NotImplementedError
+
+    def with_cam(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and maps of the same features, in one pass where that saves work."""
+        return self(features), self.cam(features)
+
+    def with_labels(self, features: Tensor, known: Tensor) -> Tensor:
+        """Features and labels known beforehand (B, C), PRESENT, ABSENT or UNKNOWN, to logits (B, C).
+
+        Raises: ValueError of a head that does not take labels.
+        """
+        raise ValueError(f"{type(self).__name__} takes no labels")
 
 
 class LinearHead(Head):
@@ -203,59 +212,3 @@ def check_num_heads(num_heads: int) -> None:
     """Raise UserError unless a set of temperatures was published for that many heads."""
     choices = CSRAHead.TEMPERATURES
     require(num_heads in choices, f"--num_heads {num_heads}: choose from {', '.join(map(str, choices))}")
-
-
-class HeadSettings(Protocol):
-    """What a head may be told besides its sizes."""
-
-    @property
-    def num_heads(self) -> int:
-        """How many heads residual attention has."""
-        ...
-
-    @property
-    def lam(self) -> float:
-        """Weight of the attention."""
-        ...
-
-    @property
-    def boostlu(self) -> float | None:
-        """What positive scores of places are multiplied by before pooling; None leaves them."""
-        ...
-
-    @property
-    def neck_width(self) -> int:
-        """Features between the two layers of PFC."""
-        ...
-
-    @property
-    def neck_dropout(self) -> float:
-        """Chance of each of these features to be dropped."""
-        ...
-
-
-def linear_head(width: int, classes: int, settings: HeadSettings) -> Head:
-    """A linear head, boosted if so set."""
-    if settings.boostlu is None:
-        return LinearHead(width, classes)
-    return BoostedLinearHead(width, classes, settings.boostlu)
-
-
-def csra_head(width: int, classes: int, settings: HeadSettings) -> Head:
-    """A head of residual attention, boosted if so set."""
-    if settings.boostlu is None:
-        return CSRAHead(width, classes, settings.num_heads, settings.lam)
-    return BoostedCSRAHead(width, classes, settings.num_heads, settings.lam, settings.boostlu)
-
-
-def pfc_head(width: int, classes: int, settings: HeadSettings) -> Head:
-    """A head with a neck."""
-    return PFCHead(width, classes, settings.neck_width, settings.neck_dropout)
-
-
-HEADS: dict[str, Callable[[int, int, HeadSettings], Head]] = {
-    "linear": linear_head,
-    "csra": csra_head,
-    "pfc": pfc_head,
-}
-"""Heads by name: called with feature width D, number of classes C and the settings."""

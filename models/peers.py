@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from models.build import ModelConfig, build_model
+from models.build import LabelFacts, ModelConfig, build_model
 from models.classifier import Classifier
 from utils.seeding import mix
 from utils.types import ModelOutput
@@ -56,6 +56,10 @@ class Peers(nn.Module):
         self.f.freeze_backbone(frozen)
         self.g.freeze_backbone(frozen)
 
+    def check_size(self, name: str, size: int) -> None:
+        """Raise UserError unless their backbones, called `name`, can take pictures of `size` x `size` pixels."""
+        self.f.check_size(name, size)
+
     @property
     def stride(self) -> int:
         """Pixels of the picture a pixel of either feature map."""
@@ -79,10 +83,12 @@ Network = Classifier | Peers
 """What a run trains and a checkpoint holds."""
 
 
-def build_peers(config: ModelConfig, num_classes: int, seed: int, pretrained: bool = True) -> Peers:
+def build_peers(
+    config: ModelConfig, num_classes: int, seed: int, pretrained: bool = True, facts: LabelFacts | None = None
+) -> Peers:
     """Two of the configured model on the CPU: the same pretrained backbone, all that is random drawn for each.
 
     f is what `build_model` builds under `seed`. Arguments and raises as there.
     """
-    f = build_model(config, num_classes, seed, pretrained)
-    return Peers(f, build_model(config, num_classes, mix(seed, "peer"), pretrained))
+    f = build_model(config, num_classes, seed, pretrained, facts)
+    return Peers(f, build_model(config, num_classes, mix(seed, "peer"), pretrained, facts))

@@ -226,6 +226,14 @@ class Model(Protocol):
         ...
 
 
+class LabelledModel(Protocol):
+    """What a criterion that tells labels may do with a model besides."""
+
+    def __call__(self, images: Tensor, want: frozenset[str] = frozenset(), known: Tensor | None = None) -> ModelOutput:
+        """Images (B, 3, H, W) and the labels that are told, (B, C) codes, UNKNOWN where none is; logits (B, C) out."""
+        ...
+
+
 class PeerModels(Protocol):
     """What a criterion of two networks is given in place of a `Model`: each is called by itself."""
 

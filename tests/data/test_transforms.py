@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms as v1
+from torchvision.transforms import v2
 
 from data import transforms
 from data.decoders import as_tensor
@@ -312,3 +313,35 @@ def test_mix_tells_all_arguments_apart():
 def test_mix_is_the_same_in_another_process():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(mix, (3, "digits")) == mix(3, "digits")
+
+
+@pytest.mark.parametrize("augment", sorted(AUGMENTATIONS))
+def test_the_same_second_view_is_the_first_one_drawn_anew(augment):
+    image = picture(50, 30)
+    first, second = transforms.train_transform(augment, 24), transforms.second_transform("same", augment, 24)
+    assert torch.equal(seeded(second, image, 3), seeded(first, image, 3))
+
+
+@pytest.mark.parametrize("given", [lambda image: image, as_tensor], ids=["picture", "tensor"])
+def test_randaugment_stands_before_the_augmentation(given):
+    image = given(picture(50, 30))
+    strong = transforms.second_transform("randaugment", "flip", 24)
+    weak, alone = transforms.train_transform("flip", 24), v2.RandAugment(num_ops=3, magnitude=5)
+    changed = 0
+    for seed in range(12):
+        view = seeded(strong, image, seed)
+        with sample_generator(seed):
+            expected = weak(alone(image))
+        assert torch.equal(view, expected)
+        assert (view.dtype, view.shape) == (torch.uint8, (3, 24, 24))
+        changed += not any(torch.equal(view, plain) for plain in (as_whole(image), as_whole(image).flip(-1)))
+    assert changed > 6
+
+
+def as_whole(image):
+    return transforms.test_transform(24)(image)
+
+
+def test_an_unknown_second_view_is_refused_with_the_choices():
+    with pytest.raises(UserError, match=r"second_view stronger.*same, randaugment"):
+        transforms.second_transform("stronger", "flip", 24)

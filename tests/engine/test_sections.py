@@ -179,3 +179,10 @@ def test_modes_and_their_published_spellings(settings, mode, frozen):
 def test_modes_that_contradict_themselves(settings, words):
     with pytest.raises(UserError, match=words):
         RunConfig(epochs=9, **settings)
+
+
+def test_the_first_gpu_may_be_named_and_others_are_chosen_from_outside():
+    assert parse("--gpu_num", "0").values["device"] == parse().values["device"]
+    assert parse("--gpu_num", "0", "--device", "cpu").values["device"] == "cpu"
+    with pytest.raises(UserError, match=r"gpu_num '1'.*CUDA_VISIBLE_DEVICES"):
+        parse("--gpu_num", "1")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from data.samplers import OrderedBatches, ShuffledBatches
+from engine.averaging import Averaging
 from engine.distributed import Runtime
 from engine.feeds import FeatureLoader
 from engine.optim import OptimConfig, build_optimizer
@@ -34,6 +35,9 @@ class Small(Backbone):
         self.norm = nn.BatchNorm2d(5) if norm else nn.Identity()
         self.width, self.stride = 5, 1
 
+    def stages(self):
+        return [(self.conv, self.norm)]
+
     def forward(self, images):
         return torch.tanh(self.norm(self.conv(images)))
 
@@ -44,7 +48,9 @@ def tables():
     return images, LabelTable(rng.integers(0, 2, (ROWS, CLASSES)).astype(np.int8))
 
 
-def make_loop(runtime, *, frozen, epochs, norm=True, save=lambda state: None, build=None, optim=OPTIM, **hooks):
+def make_loop(
+    runtime, *, frozen, epochs, norm=True, save=lambda state: None, build=None, optim=OPTIM, averaged=None, **hooks
+):
     """A loop over random images, and its network: what `build` makes, of feature width 5, or a small one."""
     torch.manual_seed(0)
     network = build() if build else Classifier(Small(norm), LinearHead(5, CLASSES))
@@ -60,11 +66,12 @@ def make_loop(runtime, *, frozen, epochs, norm=True, save=lambda state: None, bu
         seed=0,
     )
     groups = [{"params": network.backbone_parameters()}, {"params": network.head_parameters(), "lr_mult": 3.0}]
+    averaging = Averaging(network, averaged) if averaged else None
     model = runtime.wrap(network)
     optimizer = runtime.wrap_optimizer(build_optimizer(optim, groups))
     loop = Loop(
         runtime,
-        Learner(model, BCE(BCEConfig(), info), optimizer, optim),
+        Learner(model, BCE(BCEConfig(), info), optimizer, optim, averaging),
         FeatureLoader(images, labels, labels, batches),
         batches,
         epochs=epochs,

@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -9,7 +10,17 @@ import torchvision
 from torch import nn
 
 from models import backbones
-from models.backbones import BACKBONES, PRETRAINED, SceneNet, export_backbone, load_weights, main, weights_name
+from models.backbones import (
+    BACKBONES,
+    PRETRAINED,
+    SceneNet,
+    build_backbone,
+    export_backbone,
+    load_weights,
+    main,
+    trunk_state,
+    weights_name,
+)
 from models.classifier import Classifier
 from models.heads import LinearHead
 from utils.checks import UserError
@@ -54,7 +65,6 @@ def refused(backbone, name, weights):
 
 @pytest.mark.parametrize("name", WIDTHS)
 def test_widths_and_strides(name):
-    assert set(BACKBONES) == set(WIDTHS) == set(PRETRAINED)
     with torch.device("meta"):
         backbone = BACKBONES[name]().eval()
         features = backbone(torch.empty(2, 3, 64, 96))
@@ -69,6 +79,21 @@ def test_resnet_names_are_those_of_torchvision_without_fc(depth):
         whole = torchvision.models.get_model(f"resnet{depth}", weights=None).state_dict()
         trunk = BACKBONES[f"resnet{depth}"]().state_dict()
     assert list(trunk) == [key for key in whole if not key.startswith("fc.")]
+
+
+def test_every_backbone_has_default_weights():
+    assert set(BACKBONES) == set(PRETRAINED) >= set(WIDTHS)
+    assert set(torchvision.models.list_models(module=torchvision.models)) < set(BACKBONES)
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [("convnext_tinny", "convnext_tiny"), ("resnet51", "resnet50"), ("xyzzy", "torchvision"), ("", "torchvision")],
+)
+def test_unknown_names_are_refused_naming_the_nearest(name, hint):
+    with pytest.raises(UserError, match=hint) as caught:
+        build_backbone(name)
+    assert "\n" not in str(caught.value)
 
 
 def test_resnet_features_are_those_of_torchvision(published):
@@ -112,6 +137,44 @@ def test_half_precision_weights_load_into_float32(tmp_path, published):
     load_weights(backbone, "resnet18", str(tmp_path / "w.safetensors"))
     assert backbone.conv1.weight.dtype == torch.float32
     assert torch.equal(backbone.conv1.weight, halves["conv1.weight"].float())
+
+
+@pytest.mark.parametrize(
+    "name, published, ours",
+    [
+        (
+            "densenet121",
+            "features.denseblock1.denselayer2.norm.1.weight",
+            "features.denseblock1.denselayer2.norm1.weight",
+        ),
+        ("densenet121", "features.transition1.conv.weight", "features.transition1.conv.weight"),
+        ("vit_b_16", "encoder.layers.encoder_layer_3.mlp.linear_1.bias", "encoder.layers.encoder_layer_3.mlp.0.bias"),
+        (
+            "vit_b_16",
+            "encoder.layers.encoder_layer_11.mlp.linear_2.weight",
+            "encoder.layers.encoder_layer_11.mlp.3.weight",
+        ),
+        ("convnext_tiny", "module.classifier.0.weight", "classifier.0.weight"),
+        ("convnext_tiny", "classifier.2.weight", None),
+        ("inception_v3", "AuxLogits.conv0.conv.weight", None),
+        ("vgg16", "classifier.0.weight", None),
+        ("swin_t", "head.weight", None),
+    ],
+)
+def test_names_of_published_files_are_those_of_our_backbones(name, published, ours):
+    with torch.device("meta"):
+        own = BACKBONES[name]().state_dict()
+    assert list(trunk_state({published: torch.ones(1)}, Path("w.pth"), own)) == ([ours] if ours else [])
+    assert ours is None or ours in own
+
+
+def test_weights_of_a_network_of_another_family_load(tmp_path):
+    torch.manual_seed(1)
+    state = torchvision.models.mobilenet_v3_small(weights=None).state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    backbone = BACKBONES["mobilenet_v3_small"]()
+    load_weights(backbone, "mobilenet_v3_small", str(tmp_path / "w.pth"))
+    assert same(backbone, state)
 
 
 def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path, published):
@@ -185,7 +248,8 @@ def test_default_weights_are_fetched_with_their_hash(hub, published, monkeypatch
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "scenenet"])
 def test_default_weights_are_the_first_imagenet_ones_and_say_so(name):
-    assert weights_name(name, "default").endswith("_Weights.IMAGENET1K_V1")
+    first = "SWAG_LINEAR_V1" if name in ("vit_h_14", "regnet_y_128gf") else "V1"
+    assert weights_name(name, "default").endswith(f"_Weights.IMAGENET1K_{first}")
     assert weights_name(name, "none").startswith("none")
     assert weights_name(name, "a/b.pth") == "a/b.pth"
 

@@ -2,15 +2,29 @@ import pytest
 import torch
 from torch import nn
 
-from models.backbones import SceneNet
+from models.backbones import SceneNet, build_backbone
 from models.classifier import Classifier
+from models.ctran import CTranHead
+from models.gcn import GCNHead, LabelGraph
 from models.heads import CSRAHead, LinearHead, PFCHead
+from models.query2label import Query2LabelHead
+from models.trunks import Backbone
+from utils.checks import UserError
+
+
+def gcn_head():
+    return GCNHead(96, LabelGraph(torch.randn(5, 12), torch.rand(5, 5)), 16)
+
 
 HEADS = {
     "linear": lambda: LinearHead(96, 5),
     "csra": lambda: CSRAHead(96, 5, 4, 0.2),
     "pfc": lambda: PFCHead(96, 5, 8, 0.0),
+    "q2l": lambda: Query2LabelHead(96, 5, inner=32, dropout=0.0),
+    "gcn": gcn_head,
+    "ctran": lambda: CTranHead(96, 5, dropout=0.0),
 }
+KNOWN = torch.tensor([[1, 0, -1, -1, 0]])
 
 
 @pytest.fixture(params=HEADS)
@@ -40,7 +54,8 @@ def test_logits_and_cam_come_from_the_features(model):
 
 
 def test_every_parameter_gets_a_gradient(model):
-    model(images()).logits.square().sum().backward()
+    known = KNOWN.expand(4, -1) if isinstance(model.head, CTranHead) else None
+    model(images(), known=known).logits.square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -56,8 +71,24 @@ def test_parameters_are_split_into_backbone_and_head(model):
 def test_a_part_without_parameters_is_an_error():
     with pytest.raises(ValueError, match=r"head \(Identity\)"):
         Classifier(SceneNet(), nn.Identity()).head_parameters()
-    with pytest.raises(ValueError, match=r"backbone \(Identity\)"):
-        Classifier(nn.Identity(), LinearHead(96, 5)).backbone_parameters()
+    with pytest.raises(ValueError, match=r"backbone \(Nothing\)"):
+        Classifier(Nothing(), LinearHead(96, 5)).backbone_parameters()
+
+
+class Nothing(Backbone):
+    def stages(self):
+        return []
+
+
+def test_known_labels_reach_the_head_that_takes_them_and_no_other():
+    model = Classifier(SceneNet(), HEADS["ctran"]()).eval()
+    known = KNOWN.expand(4, -1)
+    told = model(images(), known=known)
+    torch.testing.assert_close(told.logits, model.head.with_labels(told.features, known))
+    assert not torch.allclose(told.logits, model(images()).logits)
+    for name in set(HEADS) - {"ctran"}:
+        with pytest.raises(ValueError, match="takes no labels"):
+            Classifier(SceneNet(), HEADS[name]())(images(), known=known)
 
 
 def test_images_of_a_batch_do_not_mix_in_evaluation(model):
@@ -135,7 +166,59 @@ def test_what_stays_changes_no_name_and_no_value_of_the_model():
     torch.testing.assert_close(plain.eval()(images()).logits, held.eval()(images()).logits, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name, pooled", [("linear", True), ("csra", False), ("pfc", True)])
+def test_frozen_norms_keep_statistics_scale_and_shift():
+    torch.manual_seed(0)
+    model = Classifier(SceneNet(), LinearHead(96, 5), frozen_stages=0, norm_frozen=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.freeze_backbone(True)
+    model.freeze_backbone(False)
+    model.train()(images()).logits.square().sum().backward()
+    still = {f"{name}.{part}" for name in norms(model) for part in ("weight", "bias")} | {"conv1.weight"}
+    assert {name for name, parameter in model.backbone.named_parameters() if parameter.grad is None} == still
+    for name, value in model.backbone.named_buffers():
+        assert torch.equal(value, before[f"backbone.{name}"]), name
+
+
+def test_frozen_stages_of_a_transformer_hold_tokens_and_positions():
+    with torch.device("meta"):
+        model = Classifier(build_backbone("vit_b_32"), LinearHead(768, 5), frozen_stages=1)
+    kept = {name for name, parameter in model.backbone.named_parameters() if not parameter.requires_grad}
+    assert {"class_token", "conv_proj.weight", "encoder.pos_embedding"} < kept
+    assert all(
+        "encoder_layer_0." in name for name in kept - {"class_token", "encoder.pos_embedding"} if "conv" not in name
+    )
+
+
+@pytest.mark.parametrize("name, size, least", [("scenenet", 8, 9), ("scenenet", 4, 9), ("squeezenet1_1", 8, 33)])
+def test_pictures_that_are_too_small_are_refused_naming_a_size_that_is_not(name, size, least):
+    backbone = build_backbone(name)
+    model = Classifier(backbone, LinearHead(backbone.width, 5))
+    with pytest.raises(UserError, match=f"^--img_size {size}: too small for {name}, give at least {least}$"):
+        model.check_size(name, size)
+    for enough in (least, 224):
+        model.check_size(name, enough)
+
+
+class OneSize(SceneNet):
+    def forward(self, images):
+        if images.shape[2] != 224:
+            raise RuntimeError("no\n224")
+        return super().forward(images)
+
+
+def test_pictures_a_backbone_cannot_take_are_refused_in_one_line():
+    model = Classifier(OneSize(), LinearHead(96, 5))
+    model.check_size("one", 224)
+    with pytest.raises(UserError, match=r"^--img_size 448: one cannot take it \(no 224\); 224 fits$"):
+        model.check_size("one", 448)
+    with pytest.raises(UserError, match="give at least 224"):
+        model.check_size("one", 64)
+
+
+@pytest.mark.parametrize(
+    "name, pooled",
+    [("linear", True), ("csra", False), ("pfc", True), ("q2l", False), ("gcn", False), ("ctran", False)],
+)
 def test_heads_say_whether_they_see_the_mean_alone(name, pooled):
     torch.manual_seed(0)
     assert Classifier(SceneNet(), HEADS[name]()).reads_pooled() == pooled

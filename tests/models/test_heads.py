@@ -5,9 +5,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.heads import HEADS, BoostedCSRAHead, BoostedLinearHead, CSRAHead, LinearHead, PFCHead, attention, boosted
+from models.build import HEADS, LabelFacts, ModelConfig
+from models.heads import BoostedCSRAHead, BoostedLinearHead, CSRAHead, LinearHead, PFCHead, attention, boosted
 from tests.golden_files import each_case, load, part
+from tests.losses.fake_model import random_labels
 from utils.checks import UserError
+from utils.types import LabelTable
 
 MAX = 99  # how the golden file writes an infinite temperature
 
@@ -252,17 +255,14 @@ def test_cam_never_holds_the_product_of_classes_and_channels():
     assert 0 < made.elements <= features.numel()
 
 
-@pytest.mark.parametrize("alpha", [None, 5.0])
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name, alpha", [*((name, None) for name in HEADS), ("linear", 5.0), ("csra", 5.0)])
 def test_heads_by_name_under_bfloat16_autocast_are_finite(name, alpha):
-    class Settings:
-        num_heads, lam, boostlu = 8, 0.4, alpha
-        neck_width, neck_dropout = 6, 0.5
-
-    head = HEADS[name](32, 5, Settings())
+    config = ModelConfig(model="scenenet", head=name, num_heads=8, lam=0.4, boostlu=alpha, neck_width=6)
+    facts = LabelFacts([f"class {label}" for label in range(5)], LabelTable(random_labels(20, 5)))
+    head = HEADS[name](32, 5, config, facts)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = 50 * torch.randn(2, 32, 7, 7).bfloat16()
-        logits, cam = head(features), head.cam(features)
+        logits, cam = head(features), head.with_cam(features)[1]
     logits.float().sum().backward()
     assert logits.isfinite().all()
     assert cam.isfinite().all()

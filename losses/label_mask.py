@@ -1,0 +1,86 @@
+"""Label mask training: some labels are told, the others are learnt (Lanchantin et al., C-Tran, CVPR 2021).
+
+B batch, C classes. Published code https://github.com/QData/C-Tran (`--use_lmt`).
+Formulas, and every place where this differs from that code: docs/methods/label_mask.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from losses.asl import reduced
+from losses.base import Criterion
+from losses.functional import present, widened
+from utils.checks import require
+from utils.options import option
+from utils.types import UNKNOWN, Batch, LabelledModel, LossOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMaskConfig:
+    """Settings of label mask training. Raises: UserError for a value that cannot work."""
+
+    mask_known: float = option(
+        0.75, "largest share of an image's labels that is told; how many is drawn anew each time"
+    )
+    mask_reveals: Literal["assumed", "observed"] = option(
+        "assumed", "labels that may be told: all, unknown ones as absent, or only those that are known"
+    )
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.mask_known < 1, f"--mask_known {self.mask_known}: must be in [0, 1); the published value is 0.75"
+        )
+        require(
+            self.mask_reveals in ("assumed", "observed"),
+            f"--mask_reveals {self.mask_reveals}: must be assumed or observed",
+        )
+
+
+def told_labels(observed: Tensor, targets: Tensor, most: int, reveals: str) -> Tensor:
+    """The labels that are told of each image, drawn from torch's generator: n of them, n uniform in 0..most.
+
+    Args:
+        observed: (B, C) label codes.
+        targets: (B, C) 0/1, UNKNOWN read as ABSENT.
+        most: the largest n, at most C.
+        reveals: "observed" keeps those among the n that are UNKNOWN to itself.
+
+    Returns:
+        (B, C) label codes: PRESENT and ABSENT where told, UNKNOWN elsewhere.
+    """
+    order = torch.rand_like(targets).argsort(dim=1).argsort(dim=1)
+    count = torch.randint(0, most + 1, (len(targets), 1), device=targets.device)
+    told = order < count
+    if reveals == "observed":
+        told = told & (observed != UNKNOWN)
+    return targets.masked_fill(~told, UNKNOWN)
+
+
+class LabelMask(Criterion):
+    """Label mask training (CVPR 2021): BCE summed over the labels that were not told, and over the batch.
+
+    It holds no state. Logged: `bce`, the mean over the labels that were not told, and `told`, how many were, an image.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    config: LabelMaskConfig
+
+    def forward(self, model: LabelledModel, batch: Batch) -> LossOutput:
+        """Loss of one batch: images (B, 3, H, W), observed labels (B, C), of which a head that takes labels is told."""
+        targets = present(batch.observed, torch.float32)
+        most = int(self.config.mask_known * targets.shape[1])
+        known = told_labels(batch.observed, targets, most, self.config.mask_reveals)
+        logits = widened(model(batch.images, known=known).logits)
+        asked = known == UNKNOWN
+        losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none") * asked
+        parts = {
+            "bce": losses.detach().sum() / asked.sum().clamp(min=1),
+            "told": (~asked).sum(dim=1, dtype=losses.dtype).mean(),
+        }
+        return LossOutput(reduced(losses, "sum"), logits.detach(), parts)

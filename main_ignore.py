@@ -1,0 +1,42 @@
+"""IGNORE: one observed positive an image, labels rejected by the information that goes with the rest of the picture.
+
+For instance:
+
+    python main_ignore.py --dataset digits --seed 0
+    python main_ignore.py --dataset pascal --mode train_q2l --gpu_num 0 --bsize 16 --num_epochs 25 --backbone resnet50 \
+        --spbc_weight 0.5 --ignore_weight 1 --reg_weight 0.5 --gap_lambda 0.999 --avg_lambda 0.999
+    python main_ignore.py --dataset coco --mode train_resnet --spbc_weight 0.1
+"""
+
+from collections.abc import Sequence
+
+from engine.command import run
+from engine.run import train_command
+
+DEFAULTS = {
+    "dataset": "pascal",
+    "labels": "single",
+    "img_size": 448,
+    "normalize": "imagenet",
+    "augment": "flip",
+    "second_view": "randaugment",
+    "batch_size": 16,
+    "model": "resnet50",
+    "epochs": 25,
+    "optimizer": "adam",
+    "lr": 1e-5,
+    "head_lr_mult": 10.0,
+    "w_d": 0.0,
+    "scheduler": "constant",
+    "warmup_epoch": 0.0,
+}
+"""What is published for --mode train_resnet (gyeong-ryeol-song/SPML-IGNORE); for train_q2l see configs/ignore/."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, evaluate, write the run folder; returns the exit code."""
+    return train_command("ignore", DEFAULTS, argv, program="main_ignore.py")
+
+
+if __name__ == "__main__":
+    run(main)
