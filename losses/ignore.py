@@ -21,8 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from losses.assume_negative import assume_negative_losses
 from losses.base import Criterion
 from losses.functional import widened
+from losses.global_batch import GlobalBatch
 from losses.information_gap import Map, Norm, Thresholds, class_maps, kept_pixels, moved, normalised, rejected
-from losses.small_loss import GlobalBatch
 from utils.checks import require
 from utils.options import Shorthand, converter, option
 from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LabelTable, LossOutput, Model, ModelOutput
