@@ -11,7 +11,8 @@ from torch import Tensor
 from benchmarks import published
 from benchmarks.labels import random_truth, voc_candidates
 from benchmarks.measure import Result, command, in_turns
-from losses.prototypes import cooccurrence, initial_correlation
+from losses.prototypes import initial_correlation
+from utils.cooccurrence import cooccurrence
 from utils.types import Codes, LabelTable
 
 COCO_ROWS, SCALE = 82_081, 20
@@ -48,7 +49,7 @@ def results() -> Iterator[Result]:
 
 def ours(codes: Codes) -> Tensor:
     """(C, C) as the criterion sets it up, under the published normalisation so that results can be compared."""
-    return initial_correlation(cooccurrence(LabelTable(codes)), axis="reference")
+    return initial_correlation(torch.from_numpy(cooccurrence(LabelTable(codes))), axis="reference")
 
 
 def as_tensor(codes: Codes) -> Tensor:

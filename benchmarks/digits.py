@@ -49,6 +49,10 @@ EXPERIMENTS = {
         | {scheme: f"main_llm.py --mod_scheme {scheme} --record modification" for scheme in ("LL-R", "LL-Ct", "LL-Cp")},
         {"single": "--labels single", "75 % dropped": "--labels dropped --drop_rate 0.75"},
     ),
+    "ignore": Experiment(
+        {"naive AN": "main_BCE.py --loss an", "IGNORE": "main_ignore.py --record modification"},
+        {"single": "--labels single"},
+    ),
     "co_label": Experiment(
         {"naive AN": "main_BCE.py --loss an", "LL-R": "main_llm.py --mod_scheme LL-R --record modification"}
         | {"CLS": "main_cls.py --record modification"}

@@ -116,8 +116,8 @@ def modification(runs: Sequence[PastRun], config: ReportConfig, report: Report) 
     ]
     write_table(report.table, rows)
     lines = [_precision_line(run, label, place) for place, (label, run) in enumerate(zip(labels, runs, strict=True))]
-    title = "precision of modification: modified labels that are truly present"
-    plot_lines([*lines, *_base_rates(runs, labels)], report.figure, title=title, xlabel="epoch", ylabel="labels (%)")
+    title, share = "truly present: of modified labels, and of all unknown ones (base rate)", "truly present (%)"
+    plot_lines([*lines, *_base_rates(runs, labels)], report.figure, title=title, xlabel="epoch", ylabel=share)
     return "\n".join(_precision_text(run, label) for run, label in zip(runs, labels, strict=True))
 
 
@@ -160,9 +160,9 @@ def _base_rates(runs: Sequence[PastRun], labels: Sequence[str]) -> list[Line]:
     points = [tuple((epoch, 100 * value) for epoch, value in run.column("unknown_true")) for run in runs]
     longest = max(points, key=len)
     if len({round(value, 6) for line in points for _, value in line}) == 1:
-        return [Line("all unknown labels", longest, "#606060", dashed=True)]
+        return [Line("base rate: all unknown labels", longest, "#606060", dashed=True)]
     return [
-        Line(f"{label}, all unknown labels", line, COLOURS[place % len(COLOURS)], dashed=True)
+        Line(f"{label}, base rate: all unknown labels", line, COLOURS[place % len(COLOURS)], dashed=True)
         for place, (label, line) in enumerate(zip(labels, points, strict=True))
     ]
 

@@ -24,14 +24,17 @@ class OptimConfig:
     )
     momentum: float = option(0.9, "momentum of SGD")
     w_d: float = option(1e-4, "weight decay", aliases=("weight_decay",))
-    scheduler: Literal["step", "cosine", "plateau", "constant"] = option(
-        "step", "how the learning rate falls after the warm-up; plateau: when the mAP that is watched stops rising"
+    scheduler: Literal["step", "cosine", "plateau", "constant", "one_cycle"] = option(
+        "step",
+        "how the learning rate falls after the warm-up; plateau: when the mAP that is watched stops rising; one_cycle: "
+        "up and down along cosines, without warm-up",
     )
     step_size: int = option(4, "epochs between two decays of the step scheduler")
     milestones: str | None = option(None, "step: decay after these epochs instead, such as 5,7")
     lr_gamma: float = option(0.1, "factor of each decay of the step and plateau schedulers")
     patience: int = option(3, "plateau: epochs without a better mAP before the next one makes the rate decay")
     min_lr: float = option(1e-7, "plateau: learning rate of the backbone below which nothing decays")
+    pct_start: float = option(0.2, "one_cycle: share of all steps in which the learning rate rises")
     warmup_epoch: float = option(2.0, "epochs of linear warm-up, step by step")
     warmup_steps: int | None = option(None, "steps of warm-up instead of epochs", aliases=("warmup_iters",))
     warmup_ratio: float = option(0.0, "share of the learning rate that the warm-up starts from")
@@ -56,12 +59,19 @@ class OptimConfig:
             self.scheduler != "plateau" or self.min_lr <= self.lr,
             f"--min_lr {self.min_lr}: must not be above --lr {self.lr}",
         )
+        require(0 <= self.pct_start < 1, f"--pct_start {self.pct_start}: must be in [0, 1); the usual value is 0.2")
         require(
             self.warmup_steps is None or self.warmup_steps >= 0, f"--warmup_steps {self.warmup_steps}: not negative"
         )
         require(0 <= self.warmup_ratio < 1, f"--warmup_ratio {self.warmup_ratio}: must be in [0, 1)")
         require(self.clip_grad is None or self.clip_grad > 0, f"--clip_grad {self.clip_grad}: must be above 0")
         require(self.ema is None or 0 < self.ema < 1, f"--ema {self.ema}: must be between 0 and 1, such as 0.9997")
+        warmed = self.warmup_epoch if self.warmup_steps is None else self.warmup_steps
+        require(
+            self.scheduler != "one_cycle" or not (warmed or self.warmup_ratio),
+            "--scheduler one_cycle: rises by itself, with no warm-up before it; give --warmup_epoch 0, and no "
+            "--warmup_steps or --warmup_ratio",
+        )
         first = self.decay_epochs[0] if self.milestones is not None else self.step_size
         flag = "step_size" if self.milestones is None else "milestones"
         require(
@@ -110,13 +120,52 @@ def after_score(plateau: Plateau, score: float, config: OptimConfig) -> Plateau:
     return Plateau(max(plateau.factor * config.lr_gamma, config.min_lr / config.lr), plateau.best, 0)
 
 
+class OneCycle(NamedTuple):
+    """What the one-cycle schedule sets at a step."""
+
+    factor: float  # of the learning rate
+    momentum: float  # of SGD; of Adam beta 1
+
+
+CYCLE_START, CYCLE_END = 1 / 25, 1 / 25 / 1e4
+"""Factors of the learning rate where a cycle begins and where it ends."""
+
+HIGH_MOMENTUM, LOW_MOMENTUM = 0.95, 0.85
+"""At both ends of a cycle, and at its top."""
+
+
+def one_cycle(step: int, total: int, pct_start: float) -> OneCycle:
+    """Up along half a cosine, down along another; the momentum against it (Smith and Topin, arXiv 1708.07120).
+
+    The numbers are those of torch's OneCycleLR as it comes; where that divides by 0, because `pct_start` of all steps
+    is one step, that step is the top.
+
+    Args:
+        step: from 0 to total - 1.
+        total: all steps of the run.
+        pct_start: share of them in which the rate rises, in [0, 1).
+    """
+    top, last = pct_start * total - 1, total - 1
+    if step < top:
+        return _between(OneCycle(CYCLE_START, HIGH_MOMENTUM), OneCycle(1.0, LOW_MOMENTUM), step / top)
+    return _between(OneCycle(1.0, LOW_MOMENTUM), OneCycle(CYCLE_END, HIGH_MOMENTUM), (step - top) / (last - top))
+
+
+def _between(start: OneCycle, end: OneCycle, way: float) -> OneCycle:
+    """`way` of the way from one to the other, along half a cosine."""
+    left = (1 + math.cos(math.pi * way)) / 2
+    return OneCycle(*(behind + left * (ahead - behind) for ahead, behind in zip(start, end, strict=True)))
+
+
 def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:
     """What the base learning rate is multiplied with at optimiser step `step` (from 0); a plateau decays it further.
 
     Warm-up as published with CoNeS (utils/evaluation/warmUpLR.py): step t of W uses t / (W + 1e-8), so the first step
     has rate 0; from a ratio r on, r + (1 - r) t / (W + 1e-8), as published with distribution-balanced loss (mmcv).
-    Step decay once an epoch; cosine falls to 0 step by step over what remains after the warm-up.
+    Step decay once an epoch; cosine falls to 0 step by step over what remains after the warm-up; one cycle: see there.
     """
+    if config.scheduler == "one_cycle":
+        return one_cycle(step, epochs * steps_per_epoch, config.pct_start).factor
     warmup = config.warmup_epoch * steps_per_epoch if config.warmup_steps is None else config.warmup_steps
     risen = min(step, warmup) / (warmup + 1e-8) if warmup else 1.0
     rise = config.warmup_ratio + (1 - config.warmup_ratio) * risen
@@ -152,3 +201,12 @@ def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Give every group its base learning rate times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+
+
+def set_momentum(optimizer: Optimizer, momentum: float) -> None:
+    """Give every group this momentum: beta 1 where the optimiser is a form of Adam."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+        else:
+            group["momentum"] = momentum

@@ -19,7 +19,15 @@ from data.samplers import TrainingBatches
 from engine.averaging import Averaging
 from engine.distributed import Runtime
 from engine.evaluate import BatchLoader
-from engine.optim import OptimConfig, Plateau, after_score, learning_rate_factor, set_learning_rate
+from engine.optim import (
+    OptimConfig,
+    Plateau,
+    after_score,
+    learning_rate_factor,
+    one_cycle,
+    set_learning_rate,
+    set_momentum,
+)
 from losses.base import Criterion
 from utils.checks import RunError
 from utils.console import Progress, is_terminal, say
@@ -241,6 +249,8 @@ class Loop:
         torch.manual_seed(mix(self.seed, "step", number, self.runtime.rank))
         factor = learning_rate_factor(number, steps, self.epochs, optim) * Plateau(**at.plateau).factor
         set_learning_rate(optimizer, factor)
+        if optim.scheduler == "one_cycle":
+            set_momentum(optimizer, one_cycle(number, steps * self.epochs, optim.pct_start).momentum)
         moved = self.loader.ready(self.runtime.to_device(batch))
         frozen = self._frozen
         with self.runtime.unsynchronised(model) if frozen else nullcontext():

@@ -24,13 +24,13 @@ from losses.prototypes import (
     PrototypeBank,
     Scale,
     class_prototypes,
-    cooccurrence,
     initial_correlation,
     mirrored,
     refresh_correlation,
 )
 from utils.checks import UserError, require
 from utils.collectives import broadcast, rank
+from utils.cooccurrence import cooccurrence
 from utils.options import option
 from utils.types import PRESENT, Batch, CriterionInfo, LabelTable, LossOutput, Model, ModelOutput
 
@@ -270,7 +270,7 @@ class CoNeS(Criterion):
         super().__init__(config, info)
         self.members = config.members()
         require_room(info.observed, 4, "CoNeS keeps a confidence")
-        counts = cooccurrence(info.observed)
+        counts = torch.from_numpy(cooccurrence(info.observed))
         self.bank = PrototypeBank(info.observed.num_classes, config.memory_per_class, info.feature_width)
         self.register_buffer("confidence", initial_confidence(info.observed))
         self.register_buffer("correlation", initial_correlation(counts, axis=self.members.correlation_axis))

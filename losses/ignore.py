@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_type_hints
+from typing import Literal, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from losses.assume_negative import assume_negative_losses
-from losses.base import Criterion
+from losses.base import ScheduledCriterion
 from losses.functional import widened
 from losses.global_batch import GlobalBatch
 from losses.information_gap import Map, Norm, Thresholds, class_maps, kept_pixels, moved, normalised, rejected
@@ -124,7 +124,7 @@ class IgnoreConfig:
         return VARIANTS[self.variant]._replace(**{name: value for name, value in said.items() if value is not None})
 
 
-class Ignore(Criterion):
+class Ignore(ScheduledCriterion):
     """IGNORE (ECCV 2024): SPBC, assume-negative without the labels that are rejected, and agreement of two views.
 
     The model is called for the weak view, for the masked pictures (no gradient) and for the strong view. State: both
@@ -145,21 +145,8 @@ class Ignore(Criterion):
         super().__init__(config, info)
         if config.ignore:
             _require_usable(info.observed, config.several)
-        self.epoch = 1
         self.register_buffer("gap_threshold", torch.zeros(()))
         self.register_buffer("average_threshold", torch.zeros(info.observed.num_classes))
-
-    def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
-        """Whether labels are rejected follows from the epoch alone."""
-        self.epoch = epoch
-
-    def get_extra_state(self) -> dict[str, int]:
-        """The epoch. It is no buffer because reading one back from a GPU would make every step wait."""
-        return {"epoch": self.epoch}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the epoch up again."""
-        self.epoch = int(state["epoch"])
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch, and both thresholds moved before they are used: weak view, strong view as second view."""

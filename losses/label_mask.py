@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from losses.asl import reduced
 from losses.base import Criterion
 from losses.functional import present, widened
+from losses.small_loss import share_count
 from utils.checks import require
 from utils.options import option
 from utils.types import UNKNOWN, Batch, LabelledModel, LossOutput
@@ -74,7 +75,7 @@ class LabelMask(Criterion):
     def forward(self, model: LabelledModel, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C), of which a head that takes labels is told."""
         targets = present(batch.observed, torch.float32)
-        most = int(self.config.mask_known * targets.shape[1])
+        most = int(share_count(torch.tensor(targets.shape[1]), self.config.mask_known))
         known = told_labels(batch.observed, targets, most, self.config.mask_reveals)
         logits = widened(model(batch.images, known=known).logits)
         asked = known == UNKNOWN

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from losses.functional import widened
 from utils.collectives import all_max, all_sum
-from utils.types import PRESENT, LabelTable
 
 Scale = Literal["mask", "all_pixels"]
 Axis = Literal["row", "reference"]
@@ -108,20 +107,9 @@ class PrototypeBank(nn.Module):
         return self.rows[label, place % capacity]
 
 
-def cooccurrence(table: LabelTable, *, block: int = 16_384) -> Tensor:
-    """(C, C) float64: in how many of the N rows two classes are both PRESENT; exact whole numbers.
-
-    Row blocks keep a sparse table from becoming dense, and each block's float32 product below 2**24, where it is exact.
-    """
-    counts = torch.zeros(table.num_classes, table.num_classes, dtype=torch.float64)
-    for start in range(0, len(table), block):
-        rows = torch.from_numpy(table.rows(slice(start, start + block)) == PRESENT).float()
-        counts += rows.T @ rows
-    return counts
-
-
 def conditional(counts: Tensor) -> Tensor:
     """(C, C) float64 P(j present | i present) from co-occurrence counts, diagonal 0, rows of absent classes 0."""
+    counts = counts.double()
     rates = counts / counts.diagonal().clamp(min=1)[:, None]
     return rates.fill_diagonal_(0)
 

@@ -11,6 +11,9 @@ from models.trunks import Backbone, Stage, map_shape
 from utils.checks import UserError
 from utils.types import ModelOutput
 
+_USUAL_SIZES = (224, 240, 256, 288, 320, 336, 384, 392, 448, 512, 518)
+"""Sides of pictures, in pixels, that networks were published for."""
+
 
 class Classifier(nn.Module):
     """Images (B, 3, H, W) to logits (B, C), features (B, D, h, w) and, when asked, activation maps (B, C, h, w).
@@ -100,10 +103,11 @@ class Classifier(nn.Module):
             return
         larger = (tried for tried in (*range(self.stride + 1, 224, self.stride), 224) if tried > size)
         enough = next((tried for tried in larger if not self._unfit(tried)), None)
-        hint = (
-            f"too small for {name}, give at least {enough}" if enough else f"{name} cannot take it ({reason}); 224 fits"
-        )
-        raise UserError(f"--img_size {size}: {hint}")
+        if enough:
+            raise UserError(f"--img_size {size}: too small for {name}, give at least {enough}")
+        fits = next((tried for tried in _USUAL_SIZES if not self._unfit(tried)), None)
+        hint = f"give {fits}" if fits else "take another network"
+        raise UserError(f"--img_size {size}: {name} cannot take it ({reason}); {hint}")
 
     def _unfit(self, size: int) -> str:
         """Why pictures of that size will not do; empty where they will."""

@@ -16,33 +16,14 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.heads import Head
-from utils.types import PRESENT, LabelTable
+from utils.cooccurrence import cooccurrence
+from utils.types import LabelTable
 
 Matrix = NDArray[np.float64]
-
-
-def cooccurrence(observed: LabelTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How often labels are observed together.
-
-    Returns:
-        (C, C) images in which both are PRESENT, its diagonal 0; (C,) images in which each is. A sparse table is never
-        made dense.
-    """
-    if observed.stores_known_only:
-        codes = observed.codes
-        assert isinstance(codes, csr_array)
-        present = csr_array(((codes.data == PRESENT).astype(np.int64), codes.indices, codes.indptr), shape=codes.shape)
-    else:
-        present = csr_array((observed.dense() == PRESENT).astype(np.int64))
-    together = (present.T @ present).toarray().astype(np.int64)
-    alone = together.diagonal().copy()
-    np.fill_diagonal(together, 0)
-    return together, alone
 
 
 def adjacency(together: NDArray[np.int64], alone: NDArray[np.int64], threshold: float, p: float) -> Matrix:
@@ -75,7 +56,10 @@ def normalised(matrix: Matrix) -> Matrix:
 
 def label_graph(observed: LabelTable, threshold: float, p: float) -> Tensor:
     """(C, C) float32: the normalised adjacency of observed labels. With one label an image it is the identity."""
-    return torch.from_numpy(normalised(adjacency(*cooccurrence(observed), threshold, p)).astype(np.float32))
+    together = cooccurrence(observed)
+    alone = together.diagonal().copy()
+    np.fill_diagonal(together, 0)
+    return torch.from_numpy(normalised(adjacency(together, alone, threshold, p)).astype(np.float32))
 
 
 class LabelGraph(nn.Module):

@@ -47,13 +47,15 @@ class TimmTrunk(Backbone):
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
         super().__init__()
+        self.name = name
         try:
             self.network: nn.Module = _timm().create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
-        except (OSError, RuntimeError, TypeError, ValueError) as error:  # no network, no weights, no pooling to omit
-            reason = " ".join(str(error).split())
+            self.width, self.stride = self._layout(self.network.default_cfg["input_size"][-1])
+        except UserError:
+            raise
+        except Exception as error:  # no connection, no weights; without pooling networks fail in many ways
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"--model {PREFIX}{name}: timm could not build it ({reason})") from error
-        size = self.network.default_cfg["input_size"][-1]
-        self.width, self.stride = self._layout(size)
 
     def _layout(self, size: int) -> tuple[int, int]:
         """Width and stride, from a picture of the size that the network was made for."""
@@ -83,6 +85,6 @@ class TimmTrunk(Backbone):
         height = round(math.sqrt(patches.shape[1] * images.shape[2] / images.shape[3]))
         require(
             height > 0 and patches.shape[1] % height == 0,
-            f"--model {PREFIX}{type(self.network).__name__}: its {patches.shape[1]} tokens are no grid of patches",
+            f"--model {PREFIX}{self.name}: its {patches.shape[1]} tokens are no grid of patches; take another network",
         )
         return patches.transpose(1, 2).reshape(len(patches), -1, height, patches.shape[1] // height)

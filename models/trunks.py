@@ -111,7 +111,7 @@ def _residual(channels: int, out: int, stride: int) -> nn.Module:
 CLASSIFYING = ("avgpool", "flatten", "dropout", "fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
 """The parts of torchvision's networks that pool, classify, or help in training only."""
 
-_IN_SERIES = ("features", "layers", "blocks", "stages", "trunk_output")  # parts that hold the stages one by one
+_IN_SERIES = ("features", "layers", "blocks", "stages", "trunk_output", "body")  # parts that hold the stages one by one
 _PICTURE = 224  # the size at which width and stride are found: one that every network takes
 
 
@@ -146,13 +146,20 @@ class Trunk(Backbone):
 
 
 def staged(network: nn.Module) -> list[Stage]:
-    """The blocks of a network in their order, each with the layers without a matrix that follow it."""
-    grouped: list[list[nn.Module]] = []
+    """The blocks of a network in their order, each with the layers without a matrix that follow it.
+
+    Layers without a matrix that come before all others are of the first block.
+    """
+    grouped: list[list[nn.Module]] = [[]]
     for block in _blocks(network):
-        if not grouped or any(parameter.ndim > 1 for parameter in block.parameters()):
+        if _has_matrix(block) and any(map(_has_matrix, grouped[-1])):
             grouped.append([])
         grouped[-1].append(block)
     return [tuple(group) for group in grouped]
+
+
+def _has_matrix(block: nn.Module) -> bool:
+    return any(parameter.ndim > 1 for parameter in block.parameters())
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,16 @@ _WRITTEN_APART = {
     "diningtable": ("dining", "table"),
     "pottedplant": ("potted", "plant"),
     "tvmonitor": ("tv", "monitor"),
+    "longhair": ("long", "hair"),
+    "tshirt": ("t", "shirt"),
+    "longsleeve": ("long", "sleeve"),
+    "longpants": ("long", "pants"),
+    "facemask": ("face", "mask"),
 }
-"""Class names of VOC that are two words, in no list of words as they are written."""
+"""Class names of VOC and WIDER that are two words, in few lists of words as they are written."""
+
+_LONGEST_LINE = 1 << 20
+"""Bytes of a line of a text file; a word of 5000 numbers has a tenth of that."""
 
 
 def class_vectors(how: str, classes: Sequence[str], width: int) -> Tensor:
@@ -46,7 +54,11 @@ def class_vectors(how: str, classes: Sequence[str], width: int) -> Tensor:
         found.shape[1] == width,
         f"{path}: vectors of {found.shape[1]} numbers; give --word_width {found.shape[1]}",
     )
-    require(bool(np.isfinite(found).all()), f"{path}: holds numbers that are not finite; give another file")
+    largest = np.finfo(np.float32).max
+    require(
+        bool((np.abs(found) <= largest).all()),
+        f"{path}: holds numbers that are not finite in single precision; give another file",
+    )
     return torch.from_numpy(found.astype(np.float32))
 
 
@@ -59,7 +71,7 @@ def _array(path: Path, rows: int) -> NDArray[np.float64]:
     """The vectors of a `.npy` file, a row a class in the order of the dataset."""
     held = load_npy(path)
     require(
-        held.ndim == 2 and held.dtype.kind == "f" and len(held) == rows,
+        held.ndim == 2 and held.dtype.kind == "f" and len(held) == rows and held.shape[1] > 0,
         f"{path}: {held.dtype} {held.shape} found; floats of shape ({rows}, numbers) are needed, a row a class",
     )
     return held.astype(np.float64)
@@ -88,35 +100,49 @@ def read_words(path: Path, classes: Sequence[str]) -> NDArray[np.float64]:
     lost = [name for name, held in zip(classes, vectors, strict=True) if not held]
     require(
         not lost,
-        f"{path}: knows no word of {', '.join(lost[:4])} ({len(lost)} of {len(classes)} classes); give a .npy file "
-        "with a row a class",
+        f"{path}: knows no word of {', '.join(lost[:4])} ({len(lost)} of {len(classes)} classes); give another text "
+        "file of a word and its numbers a line, or a .npy file with a row a class",
     )
     return np.stack([np.mean(held, axis=0) for held in vectors])
 
 
 def _known_words(path: Path, wanted: set[bytes]) -> dict[bytes, NDArray[np.float64]]:
-    """The vectors of those wanted words that a text file has, all of one length."""
+    """The vectors of those wanted words that a text file has, all of one length; of a word's lines the first counts."""
     known: dict[bytes, NDArray[np.float64]] = {}
     width = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                word = line.split(b" ", 1)[0]
-                if word not in wanted or word in known:
-                    continue
-                known[word] = _numbers(line, f"{path}, line {number}")
-                width = width or len(known[word])
-                require(len(known[word]) == width, f"{path}, line {number}: {len(known[word])} numbers, not {width}")
-                if len(known) == len(wanted):
-                    break
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give --word_vectors PATH") from error
+    for number, line in _lines(path):
+        word = line.split(b" ", 1)[0]
+        if word not in wanted or word in known:
+            continue
+        known[word] = _numbers(line, f"{path}, line {number}")
+        width = width or len(known[word])
+        require(len(known[word]) == width, f"{path}, line {number}: {len(known[word])} numbers, not {width}")
+        if len(known) == len(wanted):
+            break
     return known
 
 
-def _numbers(line: bytes, where: str) -> NDArray[np.float64]:
-    """The numbers behind the word of a line."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a text file with their numbers from 1; one without an end is never held."""
     try:
-        return np.array([float(text) for text in line.split()[1:]])
+        require(
+            path.is_file() or not path.exists(), f"{path}: is no file; give --word_vectors PATH of a text or .npy file"
+        )
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(_LONGEST_LINE):
+                number += 1
+                require(len(line) < _LONGEST_LINE, f"{path}, line {number}: too long; GloVe's text files are read")
+                yield number, line
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give --word_vectors PATH") from error
+
+
+def _numbers(line: bytes, where: str) -> NDArray[np.float64]:
+    """The numbers behind the word of a line, at least one."""
+    try:
+        found = np.array([float(text) for text in line.split()[1:]])
     except ValueError:
         raise UserError(f"{where}: not a word and its numbers; GloVe's text files are read") from None
+    require(len(found) > 0, f"{where}: a word without numbers; GloVe's text files are read")
+    return found

@@ -53,7 +53,7 @@ def test_the_published_command_of_query2label():
     held = settings("--dataset", "pascal", "--mode", "train_q2l", *PUBLISHED, "--spbc_weight", "0.5")
     assert (held["model"], held["head"], held["cam_map"]) == ("resnet50", "q2l", "attention")
     assert (held["optimizer"], float(held["lr"]), held["head_lr_mult"], held["w_d"]) == ("adamw", 1e-5, 1, 0.01)
-    assert (held["scheduler"], held["warmup_epoch"], held["warmup_ratio"]) == ("cosine", 5, 0.04)
+    assert (held["scheduler"], held["pct_start"], held["warmup_epoch"]) == ("one_cycle", 0.2, 0)
     assert (held["norm_frozen"], held["frozen_stages"]) == (True, 1)
 
 

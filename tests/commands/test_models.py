@@ -1,7 +1,9 @@
 """Heads and backbones from the command line: training, scoring from the checkpoint alone, and refusals by name."""
 
 import json
+import sys
 
+import numpy as np
 import pytest
 
 from data.datasets.voc import VOC_CLASSES
@@ -26,6 +28,8 @@ def folder(tmp_path_factory):
     tiny_voc(folder)
     words = sorted({word for name in VOC_CLASSES for word in words_of(name)})
     (folder / "glove.txt").write_text("".join(f"{word} {at} 0.5\n" for at, word in enumerate(words)))
+    (folder / "few.txt").write_text("aeroplane 1 2\nbicycle 3 4\n")
+    np.save(folder / "few.npy", np.zeros((3, 300)))
     return folder
 
 
@@ -45,17 +49,59 @@ def test_a_model_trains_and_is_scored_from_its_checkpoint(folder, name):
     assert (folder / name / "examples.png").exists()
 
 
+def test_two_networks_are_refused_what_one_is(folder):
+    run = ("--dataset", "voc07", *SMALL, "--epochs", "1", "--labels_left", "50", "--output", "refused")
+    assert "linear_fixed_features" in refusal(
+        folder, "main_cls.py", *run, "--head", "ctran", "--train_mode", "linear_fixed_features"
+    )
+    assert "--nheads 5" in refusal(folder, "main_cls.py", *run, "--head", "ctran", "--nheads", "5")
+
+
+def test_without_timm_one_line_says_how_to_get_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    said = refusal(folder, "main_BCE.py", *RUN, "--model", "timm/resnet50", "--output", "refused")
+    assert "pip install" in said
+
+
+@pytest.mark.parametrize(
+    "model, parts",
+    [
+        ("timm/convnext_ato", ("did you mean timm/convnext_atto",)),
+        ("timm/pit_ti_224", ("--img_size", "pit_ti_224")),
+        ("timm/crossvit_tiny_240", ("timm could not build it",)),
+        ("timm/volo_d1_224", ("no grid",)),
+    ],
+)
+def test_networks_of_timm_that_will_not_do_are_refused_in_one_line(folder, model, parts):
+    pytest.importorskip("timm")
+    said = refusal(folder, "main_BCE.py", *RUN, "--model", model, "--output", "refused")
+    for part in parts:
+        assert part in said
+
+
 @pytest.mark.parametrize(
     "words, parts",
     [
         (("--loss", "label_mask"), ("--head linear", "ctran")),
         (("--model", "convnext_tinny"), ("convnext_tiny",)),
-        (("--model", "timm/resnet50"), ("timm", "pip install")),
         (("--model", "squeezenet1_1", "--img_size", "8"), ("--img_size 8", "squeezenet1_1")),
         (("--img_size", "8"), ("--img_size 8", "scenenet")),
+        (("--model", "maxvit_t", "--img_size", "448"), ("--img_size 448", "maxvit_t", "give 224")),
+        (("--model", "zzzz"), ("--model zzzz", "torchvision")),
+        (("--model", "resnet18", "--weights", "default"), ("resnet18", "--weights none")),
+        (("--frozen_stages", "4"), ("--frozen_stages 4", "scenenet has 3")),
+        (("--head", "mlp"), ("--head", "q2l")),
         (("--head", "q2l", "--nheads", "5"), ("--nheads 5",)),
         (("--head", "gcn", "--word_vectors", "absent.txt"), ("absent.txt", "--word_vectors")),
         (("--head", "gcn", "--word_vectors", "glove.txt"), ("--word_width 2",)),
+        (("--head", "gcn", "--word_vectors", "few.txt", "--word_width", "2"), ("few.txt", "bird", "18 of 20")),
+        (("--head", "gcn", "--word_vectors", "few.npy"), ("few.npy", "(20, numbers)")),
+        (("--head", "gcn", "--word_vectors", "Dataset"), ("Dataset", "is no file")),
+        (("--head", "gcn", "--word_vectors", ""), ("--word_vectors", "empty")),
+        (("--head", "q2l", "--hidden_dim", "10"), ("--hidden_dim 10", "multiple of 4")),
+        (("--head", "ctran", "--hidden_dim", "8", "--nheads", "3"), ("--nheads 3",)),
+        (("--loss", "label_mask", "--head", "ctran", "--mask_known", "1"), ("--mask_known 1.0",)),
+        (("--head", "gcn", "--train_mode", "linear_fixed_features"), ("GCNHead",)),
         (("--head", "q2l", "--boostlu", "5"), ("--boostlu", "--head linear or csra")),
         (("--head", "q2l", "--train_mode", "linear_fixed_features"), ("Query2LabelHead",)),
         (("--ema", "1"), ("--ema 1.0",)),

@@ -1,4 +1,4 @@
-"""How a paper trains everything: its script's defaults, as a settings file for methods of other scripts."""
+"""How a paper trains: its script's defaults as a settings file for methods of other scripts, or those of its model."""
 
 import contextlib
 import importlib
@@ -7,11 +7,44 @@ import io
 import pytest
 import yaml
 
-from tests.commands.scene import ROOT
+from tests.commands.scene import ROOT, SMALL, result, succeed, tiny_voc
 
 OF_THE_DATA = {"dataset", "labels", "drop_rate"}
 SCRIPTS = {"cls": "main_cls", "large_loss": "main_llm"}
 FOLDER = ROOT / "configs" / "protocols"
+
+ASL = {"loss": "asl", "gamma_pos": 0, "disable_torch_grad_focal_loss": True, "ema": 0.9997, "scheduler": "one_cycle"}
+ASL |= {"pct_start": 0.2, "epochs": 80, "lr": 1e-4, "img_size": 448, "batch_size": 128}
+CSRA = {"loss": "bce", "head": "csra", "num_heads": 1, "optimizer": "sgd", "lr": 0.01, "head_lr_mult": 10, "w_d": 1e-4}
+CSRA |= {"momentum": 0.9, "warmup_epoch": 2, "epochs": 30, "batch_size": 16, "lr_gamma": 0.1}
+PUBLISHED = {
+    ("asl", "coco"): ASL
+    | {"model": "timm/tresnet_m", "gamma_neg": 4, "clip": 0.05, "eps": 1e-8, "reduction": "sum"}
+    | {"optimizer": "adam", "w_d": 1e-4, "normalize": "unit"},
+    ("query2label", "coco"): ASL
+    | {"model": "resnet101", "head": "q2l", "gamma_neg": 2, "clip": 0, "eps": 1e-5, "reduction": "query2label"}
+    | {"optimizer": "adamw", "w_d": 1e-2, "normalize": "imagenet", "norm_frozen": True, "frozen_stages": 1}
+    | {"hidden_dim": 2048, "dim_feedforward": 8192, "nheads": 4, "enc_layers": 1, "dec_layers": 2, "dropout": 0.1},
+    ("ml-gcn", "coco"): {"loss": "bce", "model": "resnet101", "head": "gcn", "img_size": 448, "epochs": 100}
+    | {"lr": 0.01, "head_lr_mult": 10, "momentum": 0.9, "w_d": 1e-4, "step_size": 40, "clip_grad": 10}
+    | {"word_width": 300, "gcn_width": 1024, "gcn_threshold": 0.4, "gcn_p": 0.2},
+    ("c-tran", "coco"): {"loss": "label_mask", "model": "resnet101", "head": "ctran", "img_size": 576, "lr": 1e-5}
+    | {"batch_size": 16, "optimizer": "adam", "w_d": 0, "scheduler": "plateau", "patience": 5, "enc_layers": 3}
+    | {"hidden_dim": 2048, "dim_feedforward": 2048, "mask_known": 0.75, "unknown_state": "random"},
+    ("c-tran", "voc07"): {"batch_size": 32, "lr": 1e-5},
+    ("csra", "voc07"): CSRA
+    | {"model": "resnet101", "lam": 0.1, "step_size": 4, "img_size": 448, "augment": "crop", "normalize": "unit"},
+    ("csra", "coco"): CSRA | {"num_heads": 4, "lam": 0.5, "step_size": 5},
+    ("vit-csra", "wider"): CSRA
+    | {"model": "vit_b_16", "lam": 0.3, "step_size": 5, "img_size": 224, "augment": "flip", "normalize": "centred"},
+}
+"""What each paper and its code say."""
+
+TINY = ("--img_size", "32", "--batch_size", "8", "--threads", "1", "--epochs", "1", "--weights", "none")
+SMALLER = {
+    "q2l": ("--hidden_dim", "8", "--dim_feedforward", "8", "--nheads", "2"),
+    "ctran": ("--hidden_dim", "8", "--dim_feedforward", "8", "--nheads", "2"),
+}
 
 
 def printed(script, *words):
@@ -22,8 +55,14 @@ def printed(script, *words):
     return yaml.safe_load(said.getvalue())
 
 
-def test_every_protocol_is_that_of_a_script():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == SCRIPTS.keys()
+def needs_its_package(name):
+    """Skip where a protocol names a network of a package that is not there."""
+    if "timm/" in (FOLDER / f"{name}.yaml").read_text():
+        pytest.importorskip("timm")
+
+
+def test_every_protocol_is_that_of_a_script_or_of_a_model():
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == SCRIPTS.keys() | {name for name, _ in PUBLISHED}
 
 
 @pytest.mark.parametrize(
@@ -47,3 +86,25 @@ def test_openimages_keeps_its_own_network_and_size():
     method = printed("main_llm", "--dataset", "openimages")
     for key in ("model", "img_size", "batch_size", "val_frac", "labels", "lr"):
         assert held[key] == method[key]
+
+
+@pytest.mark.parametrize("name, dataset", PUBLISHED)
+def test_a_model_trains_as_published(name, dataset):
+    needs_its_package(name)
+    held = printed("main_BCE", FOLDER / f"{name}.yaml", "--dataset", dataset)
+    expected = PUBLISHED[name, dataset]
+    assert {key: float(held[key]) if isinstance(value, float) else held[key] for key, value in expected.items()} == (
+        expected
+    )
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in PUBLISHED}))
+def test_the_settings_of_a_model_go_together(name, tmp_path):
+    needs_its_package(name)
+    tiny_voc(tmp_path)
+    protocol = FOLDER / f"{name}.yaml"
+    head = yaml.safe_load(protocol.read_text())["head"]
+    backbone = ("--model", "squeezenet1_1", "--img_size", "40") if name == "vit-csra" else SMALL[:2]
+    words = ("--dataset", "voc07", "--labels", "full", *TINY, *SMALLER.get(head, ()), *backbone)
+    succeed(tmp_path, "main_BCE.py", protocol, *words, "--output", "run")
+    assert result(tmp_path / "run")["method"] == yaml.safe_load(protocol.read_text()).get("loss", "bce")

@@ -121,7 +121,7 @@ def test_base_rates_that_differ_are_drawn_for_each_run(tmp_path, monkeypatch):
     assert [line.points[0][1] for line in lines[2:]] == [4.0, pytest.approx(10.0)]
     assert [line.colour for line in lines[2:]] == [line.colour for line in lines[:2]]
     assert [line.label for line in lines] == [
-        f"LL-Ct ({n}), {what}" for what in ("modified in the epoch", "all unknown labels") for n in "ab"
+        f"LL-Ct ({n}), {what}" for what in ("modified in the epoch", "base rate: all unknown labels") for n in "ab"
     ]
 
 

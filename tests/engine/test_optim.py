@@ -1,11 +1,24 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from engine.optim import OptimConfig, Plateau, after_score, build_optimizer, learning_rate_factor, set_learning_rate
+from engine.distributed import Runtime
+from engine.optim import (
+    OptimConfig,
+    Plateau,
+    after_score,
+    build_optimizer,
+    learning_rate_factor,
+    one_cycle,
+    set_learning_rate,
+    set_momentum,
+)
+from tests.commands.scene import same
+from tests.engine.test_train import Halted, copied, halting, make_loop
 from tests.golden_files import each_case
 from utils.checks import UserError
 
@@ -67,6 +80,12 @@ def test_constant_without_warmup_is_one_throughout():
         {"warmup_steps": -1},
         {"warmup_ratio": 1.0},
         {"clip_grad": 0.0},
+        {"pct_start": 1.0},
+        {"pct_start": -0.1},
+        {"pct_start": math.nan},
+        {"scheduler": "one_cycle"},
+        {"warmup_steps": 3, "scheduler": "one_cycle"},
+        {"warmup_ratio": 0.1, "scheduler": "one_cycle", "warmup_epoch": 0},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(bad):
@@ -139,3 +158,66 @@ def test_each_optimizer_takes_a_step(name, kind):
     weight.sum().backward()
     optimizer.step()
     assert (weight < 1).all()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "steps, epochs, pct_start", [(7, 5, 0.2), (1, 1, 0.5), (3, 1, 0.2), (9, 4, 0.0), (11, 3, 0.45)]
+)
+def test_one_cycle_sets_what_torchs_does(optimizer, steps, epochs, pct_start):
+    config = OptimConfig(optimizer=optimizer, lr=0.3, scheduler="one_cycle", pct_start=pct_start, warmup_epoch=0)
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))]}, {"params": [torch.nn.Parameter(torch.zeros(1))]}]
+    groups[1]["lr_mult"] = 10.0
+    ours, theirs = build_optimizer(config, groups), build_optimizer(config, groups)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        theirs, max_lr=[0.3, 3.0], steps_per_epoch=steps, epochs=epochs, pct_start=pct_start
+    )
+    moving = "momentum" if optimizer == "sgd" else "betas"
+    for step in range(steps * epochs):
+        set_learning_rate(ours, learning_rate_factor(step, steps, epochs, config))
+        set_momentum(ours, one_cycle(step, steps * epochs, pct_start).momentum)
+        for one, other in zip(ours.param_groups, theirs.param_groups, strict=True):
+            assert one["lr"] == pytest.approx(other["lr"], rel=1e-9)
+            assert one[moving] == pytest.approx(other[moving], rel=1e-12)
+        theirs.step()
+        schedule.step()
+
+
+def test_one_cycle_rises_and_falls_while_the_momentum_falls_and_rises():
+    cycle = [one_cycle(step, 50, 0.2) for step in range(50)]
+    factors, momenta = zip(*cycle, strict=True)
+    assert factors[0] == pytest.approx(1 / 25)
+    assert factors[-1] == pytest.approx(1 / 25 / 1e4)
+    assert max(factors) == factors[9] == 1.0
+    assert (momenta[0], momenta[9], momenta[-1]) == pytest.approx((0.95, 0.85, 0.95))
+    for place, (one, other) in enumerate(itertools.pairwise(cycle)):
+        assert (one.factor < other.factor) == (one.momentum > other.momentum) == (place < 9)
+
+
+@pytest.mark.parametrize("total, pct_start", [(5, 0.2), (10, 0.1)])
+def test_one_cycle_whose_rise_is_a_single_step_starts_at_the_top(total, pct_start):
+    assert one_cycle(0, total, pct_start) == pytest.approx((1.0, 0.85))
+    assert one_cycle(1, total, pct_start).factor < 1
+
+
+CYCLE = OptimConfig(optimizer="adamw", lr=0.05, w_d=0.1, scheduler="one_cycle", pct_start=0.3, warmup_epoch=0)
+
+
+@pytest.mark.parametrize("optim", [CYCLE, replace(CYCLE, optimizer="sgd", momentum=0.0)], ids=["adamw", "sgd"])
+@pytest.mark.parametrize("stop", [1, 5, 8, 14])
+def test_a_run_under_one_cycle_stopped_after_any_save_ends_in_the_same_state(optim, stop):
+    whole, network = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=3, optim=optim)
+    whole.run(lambda epoch, row: None)
+    states = []
+    halted, _ = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=3, optim=optim, save=halting(states, stop))
+    with pytest.raises(Halted):
+        halted.run(lambda epoch, row: None)
+    again, resumed = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=3, optim=optim)
+    again.load_state_dict(states[-1])
+    again.run(lambda epoch, row: None)
+    same(copied(network), copied(resumed))
+    same(whole.learner.optimizer.state_dict(), again.learner.optimizer.state_dict())
+    assert [row["lr"] for row in again.at.history] == [row["lr"] for row in whole.at.history]
+    assert whole.learner.optimizer.param_groups[1]["lr"] == pytest.approx(3 * 0.05 / 25e4)
+    held = whole.learner.optimizer.param_groups[0]
+    assert (held["momentum"] if optim.optimizer == "sgd" else held["betas"][0]) == pytest.approx(0.95)

@@ -11,11 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from losses import BCE, CRITERIA, BCEConfig, CoNeS, CoNeSConfig
 from losses.base import Criterion
 from losses.cones import VARIANTS, Members
-from losses.prototypes import cooccurrence, initial_correlation, refresh_correlation
+from losses.prototypes import initial_correlation, refresh_correlation
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels, trainer
 from tests.oracles import cones as oracle
 from tests.ranks import run_ranks
 from utils.checks import UserError
+from utils.cooccurrence import cooccurrence
 from utils.types import LabelTable, ModelOutput
 
 ROWS, CLASSES = 12, 5
@@ -86,7 +87,7 @@ def test_correlation_is_refreshed_from_the_second_epoch_on():
 @pytest.mark.parametrize("variant", ["fixed", "reference"])
 def test_correlation_starts_and_is_refreshed_as_the_variant_says(variant):
     criterion, model, members = build(variant=variant), FakeModel(CLASSES), VARIANTS[variant]
-    expected = initial_correlation(cooccurrence(LabelTable(CODES)), axis=members.correlation_axis)
+    expected = initial_correlation(torch.from_numpy(cooccurrence(LabelTable(CODES))), axis=members.correlation_axis)
     assert torch.equal(criterion.correlation, expected)
     for index in ORDER:
         criterion(model, batch_of(CODES, index))

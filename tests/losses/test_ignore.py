@@ -198,6 +198,18 @@ def test_a_batch_without_positives_leaves_the_gap_threshold_and_has_no_spbc():
     assert all(torch.isfinite(each.grad).all() for each in (inputs[0], inputs[2]))
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_training_set_of_which_nothing_is_known_rejects_nothing_and_stays_finite(variant):
+    codes = np.full((4, 3), -1)
+    criterion = build(codes, variant=variant, unannotated="kept")
+    criterion.on_epoch_start(4)
+    for seed in range(3):
+        out, inputs, _ = step(criterion, codes, three_logits((4, 3), seed))
+        assert not out.modified.any()
+        assert float(criterion.gap_threshold) == 0
+        assert all(torch.isfinite(each.grad).all() for each in (inputs[0], inputs[2]))
+
+
 def test_thresholds_survive_logits_that_overflow():
     codes = single(2, 3, 10, known=0)
     criterion = build(codes, double=False)

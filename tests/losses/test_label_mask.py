@@ -20,10 +20,10 @@ INDEX = [4, 0, 3, 6, 1]
 class TellableModel(nn.Module):
     """Logits of pictures, moved by the labels it is told, which it remembers."""
 
-    def __init__(self):
+    def __init__(self, classes=5):
         super().__init__()
-        self.inner = FakeModel(5)
-        self.weight = nn.Parameter(torch.linspace(-1, 1, 25).view(5, 5))
+        self.inner = FakeModel(classes)
+        self.weight = nn.Parameter(torch.linspace(-1, 1, classes**2).view(classes, classes))
         self.told = []
 
     def forward(self, images, want=frozenset(), known=None):
@@ -68,6 +68,16 @@ def test_only_known_labels_are_told_where_that_is_wanted():
 def test_labels_without_known_absent_ones_tell_positives_alone():
     codes = np.where(CODES == ABSENT, UNKNOWN, CODES).astype(np.int8)
     assert set(told(codes, 4, "observed").unique().tolist()) <= {PRESENT, UNKNOWN}
+
+
+@pytest.mark.parametrize("share, classes, most", [(0.57, 100, 57), (0.75, 5, 3), (0.99, 5, 4), (0.29, 100, 29)])
+def test_the_largest_number_is_the_share_rounded_down_and_no_less(monkeypatch, share, classes, most):
+    asked = []
+    monkeypatch.setattr(label_mask, "told_labels", lambda o, t, most, reveals: asked.append(most) or every_second(t))
+    codes = random_labels(2, classes)
+    model = TellableModel(classes)
+    LabelMask(LabelMaskConfig(mask_known=share), info_for(codes))(model, batch_of(codes, [0, 1]))
+    assert asked == [most]
 
 
 def test_none_is_told_where_none_may_be():

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import sklearn.cluster
 import torch
-from scipy.sparse import csr_array
 
 from losses.prototypes import (
     PrototypeBank,
@@ -10,7 +9,6 @@ from losses.prototypes import (
     class_centroids,
     class_prototypes,
     conditional,
-    cooccurrence,
     initial_correlation,
     mean_cosine,
     mirrored,
@@ -19,6 +17,7 @@ from losses.prototypes import (
 from tests import golden_files
 from tests.losses.fake_model import random_labels
 from tests.oracles import cones as oracle
+from utils.cooccurrence import cooccurrence
 from utils.types import LabelTable
 
 KMEANS = {"rtol": 1e-5, "atol": 1e-7}
@@ -31,6 +30,10 @@ def tensors(arrays, *names):
 
 def table_of(candidates):
     return LabelTable(np.asarray(candidates).astype(np.int8))
+
+
+def counts_of(table):
+    return torch.from_numpy(cooccurrence(table))
 
 
 def random_maps(seed, batch=3, classes=4, width=5, size=(4, 3)):
@@ -80,7 +83,7 @@ def test_golden_bank_keeps_the_newest_rows_newest_first(order, prefix):
 
 @pytest.mark.parametrize("case, arrays", golden_files.each_case("cones_correlation_init.npz"))
 def test_golden_initial_correlation_is_finite_where_the_published_code_is_not(case, arrays):
-    counts = cooccurrence(table_of(arrays["candidates"]))
+    counts = counts_of(table_of(arrays["candidates"]))
     np.testing.assert_allclose(conditional(counts), arrays["derived_conditional"], rtol=1e-10)
     np.testing.assert_allclose(initial_correlation(counts), arrays["derived_row_normalised"], rtol=1e-10)
     ours = initial_correlation(counts, axis="reference").numpy()
@@ -103,7 +106,7 @@ def test_golden_refreshed_correlation(case, arrays):
         "derived_after_row_normalised",
     )
     settings = {"clusters": int(arrays["clusters"]), "gamma": float(arrays["gamma"]), "mix": "raw"}
-    start = initial_correlation(cooccurrence(table_of(arrays["candidates"])), axis="reference")
+    start = initial_correlation(counts_of(table_of(arrays["candidates"])), axis="reference")
     torch.testing.assert_close(start, before, rtol=1e-10, atol=0)
     first = refresh_correlation(before, list(memory), axis="reference", **settings)
     second = refresh_correlation(first, list(memory), axis="reference", **settings)
@@ -185,30 +188,13 @@ def test_bank_leaves_inactive_classes_alone():
     assert bank.newest_first(1)[:, 0].tolist() == [1]
 
 
-@pytest.mark.parametrize("block", [3, 1000])
-def test_sparse_labels_are_counted_block_by_block(block, monkeypatch):
-    codes = random_labels(20, 6)
-    codes[codes < 1] = 0
-    read, rows = [], LabelTable.rows
-    monkeypatch.setattr(LabelTable, "rows", lambda self, index: read.append(index) or rows(self, index))
-    counts = cooccurrence(LabelTable(csr_array(codes)), block=block)
-    assert counts.tolist() == (codes.astype(int).T @ codes).tolist()
-    assert all(part.stop - part.start == block for part in read)
-    assert len(read) == -(-20 // block)
-
-
-def test_unknown_labels_do_not_count():
-    codes = np.array([[1, -1, 0], [1, 1, -1]], dtype=np.int8)
-    assert cooccurrence(LabelTable(codes)).tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 0]]
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_initial_correlation_matches_loops(seed):
     codes = random_labels(30, 6, seed)
     codes[:, 4] = 0  # never a candidate
     codes[:, 5] = 0
     codes[7] = [0, 0, 0, 0, 0, 1]  # never in company
-    ours = initial_correlation(cooccurrence(LabelTable(codes)))
+    ours = initial_correlation(counts_of(LabelTable(codes)))
     np.testing.assert_allclose(ours, oracle.initial_correlation(codes), atol=1e-12)
 
 
@@ -218,7 +204,7 @@ def groups(seed, classes=4, rows=12, width=6):
 
 
 def some_correlation(classes=4):
-    return initial_correlation(cooccurrence(LabelTable(random_labels(30, classes, 5))))
+    return initial_correlation(counts_of(LabelTable(random_labels(30, classes, 5))))
 
 
 def test_refreshed_correlation_matches_loops_and_its_rows_sum_to_one():

@@ -209,10 +209,22 @@ class OneSize(SceneNet):
 def test_pictures_a_backbone_cannot_take_are_refused_in_one_line():
     model = Classifier(OneSize(), LinearHead(96, 5))
     model.check_size("one", 224)
-    with pytest.raises(UserError, match=r"^--img_size 448: one cannot take it \(no 224\); 224 fits$"):
+    with pytest.raises(UserError, match=r"^--img_size 448: one cannot take it \(no 224\); give 224$"):
         model.check_size("one", 448)
     with pytest.raises(UserError, match="give at least 224"):
         model.check_size("one", 64)
+
+
+class NoPlaces(SceneNet):
+    def forward(self, images):
+        return super().forward(images).mean(dim=(2, 3), keepdim=True)
+
+
+def test_a_backbone_that_leaves_no_places_is_refused_whatever_the_size():
+    model = Classifier(NoPlaces(), LinearHead(96, 5))
+    for size in (8, 64, 448):
+        with pytest.raises(UserError, match=rf"^--img_size {size}: one cannot take it [^\n]*; take another network$"):
+            model.check_size("one", size)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,14 @@ class Patches(nn.Module):
         return self.blocks(torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1))
 
 
+class Unpoolable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        raise AssertionError("cannot go\nwithout pooling")
+
+
 NETWORKS = {
+    "small_stubborn": Unpoolable,
     "small_conv": Convolutions,
     "small_swin": lambda: Convolutions("NHWC"),
     "small_vit": Patches,
@@ -83,7 +90,12 @@ def test_unknown_names_are_refused_naming_the_nearest(timm):
     require_backbone("timm/small_conv.tagged_in1k")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_that_cannot_be_a_backbone_is_one_line(timm):
+    with pytest.raises(UserError, match=r"^--model timm/small_stubborn: [^\n]*cannot go without pooling[^\n]*$"):
+        build_backbone("timm/small_stubborn")
+
+
+@pytest.mark.parametrize("name", ["small_conv", "small_swin", "small_vit"])
 def test_features_become_maps_with_channels_first(timm, name):
     backbone = build_backbone(f"timm/{name}")
     assert timm.asked == [(name, False, 0, "")]
@@ -139,6 +151,35 @@ def test_a_whole_model_is_built_frozen_and_given_maps(timm):
     assert model(torch.rand(2, 3, 32, 32), frozenset({"cam"})).cam.shape == (2, 5, 4, 4)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {f"backbone.network.{name}" for name in ("cls_token", "patch_embed.weight", "patch_embed.bias")}
+
+
+@pytest.mark.parametrize(
+    "name, size, width, stages",
+    [
+        ("resnet10t", 64, 512, 5),
+        ("convnext_atto", 64, 320, 5),
+        ("tresnet_m", 64, 2048, 5),
+        ("swin_tiny_patch4_window7_224", 224, 768, 5),
+        ("test_vit", 160, 64, 7),
+        ("efficientvit_b0", 64, None, None),
+    ],
+)
+def test_one_step_with_networks_of_the_package_itself(name, size, width, stages):
+    pytest.importorskip("timm")
+    if width is None:
+        with pytest.raises(UserError, match=f"^--model timm/{name}: timm could not build it [^\n]*$"):
+            build_backbone(f"timm/{name}")
+        return
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(model=f"timm/{name}", weights="none", frozen_stages=0), 5, seed=0)
+    assert (model.feature_width, len(model.backbone.stages())) == (width, stages)
+    model.check_size(name, size)
+    found = model.train()(torch.rand(2, 3, size, size), frozenset({"cam"}))
+    assert found.cam.shape[:2] == (2, 5)
+    found.logits.square().sum().backward()
+    learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for parameter in learns)
+    assert len(learns) < len(list(model.parameters()))
 
 
 def test_tokens_that_are_no_grid_are_refused(timm, monkeypatch):

@@ -1,9 +1,17 @@
 """Vectors of class names: without a file, from GloVe's text, from an array, and files that do not fit."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
+from data.datasets.coco import COCO_CLASSES
+from data.datasets.digits import CLASSES as DIGIT_CLASSES
+from data.datasets.letters import LETTERS
+from data.datasets.nuswide import NUSWIDE_CLASSES
+from data.datasets.voc import VOC_CLASSES
+from data.datasets.wider import WIDER_CLASSES
 from models.word_vectors import class_vectors, vector_width, words_of
 from utils.checks import UserError
 
@@ -67,11 +75,23 @@ def test_an_array_gives_a_row_a_class(tmp_path):
         ("Traffic Light", ("traffic", "light")),
         ("has_bill_shape::curved_(up or down)", ("has", "bill", "shape", "curved", "up", "or", "down")),
         ("tvmonitor", ("tv", "monitor")),
+        ("longsleeve", ("long", "sleeve")),
         ("7", ("7",)),
     ],
 )
 def test_words_of_a_name(name, words):
     assert words_of(name) == words
+
+
+@pytest.mark.parametrize(
+    "classes", [VOC_CLASSES, COCO_CLASSES, NUSWIDE_CLASSES, WIDER_CLASSES, DIGIT_CLASSES, tuple(LETTERS)]
+)
+def test_every_class_of_every_dataset_has_words_and_a_vector(tmp_path, classes):
+    words = {word: [at, 1] for at, word in enumerate(sorted({word for name in classes for word in words_of(name)}))}
+    found = class_vectors(glove(tmp_path / "glove.txt", words), classes, 2)
+    for name, vector in zip(classes, found.tolist(), strict=True):
+        assert vector[0] == pytest.approx(np.mean([words[word][0] for word in words_of(name)])), name
+    assert not {"diningtable", "longsleeve", "traffic light"} & words.keys()
 
 
 def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path):
@@ -82,11 +102,33 @@ def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path):
     )
     assert "line 2" in refused(glove(file, {"the": [1, 2], "cat": [1, "x"]}))
     assert "line 3: 1 numbers, not 2" in refused(glove(file, {"the": [1], "cat": [1, 2], "light": [1]}))
-    assert "finite" in refused(glove(file, GLOVE | {"cat": ["nan", 1]}))
+    assert "line 2: a word without numbers" in refused(glove(file, {"the": [1], "cat": []}))
+    for number in ("nan", "inf", "1e39"):
+        assert "not finite in single precision" in refused(glove(file, GLOVE | {"cat": [number, 1]}))
     assert "--word_vectors PATH" in refused(tmp_path / "absent.txt")
 
 
-@pytest.mark.parametrize("array", [np.zeros((2, 4)), np.zeros(3), np.zeros((3, 2), dtype=int)])
+def test_what_is_no_file_of_words_is_refused_in_one_line(tmp_path):
+    assert "is no file" in refused(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert "is no file" in refused(tmp_path / "pipe")
+    binary = tmp_path / "vectors.bin"
+    binary.write_bytes(np.random.default_rng(0).bytes(5000))
+    assert "knows no word" in refused(binary)
+    binary.write_bytes(b"")
+    assert "knows no word" in refused(binary)
+    with binary.open("wb") as file:
+        file.truncate(1 << 34)  # 16 GB without a line's end, none of them on the disk
+    assert "line 1: too long" in refused(binary)
+
+
+@pytest.mark.parametrize("held", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'shape': (3, 4)}"])
+def test_a_damaged_array_is_refused_in_one_line(tmp_path, held):
+    (tmp_path / "vectors.npy").write_bytes(held)
+    assert "vectors.npy" in refused(tmp_path / "vectors.npy")
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 4)), np.zeros(3), np.zeros((3, 2), dtype=int), np.zeros((3, 0))])
 def test_arrays_that_do_not_fit_are_refused_in_one_line(tmp_path, array):
     np.save(tmp_path / "vectors.npy", array)
     assert "(3, numbers)" in refused(tmp_path / "vectors.npy")
