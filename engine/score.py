@@ -13,15 +13,19 @@ from data.cache import Cache
 from data.loader import LoaderConfig
 from data.pictures import without_missing
 from data.stores import keep_pictures
-from engine.checkpoint import SavedModel, read_model
+from engine.checkpoint import SavedModel, read_model, save_safetensors
+from engine.class_order import check_classes, said_of_order
 from engine.distributed import Runtime
 from engine.evaluate import Measured, evaluate, groups_as_dict
+from engine.manifest import Published, load_manifest
 from engine.result import beside_as_dict
 from engine.sections import TRAINING_CONFIGS
 from engine.settings import Layer, Setting, Settings, parse_settings, typed_values
 from models.peers import Network, Peers
-from utils.checks import UserError, require
-from utils.console import say
+from models.released import FAMILIES
+from models.released.contents import Told
+from utils.checks import require
+from utils.console import say, warn
 from utils.options import option
 from utils.ranking import RANKS, ranking_figures
 from utils.safe_files import write_atomically
@@ -32,7 +36,13 @@ from utils.types import Annotations, Splits
 class ScoreConfig:
     """Which checkpoint, and how it is scored."""
 
-    load_from: Path | None = option(None, "checkpoint to score, such as best.pth of a run")
+    load_from: Path | None = option(None, "checkpoint to score: best.pth of a run, or one that a paper released")
+    paper: str | None = option(None, "print what a paper reports beside: a name in configs/released.yaml")
+    save_as: Path | None = option(None, "also write the checkpoint to this .safetensors file, which --load_from reads")
+    lam: float | None = option(None, "released CSRA: weight of its attention, which the file does not say")
+    num_heads: int | None = option(None, "released CSRA: attention heads; only checked against the file")
+    nheads: int | None = option(None, "released Query2Label: attention heads, which the file does not say")
+    boostlu: float | None = option(None, "released BoostLU: its alpha, where the file does not say it (1: none)")
     ensemble: Path | None = option(None, "a second checkpoint, to score it too, and both together")
     seed: int = option(0, "seed of a generated dataset")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
@@ -42,6 +52,10 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         require(self.load_from is not None, "--load_from: name the checkpoint to score")
+        require(
+            self.save_as is None or self.save_as.suffix == ".safetensors",
+            f"--save_as {self.save_as}: name it .safetensors, the suffix says how to read it",
+        )
 
 
 class Scored(NamedTuple):
@@ -52,17 +66,44 @@ class Scored(NamedTuple):
     groups: dict[str, float | None]
 
 
+class _Reader:
+    """Reads the checkpoint once, as soon as it is known which, for what it says of its pictures counts as a setting."""
+
+    saved: SavedModel
+
+    def recorded(self, first: Mapping[str, Any], table: Mapping[str, Setting]) -> Layer:
+        """What the checkpoint says about the data it was trained on; the command line still wins."""
+        require(first["load_from"] is not None, "--load_from: name the checkpoint to score")
+        dataset = None if first["dataset"] == table["dataset"].default else first["dataset"]
+        told = Told(**{name: first[name] for name in Told._fields})
+        self.saved = saved = read_model(first["load_from"], told, first["paper"], dataset)
+        kept = {name: value for name, value in saved.settings.items() if name in table and value is not None}
+        for name in (*_NOT_THE_DATA, *Told._fields):
+            kept.pop(name, None)
+        text = {name: str(value) for name, value in kept.items()}
+        return Layer(str(saved.path), typed_values(text, table, str(saved.path)))
+
+
+_NOT_THE_DATA = ("precision", "device", "label_file", "cache")
+"""Settings that are the training run's business."""
+
+
 def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     """Load a checkpoint, score the test set of its dataset, print the table. Returns the exit code."""
     sections = {"data": DatasetConfig, "loader": LoaderConfig, "scoring": ScoreConfig}
+    reader = _Reader()
     settings = parse_settings(
-        sections, argv, program=program, defaults={}, elsewhere=TRAINING_CONFIGS, recorded=_recorded
+        sections, argv, program=program, defaults={}, elsewhere=TRAINING_CONFIGS, recorded=reader.recorded
     )
     config: ScoreConfig = settings.sections["scoring"]
-    assert config.load_from is not None
-    saved = read_model(config.load_from)
+    saved = reader.saved
+    published = _published(saved, settings)
     runtime = Runtime(config.device, config.precision)
     try:
+        if config.save_as is not None and runtime.is_main:
+            _convert(saved, settings, config.save_as)
+        if config.save_as is not None and not _dataset_known(settings):
+            return 0
         splits, measured = _measured(saved, settings, runtime)
     finally:
         runtime.close()
@@ -70,10 +111,70 @@ def score_command(argv: Sequence[str] | None = None, *, program: str) -> int:
         test = splits.test
         ranking = None if measured.scores is None else ranking_figures(measured.scores, test.truth.dense())
         scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups))
-        _say(saved, test, scored, settings.values["dataset"], config.top_k)
+        _say(saved, test, scored, settings.values["dataset"], config.top_k, published)
         if config.json is not None:
-            _write(saved, test, scored, settings.values["dataset"], config.json)
+            _write(saved, test, scored, settings.values["dataset"], config.json, published)
     return 0
+
+
+def _dataset_known(settings: Settings) -> bool:
+    """Whether somebody said the dataset: the command line, a settings file or the checkpoint."""
+    return settings.origins["dataset"] != "default"
+
+
+def _published(saved: SavedModel, settings: Settings) -> Published | None:
+    """What is reported for the checkpoint, and checks of what was said of it."""
+    config: ScoreConfig = settings.sections["scoring"]
+    given = [name for name in Told._fields if settings.origins[name] == "command line"]
+    require(
+        saved.released is not None or not given,
+        f"--{', --'.join(given)}: {saved.path} is a checkpoint of this project and says all of its network itself; "
+        "leave it out",
+    )
+    require(
+        bool(saved.classes and saved.released is None) or config.save_as is not None or _dataset_known(settings),
+        f"{saved.path}: does not say which dataset it is for ({_kind(saved)}); give --dataset",
+    )
+    entry = load_manifest().named(config.paper) if config.paper is not None else saved.published
+    dataset = settings.values["dataset"]
+    require(
+        entry is None or config.paper is None or entry.dataset == dataset,
+        f"--paper {config.paper}: reports {entry and entry.dataset}, not {dataset}; choose another, or its --dataset",
+    )
+    return entry if entry is not None and entry.dataset == dataset else None
+
+
+def _say_notes(saved: SavedModel) -> None:
+    """Say what was assumed of a released file and what was left out, a line each."""
+    for note in saved.notes:
+        say(f"{saved.path}: {note}")
+    if saved.released is not None and saved.released.dropped:
+        say(f"{saved.path}: {len(saved.released.dropped)} tensors that never run are left out")
+
+
+def _remark(saved: SavedModel, settings: Settings) -> None:
+    """Say what was assumed, and warn in one line where pictures are prepared in another way than in training."""
+    _say_notes(saved)
+    differ = [name for name in ("img_size", "normalize") if name in saved.settings]
+    differ = [name for name in differ if str(saved.settings[name]) != str(settings.values[name])]
+    if differ:
+        trained = ", ".join(f"{name} {saved.settings[name]}" for name in differ)
+        given = ", ".join(f"--{name} {settings.values[name]}" for name in differ)
+        warn(f"warning: {given}: {saved.path} was trained with {trained}; figures will differ")
+
+
+def _convert(saved: SavedModel, settings: Settings, file: Path) -> None:
+    """Write the checkpoint as safetensors; of a released one with the classes of the dataset where that is known."""
+    classes, more = saved.classes, {}
+    if not classes and _dataset_known(settings):
+        data: DatasetConfig = settings.sections["data"]
+        test = load_splits(data, settings.sections["scoring"].seed, need_images=False).test
+        check_classes(saved, test, data.dataset)
+        classes, more = test.classes, {"dataset": data.dataset}
+    save_safetensors(file, saved, classes, more)
+    if not _dataset_known(settings):  # else it is said beside the figures
+        _say_notes(saved)
+    say(f"{file}: {saved.path} with {saved.num_classes} classes{'' if classes else ', names not known'}")
 
 
 def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[Splits, Measured]:
@@ -84,13 +185,15 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
     config: ScoreConfig = settings.sections["scoring"]
     model = runtime.wrap(_networks(saved, config.ensemble))
     splits = load_splits(settings.sections["data"], config.seed, need_images=True)
-    _check_classes(saved, splits.test, settings.values["dataset"])
+    check_classes(saved, splits.test, settings.values["dataset"])
     if settings.values["missing_images"] == "skip":
         splits = splits._replace(test=splits.test.take(without_missing(splits.test, "test")))
     if settings.values["check_images"]:
         splits.test.images.check()
     if config.top_k:
         _require_rankable(splits.test, settings.values["dataset"])
+    if runtime.is_main:
+        _remark(saved, settings)
     loader: LoaderConfig = settings.sections["loader"]
     cache, processes = Cache(settings.values["cache_dir"]), runtime.local_world_size
     with runtime.main_first():
@@ -106,30 +209,11 @@ def _networks(saved: SavedModel, second: Path | None) -> Network:
         return network
     other = read_model(second)
     require(
-        saved.classes == other.classes,
+        saved.num_classes == other.num_classes
+        and (saved.classes == other.classes or () in (saved.classes, other.classes)),
         f"--ensemble {second}: trained on other classes than {saved.path}; give one that fits",
     )
     return Peers(*(each.f if isinstance(each, Peers) else each for each in (network, other.build())))
-
-
-def _recorded(first: Mapping[str, Any], table: Mapping[str, Setting]) -> Layer:
-    """What the checkpoint says about the data it was trained on; the command line still wins."""
-    require(first["load_from"] is not None, "--load_from: name the checkpoint to score")
-    saved = read_model(first["load_from"])
-    kept = {name: value for name, value in saved.settings.items() if name in table and value is not None}
-    for name in ("precision", "device", "label_file", "cache"):  # the training run's business
-        kept.pop(name, None)
-    text = {name: str(value) for name, value in kept.items()}
-    return Layer(str(saved.path), typed_values(text, table, str(saved.path)))
-
-
-def _check_classes(saved: SavedModel, test: Annotations, dataset: str) -> None:
-    """The columns of the scores must be the columns of the truth."""
-    if saved.classes != test.classes:
-        raise UserError(
-            f"{saved.path}: trained on {len(saved.classes)} classes ({', '.join(saved.classes[:3])}, ...), but "
-            f"{dataset} has {len(test.classes)} ({', '.join(test.classes[:3])}, ...); give the --dataset it is for"
-        )
 
 
 def _require_rankable(test: Annotations, dataset: str) -> None:
@@ -141,16 +225,27 @@ def _require_rankable(test: Annotations, dataset: str) -> None:
     )
 
 
-def _say(saved: SavedModel, test: Annotations, scored: Scored, dataset: str, top_k: bool) -> None:
+def _say(
+    saved: SavedModel, test: Annotations, scored: Scored, dataset: str, top_k: bool, published: Published | None
+) -> None:
     """Print the table."""
-    say(f"{saved.path} (epoch {saved.epoch}) on the test set of {dataset}, {len(test)} images")
+    say(f"{saved.path} ({_kind(saved)}) on the test set of {dataset}, {len(test)} images")
+    if order := said_of_order(saved, test, dataset):
+        say(f"  {order}")
     metrics, beside = scored.measured.metrics, beside_as_dict(scored.measured)
     if beside:
         say("           " + "".join(f"{name:>9}" for name in ("f", *beside)))
+    reported = published.metrics if published else {}
     for name, value in metrics.as_dict().items():
-        say(f"  {name:8} {100 * value:6.2f}" + "".join(f"   {100 * other[name]:6.2f}" for other in beside.values()))
+        others = "".join(f"   {100 * other[name]:6.2f}" for other in beside.values())
+        say(f"  {name:8} {100 * value:6.2f}{others}{_reported(reported, name, value)}")
     for name, mean in scored.groups.items():
-        say(f"  {name:8} " + ("no class judged" if mean is None else f"{100 * mean:6.2f}"))
+        say(
+            f"  {name:8} "
+            + ("no class judged" if mean is None else f"{100 * mean:6.2f}{_reported(reported, name, mean)}")
+        )
+    if published:
+        say(f"  published: {published.name}, {published.paper} ({published.source})")
     if top_k and scored.ranking is not None:
         say("  k           rec    prec     top   of each picture's k highest scores")
         for k in RANKS:
@@ -161,11 +256,25 @@ def _say(saved: SavedModel, test: Annotations, scored: Scored, dataset: str, top
         say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
 
 
-def _write(saved: SavedModel, test: Annotations, scored: Scored, dataset: str, file: Path) -> None:
-    """Write all figures, class by class, as JSON."""
+def _kind(saved: SavedModel) -> str:
+    """What a checkpoint is, in a few words."""
+    return f"released, {FAMILIES[saved.released.family].title}" if saved.released else f"epoch {saved.epoch}"
+
+
+def _reported(reported: Mapping[str, float], name: str, value: float) -> str:
+    """The published figure and how far the measured one is from it, in points; nothing where none is published."""
+    if name not in reported:
+        return ""
+    return f"   published {reported[name]:6.2f} ({100 * value - reported[name]:+.2f})"
+
+
+def _write(
+    saved: SavedModel, test: Annotations, scored: Scored, dataset: str, file: Path, published: Published | None
+) -> None:
+    """Write all figures, class by class, as JSON; published ones are fractions as well."""
     metrics = scored.measured.metrics
     average_precision = metrics.per_class.tolist()
-    content = {
+    content: dict[str, Any] = {
         "load_from": str(saved.path),
         "dataset": dataset,
         "test": metrics.as_dict(),
@@ -175,5 +284,8 @@ def _write(saved: SavedModel, test: Annotations, scored: Scored, dataset: str, f
             name: None if value != value else value for name, value in zip(test.classes, average_precision, strict=True)
         },
     }
+    if published:
+        figures = {name: value / 100 for name, value in published.metrics.items()}
+        content["published"] = {"name": published.name, "paper": published.paper, "test": figures}
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(file, lambda out: out.write(text.encode()))

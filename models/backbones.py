@@ -1,6 +1,7 @@
 """Backbones by name, with the weights they start from.
 
-`scenenet`, every classification network of torchvision, and `timm/NAME` where timm is installed.
+`scenenet`, every classification network of torchvision, `tresnet_m`, `tresnet_l`, `tresnet_xl`, and `timm/NAME` where
+timm is installed.
 
 As a command, `python -m models.backbones CHECKPOINT OUT.safetensors` takes the backbone out of a run's checkpoint.
 """
@@ -23,6 +24,7 @@ import torchvision
 from torch import Tensor
 
 from models.timm_trunk import PREFIX, TimmTrunk, require_timm_model
+from models.tresnet import TRESNETS, TResNet
 from models.trunks import CLASSIFYING, Backbone, SceneNet, trunk_of
 from utils.checks import RunError, UserError, require
 from utils.safe_files import load_tensors, write_atomically
@@ -71,13 +73,20 @@ def _shipped() -> Path:
     return SCENENET_WEIGHTS
 
 
+def _absent(name: str) -> Path:
+    """What stands for default weights where there are none."""
+    raise UserError(f"--weights default: there are none for {name}; give --weights PATH, or --weights none")
+
+
 _TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {name: partial(trunk_of(name), name) for name in _TORCHVISION}
 BACKBONES["scenenet"] = SceneNet
+BACKBONES.update({name: partial(TResNet, name) for name in TRESNETS})
 
 PRETRAINED: dict[str, Pretrained] = {name: _imagenet(name) for name in _TORCHVISION}
 PRETRAINED["scenenet"] = Pretrained("scenenet letters", _shipped)
+PRETRAINED.update({name: Pretrained(f"{name}, which has none", partial(_absent, name)) for name in TRESNETS})
 """What `--weights default` means."""
 
 

@@ -107,7 +107,7 @@ class CTranHead(Head):
         return self.with_cam(features)[1]
 
     def _nothing(self, features: Tensor) -> Tensor:
-        return torch.full((len(features), self.fc.out_features), UNKNOWN, device=features.device)
+        return features.new_full((features.shape[0], self.fc.out_features), UNKNOWN)
 
     def _tokens(self, features: Tensor, known: Tensor) -> Tensor:
         """(B, h * w + C, d) what the first layer sees."""

@@ -56,7 +56,7 @@ class Decoder(nn.Module):
         Returns:
             What each class found, (B, C, d), and what came into the last layer, (B, C, d).
         """
-        tokens = memory.new_zeros(len(memory), *queries.shape[1:])
+        tokens = memory.new_zeros(memory.shape[0], *queries.shape[1:])
         before = tokens
         for layer in self.layers:
             before, tokens = tokens, layer(tokens, queries, memory, positions)

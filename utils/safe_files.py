@@ -2,194 +2,43 @@
 
 Published label files are pickles, and a pickle may name any function to be called while it loads. The readers here
 admit the handful of names that plain arrays and dictionaries need, and refuse everything else by name.
+
+Published checkpoints are pickles too, with tensors beside. torch reads them with `weights_only=True`, and what else
+they hold (numbers of numpy, Munch, Namespace) is mapped to plain containers; no class of another package is imported.
 """
 
 from __future__ import annotations
 
-import codecs
 import math
 import os
-import pickle
-import re
 import warnings
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from utils.checks import RunError, UserError, require
+from utils.plain_pickle import NUMPY, Fields, PlainUnpickler, RefusedGlobal, named_globals, settled
 
-_PLAIN_DTYPE = re.compile(r"[biufcSU][0-9]{1,9}|O[48]?")
-
-
-class _RefusedGlobal(pickle.UnpicklingError):
-    """A pickle asked for a name that plain data never needs."""
-
-
-class _DType:
-    """What stands for `numpy.dtype` in a pickle: numbers, booleans, strings and objects, in either byte order.
-
-    numpy's own `__setstate__` methods trust what they are given, and bytes made for it can crash or worse; these
-    stand-ins check first and hand over only what fits.
-    """
-
-    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
-        if not _PLAIN_DTYPE.fullmatch(code):
-            raise ValueError(f"arrays of type {code[:40]!r} are not plain")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Take the byte order; subarrays, names and fields are not plain."""
-        if state[2:5] != (None, None, None):
-            raise ValueError("structured arrays are not plain")
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
+_STAND_INS: list[Any] = [
+    (stand_in, name) for name, stand_in in {**NUMPY, "munch.Munch": OrderedDict, "argparse.Namespace": Fields}.items()
+]
+"""What published checkpoints hold beside tensors, each name with what is made in its place."""
 
 
-class _Array:
-    """What stands for an array in a pickle until all of it is read: numpy makes it empty and sets its state later."""
-
-    state: tuple[Any, ...] = ()
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Keep (version, shape, dtype, Fortran order, data)."""
-        self.state = state
-
-    def array(self, done: dict[int, Any]) -> NDArray[Any]:
-        """The array itself, its objects settled."""
-        _, shape, stand_in, fortran, data = self.state
-        if stand_in.dtype.kind != "O":
-            return _from_buffer(data, stand_in, shape, "F" if fortran else "C")
-        if len(data) != math.prod(shape):
-            raise ValueError(f"{len(data)} objects for an array of shape {shape}")
-        flat = np.empty(len(data), dtype=object)
-        for place, value in enumerate(data):
-            flat[place] = _settled(value, done)
-        return flat.reshape(shape)  # numpy lists the objects in C order, whatever the flag says
-
-
-def _settled(value: Any, done: dict[int, Any]) -> Any:
-    """`value` with every stand-in replaced by its array; `done` holds by id what has been replaced already."""
-    if id(value) not in done:
-        done[id(value)] = _replaced(value, done)
-    return done[id(value)]
-
-
-def _replaced(value: Any, done: dict[int, Any]) -> Any:
-    if isinstance(value, _Array):
-        return value.array(done)
-    if isinstance(value, dict):
-        return type(value)((_settled(key, done), _settled(item, done)) for key, item in value.items())
-    if isinstance(value, list | tuple | set | frozenset):
-        return type(value)([_settled(item, done) for item in value])
-    if isinstance(value, _DType | type) or callable(value):
-        raise ValueError("a type or function stands where data should")
-    return value
-
-
-def _reconstruct(kind: type, shape: object, code: object) -> _Array:
-    """What protocols below 5 call for an empty array, to be given its state later."""
-    if kind is not _Array:
-        raise ValueError("only plain arrays are rebuilt")
-    return _Array()
-
-
-def _from_buffer(data: bytes | str, stand_in: _DType, shape: tuple[int, ...], order: Any) -> NDArray[Any]:
-    """What protocol 5 calls for an array; Python 2 wrote the bytes as a string."""
-    raw = data.encode("latin1") if isinstance(data, str) else bytes(memoryview(data))
-    dtype = stand_in.dtype
-    if dtype.kind == "O" or len(raw) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{len(raw)} bytes for a {dtype} array of shape {shape}")
-    return np.ndarray(shape, dtype, buffer=raw, order=order).copy(order="K")
-
-
-def _scalar(stand_in: _DType, data: bytes | str) -> Any:
-    """What numpy's numbers are pickled as."""
-    return _from_buffer(data, stand_in, (), "C")[()]
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """`_codecs.encode`, the way protocol 2 stores bytes, in the one encoding it uses for that."""
-    if encoding not in ("latin1", "latin-1"):
-        raise _RefusedGlobal(f"_codecs.encode to {encoding!r}")
-    return codecs.latin_1_encode(text)[0]
-
-
-def _hashable(values: Iterable[Any]) -> list[Any]:
-    """The values, all of them numbers, strings or tuples of such."""
-    held = list(values)
-    for value in held:
-        for part in value if isinstance(value, tuple) else (value,):
-            if not isinstance(part, str | bytes | int | float | complex | np.generic | None):
-                raise ValueError(f"a {type(part).__name__} stands where a number or a string should")
-    return held
-
-
-def _set(members: Iterable[Any] = ()) -> set[Any]:
-    """What protocols below 4 call for a set."""
-    return set(_hashable(members))
-
-
-def _ordered(pairs: Iterable[Sequence[Any]] = ()) -> OrderedDict[Any, Any]:
-    """What protocol 2 may call for an ordered dictionary with its content."""
-    held = [tuple(pair) for pair in pairs]
-    _hashable(pair[0] for pair in held)
-    return OrderedDict(held)
-
-
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _DType,
-    ("collections", "OrderedDict"): _ordered,
-    ("_codecs", "encode"): _latin1,
-    ("builtins", "set"): _set,  # protocols before 4 have no sign of their own for a set
-    ("__builtin__", "set"): _set,  # the same module under Python 2's name
-}
-for _core in ("numpy.core", "numpy._core"):  # the same functions under numpy 1's name and numpy 2's
-    _ADMITTED[(f"{_core}.multiarray", "_reconstruct")] = _reconstruct
-    _ADMITTED[(f"{_core}.multiarray", "scalar")] = _scalar
-    _ADMITTED[(f"{_core}.numeric", "_frombuffer")] = _from_buffer
-
-
-class _PlainUnpickler(pickle._Unpickler):  # the one in C cannot be watched
-    """Unpickles built-in containers, numbers, strings and stand-ins of numpy arrays; imports nothing.
-
-    What is hashed, keys and members of sets, must be plain: a tuple of a tuple of itself, sixty times over, is a
-    hundred bytes that take years to hash.
-    """
-
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of an admitted global; any other is refused by name, before it is looked up."""
-        try:
-            return _ADMITTED[(module, name)]
-        except KeyError:
-            raise _RefusedGlobal(f"{module}.{name}") from None
-
-
-def _watched(operation: int, first_key: int, step: int) -> None:
-    """Let one operation of pickles that hashes look at what it is about to hash."""
-    plain = _PlainUnpickler.dispatch[operation]
-
-    def watching(unpickler: _PlainUnpickler) -> None:
-        _hashable(unpickler.stack[first_key::step])  # type: ignore[attr-defined]
-        plain(unpickler)
-
-    _PlainUnpickler.dispatch[operation] = watching
-
-
-_watched(pickle.SETITEM[0], -2, 2)
-for _operation in (pickle.SETITEMS[0], pickle.DICT[0]):
-    _watched(_operation, 0, 2)
-for _operation in (pickle.ADDITEMS[0], pickle.FROZENSET[0]):
-    _watched(_operation, 0, 1)
+_NUMBERS = frozenset(
+    {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16}
+    | {torch.int8, torch.uint8, torch.bool}
+)
 
 
 @contextmanager
@@ -210,8 +59,8 @@ def _first_line(error: Exception) -> str:
 def _unpickle(file: BinaryIO, path: Path) -> Any:
     """The plain data pickled at the file's position. A damaged pickle can raise nearly any exception."""
     try:
-        return _settled(_PlainUnpickler(file, encoding="latin1").load(), {})
-    except _RefusedGlobal as error:
+        return settled(PlainUnpickler(file, encoding="latin1").load(), {})
+    except RefusedGlobal as error:
         raise UserError(
             f"{path}: refused: the file asks to run {error}, which plain labels never need; use a copy you trust"
         ) from error
@@ -293,36 +142,107 @@ def load_pickle(path: Path) -> Any:
 def load_tensors(path: Path) -> Any:
     """The content of a `.safetensors` file (name to tensor), or of a torch file of plain data, on the CPU.
 
+    A Munch or Namespace comes as a dictionary, numbers and arrays of numpy as they are.
+
     Raises: UserError when the file is missing, damaged, or a torch file that names more than tensors and containers.
     """
     with _opened(path) as file:
         try:
             if path.suffix == ".safetensors":
                 return safetensors.torch.load(file.read())
-            with warnings.catch_warnings():  # a foreign pickle makes torch warn before it refuses
-                warnings.simplefilter("ignore", UserWarning)
-                return torch.load(file, map_location="cpu", weights_only=True)
+            _require_stored(file)
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
+                warnings.simplefilter("ignore", UserWarning)  # a foreign pickle makes torch warn before it refuses
+                return settled(torch.load(file, map_location="cpu", weights_only=True), {})
         except OSError:
             raise
         except Exception as error:
             raise UserError(_why_not_tensors(path, error)) from error
 
 
+def load_metadata(path: Path) -> dict[str, str]:
+    """What a `.safetensors` file says of itself. Raises: UserError when it cannot be read."""
+    with _opened(path):
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                return dict(file.metadata() or {})
+        except Exception as error:
+            raise UserError(_why_not_tensors(path, error)) from error
+
+
+def _require_stored(file: BinaryIO) -> None:
+    """Raise ValueError for a zip file that grows when it is opened; what torch writes is never compressed."""
+    if zipfile.is_zipfile(file):
+        size = os.fstat(file.fileno()).st_size
+        with zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
+        if any(record.compress_type for record in records) or sum(record.file_size for record in records) > size:
+            raise ValueError("its records are compressed or overlap, which torch never does")
+    file.seek(0)
+
+
 def _why_not_tensors(path: Path, error: Exception) -> str:
-    """One line: the names the file wanted to call, or that it is damaged."""
-    names = _foreign_globals(path) if isinstance(error, pickle.UnpicklingError) else []
+    """One line: the names the file wanted to call, or what it is, or that it is damaged."""
+    names = _foreign_globals(path)
+    if "TorchScript" in str(error) or any(name.startswith("__torch__.") for name in names):
+        return f"{path}: refused: a TorchScript archive is a program; only tensors in plain containers are loaded"
     if names:
-        wanted = ", ".join(names[:5])
+        wanted = ", ".join(name[:80] for name in names[:5])
         return f"{path}: refused: the file asks to run {wanted}; only tensors in plain containers are loaded"
-    return f"{path}: not a readable file of tensors ({_first_line(error)}); fetch or save it again"
+    told = [line for line in str(error).splitlines() if line and "weights_only" not in line.lower()]
+    reason = (told or [type(error).__name__])[0].removeprefix("Weights only load failed. ")[:160]
+    return f"{path}: not a readable file of tensors ({reason}); fetch or save it again"
 
 
 def _foreign_globals(path: Path) -> list[str]:
-    """Names in a torch file outside torch's own list; none for formats that torch cannot list."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # only the wording of a refusal depends on it
-        return []
+    """Names in the pickles of a torch file that are neither torch's nor mapped; only a refusal's wording needs them."""
+    found: dict[str, None] = {}
+    with suppress(Exception):  # whatever is wrong with the file is told by the error that led here
+        for name in (name for stream in _pickles(path) for name in named_globals(stream)):
+            found[name] = None
+    known = {name for _, name in _STAND_INS} | {"collections.OrderedDict", "_codecs.encode"}
+    return [name for name in found if name not in known and not name.startswith("torch.")]
+
+
+def _pickles(path: Path) -> Iterator[BinaryIO]:
+    """The pickles of a torch file: `data.pkl` of a zip file; of an older file those that stand one behind another."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.filename.endswith(".pkl") and not record.compress_type:
+                    with archive.open(record) as stream:
+                        yield stream  # type: ignore[misc]
+        return
+    with path.open("rb") as file:
+        for _ in range(5):  # magic number, version, sizes, content, keys of the storages
+            yield file
+
+
+def is_state(held: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether something is names with a tensor each, at least one, and nothing else."""
+    if not isinstance(held, Mapping) or not held:
+        return False
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in held.items())
+
+
+def require_plain_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError unless every tensor is of real numbers, whole in the file and finite.
+
+    A file may declare a shape that it does not store (one number repeated a trillion times).
+    """
+    for name, value in state.items():
+        require(
+            value.layout == torch.strided and value.device.type == "cpu" and value.dtype in _NUMBERS,
+            f"{path}: {name[:80]} is no plain tensor of numbers ({value.layout}, {value.dtype}, {value.device})",
+        )
+        require(
+            value.numel() * value.element_size() <= value.untyped_storage().nbytes(),
+            f"{path}: {name[:80]} claims the shape {tuple(value.shape)}, of which the file holds only a part",
+        )
+        require(
+            not value.is_floating_point() or bool(value.isfinite().all()),
+            f"{path}: {name[:80]} holds numbers that are not finite; the file is damaged, or its training diverged",
+        )
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

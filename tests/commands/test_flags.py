@@ -12,6 +12,7 @@ from data.splits import SplitConfig
 from engine.analysis import ANALYSES
 from engine.inspection import InspectionConfig
 from engine.labels import OutputConfig
+from engine.predict_command import PredictConfig
 from engine.score import ScoreConfig
 from engine.sections import SECTIONS, choice_config
 from engine.settings import setting_table
@@ -60,6 +61,7 @@ def scripts():
     found["generate_labels.py"] = flags({**data, "output": OutputConfig}, {"dataset": "voc07"})
     found["inspect_data.py"] = flags({**data, "split": SplitConfig, "inspection": InspectionConfig}, {})
     found["evaluate.py"] = flags({**data, "loader": SECTIONS["loader"], "scoring": ScoreConfig}, {})
+    found["predict.py"] = flags({"prediction": PredictConfig}, {})
     analyses = {name: analysis.config for name, analysis in ANALYSES.items()} | {"sweep": SweepConfig}
     found |= {f"analyse.py {name}": flags({"analysis": config}, {}) for name, config in analyses.items()}
     return found

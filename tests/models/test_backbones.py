@@ -246,7 +246,7 @@ def test_default_weights_are_fetched_with_their_hash(hub, published, monkeypatch
     assert asked == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")]
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "scenenet"])
+@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
 def test_default_weights_are_the_first_imagenet_ones_and_say_so(name):
     first = "SWAG_LINEAR_V1" if name in ("vit_h_14", "regnet_y_128gf") else "V1"
     assert weights_name(name, "default").endswith(f"_Weights.IMAGENET1K_{first}")

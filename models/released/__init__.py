@@ -1,0 +1,194 @@
+"""Checkpoints that papers released, read into the networks of this project.
+
+A family is recognised by the names of its tensors; every tensor has its place, is documented as dead weight, or is
+listed as unexpected, and nothing is loaded by halves. Formats, sources and what is dropped: docs/checkpoints.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.build import ModelConfig, build_model
+from models.released.contents import Contents, Plan, Told, listed, unpack
+from models.released.resnets import (
+    is_bce,
+    is_boostlu,
+    is_cones,
+    is_csra,
+    is_distribution_balanced,
+    is_ignore,
+    is_large_loss,
+    is_ndlp,
+    is_single_positive,
+    plan_boostlu,
+    plan_csra,
+    plan_fc_all,
+    plan_ignore,
+    plan_linear_classifier,
+    plan_neck,
+)
+from models.released.transformers import is_query2label, is_vit_csra, plan_query2label, plan_vit_csra
+from models.released.tresnets import is_asl, plan_asl
+from utils.checks import UserError
+from utils.safe_files import require_plain_tensors
+
+
+class Family(NamedTuple):
+    """A kind of released checkpoints."""
+
+    title: str
+    matches: Callable[[Contents], bool]
+    plan: Callable[[Contents, Told], Plan]
+
+
+FAMILIES: dict[str, Family] = {
+    "cones": Family("CoNeS", is_cones, plan_fc_all),
+    "bce": Family("BCE baseline of CoNeS", is_bce, plan_fc_all),
+    "csra": Family("CSRA", is_csra, plan_csra),
+    "vit_csra": Family("CSRA on a ViT", is_vit_csra, plan_vit_csra),
+    "large_loss": Family("LargeLossMatters", is_large_loss, plan_linear_classifier),
+    "single_positive": Family("single-positive", is_single_positive, plan_linear_classifier),
+    "boostlu": Family("BoostLU", is_boostlu, plan_boostlu),
+    "ignore": Family("IGNORE", is_ignore, plan_ignore),
+    "distribution_balanced": Family("DistributionBalancedLoss", is_distribution_balanced, plan_neck),
+    "ndlp": Family("NDLP", is_ndlp, plan_neck),
+    "query2label": Family("Query2Label", is_query2label, plan_query2label),
+    "asl": Family("ASL", is_asl, plan_asl),
+}
+"""The families in the order in which they are tried."""
+
+
+class Released(NamedTuple):
+    """A released checkpoint, ready for use."""
+
+    family: str
+    settings: dict[str, Any]
+    """Fields of `ModelConfig` from which the network is built."""
+    num_classes: int
+    weights: dict[str, Tensor]
+    """All tensors of the network, by our names."""
+    dropped: tuple[str, ...]
+    """Published names of dead weight that was left out."""
+    notes: tuple[str, ...]
+    """What had to be assumed, a line each."""
+    names: tuple[str, ...]
+    """Names of the classes where the file says them, else none."""
+    img_size: int | None
+    """The size of pictures where the weights show it."""
+    epoch: int
+
+
+class MisfitError(UserError):
+    """Tensors of a file that its network lacks, or the other way round; the message names the first few."""
+
+    def __init__(self, message: str, missing: list[str], unexpected: list[str], reshaped: list[str]) -> None:
+        super().__init__(message)
+        self.missing, self.unexpected, self.reshaped = missing, unexpected, reshaped
+
+
+def recognise(held: Any, path: Path) -> tuple[str, Contents]:
+    """The family of a file and its contents.
+
+    Args:
+        held: what `utils.safe_files.load_tensors` made of the file.
+        path: the file, for messages.
+
+    Raises: UserError when it is none that is known.
+    """
+    contents = unpack(held, path)
+    family = next((name for name, each in FAMILIES.items() if each.matches(contents)), None)
+    if family is None:
+        raise UserError(
+            f"{path}: a checkpoint of no kind that is read here (it holds {contents.some()}); "
+            f"docs/checkpoints.md lists them, and --weights FILE of a training script takes a backbone"
+        )
+    return family, contents
+
+
+def read_released(held: Any, path: Path, told: Told | None = None) -> Released:
+    """The network in a released checkpoint.
+
+    Args:
+        held: what `utils.safe_files.load_tensors` made of the file.
+        path: the file, for messages.
+        told: settings that do not show in weights; where nobody says them, published defaults are taken and noted.
+
+    Raises:
+        UserError: the file is of no known family, or damaged.
+        MisfitError: tensors are missing, unexpected or of another shape; all are listed.
+    """
+    family, contents = recognise(held, path)
+    return released_of(family, contents, told or Told())
+
+
+def released_of(family: str, contents: Contents, told: Told) -> Released:
+    """The network in the contents of a file whose family is known; as `read_released`."""
+    plan = FAMILIES[family].plan(contents, told)
+    places = {key: plan.place(key) for key in contents.state}
+    kept = {key: contents.state[key] for key, place in places.items() if place != ""}
+    require_plain_tensors(kept, contents.path)
+    weights = plan.adjust({place: _widened(contents.state[key]) for key, place in places.items() if place})
+    unexpected = [key for key, place in places.items() if place is None]
+    epoch = contents.beside.get("epoch")
+    return Released(
+        family,
+        plan.settings,
+        plan.num_classes,
+        _fitted(weights, unexpected, plan, contents.path, FAMILIES[family].title),
+        tuple(key for key, place in places.items() if place == ""),
+        plan.notes,
+        plan.names if len(plan.names) == plan.num_classes else (),
+        plan.img_size,
+        epoch if type(epoch) is int else 0,
+    )
+
+
+def _fitted(
+    weights: Mapping[str, Tensor], unexpected: list[str], plan: Plan, path: Path, title: str
+) -> dict[str, Tensor]:
+    """The weights by the network's own names and types, batch counters that are absent as 0."""
+    own = _hollow(plan, path)
+    counters = {key for key in own if key.endswith("num_batches_tracked")}  # no file of before 2018 has them
+    missing = [key for key in own if key not in weights and key not in counters]
+    extra = [*unexpected, *(key for key in weights if key not in own)]
+    reshaped = [
+        f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and not _fits(weights[key], own[key])
+    ]
+    faults = {"missing": missing, "unexpected": extra, "of another shape or kind": reshaped}
+    told = [f"{len(keys)} {fault} ({listed(keys)})" for fault, keys in faults.items() if keys]
+    if told:
+        message = f"{path}: does not fit {title} ({plan.settings['model']}): {'; '.join(told)}; nothing was loaded"
+        raise MisfitError(message, missing, extra, reshaped)
+    held = {**{key: torch.zeros((), dtype=torch.int64) for key in counters}, **weights}
+    return {key: held[key].to(value.dtype) for key, value in own.items()}
+
+
+def _widened(value: Tensor) -> Tensor:
+    """Floats in float32, whatever the file keeps them in; counters as they are."""
+    return value.float() if value.is_floating_point() else value
+
+
+def _fits(value: Tensor, own: Tensor) -> bool:
+    """Whether a tensor has the shape, and is of numbers or counters, as the network's own."""
+    return value.shape == own.shape and value.is_floating_point() == own.is_floating_point()
+
+
+def _hollow(plan: Plan, path: Path) -> dict[str, Tensor]:
+    """Names, shapes and types of the network's tensors, without values."""
+    try:
+        with torch.device("meta"):
+            return build_model(network_config(plan.settings), plan.num_classes, seed=0, pretrained=False).state_dict()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def network_config(settings: Mapping[str, Any]) -> ModelConfig:
+    """The settings of a released network. Raises: UserError when they cannot be."""
+    return ModelConfig(**settings, weights="none")
