@@ -38,10 +38,10 @@ clean-demo:  ## forget the demo's runs, so that `make demo` trains again
 	rm -rf $(DEMO)
 
 test: setup-dev  ## run the tests (under 8 minutes on 2 cores, no network or GPU)
-	$(RUN) -m pytest -q -n 2 tests
+	$(RUN) -m pytest -q -n 2 --dist worksteal tests
 
 test-slow: setup-dev  ## run the slow tests too
-	$(RUN) -m pytest -q -n 2 -m '' tests
+	$(RUN) -m pytest -q -n 2 --dist worksteal -m '' tests
 
 format: setup-dev  ## format the code
 	$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .

@@ -222,6 +222,17 @@ def group_figures_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict
     }
 
 
+def group_columns(part: str, metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, float]:
+    """The known ones of these figures by names such as `test_tail_mAP`, none where there are no groups."""
+    figures = group_figures_as_dict(metrics, groups) if groups else {}
+    return {
+        f"{part}_{group}_{name}": value
+        for group, found in figures.items()
+        for name, value in found.items()
+        if value is not None
+    }
+
+
 @torch.no_grad()
 def _computed(
     compute: Callable[[Tensor], Tensor],

@@ -13,9 +13,11 @@ from data.loader import LoaderConfig
 from data.transforms import normalizer, test_transform
 from models.peers import Network
 from utils.metrics import Metrics
-from utils.plots import Example, View, plot_tail
+from utils.plots import Example, View, plot_examples, plot_tail
 from utils.types import PRESENT, Annotations
 
+EXAMPLES = 8
+"""Pictures of a run."""
 SHOWN = 3
 """Classes named beside each picture."""
 
@@ -34,6 +36,13 @@ def draw_tail(data: Data, metrics: Metrics, path: Path) -> None:
     if data.groups.keys() >= {"head", "middle", "tail"}:
         groups = {name: data.groups[name] for name in ("head", "middle", "tail")}
         plot_tail(data.test.classes, data.train.truth.counts(), metrics.per_class, groups, path)
+
+
+def draw_examples(method: str, model: Network, test: Annotations, config: LoaderConfig, path: Path) -> None:
+    """A few test pictures with what is true of them and what the model sees; nothing where none has a label."""
+    rows = choose_rows(test, EXAMPLES)
+    if rows:
+        plot_examples(examples([model], test, rows, config), [method], path)
 
 
 @torch.no_grad()

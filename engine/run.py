@@ -20,12 +20,12 @@ from data.stores import keep_pictures
 from engine.averaging import Averaging
 from engine.checkpoint import load_weights, read_model, read_state, save_model, save_state
 from engine.distributed import Runtime
-from engine.evaluate import Measured, group_figures_as_dict, measure, require_finite, score
+from engine.evaluate import Measured, group_columns, measure, require_finite, score
 from engine.features import pooled_features, require_pooled, weights_hash
 from engine.feeds import FeatureFeed, Feed, Part, PictureFeed, rows_of
 from engine.optim import OptimConfig, build_optimizer
 from engine.output import RunFolder
-from engine.pictures import choose_rows, draw_tail, examples
+from engine.pictures import draw_examples, draw_tail
 from engine.recorder import LABELS_FILE, RecordConfig, Recorder
 from engine.result import Scores, facts, result
 from engine.sections import TRAINING_CONFIGS, RunConfig, training_sections
@@ -39,11 +39,8 @@ from models.peers import Network, build_peers
 from utils.checks import UserError, require
 from utils.console import say
 from utils.metrics import Metrics
-from utils.plots import plot_curves, plot_examples
+from utils.plots import plot_curves
 from utils.types import ClassCounts, CriterionInfo
-
-EXAMPLES = 8
-"""Test pictures drawn at the end of a run."""
 
 
 def train_command(
@@ -367,7 +364,7 @@ class Run:
             for view, metrics in {"": measured.metrics, **measured.beside}.items():
                 prefix = f"{part}_{view}_" if view else f"{part}_"
                 row.update({f"{prefix}{name}": value for name, value in metrics.as_dict().items()})
-            row.update(self._grouped(part, measured.metrics))
+            row.update(group_columns(part, measured.metrics, self.data.groups))
         if self.optim.scheduler == "plateau":
             self.loop.follow(scores["validation" if self.data.validation else "test"].metrics.mAP)
         at, limit = self.loop.at, self.config.early_stop
@@ -382,16 +379,6 @@ class Run:
             if at.stopped:
                 fallen = 100 * (at.best_score - value)
                 say(f"stopped early: {self.selection} mAP {fallen:.2f} points below that of epoch {at.best_epoch}")
-
-    def _grouped(self, part: str, metrics: Metrics) -> dict[str, float]:
-        """Columns of the log for the figures of each group of classes, where the dataset has groups."""
-        figures = group_figures_as_dict(metrics, self.data.groups) if self.data.groups else {}
-        return {
-            f"{part}_{group}_{name}": value
-            for group, found in figures.items()
-            for name, value in found.items()
-            if value is not None
-        }
 
     def _write_labels(self) -> None:
         """What was recorded of single labels, and on request the labels with what was corrected for good."""
@@ -409,7 +396,4 @@ class Run:
         """The pictures of the run: its curves, its long tail, and what the selected model sees in a few pictures."""
         plot_curves({self.method: self.loop.at.history}, self.folder.path / "curves.png")
         draw_tail(self.data, chosen, self.folder.path / "tail.png")
-        rows = choose_rows(self.data.test, EXAMPLES)
-        if rows:
-            seen = examples([self.reported], self.data.test, rows, self.loader_config)
-            plot_examples(seen, [self.method], self.folder.path / "examples.png")
+        draw_examples(self.method, self.reported, self.data.test, self.loader_config, self.folder.path / "examples.png")
