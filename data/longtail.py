@@ -15,7 +15,6 @@ from typing import BinaryIO, Literal
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy.stats import pareto
 
 from utils.checks import UserError, require
 from utils.long_tail import class_groups, positives
@@ -68,6 +67,8 @@ def target_counts(
         return np.array([float(largest)])
     if profile == "exponential":
         return largest * np.power(float(imbalance), -np.arange(num_classes) / (num_classes - 1))
+    from scipy.stats import pareto  # here, for it takes half a second
+
     first, last = pareto.ppf((0.0, _PARETO_LAST), _PARETO_SHAPE)
     density = pareto.pdf(np.linspace(first, last, num_classes), _PARETO_SHAPE)
     share = (density - density[-1]) / (density[0] - density[-1])

@@ -115,6 +115,7 @@ def test_only_our_own_training_scripts_are_run(folder):
         assert "main_llm.py" in line
 
 
+@pytest.mark.slow
 def test_the_script_runs_as_a_process_of_its_own(folder):
     done = run_process(folder, "analyse.py", "sweep", "--setting", "lr", "--values", "1", "--", "main_own.py")
     assert done.returncode == 2

@@ -159,6 +159,7 @@ def test_a_sweep_over_rates_and_over_ablations(folder):
     assert "cls (ablation-CLC)" in said
 
 
+@pytest.mark.slow
 def test_two_processes_agree_that_there_is_no_step_where_the_networks_agree(folder):
     words = [*RUN[:-2], "--seed", "1", "--method", "decoupling", "--epochs", "6", "--lr", "1e-2", "--device", "cpu"]
     launch(folder, "main_cls.py", *words, "--output", "agreed")

@@ -140,6 +140,7 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(folder):
     same(without_speed(folder / "cut"), without_speed(folder / "run"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_have_the_same_thresholds_as_one(folder):
     launch(folder, "main_ignore.py", *RUN, *EARLY, "--epochs", "1", "--lr", "1e-9", "--norm_eval", "--output", "two")
     succeed(folder, "main_ignore.py", *RUN, *EARLY, "--epochs", "1", "--lr", "1e-9", "--norm_eval", "--output", "one")

@@ -113,6 +113,7 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(folder, stop):
     assert result(folder / f"stop-{stop}")["test"] == result(folder / "run")["test"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_draw_once(folder):
     said = launch(folder, "main_BCE.py", *LONG_TAIL, "--gpus", "2", "--device", "cpu", "--output", "two")
     assert said.count("sampler: ") == 1

@@ -37,12 +37,17 @@ def launch(folder, script, *arguments):
 @pytest.mark.parametrize(
     "script, extra, near",
     [
-        ("main_BCE.py", (), None),
+        pytest.param("main_BCE.py", (), None, marks=pytest.mark.slow),
         # BatchNorm's statistics are each process's own, so this is close, not equal
         ("main_CoNeS.py", ("--clusters", "2", "--beta", "0.5"), 0.02),
         ("main_cls.py", ("--labels_left", "50", "--tau_h", "0.2", "--tau_l", "0.2", "--ramp_epochs", "1"), None),
         # here they stay as they are, and without a neck there are no others
-        ("main_ndlp.py", ("--head", "linear", "--norm_eval", "--sampler_reduce", "2"), 1e-4),
+        pytest.param(
+            "main_ndlp.py",
+            ("--head", "linear", "--norm_eval", "--sampler_reduce", "2"),
+            1e-4,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_processes_train_validate_and_report_once(folder, script, extra, near):

@@ -19,7 +19,7 @@ CSRA = {"loss": "bce", "head": "csra", "num_heads": 1, "optimizer": "sgd", "lr":
 CSRA |= {"momentum": 0.9, "warmup_epoch": 2, "epochs": 30, "batch_size": 16, "lr_gamma": 0.1}
 PUBLISHED = {
     ("asl", "coco"): ASL
-    | {"model": "timm/tresnet_m", "gamma_neg": 4, "clip": 0.05, "eps": 1e-8, "reduction": "sum"}
+    | {"model": "tresnet_m", "gamma_neg": 4, "clip": 0.05, "eps": 1e-8, "reduction": "sum"}
     | {"optimizer": "adam", "w_d": 1e-4, "normalize": "unit"},
     ("query2label", "coco"): ASL
     | {"model": "resnet101", "head": "q2l", "gamma_neg": 2, "clip": 0, "eps": 1e-5, "reduction": "query2label"}

@@ -163,7 +163,9 @@ def test_options_of_a_run(folder, arguments):
     assert np.isfinite(result(folder / name)["test"]["mAP"])
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", ["main_CoNeS.py", *(pytest.param(one, marks=pytest.mark.slow) for one in ("main_BCE.py", "main_real.py"))]
+)
 def test_digits_needs_no_download(tmp_path, script):
     done = run_process(tmp_path, script, "--dataset", "digits", "--epochs", "1", "--output", "run")
     assert done.returncode == 0, done.stderr
