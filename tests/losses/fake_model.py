@@ -53,26 +53,3 @@ def batch_of(codes: np.ndarray, index: list[int], size: int = 12) -> Batch:
     """The rows at `index`; an image depends on its row alone."""
     images = [torch.randn(3, size, size, generator=torch.Generator().manual_seed(1000 + row)) for row in index]
     return Batch(torch.stack(images), torch.from_numpy(codes[index]).float(), torch.tensor(index))
-
-
-def trainer(codes, order):
-    """A function that trains on the rows of `order`, a batch each: the same in every epoch, cut wherever one likes."""
-
-    def train(criterion, model, optimizer, epochs, start=0, stop=None):
-        """Totals of the steps numbered from `start` to before `stop` of these epochs."""
-        totals, number = [], 0
-        for epoch in epochs:
-            for at, index in enumerate(order):
-                if number >= start and (stop is None or number < stop):
-                    if at == 0:
-                        criterion.on_epoch_start(epoch)
-                    optimizer.zero_grad()
-                    out = criterion(model, batch_of(codes, index))
-                    if out.total.requires_grad:
-                        out.total.backward()
-                        optimizer.step()
-                    totals.append(float(out.total.detach()))
-                number += 1
-        return totals
-
-    return train

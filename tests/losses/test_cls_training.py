@@ -1,6 +1,6 @@
 """CLS over steps: its schedule and state, what it asks of the networks, and sharing a batch between processes."""
 
-import io
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from losses import CLS, CRITERIA
-from tests.losses.fake_model import batch_of, trainer
+from tests.losses.fake_model import batch_of
 from tests.losses.peers import SmallPeers, batch_with, build, dealt_out, echo_peers, random_case
-from tests.losses.test_cones_training import Recorder
+from tests.losses.steps import WAITING, Recorder, check_resume, trainer
 from tests.ranks import run_ranks
 from utils import collectives
 
@@ -26,25 +26,12 @@ def parts(**settings):
     return build(METHOD, CODES, **SETTINGS | settings), model, torch.optim.Adam(model.parameters(), lr=0.01)
 
 
-train = trainer(CODES, ORDER)
+train = trainer(ORDER, partial(batch_of, CODES))
 
 
 @pytest.mark.parametrize("cut", [6, 7])  # at the end of an epoch, and in the middle of one
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(cut):
-    whole = parts()
-    totals = train(*whole, range(1, 5))
-    first = parts()
-    before = train(*first, range(1, 5), stop=cut)
-    file = io.BytesIO()
-    torch.save([part.state_dict() for part in first], file)
-    file.seek(0)
-    second = parts()
-    for part, held in zip(second, torch.load(file, weights_only=True), strict=True):
-        part.load_state_dict(held)
-    assert before + train(*second, range(1, 5), start=cut) == totals
-    for name, value in whole[1].state_dict().items():
-        assert torch.equal(value, second[1].state_dict()[name]), name
-    assert whole[0].epoch == second[0].epoch == 4
+    check_resume(parts, train, cut)
 
 
 def test_the_rates_fall_to_their_full_size_and_begin_later_with_a_lag():
@@ -100,8 +87,7 @@ def test_a_step_never_waits_for_the_device(ablation, reduction):
     batch = batch_of(CODES, ORDER[0])
     with Recorder() as seen:
         criterion(model, batch)
-    waiting = {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "is_nonzero", "lift_fresh", "item"}
-    assert not seen.names & waiting
+    assert not seen.names & WAITING
     assert "sort" in seen.names or "argsort" in seen.names
 
 

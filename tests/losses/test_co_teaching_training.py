@@ -1,6 +1,6 @@
 """Co-teaching, Co-teaching+, Decoupling and JoCoR over steps: their state, and sharing a batch between processes."""
 
-import io
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from losses import CRITERIA
-from tests.losses.fake_model import batch_of, trainer
+from tests.losses.fake_model import batch_of
 from tests.losses.peers import SmallPeers, batch_with, build, dealt_out, echo_peers, random_case
+from tests.losses.steps import WAITING, Recorder, check_resume, trainer
 from tests.losses.test_co_teaching import METHODS
-from tests.losses.test_cones_training import Recorder
 from tests.ranks import run_ranks
 from utils import collectives
 
@@ -31,26 +31,13 @@ def parts(method):
     return build(CRITERIA[method], CODES, **SETTINGS[method]), model, torch.optim.Adam(model.parameters(), lr=0.01)
 
 
-train = trainer(CODES, ORDER)
+train = trainer(ORDER, partial(batch_of, CODES))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("cut", [6, 7])  # at the end of an epoch, and in the middle of one
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(cut, method):
-    whole = parts(method)
-    totals = train(*whole, range(1, 5))
-    first = parts(method)
-    before = train(*first, range(1, 5), stop=cut)
-    file = io.BytesIO()
-    torch.save([part.state_dict() for part in first], file)
-    file.seek(0)
-    second = parts(method)
-    for part, held in zip(second, torch.load(file, weights_only=True), strict=True):
-        part.load_state_dict(held)
-    assert before + train(*second, range(1, 5), start=cut) == totals
-    for name, value in whole[1].state_dict().items():
-        assert torch.equal(value, second[1].state_dict()[name]), name
-    assert whole[0].epoch == second[0].epoch == 4
+    check_resume(partial(parts, method), train, cut)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -101,8 +88,7 @@ def test_a_step_waits_for_the_device_only_to_be_called_off(method, epoch, waits)
     batch = batch_of(CODES, ORDER[0])
     with Recorder() as seen:
         criterion(model, batch)
-    waiting = {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "is_nonzero", "lift_fresh", "item"}
-    assert bool(seen.names & waiting) == waits
+    assert bool(seen.names & WAITING) == waits
 
 
 # --- several processes: an epoch dealt out by the sampler; rounded logits, so that losses tie

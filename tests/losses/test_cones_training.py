@@ -1,18 +1,18 @@
 """CoNeS as a criterion: one step, the state it leaves, resuming it, and sharing it between processes."""
 
 import copy
-import io
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from losses import BCE, CRITERIA, BCEConfig, CoNeS, CoNeSConfig
 from losses.base import Criterion
 from losses.cones import VARIANTS, Members
 from losses.prototypes import initial_correlation, refresh_correlation
-from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels, trainer
+from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
+from tests.losses.steps import Recorder, check_resume, trainer
 from tests.oracles import cones as oracle
 from tests.ranks import run_ranks
 from utils.checks import UserError
@@ -162,21 +162,6 @@ def test_a_model_without_class_activation_maps_is_refused_in_one_line():
         build()(lambda images, want: ModelOutput(torch.zeros(6, CLASSES)), batch_of(CODES, ORDER[0]))
 
 
-class Recorder(TorchDispatchMode):
-    """Names of the operations of a step, and the number of elements of the largest result."""
-
-    def __init__(self):
-        super().__init__()
-        self.names, self.largest = set(), 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **kwargs or {})
-        self.names.add(func.overloadpacket.__name__)
-        if isinstance(result, torch.Tensor):
-            self.largest = max(self.largest, result.numel())
-        return result
-
-
 @pytest.mark.parametrize("variant", ["fixed", "reference"])
 def test_a_step_never_waits_for_the_device_nor_expands_features_by_class(variant):
     criterion, model = build(variant=variant), FakeModel(CLASSES)
@@ -190,7 +175,7 @@ def test_a_step_never_waits_for_the_device_nor_expands_features_by_class(variant
     assert seen.largest <= max(features.numel(), batch.images.numel(), criterion.bank.rows.numel())
 
 
-train = trainer(CODES, ORDER)
+train = trainer(ORDER, partial(batch_of, CODES))
 
 
 @pytest.mark.parametrize("variant", ["fixed", "reference"])
@@ -200,20 +185,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(cut, variant):
         model = FakeModel(CLASSES)
         return build(variant=variant), model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
-    whole = parts()
-    totals = train(*whole, range(1, 5))
-    first = parts()
-    before = train(*first, range(1, 5), stop=cut)
-    file = io.BytesIO()
-    torch.save([part.state_dict() for part in first], file)
-    file.seek(0)
-    second = parts()
-    for part, state in zip(second, torch.load(file, weights_only=True), strict=True):
-        part.load_state_dict(state)
-    assert before + train(*second, range(1, 5), start=cut) == totals
-    for part in range(2):
-        for name, value in whole[part].state_dict().items():
-            assert torch.equal(value, second[part].state_dict()[name]), name
+    check_resume(parts, train, cut)
 
 
 def share_a_batch(rank, variant, order):

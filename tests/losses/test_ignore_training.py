@@ -1,6 +1,6 @@
 """The state of IGNORE: resuming, precision, sharing a batch between processes."""
 
-import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 
 from losses import CRITERIA, Ignore, IgnoreConfig
 from tests.losses.fake_model import FakeModel, batch_of, info_for
-from tests.losses.test_cones_training import Recorder
+from tests.losses.steps import WAITING, Recorder, check_resume, trainer
 from tests.losses.test_ignore import Answers, single
 from tests.ranks import run_ranks
 from utils.types import Batch
@@ -29,22 +29,7 @@ def two_views(index):
     return batch._replace(second_view=batch.images.flip(-1) + 0.1)
 
 
-def train(criterion, model, optimizer, epochs, start=0, stop=None):
-    """(totals, labels rejected) of the steps numbered from `start` to before `stop` of these epochs."""
-    totals, gone, number = [], 0, 0
-    for epoch in epochs:
-        for at, index in enumerate(ORDER):
-            if number >= start and (stop is None or number < stop):
-                if at == 0:
-                    criterion.on_epoch_start(epoch)
-                optimizer.zero_grad()
-                out = criterion(model, two_views(index))
-                out.total.backward()
-                optimizer.step()
-                totals.append(float(out.total.detach()))
-                gone += int(out.modified.sum())
-            number += 1
-    return totals, gone
+train = trainer(ORDER, two_views)
 
 
 def parts(**settings):
@@ -55,26 +40,13 @@ def parts(**settings):
 @pytest.mark.parametrize("variant", ["fixed", "reference"])
 @pytest.mark.parametrize("cut", [6, 7])  # at the end of an epoch, and in the middle of one
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(cut, variant):
-    whole, first, second = (parts(variant=variant) for _ in range(3))
-    totals, gone = train(*whole, range(1, 5))
-    assert gone
-    before, _ = train(*first, range(1, 5), stop=cut)
-    file = io.BytesIO()
-    torch.save([part.state_dict() for part in first], file)
-    file.seek(0)
-    for part, held in zip(second, torch.load(file, weights_only=True), strict=True):
-        part.load_state_dict(held)
-    assert before + train(*second, range(1, 5), start=cut)[0] == totals
-    for one, other in zip(whole[:2], second[:2], strict=True):
-        for name, value in one.state_dict().items():
-            same = torch.equal(value, other.state_dict()[name]) if isinstance(value, torch.Tensor) else True
-            assert same, name
-    assert whole[0].epoch == second[0].epoch == 4
+    whole = check_resume(partial(parts, variant=variant), train, cut)
+    assert whole[0](whole[1], two_views(ORDER[0])).modified.any()
     assert float(whole[0].gap_threshold) > 0
 
 
 def test_training_lowers_the_loss():
-    totals, _ = train(*parts(), range(1, 9))
+    totals = train(*parts(), range(1, 9))
     assert np.mean(totals[-3:]) < np.mean(totals[:3])
 
 
@@ -97,8 +69,7 @@ def test_a_step_never_waits_for_the_device(settings):
     batch = two_views(ORDER[0])
     with Recorder() as seen:
         criterion(model, batch)
-    waiting = {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "is_nonzero", "lift_fresh", "item"}
-    assert not seen.names & waiting
+    assert not seen.names & WAITING
     assert "upsample_bilinear2d" in seen.names
 
 

@@ -1,7 +1,7 @@
 """The state of LL-R, LL-Ct and LL-Cp: what stays corrected, resuming, and sharing a batch between processes."""
 
-import io
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from scipy.sparse import csr_array
 from data.samplers import ShuffledBatches
 from losses import CRITERIA, LargeLoss, LargeLossConfig
 from losses.large_loss import packed, unpacked
-from tests.losses.fake_model import FakeModel, batch_of, info_for, trainer
-from tests.losses.test_cones_training import Recorder
+from tests.losses.fake_model import FakeModel, batch_of, info_for
+from tests.losses.steps import WAITING, Recorder, check_resume, trainer
 from tests.losses.test_large_loss import SCHEMES, batch_with, echo, single_positives
 from tests.ranks import run_ranks
 from utils.types import LabelTable
@@ -74,7 +74,7 @@ def parts(**settings):
     return build(**settings), model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
 
-train = trainer(CODES, ORDER)
+train = trainer(ORDER, partial(batch_of, CODES))
 
 
 @pytest.mark.parametrize("variant", ["fixed", "reference"])
@@ -82,23 +82,9 @@ train = trainer(CODES, ORDER)
 @pytest.mark.parametrize("cut", [6, 7])  # at the end of an epoch, and in the middle of one
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(cut, scheme, variant):
     settings = {"mod_scheme": scheme, "variant": variant}
-    whole = parts(**settings)
-    totals = train(*whole, range(1, 5))
-    first = parts(**settings)
-    before = train(*first, range(1, 5), stop=cut)
-    file = io.BytesIO()
-    torch.save([part.state_dict() for part in first], file)
-    file.seek(0)
-    second = parts(**settings)
-    for part, held in zip(second, torch.load(file, weights_only=True), strict=True):
-        part.load_state_dict(held)
-    assert before + train(*second, range(1, 5), start=cut) == totals
-    for name, value in whole[1].state_dict().items():
-        assert torch.equal(value, second[1].state_dict()[name]), name
-    assert whole[0].epoch == second[0].epoch == 4
+    whole = check_resume(partial(parts, **settings), train, cut)
     if scheme == "LL-Cp":
         assert whole[0].corrected.any()
-        assert torch.equal(whole[0].corrected, second[0].corrected)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -130,8 +116,7 @@ def test_a_step_never_waits_for_the_device(scheme, variant):
     batch = batch_of(CODES, ORDER[0])
     with Recorder() as seen:
         criterion(model, batch)
-    waiting = {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "is_nonzero", "lift_fresh", "item"}
-    assert not seen.names & waiting
+    assert not seen.names & WAITING
     assert "topk" in seen.names
 
 
