@@ -291,6 +291,10 @@ def filled(rows, salt):
     return {**{key: cones_tensor(salt, key, shape) for key, shape, _ in kept}, **(zeros(dead) if dead else {})}
 
 
+def close(found, expected):
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+
 @torch.no_grad()
 def test_golden_logits_of_cones_bce_and_csra(tmp_path):
     golden, listed = load("checkpoint_cones_logits.npz"), load_json("checkpoint_cones.json")
@@ -306,8 +310,11 @@ def test_golden_logits_of_cones_bce_and_csra(tmp_path):
         held = filled(entry["state_dict"], said["salt"])
         released = read_released(held, tmp_path / "x.pth", Told(lam=said["lam"]))
         assert released.family == {"cam": "cones", "bce": "bce"}.get(name, "csra")
-        found = network(released)(torch.from_numpy(golden["input"])).logits
-        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+        found = network(released)(torch.from_numpy(golden["input"]), frozenset({"cam"}))
+        close(found.logits, expected)
+        if f"{name}_heatmap" in golden:
+            close(found.features, golden[f"{name}_feature"])
+            close(found.cam, golden[f"{name}_heatmap"])
         checked.add(name)
     assert {f"{name}_logits" for name in checked} == {key for key in golden if key.endswith("_logits")}
 
