@@ -94,6 +94,7 @@ def _places(path: Path, classes: Sequence[str]) -> Callable[[str, str], int]:
     free, lines = {name: place for place, name in enumerate(classes)}, dict[str, str]()
 
     def place_of(name: str, where: str) -> int:
+        """The column of a named class that has no rate yet."""
         require(name in free, f"{where}: {name[:80]!r} is no class of this dataset; write one of its {len(free)} names")
         require(name not in lines, f"{where}: class {name!r} is there twice (first in {lines.get(name)})")
         lines[name] = where.removeprefix(f"{path}, ")

@@ -54,6 +54,7 @@ def _of_arrays_too(recipe: Callable[Concatenate[LabelTable, Settings], LabelTabl
 
     @wraps(recipe)
     def either(truth: Any, /, *args: Settings.args, **kwargs: Settings.kwargs) -> Any:
+        """The recipe on a table, or on codes and back."""
         if isinstance(truth, LabelTable):
             return recipe(truth, *args, **kwargs)
         return recipe(LabelTable(truth.view()), *args, **kwargs).dense()  # a view, for a table locks its array
@@ -214,6 +215,7 @@ def known_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelTable:
     entries = entries_of(truth)
 
     def drawn() -> Iterator[Codes]:
+        """Blocks with part of the entries unknown."""
         for start, stop in blocks(entries):
             codes = as_codes(entries.codes(start, stop) == PRESENT)
             codes[rng.uniform(0.0, 1.0, stop - start) >= rate] = UNKNOWN
@@ -246,6 +248,7 @@ def flipped_labels(truth: LabelTable, rng: Rng, rho_pos: float, rho_neg: float) 
     entries = entries_of(truth)
 
     def drawn() -> Iterator[Codes]:
+        """Blocks of turned labels."""
         for start, stop in blocks(entries):
             present = entries.codes(start, stop) == PRESENT
             present ^= rng.uniform(0.0, 1.0, stop - start) < np.where(present, rho_pos, rho_neg)
@@ -280,6 +283,7 @@ def semi_labels(truth: LabelTable, rng: Rng, share: float, order: Index | None =
     entries = entries_of(truth)
 
     def seen() -> Iterator[Codes]:
+        """Blocks with the rows that are not labelled unknown."""
         for start, stop in blocks(entries):
             codes = as_codes(entries.codes(start, stop) == PRESENT)
             codes[~labelled[entries.rows(start, stop)]] = UNKNOWN
@@ -338,6 +342,7 @@ def _candidates(entries: Entries, rng: Rng, chance: Callable[[int, int], Rates])
     """Every positive, and every other entry with its `chance` (of the entries from start to stop)."""
 
     def drawn() -> Iterator[Codes]:
+        """Blocks of true and wrong candidates."""
         for start, stop in blocks(entries):
             present = entries.codes(start, stop) == PRESENT
             present |= _below(rng, stop - start, chance(start, stop))

@@ -219,6 +219,7 @@ def write_pixels(paths: Sequence[str], path: Path, *, shown: bool) -> Index:
     files, start, places = FileImages(paths), 0, []
 
     def write(file: BinaryIO) -> None:
+        """The pixels of all pictures, one behind the other."""
         nonlocal start
         numbers = range(len(paths))
         for image in in_threads(files.open, numbers, "decoding pictures", shown=shown):

@@ -143,6 +143,7 @@ def names_below(path_images: Path) -> NameOf:
     """
 
     def name_of(annotations: Annotations, row: int) -> str:
+        """The name that the published files have for a picture."""
         path = Path(annotations.images.name(row))
         try:
             parts = path.relative_to(path_images).parts

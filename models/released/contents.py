@@ -115,6 +115,7 @@ def placed(prefixes: Mapping[str, str]) -> Callable[[str], str | None]:
     """A `Plan.place` by prefixes, the first that fits: what stands in its stead, or "" for what is dropped."""
 
     def place(key: str) -> str | None:
+        """Our name of a published tensor; empty if it is dead weight, None if it has no place."""
         for published, ours in prefixes.items():
             if key.startswith(published):
                 return ours and ours + key.removeprefix(published)
