@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from engine.analysis import analyse_command
-from engine.command import run
-from engine.sweep import Main
+from engine.analysis.command import analyse_command
+from engine.analysis.sweep import Main
+from engine.core.cli import run
 
 
 def training_main(name: str) -> Main:

@@ -7,8 +7,8 @@ For instance:
 
 from collections.abc import Sequence
 
-from engine.command import run
-from engine.compare import compare_command
+from engine.analysis.compare import compare_command
+from engine.core.cli import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

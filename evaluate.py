@@ -13,8 +13,8 @@ that papers released are read as well (docs/checkpoints.md).
 
 from collections.abc import Sequence
 
-from engine.command import run
-from engine.score import score_command
+from engine.core.cli import run
+from engine.evaluation.command import score_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

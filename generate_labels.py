@@ -11,8 +11,8 @@ Without `--out` the file goes where the training scripts look for it.
 
 from collections.abc import Sequence
 
-from engine.command import run
-from engine.labels import generate_command
+from engine.core.cli import run
+from engine.generate_labels import generate_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

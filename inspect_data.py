@@ -10,8 +10,8 @@ Exit code 0: usable; 1: pictures are missing or broken, or splits share pictures
 
 from collections.abc import Sequence
 
-from engine.command import run
-from engine.inspection import inspect_command
+from engine.core.cli import run
+from engine.inspection.command import inspect_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

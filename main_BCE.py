@@ -9,8 +9,8 @@ For instance:
 
 from collections.abc import Sequence
 
-from engine.command import run
-from engine.run import train_command
+from engine.core.cli import run
+from engine.training.run import train_command
 from losses import BASELINES
 
 DEFAULTS = {"dataset": "voc07", "labels": "candidate"}

@@ -9,8 +9,8 @@ For instance:
 
 from collections.abc import Sequence
 
-from engine.command import run
-from engine.run import train_command
+from engine.core.cli import run
+from engine.training.run import train_command
 
 DEFAULTS = {"dataset": "nuswide", "labels": "given", "img_size": 224}
 

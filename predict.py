@@ -12,8 +12,8 @@ Exit code 0: done; 1: done, but for pictures that could not be read; 2: what was
 import sys
 from collections.abc import Sequence
 
-from engine.command import run
-from engine.predict_command import predict_command
+from engine.core.cli import run
+from engine.prediction.command import predict_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

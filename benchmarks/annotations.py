@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import machine
-from data.cache import Cache
 from data.datasets.source import Source
 from data.datasets.voc import load_voc, read_objects
+from data.files.cache import Cache
 
 YEARS = (2007, 2012)
 

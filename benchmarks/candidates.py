@@ -11,7 +11,7 @@ from numpy.random import RandomState
 from benchmarks import published
 from benchmarks.labels import random_truth
 from benchmarks.measure import Result, command, in_turns
-from data.observed import candidate_labels
+from data.labels.regime import candidate_labels
 from utils.types import Codes
 
 SHAPE, RATE, SEED = (82_081, 80), 0.05, 7

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.measure import MIB, TURN, machine, seconds
-from engine.optim import OptimConfig, build_optimizer
+from engine.training.optim import OptimConfig, build_optimizer
 from losses.assume_negative import BCE, BCEConfig
 from losses.cls import CLS, CLSConfig, select
 from models.build import ModelConfig

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks import published
 from benchmarks.labels import random_truth, voc_candidates
 from benchmarks.measure import Result, command, in_turns
-from losses.prototypes import initial_correlation
+from losses.cones_prototypes import initial_correlation
 from utils.cooccurrence import cooccurrence
 from utils.types import Codes, LabelTable
 

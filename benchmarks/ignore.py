@@ -22,10 +22,10 @@ import torch
 from benchmarks.co_label import table, verdict
 from benchmarks.measure import machine, seconds
 from benchmarks.threshold import CLASSES, known_to, single_positives
-from engine.optim import OptimConfig, build_optimizer
+from engine.training.optim import OptimConfig, build_optimizer
 from losses.assume_negative import AN, ANConfig
-from losses.base import Criterion
-from losses.global_batch import GlobalBatch
+from losses.common.base import Criterion
+from losses.common.global_batch import GlobalBatch
 from losses.ignore import Ignore, IgnoreConfig
 from models.build import ModelConfig, build_model
 from models.classifier import Classifier

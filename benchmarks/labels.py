@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numpy.random import RandomState
 
-from data.observed import candidate_labels
+from data.labels.regime import candidate_labels
 from utils.types import Codes
 
 VOC_TRUE_LABELS = 1.458

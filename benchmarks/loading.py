@@ -26,13 +26,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.measure import machine
-from data.cache import Cache
-from data.decoders import picture_opener
-from data.images import FileImages
-from data.loader import build_loader
-from data.samplers import ShuffledBatches
-from data.stores import keep_pictures
-from data.transforms import normalizer, sample_generator, train_transform
+from data.files.cache import Cache
+from data.images.caching import keep_pictures
+from data.images.decoders import picture_opener
+from data.images.files import FileImages
+from data.loading.loader import build_loader
+from data.loading.samplers import ShuffledBatches
+from data.loading.transforms import normalizer, sample_generator, train_transform
 from utils.types import Annotations, LabelTable
 
 BATCH, CLASSES, TURNS = 16, 20, 7

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import in_turns, machine, seconds
-from engine.optim import OptimConfig, build_optimizer
+from engine.training.optim import OptimConfig, build_optimizer
 from losses.ndlp import NDLP, NDLPConfig
 from models.build import ModelConfig, build_model
 from utils.types import ABSENT, PRESENT, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput

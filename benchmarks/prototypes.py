@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks import published
 from benchmarks.measure import Result, command, in_turns, largest_tensor
-from losses.prototypes import class_prototypes
+from losses.cones_prototypes import class_prototypes
 
 RECORDED = {20: "240; 189 ms", 80: "924; 680 ms"}
 TAU = 0.1

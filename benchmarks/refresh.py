@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks import published
 from benchmarks.measure import Result, command, in_turns
-from losses.prototypes import initial_correlation, refresh_correlation
+from losses.cones_prototypes import initial_correlation, refresh_correlation
 
 ROWS, WIDTH, CLUSTERS, GAMMA = 256, 2048, 5, 0.99
 TIMED = 8

@@ -19,8 +19,8 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from benchmarks.measure import machine, seconds
-from data.label_files import native_path, read_native, write_native
-from data.observed import Regime, observe
+from data.labels.files import native_path, read_native, write_native
+from data.labels.regime import Regime, observe
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Index, LabelTable
 
 ROWS, CLASSES, KNOWN, POSITIVE = 3_400_000, 5_000, 50, 0.1

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import in_turns, machine, seconds
-from engine.optim import OptimConfig, build_optimizer
+from engine.training.optim import OptimConfig, build_optimizer
 from losses.assume_negative import BCE, BCEConfig
-from losses.base import Criterion
+from losses.common.base import Criterion
 from losses.large_loss import LargeLoss, LargeLossConfig, Scheme
 from models.build import ModelConfig, build_model
 from utils.types import PRESENT, UNKNOWN, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput

@@ -8,15 +8,15 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data.cache import Cache
 from data.datasets import DATASETS, SYNONYMS, Source
-from data.datasets.table_config import TableConfig
-from data.label_files import ResolvedLabels, resolve_labels
-from data.longtail import LongTailConfig, thin_out
-from data.observed import Regime, observe
-from data.pictures import require_apart, without_missing
-from data.regimes import full_labels
-from data.splits import TrainingSplitConfig, split_rows
+from data.datasets.table.config import TableConfig
+from data.files.cache import Cache
+from data.labels.files import ResolvedLabels, resolve_labels
+from data.labels.regime import Regime, observe
+from data.labels.regimes import full_labels
+from data.subsets.long_tail import LongTailConfig, thin_out
+from data.subsets.overlap import require_apart, without_missing
+from data.subsets.splits import TrainingSplitConfig, split_rows
 from utils.checks import UserError, require
 from utils.options import Shorthand, option
 from utils.types import Annotations, Index, LabelTable, Splits

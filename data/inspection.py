@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import csr_array
 
-from data.images import ArrayImages, FileImages, fault
+from data.images.files import ArrayImages, FileImages, fault
 from utils.checks import RunError
 from utils.long_tail import positives
 from utils.types import ABSENT, PRESENT, UNKNOWN, Boxes, Images, Index, LabelTable

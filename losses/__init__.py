@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 from losses.asl import ASL, ASLConfig
 from losses.assume_negative import AN, BCE, LSAN, WAN, ANConfig, BCEConfig, LabelSmoothingConfig, SmoothedBCE
-from losses.base import Criterion
 from losses.cls import CLS, CLSConfig
 from losses.co_teaching import (
     CoTeaching,
@@ -16,6 +15,7 @@ from losses.co_teaching import (
     JoCoR,
     JoCoRConfig,
 )
+from losses.common.base import Criterion
 from losses.cones import CoNeS, CoNeSConfig
 from losses.curriculum import CurriculumConfig, CurriculumLabelling
 from losses.distribution_balanced import DistributionBalanced, DistributionBalancedConfig

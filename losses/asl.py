@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from losses.assume_negative import split_mean
-from losses.base import Criterion
-from losses.functional import present, widened
+from losses.common.base import Criterion
+from losses.common.functional import present, widened
 from utils.checks import require
 from utils.collectives import all_sum
 from utils.options import option

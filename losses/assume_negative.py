@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.base import Criterion
-from losses.functional import present, weighted_bce, widened
+from losses.common.base import Criterion
+from losses.common.functional import present, weighted_bce, widened
 from utils.checks import require
 from utils.options import option
 from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LossOutput, Model

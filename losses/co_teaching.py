@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from losses.assume_negative import assume_negative_losses
-from losses.base import Pair, PeerCriterion, peer_logits
-from losses.global_batch import GlobalBatch
-from losses.small_loss import share_count, smallest
+from losses.common.base import Pair, PeerCriterion, peer_logits
+from losses.common.global_batch import GlobalBatch
+from losses.common.small_loss import share_count, smallest
 from utils.checks import require
 from utils.options import option
 from utils.types import Batch, LossOutput, PeerModels

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.base import Criterion
-from losses.functional import present, weighted_bce, widened
-from losses.memory import require_room, write_rows
-from losses.prototypes import (
+from losses.common.base import Criterion
+from losses.common.functional import present, weighted_bce, widened
+from losses.common.memory import require_room, write_rows
+from losses.cones_prototypes import (
     Axis,
     Mix,
     PrototypeBank,

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from losses.base import Criterion
-from losses.functional import widened
+from losses.common.base import Criterion
+from losses.common.functional import widened
 from losses.single_positive import known_losses, require_known
 from utils.checks import require
 from utils.options import option

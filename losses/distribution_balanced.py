@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from losses.functional import present, widened
+from losses.common.functional import present, widened
 from losses.reweighted import (
     LEAST_COUNT,
     CBMode,

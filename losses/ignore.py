@@ -2,7 +2,7 @@
 
 B images of a batch, G of the global one, C classes, H W size of a picture. Source: published code
 gyeong-ryeol-song/SPML-IGNORE (`losses.py`, `train_resnet.py`). Formulas, and every place where this differs from that
-code: docs/methods/ignore.md. What is masked and rejected: losses/information_gap.py.
+code: docs/methods/ignore.md. What is masked and rejected: losses/ignore_gap.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from losses.assume_negative import assume_negative_losses
-from losses.base import ScheduledCriterion
-from losses.functional import widened
-from losses.global_batch import GlobalBatch
-from losses.information_gap import Map, Norm, Thresholds, class_maps, kept_pixels, moved, normalised, rejected
+from losses.common.base import ScheduledCriterion
+from losses.common.functional import widened
+from losses.common.global_batch import GlobalBatch
+from losses.ignore_gap import Map, Norm, Thresholds, class_maps, kept_pixels, moved, normalised, rejected
 from utils.checks import require
 from utils.options import Shorthand, converter, option
 from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LabelTable, LossOutput, Model, ModelOutput

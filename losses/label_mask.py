@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.asl import reduced
-from losses.base import Criterion
-from losses.functional import present, widened
-from losses.small_loss import share_count
+from losses.common.base import Criterion
+from losses.common.functional import present, widened
+from losses.common.small_loss import share_count
 from utils.checks import require
 from utils.options import option
 from utils.types import UNKNOWN, Batch, LabelledModel, LossOutput

@@ -18,10 +18,10 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.base import ScheduledCriterion
-from losses.functional import present, weighted_bce, widened
-from losses.global_batch import GlobalBatch
-from losses.memory import write_rows
+from losses.common.base import ScheduledCriterion
+from losses.common.functional import present, weighted_bce, widened
+from losses.common.global_batch import GlobalBatch
+from losses.common.memory import write_rows
 from utils.checks import require
 from utils.options import converter, option
 from utils.types import PRESENT, UNKNOWN, Batch, Codes, CriterionInfo, LabelTable, LossOutput, Model

@@ -15,10 +15,12 @@ from typing import Literal, NamedTuple, get_type_hints
 import torch
 from torch import Tensor
 
-from losses.base import ScheduledCriterion
+from losses.common.base import ScheduledCriterion
+from losses.common.functional import widened
+from losses.common.memory import require_room, write_rows
+from losses.common.mixup import draw_mixture, running_statistics_kept
 from losses.distribution_balanced import BalanceConfig, distribution_balanced, logit_bias
-from losses.functional import widened
-from losses.label_confidence import (
+from losses.ndlp_confidence import (
     Repeats,
     bounded_distribution,
     class_shares,
@@ -35,8 +37,6 @@ from losses.label_confidence import (
     sharpened,
     sharpened_each,
 )
-from losses.memory import require_room, write_rows
-from losses.mixup import draw_mixture, running_statistics_kept
 from losses.reweighted import ClassFrequencies, class_frequencies
 from utils.checks import UserError, require
 from utils.collectives import gather_rows, rank, world_size

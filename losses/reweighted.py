@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.assume_negative import split_mean
-from losses.base import Criterion
-from losses.functional import present, widened
+from losses.common.base import Criterion
+from losses.common.functional import present, widened
 from utils.checks import UserError, require
 from utils.collectives import rank
 from utils.console import say

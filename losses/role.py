@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from losses.assume_negative import Variant, label_costs
-from losses.base import Criterion
-from losses.functional import widened
+from losses.common.base import Criterion
+from losses.common.functional import widened
 from losses.single_positive import EPRConfig, count_penalty, expected_count
 from utils.checks import require
 from utils.options import option

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from losses.assume_negative import ANConfig, Variant, label_costs, split_mean
-from losses.base import Criterion
-from losses.functional import widened
+from losses.common.base import Criterion
+from losses.common.functional import widened
 from utils.checks import require
 from utils.collectives import all_sum
 from utils.options import option

@@ -9,13 +9,21 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from models.backbones import build_backbone, load_weights, require_backbone
+from models.backbones.build import build_backbone, load_weights, require_backbone
 from models.classifier import Classifier
-from models.ctran import CTranHead
-from models.gcn import GCNHead, LabelGraph, label_graph
-from models.heads import BoostedCSRAHead, BoostedLinearHead, CSRAHead, Head, LinearHead, PFCHead, check_num_heads
-from models.query2label import Query2LabelHead
-from models.word_vectors import class_vectors, vector_width
+from models.heads.ctran import CTranHead
+from models.heads.gcn import GCNHead, LabelGraph, label_graph
+from models.heads.pooling import (
+    BoostedCSRAHead,
+    BoostedLinearHead,
+    CSRAHead,
+    Head,
+    LinearHead,
+    PFCHead,
+    check_num_heads,
+)
+from models.heads.query2label import Query2LabelHead
+from models.heads.word_vectors import class_vectors, vector_width
 from utils.checks import require
 from utils.options import option
 from utils.types import LabelTable

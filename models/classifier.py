@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.heads import Head
-from models.trunks import Backbone, Stage, map_shape
+from models.backbones.trunks import Backbone, Stage, map_shape
+from models.heads.pooling import Head
 from utils.checks import UserError
 from utils.types import ModelOutput
 

@@ -1,57 +1,89 @@
-"""Imports go down a floor, never up or sideways, and never in a circle."""
+"""Imports go down: between packages by floor, inside a package along the arrows below, and never in a circle."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.structure import PACKAGES, ROOT, circle, imported, module_name, rooms
+
 FLOOR = {"utils": 1, "losses": 2, "models": 2, "data": 2, "engine": 3}
-MODULES = sorted(path for room in FLOOR for path in (ROOT / room).rglob("*.py"))
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("*.py"))
 
+TRAINED = {"training", "core"}
+ARROWS = {
+    "engine": {
+        "core": set(),
+        "training": {"core"},
+        "evaluation": TRAINED,
+        "prediction": TRAINED,
+        "analysis": TRAINED,
+        "inspection": TRAINED,
+        "generate_labels": TRAINED,
+    },
+    "data": {
+        "files": set(),
+        "images": {"files"},
+        "labels": {"files"},
+        "subsets": set(),
+        "loading": {"images"},
+        "datasets": {"images", "files", "subsets"},
+        "build": {"datasets", "labels", "subsets", "files"},
+        "inspection": {"images"},
+    },
+    "models": {
+        "backbones": set(),
+        "heads": set(),
+        "classifier": {"backbones", "heads"},
+        "build": {"classifier", "backbones", "heads"},
+        "peers": {"build", "classifier"},
+        "released": {"build", "backbones", "heads"},
+    },
+}
+"""The rooms of each package, and those that each may import from."""
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module
 
-
-def room(name):
+def package(name):
     return name.split(".")[0]
 
 
-def module_name(path):
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_a_module_imports_only_from_floors_below(path):
-    own = room(module_name(path))
+def test_a_module_imports_only_from_packages_below(path):
+    own = package(module_name(path))
     for name in imported(path):
-        other = room(name)
+        other = package(name)
         assert other not in {"tests", "benchmarks"} | {script.stem for script in SCRIPTS}, f"{path} imports {name}"
         if other in FLOOR and other != own:
             assert FLOOR[other] < FLOOR[own], f"{path} imports {name}, which is not below it"
 
 
+@pytest.mark.parametrize("name", ARROWS)
+def test_rooms_import_only_along_the_arrows(name):
+    found = rooms(name)
+    assert found.keys() == ARROWS[name].keys(), "a new room needs its arrows here, and a line in docs/architecture.md"
+    for room, others in found.items():
+        assert others <= ARROWS[name][room], f"{name}/{room} imports from {', '.join(others - ARROWS[name][room])}"
+
+
+def test_what_methods_share_knows_no_method():
+    assert rooms("losses")["common"] == set()
+
+
+def test_imports_are_absolute():
+    for path in MODULES:
+        relative = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        assert not any(node.level for node in relative), f"{path}: relative import"
+
+
 def test_no_circle_between_modules():
     names = {module_name(path): path for path in MODULES}
-    edges = {name: {other for other in imported(path) if other in names} for name, path in names.items()}
-    done: set[str] = set()
+    edges = {name: {other for other in imported(path) if other in names} - {name} for name, path in names.items()}
+    assert circle(edges) == []
 
-    def visit(name, trail):
-        assert name not in trail, f"circle: {' -> '.join([*trail, name])}"
-        if name not in done:
-            for other in edges[name]:
-                visit(other, [*trail, name])
-            done.add(name)
 
-    for name in edges:
-        visit(name, [])
+@pytest.mark.parametrize("name", PACKAGES)
+def test_no_circle_between_rooms(name):
+    assert circle(rooms(name)) == []
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=module_name)

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from data.datasets import DATASETS, SYNONYMS
-from engine.sections import SECTIONS, choice_config
-from engine.settings import read_yaml, setting_table
+from engine.core.settings import read_yaml, setting_table
+from engine.training.config import SECTIONS, choice_config
 from losses import CRITERIA
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,12 +106,27 @@ def test_every_settings_file_is_for_something_and_reads(path):
     )
 
 
-def test_every_module_of_the_lower_floors_has_a_test_file():
-    through_others = {"base", "build", "source", "scenes", "letters", "checks", "console", "dataset", "classifier"}
-    through_others |= {"entries", "label_fit", "label_arrays", "class_rates", "blocks", "longtail_pickles"}
-    through_others |= {"contents", "resnets", "transformers", "tresnets"}
-    for room in ("utils", "data", "models", "losses"):
-        tests = {test.stem for test in (ROOT / "tests" / room).glob("test_*.py")}
-        for path in (ROOT / room).rglob("*.py"):
-            if path.stem not in through_others | {"__init__"}:
-                assert f"test_{path.stem}" in tests, f"no tests/{room}/test_{path.stem}.py"
+THROUGH_OTHERS = {
+    *("utils/checks", "utils/console", "data/loading/dataset", "data/labels/entries", "data/labels/validation"),
+    *("data/labels/arrays", "data/labels/class_rates", "data/files/csv_blocks", "data/datasets/source"),
+    *("data/datasets/long_tail_pickles", "data/datasets/generated/letters", "data/datasets/generated/scenes"),
+    *("losses/common/base", "models/backbones/__main__"),
+    *(f"models/released/{name}" for name in ("contents", "resnets", "transformers", "tresnets")),
+}
+"""Modules that are tested through those that use them."""
+
+
+@pytest.mark.parametrize("package", ["utils", "data", "models", "losses"])
+def test_every_module_has_a_test_file_in_the_same_room(package):
+    for path in (ROOT / package).rglob("*.py"):
+        place = path.relative_to(ROOT).with_suffix("")
+        if str(place) not in THROUGH_OTHERS and path.stem != "__init__":
+            test = ROOT / "tests" / place.with_name(f"test_{place.name}.py")
+            assert test.exists(), f"no {test.relative_to(ROOT)}"
+
+
+def test_every_test_file_stands_in_a_room_that_there_is():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        place = path.parent.relative_to(ROOT / "tests")
+        if str(place) not in {".", "commands"}:
+            assert (ROOT / place).is_dir(), f"{path.relative_to(ROOT)} mirrors no room"

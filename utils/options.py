@@ -29,7 +29,7 @@ def option(
     synonyms: Mapping[str, str] = MappingProxyType({}),
     shorthands: Mapping[str, Shorthand] = MappingProxyType({}),
 ) -> Any:
-    """A field of a config dataclass that `engine.settings` turns into `--<name>` and into a YAML key.
+    """A field of a config dataclass that `engine.core.settings` turns into `--<name>` and into a YAML key.
 
     The type comes from the annotation: `int`, `float`, `str`, `bool`, `Path`, `Literal[...]` (a choice) or one of
     these `| None`.

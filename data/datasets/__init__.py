@@ -7,14 +7,14 @@ from functools import partial
 
 from data.datasets.coco import load_coco
 from data.datasets.cub import load_cub
-from data.datasets.digits import load_digits, load_long_tailed_digits
-from data.datasets.letters import load_letters
-from data.datasets.longtail import load_longtail
+from data.datasets.generated.digits import load_digits, load_long_tailed_digits
+from data.datasets.generated.letters import load_letters
+from data.datasets.long_tail import load_longtail
 from data.datasets.nuswide import load_nuswide
 from data.datasets.openimages import load_openimages
 from data.datasets.pascal import load_pascal
 from data.datasets.source import Source
-from data.datasets.table import load_table
+from data.datasets.table.reader import load_table
 from data.datasets.visual_genome import load_visual_genome
 from data.datasets.voc import load_voc
 from data.datasets.wider import load_wider

@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets.reading import is_plain_text, read_lines, relative_path
 from data.datasets.source import Source
-from data.images import FileImages
+from data.files.text_files import is_plain_text, read_lines, relative_path
+from data.images.files import FileImages
 from utils.checks import UserError, require
 from utils.safe_files import load_npy, write_atomically
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Codes, Index, LabelTable, Splits

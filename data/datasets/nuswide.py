@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.cache import fingerprint, pack, unpack
 from data.datasets.formatted import Form, is_formatted, load_formatted
-from data.datasets.reading import is_plain_text, read_rows, relative_path
 from data.datasets.source import Source
-from data.images import FileImages
+from data.files.cache import fingerprint, pack, unpack
+from data.files.text_files import is_plain_text, read_rows, relative_path
+from data.images.files import FileImages
 from utils.checks import UserError, require
 from utils.types import ABSENT, PRESENT, Annotations, Codes, LabelTable, Splits
 

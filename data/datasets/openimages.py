@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from data.cache import fingerprint, pack, unpack
-from data.datasets.blocks import Block, Texts, read_blocks
-from data.datasets.reading import read_lines, read_text
 from data.datasets.source import Source
-from data.images import FileImages
+from data.files.cache import fingerprint, pack, unpack
+from data.files.csv_blocks import Block, Texts, read_blocks
+from data.files.text_files import read_lines, read_text
+from data.images.files import FileImages
 from utils.checks import UserError, require
 from utils.console import say
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Index, LabelTable, Splits

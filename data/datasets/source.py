@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.cache import Cache
-from data.datasets.table_config import TableConfig
+from data.datasets.table.config import TableConfig
+from data.files.cache import Cache
 
 
 @dataclass(frozen=True)

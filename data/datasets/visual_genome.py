@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.cache import fingerprint, pack, unpack
 from data.datasets.formatted import Form, is_formatted, load_formatted
-from data.datasets.reading import read_json, read_text
 from data.datasets.source import Source
-from data.images import FileImages
-from data.splits import validation_split
+from data.files.cache import fingerprint, pack, unpack
+from data.files.text_files import read_json, read_text
+from data.images.files import FileImages
+from data.subsets.splits import validation_split
 from utils.checks import UserError, require
 from utils.types import ABSENT, PRESENT, Annotations, Codes, Index, LabelTable, Splits
 

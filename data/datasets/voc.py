@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from data.cache import fingerprint
-from data.datasets.reading import read_lines
 from data.datasets.source import Source
-from data.images import FileImages
+from data.files.cache import fingerprint
+from data.files.text_files import read_lines
+from data.images.files import FileImages
 from utils.checks import UserError, require
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, Codes, LabelTable, Splits
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.cropped import CroppedImages
-from data.datasets.reading import read_json, relative_path
 from data.datasets.source import Source
-from data.images import FileImages
+from data.files.text_files import read_json, relative_path
+from data.images.cropped import CroppedImages
+from data.images.files import FileImages
 from utils.checks import UserError, require
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, LabelTable, Splits
 

@@ -10,9 +10,9 @@ import math
 import re
 from typing import Any
 
+from models.backbones.tresnet import positive_scales, size_of
 from models.released.contents import Contents, Plan, Told, placed
 from models.released.resnets import BACKBONE, attention, place_attention, resnet_name
-from models.tresnet import positive_scales, size_of
 from utils.checks import UserError, require
 
 _VITS = {(768, 16, 12): "vit_b_16", (768, 32, 12): "vit_b_32", (1024, 16, 24): "vit_l_16", (1024, 32, 24): "vit_l_32"}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from models.backbones.tresnet import TRESNETS, positive_scales, size_of
 from models.released.contents import Contents, Plan, Told, placed
-from models.tresnet import TRESNETS, positive_scales, size_of
 from utils.checks import UserError, require
 
 

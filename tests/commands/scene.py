@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.command import exit_code
+from engine.core.cli import exit_code
 from tests.data.trees import voc_tree
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.recorder import LABELS_FILE
+from engine.training.recorder import LABELS_FILE
 from tests.commands.scene import SMALL, refusal, result, run, run_process, succeed, tiny_voc
 
 RUN = ("--dataset", "voc07", *SMALL, "--labels", "single", "--warmup_epoch", "0", "--seed", "1", "--lr", "1e-3")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.commands.scene import SMALL, refusal, run_process, tiny_voc
-from tests.data.test_openimages import tree as openimages_tree
+from tests.data.datasets.test_openimages import tree as openimages_tree
 
 ONE = (*SMALL, "--epochs", "1", "--warmup_epoch", "0", "--output", "run")
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.commands.scene import SMALL, refusal, result, run, run_process, succeed
-from tests.data.test_longtail import real_lists
-from tests.data.test_openimages import tree as openimages_tree
+from tests.data.datasets.test_long_tail import real_lists
+from tests.data.datasets.test_openimages import tree as openimages_tree
 from tests.data.trees import real_data
 
 ONE = (*SMALL, "--epochs", "1", "--warmup_epoch", "0")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from data.splits import SplitConfig
-from engine.analysis import ANALYSES
-from engine.inspection import InspectionConfig
-from engine.labels import OutputConfig
-from engine.predict_command import PredictConfig
-from engine.score import ScoreConfig
-from engine.sections import SECTIONS, choice_config
-from engine.settings import setting_table
-from engine.sweep import SweepConfig
+from data.subsets.splits import SplitConfig
+from engine.analysis.command import ANALYSES
+from engine.analysis.sweep import SweepConfig
+from engine.core.settings import setting_table
+from engine.evaluation.command import ScoreConfig
+from engine.generate_labels import OutputConfig
+from engine.inspection.command import InspectionConfig
+from engine.prediction.command import PredictConfig
+from engine.training.config import SECTIONS, choice_config
 from losses import CRITERIA
 from tests.test_methods_complete import choice_flag, script_methods
 

@@ -19,10 +19,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from engine.checkpoint import FORMAT
+from engine.core.checkpoint import FORMAT
 from models.build import ModelConfig, build_model
 from tests.commands.scene import refusal
-from tests.models import released_files
+from tests.models.released import released_files
 
 NOT = "not a readable file of tensors"
 NAMES = [f"class {n}" for n in range(20)]

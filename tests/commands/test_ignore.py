@@ -10,7 +10,7 @@ import torch
 import yaml
 
 import main_ignore
-from engine.train import Loop
+from engine.training.loop import Loop
 from tests.commands.scene import SMALL, refusal, result, run, same, state, succeed, tiny_voc
 from tests.commands.test_processes import launch
 from tests.commands.test_resume import without_speed

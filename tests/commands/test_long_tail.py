@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.train import Loop
+from engine.training.loop import Loop
 from models.build import ModelConfig, build_model
 from tests.commands.scene import SMALL, refusal, result, run, same, state, succeed, tiny_voc
 from tests.commands.test_processes import launch

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.datasets.voc import VOC_CLASSES
-from models.word_vectors import words_of
+from models.heads.word_vectors import words_of
 from tests.commands.scene import SMALL, refusal, result, succeed, tiny_voc
 
 TINY = ("--hidden_dim", "8", "--nheads", "2", "--enc_layers", "1", "--dim_feedforward", "8")

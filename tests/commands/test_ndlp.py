@@ -12,11 +12,11 @@ import yaml
 from PIL import Image
 
 import main_ndlp
-from data.datasets.longtail import LAYOUTS
-from data.samplers import ClassAwareBatches, class_members
+from data.datasets.long_tail import LAYOUTS
+from data.loading.samplers import ClassAwareBatches, class_members
 from tests import golden_files
 from tests.commands.scene import ROOT, SMALL, refusal, result, state, succeed
-from tests.data.test_longtail import load_real, real_lists
+from tests.data.datasets.test_long_tail import load_real, real_lists
 from tests.data.trees import real_data
 from utils.long_tail import class_frequencies
 from utils.types import LabelTable

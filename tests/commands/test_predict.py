@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.predict import Predictor
+from engine.prediction.predictor import Predictor
 from tests.commands.scene import ROOT, SMALL, refusal, run, run_process, succeed, tiny_voc
 from tests.engine.checkpoints import CLASSES, checkpoint, damaged, every_kind, pixels
-from tests.engine.test_contact_sheet import Read
+from tests.engine.prediction.test_html import Read
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "predicting.md").read_text(), re.DOTALL)
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from engine.checkpoint import read_model
+from engine.core.checkpoint import read_model
 from tests.commands.scene import SMALL, refusal, run, succeed, tiny_voc
-from tests.models import released_files
-from tests.models.released_files import save
+from tests.models.released import released_files
+from tests.models.released.released_files import save
 
 SEEN = ("--img_size", "64", "--normalize", "unit", "--batch_size", "4")
 

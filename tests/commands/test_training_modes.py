@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine import run as run_module
-from engine import settings as settings_module
-from engine.evaluate import Measured
-from engine.feeds import PictureFeed
-from engine.run import Run
-from engine.train import Hooks, Loop
+from engine.core import settings as settings_module
+from engine.core.scoring import Measured
+from engine.training import run as run_module
+from engine.training.loaders import PictureFeed
+from engine.training.loop import Hooks, Loop
+from engine.training.run import Run
 from losses import BASELINES, CRITERIA
 from models.build import ModelConfig, build_model
 from tests.commands.scene import SMALL, refusal, result, run, same, state, succeed, tiny_voc

@@ -7,8 +7,8 @@ import pytest
 
 from data import build
 from data.build import DatasetConfig, build_data
-from data.images import ArrayImages
-from data.splits import TrainingSplitConfig
+from data.images.files import ArrayImages
+from data.subsets.splits import TrainingSplitConfig
 from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, LabelTable, Splits
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy.sparse import csr_array
 
-from data.images import ArrayImages, FileImages
+from data.images.files import ArrayImages, FileImages
 from data.inspection import (
     Picture,
     box_facts,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.cache import Cache
 from data.datasets.source import Source
-from data.images import FileImages
+from data.files.cache import Cache
+from data.images.files import FileImages
 from utils.types import Annotations, LabelTable
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.checkpoint import save_model
+from engine.core.checkpoint import save_model
 from models.build import LabelFacts, ModelConfig, build_model
 from models.peers import build_peers
 from utils.types import LabelTable

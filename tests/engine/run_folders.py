@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from data.build import build_data
-from data.transforms import normalizer, test_transform
-from engine.analysis import analyse_command
-from engine.checkpoint import save_model
-from engine.recorder import LABELS_FILE
-from engine.sections import SECTIONS
-from engine.settings import parse_settings
+from data.loading.transforms import normalizer, test_transform
+from engine.analysis.command import analyse_command
+from engine.core.checkpoint import save_model
+from engine.core.settings import parse_settings
+from engine.training.config import SECTIONS
+from engine.training.recorder import LABELS_FILE
 from losses import CRITERIA
 from models.build import build_model
 from utils.checks import UserError

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.samplers import ShuffledBatches
+from data.loading.samplers import ShuffledBatches
 from tests.losses.fake_model import FakeModel, info_for
 from utils.types import Batch, ModelOutput
 
@@ -79,4 +79,7 @@ def dealt_out(rank, world_size, rows, batch_size, epoch=1):
     sampler.set_epoch(epoch)
     for number, samples in enumerate(sampler):
         size = min(batch_size, rows - number * batch_size)
-        yield [sample.row for sample in samples], len(samples) / max(size, world_size)  # the share of engine/train.py
+        yield (
+            [sample.row for sample in samples],
+            len(samples) / max(size, world_size),
+        )  # as the loop does

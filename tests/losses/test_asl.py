@@ -4,7 +4,7 @@ import torch
 
 from losses import ASL, ASLConfig
 from losses.asl import asymmetric_losses, reduced
-from losses.functional import weighted_bce
+from losses.common.functional import weighted_bce
 from tests import golden_files
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.oracles import single_positive as oracle

@@ -4,7 +4,7 @@ import torch
 
 from losses import AN, BCE, CRITERIA, LSAN, WAN, ANConfig, BCEConfig, LabelSmoothingConfig, SmoothedBCE
 from losses.assume_negative import assume_negative_losses, label_costs
-from losses.functional import present, weighted_bce
+from losses.common.functional import present, weighted_bce
 from tests import golden_files
 from tests.losses import published
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels

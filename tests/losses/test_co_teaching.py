@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from losses import CO_TRAINING, CRITERIA, CoTeachingConfig, CoTeachingPlusConfig, DecouplingConfig, JoCoRConfig
-from losses.base import Pair
 from losses.co_teaching import disagreements, divergence, exchanged, forgotten_share, joint, small_losses
+from losses.common.base import Pair
 from tests import golden_files
 from tests.losses.peers import batch_with, build, echo_peers, random_case, slopes, step
 from tests.oracles import co_label as oracle

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from losses.common.functional import weighted_bce
 from losses.cones import (
     VARIANTS,
     CoNeSConfig,
@@ -17,7 +18,6 @@ from losses.cones import (
     pseudo_labels,
     update_confidence,
 )
-from losses.functional import weighted_bce
 from tests import golden_files
 from tests.losses.fake_model import random_labels
 from tests.oracles import cones as oracle

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from losses import BCE, CRITERIA, BCEConfig, CoNeS, CoNeSConfig
-from losses.base import Criterion
+from losses.common.base import Criterion
 from losses.cones import VARIANTS, Members
-from losses.prototypes import initial_correlation, refresh_correlation
+from losses.cones_prototypes import initial_correlation, refresh_correlation
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.steps import Recorder, check_resume, trainer
 from tests.oracles import cones as oracle

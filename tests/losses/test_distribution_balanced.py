@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from losses import DistributionBalanced, DistributionBalancedConfig
+from losses.common.functional import weighted_bce
 from losses.distribution_balanced import (
     BalanceConfig,
     distribution_balanced,
@@ -15,7 +16,6 @@ from losses.distribution_balanced import (
     normalised,
     rebalance_weights,
 )
-from losses.functional import weighted_bce
 from losses.reweighted import ClassFrequencies
 from tests import golden_files
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses.information_gap import class_maps, kept_pixels, normalised
+from losses.ignore_gap import class_maps, kept_pixels, normalised
 from tests import golden_files
 from tests.losses.test_ignore import build, step
 from utils.types import ModelOutput

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from data.samplers import ShuffledBatches
+from data.loading.samplers import ShuffledBatches
 from losses import CRITERIA, LargeLoss, LargeLossConfig
 from losses.large_loss import packed, unpacked
 from tests.losses.fake_model import FakeModel, batch_of, info_for

@@ -246,7 +246,7 @@ def test_images_of_one_candidate_each_are_refused():
 
 
 def test_a_table_that_no_memory_holds_is_refused(monkeypatch):
-    monkeypatch.setattr("losses.memory.LARGEST_TABLE", 100)
+    monkeypatch.setattr("losses.common.memory.LARGEST_TABLE", 100)
     with pytest.raises(UserError, match="NDLP keeps a confidence"):
         build()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses.label_confidence import (
+from losses.ndlp_confidence import (
     class_shares,
     class_thresholds,
     initial_confidence,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.samplers import ShuffledBatches
+from data.loading.samplers import ShuffledBatches
 from losses import NDLP, NDLPConfig
 from losses.ndlp import VARIANTS, Members, counted_rows, own_rows
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels

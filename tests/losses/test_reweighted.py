@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from losses import ClassBalanced, ClassBalancedConfig, Focal, FocalConfig
-from losses.functional import weighted_bce
+from losses.common.functional import weighted_bce
 from losses.reweighted import (
     ClassFrequencies,
     class_balanced_weights,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from engine.optim import OptimConfig, build_optimizer
+from engine.training.optim import OptimConfig, build_optimizer
 from losses import ROLE, ROLEConfig
 from losses.role import HALF_WIDTH, SURE, initial_estimates, role_losses
 from losses.single_positive import count_penalty

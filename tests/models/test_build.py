@@ -6,9 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.backbones import BACKBONES, SceneNet
+from models.backbones.build import BACKBONES, SceneNet
 from models.build import HEADS, INFORMED, TOLD, LabelFacts, ModelConfig, build_model, require_head
-from models.gcn import label_graph
+from models.heads.gcn import label_graph
 from tests.losses.fake_model import random_labels
 from utils.checks import UserError
 from utils.types import LabelTable

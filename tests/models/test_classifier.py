@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.backbones import SceneNet, build_backbone
+from models.backbones.build import SceneNet, build_backbone
+from models.backbones.trunks import Backbone
 from models.classifier import Classifier
-from models.ctran import CTranHead
-from models.gcn import GCNHead, LabelGraph
-from models.heads import CSRAHead, LinearHead, PFCHead
-from models.query2label import Query2LabelHead
-from models.trunks import Backbone
+from models.heads.ctran import CTranHead
+from models.heads.gcn import GCNHead, LabelGraph
+from models.heads.pooling import CSRAHead, LinearHead, PFCHead
+from models.heads.query2label import Query2LabelHead
 from utils.checks import UserError
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from data.images import ArrayImages
+from data.images.files import ArrayImages
 from utils import types
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, LabelTable
 

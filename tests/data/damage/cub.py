@@ -4,7 +4,7 @@ import numpy as np
 
 from data.datasets.cub import load_cub
 from tests.data.damage import Case
-from tests.data.test_cub import ATTRIBUTES, NAMES, cub_tree
+from tests.data.datasets.test_cub import ATTRIBUTES, NAMES, cub_tree
 from tests.data.trees import source
 
 IMAGES, SPLIT, NAMED = "images.txt", "train_test_split.txt", "attributes.txt"

@@ -5,10 +5,10 @@ import struct
 
 import numpy as np
 
-from data.cache import Cache
 from data.datasets.coco import load_coco
 from data.datasets.formatted import Form, load_formatted
 from data.datasets.source import Source
+from data.files.cache import Cache
 from tests.data.damage import Case
 
 NAMES = {"train": ["c/3.jpg", "c/1.jpg", "c/20.jpg"], "val": ["c/7.jpg", "c/5.jpg"]}

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from data.images import FileImages
+from data.images.files import FileImages
 from tests.data.damage import Case
 from tests.data.trees import picture
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import csr_array
 
-from data.label_files import manifest_path, native_path, published_path, resolve_labels, write_native, write_published
-from data.observed import Regime, observe
+from data.labels.files import manifest_path, native_path, published_path, resolve_labels, write_native, write_published
+from data.labels.regime import Regime, observe
 from tests.data.damage import Case
 from tests.data.trees import annotations
 from utils.types import UNKNOWN, LabelTable

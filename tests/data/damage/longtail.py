@@ -5,10 +5,10 @@ import pickle
 
 import numpy as np
 
-from data.cache import Cache
-from data.datasets.longtail import LAYOUTS, load_longtail
+from data.datasets.long_tail import LAYOUTS, load_longtail
 from data.datasets.source import Source
-from data.longtail import LongTailConfig, long_tailed_rows, write_lists
+from data.files.cache import Cache
+from data.subsets.long_tail import LongTailConfig, long_tailed_rows, write_lists
 from tests.data.damage import Case
 from tests.data.trees import annotations
 from utils.types import Splits

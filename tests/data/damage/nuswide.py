@@ -1,8 +1,8 @@
 """Damaged tables of NUS-WIDE, and a small right one."""
 
-from data.cache import Cache
 from data.datasets.nuswide import TABLE, load_nuswide
 from data.datasets.source import Source
+from data.files.cache import Cache
 from tests.data.damage import Case
 
 HEADER = "filepath,label,split_name"

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from data.cache import Cache
 from data.datasets.openimages import load_openimages
 from data.datasets.source import Source
+from data.files.cache import Cache
 from tests.data.damage import Case
 
 HEADER = b"ImageID,Source,LabelName,Confidence\n"

@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from data.cache import Cache
 from data.datasets.source import Source
-from data.datasets.table import load_table
-from data.datasets.table_config import TableConfig
+from data.datasets.table.config import TableConfig
+from data.datasets.table.reader import load_table
+from data.files.cache import Cache
 from tests.data.damage import Case
 
 NAMES = "image,labels\na.jpg,cat;dog\nb.jpg,dog\nc.jpg,cat\n"

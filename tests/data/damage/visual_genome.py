@@ -7,7 +7,7 @@ import numpy as np
 
 from data.datasets.visual_genome import load_visual_genome
 from tests.data.damage import Case
-from tests.data.test_visual_genome import OBJECTS, PHRASES, entry, vg_tree
+from tests.data.datasets.test_visual_genome import OBJECTS, PHRASES, entry, vg_tree
 from tests.data.trees import source
 
 WHERE = ("objects.json", "entry 5")

@@ -4,7 +4,7 @@ import copy
 
 from data.datasets.wider import load_wider
 from tests.data.damage import Case
-from tests.data.test_wider import ATTRIBUTES, TEST, TRAINVAL, prepared, prepared_tree, wider_json, wider_tree
+from tests.data.datasets.test_wider import ATTRIBUTES, TEST, TRAINVAL, prepared, prepared_tree, wider_json, wider_tree
 from tests.data.trees import source
 
 TRAINVAL_FILE, TEST_FILE, LIST = "wider_attribute_trainval.json", "wider_attribute_test.json", "trainval_wider.json"

@@ -1,0 +1,92 @@
+"""Pictures that are a part of a file each: the box of one person or object. N rows, H W pixels."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.images.files import FileImages
+from utils.checks import RunError, UserError
+from utils.types import Index
+
+Corners = tuple[int, int, int, int]
+
+
+class CroppedImages:
+    """One box of one file per row; several rows may be boxes of the same file.
+
+    Corners are rounded to whole pixels, half to even, as Pillow's `crop` does. What lies beyond the picture is cut
+    off, so a box never brings black borders.
+
+    Args:
+        files: N files.
+        boxes: (N, 4) x1 y1 x2 y2 in pixels counted from 0, the second corner outside the box.
+
+    Raises:
+        ValueError: there is not one box for each file.
+    """
+
+    def __init__(self, files: FileImages, boxes: NDArray[np.float64]) -> None:
+        if boxes.shape != (len(files), 4):
+            raise ValueError(f"boxes {boxes.shape} for {len(files)} pictures; must be ({len(files)}, 4)")
+        self._files = files
+        self._boxes = boxes
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def name(self, row: int) -> str:
+        """The path of the file that one row is a part of."""
+        return self._files.name(row)
+
+    def open(self, row: int) -> Image.Image:
+        """The part of the picture inside the row's box, RGB.
+
+        Raises: RunError naming file and row when the file cannot be read or the box lies outside the picture.
+        """
+        image = self._files.open(row)
+        box = inside(self._boxes[row], *image.size)
+        if box is None:
+            raise RunError(self._outside(row, image.size))
+        return image.crop(box)
+
+    def take(self, index: Index) -> CroppedImages:
+        """The pictures of the rows at `index`."""
+        return CroppedImages(self._files.take(index), self._boxes[index])
+
+    def missing(self) -> Index:
+        """(M,) the rows whose file does not exist."""
+        return self._files.missing()
+
+    def check(self) -> None:
+        """Decode every file that has not been found good before, and hold every box against its picture's size.
+
+        Raises: UserError naming the first picture that is missing or damaged, or else the first box outside its own.
+        """
+        self._files.check()
+        sizes: dict[str, tuple[int, int]] = {}
+        for row in range(len(self)):
+            path = self.name(row)
+            if path not in sizes:
+                sizes[path] = _size(path)
+            if inside(self._boxes[row], *sizes[path]) is None:
+                raise UserError(f"{self._outside(row, sizes[path])}; correct the box, or get the picture anew")
+
+    def _outside(self, row: int, size: tuple[int, int]) -> str:
+        corners = ", ".join(f"{side:g}" for side in self._boxes[row])
+        return f"picture {self.name(row)} (row {row}): box ({corners}) lies outside its {size[0]} x {size[1]} pixels"
+
+
+def inside(box: NDArray[np.float64], width: int, height: int) -> Corners | None:
+    """The whole-numbered part of a box (x1, y1, x2, y2) that lies inside a picture; None where there is none."""
+    x1, y1, x2, y2 = np.rint(box).clip(0, [width, height, width, height]).astype(int).tolist()
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def _size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height as the file's header says them."""
+    with Image.open(path) as image:
+        return image.size

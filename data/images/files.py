@@ -1,0 +1,267 @@
+"""Where the pictures of a dataset are: files, or arrays in memory. Both open as RGB, whatever was stored."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import DecompressionBombError
+from tqdm import tqdm
+
+from data.files.cache import Cache, stamp
+from utils.checks import RunError, UserError
+from utils.types import Index
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_SECONDS_BEFORE_A_BAR = 2.0
+
+# What Pillow raises for damaged input: OSError for most of it, the others from single decoders.
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, MemoryError, DecompressionBombError)
+
+
+class FileImages:
+    """One file per row.
+
+    Args:
+        paths: N files.
+        cache: where `check` remembers the files it has found good; None to check anew each time.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], cache: Cache | None = None) -> None:
+        self._paths = np.array(
+            [os.fsencode(path) for path in paths], dtype=np.bytes_
+        )  # texts would take four times that
+        self._cache = cache
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def name(self, row: int) -> str:
+        """The path of one row."""
+        return os.fsdecode(self._paths[row])
+
+    def open(self, row: int) -> Image.Image:
+        """The picture of one row, decoded, RGB. Raises: RunError naming file and row when it cannot be read."""
+        return decoded(self.name(row), self.name(row), row)
+
+    def encoded(self, row: int) -> bytes:
+        """The file of one row as it is. Raises: RunError naming file and row when it cannot be read."""
+        try:
+            return Path(self.name(row)).read_bytes()
+        except OSError as error:
+            raise _unreadable(self.name(row), row, error) from error
+
+    def take(self, index: Index) -> FileImages:
+        """The pictures of the rows at `index`."""
+        taken = FileImages((), self._cache)
+        taken._paths = self._paths[index]
+        return taken
+
+    def missing(self) -> Index:
+        """(M,) the rows whose file does not exist. Each folder is listed once, not asked for every file."""
+        listed: dict[str, set[str]] = {}
+        missing = []
+        for row, path in enumerate(self._names()):
+            folder, name = os.path.split(path)
+            if folder not in listed:
+                listed[folder] = _listed(folder)
+            if name not in listed[folder]:
+                missing.append(row)
+        return np.array(missing, dtype=np.int64)
+
+    def check(self) -> None:
+        """Decode every file to its end, except those that an earlier check found good and that have not changed.
+
+        Raises:
+            UserError: naming, in row order, the first picture that is missing or damaged, and counting the others.
+        """
+        paths = self._names()
+        marks = file_marks(paths)
+        good = _recall(self._cache, {_folder(path) for path in paths})
+        first = {mark: row for row, mark in reversed(list(enumerate(marks.tolist())))}  # a file may have many rows
+        todo = sorted(row for mark, row in first.items() if mark not in good)
+        faults = in_threads(fault, [paths[row] for row in todo], "checking pictures")
+        found = [(row, text) for row, text in zip(todo, faults, strict=True) if text is not None]
+        bad = {row for row, _ in found}
+        _remember(self._cache, [(paths[row], int(marks[row])) for row in todo if row not in bad])
+        if found:
+            row, text = found[0]
+            others = f"; {len(found) - 1} more of {len(paths)} are missing or damaged" if len(found) > 1 else ""
+            raise UserError(f"picture {paths[row]} (row {row}) {text}{others}: put good copies there and start again")
+
+    def _names(self) -> list[str]:
+        return [os.fsdecode(path) for path in self._paths.tolist()]
+
+
+class ArrayImages:
+    """Pictures in memory.
+
+    Args:
+        pixels: (N, H, W, 3) uint8 RGB.
+        names: N names for messages.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], names: Sequence[str]) -> None:
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+            raise TypeError(f"pictures must be uint8 (N, H, W, 3), got {pixels.dtype} {pixels.shape}")
+        if len(names) != len(pixels):
+            raise ValueError(f"{len(names)} names for {len(pixels)} pictures")
+        self._pixels = pixels
+        self._names = tuple(names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, row: int) -> str:
+        """The name of one row."""
+        return self._names[row]
+
+    def open(self, row: int) -> Image.Image:
+        """A copy of the picture of one row, RGB."""
+        return Image.fromarray(self.pixels(row))
+
+    def pixels(self, row: int) -> NDArray[np.uint8]:
+        """A copy of the picture of one row, (H, W, 3) RGB."""
+        picture: NDArray[np.uint8] = self._pixels[row].copy()
+        return picture
+
+    def take(self, index: Index) -> ArrayImages:
+        """The pictures of the rows at `index`."""
+        return ArrayImages(self._pixels[index], [self._names[row] for row in index])
+
+    def missing(self) -> Index:
+        """No row: pictures in memory are there."""
+        return np.empty(0, dtype=np.int64)
+
+    def check(self) -> None:
+        """Pictures in memory are whole by construction."""
+
+
+def decoded(source: str | io.BytesIO, name: str, row: int) -> Image.Image:
+    """A picture file as RGB. Raises: RunError naming file and row when it does not decode to its end."""
+    try:
+        with Image.open(source) as image:
+            image.load()
+            return to_rgb(image)
+    except _DAMAGED as error:
+        raise _unreadable(name, row, error) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as 8-bit RGB: grey repeated, palettes looked up, alpha dropped, 16-bit values divided by 256."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit values at 255 instead of scaling them
+        wide = np.asarray(image).astype(np.int64)
+        return Image.fromarray((wide // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def fault(path: str) -> str | None:
+    """What is wrong with a picture file, as the end of a sentence; None when it decodes to its last byte.
+
+    JPEG decodes at an eighth of the size: the whole stream is read, most of the arithmetic is left out.
+    """
+    try:
+        if os.stat(path).st_size == 0:  # noqa: PTH116 - the path is a string here
+            return "is empty"
+        with Image.open(path) as image:
+            image.draft("RGB", (1, 1))
+            image.load()
+    except FileNotFoundError:
+        return "does not exist"
+    except _DAMAGED as error:
+        return f"is damaged ({_reason(error)})"
+    return None
+
+
+def file_marks(paths: Sequence[str]) -> NDArray[np.uint64]:
+    """(N,) 64 bits of a hash of path, size and modification time; another file or another content, another mark."""
+    texts = (f"{path}\0{stamp(path)}".encode("utf-8", "surrogateescape") for path in paths)
+    digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, dtype=np.uint64)
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], label: str, *, shown: bool = True
+) -> Iterator[Result]:
+    """`work` of each item, in order, a few items ahead of whoever takes the results.
+
+    Args:
+        work: what is done to each item, in one of several threads.
+        items: what it is done to.
+        label: what a progress bar says, on a terminal, once this has taken a while.
+        shown: whether there may be such a bar.
+    """
+    workers = min(16, (os.cpu_count() or 1) + 1)
+    bar = tqdm(items, label, unit="img", delay=_SECONDS_BEFORE_A_BAR, disable=None if shown else True)
+    ahead: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in bar:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _listed(folder: str) -> set[str]:
+    """The names in a folder, none where it cannot be listed."""
+    try:
+        return set(os.listdir(folder or "."))  # noqa: PTH208 - names are enough, and there may be millions
+    except OSError:
+        return set()
+
+
+def _unreadable(name: str, row: int, error: BaseException) -> RunError:
+    return RunError(f"picture {name} (row {row}) cannot be read: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error's text; its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _folder(path: str) -> str:
+    """The folder of a file; a text function, for a `Path` for each of 100,000 pictures takes seconds."""
+    return os.path.dirname(path)  # noqa: PTH120
+
+
+def _entry(folder: str) -> str:
+    """The name of the cache entry of one folder: splits of one dataset share it, however their rows were chosen."""
+    return hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _recall(cache: Cache | None, folders: Iterable[str]) -> set[int]:
+    """The marks of all files that earlier checks of these folders found good."""
+    good: set[int] = set()
+    if cache is not None:
+        for folder in folders:
+            entry = cache.load("pictures", _entry(folder), ["good"])
+            good.update(entry["good"].astype(np.uint64).ravel().tolist() if entry else ())
+    return good
+
+
+def _remember(cache: Cache | None, checked: Sequence[tuple[str, int]]) -> None:
+    """Add the marks of files found good to the entries of their folders."""
+    if cache is None:
+        return
+    by_folder: dict[str, set[int]] = {}
+    for path, mark in checked:
+        by_folder.setdefault(_folder(path), set()).add(mark)
+    for folder, marks in by_folder.items():
+        known = sorted(marks | _recall(cache, [folder]))
+        cache.save("pictures", _entry(folder), {"good": np.array(known, dtype=np.uint64)})

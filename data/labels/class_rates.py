@@ -1,0 +1,130 @@
+"""Rates that differ by class, from CSV files: how often a class is a wrong candidate, and which class brings which.
+
+Every class of the dataset must be there, once, by its name; the order of lines and columns is free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.files.text_files import read_csv
+from utils.checks import UserError, require
+
+Rates = NDArray[np.float64]
+
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")  # float() takes 1_0, nan and more
+
+
+def read_class_rates(path: Path, classes: Sequence[str]) -> Rates:
+    """The rate of each class from a CSV file with the columns `class` and `rate`.
+
+    Args:
+        path: the file.
+        classes: the C classes of the dataset.
+
+    Returns:
+        (C,) in [0, 1].
+
+    Raises:
+        UserError: the file is missing or malformed, leaves a class out or has one twice, names one that the dataset
+            does not have, or a rate is no number in [0, 1]; the message names the line.
+    """
+    _require_file(path)
+    rates = np.full(len(classes), np.nan)
+    place_of = _places(path, classes)
+    for line, fields in read_csv(path, ("class", "rate"), "it gives each class its rate"):
+        where = f"{path}, line {line}"
+        place = place_of(fields["class"], where)
+        rates[place] = _rate(fields["rate"], f"{where}: rate of {fields['class']}")
+    _require_all(path, ~np.isnan(rates), classes, "no line for")
+    return rates
+
+
+def read_confusion(path: Path, classes: Sequence[str]) -> Rates:
+    """The chance of each class to bring each other, from a CSV file: a line a true class, a column a wrong candidate.
+
+    The first line names the columns; the first column names the true classes, and its own name is free. The diagonal
+    may hold anything.
+
+    Args:
+        path: the file.
+        classes: the C classes of the dataset.
+
+    Returns:
+        (C, C) in [0, 1]; [j, k] is the chance that a true label j brings the candidate k; 0 on the diagonal.
+
+    Raises:
+        UserError: as `read_class_rates` does, for lines and columns.
+    """
+    _require_file(path)
+    confusion = np.zeros((len(classes), len(classes)))
+    seen = np.zeros(len(classes), dtype=np.bool_)
+    place_of = _places(path, classes)
+    for line, fields in read_csv(path, (), "it says which class brings which as a candidate"):
+        where, (corner, *columns) = f"{path}, line {line}", fields
+        if not seen.any():
+            _require_columns(path, columns, classes)
+        true = fields[corner]
+        place = place_of(true, where)
+        seen[place] = True
+        confusion[place] = [
+            0.0 if name == true else _rate(fields[name], f"{where}: {name} for {true}") for name in classes
+        ]
+    _require_all(path, seen, classes, "no line for")
+    return confusion
+
+
+def content_hash(path: Path) -> str:
+    """The first 8 hex digits of the SHA-256 of a file's bytes. Raises: UserError when it cannot be read."""
+    _require_file(path)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); it holds the rates of the classes") from error
+
+
+def _places(path: Path, classes: Sequence[str]) -> Callable[[str, str], int]:
+    """From a class name and where it stands to its place; refuses unknown names and those it was asked for before."""
+    free, lines = {name: place for place, name in enumerate(classes)}, dict[str, str]()
+
+    def place_of(name: str, where: str) -> int:
+        """The column of a named class that has no rate yet."""
+        require(name in free, f"{where}: {name[:80]!r} is no class of this dataset; write one of its {len(free)} names")
+        require(name not in lines, f"{where}: class {name!r} is there twice (first in {lines.get(name)})")
+        lines[name] = where.removeprefix(f"{path}, ")
+        return free[name]
+
+    return place_of
+
+
+def _rate(text: str, what: str) -> float:
+    require(_NUMBER.fullmatch(text) is not None, f"{what} is {text[:40]!r}, must be a number between 0 and 1")
+    rate = float(text)
+    require(0 <= rate <= 1, f"{what} is {text[:40]}, must be between 0 and 1")
+    return rate
+
+
+def _require_columns(path: Path, columns: Sequence[str], classes: Sequence[str]) -> None:
+    """Each class must have its column; that none has two was seen when the header was read."""
+    known = set(classes)
+    foreign = [name for name in columns if name not in known]
+    if foreign:
+        raise UserError(f"{path}: column {foreign[0][:80]!r} is no class of this dataset; its first line names classes")
+    _require_all(path, np.isin(classes, columns), classes, "no column for")
+
+
+def _require_all(path: Path, there: NDArray[np.bool_], classes: Sequence[str], what: str) -> None:
+    missing = np.flatnonzero(~there)
+    if len(missing):
+        more = f" and {len(missing) - 1} other classes" if len(missing) > 1 else ""
+        raise UserError(f"{path}: {what} class {classes[missing[0]]!r}{more}; every class of the dataset needs one")
+
+
+def _require_file(path: Path) -> None:
+    require(path.is_file(), f"{path}: no such file; --class_rates and --confusion name CSV files of rates")

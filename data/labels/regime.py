@@ -1,0 +1,191 @@
+"""Which labels of a dataset training sees: the regime, and what it makes of the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.random import Generator, RandomState
+
+from data.labels.class_rates import content_hash, read_class_rates, read_confusion
+from data.labels.regimes import (
+    candidate_labels,
+    confused_labels,
+    dropped_positives,
+    flipped_labels,
+    full_labels,
+    known_labels,
+    observed_labels,
+    require_number,
+    require_rate,
+    semi_labels,
+)
+from utils.checks import require
+from utils.types import Annotations, LabelTable
+
+RegimeName = Literal["candidate", "dropped", "single", "observed", "known", "flip", "semi", "full", "given"]
+GeneratorKind = Literal["published", "native"]
+
+_PARAMETERS = {
+    "candidate": ("partial_rate",),
+    "dropped": ("drop_rate", "keep_one"),
+    "observed": ("num_pos", "num_neg"),
+    "known": ("known_rate",),
+    "flip": ("rho_pos", "rho_neg"),
+    "semi": ("labelled_share",),
+}
+_RATES = ("partial_rate", "drop_rate", "known_rate", "rho_pos", "rho_neg", "labelled_share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regime:
+    """Which labels training sees, and by which draws. Raises: UserError when a value is none of its range."""
+
+    name: RegimeName
+    partial_rate: float = 0.1
+    """candidate: chance of each absent class to be a candidate too."""
+    class_rates: Path | None = None
+    """candidate: CSV file with the chance of each class, in place of `partial_rate`."""
+    confusion: Path | None = None
+    """candidate: CSV file with the chance of each class to bring each other, in place of `partial_rate`."""
+    drop_rate: float = 0.75
+    """dropped: chance of each positive to go unlabelled."""
+    keep_one: bool = False
+    """dropped: no row loses all of its positives."""
+    num_pos: int = 1
+    """observed: positives kept per row, -1 for all."""
+    num_neg: int = 0
+    """observed: negatives kept per row, -1 for all."""
+    known_rate: float = 0.1
+    """known: chance of each label, present or absent, to be known."""
+    rho_pos: float = 0.1
+    """flip: chance of each present label to be seen absent."""
+    rho_neg: float = 0.1
+    """flip: chance of each absent label to be seen present."""
+    labelled_share: float = 0.1
+    """semi: share of the rows that are labelled, fully."""
+    seed: int = 0
+    rng: GeneratorKind = "published"
+    """numpy's legacy generator, as the published label files, or its faster present one."""
+
+    def __post_init__(self) -> None:
+        names, generators = get_args(RegimeName), get_args(GeneratorKind)
+        require(self.name in names, f"label regime {self.name!r}: there are {', '.join(names)}")
+        require(self.rng in generators, f"generator {self.rng!r}: there are {', '.join(generators)}")
+        for name in _RATES:
+            require_rate(name, getattr(self, name))
+        require_number("num_pos", self.num_pos)
+        require_number("num_neg", self.num_neg)
+        require(0 <= self.seed < 2**32, f"label seed {self.seed}: must be in 0 .. 2^32 - 1")
+        by_class = [name for name in ("class_rates", "confusion") if getattr(self, name) is not None]
+        require(len(by_class) < 2, "class_rates and confusion are both set: candidates are drawn by one of them")
+        if by_class and self.name != "candidate":
+            require(False, f"{by_class[0]} is set: it is for candidate labels, not for {self.name} labels")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether chance has a part in these labels, so that they are worth a file."""
+        return self.name not in ("full", "given")
+
+    @property
+    def rate(self) -> float | None:
+        """The one rate that counts in this regime, None where there is none, or more than one."""
+        names = [name for name in _PARAMETERS.get(self.name, ()) if name in _RATES]
+        by_class = self.class_rates is not None or self.confusion is not None
+        return None if by_class or len(names) != 1 else float(getattr(self, names[0]))
+
+    def parameters(self) -> dict[str, Any]:
+        """What tells this regime from others of its name, besides seed and generator; of a file, a hash of its content.
+
+        Raises:
+            UserError: the file of class rates, or the confusion, cannot be read.
+        """
+        if self.class_rates is not None:
+            return {"class_rates": content_hash(self.class_rates)}
+        if self.confusion is not None:
+            return {"confusion": content_hash(self.confusion)}
+        if self.name == "single":
+            return {"num_pos": 1, "num_neg": 0}
+        held = {name: getattr(self, name) for name in _PARAMETERS.get(self.name, ())}
+        return {name: float(value) if name in _RATES else value for name, value in held.items()}
+
+    @property
+    def draw_text(self) -> str:
+        """The parameters as a part of a file's name: `0.1`, `p1n0`, `pallnall`, `class_rates-5f0c21aa`."""
+        held = self.parameters()
+        match self.name:
+            case "single" | "observed":
+                return "p{}n{}".format(*map(_number_text, held.values()))
+            case "flip":
+                return f"p{float(self.rho_pos)!r}n{float(self.rho_neg)!r}"
+            case "full" | "given":
+                return "all"
+        if self.rate is None:
+            return "-".join(next(iter(held.items())))
+        return repr(self.rate) + ("-keep1" if held.get("keep_one") else "")
+
+    @property
+    def rate_text(self) -> str:
+        """The part of a label file's name that tells two regimes of one name apart: `draw_text`, and the generator."""
+        return self.draw_text if self.rng == "published" or not self.is_drawn else f"{self.draw_text}-native"
+
+    def describe(self) -> str:
+        """The regime in words, without the seed: `candidate labels at rate 0.1`."""
+        held = self.parameters()
+        text = f"{self.name} labels" + ("" if self.rate is None else f" at rate {self.rate!r}")
+        if "num_pos" in held:
+            text += " ({} positive, {} negative a row)".format(*map(_number_text, held.values()))
+        elif self.rate is None and held:
+            text += f" ({', '.join(f'{name} {value}' for name, value in held.items())})"
+        if held.get("keep_one"):
+            text += ", at least one kept a row"
+        return text if self.rng == "published" or not self.is_drawn else f"{text}, native generator"
+
+    def generator(self) -> RandomState | Generator:
+        """A fresh generator of this regime's kind and seed."""
+        return RandomState(self.seed) if self.rng == "published" else np.random.default_rng(self.seed)
+
+
+def observe(annotations: Annotations, regime: Regime) -> LabelTable:
+    """The labels of `annotations` that `regime` lets training see, rows in the order of `annotations`.
+
+    The recipe of "single" and "observed" was published on rows in the order of their ids as texts ("100" before
+    "9" on COCO), so it draws in that order here too, and "semi" with it. Sparse truth gives sparse labels.
+
+    Raises:
+        UserError: the file of class rates, or the confusion, cannot be read or does not fit the classes.
+    """
+    truth, rng = annotations.truth, regime.generator()
+    match regime.name:
+        case "given":
+            return truth if annotations.given is None else annotations.given
+        case "full":
+            return full_labels(truth)
+        case "candidate":
+            return _candidates(annotations, regime)
+        case "dropped":
+            return dropped_positives(truth, rng, regime.drop_rate, regime.keep_one)
+        case "known":
+            return known_labels(truth, rng, regime.known_rate)
+        case "flip":
+            return flipped_labels(truth, rng, regime.rho_pos, regime.rho_neg)
+        case "semi":
+            return semi_labels(truth, rng, regime.labelled_share, annotations.recipe_order())
+    numbers = regime.parameters()
+    return observed_labels(truth, rng, numbers["num_pos"], numbers["num_neg"], annotations.recipe_order())
+
+
+def _candidates(annotations: Annotations, regime: Regime) -> LabelTable:
+    """Candidate labels at one rate, at a rate for each class, or by confusion."""
+    truth, rng, classes = annotations.truth, regime.generator(), annotations.classes
+    if regime.confusion is not None:
+        return confused_labels(truth, rng, read_confusion(regime.confusion, classes))
+    if regime.class_rates is not None:
+        return candidate_labels(truth, rng, read_class_rates(regime.class_rates, classes))
+    return candidate_labels(truth, rng, regime.partial_rate)
+
+
+def _number_text(number: int) -> str:
+    return "all" if number < 0 else str(number)

@@ -1,0 +1,161 @@
+"""Loaders over samplers and datasets. They never touch the global random state."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from data.images.caching import Keep
+from data.images.decoders import Decoder, require_decoder
+from data.loading.dataset import Collate, PictureDataset, Transform
+from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches, TrainingBatches, class_members
+from data.loading.transforms import Normalizer
+from utils.checks import require
+from utils.options import option
+from utils.types import Annotations, Batch, LabelTable
+
+_PREFETCH = 4  # batches each worker is ahead; a batch of 16 pictures of 448 x 448 takes 10 MB
+_MOST_WORKERS = 8
+_START = "fork" if sys.platform == "linux" else None  # the only start that shares pictures kept in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How pictures become batches."""
+
+    img_size: int = option(448, "side of the square the picture is brought to, in pixels")
+    batch_size: int = option(16, "images a step, over all processes together", aliases=("bsize",))
+    augment: Literal["crop", "resize-crop", "flip", "multiscale", "side-crop", "photometric", "shift", "none"] = option(
+        "crop", "augmentation of training images; pictures are scored whole, but beside resize-crop in a centre crop"
+    )
+    second_view: Literal["same", "randaugment"] = option(
+        "same", "methods that compare two views: the second has --augment drawn anew, or RandAugment before it"
+    )
+    normalize: Literal["unit", "imagenet", "half", "centred"] = option(
+        "unit", "scale of the pixels: [0, 1], ImageNet's, +-2, +-1"
+    )
+    decoder: Decoder = option(
+        "pillow", "what decodes and resizes: pillow gives the papers' pixels, torchcodec is faster and within 2/255"
+    )
+    cache: Keep = option(
+        "none", "keep pictures: ram, all files in memory; disk, their pixels in one file in --cache_dir"
+    )
+    sampler: Literal["shuffled", "class-aware"] = option(
+        "shuffled", "order of an epoch: every image once, or classes in turn, so that rare ones are seen as often"
+    )
+    sampler_labels: Literal["observed", "clean"] = option(
+        "observed", "class-aware: whose classes; clean are the true labels, which partial labels do not tell"
+    )
+    sampler_reduce: int = option(
+        4, "class-aware: an epoch has (images of the most frequent class) x classes / this many draws"
+    )
+    sampler_run: int = option(3, "class-aware: images taken at each class")
+    num_workers: int | None = option(None, "loader processes (default: none on a CPU, up to 8 beside a GPU)")
+    check_images: bool = option(True, "decode every picture once before the first training on it")
+
+    def __post_init__(self) -> None:
+        require(self.img_size >= 8, f"--img_size {self.img_size}: must be at least 8 pixels")
+        require(self.batch_size >= 1, f"--batch_size {self.batch_size}: must be at least 1")
+        require(self.num_workers is None or self.num_workers >= 0, f"--num_workers {self.num_workers}: not negative")
+        require(self.sampler_reduce >= 1, f"--sampler_reduce {self.sampler_reduce}: must be at least 1")
+        require(self.sampler_run >= 1, f"--sampler_run {self.sampler_run}: must be at least 1 image")
+        require_decoder(self.decoder)
+
+    def workers(self, *, beside_gpu: bool, processes: int) -> int:
+        """Loader processes for each of `processes` on this machine: what the settings say, else what helps.
+
+        A GPU leaves the cores idle. On a CPU training itself takes them all, and workers only get in its way.
+        """
+        if self.num_workers is not None:
+            return self.num_workers
+        return min(_MOST_WORKERS, max(1, _cores() // processes)) if beside_gpu else 0
+
+
+class PictureLoader(DataLoader[Batch]):
+    """Yields batches whose pictures are bytes, and makes floats of them once they are where they are used.
+
+    Bytes travel between processes and to a GPU in a quarter of the time, and a GPU converts them in no time.
+    """
+
+    def __init__(
+        self,
+        dataset: PictureDataset,
+        batches: TrainingBatches | OrderedBatches,
+        collate: Collate,
+        normalizer: Normalizer,
+        *,
+        num_workers: int,
+        pin_memory: bool,
+    ) -> None:
+        super().__init__(
+            dataset,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            prefetch_factor=_PREFETCH if num_workers else None,
+            multiprocessing_context=_START if num_workers else None,
+            generator=torch.Generator(),
+        )
+        self.normalizer = normalizer
+        self.num_classes = collate.truth.num_classes
+
+    def ready(self, batch: Batch) -> Batch:
+        """A batch of this loader, wherever it was moved to, with its pictures as float32, normalised."""
+        second = batch.second_view
+        return batch._replace(
+            images=self.normalizer(batch.images), second_view=None if second is None else self.normalizer(second)
+        )
+
+
+def training_batches(
+    annotations: Annotations, observed: LabelTable, config: LoaderConfig, *, seed: int, rank: int, world_size: int
+) -> TrainingBatches:
+    """The batches of training as `--sampler` orders them. Raises: UserError when no row has a class to go by."""
+    size = config.batch_size
+    if config.sampler == "shuffled":
+        return ShuffledBatches(len(annotations), size, seed=seed, rank=rank, world_size=world_size)
+    return ClassAwareBatches(
+        class_members(observed if config.sampler_labels == "observed" else annotations.truth),
+        size,
+        seed=seed,
+        reduce=config.sampler_reduce,
+        run=config.sampler_run,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def build_loader(
+    annotations: Annotations,
+    observed: LabelTable,
+    views: Sequence[Transform],
+    batches: TrainingBatches | OrderedBatches,
+    *,
+    normalizer: Normalizer,
+    decoder: Decoder,
+    seed: int,
+    num_workers: int,
+    pin_memory: bool,
+) -> PictureLoader:
+    """A loader of `Batch`es of these pictures with these labels, in the order of `batches`."""
+    return PictureLoader(
+        PictureDataset(annotations.images, views, seed=seed, decoder=decoder),
+        batches,
+        Collate(observed, annotations.truth),
+        normalizer,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+    )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,0 +1,169 @@
+"""Finished runs, taken up again for an analysis, and the files that an analysis leaves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.core.checkpoint import SavedModel, read_model
+from engine.core.run_folder import read_history, read_result
+from engine.core.settings import read_yaml, setting_table
+from engine.training.config import CHOICES, SECTIONS
+from engine.training.recorder import LABELS_FILE
+from losses import CRITERIA
+from models.peers import Network
+from utils.checks import UserError, require
+from utils.options import option
+from utils.safe_files import write_atomically
+from utils.types import Annotations
+
+Config = TypeVar("Config")
+
+_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Where an analysis leaves its files."""
+
+    output: Path | None = option(None, "folder of the figure and the table (default: that of the first run)")
+
+
+class Report(NamedTuple):
+    """Where an analysis leaves its figure and its table."""
+
+    figure: Path
+    table: Path
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A finished run: what its folder says."""
+
+    path: Path
+    method: str
+    result: dict[str, Any]
+    values: dict[str, Any]  # every setting
+    history: list[dict[str, float]]  # a row an epoch, of the figures that there are
+
+    @property
+    def label(self) -> str:
+        """What to call it in a figure: its method, or the scheme where the method has several."""
+        return str(self.values.get("mod_scheme", self.method))
+
+    def config(self, kind: type[Config], **changes: Any) -> Config:
+        """The settings of one section as its config class, with `changes`; those that are None change nothing."""
+        names = kind.__dataclass_fields__  # type: ignore[attr-defined]
+        told = {name: value for name, value in changes.items() if value is not None}
+        return kind(**{name: self.values[name] for name in names} | told)
+
+    def saved(self) -> SavedModel:
+        """The checkpoint of the selected epoch. Raises: UserError when it is missing or damaged."""
+        return read_model(self.path / "best.pth")
+
+    def model(self, annotations: Annotations) -> Network:
+        """The network of the selected epoch. Raises: UserError when it is missing, or was trained on other classes."""
+        return built_for(self.saved(), annotations)
+
+    def column(self, name: str) -> list[tuple[float, float]]:
+        """(epoch, figure) of the epochs that have the figure."""
+        return [(row["epoch"], row[name]) for row in self.history if name in row]
+
+    def recorded(self, name: str, record: str) -> NDArray[Any]:
+        """An array (N, C) that the run has written of its labels, rows in training order.
+
+        Args:
+            name: the array.
+            record: what `--record` must say for it to be there.
+
+        Raises:
+            UserError: it was not written, or the file is damaged.
+        """
+        file = self.path / LABELS_FILE
+        advice = f"train it with --record {record} (or all)"
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                if name in archive.files:
+                    array: NDArray[Any] = archive[name]
+                    return array
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: nothing was recorded of its labels (no {file.name}); {advice}") from None
+        except _UNREADABLE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{file}: not readable ({reason}); {advice}") from None
+        raise UserError(f"{file}: has no {name}; {advice}")
+
+
+def read_run(path: Path) -> PastRun:
+    """What the folder of a run says. Raises: UserError when it is no finished run, or its files are damaged."""
+    result = read_result(path)
+    method = result.get("method") if isinstance(result, dict) else None
+    if not isinstance(method, str) or method not in CRITERIA:
+        raise UserError(f"{path / 'result.json'}: is of no method known here; name the folder of a training run")
+    table = setting_table({**SECTIONS, method: CRITERIA[method].config})
+    defaults = {name: setting.default for name, setting in table.items()}
+    values = defaults | read_yaml(path / "settings.yaml", table, CHOICES).plain.values
+    history = _history(path)
+    return PastRun(path, method, result, values, history)
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    """The log of a run, a row an epoch."""
+    history = read_history(path)
+    sound = bool(history) and all(math.isfinite(row.get("epoch", math.nan)) for row in history)
+    require(sound, f"{path / 'metrics.csv'}: not readable (no rows, or one without its epoch)")
+    return history
+
+
+def built_for(saved: SavedModel, annotations: Annotations) -> Network:
+    """The network of a checkpoint. Raises: UserError when it was trained on other classes than `annotations` has."""
+    require(
+        saved.classes == annotations.classes,
+        f"{saved.path}: trained on {len(saved.classes)} classes, but its dataset now has "
+        f"{len(annotations.classes)} or others; give the dataset it was trained on",
+    )
+    return saved.build()
+
+
+def run_labels(runs: Sequence[PastRun]) -> list[str]:
+    """What to call each run in one figure: its label, and its folder where two share one."""
+    labels = [run.label for run in runs]
+    folders = [run.path.name for run in runs]
+    told = folders if len(set(folders)) == len(runs) else [str(run.path) for run in runs]
+    return [
+        label if labels.count(label) == 1 else f"{label} ({folder})" for label, folder in zip(labels, told, strict=True)
+    ]
+
+
+def make_report(folder: Path, name: str) -> Report:
+    """Where an analysis called `name` leaves its files. Raises: UserError when `folder` cannot be made."""
+    make_folder(folder)
+    return Report(folder / f"{name}.png", folder / f"{name}.csv")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that `--output` names. Raises: UserError when that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be made ({error.strerror}); name another folder") from None
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, atomically, with the columns of the first; what is NaN or None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: "" if value is None or value != value else value for name, value in row.items()})
+    write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))

@@ -1,0 +1,169 @@
+"""Training pictures of which labels were modified: which, when, whether rightly, and what the model says at the end.
+
+N pictures, C classes. After Kim et al., "Large Loss Matters" (CVPR 2022), Figure 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.build import Data, DatasetConfig, build_data
+from data.loading.loader import LoaderConfig
+from data.subsets.splits import TrainingSplitConfig
+from engine.analysis.finished_runs import PastRun, Report, ReportConfig, write_table
+from engine.core.distributed import Runtime
+from engine.core.scoring import evaluation_loader, require_finite, score
+from utils.checks import require
+from utils.label_dynamics import LAST_MODIFIED
+from utils.options import option
+from utils.plots import RIGHT, WRONG, Card, Mark, plot_contact_sheet
+from utils.types import ABSENT, PRESENT, UNKNOWN, Index, LabelTable
+
+MARKS = {
+    "given": Mark("\u2022", "black", "given as present"),
+    "right": Mark("\u2713", RIGHT, "modified, truly present"),
+    "wrong": Mark("\u2717", WRONG, "modified, truly absent"),
+    "open": Mark("?", "#707070", "modified, truth unknown"),
+}
+
+_KINDS = {PRESENT: "right", ABSENT: "wrong", UNKNOWN: "open"}
+_BLOCK = 4096  # rows whose truth is looked at at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModifiedConfig(ReportConfig):
+    """Which pictures are drawn, and where the model runs."""
+
+    pictures: int = option(12, "training pictures in the figure, drawn by chance of those with a modified label")
+    draw_seed: int = option(0, "seed of that draw")
+    path_images: Path | None = option(None, "folder of the dataset, where it is another than in training")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
+
+    def __post_init__(self) -> None:
+        require(1 <= self.pictures <= 200, f"--pictures {self.pictures}: must be in 1 .. 200")
+        require(self.draw_seed >= 0, f"--draw_seed {self.draw_seed}: must not be negative")
+
+
+class Counts(NamedTuple):
+    """How many labels were modified, in how many pictures, and what is true of them."""
+
+    labels: int
+    pictures: int
+    present: int
+    absent: int
+
+
+def modified(runs: Sequence[PastRun], config: ModifiedConfig, report: Report) -> str:
+    """Figure 3: draws training pictures with their modified labels. Returns what to say of all of them.
+
+    Raises:
+        UserError: the run recorded no modified labels, or its dataset is gone or another one now.
+    """
+    (run,) = runs
+    first = run.recorded("first_modified", "modification")
+    data = training_data(run, config.path_images)
+    require(
+        first.shape == (len(data.train), len(data.train.classes)) and first.dtype == np.uint8,
+        f"{run.path}: recorded {first.dtype} {first.shape}, but its dataset now has {len(data.train)} training "
+        f"pictures and {len(data.train.classes)} classes; give the dataset it was trained on",
+    )
+    counts = count(first, data.train.truth)
+    require(counts.labels > 0, f"{run.path}: {run.method} modified no label in its epochs")
+    rows = draw_rows(first, config.pictures, config.draw_seed)
+    scores = final_scores(run, data, rows, config.device)
+    write_table(report.table, _table(first, data, rows, scores))
+    cards = _cards(first, data, rows, scores)
+    plot_contact_sheet(cards, report.figure, marks=MARKS, columns=1)
+    judged = max(counts.present + counts.absent, 1)
+    return (
+        f"{run.label}: {counts.labels:,} labels of {counts.pictures:,} of {len(data.train):,} training pictures were "
+        f"modified, {100 * counts.present / judged:.1f} % of them are truly present; {len(rows)} pictures drawn"
+    )
+
+
+def training_data(run: PastRun, path_images: Path | None) -> Data:
+    """The data that the run was trained on. Raises: UserError when it is gone, or its labels are others now."""
+    config = run.config(DatasetConfig, path_images=path_images)
+    data = build_data(config, run.config(TrainingSplitConfig), run.values["seed"])
+    require(
+        data.labels.label_hash == run.result.get("label_hash"),
+        f"{run.path}: was trained on other labels than its settings now give (hash {data.labels.label_hash[:12]}); "
+        "put back the dataset and the label file it was trained on",
+    )
+    return data
+
+
+def count(first: NDArray[np.uint8], truth: LabelTable) -> Counts:
+    """Count the modified labels of `first` (N, C), the epochs of modification, 0 for never."""
+    total = np.zeros(4, dtype=np.int64)
+    for start in range(0, len(first), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        codes, changed = truth.rows(part), first[part] > 0
+        found = (changed, changed.any(axis=1), changed & (codes == PRESENT), changed & (codes == ABSENT))
+        total += [int(each.sum()) for each in found]
+    return Counts(*total.tolist())
+
+
+def draw_rows(first: NDArray[np.uint8], number: int, seed: int) -> Index:
+    """Up to `number` rows (sorted) with a modified label, each as likely as any other."""
+    rows = np.flatnonzero(first.any(axis=1))
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:number])
+
+
+def final_scores(run: PastRun, data: Data, rows: Index, device: str) -> NDArray[np.float64]:
+    """Probabilities (K, C) that the model of the selected epoch gives to the training pictures `rows`."""
+    runtime = Runtime(device, "fp32")
+    try:
+        shown = data.train.take(rows)
+        loader = evaluation_loader(shown, run.config(LoaderConfig), runtime, num_workers=0)
+        logits = score(runtime.place(run.model(data.train)), loader, len(rows), runtime)
+    finally:
+        runtime.close()
+    require_finite(bool(np.isfinite(logits).all()), "scoring")
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64))))  # the sigmoid, which never overflows
+
+
+def _modified_classes(first: NDArray[np.uint8], row: int) -> list[int]:
+    """The classes of a picture that were modified, the first modified first."""
+    classes = np.flatnonzero(first[row])
+    return [int(k) for k in classes[np.argsort(first[row, classes], kind="stable")]]
+
+
+def _table(first: NDArray[np.uint8], data: Data, rows: Index, scores: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """A row a modified label of the pictures drawn."""
+    truth = data.train.truth.rows(rows)
+    return [
+        {
+            "image": data.train.ids[row],
+            "class": data.train.classes[k],
+            "first_modified": int(first[row, k]),
+            "truth": int(truth[place, k]),
+            "score": float(scores[place, k]),
+        }
+        for place, row in enumerate(rows.tolist())
+        for k in _modified_classes(first, row)
+    ]
+
+
+def _cards(first: NDArray[np.uint8], data: Data, rows: Index, scores: NDArray[np.float64]) -> list[Card]:
+    """The pictures drawn, each with its given and its modified labels."""
+    truth, observed, names = data.train.truth.rows(rows), data.observed.rows(rows), data.train.classes
+    cards = []
+    for place, row in enumerate(rows.tolist()):
+        labels = [(names[k], "given") for k in np.flatnonzero(observed[place] == PRESENT)]
+        for k in _modified_classes(first, row):
+            text = f"epoch {epoch_text(int(first[row, k]))}, score {scores[place, k]:.2f}: {names[k]}"
+            labels.append((text, _KINDS[int(truth[place, k])]))
+        cards.append(Card(data.train.images.open(row), labels))
+    return cards
+
+
+def epoch_text(epoch: int) -> str:
+    """The epoch of a first modification; what is written down as the last one may have been later."""
+    return f"{epoch}+" if epoch == LAST_MODIFIED else str(epoch)

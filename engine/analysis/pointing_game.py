@@ -1,0 +1,168 @@
+"""The pointing game of finished runs: their activation maps on the test pictures against the boxes of the dataset.
+
+B batch, C classes. After Kim et al., "Large Loss Matters" (CVPR 2022), Table 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+
+from data.build import DatasetConfig, load_splits
+from data.images.decoders import Picture, picture_opener
+from data.images.files import in_threads
+from data.loading.loader import LoaderConfig
+from data.loading.transforms import normalizer, test_transform
+from engine.analysis.finished_runs import PastRun, Report, ReportConfig, run_labels, write_table
+from engine.core.distributed import Runtime
+from engine.core.scoring import require_finite
+from utils.checks import UserError, require
+from utils.localisation import PointingGame, PointingResult, by_picture
+from utils.options import option
+from utils.plots import plot_shares
+from utils.types import PRESENT, Annotations, Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointingConfig(ReportConfig):
+    """What counts as a hit, and where the models run."""
+
+    tolerance: float = option(0.0, "pixels that a point may lie beside a box and still hit; the literature has 15 too")
+    path_images: Path | None = option(None, "folder of the dataset, where it is another than in training")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
+
+    def __post_init__(self) -> None:
+        require(self.tolerance >= 0, f"--tolerance {self.tolerance}: must not be negative")
+
+
+class Viewed(NamedTuple):
+    """A picture as a model takes it, and its own size."""
+
+    pixels: Tensor  # (3, s, s) uint8
+    size: tuple[int, int]  # height and width, in pixels
+
+
+def pointing(runs: Sequence[PastRun], config: PointingConfig, report: Report) -> str:
+    """Play with the model of each run's selected epoch; draws and writes the figures class by class.
+
+    Raises:
+        UserError: a dataset is gone or has no boxes, runs have different classes, or a model has no activation maps.
+    """
+    labels = run_labels(runs)
+    tests = [_boxed_test(run, config.path_images) for run in runs]
+    classes = tests[0].classes
+    require(
+        all(test.classes == classes for test in tests), "these runs were trained on different classes; name them apart"
+    )
+    runtime = Runtime(config.device, "fp32")
+    try:
+        results = [play(run, test, runtime, config.tolerance) for run, test in zip(runs, tests, strict=True)]
+    finally:
+        runtime.close()
+    write_table(report.table, _table(labels, classes, results))
+    _draw(labels, classes, results, config.tolerance, report.figure)
+    return "\n".join(_text(label, result, config.tolerance) for label, result in zip(labels, results, strict=True))
+
+
+@torch.no_grad()
+def play(run: PastRun, test: Annotations, runtime: Runtime, tolerance: float) -> PointingResult:
+    """The result of one run on pictures with boxes. Each picture is decoded once; those without a case never."""
+    assert test.boxes is not None
+    loader = run.config(LoaderConfig)
+    boxes = by_picture(test.boxes, len(test))
+    rows = rows_with_cases(test)
+    opener, transform = picture_opener(test.images, loader.decoder), test_transform(loader.img_size)
+    views = in_threads(partial(_view, opener=opener, transform=transform), rows.tolist(), "pointing game")
+    model, normalise = runtime.place(run.model(test)).eval(), normalizer(loader.normalize)
+    game = PointingGame(len(test.classes), tolerance)
+    for start in range(0, len(rows), loader.batch_size):
+        part = rows[start : start + loader.batch_size]
+        batch = list(islice(views, len(part)))
+        images = torch.stack([view.pixels for view in batch]).to(runtime.device)
+        maps = _maps(model, normalise(images), run)
+        for row, view, each, truth in zip(part.tolist(), batch, maps, test.truth.rows(part), strict=True):
+            game.add(each, truth, boxes[row], view.size)
+    return game.result()
+
+
+def rows_with_cases(annotations: Annotations) -> Index:
+    """(K,) the rows, sorted, with a class that is present and has a box."""
+    assert annotations.boxes is not None
+    boxes = annotations.boxes
+    rows = np.unique(boxes.row)
+    codes = annotations.truth.rows(rows)
+    known = codes[np.searchsorted(rows, boxes.row), boxes.label] == PRESENT
+    return np.unique(boxes.row[known])
+
+
+def _boxed_test(run: PastRun, path_images: Path | None) -> Annotations:
+    """The test set of a run's dataset. Raises: UserError when it has no boxes."""
+    config = run.config(DatasetConfig, path_images=path_images)
+    test = load_splits(config, run.values["seed"], need_images=True).test
+    if config.missing_images == "skip":
+        test = test.take(np.setdiff1d(np.arange(len(test)), test.images.missing()))
+    if test.boxes is None or not len(rows_with_cases(test)):
+        raise UserError(
+            f"{run.path}: --dataset {config.dataset} has no boxes in its test set; the pointing game needs a dataset "
+            "with boxes, such as voc07, voc12, coco or digits"
+        )
+    return test
+
+
+def _view(row: int, opener: Callable[[int], Picture], transform: Callable[[Picture], Tensor]) -> Viewed:
+    picture = opener(row)
+    height, width = F.get_size(picture)
+    return Viewed(transform(picture), (height, width))
+
+
+def _maps(model: nn.Module, images: Tensor, run: PastRun) -> NDArray[np.float32]:
+    """Activation maps (B, C, h, w)."""
+    cam = model(images, want=frozenset({"cam"})).cam
+    if cam is None:
+        raise UserError(f"{run.path}: its model ({run.values['model']}, {run.values['head']}) has no activation maps")
+    maps: NDArray[np.float32] = cam.float().cpu().numpy()
+    require_finite(bool(np.isfinite(maps).all()), "pointing game")
+    return maps
+
+
+def _table(
+    labels: Sequence[str], classes: Sequence[str], results: Sequence[PointingResult]
+) -> list[dict[str, str | int | float]]:
+    """A row a run and class, and one of the mean."""
+    rows: list[dict[str, str | int | float]] = []
+    for label, result in zip(labels, results, strict=True):
+        for name, cases, value in zip(classes, result.cases.tolist(), result.per_class.tolist(), strict=True):
+            rows.append({"run": label, "class": name, "cases": cases, "pointing": value})
+        rows.append({"run": label, "class": "mean", "cases": int(result.cases.sum()), "pointing": result.mean})
+    return rows
+
+
+def _draw(
+    labels: Sequence[str], classes: Sequence[str], results: Sequence[PointingResult], tolerance: float, path: Path
+) -> None:
+    """Bars of the classes that have a case, the highest first, by the mean of the runs."""
+    values = np.stack([result.per_class for result in results])
+    played = np.flatnonzero(np.isfinite(values).any(axis=0))
+    order = played[np.argsort(-np.nanmean(values[:, played], axis=0), kind="stable")]
+    names = [f"{label}, mean {100 * result.mean:.1f}" for label, result in zip(labels, results, strict=True)]
+    series = {name: row[order] for name, row in zip(names, values, strict=True)}
+    xlabel = f"pointing game: hits (%), tolerance {tolerance:g} px"
+    plot_shares([classes[k] for k in order], series, path, xlabel=xlabel)
+
+
+def _text(label: str, result: PointingResult, tolerance: float) -> str:
+    classes, cases = int((result.cases > 0).sum()), int(result.cases.sum())
+    return (
+        f"{label}: pointing game {100 * result.mean:.1f} %, the mean over {classes} classes with {cases:,} cases, "
+        f"tolerance {tolerance:g} px"
+    )

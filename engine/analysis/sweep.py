@@ -1,0 +1,183 @@
+"""A sweep: one training run for each value of a setting, one after the other, and a metric against the value."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from engine.analysis.finished_runs import Report, make_report, write_table
+from engine.core.run_folder import read_result
+from engine.core.settings import parse_settings
+from engine.training.config import TRAINING_CONFIGS
+from utils.analysis_plots import Line, plot_lines
+from utils.checks import require
+from utils.console import say
+from utils.options import option
+from utils.plots import COLOURS
+
+Main = Callable[[Sequence[str]], int]
+Scripts = Mapping[str, Callable[[], Main]]
+"""Training scripts by file name: each gives its main function, which takes a command line."""
+
+_OURS = frozenset({"output", "resume", "config", "print_config", "no-resume"})
+_SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_VALUE = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*|\.[0-9]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Which setting takes which values."""
+
+    setting: str | None = option(None, "the setting, such as delta_rel or ss_frac_train")
+    values: str | None = option(None, "its values, with commas between them")
+    metric: Literal["mAP", "CF1", "OF1"] = option("mAP", "the figure that is drawn")
+    output: Path | None = option(None, "folder of the runs, the figure and the table (default: runs/sweep-<setting>)")
+
+    def __post_init__(self) -> None:
+        require(self.setting is not None, "--setting: say which setting of the training script is to be varied")
+        require(self.values is not None, "--values: say which values it takes, such as 0,0.1,0.2")
+        require(
+            _SETTING.fullmatch(str(self.setting)) is not None and self.setting not in _OURS,
+            f"--setting {self.setting}: name a setting of the training script without dashes, other than output and "
+            "resume",
+        )
+        odd = [value for value in self.listed if not _VALUE.fullmatch(value)]
+        require(
+            not odd, f"--values {self.values}: {odd[:1] and odd[0]!r} is no plain value (letters, digits, and . + - _)"
+        )
+        same = [value for place, value in enumerate(self.listed) if _key(value) in map(_key, self.listed[:place])]
+        require(not same, f"--values {self.values}: {same[:1] and same[0]} comes twice")
+
+    @property
+    def listed(self) -> list[str]:
+        """The values as texts, in the order given."""
+        return [value.strip() for value in str(self.values).split(",")]
+
+
+def sweep_command(argv: Sequence[str], *, program: str, scripts: Scripts) -> int:
+    """Train once for each value, draw and write the metric. The same command goes on where an earlier one stopped.
+
+    Args:
+        argv: flags of the sweep, then `--`, then a training script and its flags.
+        program: what this is called, for messages and help.
+        scripts: the training scripts there are.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: a flag, the script or a value of the setting is not understood, told before anything is trained.
+    """
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    own, command = argv[:end], argv[end + 1 :]
+    settings = parse_settings({"sweep": SweepConfig}, own, program=program, defaults={}, elsewhere=TRAINING_CONFIGS)
+    config: SweepConfig = settings.sections["sweep"]
+    known = ", ".join(scripts)
+    require(bool(command), f"{program}: end with -- and a training script with its flags; there are {known}")
+    script, words = command[0].removeprefix("./"), list(command[1:])
+    require(script in scripts, f"{program}: {command[0]}: not a training script of this project; there are {known}")
+    _require_free(words, config, program)
+    main = scripts[script]()
+    folder = config.output or Path("runs") / f"sweep-{config.setting}"
+    commands = {value: _words(words, config, value, folder) for value in config.listed}
+    for each in commands.values():
+        _try(main, each)
+    report = make_report(folder, "sweep")
+    say(f"{len(commands)} runs; if they are stopped, the same command goes on")
+    results = {value: _train(main, each, value, config, folder) for value, each in commands.items()}
+    say(summarise(config, results, report))
+    for path in report:
+        say(f"written: {path}")
+    return 0
+
+
+def run_folder(folder: Path, config: SweepConfig, value: str) -> Path:
+    """Where the run of one value stands."""
+    return folder / f"{config.setting}-{value}"
+
+
+def summarise(config: SweepConfig, results: Mapping[str, dict[str, Any]], report: Report) -> str:
+    """Write the table, draw the figure; what to say of them."""
+    parts = {"test": "test", "validation": "validation, selected epoch"}
+    rows = [
+        {
+            str(config.setting): value,
+            "selected_epoch": result["selected_epoch"],
+            **{f"{part}_{config.metric}": (result[part] or {}).get(config.metric) for part in parts},
+        }
+        for value, result in results.items()
+    ]
+    write_table(report.table, rows)
+    lines = []
+    for (part, label), colour in zip(parts.items(), COLOURS, strict=False):
+        points = [(float(place), row[f"{part}_{config.metric}"]) for place, row in enumerate(rows)]
+        there = [(place, 100 * figure) for place, figure in points if figure is not None]
+        if there:
+            lines.append(Line(label, there, colour))
+    method, dataset, labels = (_each(results, name) for name in ("method", "dataset", "labels"))
+    title = f"{method} on {dataset}, labels {labels}"
+    plot_lines(
+        lines,
+        report.figure,
+        title=title,
+        xlabel=str(config.setting),
+        ylabel=f"{config.metric} (%)",
+        ticks=list(results),
+    )
+    return _best(config, rows)
+
+
+def _each(results: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """What the results say of `name`, each answer once."""
+    return ", ".join(dict.fromkeys(str(result[name]) for result in results.values()))
+
+
+def _best(config: SweepConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The best value: by validation where all runs have it, else by test."""
+    by = "validation" if all(row[f"validation_{config.metric}"] is not None for row in rows) else "test"
+    best = max(rows, key=lambda row: float(np.nan_to_num(row[f"{by}_{config.metric}"], nan=-1.0)))
+    text = f"best {by} {config.metric} {100 * best[f'{by}_{config.metric}']:.2f} at {config.setting} "
+    text += str(best[str(config.setting)])
+    return text if by == "test" else f"{text}, test {config.metric} {100 * best[f'test_{config.metric}']:.2f} there"
+
+
+def _train(main: Main, words: Sequence[str], value: str, config: SweepConfig, folder: Path) -> dict[str, Any]:
+    """The result of the run of one value, trained now as far as it was not."""
+    say(f"--{config.setting} {value} ({config.listed.index(value) + 1} of {len(config.listed)})")
+    main(words)
+    return read_result(run_folder(folder, config, value))
+
+
+def _try(main: Main, words: Sequence[str]) -> None:
+    """Read the settings of a run without starting it. Raises: UserError when they are not understood."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main([*words, "--print_config"])
+
+
+def _words(words: Sequence[str], config: SweepConfig, value: str, folder: Path) -> list[str]:
+    """The command line of the run of one value."""
+    return [*words, f"--{config.setting}={value}", f"--output={run_folder(folder, config, value)}", "--resume"]
+
+
+def _require_free(words: Sequence[str], config: SweepConfig, program: str) -> None:
+    """Hold that the flags of the script leave to the sweep what it sets itself."""
+    given = {word.split("=")[0].removeprefix("--") for word in words if word.startswith("--")}
+    taken = sorted(given & {*_OURS - {"config"}, str(config.setting)})
+    require(
+        not taken, f"{program}: --{taken and taken[0]} stands behind the script, but the sweep sets it; leave it out"
+    )
+
+
+def _key(value: str) -> object:
+    """What a value is compared by: 0.1 and 0.10 are one."""
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,0 +1,254 @@
+"""What a run keeps on disk, and what papers released, read as if it were ours.
+
+A run keeps `best.pth` (a model anyone can score) and `last/` (all that resuming needs).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import safetensors.torch
+import torch
+
+from engine.core.manifest import Manifest, Published, View, load_manifest
+from models.build import ModelConfig, build_model
+from models.peers import Network, Peers, build_peers
+from models.released import Released, recognise, released_of
+from models.released.contents import Contents, Told
+from utils.checks import UserError, require
+from utils.options import converter
+from utils.safe_files import is_state, load_metadata, load_tensors, require_plain_tensors, write_atomically
+from utils.types import StateDict
+
+FORMAT = "partial-truth model 1"
+
+_MOST_CLASSES = 1_000_000  # more than any dataset has; a file may say anything
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model file: the weights and what is needed to use them."""
+
+    path: Path
+    weights: StateDict
+    classes: tuple[str, ...]
+    """Names in the order of the logits; empty where the file does not say them, as most that papers released."""
+    settings: dict[str, Any]
+    """Those of the run; of a released file those of its network, and `img_size` and `normalize` of its pictures."""
+    epoch: int
+    peers: bool
+    """Whether the weights are those of two networks."""
+    num_classes: int
+    released: Released | None = None
+    """What was found in a released file; None for a file of ours."""
+    published: Published | None = None
+    """What is reported for it."""
+    notes: tuple[str, ...] = ()
+    """What had to be assumed, a line each."""
+
+    def build(self) -> Network:
+        """The network or networks with these weights. Raises: UserError when they do not fit, or are not finite."""
+        config = _model_config(self.settings, self.path)
+        build = build_peers if self.peers else build_model
+        require_plain_tensors(self.weights, self.path)
+        if (hollow := _hollow(self, config)) is not None:
+            _require_fit(hollow, self.weights, self.path)  # before memory is taken for what a file only claims
+        model = build(config, self.num_classes, seed=0, pretrained=False)
+        load_weights(model, self.weights, self.path)
+        return model
+
+
+def _hollow(saved: SavedModel, config: ModelConfig) -> StateDict | None:
+    """The tensors of the network without values; None for the few networks that cannot be built so."""
+    build = build_peers if saved.peers else build_model
+    try:
+        with torch.device("meta"):
+            return build(config, saved.num_classes, seed=0, pretrained=False).state_dict()
+    except (RuntimeError, NotImplementedError):  # they compute their layout with tensors
+        return None
+
+
+def _model_config(settings: Mapping[str, Any], path: Path) -> ModelConfig:
+    """The settings of the network. Raises: UserError when a value cannot be one."""
+    hints = get_type_hints(ModelConfig)
+    values = {}
+    for name in hints.keys() & settings.keys():
+        text = "" if settings[name] is None else str(settings[name])
+        try:
+            values[name] = converter(hints[name])[0](text)
+        except ValueError as error:
+            raise UserError(f"{path}: a damaged model file: setting {name} {text[:60]!r}: {error}") from None
+    try:
+        return ModelConfig(**values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def load_weights(model: Network, weights: Mapping[str, Any], path: Path) -> None:
+    """Load all weights or none. Raises: UserError naming the first key or shape that does not fit."""
+    _require_fit(model.state_dict(), weights, path)
+    model.load_state_dict(dict(weights))
+
+
+def _require_fit(own: Mapping[str, Any], weights: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError naming the first key or shape that does not fit."""
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    wrong = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    if missing or unknown or wrong:
+        first = f"no {missing[0]}" if missing else f"unexpected {unknown[0]}" if unknown else f"shape of {wrong[0]}"
+        raise UserError(
+            f"{path}: a checkpoint of another architecture ({first}; {len(missing)} keys missing, {len(unknown)} "
+            f"unexpected, {len(wrong)} of another shape); give the --model, --head and dataset it was trained with"
+        )
+
+
+def save_model(path: Path, model: Network, classes: tuple[str, ...], settings: dict[str, Any], epoch: int) -> None:
+    """Write a model file atomically. Raises: RunError when the disk refuses; an earlier file stays intact."""
+    content = {
+        "format": FORMAT,
+        "model": model.state_dict(),
+        "classes": list(classes),
+        "settings": plain_values(settings),
+        "epoch": epoch,
+        "peers": isinstance(model, Peers),
+    }
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def save_safetensors(path: Path, saved: SavedModel, classes: tuple[str, ...], settings: Mapping[str, Any]) -> None:
+    """Write a model, ours or a released one, as safetensors that `read_model` reads back, atomically.
+
+    Args:
+        path: the file to make or replace.
+        saved: the model.
+        classes: names of its classes; empty where nobody knows them.
+        settings: what is known beside the settings in `saved`, such as the dataset.
+
+    Raises: UserError when the weights do not make a network; RunError when the disk refuses.
+    """
+    weights = {name: value.detach().clone().contiguous() for name, value in saved.build().state_dict().items()}
+    said = {
+        "classes": list(classes),
+        "settings": plain_values({**saved.settings, **settings}),
+        "epoch": saved.epoch,
+        "peers": saved.peers,
+        "num_classes": saved.num_classes,
+    }
+    metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in said.items()}}
+    content = safetensors.torch.save(weights, metadata)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def read_model(
+    path: Path, told: Told | None = None, paper: str | None = None, dataset: str | None = None
+) -> SavedModel:
+    """Read a model file, ours or one that a paper released; never runs code.
+
+    Args:
+        path: the file.
+        told: of a released network what its weights do not show; it wins over what is published.
+        paper: name of the published result that a released file is of; else it is found by hash or file name.
+        dataset: the dataset a released file is used on, None where it is not known yet.
+
+    Raises: UserError when the file cannot be read, is neither, or is damaged.
+    """
+    held = load_tensors(path)
+    content = _of_safetensors(held, path) if path.suffix == ".safetensors" else held
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        return _own(content, path)
+    return _released(*recognise(held, path), told or Told(), paper, dataset)
+
+
+def _of_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
+    """What `save_safetensors` wrote, in the form of `save_model`; else only what the file says of itself."""
+    said = load_metadata(path)
+    if said.get("format") != FORMAT:
+        return {}
+    try:
+        values = {name: json.loads(value) for name, value in said.items() if name != "format"}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: a damaged model file: what it says of itself cannot be read") from error
+    return {**values, "format": FORMAT, "model": tensors}
+
+
+def _own(content: dict[str, Any], path: Path) -> SavedModel:
+    """A model file of ours, its parts checked."""
+    texts = {name: isinstance(content.get(name), kind) for name, kind in (("classes", list), ("settings", dict))}
+    sound = {
+        "model": isinstance(content.get("model"), dict) and is_state(content["model"]),
+        **{name: held and all(isinstance(each, str) for each in content[name]) for name, held in texts.items()},
+        "epoch": isinstance(content.get("epoch"), int),
+    }
+    wrong = [name for name, fine in sound.items() if not fine]
+    if wrong:
+        raise UserError(f"{path}: a damaged model file: `{wrong[0]}` is missing or of another kind")
+    count = content.get("num_classes", len(content["classes"]))
+    fits = type(count) is int and 0 < count < _MOST_CLASSES and len(content["classes"]) in (0, count)
+    require(fits, f"{path}: a damaged model file: it says it has {str(count)[:20]} classes")
+    peers = bool(content.get("peers", False))  # earlier files hold one network and do not say so
+    return SavedModel(
+        path, dict(content["model"]), tuple(content["classes"]), content["settings"], content["epoch"], peers, count
+    )
+
+
+def _released(family: str, contents: Contents, told: Told, paper: str | None, dataset: str | None) -> SavedModel:
+    """A released file, with what is published of it."""
+    manifest, path = load_manifest(), contents.path
+    published, notes = _entry(manifest, path, family, paper, dataset)
+    if published is not None:
+        known = {key: value for key, value in published.told._asdict().items() if value is not None}
+        given = {key: value for key, value in told._asdict().items() if value is not None}
+        told = Told(**{**known, **given})
+    released = released_of(family, contents, told)
+    view = published.view if published else manifest.families[family].view(dataset)
+    if released.img_size and not published:
+        view = View(released.img_size, view.normalize)
+    settings = {**released.settings, **view._asdict(), **({"dataset": published.dataset} if published else {})}
+    return SavedModel(
+        path,
+        released.weights,
+        released.names,
+        settings,
+        released.epoch,
+        False,
+        released.num_classes,
+        released,
+        published,
+        (*released.notes, *notes),
+    )
+
+
+def _entry(
+    manifest: Manifest, path: Path, family: str, paper: str | None, dataset: str | None
+) -> tuple[Published | None, tuple[str, ...]]:
+    """The published result that a file is of, if any, and what there is to say about the choice."""
+    if paper is not None:
+        entry = manifest.named(paper)
+        require(entry.family == family, f"--paper {paper}: is of {entry.family}, but {path} is a file of {family}")
+        return entry, ()
+    found = manifest.matching(path, family, dataset)
+    if len(found) > 1:
+        names = ", ".join(entry.name for entry in found[:8])
+        return None, (f"several published results have a file of this name: {names}; choose with --paper",)
+    return (found[0] if found else None), ()
+
+
+def save_state(path: Path, state: StateDict) -> None:
+    """Write the state of a run atomically. Raises: RunError when the disk refuses; the earlier state stays intact."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def read_state(path: Path) -> StateDict:
+    """Read the state of a run; never runs code."""
+    state: StateDict = load_tensors(path)
+    return state
+
+
+def plain_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with paths as text, so that a checkpoint holds nothing but tensors and plain values."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}

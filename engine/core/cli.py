@@ -1,0 +1,64 @@
+"""How a script ends: exit codes, and one line instead of a traceback for what is not a fault of the code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from utils.checks import Interrupted, RunError, UserError
+from utils.console import warn
+
+_ALONE = frozenset({"-h", "--help", "--print_config"})  # the only flags without a value
+
+
+def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Run `main` and turn the ways it can end into exit codes.
+
+    0 done; 2 what was asked cannot be done; 1 a run that had started failed; 128 + signal when stopped by one.
+    """
+    try:
+        return main(argv)
+    except UserError as error:
+        warn(f"error: {error}")
+        return 2
+    except RunError as error:
+        # From a loader process it arrives as "Caught RunError in ...", a traceback, and the line itself at the end.
+        warn(f"error: {str(error).splitlines()[-1].removeprefix('utils.checks.RunError: ')}")
+        return 1
+    except Interrupted as stop:
+        warn(f"stopped by {stop} after saving; go on with --resume and the same --output")
+        return 128 + stop.number
+    except KeyboardInterrupt:
+        warn("interrupted; a run goes on from its last save with --resume and the same --output")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output (head, less) has gone; nothing left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        warn(f"error: {error.filename or 'input/output'}: {error.strerror}")
+        return 1
+
+
+def run(main: Callable[[Sequence[str] | None], int]) -> None:
+    """The last line of every script."""
+    sys.exit(exit_code(main))
+
+
+def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The run folders (each once) and the flags with their values, in whatever order they are mixed."""
+    paths: list[Path] = []
+    flags: list[str] = []
+    left = iter(words)
+    for word in left:
+        if not word.startswith("-"):
+            paths.append(Path(word).expanduser())
+        elif "=" in word or word in _ALONE:
+            flags.append(word)
+        else:
+            flags += [word, *([value] if (value := next(left, None)) is not None else [])]
+    return list(dict.fromkeys(paths)), flags

@@ -1,0 +1,209 @@
+"""`configs/released.yaml`: what papers reported for the checkpoints they released, and how pictures were prepared."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from data.datasets import DATASETS
+from data.loading.transforms import NORMALIZATIONS
+from engine.core.settings import CONFIGS
+from models.released import FAMILIES
+from models.released.contents import Told
+from utils.checks import UserError, require
+
+MANIFEST = CONFIGS / "released.yaml"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class View(NamedTuple):
+    """How pictures are prepared: side of the square in pixels, and scale of the pixels."""
+
+    img_size: int
+    normalize: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyFacts:
+    """What holds for all checkpoints of a family of which nothing more special is known."""
+
+    img_size: int
+    normalize: str
+    source: str
+    order: tuple[str, ...] = ()
+    """Datasets whose classes the published code numbers as they are numbered here."""
+    differs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What differs on some datasets."""
+
+    def view(self, dataset: str | None) -> View:
+        """How pictures of a dataset are prepared, None where it is not known."""
+        plain = {"img_size": self.img_size, "normalize": self.normalize}
+        return View(**{**plain, **self.differs.get(dataset or "", {})})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A result that a paper or its code reports for one network."""
+
+    name: str
+    family: str
+    paper: str
+    dataset: str
+    split: str
+    img_size: int
+    normalize: str
+    metrics: Mapping[str, float]
+    """In percent, by the names of the metrics table."""
+    source: str
+    file: str | None = None
+    sha256: str | None = None
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `Told`."""
+    note: str = ""
+
+    @property
+    def told(self) -> Told:
+        """Settings of the network that its weights do not show."""
+        return Told(**self.network)
+
+    @property
+    def view(self) -> View:
+        """How pictures are prepared."""
+        return View(self.img_size, self.normalize)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known of released checkpoints."""
+
+    families: Mapping[str, FamilyFacts]
+    checkpoints: Mapping[str, Published]
+
+    def named(self, name: str) -> Published:
+        """The entry of that name. Raises: UserError naming the nearest when there is none."""
+        close = difflib.get_close_matches(name, self.checkpoints, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"{MANIFEST.name} lists them"
+        require(name in self.checkpoints, f"--paper {name}: no published result has that name; {hint}")
+        return self.checkpoints[name]
+
+    def matching(self, path: Path, family: str, dataset: str | None) -> list[Published]:
+        """The entries of this file by its SHA-256, else by its name, family and dataset (None: any)."""
+        known = [entry for entry in self.checkpoints.values() if entry.family == family]
+        if any(entry.sha256 for entry in known):
+            digest = _digest(path)
+            if exact := [entry for entry in known if entry.sha256 == digest]:
+                return exact
+        return [entry for entry in known if entry.file == path.name and dataset in (None, entry.dataset)]
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def load_manifest(path: Path = MANIFEST) -> Manifest:
+    """Read and check the manifest. Raises: UserError naming the file, the entry and what is wrong with it."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
+    whole = isinstance(content, dict) and set(content) == {"families", "checkpoints"}
+    require(
+        whole and isinstance(content["families"], dict) and isinstance(content["checkpoints"], list),
+        f"{path}: must hold `families:`, by name, and `checkpoints:`, a list",
+    )
+    families = {str(name): _facts(name, entry, path) for name, entry in content["families"].items()}
+    lacking = sorted(FAMILIES.keys() - families.keys())
+    require(not lacking, f"{path}: families: {', '.join(lacking)} missing; say how their pictures are prepared")
+    checkpoints: dict[str, Published] = {}
+    for number, entry in enumerate(content["checkpoints"], 1):
+        published = _published(entry, f"{path}: checkpoints: entry {number}")
+        require(published.name not in checkpoints, f"{path}: checkpoints: the name {published.name} is given twice")
+        checkpoints[published.name] = published
+    return Manifest(families, checkpoints)
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "img_size": int,
+    "metrics": dict,
+    "network": dict,
+    "differs": dict,
+    "order": list,
+    "file": (str, type(None)),
+    "sha256": (str, type(None)),
+}
+"""Kinds of the values that are not texts."""
+
+
+def _checked(entry: Any, kind: type[FamilyFacts | Published], where: str) -> dict[str, Any]:
+    """An entry whose keys are fields of `kind`, none missing, each of its kind."""
+    require(isinstance(entry, dict), f"{where}: must be `key: value` pairs")
+    known = {each.name: each for each in fields(kind)}
+    needed = {name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING}
+    for wrong, what in ((set(entry) - known.keys(), "unknown"), (needed - entry.keys(), "missing")):
+        require(not wrong, f"{where}: {what}: {', '.join(sorted(map(str, wrong)))}")
+    for key, value in entry.items():
+        fits = isinstance(value, _KINDS.get(key, str)) and not isinstance(value, bool)
+        require(fits, f"{where}: {key}: {str(value)[:60]!r} is of the wrong kind")
+    _check_view(entry, where)
+    return dict(entry)
+
+
+def _check_view(entry: Mapping[str, Any], where: str) -> None:
+    """Sizes and scales that there are."""
+    size, scale = entry.get("img_size", 8), entry.get("normalize", "unit")
+    require(type(size) is int and size >= 8, f"{where}: img_size {size}: must be a whole number, at least 8")
+    require(scale in NORMALIZATIONS, f"{where}: normalize {scale}: choose from {', '.join(NORMALIZATIONS)}")
+
+
+def _check_datasets(names: Any, where: str) -> None:
+    """Datasets that there are."""
+    unknown = [str(name) for name in names if name not in DATASETS]
+    require(not unknown, f"{where}: no dataset is called {', '.join(unknown)}")
+
+
+def _facts(name: Any, entry: Any, path: Path) -> FamilyFacts:
+    """The facts of one family."""
+    where = f"{path}: families: {name}"
+    require(name in FAMILIES, f"{where}: no such family; there are {', '.join(FAMILIES)}")
+    held = _checked(entry, FamilyFacts, where)
+    held["order"] = tuple(held.get("order", ()))
+    _check_datasets([*held["order"], *held.get("differs", {})], where)
+    for dataset, change in held.get("differs", {}).items():
+        fits = isinstance(change, dict) and set(change) <= set(View._fields)
+        require(fits, f"{where}: differs: {dataset}: only {' and '.join(View._fields)} may differ")
+        _check_view(change, f"{where}: differs: {dataset}")
+    return FamilyFacts(**held)
+
+
+def _published(entry: Any, where: str) -> Published:
+    """One published result."""
+    if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+        where = f"{where} ({entry['name'][:60]})"
+    published = Published(**_checked(entry, Published, where))
+    require(bool(_NAME.fullmatch(published.name)), f"{where}: a name is of small letters, digits and . + _ -")
+    require(published.family in FAMILIES, f"{where}: family {published.family}: choose from {', '.join(FAMILIES)}")
+    _check_datasets([published.dataset], where)
+    require(
+        published.sha256 is None or bool(_SHA256.fullmatch(published.sha256)),
+        f"{where}: sha256: 64 hexadecimal digits are needed, in small letters",
+    )
+    for key, value in published.metrics.items():
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
+        require(fits and bool(published.metrics), f"{where}: metrics: {key} {value!r}: must be a percentage")
+    require(bool(published.metrics), f"{where}: metrics: at least one is needed")
+    unknown = sorted(set(published.network) - set(Told._fields))
+    require(not unknown, f"{where}: network: unknown: {', '.join(map(str, unknown))}")
+    return published

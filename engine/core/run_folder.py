@@ -1,0 +1,235 @@
+"""The folder of a run: what is written there, when, and what an existing one allows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from engine.core.checkpoint import plain_values
+from engine.core.settings import Setting, Settings, read_yaml
+from utils.checks import UserError, require
+from utils.console import say
+from utils.safe_files import write_atomically
+
+FREE_ON_RESUME = frozenset(
+    {
+        "output",
+        "resume",
+        "device",
+        "gpus",
+        "threads",
+        "num_workers",
+        "save_minutes",
+        "print_freq",
+        "cache_dir",
+        "check_images",
+        "cache",
+    }
+    | {"path_images", "path_lists", "label_file"}  # a dataset that was moved: the hash of its labels is compared
+)
+"""Settings that may differ between a run and its continuation: they do not change its result beyond rounding."""
+
+_ADVICE = "log.jsonl beside it holds the same figures"
+
+HEADLINE = ("mAP", "CF1", "OF1")
+
+_BESIDE = {"g": "network g", "ensemble": "ensemble of both"}
+
+
+class RunFolder:
+    """Paths and writers of one run. Every file is written whole and renamed, `result.json` last of all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best = path / "best.pth"
+        self.state = path / "last" / "state.pth"
+
+    @cached_property
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run."""
+        return read_result(self.path) if (self.path / "result.json").exists() else None
+
+    def check(
+        self, resume: bool, settings: Settings, table: Mapping[str, Setting], foreign: frozenset[str] = frozenset()
+    ) -> None:
+        """Raise UserError when the folder holds something this run may not touch.
+
+        The run that is there may have settings named in `foreign`, of a method that this one does not have.
+        """
+        require(not self.path.exists() or self.path.is_dir(), f"--output {self.path}: is a file")
+        used = self.path.is_dir() and any(self.path.iterdir())
+        require(
+            not used or resume, f"--output {self.path}: not empty; add --resume to go on with that run, or name another"
+        )
+        if resume and not self.state.exists() and self.result is None:
+            say(f"--resume: nothing saved in {self.path} yet, starting")
+        if used:
+            self._check_settings(settings, table, foreign)
+        self._check_writable()
+
+    def start(self, settings: Settings, facts: dict[str, Any]) -> None:
+        """Write the settings and say what is about to happen."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write("settings.yaml", settings.as_yaml(f"{facts['method']} on {facts['dataset']}; --config reads this"))
+        self._append({"event": "start", **facts})
+        images = facts["images"]
+        file = (
+            facts["label_file"] and f" {facts['label_file']} ({'made now' if facts['label_file_made_now'] else 'read'})"
+        )
+        say(f"{facts['method']} on {facts['dataset']}: " + ", ".join(f"{n} {part}" for part, n in images.items() if n))
+        say(
+            f"labels: {facts['labels']},{file or ' no file'}, seed {facts['label_seed']}, "
+            f"hash {facts['label_hash'][:12]}"
+        )
+        if facts["sampler"] != "shuffled":
+            say(f"sampler: {facts['sampler']}")
+        say(f"device: {facts['device']} x {facts['processes']}, {facts['precision']}; writing to {self.path}")
+        if facts["epoch"] > 1 or facts["step"] > 0:
+            say(f"resuming at epoch {facts['epoch']}, after step {facts['step']}")
+
+    def log_epoch(self, history: Sequence[Mapping[str, float]], epochs: int) -> None:
+        """Write `metrics.csv` (a row an epoch), append to `log.jsonl`, print a line."""
+        columns = list(dict.fromkeys(name for row in history for name in row))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        self._write("metrics.csv", table.getvalue())
+        row = history[-1]
+        self._append({"event": "epoch", **row})
+        shown = [f"loss {row['loss']:.4f}"]
+        shown += [
+            f"{part} mAP {100 * row[f'{part}_mAP']:.2f}" for part in ("validation", "test") if f"{part}_mAP" in row
+        ]
+        say(f"epoch {int(row['epoch'])}/{epochs}  {'  '.join(shown)}  {row['images_per_second']:.0f} images/s")
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write `result.json`: with it a run counts as finished."""
+        self._append({"event": "end", "test": result["test"]})
+        self._write("result.json", json.dumps(result, indent=2) + "\n")
+        self.__dict__["result"] = result
+
+    def summary(self) -> str:
+        """The result as a few lines for a person."""
+        assert self.result is not None
+        second = beside(self.result)
+        chosen = f"test, epoch {self.result['selected_epoch']} ({self.result['selection']})"
+        lines = [f"{chosen}{', network f' if second else ''}: {_percentages(self.result['test'])}"]
+        lines += [f"  {_BESIDE[name]}: {_percentages(figures)}" for name, figures in second.items()]
+        for group, figures in self.result["extra"].get("groups", {}).items():
+            lines.append(
+                f"  {group}: {_percentages({name: value for name, value in figures.items() if value is not None})}"
+            )
+        empty = self.result["extra"]["classes_without_positives"]
+        if self.result.get("epochs_trained", self.result["epochs"]) < self.result["epochs"]:
+            lines.append(f"stopped early, after {self.result['epochs_trained']} of {self.result['epochs']} epochs")
+        if empty:
+            lines.append(
+                f"classes without positives in the test set: {', '.join(empty)} (left out of mAP, 0 in mAP_all)"
+            )
+        return "\n".join([*lines, f"written: {self.path}"])
+
+    def _check_settings(self, settings: Settings, table: Mapping[str, Setting], foreign: frozenset[str]) -> None:
+        """The run in the folder must be this run: no setting that changes its result may differ."""
+        file = self.path / "settings.yaml"
+        require(
+            file.exists(), f"--resume: {self.path} holds other files but no run (no settings.yaml); name another folder"
+        )
+        before = read_yaml(file, table, foreign).plain.values
+        for name, value in settings.values.items():
+            if name not in FREE_ON_RESUME and before.get(name) != value:
+                raise UserError(
+                    f"--resume: {self.path} was started with --{name} {before.get(name)}, now it is {value}; "
+                    "give the same settings or another --output"
+                )
+
+    def _check_writable(self) -> None:
+        """Write and remove a file; a folder that was not there is not left behind, for the run may yet be refused."""
+        new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".probe"
+            probe.write_bytes(b"x")
+            probe.unlink()
+            if new:
+                self.path.rmdir()
+        except OSError as error:
+            raise UserError(f"--output {self.path}: cannot be written ({error.strerror})") from None
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, lambda file: file.write(text.encode()))
+
+    def _append(self, event: dict[str, Any]) -> None:
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S"), **plain_values(event)})
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The `result.json` of a run folder. Raises: UserError when it is missing or damaged."""
+    file = path / "result.json"
+    try:
+        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not a finished run (no result.json)") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not readable ({error})") from None
+    if not isinstance(result, dict) or not isinstance(result.get("test"), dict):
+        raise UserError(f"{file}: not the result of a training run (it has no figures under `test`)")
+    return result
+
+
+def beside(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What a result says of the second of two networks (`g`) and of their `ensemble`; nothing of a single network."""
+    extra = result.get("extra") or {}
+    return {name: extra[name] for name in _BESIDE if name in extra}
+
+
+def _percentages(figures: Mapping[str, float]) -> str:
+    """All figures but those of each picture's highest scores, on one line."""
+    return "  ".join(f"{name} {100 * value:.2f}" for name, value in figures.items() if "@" not in name)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a run's `metrics.csv`, empty cells left out.
+
+    Raises:
+        UserError: it is missing, or damaged; the message names the line.
+    """
+    file = path / "metrics.csv"
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}, line {line}: not readable (no UTF-8 text); {_ADVICE}") from None
+    except OSError as error:
+        raise UserError(f"{file}: not readable ({error.strerror}); {_ADVICE}") from None
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        return [_figures(row) for row in rows]
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{file}, line {rows.reader.line_num}: not readable ({error}); {_ADVICE}") from None
+
+
+def _figures(row: Mapping[str | None, Any]) -> dict[str, float]:
+    """The cells of a row as numbers by column. Raises: ValueError when it is no row of its table."""
+    figures = {}
+    for name, text in row.items():
+        if name is None or text is None:  # how csv marks cells too many and too few
+            raise ValueError("not as many cells as in the first line")
+        if text:
+            figures[name] = _number(text)
+    return figures
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not a number") from None

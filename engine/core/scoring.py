@@ -1,0 +1,266 @@
+"""Scoring a split: every picture once, ranked by float32 logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data.loading.loader import LoaderConfig, PictureLoader, build_loader
+from data.loading.samplers import OrderedBatches
+from data.loading.transforms import normalizer, scoring_transform
+from engine.core.distributed import Runtime
+from models.peers import Peers
+from utils import collectives
+from utils.checks import RunError
+from utils.console import Progress
+from utils.long_tail import group_figures
+from utils.metrics import KnownScores, Metrics, evaluate_known, evaluate_scores, group_map, known_scores
+from utils.types import Annotations, Batch, Index, LabelTable
+
+
+class BatchLoader(Protocol):
+    """What training and scoring read batches from: `PictureLoader`, or something that stands in for it."""
+
+    num_classes: int
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def ready(self, batch: Batch) -> Batch:
+        """A batch of this loader, wherever it was moved to, as a model takes it."""
+        ...
+
+
+class Measured(NamedTuple):
+    """The metrics of a model on a split."""
+
+    metrics: Metrics
+    beside: Mapping[str, Metrics]
+    """Where the model is two networks, of which the first is the one reported: the second, `g`, and their `ensemble`.
+    """
+    scores: NDArray[np.float32] | None
+    """(N, C) the logits that `metrics` are of, rows in order; None where the truth stores known entries only."""
+
+
+def evaluation_loader(
+    annotations: Annotations, config: LoaderConfig, runtime: Runtime, num_workers: int
+) -> PictureLoader:
+    """The split in order, in its test view, shared out among the processes without padding."""
+    batches = OrderedBatches(len(annotations), config.batch_size, rank=runtime.rank, world_size=runtime.world_size)
+    return build_loader(
+        annotations,
+        annotations.truth,
+        [scoring_transform(config.augment, config.img_size)],
+        batches,
+        normalizer=normalizer(config.normalize),
+        decoder=config.decoder,
+        seed=0,
+        num_workers=num_workers,
+        pin_memory=runtime.device.type == "cuda",
+    )
+
+
+def score(
+    model: nn.Module,
+    loader: BatchLoader,
+    rows: int,
+    runtime: Runtime,
+    *,
+    label: str = "scoring",
+    after_batch: Callable[[], None] = lambda: None,
+) -> NDArray[np.float32]:
+    """Logits (N, C) float32 of every row, in row order, on every process."""
+    model.eval()
+    return rows_in_order(
+        lambda images: model(images).logits,
+        loader.num_classes,
+        loader,
+        rows,
+        runtime,
+        label=label,
+        after_batch=after_batch,
+    )
+
+
+def rows_in_order(
+    compute: Callable[[Tensor], Tensor],
+    width: int,
+    loader: BatchLoader,
+    rows: int,
+    runtime: Runtime,
+    *,
+    label: str,
+    after_batch: Callable[[], None] = lambda: None,
+) -> NDArray[np.float32]:
+    """What `compute` makes of images, (B, width) a batch: (N, width) float32 in row order, on every process."""
+    # A process without a row still takes part in the gathering.
+    index = [torch.empty(0, dtype=torch.long, device=runtime.device)]
+    values = [torch.empty(0, width, device=runtime.device)]
+    for place, found in _computed(compute, loader, rows, runtime, label, after_batch):
+        index.append(place)
+        values.append(found)
+    order = collectives.gather_rows(torch.cat(index)).cpu().numpy()
+    gathered = collectives.gather_rows(torch.cat(values)).cpu().numpy()
+    result = np.empty_like(gathered)
+    result[order] = gathered
+    return result
+
+
+def score_known(
+    compute: Callable[[Tensor], Tensor],
+    views: int,
+    loader: BatchLoader,
+    truth: LabelTable,
+    runtime: Runtime,
+    *,
+    label: str = "scoring",
+    after_batch: Callable[[], None] = lambda: None,
+) -> list[KnownScores]:
+    """The float32 logits at the known entries of `truth` (CSR, unstored entries UNKNOWN), on every process.
+
+    Each batch of logits, (B, views * C) as `compute` makes them of images, is reduced to its known entries at once, so
+    that nothing of N x C ever exists.
+
+    Returns:
+        The entries as each view scores them.
+
+    Raises:
+        RunError: a logit is not finite, whether its entry is known or not.
+    """
+    nothing = np.empty((0, truth.num_classes), dtype=np.float32)
+    # A process without a row takes part all the same.
+    parts = [[known_scores(nothing, nothing.astype(np.int8))] for _ in range(views)]
+    finite = True
+    for place, values in _computed(compute, loader, len(truth), runtime, label, after_batch):
+        logits = values.cpu().numpy()
+        finite = finite and bool(np.isfinite(logits).all())
+        codes = truth.rows(place.cpu().numpy())
+        for view, columns in zip(parts, np.split(logits, views, axis=1), strict=True):
+            view.append(known_scores(columns, codes))
+    require_finite(not runtime.agree(not finite), label)
+    return [_gathered(view, truth.num_classes) for view in parts]
+
+
+def _gathered(parts: list[KnownScores], num_classes: int) -> KnownScores:
+    """The known entries of all batches of all processes."""
+    classes, present, scores, in_top = (
+        collectives.gather_rows(torch.from_numpy(np.concatenate(column))).numpy()
+        for column in zip(*(part[:-1] for part in parts), strict=True)
+    )
+    return KnownScores(classes, present, scores, in_top, num_classes)
+
+
+def evaluate(
+    model: nn.Module,
+    annotations: Annotations,
+    config: LoaderConfig,
+    runtime: Runtime,
+    num_workers: int,
+    *,
+    label: str = "scoring",
+    after_batch: Callable[[], None] = lambda: None,
+) -> Measured:
+    """The metrics of a split; UNKNOWN truth is left out class by class. Raises: RunError when scores are not finite."""
+    loader = evaluation_loader(annotations, config, runtime, num_workers)
+    return measure(model, loader, annotations.truth, runtime, label=label, after_batch=after_batch)
+
+
+def measure(
+    model: nn.Module,
+    loader: BatchLoader,
+    truth: LabelTable,
+    runtime: Runtime,
+    *,
+    label: str = "scoring",
+    after_batch: Callable[[], None] = lambda: None,
+) -> Measured:
+    """The metrics of what `loader` gives, against `truth`; otherwise as `evaluate`. Every picture is computed once."""
+    names = ("f", "g", "ensemble") if isinstance(model, Peers) else ("f",)
+    found: list[Metrics] = []
+    model.eval()
+    first: NDArray[np.float32] | None = None
+    if truth.stores_known_only:
+        compute = _all_views(model)
+        known = score_known(compute, len(names), loader, truth, runtime, label=label, after_batch=after_batch)
+        found = [evaluate_known(scores) for scores in known]
+    else:
+        width = len(names) * truth.num_classes
+        scores = rows_in_order(
+            _all_views(model), width, loader, len(truth), runtime, label=label, after_batch=after_batch
+        )
+        require_finite(bool(np.isfinite(scores).all()), label)
+        views, codes = np.split(scores, len(names), axis=1), truth.dense()
+        first = views[0]
+        found = [evaluate_scores(view, codes) for view in views]
+    return Measured(found[0], dict(zip(names[1:], found[1:], strict=True)), first)
+
+
+def _all_views(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """From images to logits (B, C); of two networks to (B, 3 C): by f, by g, by both together."""
+    if isinstance(model, Peers):
+        return lambda images: torch.cat(list(model.views(images).values()), dim=1)
+    return lambda images: model(images).logits
+
+
+def groups_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, float | None]:
+    """Mean average precision of each group of classes by name; None for a group without a class that was judged."""
+    means = group_map(metrics.per_class, metrics.known, groups)
+    return {name: None if math.isnan(value) else value for name, value in means.items()}
+
+
+def group_figures_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, dict[str, float | None]]:
+    """All figures of each group of classes and, under `total`, of all classes; None where nothing is known."""
+    found = group_figures(metrics.per_class, metrics.tally, groups)
+    return {
+        group: {name: None if math.isnan(value) else value for name, value in figures._asdict().items()}
+        for group, figures in found.items()
+    }
+
+
+def group_columns(part: str, metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, float]:
+    """The known ones of these figures by names such as `test_tail_mAP`, none where there are no groups."""
+    figures = group_figures_as_dict(metrics, groups) if groups else {}
+    return {
+        f"{part}_{group}_{name}": value
+        for group, found in figures.items()
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def beside_as_dict(measured: Measured) -> dict[str, dict[str, float]]:
+    """Figures of the second of two networks (`g`), of their `ensemble`, and the `mean` of each figure of both."""
+    found = {name: metrics.as_dict() for name, metrics in measured.beside.items()}
+    if "g" in found:
+        f = measured.metrics.as_dict()
+        found["mean"] = {name: (f[name] + value) / 2 for name, value in found["g"].items()}
+    return found
+
+
+@torch.no_grad()
+def _computed(
+    compute: Callable[[Tensor], Tensor],
+    loader: BatchLoader,
+    rows: int,
+    runtime: Runtime,
+    label: str,
+    after_batch: Callable[[], None],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows (B,) and float32 values (B, ...) of each batch of this process."""
+    bar = Progress(loader, total=rows, label=label, unit="img", shown=runtime.is_main)
+    for batch in bar:
+        moved = loader.ready(runtime.to_device(batch))
+        yield moved.index, compute(moved.images).float()
+        bar.advance(len(moved.index) * runtime.world_size)
+        after_batch()
+
+
+def require_finite(finite: bool, label: str) -> None:
+    """Raise RunError unless the scores of the split `label` are `finite`."""
+    if not finite:
+        raise RunError(f"{label}: the model gives scores that are not finite; train it with a lower --lr or in fp32")

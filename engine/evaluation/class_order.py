@@ -1,0 +1,45 @@
+"""Whether the classes of a checkpoint are those of a dataset, in its order; released files mostly name none."""
+
+from __future__ import annotations
+
+from engine.core.checkpoint import SavedModel
+from engine.core.manifest import load_manifest
+from utils.checks import UserError, require
+from utils.types import Annotations
+
+
+def check_classes(saved: SavedModel, test: Annotations, dataset: str) -> None:
+    """Raise UserError unless the columns of the scores are, as far as is known, the columns of the truth.
+
+    Of a file without names only their number is known; of a released file with other names too.
+    """
+    ours, theirs = (tuple(map(_plain_name, names)) for names in (test.classes, saved.classes))
+    require(
+        ours == theirs or set(ours) != set(theirs),
+        f"{saved.path}: has the classes of {dataset} in another order ({', '.join(saved.classes[:3])}, ...), so "
+        "its scores are not those of these columns; give the --dataset it is for",
+    )
+    named = saved.released is None and saved.classes != ()
+    if saved.num_classes != len(test.classes) or (named and saved.classes != test.classes):
+        first = f" ({', '.join(saved.classes[:3])}, ...)" if saved.classes else ""
+        raise UserError(
+            f"{saved.path}: trained on {saved.num_classes} classes{first}, but {dataset} has {len(test.classes)} "
+            f"({', '.join(test.classes[:3])}, ...); give the --dataset it is for"
+        )
+
+
+def _plain_name(name: str) -> str:
+    """A name as far as spellings agree: VOC's `tvmonitor` is `TV monitor` elsewhere."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def said_of_order(saved: SavedModel, test: Annotations, dataset: str) -> str:
+    """What is known of the order of classes in a checkpoint that has no names, or has others; else nothing."""
+    if saved.released is None and saved.classes:
+        return ""
+    if saved.classes and tuple(map(_plain_name, saved.classes)) == tuple(map(_plain_name, test.classes)):
+        return ""
+    family = saved.released and load_manifest().families[saved.released.family]
+    if family and dataset in family.order:
+        return f"classes: in the order of {dataset}, as the published code numbers them"
+    return f"classes: the file does not tell their order; that of {dataset} is taken"

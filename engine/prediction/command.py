@@ -1,0 +1,274 @@
+"""`predict.py`: pictures to labels on the screen, in files, as heat maps and as a page; or a checkpoint exported."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from data.images.decoders import Decoder
+from data.images.files import FileImages
+from engine.core.checkpoint import SavedModel, read_model
+from engine.core.cli import split_words
+from engine.core.settings import parse_settings
+from engine.prediction.export import KINDS, TOLERANCE, export_model
+from engine.prediction.heatmaps import write_maps
+from engine.prediction.html import Page, Tile, contact_sheet
+from engine.prediction.predictor import Label, Prediction, Predictor, Unreadable, class_names
+from engine.prediction.sources import Found, Source, find_pictures, shown
+from engine.training.config import TRAINING_CONFIGS
+from utils.checks import RunError, UserError, require
+from utils.console import say, warn
+from utils.options import option
+from utils.safe_files import write_atomically
+
+_THUMBNAIL = 240  # pixels, the longer side of a picture on the page
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Which checkpoint, what is told of each picture, and where."""
+
+    load_from: Path | None = option(None, "checkpoint to predict by, such as best.pth of a run")
+    top: int = option(5, "labels told of a picture, at most")
+    threshold: float = option(0.0, "labels that score less are not told")
+    json: Path | None = option(None, "write the labels to this file as JSON")
+    csv: Path | None = option(None, "write the labels to this file as CSV, a row a label")
+    html: Path | None = option(None, "write pictures and labels to this file as a page for a browser")
+    heatmaps: Path | None = option(None, "folder for pictures of where classes are seen")
+    heatmap_top: int = option(3, "--heatmaps: how many of a picture's labels are drawn, at most")
+    batch_size: int = option(16, "pictures computed together", aliases=("bsize",))
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
+    decoder: Decoder | None = option(None, "what decodes pictures (default: what decoded them in training)")
+    classes: Path | None = option(None, "text file of class names, one a line, to use instead of the checkpoint's")
+    export: Literal["onnx", "torchscript", "pt2"] | None = option(
+        None, "write the model to --output in this form, and predict nothing"
+    )
+    output: Path | None = option(None, "--export: the file to write")
+
+    def __post_init__(self) -> None:
+        require(self.load_from is not None, "--load_from: name the checkpoint to predict by")
+        for name in ("top", "heatmap_top", "batch_size"):
+            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
+        require(0 <= self.threshold <= 1, f"--threshold {self.threshold}: must be in 0 .. 1")
+        require(self.export is None or self.output is not None, f"--export {self.export}: say where to with --output")
+        require(
+            self.output is None or self.export is not None,
+            f"--output {self.output}: is for --export; predictions go to --json, --csv, --html and --heatmaps",
+        )
+
+    def files(self) -> dict[str, Path]:
+        """The files that are to be written, by flag."""
+        named = {name: getattr(self, name) for name in ("json", "csv", "html", "output")}
+        return {name: path for name, path in named.items() if path is not None}
+
+
+@dataclass
+class Told:
+    """What is known once all pictures are through."""
+
+    labels: list[tuple[Source, list[Label]]] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+
+def predict_command(argv: Sequence[str], *, program: str) -> int:
+    """Predict the pictures that are named among the flags, or export. Returns the exit code.
+
+    Args:
+        argv: the command line without the program.
+        program: name of the script, for messages and help.
+
+    Raises:
+        UserError: what was asked cannot be done; nothing has been written then.
+        RunError: a file cannot be written, or a score is no number.
+    """
+    paths, flags = split_words(argv)
+    if {"-h", "--help"} & set(flags):
+        say("labels of pictures by a checkpoint; name pictures, and folders of pictures, anywhere\n")
+    settings = parse_settings(
+        {"prediction": PredictConfig}, flags, program=program, defaults={}, elsewhere=TRAINING_CONFIGS
+    )
+    config: PredictConfig = settings.sections["prediction"]
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    require(processes == 1, f"{program}: works in one process; start it without a launcher")
+    if config.export is not None:
+        require(not paths, f"--export {config.export}: predicts nothing; leave {paths and shown(paths[0])} out")
+        _check_files(config, [])
+        return _export(config)
+    require(bool(paths), f"{program}: name a picture, or a folder of pictures")
+    found = find_pictures(paths)
+    _check_files(config, [source.path for source in found.sources])
+    if config.heatmaps is not None:
+        _check_heatmaps(config.heatmaps, paths)
+    return _predict(config, found)
+
+
+def read_class_names(path: Path | None) -> list[str]:
+    """The lines of a file of class names, none without a file. Raises: UserError naming file and line."""
+    if path is None:
+        return []
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
+        raise UserError(f"--classes {path}: cannot be read ({reason}); give a text file of class names") from None
+    while names and not names[-1]:
+        names.pop()
+    require(bool(names), f"--classes {path}: has no names; give one a line")
+    lines: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        require(bool(name), f"--classes {path}, line {number}: is empty; give a name a line")
+        first = lines.setdefault(name, number)
+        require(first == number, f"--classes {path}, line {number}: {name} again, as in line {first}")
+    return names
+
+
+def as_json(told: Told, load_from: Path, classes: Sequence[str]) -> str:
+    """Everything that was told, scores rounded to six decimals."""
+    content = {
+        "load_from": str(load_from),
+        "classes": list(classes),
+        "pictures": [
+            {"path": str(source.path), "labels": [{"label": one.name, "score": round(one.score, 6)} for one in labels]}
+            for source, labels in told.labels
+        ],
+        "unreadable": [{"path": one.name, "reason": one.reason} for one in told.unreadable],
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def as_csv(told: Told) -> str:
+    """A row a label: path, rank from 1, label, score; a picture without a label has none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "rank", "label", "score"])
+    for source, labels in told.labels:
+        writer.writerows([source.path, rank, one.name, f"{one.score:.6f}"] for rank, one in enumerate(labels, 1))
+    return text.getvalue()
+
+
+def _export(config: PredictConfig) -> int:
+    assert config.load_from is not None
+    assert config.export is not None
+    assert config.output is not None
+    saved = _read(config.load_from)
+    names = class_names(saved, read_class_names(config.classes))
+    difference = export_model(saved, names, config.export, config.output)
+    if difference is None:
+        say(f"not compared with torch: {KINDS[config.export].reader} is not installed")
+    else:
+        say(f"logits differ from torch's by {difference:.1e} at most (allowed: {TOLERANCE:.0e})")
+    say(f"written: {config.output}")
+    return 0
+
+
+def _read(path: Path) -> SavedModel:
+    """The checkpoint; what had to be assumed of it is said."""
+    saved = read_model(path)
+    for note in saved.notes:
+        say(f"{path}: {note}")
+    return saved
+
+
+def _predict(config: PredictConfig, found: Found) -> int:
+    """Predict, tell, write."""
+    assert config.load_from is not None
+    names = read_class_names(config.classes)
+    predictor = Predictor.of(_read(config.load_from), device=config.device, classes=names, decoder=config.decoder)
+    if config.heatmaps is not None:
+        _make_folder(config.heatmaps)
+    if found.skipped:
+        say(f"skipped {found.skipped} files that are no pictures")
+    told = _through(predictor, config, found)
+    texts = {"json": lambda: as_json(told, config.load_from or Path(), predictor.classes), "csv": lambda: as_csv(told)}
+    texts["html"] = lambda: contact_sheet(Page(str(config.load_from), told.tiles, told.unreadable))
+    for name, path in config.files().items():
+        text = texts[name]().encode("utf-8", "surrogateescape" if name == "csv" else "backslashreplace")
+        write_atomically(path, lambda file, text=text: file.write(text))  # type: ignore[misc]
+        say(f"written: {path}")
+    if config.heatmaps is not None:
+        say(f"written: {config.heatmaps}")
+    if told.unreadable:
+        warn(f"{len(told.unreadable)} of {len(found.sources)} pictures could not be read")
+    return 1 if told.unreadable else 0
+
+
+def _through(predictor: Predictor, config: PredictConfig, found: Found) -> Told:
+    """All pictures, each told as soon as it is known."""
+    told = Told()
+    sources = {os.fspath(source.path): source for source in found.sources}
+
+    def unreadable(one: Unreadable) -> None:
+        warn(f"{shown(one.name)}: {shown(one.reason)}")
+        told.unreadable.append(one)
+
+    drawn = config.heatmaps is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # decoders complain of odd metadata, which harms nobody
+        for prediction in predictor.predict(
+            list(sources), batch_size=config.batch_size, maps=drawn, unreadable=unreadable
+        ):
+            _tell(prediction, sources[prediction.name], predictor, config, told)
+    return told
+
+
+def _tell(prediction: Prediction, source: Source, predictor: Predictor, config: PredictConfig, told: Told) -> None:
+    """One picture: its line, its heat maps, and what is kept for the files."""
+    labels = prediction.labels(config.top, config.threshold)
+    told.labels.append((source, labels))
+    say(f"{shown(source.path)}: {', '.join(f'{one.name} {one.score:.3f}' for one in labels) or 'no label'}")
+    if config.heatmaps is not None:
+        write_maps(prediction, labels[: config.heatmap_top], source, config.heatmaps, predictor.seen)
+    if config.html is not None:
+        told.tiles.append(_tile(source, labels))
+
+
+def _tile(source: Source, labels: Sequence[Label]) -> Tile:
+    """A picture of the page; one that is gone in the meantime has no thumbnail."""
+    try:
+        picture = FileImages([source.path]).open(0)
+    except RunError:
+        return Tile(shown(source.path), "", (1, 1), labels)
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    held = io.BytesIO()
+    picture.save(held, "JPEG", quality=80)
+    return Tile(shown(source.path), base64.b64encode(held.getvalue()).decode(), picture.size, labels)
+
+
+def _check_files(config: PredictConfig, pictures: Sequence[Path]) -> None:
+    """Nothing that is to be written may be in the way of anything else."""
+    precious = {path.resolve() for path in (*pictures, config.load_from, config.classes) if path is not None}
+    seen: dict[Path, str] = {}
+    for name, path in config.files().items():
+        require(path.parent.is_dir(), f"--{name} {path}: there is no folder {path.parent}; make it first")
+        require(not path.is_dir(), f"--{name} {path}: is a folder; name a file")
+        real = path.resolve()
+        require(real not in precious, f"--{name} {path}: is read by this command, and would be lost; name another file")
+        require(real not in seen, f"--{name} {path}: is what --{seen.get(real)} writes; name another file")
+        seen[real] = name
+
+
+def _check_heatmaps(folder: Path, paths: Sequence[Path]) -> None:
+    """Heat maps must not lie where the next call would look for pictures."""
+    for path in paths:
+        require(
+            not (path.is_dir() and folder.resolve().is_relative_to(path.resolve())),
+            f"--heatmaps {folder}: lies in {path}, whose pictures are predicted, and would be too the next time; name "
+            "a folder elsewhere",
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    """The folder of heat maps."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--heatmaps {folder}: cannot be made ({error.strerror}); name another folder") from None

@@ -1,0 +1,230 @@
+"""Scores, and activation maps where they are wanted, of any pictures by a checkpoint.
+
+B batch, C classes, h w activation map, s side of the square that a model sees, in pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.special import expit
+from torch import Tensor, nn
+
+from data.images.decoders import Decoder, picture_opener
+from data.images.files import ArrayImages, FileImages, fault, in_threads, to_rgb
+from data.loading.loader import LoaderConfig
+from data.loading.transforms import CentreWindow, Pipeline, Warp, normalizer, scoring_transform
+from engine.core.checkpoint import SavedModel, read_model
+from engine.core.distributed import Runtime
+from engine.core.scoring import require_finite
+from engine.core.settings import setting_table, typed_values
+from models.classifier import Classifier
+from models.peers import Peers
+from utils.checks import RunError, require
+
+Given = str | Path | Image.Image
+"""A picture file, or a picture in memory."""
+
+_VIEW = ("img_size", "augment", "normalize", "decoder")  # the settings of training that say how pictures are seen
+
+
+class Label(NamedTuple):
+    """A class and its probability."""
+
+    name: str
+    score: float
+    column: int  # from 0
+
+
+class Part(NamedTuple):
+    """The part of a picture that a model sees, as shares of width and height; all of it is 0 to 1."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one picture."""
+
+    name: str
+    """The path, as it was given; of the n-th picture, where it was in memory, `picture n`."""
+    classes: tuple[str, ...]
+    logits: NDArray[np.float32]
+    """(C,)"""
+    maps: NDArray[np.float32] | None = None
+    """(C, h, w) activation maps of the part that was seen, where they were asked for."""
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """(C,) probabilities."""
+        probabilities: NDArray[np.float32] = expit(self.logits)
+        return probabilities
+
+    def labels(self, top: int | None = None, threshold: float = 0.0) -> list[Label]:
+        """The `top` highest-scoring classes (default: all), best first, of those that score at least `threshold`."""
+        order = np.argsort(-self.logits, kind="stable")[:top].tolist()
+        return [Label(self.classes[k], float(self.scores[k]), k) for k in order if self.scores[k] >= threshold]
+
+
+class Unreadable(NamedTuple):
+    """A picture that did not decode, and why: the end of a sentence."""
+
+    name: str
+    reason: str
+
+
+class Predictor:
+    """A model and the way it sees pictures, which is that of `evaluate.py` for the same checkpoint.
+
+    Args:
+        network: on its device, in evaluation mode.
+        classes: C names.
+        view: how pictures are seen.
+    """
+
+    def __init__(self, network: nn.Module, classes: Sequence[str], view: LoaderConfig) -> None:
+        self.network, self.classes, self.view = network, tuple(classes), view
+        self.device = next(network.parameters()).device
+        self._transform = scoring_transform(view.augment, view.img_size)
+        self._normalise = normalizer(view.normalize)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, device: str = "auto", classes: Sequence[str] = (), decoder: Decoder | None = None
+    ) -> Predictor:
+        """The predictor of a checkpoint; of two networks that of f, which is the one reported everywhere.
+
+        Args:
+            path: `best.pth` of a run, or another file that `evaluate.py` can score.
+            device: auto, cpu or cuda.
+            classes: names to use instead of those in the checkpoint.
+            decoder: what decodes pictures, if another than in training.
+
+        Raises:
+            UserError: the file is no checkpoint or does not fit, the names are not C, or there is no such device.
+        """
+        return cls.of(read_model(Path(path)), device=device, classes=classes, decoder=decoder)
+
+    @classmethod
+    def of(
+        cls, saved: SavedModel, *, device: str = "auto", classes: Sequence[str] = (), decoder: Decoder | None = None
+    ) -> Predictor:
+        """The predictor of a checkpoint that was read; otherwise as `load`."""
+        names, view = class_names(saved, classes), view_of(saved, decoder)
+        return cls(Runtime(device, "fp32").place(reported_network(saved)).eval(), names, view)
+
+    @property
+    def seen(self) -> Part:
+        """What of width and height is scored: all, or the middle."""
+        return seen_part(self._transform)
+
+    def predict(
+        self,
+        pictures: Sequence[Given],
+        *,
+        batch_size: int = 16,
+        maps: bool = False,
+        unreadable: Callable[[Unreadable], object] | None = None,
+    ) -> Iterator[Prediction]:
+        """What the model says of each picture, in order, computed while it is asked for.
+
+        Args:
+            pictures: paths, or pictures in memory.
+            batch_size: how many are computed together; scores do not depend on it beyond rounding.
+            maps: activation maps too.
+            unreadable: told of each picture that does not decode, which is then left out. Without it the first such
+                picture ends everything.
+
+        Raises:
+            RunError: a picture cannot be read, or a score is no number.
+        """
+        read = in_threads(self._read, list(enumerate(pictures)), "predicting")
+        for start in range(0, len(pictures), batch_size):
+            batch = list(islice(read, len(pictures[start : start + batch_size])))
+            for one in batch:
+                if isinstance(one, Unreadable):
+                    _tell(one, unreadable)
+            yield from self._predicted([one for one in batch if isinstance(one, _Read)], maps)
+
+    def _read(self, item: tuple[int, Given]) -> _Read | Unreadable:
+        """A picture as the model takes it."""
+        row, picture = item
+        if isinstance(picture, Image.Image):
+            name = f"picture {row + 1}"
+            held = ArrayImages(np.asarray(to_rgb(picture))[None], [name])
+            return _Read(name, self._transform(picture_opener(held, self.view.decoder)(0)))
+        name = os.fspath(picture)
+        try:
+            return _Read(name, self._transform(picture_opener(FileImages([name]), self.view.decoder)(0)))
+        except RunError as error:
+            return Unreadable(name, fault(name) or f"cannot be read ({error.__cause__})")
+
+    @torch.no_grad()
+    def _predicted(self, batch: Sequence[_Read], maps: bool) -> list[Prediction]:
+        """The predictions of pictures that were read."""
+        if not batch:
+            return []
+        images = self._normalise(torch.stack([one.pixels for one in batch]).to(self.device))
+        output = self.network(images, want=frozenset({"cam"} if maps else ()))
+        logits = output.logits.float().cpu().numpy()
+        require_finite(bool(np.isfinite(logits).all()), "predicting")
+        cams = output.cam.float().cpu().numpy() if maps else [None] * len(batch)
+        return [Prediction(one.name, self.classes, row, cam) for one, row, cam in zip(batch, logits, cams, strict=True)]
+
+
+class _Read(NamedTuple):
+    name: str
+    pixels: Tensor  # (3, s, s) uint8
+
+
+def reported_network(saved: SavedModel) -> Classifier:
+    """The network of a checkpoint on the CPU, in evaluation mode; of two networks f. Raises: UserError."""
+    network = saved.build()
+    return (network.f if isinstance(network, Peers) else network).eval()
+
+
+def class_names(saved: SavedModel, given: Sequence[str] = ()) -> tuple[str, ...]:
+    """`given`, or else the names in the checkpoint. Raises: UserError when none are known, or too few."""
+    require(
+        bool(given or saved.classes),
+        f"{saved.path}: does not say what its {saved.num_classes} classes are called; give --classes FILE, or first "
+        "write them into it: evaluate.py --dataset NAME --save_as FILE.safetensors",
+    )
+    require(
+        len(given) in (0, saved.num_classes),
+        f"--classes: {len(given)} names, but {saved.path} has {saved.num_classes} classes",
+    )
+    return tuple(given) or saved.classes
+
+
+def view_of(saved: SavedModel, decoder: Decoder | None = None) -> LoaderConfig:
+    """How the training run of a checkpoint scored pictures. Raises: UserError when its settings are damaged."""
+    held = {name: str(saved.settings[name]) for name in _VIEW if saved.settings.get(name) is not None}
+    if decoder is not None:
+        held["decoder"] = decoder
+    return LoaderConfig(**typed_values(held, setting_table({"loader": LoaderConfig}), str(saved.path)))
+
+
+def seen_part(transform: Pipeline) -> Part:
+    """The part of each side that a transform of `scoring_transform` keeps."""
+    sizes = [step.size for step in transform.steps if isinstance(step, Warp | CentreWindow)]
+    whole, kept = sizes[0], sizes[-1]
+    start = (whole - kept) // 2
+    return Part(start / whole, (start + kept) / whole)
+
+
+def _tell(one: Unreadable, listener: Callable[[Unreadable], object] | None) -> None:
+    if listener is None:
+        raise RunError(f"{one.name}: {one.reason}")
+    listener(one)

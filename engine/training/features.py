@@ -1,0 +1,124 @@
+"""Features of a frozen backbone, computed once and kept: what a linear layer is trained on in seconds.
+
+N rows, D feature width. As with the pre-extracted features of the single-positive papers (Cole et al., CVPR 2021,
+published code, single-positive-multi-label), pictures are seen in their test view and maps are averaged over places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.files.cache import Cache
+from data.images.caching import MemoryImages, PixelImages
+from data.images.files import ArrayImages, FileImages, file_marks
+from data.loading.loader import LoaderConfig
+from data.loading.transforms import CENTRED
+from engine.core.distributed import Runtime
+from engine.core.scoring import require_finite, rows_in_order
+from engine.training.loaders import Part, PictureFeed, rows_of
+from models.classifier import Classifier, Pooling
+from utils.checks import require
+from utils.types import Annotations, Images
+
+Features = NDArray[np.float32]
+
+_VERSION = "pooled features 1"
+_SCORED = ("decoder", "img_size", "normalize", "batch_size")
+"""Settings of the loader that a test view depends on; the size of a batch by rounding only."""
+
+
+def require_pooled(network: Classifier, needs: frozenset[str], method: str) -> None:
+    """Raise UserError unless pooled features are all that `network` and a criterion with these `needs` look at."""
+    why = "--train_mode linear_fixed_features: there are pooled features only, but"
+    instead = "; take --train_mode linear, which reads the pictures in every epoch"
+    maps = sorted(needs & {"cam", "features", "second_view", "peers"})
+    require(not maps, f"{why} {method} needs {', '.join(maps)}{instead}")
+    head = type(network.head).__name__
+    require(network.reads_pooled(), f"{why} the head ({head}) reads the feature map itself{instead}")
+
+
+def pooled_features(
+    network: Classifier, feed: PictureFeed, parts: Mapping[Part, int], cache: Cache
+) -> dict[Part, Features]:
+    """The features of each part, from the cache where it has them.
+
+    Args:
+        network: on the CPU; moved to the device of the run and left in evaluation mode.
+        feed: the pictures.
+        parts: the parts wanted, with their numbers of rows.
+        cache: where the features are kept, in files of N * D * 4 bytes.
+
+    Returns:
+        (N, D) float32 a part, rows in order, on every process.
+
+    Raises:
+        RunError: a picture cannot be read, or a feature is not finite.
+    """
+    runtime = feed.runtime
+    model = runtime.place(Pooling(network)).eval()
+    weights = weights_hash(network.backbone)
+    result: dict[Part, Features] = {}
+    for part, rows in parts.items():
+        entry = features_fingerprint(weights, rows_of(feed.data, part), feed.config, runtime)
+        found = None if entry is None else _recall(cache, entry, (rows, network.feature_width))
+        if runtime.agree(found is None):
+            loader = feed.scoring(part)
+            found = rows_in_order(model, network.feature_width, loader, rows, runtime, label=f"features of {part}")
+            require_finite(bool(np.isfinite(found).all()), f"features of {part}")
+            if entry is not None and runtime.is_main:
+                cache.save("features", entry, {"features": found})
+        assert found is not None
+        result[part] = found
+    return result
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 (hex) of names, types, shapes and values of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        digest.update(array.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def features_fingerprint(weights: str, annotations: Annotations, config: LoaderConfig, runtime: Runtime) -> str | None:
+    """SHA-256 (hex) of all that features depend on: weights, rows, pictures, their view, how is computed.
+
+    None for pictures of which nothing tells whether they have changed.
+    """
+    pictures = _marks(annotations.images)
+    if pictures is None:
+        return None
+    view = {name: getattr(config, name) for name in _SCORED}
+    view["centred"] = config.augment in CENTRED
+    computed = [runtime.precision, runtime.device.type, runtime.world_size, torch.__version__]
+    said = json.dumps([_VERSION, weights, annotations.row_hash(), view, computed])
+    return hashlib.sha256(said.encode() + pictures).hexdigest()
+
+
+def _marks(images: Images) -> bytes | None:
+    """What changes when a picture does: marks of the files, or a hash of pixels that are in memory anyway."""
+    if isinstance(images, ArrayImages):
+        digest = hashlib.sha256()
+        for row in range(len(images)):
+            digest.update(images.pixels(row).tobytes())
+        return digest.digest()
+    if isinstance(images, FileImages | MemoryImages | PixelImages):
+        return file_marks([images.name(row) for row in range(len(images))]).tobytes()
+    return None
+
+
+def _recall(cache: Cache, entry: str, shape: tuple[int, int]) -> Features | None:
+    """The features of an entry, None where it is absent or is not what it should be."""
+    held = cache.load("features", entry, ["features"])
+    if held is None or held["features"].shape != shape or held["features"].dtype != np.float32:
+        return None
+    features: Features = held["features"]
+    return features

@@ -1,0 +1,113 @@
+"""What a run says of itself: the facts it starts with, and the content of its `result.json`."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torchvision
+
+from data.build import Data
+from data.loading.loader import LoaderConfig
+from engine.core.distributed import Runtime
+from engine.core.scoring import Measured, beside_as_dict, group_figures_as_dict, groups_as_dict
+from engine.core.settings import Settings
+from engine.training.config import RunConfig
+from engine.training.loop import Position
+from utils.metrics import Metrics
+
+
+class Scores(NamedTuple):
+    """What a run has scored at its end."""
+
+    chosen: Measured  # the selected epoch on the test set
+    last: Measured  # the last epoch there
+    validation: Measured | None  # the selected epoch on the validation split
+
+
+def facts(method: str, settings: Settings, data: Data, runtime: Runtime, at: Position) -> dict[str, Any]:
+    """What a run is about, for the console and the log."""
+    config: RunConfig = settings.sections["run"]
+    labels = data.labels
+    return {
+        "method": method,
+        "dataset": settings.values["dataset"],
+        "images": {"train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test)},
+        "labels": data.regime.describe(),
+        "label_file": labels.path and str(labels.path),
+        "label_file_made_now": labels.made,
+        "label_seed": data.regime.seed,
+        "label_hash": labels.label_hash,
+        "train_mode": config.train_mode,
+        "sampler": sampler_text(settings.sections["loader"]),
+        "device": str(runtime.device),
+        "processes": runtime.world_size,
+        "precision": config.precision,
+        "epoch": at.epoch,
+        "step": at.step,
+    }
+
+
+def sampler_text(config: LoaderConfig) -> str:
+    """The order of training in words, and whose labels decide it, for the console and the log."""
+    if config.sampler == "shuffled":
+        return "shuffled"
+    whose = {"observed": "the observed labels", "clean": "the CLEAN labels, which partial labels do not tell"}
+    return f"class-aware by {whose[config.sampler_labels]}"
+
+
+def result(
+    method: str,
+    settings: Settings,
+    data: Data,
+    selection: str,
+    at: Position,
+    scores: Scores,
+) -> dict[str, Any]:
+    """The content of `result.json` of a run that has come to its end, at `at`."""
+    regime, classes, config = data.regime, data.test.classes, settings.sections["run"]
+    chosen = scores.chosen.metrics
+    return {
+        "method": method,
+        "variant": settings.values.get("variant"),
+        "dataset": settings.values["dataset"],
+        "labels": regime.name,
+        "rate": regime.rate,
+        "seed": config.seed,
+        "train_seed": config.training_seed,
+        "epochs": config.epochs,
+        "epochs_trained": at.trained,
+        "train_mode": config.train_mode,
+        "selection": selection,
+        "selected_epoch": at.best_epoch,
+        "test": chosen.as_dict(),
+        "last": scores.last.metrics.as_dict(),
+        "validation": None if scores.validation is None else scores.validation.metrics.as_dict(),
+        "extra": {
+            **_grouped(chosen, data),
+            **({"last": _grouped(scores.last.metrics, data)} if data.groups else {}),
+            **beside_as_dict(scores.chosen),
+            "classes_without_positives": [classes[k] for k in chosen.classes_without_positives],
+        },
+        "images_per_second": at.images / max(at.seconds, 1e-9),
+        "label_hash": data.labels.label_hash,
+        "versions": versions(),
+    }
+
+
+def _grouped(metrics: Metrics, data: Data) -> dict[str, Any]:
+    """The mAP of each group of classes by its name and, under `groups`, all figures of each and of all classes."""
+    figures = {"groups": group_figures_as_dict(metrics, data.groups)} if data.groups else {}
+    return {**groups_as_dict(metrics, data.groups), **figures}
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }

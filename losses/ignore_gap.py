@@ -1,0 +1,118 @@
+"""The information gap of IGNORE: what is masked, what a label loses by that, and what it must exceed to be rejected.
+
+B images of a batch, C classes, h w size of a map, H W of a picture. Source: Song et al., ECCV 2024, published code
+gyeong-ryeol-song/SPML-IGNORE (`functions.py`, `losses.py`, `train_resnet.py`). No function here holds state.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from losses.common.functional import widened
+from utils.collectives import all_max
+from utils.types import ModelOutput
+
+Map = Literal["activation", "attention"]
+Norm = Literal["spatial", "release", "batch_minmax"]
+
+
+def class_maps(output: ModelOutput, kind: Map) -> Tensor:
+    """Where each class is seen, (B, C, h, w), without gradient.
+
+    Args:
+        output: logits, features and class activation or attention maps.
+        kind: "activation": the activation map, shifted so that its mean over places is the logit, which adds a linear
+            head's bias. "attention": the attention map times the mean over channels of the feature map.
+    """
+    assert output.cam is not None
+    cam = widened(output.cam.detach())
+    if kind == "activation":
+        return cam + (widened(output.logits.detach()) - cam.mean(dim=(2, 3)))[:, :, None, None]
+    assert output.features is not None
+    return cam * widened(output.features.detach()).mean(dim=1, keepdim=True)
+
+
+def normalised(maps: Tensor, shown: Tensor, kind: Norm) -> Tensor:
+    """Maps on a scale on which the threshold is read.
+
+    Args:
+        maps: (B, P, h, w), one for each of P classes of an image.
+        shown: (B, P) bool, which of them are of observed positives.
+        kind: "spatial": (M - min) / (max - min), extremes of each map. "batch_minmax": the same with the extremes, at
+            each place, of the shown maps of the GLOBAL batch. "release": these, but (M - min) / max.
+
+    Returns:
+        (B, P, h, w), of maps that are not shown anything. A map without any spread is 0 everywhere.
+    """
+    tiny = torch.finfo(maps.dtype).tiny
+    if kind == "spatial":
+        low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+        return (maps - low) / (high - low + tiny)
+    hidden = ~shown[:, :, None, None]
+    low = -all_max((-maps).masked_fill(hidden, -math.inf).amax(dim=(0, 1)))
+    high = all_max(maps.masked_fill(hidden, -math.inf).amax(dim=(0, 1)))
+    return (maps - low) / (high if kind == "release" else high - low + tiny)
+
+
+def kept_pixels(scaled: Tensor, shown: Tensor, threshold: float, size: tuple[int, int]) -> Tensor:
+    """The pixels that stay in the masked picture: where the map of an observed positive exceeds the threshold.
+
+    Args:
+        scaled: (B, P, h, w) normalised maps.
+        shown: (B, P) bool, which of them are of observed positives; the highest counts where there are several.
+        threshold: strictly exceeded by what stays.
+        size: H and W; maps are brought to it bilinearly, corners not aligned.
+
+    Returns:
+        (B, H, W) bool, all of an image without observed positive.
+    """
+    highest = scaled.masked_fill(~shown[:, :, None, None], -math.inf).amax(dim=1, keepdim=True)
+    seen: Tensor = F.interpolate(highest, size, mode="bilinear", align_corners=False)[:, 0] > threshold
+    return seen | ~shown.any(dim=1)[:, None, None]
+
+
+class Thresholds(NamedTuple):
+    """What a label must exceed to be rejected."""
+
+    gap: Tensor  # scalar G: moving mean of the information gap of observed positives
+    average: Tensor  # (C,) V: moving mean logit of each class
+
+
+def moved(thresholds: Thresholds, gap: Tensor, logits: Tensor, shown: Tensor, keep: tuple[float, float]) -> Thresholds:
+    """The thresholds after another batch; both start from 0, and nothing corrects for that.
+
+    What a batch says nothing of, or nothing finite, stays: G where no label is shown, both where logits overflowed.
+
+    Args:
+        thresholds: so far.
+        gap: (B, C) information gap.
+        logits: (B, C) of the weak view.
+        shown: (B, C) bool, observed positives.
+        keep: gap_lambda and avg_lambda.
+    """
+    fresh = Thresholds(gap.where(shown, 0).sum() / shown.sum(), logits.mean(dim=0))
+    return Thresholds(
+        *(
+            torch.where(new.isfinite(), share * old + (1 - share) * new, old)
+            for old, new, share in zip(thresholds, fresh, keep, strict=True)
+        )
+    )
+
+
+def rejected(gap: Tensor, logits: Tensor, unknown: Tensor, thresholds: Thresholds, *, lat: bool) -> Tensor:
+    """(B, C) bool: assumed negatives that lose more than G with the rest of the picture, and score above V.
+
+    Args:
+        gap: (B, C) information gap.
+        logits: (B, C) of the weak view.
+        unknown: (B, C) bool, the assumed negatives.
+        thresholds: G and V.
+        lat: whether V counts.
+    """
+    lost = unknown & (gap > thresholds.gap)
+    return lost & (logits > thresholds.average) if lat else lost

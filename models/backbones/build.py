@@ -1,0 +1,240 @@
+"""Backbones by name, with the weights they start from.
+
+`scenenet`, every classification network of torchvision, `tresnet_m`, `tresnet_l`, `tresnet_xl`, and `timm/NAME` where
+timm is installed.
+
+As a command, `python -m models.backbones CHECKPOINT OUT.safetensors` takes the backbone out of a run's checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
+
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor
+
+from models.backbones.timm_trunk import PREFIX, TimmTrunk, require_timm_model
+from models.backbones.tresnet import TRESNETS, TResNet
+from models.backbones.trunks import CLASSIFYING, Backbone, SceneNet, trunk_of
+from utils.checks import RunError, UserError, require
+from utils.safe_files import load_tensors, write_atomically
+
+SCENENET_WEIGHTS = Path(__file__).parents[1] / "weights" / "scenenet_letters.safetensors"
+"""Trained on scenes of letters; no digit was seen."""
+
+
+class Pretrained(NamedTuple):
+    """Where a backbone's default weights come from."""
+
+    name: str
+    file: Callable[[], Path]  # finds or fetches; raises UserError
+
+
+def _imagenet(name: str) -> Pretrained:
+    """The first ImageNet weights of torchvision (IMAGENET1K_V1), which the papers started from.
+
+    Two networks have none; theirs are the first that take pictures of 224 pixels (IMAGENET1K_SWAG_LINEAR_V1).
+    """
+    published = torchvision.models.get_model_weights(name).__members__
+    weights = published.get("IMAGENET1K_V1") or published["IMAGENET1K_SWAG_LINEAR_V1"]
+    return Pretrained(f"torchvision {weights}", partial(_fetched, str(weights), weights.url))
+
+
+def _fetched(name: str, url: str) -> Path:
+    """The file of named weights in torch hub's cache, downloaded and checked against its hash where it is absent."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not file.exists():
+        digest = re.search(r"-([0-9a-f]{8,})\.", file.name)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), digest and digest[1], progress=False)
+        except (OSError, HTTPException, RuntimeError) as error:  # no network, no room, wrong hash
+            raise UserError(
+                f"{name} ({file.name}) could not be fetched: {error}; put the file into {file.parent}, "
+                f"or give --weights PATH, or --weights none for a random start"
+            ) from error
+    return file
+
+
+def _shipped() -> Path:
+    """The letter weights that come with the code."""
+    found = SCENENET_WEIGHTS.is_file()
+    require(found, f"{SCENENET_WEIGHTS} is missing: check the file out again, or give --weights PATH or none")
+    return SCENENET_WEIGHTS
+
+
+def _absent(name: str) -> Path:
+    """What stands for default weights where there are none."""
+    raise UserError(f"--weights default: there are none for {name}; give --weights PATH, or --weights none")
+
+
+_TORCHVISION = torchvision.models.list_models(module=torchvision.models)
+
+BACKBONES: dict[str, Callable[[], Backbone]] = {name: partial(trunk_of(name), name) for name in _TORCHVISION}
+BACKBONES["scenenet"] = SceneNet
+BACKBONES.update({name: partial(TResNet, name) for name in TRESNETS})
+
+PRETRAINED: dict[str, Pretrained] = {name: _imagenet(name) for name in _TORCHVISION}
+PRETRAINED["scenenet"] = Pretrained("scenenet letters", _shipped)
+PRETRAINED.update({name: Pretrained(f"{name}, which has none", partial(_absent, name)) for name in TRESNETS})
+"""What `--weights default` means."""
+
+
+def require_backbone(name: str) -> None:
+    """Raise UserError unless there is a backbone of that name."""
+    if name.startswith(PREFIX):
+        require_timm_model(name.removeprefix(PREFIX))
+        return
+    close = difflib.get_close_matches(name, BACKBONES, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are scenenet, torchvision's networks and {PREFIX}NAME"
+    require(name in BACKBONES, f"--model {name}: no backbone has that name; {hint}")
+
+
+def build_backbone(name: str) -> Backbone:
+    """The backbone `name`, randomly initialised from torch's generator. Raises: UserError when there is none."""
+    require_backbone(name)
+    return TimmTrunk(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else BACKBONES[name]()
+
+
+def weights_name(name: str, weights: str) -> str:
+    """What `weights` means for the backbone `name`, in words for the log."""
+    default = f"{name}, as timm has it" if name.startswith(PREFIX) else PRETRAINED[name].name
+    return {"none": "none (random start)", "default": default}.get(weights, weights)
+
+
+def load_weights(backbone: Backbone, name: str, weights: str) -> None:
+    """Start a backbone from named weights, in place.
+
+    Args:
+        backbone: what `BACKBONES[name]` built.
+        name: the key of the backbone.
+        weights: "none", "default", or the path of a `.pth` or `.safetensors` file of this architecture.
+
+    Raises: UserError when the file cannot be had or read or does not fit; the backbone is then as it was.
+    """
+    if weights == "none":
+        return
+    target = backbone.published
+    if weights == "default" and name.startswith(PREFIX):
+        target.load_state_dict(TimmTrunk(name.removeprefix(PREFIX), pretrained=True).published.state_dict())
+        return
+    file = PRETRAINED[name].file() if weights == "default" else Path(weights).expanduser()
+    own = target.state_dict()
+    state = trunk_state(load_tensors(file), file, own)
+    _require_fit(state, own, f"{file} does not fit {name}")
+    target.load_state_dict(state, strict=False)  # what may be missing was settled one line above
+
+
+_RENAMED = (
+    (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)"), r"\1"),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
+"""Names in torchvision's published files that its networks have given up since."""
+
+
+def trunk_state(held: Any, file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a backbone by name, from a state_dict with or without `module.` before them.
+
+    What classifies is left out, unless the backbone has it in `own`.
+
+    Raises: UserError when the file holds something else.
+    """
+    if isinstance(held, Mapping) and "model" in held:
+        raise UserError(
+            f"{file}: a run's checkpoint; python -m models.backbones {file} OUT.safetensors takes its backbone"
+        )
+    require(_is_state(held), f"{file}: not a state_dict (names to tensors) but {type(held).__name__}")
+    named = {_present_name(key): value for key, value in held.items()}
+    return {key: value for key, value in named.items() if key in own or key.split(".")[0] not in CLASSIFYING}
+
+
+def _present_name(key: str) -> str:
+    """The name of a published tensor in today's networks."""
+    key = key.removeprefix("module.")
+    for pattern, new in _RENAMED:
+        key = pattern.sub(new, key)
+    return key
+
+
+def _is_state(held: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether a file held names and tensors, at least one, and nothing else."""
+    if not isinstance(held, Mapping) or not held:
+        return False
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in held.items())
+
+
+def _require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], complaint: str) -> None:
+    """Raise UserError naming what is missing, unexpected or of another shape."""
+    # Batch counters are absent from files older than they are, and only averaging without momentum reads them.
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in wanted]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    told = [f"{len(keys)} {fault} ({_some(keys)})" for fault, keys in faults.items() if keys]
+    require(not told, f"{complaint}: {'; '.join(told)}; nothing was loaded")
+
+
+def _some(names: Sequence[str], limit: int = 4) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def export_backbone(checkpoint: Path, out: Path) -> None:
+    """Write the backbone of a run's checkpoint as float16 safetensors, which `--weights OUT` loads.
+
+    Args:
+        checkpoint: a file whose "model" entry is a state_dict with keys `backbone.*` and `head.*`.
+        out: the `.safetensors` file to make or replace.
+
+    Raises: UserError when the checkpoint is none of ours; RunError when `out` cannot be written.
+    """
+    require(out.suffix == ".safetensors", f"{out}: name the output .safetensors, the suffix says how to read it")
+    held = load_tensors(checkpoint)
+    model = held.get("model") if isinstance(held, Mapping) else None
+    prefix = "backbone."
+    state = model if _is_state(model) else {}
+    halves = {key.removeprefix(prefix): _half(value) for key, value in state.items() if key.startswith(prefix)}
+    require(bool(halves), f"{checkpoint}: holds no backbone.* tensors under 'model', so it is no checkpoint of a run")
+    finite = all(bool(value.isfinite().all()) for value in halves.values())
+    require(finite, f"{checkpoint}: the backbone holds values that are not finite in float16")
+
+    def write(file: BinaryIO) -> None:
+        file.write(safetensors.torch.save(halves))
+
+    write_atomically(out, write)
+
+
+def _half(value: Tensor) -> Tensor:
+    """Floats as float16, counters as they are."""
+    return (value.half() if value.is_floating_point() else value).contiguous()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the backbone of a checkpoint; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m models.backbones", description="Take the backbone of a checkpoint."
+    )
+    parser.add_argument("checkpoint", type=Path, help="best.pth of a run")
+    parser.add_argument("out", type=Path, help="the .safetensors file to write")
+    arguments = parser.parse_args(argv)
+    try:
+        export_backbone(arguments.checkpoint, arguments.out)
+    except (UserError, RunError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2 if isinstance(error, UserError) else 1
+    return 0

@@ -1,0 +1,131 @@
+"""ML-GCN: classifiers computed from word vectors over a graph of labels (Chen et al., CVPR 2019, arXiv 1904.03582).
+
+B batch, C classes, D backbone width, E word vector, H hidden width, h w feature map. Published code
+https://github.com/megvii-research/ML-GCN, models.py and util.py. Settings, and every place where this differs from
+that code: docs/models.md.
+
+Keys of a published checkpoint: `gc1.weight` and `gc2.weight` are those of this head under `head.`; `A` is what
+`normalised` turns into `head.graph.adjacency`; word vectors are not in it; `features.0`, `.1`, `.4` to `.7` are conv1,
+bn1 and layer1 to layer4 of the ResNet.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.heads.pooling import Head
+from utils.cooccurrence import cooccurrence
+from utils.types import LabelTable
+
+Matrix = NDArray[np.float64]
+
+
+def adjacency(together: NDArray[np.int64], alone: NDArray[np.int64], threshold: float, p: float) -> Matrix:
+    """A = I + p/(1-p) b_ij / (sum over i of b_ij + 1e-6), b_ij = 1 where P(j|i) >= threshold, else 0.
+
+    Equations (7) and (8) of the paper divided by 1 - p, as its code has it: there 0.25 stands for p = 0.2. A class
+    never observed goes with none.
+
+    Args:
+        together: (C, C), diagonal 0.
+        alone: (C,).
+        threshold: tau, above 0.
+        p: weight of the other labels beside a label itself, in [0, 1).
+
+    Returns:
+        (C, C), which is not symmetric.
+    """
+    share = together / np.maximum(alone, 1)[:, None]
+    binary = (share >= threshold).astype(np.float64)
+    others: Matrix = p / (1 - p) * binary / (binary.sum(axis=0) + 1e-6)
+    return others + np.eye(len(others))
+
+
+def normalised(matrix: Matrix) -> Matrix:
+    """D^-1/2 A^T D^-1/2 with D the row sums of A (C, C): transposed, as the published `gen_adj` has it."""
+    scale = 1 / np.sqrt(matrix.sum(axis=1))
+    result: Matrix = scale[:, None] * matrix.T * scale
+    return result
+
+
+def label_graph(observed: LabelTable, threshold: float, p: float) -> Tensor:
+    """(C, C) float32: the normalised adjacency of observed labels. With one label an image it is the identity."""
+    together = cooccurrence(observed)
+    alone = together.diagonal().copy()
+    np.fill_diagonal(together, 0)
+    return torch.from_numpy(normalised(adjacency(together, alone, threshold, p)).astype(np.float32))
+
+
+class LabelGraph(nn.Module):
+    """What is known of the labels before training: their vectors (C, E), and which go together (C, C).
+
+    It stays in evaluation mode, which tells the engine that nothing here moves.
+    """
+
+    vectors: Tensor
+    adjacency: Tensor
+
+    def __init__(self, vectors: Tensor, graph: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("adjacency", graph)
+        self.eval()
+
+    def train(self, mode: bool = True) -> LabelGraph:
+        """Leaves it in evaluation mode."""
+        return super().train(False)
+
+
+class GraphConvolution(nn.Module):
+    """A (x W): each label takes up its neighbours' features, without bias; W (in, out) starts within 1/sqrt(out)."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(out)
+        self.weight = nn.Parameter(torch.empty(width, out).uniform_(-bound, bound))
+
+    def forward(self, labels: Tensor, graph: Tensor) -> Tensor:
+        """Labels (C, in) and graph (C, C) to labels (C, out)."""
+        found: Tensor = graph @ (labels @ self.weight)
+        return found
+
+
+class GCNHead(Head):
+    """ML-GCN on a feature map of any size: z = f G^T, f the maximum over places of each channel.
+
+    G (C, D) comes of the word vectors by two graph convolutions with LeakyReLU 0.2 between them. The activation map is
+    G at every place, (B, C, h, w); no place need reach the logit, for each channel takes its own maximum.
+
+    Args:
+        width: D.
+        graph: vectors and adjacency.
+        hidden: H.
+    """
+
+    def __init__(self, width: int, graph: LabelGraph, hidden: int = 1024) -> None:
+        super().__init__()
+        self.graph = graph
+        self.gc1 = GraphConvolution(graph.vectors.shape[1], hidden)
+        self.gc2 = GraphConvolution(hidden, width)
+
+    def classifiers(self) -> Tensor:
+        """G (C, D)."""
+        graph = self.graph
+        hidden = F.leaky_relu(self.gc1(graph.vectors, graph.adjacency), 0.2)
+        found: Tensor = self.gc2(hidden, graph.adjacency)
+        return found
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        return features.amax(dim=(2, 3)) @ self.classifiers().T
+
+    @torch.no_grad()
+    def cam(self, features: Tensor) -> Tensor:
+        """Maps (B, C, h, w): each class's classifier at every place."""
+        return F.conv2d(features, self.classifiers()[:, :, None, None])

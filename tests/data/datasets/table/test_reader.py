@@ -1,0 +1,245 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.datasets.source import Source
+from data.datasets.table import reader as table_module
+from data.datasets.table.columns import read_spreadsheet
+from data.datasets.table.config import TableConfig
+from data.datasets.table.reader import held_out_rows, load_table
+from data.files.cache import Cache
+from tests.data.trees import picture
+from utils.checks import UserError
+from utils.types import ABSENT, PRESENT, UNKNOWN
+
+THREE = "image,labels\nc.jpg,dog\na.jpg,cat;dog\nb/a.jpg,\n"
+COLUMNS = "image,dog,cat,split\nb.jpg,1,0,train\na.jpg,-1,,train\nc.jpg,0,1,test\n"
+
+
+def written(path, text, encoding="utf-8"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def own(table, *, path_images=Path(), seed=0, need_images=False, cache=None, **more):
+    cache = Cache(cache or table.parent / "cache")
+    return Source(path_images, Path(), seed, cache, need_images, TableConfig(table=table, **more))
+
+
+def test_columns_of_classes_keep_their_order_and_tell_absent_from_unknown(tmp_path):
+    train, test, _, validation = load_table(own(written(tmp_path / "labels.csv", COLUMNS)))
+    assert (train.ids, test.ids, validation) == (("a.jpg", "b.jpg"), ("c.jpg",), None)
+    assert train.classes == test.classes == ("dog", "cat")
+    np.testing.assert_array_equal(train.truth.dense(), [[UNKNOWN, UNKNOWN], [PRESENT, ABSENT]])
+    np.testing.assert_array_equal(test.truth.dense(), [[ABSENT, PRESENT]])
+    assert train.images.name(0) == str(tmp_path / "a.jpg")
+    assert train.boxes is None
+
+
+def test_columns_of_any_name_can_be_named(tmp_path):
+    text = "image,key,labels,what,fold\nx,a.jpg,q,red,training\ny,b.jpg,q,blue,test\n"
+    config = {"image_column": "key", "label_column": "what", "split_column": "fold"}
+    train, test, _, _ = load_table(own(written(tmp_path / "t.csv", text), **config))
+    assert (train.ids, test.ids, train.classes) == (("a.jpg",), ("b.jpg",), ("blue", "red"))
+
+
+def test_a_class_file_fixes_order_and_number_of_classes(tmp_path, capsys):
+    path = written(tmp_path / "labels.csv", THREE.replace("labels", "labels,split").replace("\n", ",train\n"))
+    path.write_text("image,labels,split\na.jpg,cat;dog,train\nb.jpg,cat,test\n")
+    written(tmp_path / "classes.txt", "dog\n\nzebra\ncat\n")
+    train, test, _, _ = load_table(own(path))
+    assert train.classes == test.classes == ("dog", "zebra", "cat")
+    np.testing.assert_array_equal(test.truth.dense(), [[ABSENT, ABSENT, PRESENT]])
+    assert "1 of 3 classes are in no training picture: zebra" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "values, sizes",
+    [
+        (("train", "train", "val", "test"), (2, 1, 1)),
+        (("Training", "valid", "validation", "TEST"), (1, 1, 2)),
+        (("train", "train", "val", "val"), (2, 2, None)),
+        (("train", "test", "testing", "test"), (1, 3, None)),
+    ],
+)
+def test_parts_that_a_column_names(tmp_path, values, sizes):
+    rows = "".join(f"{n}.jpg,cat,{value}\n" for n, value in enumerate(values))
+    splits = load_table(own(written(tmp_path / "t.csv", "image,labels,split\n" + rows)))
+    validation = None if splits.validation is None else len(splits.validation)
+    assert (len(splits.train), len(splits.test), validation) == sizes
+
+
+def many(rows=300, classes=6, seed=3):
+    rng = np.random.default_rng(seed)
+    codes = (rng.random((rows, classes)) < rng.uniform(0.05, 0.5, classes)).astype(np.int8)
+    lines = [f"{row:03d}.jpg," + ",".join(map(str, codes[row])) for row in range(rows)]
+    return codes, "image," + ",".join(f"c{k}" for k in range(classes)), lines
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_without_splits_each_class_has_its_share_of_the_test(tmp_path, fraction):
+    codes, header, lines = many()
+    source = own(written(tmp_path / "t.csv", "\n".join([header, *lines])), test_frac=fraction)
+    train, test, _, validation = load_table(source)
+    assert validation is None
+    assert sorted(train.ids + test.ids) == [f"{row:03d}.jpg" for row in range(len(codes))]
+    assert abs(len(test) - fraction * len(codes)) <= 0.02 * len(codes)
+    share = test.truth.counts() / codes.sum(axis=0)
+    assert np.abs(share - fraction).max() <= 1.5 / codes.sum(axis=0).min()
+
+
+def test_the_held_out_pictures_depend_on_seed_and_labels_alone(tmp_path):
+    _, header, lines = many()
+    held_out = {}
+    for name, order, seed in (("a", lines, 0), ("b", lines[::-1], 0), ("c", lines, 1), ("d", lines, 2**40)):
+        held_out[name] = load_table(own(written(tmp_path / f"{name}.csv", "\n".join([header, *order])), seed=seed)).test
+    assert held_out["a"].ids == held_out["b"].ids
+    assert held_out["a"].truth.hash() == held_out["b"].truth.hash()
+    assert len({part.ids for part in held_out.values()}) == 3
+
+
+def test_a_single_class_is_held_out_too():
+    codes = np.array([[1], [0]] * 50, dtype=np.int8)
+    rows = held_out_rows(codes, 0.2, 0)
+    assert len(rows) == 20
+    assert codes[rows].sum() == 10
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_too_few_pictures_to_hold_some_out(tmp_path, rows):
+    text = "image,labels\n" + "".join(f"{n}.jpg,cat\n" for n in range(rows))
+    source = own(written(tmp_path / "t.csv", text), test_frac=0.9)
+    with pytest.raises(UserError, match=rf"t\.csv: {rows} pictures cannot be split by --test_frac 0\.9"):
+        load_table(source)
+
+
+def two(tmp_path, train, test, **more):
+    first, second = written(tmp_path / "train.csv", train), written(tmp_path / "val.csv", test)
+    return load_table(own(first, test_table=second, **more))
+
+
+def test_two_tables_share_their_classes(tmp_path):
+    train, test, _, validation = two(
+        tmp_path, "image,labels\na.jpg,cat\nb.jpg,ant\n", "file,tags\nd.jpg,bee;cat\nc.jpg,\n"
+    )
+    assert validation is None
+    assert train.classes == test.classes == ("ant", "bee", "cat")
+    np.testing.assert_array_equal(train.truth.dense(), [[ABSENT, ABSENT, PRESENT], [PRESENT, ABSENT, ABSENT]])
+    np.testing.assert_array_equal(test.truth.dense(), [[ABSENT, ABSENT, ABSENT], [ABSENT, PRESENT, PRESENT]])
+    assert test.ids == ("c.jpg", "d.jpg")
+
+
+def test_two_tables_of_columns_may_order_them_differently(tmp_path):
+    train, test, _, _ = two(tmp_path, "image,cat,dog\na.jpg,1,-1\n", "image,dog,cat\nb.jpg,0,1\n")
+    assert train.classes == test.classes == ("cat", "dog")
+    np.testing.assert_array_equal(test.truth.dense(), [[PRESENT, ABSENT]])
+
+
+def test_columns_decide_for_a_table_of_names(tmp_path):
+    train, test, _, _ = two(tmp_path, "image,labels\na.jpg,dog\n", "image,dog,cat\nb.jpg,0,-1\n")
+    assert train.classes == test.classes == ("dog", "cat")
+    np.testing.assert_array_equal(train.truth.dense(), [[PRESENT, ABSENT]])
+
+
+def test_the_training_table_may_mark_its_validation(tmp_path):
+    splits = two(
+        tmp_path, "image,cat,split\na.jpg,1,train\nb.jpg,1,val\n", "image,cat,split\nc.jpg,1,test\nd.jpg,0,val\n"
+    )
+    assert [part.ids for part in (splits.train, splits.validation, splits.test)] == [
+        ("a.jpg",),
+        ("b.jpg",),
+        ("c.jpg", "d.jpg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "train, test, words",
+    [
+        ("image,labels\na.jpg,cat\n", "image,labels\na.jpg,cat\n", ["val.csv", "'a.jpg'", "train.csv"]),
+        ("image,cat\na.jpg,1\n", "image,dog\nb.jpg,1\n", ["val.csv", "'cat'", "only one"]),
+        ("image,cat\na.jpg,1\n", "image,labels\nb.jpg,dog\n", ["val.csv", "'dog'"]),
+        ("image,labels\na.jpg,cow\n", "image,dog\nb.jpg,1\n", ["train.csv", "'cow'"]),
+        ("image,cat,split\na.jpg,1,test\n", "image,cat\nb.jpg,1\n", ["train.csv", "'a.jpg'", "--test_table"]),
+        ("image,cat\na.jpg,1\n", "image,cat,split\nb.jpg,1,train\n", ["val.csv", "'b.jpg'", "--table"]),
+        ("image,cat,split\na.jpg,1,val\n", "image,cat\nb.jpg,1\n", ["train.csv", "no picture for training"]),
+    ],
+)
+def test_two_tables_that_do_not_fit_are_refused(tmp_path, train, test, words):
+    with pytest.raises(UserError) as caught:
+        two(tmp_path, train, test)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_pictures_lie_beside_the_table_or_in_the_folder_that_is_given(tmp_path):
+    path = written(tmp_path / "lists" / "t.csv", "image,labels\nsub/a.jpg,cat\nb.jpg,cat\n")
+    picture(tmp_path / "pictures" / "sub" / "a.jpg")
+    given = load_table(own(path, path_images=tmp_path / "pictures", need_images=True, test_frac=0.5))
+    names = {part.images.name(0) for part in given[:2]}
+    assert names == {str(tmp_path / "pictures" / "sub" / "a.jpg"), str(tmp_path / "pictures" / "b.jpg")}
+    part = next(part for part in given[:2] if part.ids == ("sub/a.jpg",))
+    assert part.images.open(0).size == (40, 30)
+    beside = load_table(own(path, need_images=True, test_frac=0.5))
+    assert {Path(part.images.name(0)).relative_to(path.parent).as_posix() for part in beside[:2]} == {
+        "sub/a.jpg",
+        "b.jpg",
+    }
+
+
+def test_a_missing_picture_folder_matters_only_where_pictures_are_wanted(tmp_path):
+    path = written(tmp_path / "t.csv", COLUMNS)
+    assert len(load_table(own(path, path_images=tmp_path / "nowhere")).train) == 2
+    with pytest.raises(UserError, match=r"nowhere: no such folder; give --path_images .*t\.csv start from"):
+        load_table(own(path, path_images=tmp_path / "nowhere", need_images=True))
+
+
+def test_a_complete_table_prints_nothing(tmp_path, capsys):
+    load_table(own(written(tmp_path / "t.csv", "image,labels,split\na.jpg,cat,train\nb.jpg,cat,test\n")))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_table_without_any_positive_for_training_is_refused(tmp_path):
+    path = written(tmp_path / "t.csv", "image,cat,split\na.jpg,0,train\nb.jpg,1,test\n")
+    with pytest.raises(UserError, match=r"t\.csv: no training picture is labelled with any class"):
+        load_table(own(path))
+
+
+def test_the_second_start_parses_nothing_until_something_changes(tmp_path, monkeypatch):
+    path = written(tmp_path / "t.csv", THREE)
+    parsed = []
+    monkeypatch.setattr(
+        table_module,
+        "read_spreadsheet",
+        lambda path, config, fixed: parsed.append(path.name) or read_spreadsheet(path, config, fixed),
+    )
+    first, second = load_table(own(path)), load_table(own(path))
+    assert parsed == ["t.csv"]
+    for one, two in zip((first.train, first.test), (second.train, second.test), strict=True):
+        assert (one.ids, one.classes, one.boxes) == (two.ids, two.classes, two.boxes)
+        assert one.truth.hash() == two.truth.hash()
+    load_table(own(path, label_separator="|"))
+    written(tmp_path / "classes.txt", "dog\ncat\n")
+    assert load_table(own(path)).train.classes == ("dog", "cat")
+    written(path, THREE + "d.jpg,cat\n")
+    assert sum(map(len, load_table(own(path))[:2])) == 4
+    assert parsed == ["t.csv"] * 4
+    for entry in (tmp_path / "cache").iterdir():
+        entry.write_bytes(entry.read_bytes()[:100])
+    assert sum(map(len, load_table(own(path))[:2])) == 4
+
+
+def test_what_the_reader_remarked_is_said_at_every_start(tmp_path, capsys):
+    path = written(tmp_path / "t.csv", "image,labels,by,split\na.jpg,cat,Ann,train\nb.jpg,cat,Bob,test\n")
+    load_table(own(path))
+    said = capsys.readouterr().out
+    load_table(own(path))
+    assert "not read: 'by'" in said
+    assert capsys.readouterr().out == said
+
+
+def test_the_table_must_be_named():
+    with pytest.raises(UserError, match="--table"):
+        load_table(Source(Path(), Path(), 0, Cache(), need_images=False))

@@ -1,0 +1,87 @@
+import os
+
+import numpy as np
+import pytest
+
+from data.files.cache import Cache, default_folder, fingerprint, pack, unpack
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    cache = Cache(tmp_path / "deep" / "folder")
+    codes = np.array([[1, 0], [-1, 1]], dtype=np.int8)
+    cache.save("voc", "a" * 64, {"codes": codes, "names": pack(["ä b", "c"])})
+    held = cache.load("voc", "a" * 64, ["codes", "names"])
+    np.testing.assert_array_equal(held["codes"], codes)
+    assert held["codes"].dtype == np.int8
+    assert unpack(held["names"]) == ("ä b", "c")
+    assert cache.load("coco", "a" * 64, ["codes"]) is None
+    assert cache.load("voc", "b" * 64, ["codes"]) is None
+    assert cache.load("voc", "a" * 64, ["codes", "boxes"]) is None
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" + b[1:], lambda b: b[:-60]]
+)
+def test_a_damaged_entry_counts_as_absent(tmp_path, damage):
+    cache = Cache(tmp_path)
+    cache.save("voc", "a" * 64, {"codes": np.arange(1000)})
+    path = cache.path("voc", "a" * 64)
+    path.write_bytes(damage(path.read_bytes()))
+    assert cache.load("voc", "a" * 64, ["codes"]) is None
+    cache.save("voc", "a" * 64, {"codes": np.arange(3)})
+    np.testing.assert_array_equal(cache.load("voc", "a" * 64, ["codes"])["codes"], np.arange(3))
+
+
+def test_flipped_bits_in_the_data_are_noticed(tmp_path):
+    cache = Cache(tmp_path)
+    cache.save("voc", "a" * 64, {"codes": np.zeros(1000, dtype=np.int8)})
+    path = cache.path("voc", "a" * 64)
+    held = bytearray(path.read_bytes())
+    held[len(held) // 2] ^= 0xFF
+    path.write_bytes(held)
+    assert cache.load("voc", "a" * 64, ["codes"]) is None
+
+
+def test_pickled_objects_are_not_loaded(tmp_path):
+    cache = Cache(tmp_path)
+    np.savez(cache.path("voc", "a" * 64), codes=np.array([{"a": 1}], dtype=object))
+    assert cache.load("voc", "a" * 64, ["codes"]) is None
+
+
+def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    cache = Cache(tmp_path / "file" / "cache")
+    cache.save("voc", "a" * 64, {"codes": np.zeros(1)})
+    assert cache.load("voc", "a" * 64, ["codes"]) is None
+
+
+def test_nothing_half_written_is_left(tmp_path):
+    Cache(tmp_path).save("voc", "a" * 64, {"codes": np.zeros(10)})
+    assert [path.name for path in tmp_path.iterdir()] == [Cache(tmp_path).path("voc", "a" * 64).name]
+
+
+def test_the_fingerprint_sees_version_names_sizes_times_and_absence(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("1")
+    prints = [fingerprint("v1", [one]), fingerprint("v2", [one]), fingerprint("v1", [one, two])]
+    two.write_text("22")
+    prints.append(fingerprint("v1", [one, two]))
+    two.write_text("333")
+    prints.append(fingerprint("v1", [one, two]))
+    os.utime(two, ns=(5, 5))
+    prints += [fingerprint("v1", [one, two]), fingerprint("v1", [two, one])]
+    assert len(set(prints)) == len(prints)
+    assert fingerprint("v1", [two, one]) == prints[-1]
+
+
+def test_the_default_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "partial-truth"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert default_folder() == tmp_path / "home" / ".cache" / "partial-truth"
+    assert Cache().folder == default_folder()
+
+
+def test_no_texts_pack_to_nothing():
+    assert unpack(pack([])) == ()

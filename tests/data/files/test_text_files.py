@@ -1,0 +1,92 @@
+import csv
+
+import numpy as np
+import pytest
+
+from data.files.text_files import read_csv, read_json, read_lines, read_text, relative_path
+from utils.checks import UserError
+
+PURPOSE = "it lists the images"
+
+
+def file(folder, content):
+    path = folder / "held.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, mark):
+    assert read_text(file(tmp_path, mark + "é,1\n".encode()), PURPOSE) == "é,1\n"
+
+
+@pytest.mark.parametrize("content", ["é".encode("latin-1"), "a,b\n".encode("utf-16")])
+def test_another_encoding_is_refused(tmp_path, content):
+    with pytest.raises(UserError, match=r"held\.csv: not UTF-8.*it lists the images"):
+        read_text(file(tmp_path, content), PURPOSE)
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_is_named_with_its_purpose(tmp_path):
+    for path in (tmp_path / "nothing.txt", tmp_path):
+        with pytest.raises(UserError, match=f"{path.name}.*it lists the images"):
+            read_text(path, PURPOSE)
+
+
+def test_lines_are_stripped_numbered_and_not_blank(tmp_path):
+    assert list(read_lines(file(tmp_path, "a \r\n\r\n  b\n"), PURPOSE)) == [(1, "a"), (3, "b")]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 100_000, '{"a": 1'])
+def test_what_is_no_json_is_refused_in_one_line(tmp_path, content):
+    with pytest.raises(UserError, match=r"held\.csv") as refusal:
+        read_json(file(tmp_path, content), PURPOSE)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_rows_of_a_table_are_what_the_csv_module_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    cells = [["".join(rng.choice(list('ab ,"\n'), 4)) for _ in range(3)] for _ in range(50)]
+    path = tmp_path / "held.csv"
+    with path.open("w", newline="") as out:
+        csv.writer(out).writerows([["x", "y", "z"], *cells])
+    got = [list(fields.values()) for _, fields in read_csv(path, ["x"], PURPOSE)]
+    expected = [[cell.strip() for cell in row] for row in cells]
+    assert got == [row for row in expected if any(row)]
+
+
+def test_the_line_of_a_row_is_that_of_the_file(tmp_path):
+    rows = list(read_csv(file(tmp_path, "a,b\n\n1,2\n , \n3,4\n"), ["b"], PURPOSE))
+    assert rows == [(3, {"a": "1", "b": "2"}), (5, {"a": "3", "b": "4"})]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("", ["empty"]),
+        ("\n \n", ["empty"]),
+        ("a,c\n1,2\n", ["'b'", "'a', 'c'"]),
+        ("a,b,a\n", ["'a'", "2 times"]),
+        ("a,b\n1,2\n1\n", ["line 3", "1 fields", "2 columns"]),
+        ("a,b\n1,2,3\n", ["line 2", "3 fields"]),
+        ('a,b\n1,"2\n3,4\n', ["line"]),
+        ('a,b\n1,"2"x\n', ["line 2"]),
+        ("a,b\n1,\0\n", ["line 2", "NUL"]),
+    ],
+)
+def test_damage_of_a_table_is_refused_with_its_line(tmp_path, content, words):
+    with pytest.raises(UserError) as refusal:
+        list(read_csv(file(tmp_path, content), ["b"], PURPOSE))
+    assert len(str(refusal.value).splitlines()) == 1
+    for word in ["held.csv", *words]:
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize("text, name", [("a/b.jpg", "a/b.jpg"), ("a\\b.jpg", "a/b.jpg"), ("./a//b.jpg", "a/b.jpg")])
+def test_names_inside_the_dataset_are_made_plain(text, name):
+    assert relative_path(text, "here") == name
+
+
+@pytest.mark.parametrize("text", ["", ".", "/etc/passwd", "../x", "a/../../x", "C:\\x", "\\\\host\\x", "a\0b"])
+def test_names_that_lead_out_are_refused(text):
+    with pytest.raises(UserError, match=r"list\.txt, line 3"):
+        relative_path(text, "list.txt, line 3")

@@ -1,0 +1,175 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data.images.files import ArrayImages, FileImages
+from data.loading.loader import LoaderConfig, build_loader, training_batches
+from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches
+from data.loading.transforms import normalizer, train_transform
+from data.loading.transforms import test_transform as plain_view
+from tests.data.trees import picture
+from utils.checks import RunError, UserError
+from utils.types import Annotations, LabelTable
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (23, 12, 12, 3), dtype=np.uint8)
+    truth = LabelTable(rng.integers(-1, 2, (23, 4)).astype(np.int8))
+    ids = tuple(f"{row:02}" for row in range(23))
+    return Annotations(ArrayImages(images, ids), ids, tuple("abcd"), truth)
+
+
+def load(pictures, *, epoch=1, start=0, workers=0, views=1, rank=0, world=1, seed=0):
+    observed = LabelTable(np.abs(pictures.truth.dense()))
+    batches = ShuffledBatches(23, 6, seed=seed, rank=rank, world_size=world)
+    batches.set_epoch(epoch, start)
+    return list(loader(pictures, observed, [train_transform("shift", 12)] * views, batches, workers, seed))
+
+
+def loader(pictures, observed, views, batches, workers=0, seed=0, decoder="pillow"):
+    return build_loader(
+        pictures,
+        observed,
+        views,
+        batches,
+        normalizer=normalizer("half"),
+        decoder=decoder,
+        seed=seed,
+        num_workers=workers,
+        pin_memory=False,
+    )
+
+
+def test_a_batch_joins_pictures_and_labels_by_row(pictures):
+    for batch in load(pictures):
+        rows = batch.index.numpy()
+        assert batch.images.shape == (len(rows), 3, 12, 12)
+        np.testing.assert_array_equal(batch.truth, pictures.truth.rows(rows))
+        np.testing.assert_array_equal(batch.observed, np.abs(pictures.truth.rows(rows)))
+        assert batch.observed.dtype == torch.float32
+        assert batch.second_view is None
+
+
+def test_workers_change_nothing(pictures):
+    for alone, helped in zip(load(pictures), load(pictures, workers=2), strict=True):
+        assert torch.equal(alone.images, helped.images)
+        assert torch.equal(alone.index, helped.index)
+
+
+def test_a_resumed_epoch_loads_the_same_pictures(pictures):
+    for whole, rest in zip(load(pictures)[2:], load(pictures, start=2), strict=True):
+        assert torch.equal(whole.images, rest.images)
+
+
+def test_processes_see_the_pictures_of_one_process(pictures):
+    whole = {int(row): image for batch in load(pictures) for row, image in zip(batch.index, batch.images, strict=True)}
+    for rank in range(2):
+        for batch in load(pictures, rank=rank, world=2):
+            for row, image in zip(batch.index, batch.images, strict=True):
+                assert torch.equal(image, whole[int(row)])
+
+
+def test_epochs_and_seeds_augment_anew(pictures):
+    def by_row(batches):
+        return torch.stack(
+            [image for _, image in sorted((int(r), i) for b in batches for r, i in zip(b.index, b.images, strict=True))]
+        )
+
+    first = by_row(load(pictures))
+    assert not torch.equal(first, by_row(load(pictures, epoch=2)))
+    assert not torch.equal(first, by_row(load(pictures, seed=1)))
+
+
+def test_two_views_differ_and_the_first_is_the_only_view_of_a_single_one(pictures):
+    one, two = load(pictures)[0], load(pictures, views=2)[0]
+    assert torch.equal(one.images, two.images)
+    assert two.second_view is not None
+    assert not torch.equal(two.images, two.second_view)
+
+
+def test_loading_leaves_the_global_generators_alone(pictures):
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    load(pictures)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+
+
+def test_evaluation_order_is_row_order(pictures):
+    batches = loader(pictures, pictures.truth, [plain_view(12)], OrderedBatches(23, 6))
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(23))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("decoder", ["pillow", "torchcodec"])
+def test_bytes_travel_and_floats_are_made_of_both_views(pictures, workers, decoder):
+    if decoder == "torchcodec":
+        pytest.importorskip("torchcodec")
+    views = [train_transform("shift", 12)] * 2
+    made = loader(pictures, pictures.truth, views, ShuffledBatches(23, 6, seed=0), workers, decoder=decoder)
+    for batch in made:
+        ready = made.ready(batch)
+        for given, floats in ((batch.images, ready.images), (batch.second_view, ready.second_view)):
+            assert given.dtype == torch.uint8
+            assert given.is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(floats, (given / 255 - 0.5) / 0.25)
+        assert ready.index is batch.index
+        assert ready.truth is batch.truth
+    single = loader(pictures, pictures.truth, views[:1], OrderedBatches(23, 23))
+    assert single.ready(next(iter(single))).second_view is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_ends_loading_with_its_name(tmp_path, workers):
+    paths = [picture(tmp_path / f"{row}.jpg") for row in range(3)]
+    paths[1].write_bytes(b"no picture")
+    held = Annotations(FileImages(paths), tuple("abc"), ("x",), LabelTable(np.zeros((3, 1), dtype=np.int8)))
+    with pytest.raises(RunError, match=r"1\.jpg \(row 1\)"):
+        list(loader(held, held.truth, [plain_view(8)], OrderedBatches(3, 2), workers))
+
+
+def test_workers_are_what_the_settings_say_or_what_helps(monkeypatch):
+    monkeypatch.setattr("data.loading.loader._cores", lambda: 12)
+    default, given = LoaderConfig(), LoaderConfig(num_workers=3)
+    assert default.workers(beside_gpu=False, processes=1) == 0
+    assert default.workers(beside_gpu=True, processes=1) == 8
+    assert default.workers(beside_gpu=True, processes=4) == 3
+    assert default.workers(beside_gpu=True, processes=99) == 1
+    assert {given.workers(beside_gpu=gpu, processes=2) for gpu in (False, True)} == {3}
+
+
+def test_a_decoder_that_is_not_there_is_told_when_the_settings_are_read(monkeypatch):
+    def absent():
+        raise UserError("--decoder torchcodec: ...")
+
+    monkeypatch.setattr("data.images.decoders._jpeg_decoder", absent)
+    LoaderConfig()
+    with pytest.raises(UserError, match="torchcodec"):
+        LoaderConfig(decoder="torchcodec")
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_sampler_goes_by_the_labels_it_is_told_to(pictures, world):
+    candidates = LabelTable(np.ones((23, 4), dtype=np.int8))
+    settings = {"seed": 3, "rank": world - 1, "world_size": world}
+    config = LoaderConfig(sampler="class-aware", batch_size=8, sampler_reduce=2, sampler_run=5)
+    seen = training_batches(pictures, candidates, config, **settings)
+    assert isinstance(seen, ClassAwareBatches)
+    assert (seen.draws, seen.run, seen.batch_size, seen.seed) == (23 * 4 // 2, 5, 8, 3)
+    assert (seen.rank, seen.world_size) == (world - 1, world)
+    clean = training_batches(pictures, candidates, replace(config, sampler_labels="clean"), **settings)
+    truth = pictures.truth.dense() == 1
+    assert [own.tolist() for own in clean.members] == [np.flatnonzero(column).tolist() for column in truth.T]
+    plain = training_batches(pictures, candidates, LoaderConfig(batch_size=8), **settings)
+    expected = ShuffledBatches(23, 8, seed=3, rank=world - 1, world_size=world)
+    assert list(plain) == list(expected)
+
+
+@pytest.mark.parametrize("flag", ["sampler_reduce", "sampler_run"])
+def test_samplers_that_would_draw_nothing_are_refused(flag):
+    with pytest.raises(UserError, match=flag):
+        LoaderConfig(**{flag: 0})

@@ -1,0 +1,145 @@
+"""The manifest of released checkpoints: what is in it, what is refused, and which entry a file gets."""
+
+import hashlib
+
+import pytest
+import yaml
+
+from data.datasets import DATASETS
+from engine.core.manifest import MANIFEST, View, load_manifest
+from models.released import FAMILIES
+from utils.checks import UserError
+
+ENTRY = {
+    "name": "x-voc07",
+    "family": "csra",
+    "paper": "A paper",
+    "dataset": "voc07",
+    "split": "test",
+    "img_size": 448,
+    "normalize": "unit",
+    "metrics": {"mAP": 94.7},
+    "source": "its README",
+    "file": "x.pth",
+    "sha256": None,
+    "network": {"lam": 0.1},
+}
+
+
+def content(**changes):
+    families = yaml.safe_load(MANIFEST.read_text())["families"]
+    return {"families": families, "checkpoints": [{**ENTRY, **changes}]}
+
+
+def load(tmp_path, held):
+    path = tmp_path / "released.yaml"
+    path.write_text(held if isinstance(held, str) else yaml.safe_dump(held))
+    load_manifest.cache_clear()
+    return load_manifest(path)
+
+
+def test_the_manifest_that_comes_with_the_code():
+    held = load_manifest()
+    assert set(held.families) == set(FAMILIES)
+    assert len(held.checkpoints) > 90
+    for entry in held.checkpoints.values():
+        assert set(entry.metrics) <= {"mAP", "head", "middle", "tail"}
+        assert entry.dataset in DATASETS
+    assert held.checkpoints["cones-voc07-0.1"].metrics == {"mAP": 92.10}
+    assert held.checkpoints["ll-r-pascal-end-to-end"].metrics == {"mAP": 89.2}
+    tail = {"mAP": 59.51, "head": 59.54, "middle": 70.33, "tail": 51.38}
+    assert held.checkpoints["ndlp-voc-lt-0.3"].metrics == tail
+    assert held.checkpoints["asl-tresnet-xl-coco"].view == View(640, "unit")
+
+
+def test_a_family_may_see_pictures_of_one_dataset_in_another_way():
+    cones = load_manifest().families["cones"]
+    assert cones.view("voc07") == cones.view(None) == View(448, "unit")
+    assert cones.view("nuswide") == View(448, "imagenet")
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"name": "A B"}, "a name is of small letters"),
+        ({"family": "cnes"}, "family cnes: choose from cones"),
+        ({"dataset": "voc70"}, "no dataset is called voc70"),
+        ({"img_size": "448"}, "img_size: '448' is of the wrong kind"),
+        ({"img_size": 4}, "img_size 4: must be"),
+        ({"normalize": "zero"}, "normalize zero: choose from unit"),
+        ({"metrics": {}}, "at least one is needed"),
+        ({"metrics": {"mAP": 947}}, "mAP 947: must be a percentage"),
+        ({"metrics": {"mAP": True}}, "must be a percentage"),
+        ({"sha256": "abc"}, "64 hexadecimal digits"),
+        ({"network": {"lamb": 1}}, "network: unknown: lamb"),
+        ({"colour": "red"}, "unknown: colour"),
+        ({"source": 5}, "source: '5' is of the wrong kind"),
+    ],
+)
+def test_an_entry_that_cannot_be_is_refused_in_one_line(tmp_path, changes, words):
+    with pytest.raises(UserError) as error:
+        load(tmp_path, content(**changes))
+    text = str(error.value)
+    assert words in text
+    assert "entry 1" in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("name", ["name", "metrics", "img_size"])
+def test_an_entry_that_lacks_something_is_refused(tmp_path, name):
+    held = content()
+    del held["checkpoints"][0][name]
+    with pytest.raises(UserError, match=f"entry 1.*missing: {name}"):
+        load(tmp_path, held)
+
+
+@pytest.mark.parametrize(
+    "held, words",
+    [
+        ("- a\n- b\n", "must hold `families:`"),
+        ("a: [", "not a readable YAML file"),
+        ("families: {}\ncheckpoints: []\n", "missing; say how their pictures are prepared"),
+        ({**content(), "checkpoints": [ENTRY, ENTRY]}, "the name x-voc07 is given twice"),
+        ({**content(), "checkpoints": ["x"]}, "must be `key: value` pairs"),
+        ({**content(), "families": {**content()["families"], "other": {}}}, "other: no such family"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_refused(tmp_path, held, words):
+    with pytest.raises(UserError) as error:
+        load(tmp_path, held)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_absent_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not a readable YAML file"):
+        load_manifest(tmp_path / "nowhere.yaml")
+
+
+def test_an_entry_is_found_by_hash_before_it_is_found_by_name(tmp_path):
+    file = tmp_path / "renamed.pth"
+    file.write_bytes(b"content")
+    digest = hashlib.sha256(b"content").hexdigest()
+    held = content()
+    held["checkpoints"] += [
+        {**ENTRY, "name": "by-hash", "sha256": digest},
+        {**ENTRY, "name": "by-name", "dataset": "coco"},
+    ]
+    manifest = load(tmp_path, held)
+
+    def names(path, family="csra", dataset=None):
+        return [entry.name for entry in manifest.matching(path, family, dataset)]
+
+    assert names(file) == ["by-hash"]
+    assert names(file, "cones") == []
+    (tmp_path / "x.pth").write_bytes(b"other")
+    assert names(tmp_path / "x.pth") == ["x-voc07", "by-hash", "by-name"]
+    assert names(tmp_path / "x.pth", dataset="coco") == ["by-name"]
+    assert names(tmp_path / "x.pth", dataset="wider") == []
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(tmp_path):
+    manifest = load(tmp_path, content())
+    assert manifest.named("x-voc07").told.lam == 0.1
+    with pytest.raises(UserError, match=r"--paper x-voc7: .* did you mean x-voc07"):
+        manifest.named("x-voc7")

@@ -1,0 +1,111 @@
+"""The log of a run, read back."""
+
+import csv
+
+import pytest
+
+from engine.core.run_folder import RunFolder, beside, read_history, read_result
+from utils.checks import UserError
+
+
+def written(path, content):
+    """A run folder whose log holds these bytes."""
+    (path / "metrics.csv").write_bytes(content)
+    return path
+
+
+def refused(path):
+    """The one line with which it is refused."""
+    with pytest.raises(UserError) as caught:
+        read_history(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_was_logged_reads_back(tmp_path):
+    row = {"epoch": 1, "loss": 0.1 + 0.2, "images_per_second": 3.0}
+    history = [row, {**row, "epoch": 2, "test_mAP": 1 / 3}]
+    folder = RunFolder(tmp_path)
+    folder.log_epoch(history[:1], 2)
+    folder.log_epoch(history, 2)
+    assert read_history(tmp_path) == history
+
+
+def test_empty_cells_and_empty_lines_are_left_out(tmp_path):
+    assert read_history(written(tmp_path, b"epoch,a,b\r\n1,,2\r\n\r\n2,3,\r\n")) == [
+        {"epoch": 1.0, "b": 2.0},
+        {"epoch": 2.0, "a": 3.0},
+    ]
+    assert read_history(written(tmp_path, b"")) == read_history(written(tmp_path, b"epoch,loss\n")) == []
+
+
+@pytest.mark.parametrize(
+    "content, line, reason",
+    [
+        (b"epoch,loss\n1,2\n2,x\n3,4\n", 3, "'x' is not a number"),
+        (b"epoch,loss\n1,2,3\n2,3\n", 2, "not as many cells as in the first line"),
+        (b"epoch,loss\n1,2\n2\n", 3, "not as many cells as in the first line"),
+        (b"epoch,loss\n1,2\n2,\xff\n", 3, "no UTF-8 text"),
+        (b"\xff\xfe\x00", 1, "no UTF-8 text"),
+        (b"epoch,loss\n1,\0\n", 2, "is not a number"),
+        (b"epoch,loss\n1,2\n2,3\r4\n", 4, "not as many cells as in the first line"),
+        (b"epoch,loss\n1," + b"y" * 100_000 + b"\n", 2, "is not a number"),
+        (b'epoch,loss\n1,"2\n3\n', 3, "is not a number"),
+    ],
+)
+def test_damage_is_told_by_file_and_line(tmp_path, content, line, reason):
+    message = refused(written(tmp_path, content))
+    assert message.startswith(f"{tmp_path / 'metrics.csv'}, line {line}: not readable (")
+    assert reason in message
+    assert len(message) < len(str(tmp_path)) + 200
+
+
+def test_a_cell_beyond_what_the_csv_reader_takes_is_told_too(tmp_path):
+    before = csv.field_size_limit(1000)  # of the whole process, and readers of datasets raise it
+    try:
+        message = refused(written(tmp_path, b"epoch,loss\n1," + b"9" * 2000 + b"\n"))
+    finally:
+        csv.field_size_limit(before)
+    assert "line 2: not readable (field larger than field limit" in message
+
+
+def test_a_log_that_cannot_be_opened_is_named(tmp_path):
+    assert refused(tmp_path).startswith(f"{tmp_path / 'metrics.csv'}: not readable (No such file")
+    (tmp_path / "metrics.csv").mkdir()
+    assert refused(tmp_path).startswith(f"{tmp_path / 'metrics.csv'}: not readable (")
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"method": "bce"}', b'{"test": null}', b"\xff"])
+def test_a_damaged_result_is_refused_in_one_line_naming_the_file(tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"result\.json") as caught:
+        read_result(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def finished(path, **extra):
+    """The lines that a finished run is summed up in."""
+    folder = RunFolder(path)
+    test = {"mAP": 0.5, "OF1": 0.25, "OF1@3": 0.125}
+    held = {"selected_epoch": 4, "selection": "last", "epochs": 4, "test": test}
+    folder.finish({**held, "extra": {"classes_without_positives": [], **extra}})
+    return folder.summary().splitlines()
+
+
+def test_one_network_is_summed_up_in_one_line(tmp_path):
+    assert finished(tmp_path) == ["test, epoch 4 (last): mAP 50.00  OF1 25.00", f"written: {tmp_path}"]
+
+
+def test_two_networks_are_summed_up_as_f_g_and_both_whatever_the_order_in_the_file(tmp_path):
+    g, both = {"mAP": 0.375, "OF1": 0.75, "OF1@3": 0.5}, {"mAP": 0.625, "OF1": 0.5, "OF1@3": 0.5}
+    assert finished(tmp_path, ensemble=both, mean={"mAP": 0.4375}, g=g, head=0.5) == [
+        "test, epoch 4 (last), network f: mAP 50.00  OF1 25.00",
+        "  network g: mAP 37.50  OF1 75.00",
+        "  ensemble of both: mAP 62.50  OF1 50.00",
+        f"written: {tmp_path}",
+    ]
+
+
+@pytest.mark.parametrize("held", [{}, {"extra": None}, {"extra": {"head": 0.5, "mean": {"mAP": 0.5}}}])
+def test_nothing_stands_beside_a_single_network(held):
+    assert beside(held) == {}

@@ -1,0 +1,162 @@
+"""Scoring a split: on one process and on two, with truth that is dense and truth that only stores what is known."""
+
+import tracemalloc
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+from torch import nn
+
+from data.images.files import ArrayImages
+from data.loading.loader import LoaderConfig
+from engine.core.distributed import Runtime
+from engine.core.scoring import evaluate, evaluation_loader, score
+from tests.ranks import run_ranks
+from utils import collectives
+from utils.checks import RunError
+from utils.metrics import evaluate_scores
+from utils.types import UNKNOWN, Annotations, LabelTable, ModelOutput
+
+CONFIG = LoaderConfig(img_size=8, batch_size=6, augment="none")
+
+
+class Colours(nn.Module):
+    """Logits from the mean colour of a picture, rounded so that there are ties; `bad` for the brightest picture."""
+
+    def __init__(self, classes, bad=None):
+        super().__init__()
+        draw = np.random.default_rng(1)
+        self.weight = nn.Parameter(torch.from_numpy(draw.normal(size=(3, classes))).float())
+        self.bad = bad
+
+    def forward(self, images, want=frozenset()):
+        logits = torch.round(images.mean(dim=(2, 3)) @ self.weight * 4)
+        if self.bad is not None:
+            logits[images[:, 0, 0, 0] > 0.99, 0] = self.bad
+        return ModelOutput(logits)
+
+
+def random_codes(rows, classes=9):
+    """Truth with a class without positives, one of which nothing is known, and an image of which nothing is known."""
+    rng = np.random.default_rng(rows)
+    codes = rng.choice(np.array([-1, 0, 1], dtype=np.int8), size=(rows, classes), p=[0.6, 0.2, 0.2])
+    codes[:, 2] = np.minimum(codes[:, 2], 0)
+    codes[:, 4] = UNKNOWN
+    codes[rows // 2] = UNKNOWN
+    return codes
+
+
+def as_sparse(codes):
+    row, column = np.nonzero(codes != UNKNOWN)
+    return LabelTable(csr_array((codes[row, column], (row, column)), shape=codes.shape), default=UNKNOWN)
+
+
+def split(truth):
+    """Annotations with pictures of one colour each; that of row 3 is the brightest."""
+    ids = tuple(f"{row:04d}" for row in range(len(truth)))
+    colours = np.random.default_rng(0).integers(0, 200, (len(truth), 1, 1, 3))
+    colours[3:4] = 255
+    images = ArrayImages(np.tile(colours, (1, 8, 8, 1)).astype(np.uint8), ids)
+    return Annotations(images, ids, tuple(f"class {k}" for k in range(truth.num_classes)), truth)
+
+
+def runtime_here():
+    """What of a runtime scoring needs, on the processes that a test has started."""
+    return SimpleNamespace(
+        device=torch.device("cpu"),
+        rank=collectives.rank(),
+        world_size=collectives.world_size(),
+        is_main=collectives.rank() == 0,
+        to_device=lambda batch: batch,
+        agree=lambda flag: bool(collectives.all_max(torch.tensor(int(flag)))),
+    )
+
+
+def evaluated(rank, rows):
+    """Scores, and the metrics by dense and by sparse truth."""
+    runtime, codes = runtime_here(), random_codes(rows)
+    model, dense = Colours(codes.shape[1]), split(LabelTable(codes))
+    scores = score(model, evaluation_loader(dense, CONFIG, runtime, 0), rows, runtime)
+    found = [evaluate(model, part, CONFIG, runtime, 0).metrics for part in (dense, split(as_sparse(codes)))]
+    return scores, *found
+
+
+def refused(rank, bad):
+    """The message for scores that are not finite, by dense and by sparse truth; nothing is known of the bad entry."""
+    codes = random_codes(23)
+    codes[3, 0] = UNKNOWN
+    messages = []
+    for truth in (LabelTable(codes), as_sparse(codes)):
+        with pytest.raises(RunError) as caught:
+            evaluate(Colours(codes.shape[1], bad), split(truth), CONFIG, runtime_here(), 0, label="test")
+        messages.append(str(caught.value))
+    return messages
+
+
+def hold_equal(found, expected):
+    np.testing.assert_array_equal(found.per_class, expected.per_class)
+    np.testing.assert_array_equal(found.known, expected.known)
+    assert found.as_dict() == expected.as_dict()
+    assert found.classes_without_positives == expected.classes_without_positives
+
+
+@pytest.mark.parametrize("rows", [1, 6, 23])
+def test_sparse_truth_gives_the_figures_of_dense_truth(rows):
+    scores, dense, sparse = evaluated(0, rows)
+    assert scores.shape == (rows, 9)
+    hold_equal(dense, evaluate_scores(scores, random_codes(rows)))
+    hold_equal(sparse, dense)
+
+
+def everything(rank):
+    """Of 23 rows and of 1, of which the second process has none; and what is said of a NaN in one process's share."""
+    return {rows: evaluated(rank, rows) for rows in (1, 23)} | {"refused": refused(rank, float("nan"))}
+
+
+@pytest.fixture(scope="module")
+def two_processes():
+    return run_ranks(everything)
+
+
+@pytest.mark.parametrize("rows", [1, 23])
+def test_two_processes_give_the_figures_of_one(two_processes, rows):
+    scores, dense, sparse = evaluated(0, rows)
+    for found in two_processes:
+        scores_here, dense_here, sparse_here = found[rows]
+        np.testing.assert_array_equal(scores_here, scores)
+        hold_equal(dense_here, dense)
+        hold_equal(sparse_here, sparse)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_not_finite_end_the_evaluation(bad):
+    dense, sparse = refused(0, bad)
+    assert dense == sparse
+    assert "test: the model gives scores that are not finite" in dense
+
+
+def test_every_process_hears_of_scores_that_are_not_finite(two_processes):
+    one, other = (found["refused"] for found in two_processes)
+    assert one == other == refused(0, float("nan"))
+
+
+def test_the_real_runtime_scores_too():
+    codes = random_codes(23)
+    found = evaluate(Colours(codes.shape[1]), split(as_sparse(codes)), CONFIG, Runtime("cpu", "fp32"), 0).metrics
+    hold_equal(found, evaluated(0, 23)[2])
+
+
+def test_sparse_truth_and_its_scores_never_become_matrices():
+    rows, classes = 2_000, 20_000  # scores of all entries would take 160 MB, the truth 40 MB
+    known = np.arange(rows, dtype=np.int32)
+    codes = csr_array((np.ones(rows, np.int8), known, np.arange(rows + 1, dtype=np.int32)), shape=(rows, classes))
+    annotations = split(LabelTable(codes, default=UNKNOWN))
+    model, runtime = Colours(classes), runtime_here()
+    tracemalloc.start()
+    found = evaluate(model, annotations, LoaderConfig(img_size=8, batch_size=50), runtime, 0).metrics
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.known.sum() == rows
+    assert peak < 30e6

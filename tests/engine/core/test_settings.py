@@ -1,0 +1,227 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from engine.core import settings as settings_module
+from engine.core.settings import Layer, parse_settings
+from utils.checks import UserError, require
+from utils.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    dataset: str = option("digits", "dataset", synonyms={"numbers": "digits"})
+    partial_rate: float = option(0.1, "rate")
+    seed: int = option(0, "seed")
+    folder: Path | None = option(None, "folder")
+    batch_size: int = option(16, "images", aliases=("bsize",))
+
+    def __post_init__(self):
+        require(0 <= self.partial_rate <= 1, f"--partial_rate {self.partial_rate}: must be in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    beta: float = option(0.1, "weight")
+    mode: Literal["linear", "deep"] = option("linear", "mode")
+    fast: bool = option(False, "speed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    epochs: int = option(3, "epochs")
+
+
+SECTIONS = {"data": Data, "method": Method}
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch):
+    """A `configs/` of the test's own: write(name, text) adds a file to it."""
+    monkeypatch.setattr(settings_module, "CONFIGS", tmp_path / "configs")
+
+    def write(name, text):
+        file = tmp_path / "configs" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def parse(*argv, **kwargs):
+    return parse_settings(SECTIONS, argv, program="main_x.py", defaults=kwargs.pop("defaults", {}), **kwargs)
+
+
+def test_what_a_method_says_of_every_dataset_stands_between_the_datasets_own_and_its_own(configs):
+    configs("datasets/digits.yaml", "beta: 1\nseed: 1\nbatch_size: 1")
+    every = configs("m/every.yaml", "beta: 2\nseed: 2")
+    configs("m/digits.yaml", "beta: 3")
+    held = parse(method="m")
+    assert [held.values[name] for name in ("beta", "seed", "batch_size")] == [3, 2, 1]
+    assert held.origins["seed"] == f"configs/m/{every.name}"
+
+
+def test_layers_win_in_the_stated_order_wherever_the_flag_stands(configs):
+    configs("datasets/digits.yaml", "beta: 1\nseed: 1\npartial_rate: .1\nbatch_size: 1")
+    configs("m/digits.yaml", "beta: 2\nseed: 2\npartial_rate: .2")
+    own = configs("../own.yaml", "beta: 3\nseed: 3").resolve()
+    for argv in (["--beta", "4", "--config", str(own)], ["--config", str(own), "--beta", "4"], [str(own), "--beta=4"]):
+        got = parse(*argv, method="m", defaults={"folder": Path("x")})
+        assert got.sections["method"].beta == 4
+        assert got.sections["data"] == Data(partial_rate=0.2, seed=3, batch_size=1, folder=Path("x"))
+        assert got.origins["beta"] == "command line"
+        assert got.origins["seed"] == own.name
+        assert got.origins["partial_rate"] == "configs/m/digits.yaml"
+        assert got.origins["batch_size"] == "configs/datasets/digits.yaml"
+        assert got.origins["folder"] == "main_x.py"
+        assert got.origins["mode"] == "default"
+
+
+def test_dataset_on_the_command_line_decides_which_files_apply(configs):
+    configs("datasets/digits.yaml", "beta: 1")
+    configs("datasets/other.yaml", "beta: 5")
+    assert parse("--dataset", "other").values["beta"] == 5
+    own = configs("own.yaml", "dataset: other")
+    assert parse("--config", str(own)).values["beta"] == 5
+
+
+def test_when_blocks_see_the_final_values_of_their_conditions(configs):
+    configs("m/digits.yaml", "beta: 1\nwhen:\n  - {partial_rate: 0.40, set: {beta: 7, seed: 9}}")
+    assert parse(method="m").values["beta"] == 1
+    got = parse("--partial_rate", ".4", method="m")
+    assert (got.values["beta"], got.values["seed"]) == (7, 9)
+    assert got.origins["beta"] == "configs/m/digits.yaml when partial_rate=0.4"
+    assert parse("--partial_rate", ".4", "--beta", "2", method="m").values["beta"] == 2
+
+
+@pytest.mark.parametrize("text, value", [("1e-5", 1e-5), ("010", 10.0), ("2", 2.0), (".5", 0.5)])
+def test_yaml_numbers_mean_what_the_flag_makes_of_them(configs, text, value):
+    assert parse("--config", str(configs("own.yaml", f"beta: {text}"))).values["beta"] == value
+
+
+def test_yaml_no_is_text_where_text_is_wanted(configs):
+    assert parse("--config", str(configs("own.yaml", "dataset: no"))).values["dataset"] == "no"
+
+
+@pytest.mark.parametrize(
+    "argv, value",
+    [(["--fast"], True), (["--no-fast"], False), (["--fast", "False"], False), (["--fast=True"], True), ([], False)],
+)
+def test_one_parser_for_every_spelling_of_a_switch(configs, argv, value):
+    assert parse(*argv).values["fast"] is value
+
+
+def test_a_file_for_one_dataset_is_refused_for_another(configs):
+    file = str(configs("own.yaml", "dataset: numbers\nbeta: 0.25"))
+    assert parse(file, "--dataset", "digits").values["beta"] == 0.25  # `numbers` is a synonym of it
+    with pytest.raises(UserError, match=r"own.yaml is for dataset digits, but --dataset says letters"):
+        parse(file, "--dataset", "letters")
+
+
+def test_aliases_are_the_same_setting(configs):
+    assert parse("--bsize", "8").values["batch_size"] == 8
+    file = configs("own.yaml", "bsize: 8\nbatch_size: 9")
+    with pytest.raises(UserError, match="another spelling"):
+        parse("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--partial_rat", "0.1"], ["unknown flag --partial_rat", "did you mean --partial_rate?"]),
+        (["--partial_rate", "many"], ["--partial_rate 'many'", "must be a number"]),
+        (["--partial_rate", "nan"], ["finite"]),
+        (["--partial_rate", "1.5"], ["--partial_rate 1.5", r"must be in \[0, 1\]"]),
+        (["--seed", "1.5"], ["--seed '1.5'", "whole number"]),
+        (["--mode", "linaer"], ["--mode 'linaer'", "linear, deep", "did you mean linear"]),
+        (["--fast", "maybe"], ["True or False"]),
+        (["--beta"], ["--beta"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml", "no such settings file"]),
+        (["a.yaml", "--config", "b.yaml"], ["two settings files"]),
+        (["configs/own/a.py"], ["configs/own/a.py", "give configs/own/a.yaml"]),
+        (["--config", "b.py"], ["give b.yaml"]),
+        (["--see", "3"], ["unknown flag --see"]),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(configs, argv, words):
+    with pytest.raises(UserError) as caught:
+        parse(*argv)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert caught.match(word)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("betta: 1", "unknown setting 'betta'; did you mean beta"),
+        ("beta: [1, 2]", "single value"),
+        ("beta: x", "must be a number"),
+        ("beta: 1\nbeta: 2", "given twice"),
+        ("- beta", "name: value"),
+        ("beta: {", "YAML"),
+        ("when: 3", "list of blocks"),
+        ("when: [{beta: 1}]", "set"),
+        ("seed: 1\nwhen: [{nothing: 1, set: {beta: 1}}]", "nothing"),
+    ],
+)
+def test_mistakes_in_a_file_name_it_and_the_key(configs, text, words):
+    file = configs("own.yaml", text)
+    with pytest.raises(UserError, match=words) as caught:
+        parse("--config", str(file))
+    assert file.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_of_other_commands_pass_without_effect_only_where_allowed(configs):
+    configs("datasets/digits.yaml", "epochs: 5\nwhen: [{epochs: 5, set: {beta: 3}}, {seed: 0, set: {epochs: 1}}]")
+    with pytest.raises(UserError, match="epochs"):
+        parse()
+    assert "epochs" not in parse(elsewhere=(Elsewhere,)).values
+
+
+def test_a_recorded_layer_beats_files_but_not_the_command_line(configs):
+    configs("datasets/digits.yaml", "beta: 1\nseed: 1")
+
+    def recorded(first, table):
+        assert first["seed"] == 2
+        assert "beta" in table
+        return Layer("file.pth", {"beta": 5.0, "seed": 5})
+
+    got = parse("--seed", "2", recorded=recorded)
+    assert (got.values["beta"], got.values["seed"]) == (5, 2)
+    assert got.origins["beta"] == "file.pth"
+
+
+def test_written_settings_read_back_to_the_same_values(configs, tmp_path):
+    first = parse("--beta", "1e-7", "--fast", "--partial_rate", "0.3")
+    file = tmp_path / "settings.yaml"
+    file.write_text(first.as_yaml("a run"))
+    assert parse("--config", str(file)).values == first.values
+    assert "# command line" in file.read_text()
+
+
+def test_print_config_prints_and_stops(configs, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("--print_config", "--beta", "3")
+    assert stop.value.code == 0
+    assert "beta: 3.0" in capsys.readouterr().out
+
+
+def test_help_shows_the_script_default(configs, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("--help", defaults={"dataset": "voc07"})
+    assert stop.value.code == 0
+    assert "voc07" in capsys.readouterr().out
+
+
+def test_a_synonym_of_a_value_is_that_value_on_the_command_line_and_in_files(configs, tmp_path):
+    configs("datasets/digits.yaml", "seed: 7")
+    (tmp_path / "mine.yaml").write_text("dataset: numbers")
+    for given in (["--dataset", "numbers"], ["--config", str(tmp_path / "mine.yaml")]):
+        settings = parse(*given)
+        assert settings.values["dataset"] == settings.sections["data"].dataset == "digits"
+        assert settings.values["seed"] == 7

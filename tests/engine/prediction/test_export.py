@@ -1,0 +1,200 @@
+"""Exported models: the same logits, any batch, and everything in the file that a reader needs."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.core.checkpoint import read_model
+from engine.prediction import export
+from engine.prediction.export import KINDS, TOLERANCE, FromPixels, Kind, export_model, texts
+from engine.prediction.predictor import Predictor, view_of
+from tests.engine.checkpoints import CLASSES, SIZE, checkpoint, pixels
+from utils.checks import RunError, UserError
+
+SEEN = {"augment": "resize-crop", "normalize": "imagenet"}
+HEADS = ("linear", "csra", "pfc", "q2l", "gcn", "ctran")
+
+
+def needs(kind):
+    """Skip where nothing is installed that writes and reads the form."""
+    for package in (*KINDS[kind].packages, KINDS[kind].reader):
+        pytest.importorskip(package)
+
+
+def written(tmp_path, kind, **how):
+    """A checkpoint exported: the checkpoint's path, the file, and the difference that was found."""
+    needs(kind)
+    path = checkpoint(tmp_path / "best.pth", **how)
+    saved = read_model(path)
+    file = tmp_path / f"model.{kind}"
+    return path, file, export_model(saved, saved.classes, kind, file)
+
+
+def read(kind, file):
+    """From pixels to logits, by the library a user would take, and the texts in the file."""
+    if kind == "onnx":
+        session = pytest.importorskip("onnxruntime").InferenceSession(file)
+        said = session.get_modelmeta().custom_metadata_map
+        return lambda x: torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0]), said
+    extra = dict.fromkeys(("classes", "img_size", "resize", "normalize", "epoch"), "")
+    loaded = (
+        torch.jit.load(file, _extra_files=extra)
+        if kind == "torchscript"
+        else torch.export.load(file, extra_files=extra).module()
+    )
+    return loaded, {name: text.decode() if isinstance(text, bytes) else text for name, text in extra.items()}
+
+
+def hold_same_logits(path, kind, file, size=SIZE, batches=(1, 2, 5)):
+    """The file gives a predictor's logits of pictures prepared by hand, as its texts say, in batches of any size."""
+    model, said = read(kind, file)
+    assert json.loads(said["classes"]) == list(CLASSES)
+    img_size, resize = int(said["img_size"]), int(said["resize"])
+    assert img_size == size
+    left = (resize - img_size) // 2
+    box = (left, left, left + img_size, left + img_size)
+    pictures = [pixels(seed) for seed in range(max(batches))]
+    prepared = [one.resize((resize, resize), Image.Resampling.BILINEAR).crop(box) for one in pictures]
+    ready = torch.from_numpy(np.stack([np.asarray(one) for one in prepared]).transpose(0, 3, 1, 2) / np.float32(255))
+    wanted = np.stack([one.logits for one in Predictor.load(path, device="cpu").predict(pictures)])
+    assert np.ptp(wanted, axis=0).min() > 10 * TOLERANCE
+    for batch in batches:
+        with torch.no_grad():
+            found = model(ready[:batch].contiguous()).numpy()
+        assert found.shape == (batch, len(CLASSES))
+        np.testing.assert_allclose(found, wanted[:batch], rtol=0, atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def onnx(tmp_path_factory):
+    """A checkpoint and its ONNX file; exporting takes seconds."""
+    path, file, difference = written(tmp_path_factory.mktemp("onnx"), "onnx", **SEEN)
+    assert difference < TOLERANCE
+    return path, file
+
+
+def test_onnx_gives_the_logits_of_predictions(onnx):
+    path, file = onnx
+    hold_same_logits(path, "onnx", file)
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+def test_an_exported_model_gives_the_logits_of_predictions(tmp_path, kind):
+    path, file, difference = written(tmp_path, kind, **SEEN)
+    assert difference < TOLERANCE
+    hold_same_logits(path, kind, file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_every_head_is_exported(tmp_path, kind, head):
+    path, file, difference = written(tmp_path, kind, head=head, **SEEN)
+    assert difference < TOLERANCE
+    hold_same_logits(path, kind, file)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_are_traced(tmp_path, head):
+    path, file, difference = written(tmp_path, "torchscript", head=head, **SEEN)
+    assert difference < TOLERANCE
+    hold_same_logits(path, "torchscript", file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_larger_backbone_is_exported(tmp_path, kind):
+    path, file, difference = written(tmp_path, kind, model="resnet18", size=96, **SEEN)
+    assert difference < TOLERANCE
+    hold_same_logits(path, kind, file, size=96)
+
+
+def test_of_two_networks_the_first_is_exported(tmp_path):
+    path, file, _ = written(tmp_path, "torchscript", peers=True, **SEEN)
+    hold_same_logits(path, "torchscript", file)
+
+
+def test_pixels_that_are_not_normalised_pass_as_they_are(tmp_path):
+    path, file, _ = written(tmp_path, "torchscript", normalize="unit")
+    hold_same_logits(path, "torchscript", file)
+
+
+def test_onnx_names_its_input_and_output_and_leaves_the_batch_open(onnx):
+    _, file = onnx
+    session = pytest.importorskip("onnxruntime").InferenceSession(file)
+    (given,), (found,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, found.name) == ("pixels", "tensor(float)", "logits")
+    assert isinstance(given.shape[0], str)
+    assert given.shape[1:] == [3, SIZE, SIZE]
+    assert found.shape == [given.shape[0], len(CLASSES)]
+    assert sorted(one.name for one in file.parent.iterdir()) == ["best.pth", file.name]
+
+
+def test_texts_say_how_to_make_pixels(tmp_path):
+    saved = read_model(checkpoint(tmp_path / "best.pth", **SEEN))
+    said = texts(saved, ["a", 'b"ü', "c", "d", "e"], view_of(saved))
+    assert json.loads(said["classes"])[1] == 'b"ü'
+    assert (said["img_size"], said["resize"], said["normalize"]) == ("40", "46", "imagenet")
+    assert (said["load_from"], said["epoch"]) == ("best.pth", "7")
+    assert texts(saved, "abcde", view_of(read_model(checkpoint(tmp_path / "b.pth"))))["resize"] == "40"
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    saved = read_model(checkpoint(tmp_path / "best.pth"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="onnx and onnxscript not installed; pip install onnx onnxscript onnxruntime"):
+        export_model(saved, saved.classes, "onnx", tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_without_a_reader_the_file_is_written_and_said_to_be_unchecked(tmp_path, monkeypatch):
+    saved = read_model(checkpoint(tmp_path / "best.pth"))
+    monkeypatch.setitem(KINDS, "onnx", Kind((), "nowhere_to_be_found", lambda *_: b"content", lambda content: 1 / 0))
+    assert export_model(saved, saved.classes, "onnx", tmp_path / "m.onnx") is None
+    assert (tmp_path / "m.onnx").read_bytes() == b"content"
+
+
+class Reads(FromPixels):
+    """A model that goes by values, which no exporter can follow."""
+
+    def forward(self, given):
+        return super().forward(given * (1 if given.sum().item() > 1e9 else 2))
+
+
+def test_what_torch_cannot_export_ends_in_one_line(tmp_path, monkeypatch):
+    saved = read_model(checkpoint(tmp_path / "best.pth"))
+    monkeypatch.setattr(export, "FromPixels", Reads)
+    with pytest.raises(RunError, match="--export pt2: torch cannot export this network") as caught:
+        export_model(saved, saved.classes, "pt2", tmp_path / "m.pt2")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "m.pt2").exists()
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x + 2e-4, lambda x: x * float("nan"), lambda x: x.flip(0)])
+def test_a_file_with_other_logits_is_not_written(tmp_path, monkeypatch, wrong):
+    saved = read_model(checkpoint(tmp_path / "best.pth"))
+    kind = KINDS["torchscript"]
+    monkeypatch.setitem(
+        KINDS, "torchscript", kind._replace(read=lambda content: lambda pixels: wrong(kind.read(content)(pixels)))
+    )
+    with pytest.raises(RunError, match="differ from torch's by"):
+        export_model(saved, saved.classes, "torchscript", tmp_path / "m.pt")
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_exporting_leaves_torch_as_it_was(tmp_path):
+    torch.backends.mha.set_fastpath_enabled(True)
+    written(tmp_path, "torchscript")
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_networks_larger_than_a_file_may_be_are_refused(tmp_path, monkeypatch):
+    saved = read_model(checkpoint(tmp_path / "best.pth"))
+    monkeypatch.setattr(export, "_require_packages", lambda kind, form: None)
+    monkeypatch.setattr(export, "_ONNX_BYTES", 1000)
+    with pytest.raises(UserError, match="are more than one file holds; take pt2"):
+        export_model(saved, saved.classes, "onnx", tmp_path / "m.onnx")

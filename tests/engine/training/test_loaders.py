@@ -1,0 +1,49 @@
+"""What a run trains on: the views of a picture. Features: test_features.py."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from data.loading.loader import LoaderConfig
+from data.loading.samplers import ShuffledBatches
+from data.loading.transforms import second_transform
+from engine.core.distributed import Runtime
+from engine.training.loaders import PictureFeed
+from tests.engine.training.test_features import array_data
+from utils.checks import UserError
+
+CONFIG = LoaderConfig(img_size=16, batch_size=4, augment="none", normalize="unit")
+
+
+def batches(views, **settings):
+    data = array_data()
+    feed = PictureFeed(data, replace(CONFIG, **settings), Runtime("cpu", "fp32"), 0, 0)
+    return list(feed.training(ShuffledBatches(len(data.train), 4, seed=0), views))
+
+
+def test_one_view_is_the_first_of_two():
+    for one, two in zip(batches(1), batches(2), strict=True):
+        assert one.second_view is None
+        assert torch.equal(one.images, two.images)
+
+
+def test_the_second_view_goes_through_what_the_settings_say():
+    same = batches(2)
+    assert all(torch.equal(batch.images, batch.second_view) for batch in same)  # nothing is drawn
+    strong = batches(2, second_view="randaugment")
+    assert all(torch.equal(one.images, other.images) for one, other in zip(same, strong, strict=True))
+    changed = [not torch.equal(*pair) for batch in strong for pair in zip(batch.images, batch.second_view, strict=True)]
+    assert sum(changed) > len(changed) / 2
+    steps = second_transform("randaugment", "none", 16).steps
+    assert [type(step).__name__ for step in steps] == ["RandAugment", "Warp"]
+
+
+def test_three_views_are_refused():
+    with pytest.raises(ValueError, match="two views at most"):
+        batches(3)
+
+
+def test_an_unknown_second_view_is_refused():
+    with pytest.raises(UserError, match="second_view"):
+        batches(2, second_view="weaker")

@@ -1,0 +1,61 @@
+"""The rows of the global batch as one process would have them."""
+
+import numpy as np
+import torch
+
+from losses.common.global_batch import GlobalBatch
+from tests.losses.peers import dealt_out
+from tests.ranks import run_ranks
+from utils import collectives
+
+
+def test_alone_the_global_batch_is_the_batch():
+    values, chosen = torch.randn(4, 3, requires_grad=True), torch.rand(4, 3) < 0.5
+    whole = GlobalBatch(torch.tensor([5, 2, 9, 0]))
+    assert whole.size == 4
+    assert torch.equal(whole.rows(values), values.detach())
+    assert not whole.rows(values).requires_grad
+    assert torch.equal(whole.own(chosen), chosen)
+    total = whole.total(values, chosen)
+    assert torch.equal(total, (values * chosen).sum())
+    total.backward()
+    assert torch.equal(values.grad, chosen.float())
+
+
+def test_a_total_over_nothing_is_0_with_a_gradient_of_zeros():
+    values = torch.tensor([[torch.inf, 1.0]], requires_grad=True)
+    total = GlobalBatch(torch.tensor([0])).total(values, torch.zeros(1, 2, dtype=torch.bool))
+    total.backward()
+    assert float(total.detach()) == 0
+    assert values.grad.tolist() == [[0, 0]]
+
+
+ROWS, CLASSES = 11, 3
+TABLE = torch.from_numpy(np.random.default_rng(0).normal(size=(ROWS, CLASSES)))
+
+
+def share_epochs(rank, world_size, batch_sizes):
+    """Of every batch: its rows in one process's order, and the sum over chosen entries as the engine makes it."""
+    found = []
+    for batch_size in batch_sizes:
+        for rows, share in dealt_out(rank, world_size, ROWS, batch_size):
+            index = torch.tensor(rows)
+            whole, values = GlobalBatch(index), TABLE[index].requires_grad_()
+            everyone = whole.rows(values)
+            assert torch.equal(whole.own(everyone), TABLE[index])
+            total = whole.total(values, everyone > 0.1) * share
+            total.backward()
+            gradient = torch.zeros_like(TABLE).index_add(0, index, values.grad)
+            found.append((whole.size, everyone, collectives.all_sum(total), collectives.all_sum(gradient)))
+    return found
+
+
+def test_several_processes_have_the_batch_of_one():
+    sizes = (2, 3, 4, 5)  # for three processes: padded batches, even ones, uneven ones, and all of these at the end
+    alone = share_epochs(0, 1, sizes)
+    for found in run_ranks(share_epochs, 3, sizes, world_size=3):
+        assert len(found) == len(alone)
+        for ours, expected in zip(found, alone, strict=True):
+            assert ours[0] == expected[0]
+            assert torch.equal(ours[1], expected[1])
+            torch.testing.assert_close(ours[2:], expected[2:])
