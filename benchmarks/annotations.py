@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import machine
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.datasets.voc import load_voc, read_objects
 from data.files.cache import Cache
 
@@ -23,7 +23,7 @@ YEARS = (2007, 2012)
 
 def load(folder: Path, cache: Path) -> int:
     """Read both years as a run does; the number of pictures that their lists name."""
-    source = Source(folder, Path(), 0, Cache(cache), need_images=False)
+    source = DatasetSource(folder, Path(), 0, Cache(cache), need_images=False)
     return sum(len(part) for year in YEARS for part in load_voc(source, year)[:2])
 
 

@@ -27,8 +27,8 @@ from torchvision import transforms
 
 from benchmarks.measure import machine
 from data.files.cache import Cache
-from data.images.caching import keep_pictures
-from data.images.decoders import picture_opener
+from data.images.caching import keep_images
+from data.images.decoders import image_opener
 from data.images.files import FileImages
 from data.loading.loader import build_loader
 from data.loading.samplers import ShuffledBatches
@@ -147,7 +147,7 @@ def seconds(batches: Iterable[Tensor]) -> float:
 def largest_differences(paths: list[str], kept: dict[str, Annotations], size: int) -> dict[str, int]:
     """The largest difference of a pixel from the published way's under the same crops and flips, of 255."""
     view, published, worst = train_transform("crop", size), published_transform(size), dict.fromkeys(WAYS, 0)
-    openers = {way: picture_opener(kept[way.cache].images, way.decoder) for way in WAYS}  # type: ignore[arg-type]
+    openers = {way: image_opener(kept[way.cache].images, way.decoder) for way in WAYS}  # type: ignore[arg-type]
     for row, path in enumerate(paths):
         with sample_generator(row):
             theirs = published(Image.open(path).convert("RGB")).mul(255).round().int()
@@ -198,7 +198,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         split = {"all": annotations(paths)}
         kept = {
-            keep: keep_pictures(split, keep, Cache(Path(folder)), processes=1, shown=False)["all"]  # type: ignore[arg-type]
+            keep: keep_images(split, keep, Cache(Path(folder)), processes=1, shown=False)["all"]  # type: ignore[arg-type]
             for keep in ("none", "ram", "disk")
         }
         for size in SIZES:

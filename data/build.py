@@ -8,14 +8,14 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from data.datasets import DATASETS, SYNONYMS, Source
+from data.datasets import DATASETS, SYNONYMS, DatasetSource
 from data.datasets.table.config import TableConfig
 from data.files.cache import Cache
 from data.labels.files import ResolvedLabels, resolve_labels
 from data.labels.regime import Regime, observe
 from data.labels.regimes import full_labels
-from data.subsets.long_tail import LongTailConfig, thin_out
-from data.subsets.overlap import require_apart, without_missing
+from data.subsets.long_tail import LongTailConfig, subsample_long_tail
+from data.subsets.overlap import check_disjoint, without_missing
 from data.subsets.splits import TrainingSplitConfig, split_rows
 from utils.checks import UserError, require
 from utils.options import Shorthand, option
@@ -116,7 +116,7 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
 
     Raises: UserError when a folder, file or entry is missing or wrong, or when two splits share a picture.
     """
-    source = Source(
+    source = DatasetSource(
         path_images=config.path_images or Path(),
         path_lists=config.path_lists,
         seed=seed,
@@ -128,8 +128,8 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
     found = len(splits.train.classes)
     if config.num_cls not in (None, found):
         raise UserError(f"--num_cls {config.num_cls}: {config.dataset} has {found} classes; leave the flag out")
-    require_apart({"training": splits.train, "validation": splits.validation, "test": splits.test})
-    return thin_out(splits, config, seed)
+    check_disjoint({"training": splits.train, "validation": splits.validation, "test": splits.test})
+    return subsample_long_tail(splits, config, seed)
 
 
 def build_data(config: DatasetConfig, split: TrainingSplitConfig, seed: int) -> Data:
@@ -189,7 +189,7 @@ def _seen_as_observed(splits: Splits, held_out: Index, config: DatasetConfig, se
     return replace(splits.validation, truth=full_labels(observe(splits.validation, regime)))
 
 
-def check_pictures(data: Data) -> None:
+def check_images(data: Data) -> None:
     """Decode every picture once (remembered in the cache). Raises: UserError naming the first that is damaged."""
     for part in (data.train, data.validation, data.test):
         if part is not None:

@@ -27,7 +27,7 @@ _EDGE = 1.0  # pixels a box may reach over the picture's edge: corners are often
 
 
 @dataclass(frozen=True)
-class LabelFacts:
+class LabelStats:
     """One table of labels in figures."""
 
     counts: Index
@@ -65,11 +65,11 @@ class LabelFacts:
         return float(there.max() / there.min()) if len(there) else None
 
 
-def label_facts(table: LabelTable) -> LabelFacts:
+def label_stats(table: LabelTable) -> LabelStats:
     """Count the codes of a table by class and by row."""
     counts = np.stack([table.counts(code) for code in (UNKNOWN, ABSENT, PRESENT)])
     all_unknown = int((row_counts(table, UNKNOWN) == table.num_classes).sum())
-    return LabelFacts(counts, np.bincount(row_counts(table, PRESENT)).astype(np.int64), all_unknown)
+    return LabelStats(counts, np.bincount(row_counts(table, PRESENT)).astype(np.int64), all_unknown)
 
 
 def row_counts(table: LabelTable, code: int) -> Index:
@@ -86,7 +86,7 @@ def row_counts(table: LabelTable, code: int) -> Index:
 
 
 @dataclass(frozen=True)
-class NoiseFacts:
+class NoiseStats:
     """What a label regime makes of the truth, class by class, all (C,)."""
 
     labelled: Index
@@ -101,11 +101,11 @@ class NoiseFacts:
     """Without a label, whatever the truth."""
 
 
-def noise_facts(truth: LabelTable, observed: LabelTable) -> NoiseFacts:
+def noise_stats(truth: LabelTable, observed: LabelTable) -> NoiseStats:
     """Hold the labels that training sees against the truth of the same rows."""
     pairs = joint_counts(truth, observed)
     true, labelled, absent, unknown = PRESENT + 1, PRESENT + 1, ABSENT + 1, UNKNOWN + 1
-    return NoiseFacts(
+    return NoiseStats(
         labelled=pairs[:, labelled].sum(axis=0),
         wrong=pairs[:, labelled].sum(axis=0) - pairs[true, labelled],
         unlabelled=pairs[true, unknown],
@@ -174,7 +174,7 @@ def co_occurrence(table: LabelTable, at_most: int) -> CoOccurrence:
     return CoOccurrence(chosen, np.asarray((there.T @ there).toarray(), dtype=np.int64))
 
 
-class Pair(NamedTuple):
+class ClassPair(NamedTuple):
     """`then` is present in `share` of the `given_rows` rows with `given`, that is in `rows` of them."""
 
     given: int
@@ -184,7 +184,7 @@ class Pair(NamedTuple):
     given_rows: int
 
 
-def strongest_pairs(found: CoOccurrence, count: int, least: int) -> list[Pair]:
+def strongest_pairs(found: CoOccurrence, count: int, least: int) -> list[ClassPair]:
     """The `count` pairs of classes with the highest P(then | given), out of those that share `least` rows or more.
 
     Ties go to the pair with more rows, then to the more frequent classes.
@@ -193,12 +193,14 @@ def strongest_pairs(found: CoOccurrence, count: int, least: int) -> list[Pair]:
     given, then = np.nonzero((together >= least) & ~np.eye(len(together), dtype=bool))
     order = np.lexsort((then, given, -together[given, then], -share[given, then]))[:count]
     return [
-        Pair(int(found.classes[j]), int(found.classes[k]), float(share[j, k]), int(together[j, k]), int(together[j, j]))
+        ClassPair(
+            int(found.classes[j]), int(found.classes[k]), float(share[j, k]), int(together[j, k]), int(together[j, j])
+        )
         for j, k in zip(given[order].tolist(), then[order].tolist(), strict=True)
     ]
 
 
-class Picture(NamedTuple):
+class StoredImage(NamedTuple):
     """One picture as it is stored."""
 
     fault: str | None  # what is wrong with it, as the end of a sentence
@@ -208,22 +210,22 @@ class Picture(NamedTuple):
     size: int = 0  # bytes
 
 
-def examine(images: Images, row: int) -> Picture:
+def examine(images: Images, row: int) -> StoredImage:
     """Decode one picture to its end and say what it is."""
     if not isinstance(images, FileImages):
         try:
             image = images.open(row)
         except RunError as error:
-            return Picture(f"cannot be read ({error})")
+            return StoredImage(f"cannot be read ({error})")
         form = "in memory" if isinstance(images, ArrayImages) else f"part of {Path(images.name(row)).suffix.lower()}"
-        return Picture(None, image.size, image.mode, form, len(image.tobytes()))
+        return StoredImage(None, image.size, image.mode, form, len(image.tobytes()))
     path = images.name(row)
     wrong = fault(path)
     if wrong is not None:
-        return Picture(wrong)
+        return StoredImage(wrong)
     with Image.open(path) as image:
         form = f"{Path(path).suffix.lower() or 'no ending'} {image.format}"
-        return Picture(None, image.size, image.mode, form, os.stat(path).st_size)  # noqa: PTH116 - a text already
+        return StoredImage(None, image.size, image.mode, form, os.stat(path).st_size)  # noqa: PTH116 - a text already
 
 
 def digest(images: Images, row: int) -> bytes:
@@ -236,7 +238,7 @@ def digest(images: Images, row: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class PictureFacts:
+class ImageStats:
     """The pictures of N rows; rows with a fault have sides 0, empty texts and size 0."""
 
     sides: Index
@@ -251,7 +253,7 @@ class PictureFacts:
     """What is wrong, by row."""
 
 
-def picture_facts(rows: int, found: Iterable[tuple[int, Picture]]) -> PictureFacts:
+def image_stats(rows: int, found: Iterable[tuple[int, StoredImage]]) -> ImageStats:
     """Gather what `examine` said of some of `rows` rows; memory is for figures only, however many there are."""
     sides, sizes = np.zeros((rows, 2), dtype=np.int64), np.zeros(rows, dtype=np.int64)
     modes, forms = np.zeros(rows, dtype="U8"), np.zeros(rows, dtype="U24")
@@ -260,7 +262,7 @@ def picture_facts(rows: int, found: Iterable[tuple[int, Picture]]) -> PictureFac
         sides[row], sizes[row], modes[row], forms[row] = picture.side, picture.size, picture.mode, picture.form
         if picture.fault is not None:
             faults[row] = picture.fault
-    return PictureFacts(sides, modes, forms, sizes, faults)
+    return ImageStats(sides, modes, forms, sizes, faults)
 
 
 def shared_sizes(sizes: Mapping[str, Index]) -> dict[str, Index]:
@@ -270,11 +272,11 @@ def shared_sizes(sizes: Mapping[str, Index]) -> dict[str, Index]:
     return {split: np.flatnonzero(np.isin(part, shared)) for split, part in sizes.items()}
 
 
-Places = tuple[tuple[str, int], ...]
+DuplicateGroup = tuple[tuple[str, int], ...]
 """Splits and rows that hold one and the same picture."""
 
 
-def duplicates(digests: Iterable[tuple[str, int, bytes]]) -> list[Places]:
+def duplicates(digests: Iterable[tuple[str, int, bytes]]) -> list[DuplicateGroup]:
     """The places of each picture that is there more than once, from (split, row, digest)."""
     places: dict[bytes, list[tuple[str, int]]] = {}
     for split, row, value in digests:
@@ -282,7 +284,7 @@ def duplicates(digests: Iterable[tuple[str, int, bytes]]) -> list[Places]:
     return [tuple(found) for found in places.values() if len(found) > 1]
 
 
-class BoxFacts(NamedTuple):
+class BoxStats(NamedTuple):
     """Boxes that cannot be right, as positions among all boxes."""
 
     empty: Index
@@ -291,7 +293,7 @@ class BoxFacts(NamedTuple):
     """More than a pixel outside their picture, where its size is known."""
 
 
-def box_facts(boxes: Boxes, sides: Index | None) -> BoxFacts:
+def box_stats(boxes: Boxes, sides: Index | None) -> BoxStats:
     """Look at boxes (M), in pictures of `sides` (N, 2) pixels, 0 where unknown; None where no size is known."""
     x1, y1, x2, y2 = boxes.corners.astype(np.float64).T
     empty = ~((x2 > x1) & (y2 > y1) & np.isfinite(boxes.corners).all(axis=1))
@@ -300,4 +302,4 @@ def box_facts(boxes: Boxes, sides: Index | None) -> BoxFacts:
         width, height = sides[boxes.row].T
         over = np.maximum.reduce([-x1, -y1, x2 - width, y2 - height]) > _EDGE
         outside = over & (width > 0)
-    return BoxFacts(np.flatnonzero(empty), np.flatnonzero(outside))
+    return BoxStats(np.flatnonzero(empty), np.flatnonzero(outside))

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from losses.assume_negative import split_mean
 from losses.common.base import Criterion
-from losses.common.functional import present, widened
+from losses.common.functional import at_least_float32, present
 from utils.checks import require
 from utils.collectives import all_sum
 from utils.options import option
 from utils.types import PRESENT, Batch, LossOutput, Model
 
-Reduction = Literal["sum", "query2label"]
+ASLReduction = Literal["sum", "query2label"]
 
 
 def asymmetric_losses(
@@ -59,7 +59,7 @@ def asymmetric_losses(
     return -(weight.detach() if constant_weight else weight) * logs
 
 
-def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
+def reduced(losses: Tensor, reduction: ASLReduction) -> Tensor:
     """One number from losses (B, C): their sum over the GLOBAL batch, or 1000 times their mean as Query2Label takes it.
 
     With several ranks each returns its rows' share blown up to the global batch, so that the mean over ranks, weighted
@@ -79,7 +79,9 @@ class ASLConfig:
     clip: float = option(0.05, "margin by which the probability of an absent label is lowered; 0: none")
     eps: float = option(1e-8, "least argument of a logarithm")
     disable_torch_grad_focal_loss: bool = option(True, "the gradient takes the focusing weight for a constant")
-    reduction: Reduction = option("sum", "sum over the batch, or 1000 times the mean over B*C, as Query2Label has it")
+    reduction: ASLReduction = option(
+        "sum", "sum over the batch, or 1000 times the mean over B*C, as Query2Label has it"
+    )
 
     def __post_init__(self) -> None:
         for name in ("gamma_neg", "gamma_pos"):
@@ -87,7 +89,7 @@ class ASLConfig:
             require(0 <= value < math.inf, f"--{name} {value}: must be 0 or more")
         require(0 <= self.clip < 1, f"--clip {self.clip}: must be in [0, 1); the published value is 0.05")
         require(0 < self.eps < 1, f"--eps {self.eps}: must be above 0 and below 1; the published value is 1e-8")
-        choices = get_args(Reduction)
+        choices = get_args(ASLReduction)
         require(self.reduction in choices, f"--reduction {self.reduction}: must be one of {', '.join(choices)}")
 
 
@@ -102,7 +104,7 @@ class ASL(Criterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        logits, config = widened(model(batch.images).logits), self.config
+        logits, config = at_least_float32(model(batch.images).logits), self.config
         losses = asymmetric_losses(
             logits,
             present(batch.observed, logits.dtype),

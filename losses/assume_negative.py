@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.common.base import Criterion
-from losses.common.functional import present, weighted_bce, widened
+from losses.common.functional import at_least_float32, present, weighted_bce
 from utils.checks import require
 from utils.options import option
 from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LossOutput, Model
@@ -41,7 +41,7 @@ class BCE(Criterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        logits = widened(model(batch.images).logits)
+        logits = at_least_float32(model(batch.images).logits)
         loss = weighted_bce(logits, present(batch.observed, logits.dtype))
         return LossOutput(loss, logits.detach(), {"bce": loss.detach()})
 
@@ -140,7 +140,7 @@ class AN(Criterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        logits = widened(model(batch.images).logits)
+        logits = at_least_float32(model(batch.images).logits)
         losses = assume_negative_losses(
             logits,
             batch.observed,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from losses.assume_negative import assume_negative_losses
-from losses.common.base import Pair, PeerCriterion, peer_logits
+from losses.common.base import PeerCriterion, PeerPair, peer_logits
 from losses.common.global_batch import GlobalBatch
 from losses.common.small_loss import share_count, smallest
 from utils.checks import require
@@ -23,7 +23,7 @@ from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LossOutput, Peer
 
 Ablation = Literal["none", "CLS-H", "CLS-L", "CLC"]
 Judge = Literal["peer", "self"]
-Reduction = Literal["sum_over_labels", "mean_kept", "mean_all"]
+CLSReduction = Literal["sum_over_labels", "mean_kept", "mean_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class CLSConfig:
     judge: Judge = option(
         "peer", "who says which losses are too high: the other network, or each for itself, as if it were alone"
     )
-    reduction: Reduction = option(
+    reduction: CLSReduction = option(
         "sum_over_labels", "the sum over kept labels divided by the images, by the kept labels, or by all labels"
     )
 
@@ -55,7 +55,7 @@ class CLSConfig:
             require(0 <= value <= 1, f"--{name} {value}: must be a share, 0 to 1")
         require(self.ramp_epochs >= 1, f"--ramp_epochs {self.ramp_epochs}: must be at least 1; the paper's value is 10")
         require(self.schedule_lag in (0, 1), f"--schedule_lag {self.schedule_lag}: must be 0 or 1")
-        kinds = {"ablation": Ablation, "judge": Judge, "reduction": Reduction}
+        kinds = {"ablation": Ablation, "judge": Judge, "reduction": CLSReduction}
         for name, choices in ((name, get_args(kind)) for name, kind in kinds.items()):
             value = getattr(self, name)
             require(value in choices, f"--{name} {value}: must be one of {', '.join(choices)}")
@@ -66,7 +66,7 @@ class CLSConfig:
         return (self.tau_h > 0 and self.ablation != "CLS-H") or (self.tau_l > 0 and self.ablation != "CLS-L")
 
 
-class Rates(NamedTuple):
+class KeptShares(NamedTuple):
     """The shares that are KEPT, each in [0, 1]."""
 
     high: float  # R_h, of the assumed negatives
@@ -92,7 +92,7 @@ class Removed(NamedTuple):
     low: Tensor  # N_f' left N_f: the network has nothing to learn from them
 
 
-def select(own: Tensor, peer: Tensor, negatives: Tensor, rates: Rates) -> Removed:
+def select(own: Tensor, peer: Tensor, negatives: Tensor, rates: KeptShares) -> Removed:
     """Equations (1) and (3) for f with g as its peer; with the roles exchanged, (2) and (4) for g.
 
     Sets are pooled over the whole batch. Of equal losses the first, image by image, is kept.
@@ -108,7 +108,7 @@ def select(own: Tensor, peer: Tensor, negatives: Tensor, rates: Rates) -> Remove
     return Removed(negatives & ~credible, credible & ~informative)
 
 
-def divisor(kept: Tensor, reduction: Reduction) -> Tensor | int:
+def divisor(kept: Tensor, reduction: CLSReduction) -> Tensor | int:
     """What the sum over kept labels is divided by; at least 1. `kept`: (B, C) bool, the whole batch."""
     if reduction == "mean_kept":
         return kept.sum().clamp(min=1)
@@ -136,13 +136,13 @@ class CLS(PeerCriterion):
         )
 
     @property
-    def rates(self) -> Rates:
+    def rates(self) -> KeptShares:
         """R_h and R_l in this epoch."""
         config = self.config
         high, low = (
             kept_share(tau, self.epoch, config.ramp_epochs, config.schedule_lag) for tau in (config.tau_h, config.tau_l)
         )
-        return Rates(1.0 if config.ablation == "CLS-H" else high, 1.0 if config.ablation == "CLS-L" else low)
+        return KeptShares(1.0 if config.ablation == "CLS-H" else high, 1.0 if config.ablation == "CLS-L" else low)
 
     def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
@@ -154,7 +154,7 @@ class CLS(PeerCriterion):
         removed_f, removed_g = (
             select(own, judge, negatives.bool(), self.rates) for own, judge in zip((f, g), judges, strict=True)
         )
-        loss = Pair(
+        loss = PeerPair(
             self._loss(logits.f, batch.observed, removed_f, whole),
             self._loss(logits.g, batch.observed, removed_g, whole),
         )

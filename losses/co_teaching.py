@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from losses.assume_negative import assume_negative_losses
-from losses.common.base import Pair, PeerCriterion, peer_logits
+from losses.common.base import PeerCriterion, PeerPair, peer_logits
 from losses.common.global_batch import GlobalBatch
 from losses.common.small_loss import share_count, smallest
 from utils.checks import require
@@ -98,22 +98,22 @@ def small_losses(losses: Tensor, members: Tensor, forgotten: float) -> Tensor:
     return smallest(losses, members, torch.where(count == 0, size, count))
 
 
-def exchanged(losses: Pair, members: Tensor, forgotten: float) -> Pair:
+def exchanged(losses: PeerPair, members: Tensor, forgotten: float) -> PeerPair:
     """What each network learns from: the images of small loss that the OTHER one chooses. Shapes as `small_losses`."""
-    return Pair(small_losses(losses.g, members, forgotten), small_losses(losses.f, members, forgotten))
+    return PeerPair(small_losses(losses.g, members, forgotten), small_losses(losses.f, members, forgotten))
 
 
-def disagreements(logits: Pair) -> Tensor:
+def disagreements(logits: PeerPair) -> Tensor:
     """(B, C) bool: labels that one network predicts (logit 0 or more) and the other does not."""
     return (logits.f >= 0) != (logits.g >= 0)
 
 
-def divergence(logits: Pair) -> Tensor:
+def divergence(logits: PeerPair) -> Tensor:
     """(B,) sum over classes of KL(p_f || p_g) + KL(p_g || p_f), Bernoulli, which is (p_f - p_g)(z_f - z_g)."""
     return ((logits.f.sigmoid() - logits.g.sigmoid()) * (logits.f - logits.g)).sum(dim=1)
 
 
-def joint(losses: Pair, divergences: Tensor, agreement: float) -> Tensor:
+def joint(losses: PeerPair, divergences: Tensor, agreement: float) -> Tensor:
     """JoCoR's loss of an image, (1 - lambda)(s_f + s_g) + lambda J; scalars or any equal shapes."""
     return (1 - agreement) * (losses.f + losses.g) + agreement * divergences
 
@@ -121,15 +121,15 @@ def joint(losses: Pair, divergences: Tensor, agreement: float) -> Tensor:
 class Seen(NamedTuple):
     """A batch as both networks see it."""
 
-    logits: Pair  # (B, C)
-    losses: Pair  # (B,) s_f and s_g, the sum over classes of the binary cross-entropy, UNKNOWN read as ABSENT
+    logits: PeerPair  # (B, C)
+    losses: PeerPair  # (B,) s_f and s_g, the sum over classes of the binary cross-entropy, UNKNOWN read as ABSENT
     whole: GlobalBatch
 
 
 def see(model: PeerModels, batch: Batch) -> Seen:
     """One pass of each network: images (B, 3, H, W), observed labels (B, C)."""
     logits = peer_logits(model, batch.images)
-    losses = Pair(*(assume_negative_losses(each, batch.observed).sum(dim=1) for each in logits))
+    losses = PeerPair(*(assume_negative_losses(each, batch.observed).sum(dim=1) for each in logits))
     return Seen(logits, losses, GlobalBatch(batch.index))
 
 
@@ -138,7 +138,7 @@ def mean_over(chosen: Tensor, values: Tensor, whole: GlobalBatch) -> Tensor:
     return whole.total(values, chosen) / chosen.sum().clamp(min=1)
 
 
-def output(logits: Pair, loss: Pair, parts: dict[str, Tensor]) -> LossOutput:
+def output(logits: PeerPair, loss: PeerPair, parts: dict[str, Tensor]) -> LossOutput:
     """Both losses added up, beside `parts` for the log."""
     logged = {"loss_f": loss.f.detach(), "loss_g": loss.g.detach(), **parts}
     return LossOutput(loss.f + loss.g, logits.f.detach(), logged)
@@ -170,11 +170,11 @@ class CoTeaching(PeerCriterion):
         """The losses after an exchange among the images (G,) that are members."""
         losses, whole = seen.losses, seen.whole
         chosen = exchanged(
-            Pair(*whole.rows(torch.stack(losses, dim=1)).unbind(dim=1)),
+            PeerPair(*whole.rows(torch.stack(losses, dim=1)).unbind(dim=1)),
             members,
             forgotten_share(self.config, self.epoch),
         )
-        loss = Pair(mean_over(chosen.f, losses.f, whole), mean_over(chosen.g, losses.g, whole))
+        loss = PeerPair(mean_over(chosen.f, losses.f, whole), mean_over(chosen.g, losses.g, whole))
         return output(seen.logits, loss, {"kept": chosen.f.sum() / whole.size})
 
 
@@ -210,9 +210,9 @@ class Decoupling(PeerCriterion):
         differing = disagreements(logits)
         if self.config.disagreement == "label":
             labels = (assume_negative_losses(each, batch.observed) for each in logits)
-            losses = Pair(*(each.where(differing, 0).sum(dim=1) for each in labels))
+            losses = PeerPair(*(each.where(differing, 0).sum(dim=1) for each in labels))
         chosen = whole.rows(differing.any(dim=1))
-        loss = Pair(mean_over(chosen, losses.f, whole), mean_over(chosen, losses.g, whole))
+        loss = PeerPair(mean_over(chosen, losses.f, whole), mean_over(chosen, losses.g, whole))
         return called_off_without(chosen, output(logits, loss, {"disagreeing": chosen.sum() / whole.size}))
 
 
@@ -232,7 +232,7 @@ class JoCoR(PeerCriterion):
         everyone = whole.rows(joint(losses, divergences, self.config.agreement))
         members = torch.ones_like(everyone, dtype=torch.bool)
         chosen = small_losses(everyone, members, forgotten_share(self.config, self.epoch))
-        loss = Pair(mean_over(chosen, losses.f, whole), mean_over(chosen, losses.g, whole))
+        loss = PeerPair(mean_over(chosen, losses.f, whole), mean_over(chosen, losses.g, whole))
         apart = mean_over(chosen, divergences, whole)
         parts = {"divergence": apart.detach(), "kept": chosen.sum() / whole.size}
         return output(logits, loss, parts)._replace(total=joint(loss, apart, self.config.agreement))

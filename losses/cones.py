@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.common.base import Criterion
-from losses.common.functional import present, weighted_bce, widened
-from losses.common.memory import require_room, write_rows
+from losses.common.functional import at_least_float32, present, weighted_bce
+from losses.common.memory import check_memory, write_rows
 from losses.cones_prototypes import (
     Axis,
     Mix,
@@ -43,7 +43,7 @@ EPS = 1e-8
 """The published code's guard against division by 0."""
 
 
-class Members(NamedTuple):
+class CoNeSVariant(NamedTuple):
     """The places where the published code does not do what its formulas say, and what is done there."""
 
     phi_norm: PhiNorm
@@ -56,8 +56,8 @@ class Members(NamedTuple):
 
 
 VARIANTS = {
-    "fixed": Members("simplex", "correct", "keep_single", "row", "normalised", "mask", "all"),
-    "reference": Members("reference", "reversed", "strict", "reference", "raw", "all_pixels", "all"),
+    "fixed": CoNeSVariant("simplex", "correct", "keep_single", "row", "normalised", "mask", "all"),
+    "reference": CoNeSVariant("reference", "reversed", "strict", "reference", "raw", "all_pixels", "all"),
 }
 
 
@@ -94,15 +94,15 @@ class CoNeSConfig:
     def __post_init__(self) -> None:
         _check_numbers(self)
         require(self.variant in VARIANTS, f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
-        hints = get_type_hints(Members)
+        hints = get_type_hints(CoNeSVariant)
         for name, value in self.members()._asdict().items():
             choices = get_args(hints[name])
             require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
             object.__setattr__(self, name, value)
 
-    def members(self) -> Members:
+    def members(self) -> CoNeSVariant:
         """The members in force: each as it was set, or else as `variant` says."""
-        said = {name: getattr(self, name) for name in Members._fields}
+        said = {name: getattr(self, name) for name in CoNeSVariant._fields}
         return VARIANTS[self.variant]._replace(**{name: value for name, value in said.items() if value is not None})
 
 
@@ -139,7 +139,7 @@ def negative_weights(logits: Tensor, candidates: Tensor, r: float, *, norm: PhiN
     Returns:
         (B, C) without gradient, 0 on candidates, so 0 all along a row of nothing but candidates.
     """
-    logits = widened(logits)
+    logits = at_least_float32(logits)
     taken = candidates > 0
     negatives = taken.logical_not().sum(dim=1, keepdim=True).clamp(min=1)
     power = 1 / (r - 1)
@@ -203,7 +203,7 @@ def update_confidence(confidence: Tensor, logits: Tensor, candidates: Tensor, co
     Returns:
         (B, C) of the type of `confidence`; a row that nothing speaks for (no candidates) stays as it was.
     """
-    support = (torch.sigmoid(widened(logits)).double() @ correlation.double()) * candidates
+    support = (torch.sigmoid(at_least_float32(logits)).double() @ correlation.double()) * candidates
     total = support.sum(dim=1, keepdim=True)
     moved = mu * confidence.double() + (1 - mu) * support / total.where(total > 0, torch.ones_like(total))
     return torch.where(total > 0, moved.to(confidence.dtype), confidence)
@@ -245,7 +245,7 @@ def cones_loss(
     Returns:
         The loss, finite for finite logits; no gradient goes through weights or pseudo labels.
     """
-    logits = widened(logits)
+    logits = at_least_float32(logits)
     candidates = candidates.to(logits.dtype)
     weights = negative_weights(logits, candidates, r, norm=norm) + candidates
     targets = pseudo_labels(confidence, candidates, threshold=threshold, rule=rule)
@@ -269,7 +269,7 @@ class CoNeS(Criterion):
     def __init__(self, config: CoNeSConfig, info: CriterionInfo) -> None:
         super().__init__(config, info)
         self.members = config.members()
-        require_room(info.observed, 4, "CoNeS keeps a confidence")
+        check_memory(info.observed, 4, "CoNeS keeps a confidence")
         counts = torch.from_numpy(cooccurrence(info.observed))
         self.bank = PrototypeBank(info.observed.num_classes, config.memory_per_class, info.feature_width)
         self.register_buffer("confidence", initial_confidence(info.observed))
@@ -286,7 +286,7 @@ class CoNeS(Criterion):
         """Loss of one batch; before it, the bank and then the confidence take in what the model now says."""
         out = model(batch.images, want=frozenset({"cam"}))
         with torch.autocast(out.logits.device.type, enabled=False):
-            logits = widened(out.logits)
+            logits = at_least_float32(out.logits)
             candidates = present(batch.observed, logits.dtype)
             self._remember_prototypes(out, candidates)
             confidence = self._moved_confidence(logits, candidates, batch.index)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from losses.common.functional import widened
+from losses.common.functional import at_least_float32
 from utils.collectives import all_max, all_sum
 
 Scale = Literal["mask", "all_pixels"]
@@ -53,12 +53,12 @@ def class_prototypes(
     Returns:
         Prototypes in single precision at least, the same on every rank.
     """
-    heat = widened(heatmaps).flatten(2)
+    heat = at_least_float32(heatmaps).flatten(2)
     if candidates is not None:
         heat = heat * candidates[:, :, None]
     peak = all_max(heat.amax(dim=(0, 2)))
     active = peak > 0
-    pixels = widened(features).flatten(2)
+    pixels = at_least_float32(features).flatten(2)
     # what is negative, or belongs to an inactive class, exceeds no tau: no need to cut it to 0 first
     mask = (heat / peak.where(active, torch.ones_like(peak))[:, None] > tau).to(pixels)
     sums = torch.bmm(pixels, mask.transpose(1, 2)).sum(dim=0).T  # in this order the features are read as they lie

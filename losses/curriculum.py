@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from losses.common.base import Criterion
-from losses.common.functional import widened
+from losses.common.functional import at_least_float32
 from losses.single_positive import known_losses, require_known
 from utils.checks import require
 from utils.options import option
@@ -114,7 +114,7 @@ class CurriculumLabelling(Criterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C), rows of the training set (B,)."""
-        logits, config = widened(model(batch.images).logits), self.config
+        logits, config = at_least_float32(model(batch.images).logits), self.config
         unknown = batch.observed == UNKNOWN
         added = self.pseudo[batch.index].to(batch.observed)
         loss = partial_bce(

@@ -14,12 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from losses.common.functional import present, widened
+from losses.common.functional import at_least_float32, present
 from losses.reweighted import (
     LEAST_COUNT,
     CBMode,
-    ClassFrequencies,
     FrequencyCriterion,
+    PositiveCounts,
     PriorConfig,
     class_balanced_weights,
     focal_losses,
@@ -85,7 +85,7 @@ class DistributionBalancedConfig(BalanceConfig, PriorConfig):
 
 
 def rebalance_weights(
-    targets: Tensor, frequencies: ClassFrequencies, *, alpha: float, beta: float, gamma: float
+    targets: Tensor, frequencies: PositiveCounts, *, alpha: float, beta: float, gamma: float
 ) -> Tensor:
     """Weights alpha + sigmoid(beta (r_ij - gamma)), r_ij = (1/n_j) / sum_k y_ik / n_k (Wu et al., ECCV 2020).
 
@@ -107,7 +107,7 @@ def rebalance_weights(
     return alpha + torch.sigmoid(beta * (inverse / sampled - gamma))
 
 
-def logit_bias(frequencies: ClassFrequencies, config: BalanceConfig) -> Tensor:
+def logit_bias(frequencies: PositiveCounts, config: BalanceConfig) -> Tensor:
     """v_j = -log(N/n_j - 1) init_bias / neg_scale (Wu et al., ECCV 2020), below 0 for classes in few images.
 
     Returns:
@@ -118,7 +118,7 @@ def logit_bias(frequencies: ClassFrequencies, config: BalanceConfig) -> Tensor:
     return -torch.log(images / counts - 1) * config.init_bias / config.neg_scale
 
 
-def label_weights(targets: Tensor, frequencies: ClassFrequencies, config: BalanceConfig) -> Tensor:
+def label_weights(targets: Tensor, frequencies: PositiveCounts, config: BalanceConfig) -> Tensor:
     """The weight that `config.reweight` gives to each label, before any normalisation.
 
     Args:
@@ -150,7 +150,7 @@ def normalised(weight: Tensor, how: WeightNorm) -> Tensor:
 
 
 def distribution_balanced(
-    logits: Tensor, targets: Tensor, frequencies: ClassFrequencies, config: BalanceConfig
+    logits: Tensor, targets: Tensor, frequencies: PositiveCounts, config: BalanceConfig
 ) -> Tensor:
     """The loss of every label: reweighted, negative-tolerant, focal (Wu et al., ECCV 2020).
 
@@ -185,6 +185,6 @@ class DistributionBalanced(FrequencyCriterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        logits = widened(model(batch.images).logits)
+        logits = at_least_float32(model(batch.images).logits)
         losses = distribution_balanced(logits, present(batch.observed, logits.dtype), self.frequencies, self.config)
         return mean_output(losses, logits, batch.observed)

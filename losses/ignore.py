@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from losses.assume_negative import assume_negative_losses
 from losses.common.base import ScheduledCriterion
-from losses.common.functional import widened
+from losses.common.functional import at_least_float32
 from losses.common.global_batch import GlobalBatch
 from losses.ignore_gap import Map, Norm, Thresholds, class_maps, kept_pixels, moved, normalised, rejected
 from utils.checks import require
@@ -36,14 +36,14 @@ MODES: Mapping[str, Mapping[str, str]] = {
 """What the published `--mode` stands for."""
 
 
-class Members(NamedTuple):
+class IgnoreVariant(NamedTuple):
     """The places where the published code does not do what it is meant to, and what is done there."""
 
     cam_norm: Norm
     unannotated: Unannotated
 
 
-VARIANTS = {"fixed": Members("spatial", "kept"), "reference": Members("release", "judged")}
+VARIANTS = {"fixed": IgnoreVariant("spatial", "kept"), "reference": IgnoreVariant("release", "judged")}
 
 
 def _mode(text: str) -> Mapping[str, str]:
@@ -118,9 +118,9 @@ class IgnoreConfig:
             "--ignore_weight 0: without the SPBC term nothing is left to learn from labels; give one of them weight",
         )
 
-    def members(self) -> Members:
+    def members(self) -> IgnoreVariant:
         """The members in force: each as it was set, or else as `variant` says."""
-        said = {name: getattr(self, name) for name in Members._fields}
+        said = {name: getattr(self, name) for name in IgnoreVariant._fields}
         return VARIANTS[self.variant]._replace(**{name: value for name, value in said.items() if value is not None})
 
 
@@ -154,11 +154,11 @@ class Ignore(ScheduledCriterion):
         weak = model(batch.images, want=frozenset({"cam"} if config.ignore else ()))
         observed = whole.rows(batch.observed)
         gone, parts = self._reject(model, batch, weak, observed, whole) if config.ignore else _nothing(observed)
-        logits = widened(weak.logits)
+        logits = at_least_float32(weak.logits)
         strong = logits
         if config.strong_aug or config.reg:
             assert batch.second_view is not None
-            strong = widened(model(batch.second_view).logits)
+            strong = at_least_float32(model(batch.second_view).logits)
         terms = self._terms(logits, strong, batch.observed, observed == PRESENT, gone, whole)
         weights = {"spbc": config.spbc_weight, "ignored": config.ignore_weight, "reg": config.reg_weight}
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
@@ -185,10 +185,10 @@ class Ignore(ScheduledCriterion):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Labels rejected in the global batch (G, C) bool, and figures for the log. Moves the thresholds."""
         kept = self._kept_pixels(weak, batch)
-        logits = widened(weak.logits)
+        logits = at_least_float32(weak.logits)
         frozen = _norms_in_evaluation(model) if self.config.masked_bn == "eval" else nullcontext()
         with frozen:
-            gap = (logits - widened(model(batch.images * kept[:, None]).logits)).abs()
+            gap = (logits - at_least_float32(model(batch.images * kept[:, None]).logits)).abs()
         if self.config.unannotated == "kept":  # BatchNorm and dropout make a gap where nothing is masked
             gap = gap.where((batch.observed == PRESENT).any(dim=1, keepdim=True), 0)
         gap, logits = whole.rows(torch.stack([gap, logits], dim=1)).unbind(dim=1)

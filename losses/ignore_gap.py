@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.common.functional import widened
+from losses.common.functional import at_least_float32
 from utils.collectives import all_max
 from utils.types import ModelOutput
 
@@ -30,11 +30,11 @@ def class_maps(output: ModelOutput, kind: Map) -> Tensor:
             head's bias. "attention": the attention map times the mean over channels of the feature map.
     """
     assert output.cam is not None
-    cam = widened(output.cam.detach())
+    cam = at_least_float32(output.cam.detach())
     if kind == "activation":
-        return cam + (widened(output.logits.detach()) - cam.mean(dim=(2, 3)))[:, :, None, None]
+        return cam + (at_least_float32(output.logits.detach()) - cam.mean(dim=(2, 3)))[:, :, None, None]
     assert output.features is not None
-    return cam * widened(output.features.detach()).mean(dim=1, keepdim=True)
+    return cam * at_least_float32(output.features.detach()).mean(dim=1, keepdim=True)
 
 
 def normalised(maps: Tensor, shown: Tensor, kind: Norm) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from losses.asl import reduced
 from losses.common.base import Criterion
-from losses.common.functional import present, widened
+from losses.common.functional import at_least_float32, present
 from losses.common.small_loss import share_count
 from utils.checks import require
 from utils.options import option
@@ -77,7 +77,7 @@ class LabelMask(Criterion):
         targets = present(batch.observed, torch.float32)
         most = int(share_count(torch.tensor(targets.shape[1]), self.config.mask_known))
         known = told_labels(batch.observed, targets, most, self.config.mask_reveals)
-        logits = widened(model(batch.images, known=known).logits)
+        logits = at_least_float32(model(batch.images, known=known).logits)
         asked = known == UNKNOWN
         losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none") * asked
         parts = {

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.common.base import ScheduledCriterion
-from losses.common.functional import present, weighted_bce, widened
+from losses.common.functional import at_least_float32, present, weighted_bce
 from losses.common.global_batch import GlobalBatch
 from losses.common.memory import write_rows
 from utils.checks import require
@@ -33,14 +33,14 @@ Flip = Literal["selected", "strict"]
 _BLOCK = 1 << 22  # labels that are unpacked at a time
 
 
-class Members(NamedTuple):
+class LargeLossVariant(NamedTuple):
     """The places where the published code does not do what its formulas say, and what is done there."""
 
     population: Population
     flip: Flip
 
 
-VARIANTS = {"fixed": Members("unknown", "selected"), "reference": Members("all", "strict")}
+VARIANTS = {"fixed": LargeLossVariant("unknown", "selected"), "reference": LargeLossVariant("all", "strict")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,9 @@ class LargeLossConfig:
             "threshold absolute is defined for LL-R and LL-Ct only: choose another mod_scheme, or threshold relative",
         )
 
-    def members(self) -> Members:
+    def members(self) -> LargeLossVariant:
         """The members in force: each as it was set, or else as `variant` says."""
-        said = {name: getattr(self, name) for name in Members._fields}
+        said = {name: getattr(self, name) for name in LargeLossVariant._fields}
         return VARIANTS[self.variant]._replace(**{name: value for name, value in said.items() if value is not None})
 
     @property
@@ -212,7 +212,7 @@ class LargeLoss(ScheduledCriterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch; LL-Cp then corrects what it selected, for every later visit to these images."""
-        logits = widened(model(batch.images).logits)
+        logits = at_least_float32(model(batch.images).logits)
         observed = batch.observed
         if self.corrected is not None:
             observed = observed.masked_fill(self._corrections(self.corrected[batch.index]), PRESENT)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from losses.common.base import ScheduledCriterion
-from losses.common.functional import widened
-from losses.common.memory import require_room, write_rows
+from losses.common.functional import at_least_float32
+from losses.common.memory import check_memory, write_rows
 from losses.common.mixup import draw_mixture, running_statistics_kept
 from losses.distribution_balanced import BalanceConfig, distribution_balanced, logit_bias
 from losses.ndlp_confidence import (
@@ -37,7 +37,7 @@ from losses.ndlp_confidence import (
     sharpened,
     sharpened_each,
 )
-from losses.reweighted import ClassFrequencies, class_frequencies
+from losses.reweighted import PositiveCounts, class_frequencies
 from utils.checks import UserError, require
 from utils.collectives import gather_rows, rank, world_size
 from utils.console import say
@@ -47,12 +47,12 @@ from utils.types import PRESENT, Batch, CriterionInfo, LossOutput, Model
 Distribution = Literal["bounded", "reference"]
 UpdateLogits = Literal["plain", "biased"]
 MixStatistics = Literal["kept", "updated"]
-Prior = Literal["clean", "candidate", "confidence"]
+NDLPPrior = Literal["clean", "candidate", "confidence"]
 Confidence = Literal["softmax", "sigmoid"]
 Rejected = Literal["absent", "ignored"]
 
 
-class Members(NamedTuple):
+class NDLPVariant(NamedTuple):
     """The places where the published code does not do what it should, and what is done there."""
 
     distribution: Distribution
@@ -62,8 +62,8 @@ class Members(NamedTuple):
 
 
 VARIANTS = {
-    "fixed": Members("bounded", "plain", "mean", "kept"),
-    "reference": Members("reference", "biased", "last", "updated"),
+    "fixed": NDLPVariant("bounded", "plain", "mean", "kept"),
+    "reference": NDLPVariant("reference", "biased", "last", "updated"),
 }
 
 
@@ -95,7 +95,7 @@ class NDLPConfig(BalanceConfig):
     )
     mu: float = option(0.1, "share of the newest prediction in the moving average of the confidences")
     mixup_beta: float = option(4.0, "both parameters of the Beta distribution that mixup draws its portion from")
-    prior: Prior = option(
+    prior: NDLPPrior = option(
         "clean",
         "where the loss has its class frequencies from: the clean labels, as published, although candidates hide them; "
         "the candidate labels; or the confidences, anew every epoch",
@@ -130,14 +130,14 @@ class NDLPConfig(BalanceConfig):
         for name, value in self.members()._asdict().items():
             object.__setattr__(self, name, value)
         hints = get_type_hints(NDLPConfig)
-        for name in ("prior", "confidence", "rejected", *Members._fields):
+        for name in ("prior", "confidence", "rejected", *NDLPVariant._fields):
             value, choices = getattr(self, name), converter(hints[name])[1]
             require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
         _check_numbers(self)
 
-    def members(self) -> Members:
+    def members(self) -> NDLPVariant:
         """The members in force: each as it was set, or else as `variant` says."""
-        said = {name: getattr(self, name) for name in Members._fields}
+        said = {name: getattr(self, name) for name in NDLPVariant._fields}
         return VARIANTS[self.variant]._replace(**{name: value for name, value in said.items() if value is not None})
 
     @property
@@ -234,7 +234,7 @@ class NDLP(ScheduledCriterion):
         super().__init__(config, info)
         self.members, self.rules = config.members(), RULES[config.confidence]
         classes = info.observed.num_classes
-        require_room(info.observed, 8, "NDLP keeps a confidence")
+        check_memory(info.observed, 8, "NDLP keeps a confidence")
         confidence = initial_confidence(info.observed)
         require(
             bool(((confidence > 0) & (confidence < 1)).any()),
@@ -255,9 +255,9 @@ class NDLP(ScheduledCriterion):
         return class_frequencies(self.info, prior).positives
 
     @property
-    def frequencies(self) -> ClassFrequencies:
+    def frequencies(self) -> PositiveCounts:
         """What the loss knows of how often the classes occur."""
-        return ClassFrequencies(self.positives, len(self.info.observed))
+        return PositiveCounts(self.positives, len(self.info.observed))
 
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
         """The distribution begins anew; the class frequencies follow the confidences if the prior says so."""
@@ -268,7 +268,7 @@ class NDLP(ScheduledCriterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch; after it, the distribution and then the confidences take in what the batch says."""
-        logits = widened(model(batch.images).logits)
+        logits = at_least_float32(model(batch.images).logits)
         candidates = batch.observed == PRESENT
         with torch.autocast(logits.device.type, enabled=False):
             everyone = self._everyone(batch.index, candidates)
@@ -347,7 +347,7 @@ class NDLP(ScheduledCriterion):
         targets, judged = (mixture.of(each[rows].double())[mine] for each in (everyone.soft, everyone.judged))
         kept = self.members.mix_statistics == "kept"
         with running_statistics_kept(model) if kept else nullcontext():
-            logits = widened(model(pictures[mine]).logits)
+            logits = at_least_float32(model(pictures[mine]).logits)
         with torch.autocast(logits.device.type, enabled=False):
             mean = self._losses(logits, targets, judged).mean(dim=1).sum() / len(rows)
         # The engine weights a rank's loss by its share of the batch, which says nothing of its share of the mixtures.

@@ -18,14 +18,14 @@ from torch.nn import functional as F
 
 from losses.assume_negative import split_mean
 from losses.common.base import Criterion
-from losses.common.functional import present, widened
+from losses.common.functional import at_least_float32, present
 from utils.checks import UserError, require
 from utils.collectives import rank
 from utils.console import say
 from utils.options import option
 from utils.types import PRESENT, Batch, CriterionInfo, LossOutput, Model
 
-Prior = Literal["candidate", "clean"]
+FrequencySource = Literal["candidate", "clean"]
 CBMode = Literal["by_class", "average_n", "average_w", "min_n"]
 CBNorm = Literal["mean", "none"]
 
@@ -33,7 +33,7 @@ LEAST_COUNT = 0.5
 """What a count below it is taken for: a class that no training image has would else weigh infinitely much."""
 
 
-class ClassFrequencies(NamedTuple):
+class PositiveCounts(NamedTuple):
     """How many training images each class is in, and how many there are."""
 
     positives: Tensor  # (C,) float64; fractions where images are counted by a confidence
@@ -44,7 +44,7 @@ class ClassFrequencies(NamedTuple):
         return self.positives.clamp(min=LEAST_COUNT).to(like)
 
 
-def class_frequencies(info: CriterionInfo, prior: Prior) -> ClassFrequencies:
+def class_frequencies(info: CriterionInfo, prior: FrequencySource) -> PositiveCounts:
     """The class frequencies that `prior` asks for.
 
     Args:
@@ -62,7 +62,7 @@ def class_frequencies(info: CriterionInfo, prior: Prior) -> ClassFrequencies:
         counts = info.clean_counts
         if rank() == 0:
             say("--prior clean: class frequencies are counted in the TRUE labels of the training set")
-    return ClassFrequencies(torch.from_numpy(counts.values).double(), len(info.observed))
+    return PositiveCounts(torch.from_numpy(counts.values).double(), len(info.observed))
 
 
 def focal_losses(
@@ -104,7 +104,7 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
     return (1 - beta) / -torch.expm1(counts * math.log(beta))
 
 
-def class_balanced_weights(targets: Tensor, frequencies: ClassFrequencies, *, beta: float, mode: CBMode) -> Tensor:
+def class_balanced_weights(targets: Tensor, frequencies: PositiveCounts, *, beta: float, mode: CBMode) -> Tensor:
     """Weights by effective numbers, of each class or of the labels that an image has.
 
     Args:
@@ -136,12 +136,12 @@ def class_balanced_weights(targets: Tensor, frequencies: ClassFrequencies, *, be
 class PriorConfig:
     """Which labels tell how frequent a class is. Raises: UserError for a choice that there is not."""
 
-    prior: Prior = option(
+    prior: FrequencySource = option(
         "candidate", "count classes in the labels trained on (candidate), or in the true ones (clean)"
     )
 
     def __post_init__(self) -> None:
-        require_choice("prior", self.prior, Prior)
+        require_choice("prior", self.prior, FrequencySource)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,7 @@ class Focal(Criterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        logits = widened(model(batch.images).logits)
+        logits = at_least_float32(model(batch.images).logits)
         targets = present(batch.observed, logits.dtype)
         losses = focal_losses(logits, targets, gamma=self.config.focal_gamma, balance=self.config.focal_balance)
         return mean_output(losses, logits, batch.observed)
@@ -203,9 +203,9 @@ class FrequencyCriterion(Criterion):
         self.register_buffer("positives", positives, persistent=False)
 
     @property
-    def frequencies(self) -> ClassFrequencies:
+    def frequencies(self) -> PositiveCounts:
         """The class frequencies, on the criterion's device."""
-        return ClassFrequencies(self.positives, self.images)
+        return PositiveCounts(self.positives, self.images)
 
 
 class ClassBalanced(FrequencyCriterion):
@@ -218,7 +218,7 @@ class ClassBalanced(FrequencyCriterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        config, logits = self.config, widened(model(batch.images).logits)
+        config, logits = self.config, at_least_float32(model(batch.images).logits)
         targets = present(batch.observed, logits.dtype)
         weight = class_balanced_weights(targets, self.frequencies, beta=config.cb_beta, mode=config.cb_mode)
         if config.cb_norm == "mean":

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from losses.assume_negative import Variant, label_costs
 from losses.common.base import Criterion
-from losses.common.functional import widened
+from losses.common.functional import at_least_float32
 from losses.single_positive import EPRConfig, count_penalty, expected_count
 from utils.checks import require
 from utils.options import option
-from utils.seeding import mix
+from utils.seeding import derive_seed
 from utils.types import ABSENT, PRESENT, Batch, CriterionInfo, LabelTable, LossOutput, Model
 
 HALF_WIDTH = math.log(0.6 / 0.4)
@@ -105,7 +105,7 @@ class ROLE(Criterion):
             f"role: it keeps an estimate of each of the {rows} x {classes} labels, too many here; take another --loss",
         )
         self.expected = expected_count(config, info)
-        self.estimates = nn.Parameter(initial_estimates(info.observed, mix(info.seed, "label estimates")))
+        self.estimates = nn.Parameter(initial_estimates(info.observed, derive_seed(info.seed, "label estimates")))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The estimates, at their own learning rate."""
@@ -113,7 +113,7 @@ class ROLE(Criterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C), rows of the training set (B,)."""
-        logits, estimates = widened(model(batch.images).logits), self.estimates[batch.index]
+        logits, estimates = at_least_float32(model(batch.images).logits), self.estimates[batch.index]
         losses = role_losses(logits, estimates, batch.observed, self.config.variant)
         p, q = torch.sigmoid(logits), torch.sigmoid(estimates)
         penalty = 0.5 * (count_penalty(p, self.expected) + count_penalty(q, self.expected))

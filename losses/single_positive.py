@@ -14,7 +14,7 @@ from torch import Tensor
 
 from losses.assume_negative import ANConfig, Variant, label_costs, split_mean
 from losses.common.base import Criterion
-from losses.common.functional import widened
+from losses.common.functional import at_least_float32
 from utils.checks import require
 from utils.collectives import all_sum
 from utils.options import option
@@ -133,7 +133,7 @@ class EPR(Criterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        logits = widened(model(batch.images).logits)
+        logits = at_least_float32(model(batch.images).logits)
         positive = positive_losses(logits, batch.observed, self.config.variant).mean()
         p = torch.sigmoid(logits)
         penalty = count_penalty(p, self.expected)
@@ -173,7 +173,7 @@ class IU(Criterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        logits = widened(model(batch.images).logits)
+        logits = at_least_float32(model(batch.images).logits)
         losses = known_losses(logits, batch.observed, self.config.variant)
         return LossOutput(losses.mean(), logits.detach(), split_mean(losses, batch.observed == PRESENT))
 
@@ -193,6 +193,6 @@ class PR(Criterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        logits = widened(model(batch.images).logits)
+        logits = at_least_float32(model(batch.images).logits)
         loss = ranking_losses(logits, batch.observed).mean()
         return LossOutput(loss, logits.detach(), {"ranking": loss.detach()})

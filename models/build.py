@@ -131,7 +131,7 @@ def _check_graph(config: ModelConfig) -> None:
     require(0 <= config.gcn_p < 1, f"--gcn_p {config.gcn_p}: must be in [0, 1)")
 
 
-class LabelFacts(NamedTuple):
+class LabelInfo(NamedTuple):
     """What a head may have to know of the labels before training."""
 
     classes: Sequence[str]
@@ -140,26 +140,26 @@ class LabelFacts(NamedTuple):
     """The training set's labels as training sees them, (N, C)."""
 
 
-def linear_head(width: int, classes: int, config: ModelConfig, facts: LabelFacts | None) -> Head:
+def linear_head(width: int, classes: int, config: ModelConfig, facts: LabelInfo | None) -> Head:
     """A linear head, boosted if so set."""
     if config.boostlu is None:
         return LinearHead(width, classes)
     return BoostedLinearHead(width, classes, config.boostlu)
 
 
-def csra_head(width: int, classes: int, config: ModelConfig, facts: LabelFacts | None) -> Head:
+def csra_head(width: int, classes: int, config: ModelConfig, facts: LabelInfo | None) -> Head:
     """A head of residual attention, boosted if so set."""
     if config.boostlu is None:
         return CSRAHead(width, classes, config.num_heads, config.lam)
     return BoostedCSRAHead(width, classes, config.num_heads, config.lam, config.boostlu)
 
 
-def pfc_head(width: int, classes: int, config: ModelConfig, facts: LabelFacts | None) -> Head:
+def pfc_head(width: int, classes: int, config: ModelConfig, facts: LabelInfo | None) -> Head:
     """A head with a neck."""
     return PFCHead(width, classes, config.neck_width, config.neck_dropout)
 
 
-def q2l_head(width: int, classes: int, config: ModelConfig, facts: LabelFacts | None) -> Head:
+def q2l_head(width: int, classes: int, config: ModelConfig, facts: LabelInfo | None) -> Head:
     """A Query2Label head."""
     return Query2LabelHead(
         width,
@@ -176,7 +176,7 @@ def q2l_head(width: int, classes: int, config: ModelConfig, facts: LabelFacts | 
     )
 
 
-def gcn_head(width: int, classes: int, config: ModelConfig, facts: LabelFacts | None) -> Head:
+def gcn_head(width: int, classes: int, config: ModelConfig, facts: LabelInfo | None) -> Head:
     """An ML-GCN head; without facts its vectors and its graph are empty, for a checkpoint to fill."""
     if facts is None:
         vectors = torch.zeros(classes, vector_width(config.word_vectors, classes, config.word_width))
@@ -187,7 +187,7 @@ def gcn_head(width: int, classes: int, config: ModelConfig, facts: LabelFacts | 
     return GCNHead(width, LabelGraph(vectors, graph), config.gcn_width)
 
 
-def ctran_head(width: int, classes: int, config: ModelConfig, facts: LabelFacts | None) -> Head:
+def ctran_head(width: int, classes: int, config: ModelConfig, facts: LabelInfo | None) -> Head:
     """A C-Tran head."""
     return CTranHead(
         width,
@@ -202,7 +202,7 @@ def ctran_head(width: int, classes: int, config: ModelConfig, facts: LabelFacts 
     )
 
 
-HEADS: dict[str, Callable[[int, int, ModelConfig, LabelFacts | None], Head]] = {
+HEADS: dict[str, Callable[[int, int, ModelConfig, LabelInfo | None], Head]] = {
     "linear": linear_head,
     "csra": csra_head,
     "pfc": pfc_head,
@@ -229,7 +229,7 @@ def require_head(config: ModelConfig, needs: frozenset[str], method: str) -> Non
 
 
 def build_model(
-    config: ModelConfig, num_classes: int, seed: int, pretrained: bool = True, facts: LabelFacts | None = None
+    config: ModelConfig, num_classes: int, seed: int, pretrained: bool = True, facts: LabelInfo | None = None
 ) -> Classifier:
     """The configured model on the CPU.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.backbones.trunks import Backbone, Stage, map_shape
+from models.backbones.feature_extractors import Backbone, Stage, map_shape
 from models.heads.pooling import Head
 from utils.checks import UserError
 from utils.types import ModelOutput

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from models.build import LabelFacts, ModelConfig, build_model
+from models.build import LabelInfo, ModelConfig, build_model
 from models.classifier import Classifier
-from utils.seeding import mix
+from utils.seeding import derive_seed
 from utils.types import ModelOutput
 
 
@@ -84,11 +84,11 @@ Network = Classifier | Peers
 
 
 def build_peers(
-    config: ModelConfig, num_classes: int, seed: int, pretrained: bool = True, facts: LabelFacts | None = None
+    config: ModelConfig, num_classes: int, seed: int, pretrained: bool = True, facts: LabelInfo | None = None
 ) -> Peers:
     """Two of the configured model on the CPU: the same pretrained backbone, all that is random drawn for each.
 
     f is what `build_model` builds under `seed`. Arguments and raises as there.
     """
     f = build_model(config, num_classes, seed, pretrained, facts)
-    return Peers(f, build_model(config, num_classes, mix(seed, "peer"), pretrained, facts))
+    return Peers(f, build_model(config, num_classes, derive_seed(seed, "peer"), pretrained, facts))

@@ -74,7 +74,7 @@ def hits(maps: Maps, truth: Codes, boxes: Boxes, size: tuple[int, int], toleranc
     Args:
         maps: (C, h, w), finite.
         truth: (C,) codes; only classes that are PRESENT and have a box are cases.
-        boxes: those of this picture (`by_picture`); their rows are not read.
+        boxes: those of this picture (`by_image`); their rows are not read.
         size: H and W of the picture as the boxes know it.
         tolerance: largest distance in pixels between the point and the nearest box.
     """
@@ -108,7 +108,7 @@ def peaks(maps: Maps, height: int, width: int) -> Index:
     return np.stack([columns.pixels[x], rows.pixels[y]], axis=1)
 
 
-def by_picture(boxes: Boxes, pictures: int) -> list[Boxes]:
+def by_image(boxes: Boxes, pictures: int) -> list[Boxes]:
     """The boxes of each of `pictures` rows, in their order."""
     order = np.argsort(boxes.row, kind="stable")
     ends = np.searchsorted(boxes.row[order], np.arange(1, pictures))

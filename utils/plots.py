@@ -36,7 +36,7 @@ _ACROSS, _CARD, _LINE, _KEY = 4, 2.6, 0.16, 0.35  # its cards in a row; inches o
 _LOG_START = 0.5  # images, where bars on a logarithmic scale start: below 1, so that a 1 is seen
 
 
-class View(NamedTuple):
+class ModelView(NamedTuple):
     """What one model sees in one picture."""
 
     labels: tuple[str, ...]  # the highest-scoring classes, best first
@@ -50,7 +50,7 @@ class Example(NamedTuple):
 
     picture: Image.Image
     truth: tuple[str, ...]
-    views: Sequence[View]
+    views: Sequence[ModelView]
 
 
 class Mark(NamedTuple):
@@ -249,7 +249,7 @@ def heat(cam: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]
     return np.minimum(np.maximum(resized, 0), 1)
 
 
-def _draw_view(axes: object, picture: Image.Image, view: View) -> None:
+def _draw_view(axes: object, picture: Image.Image, view: ModelView) -> None:
     warmth = heat(view.cam, picture.size)
     grey = np.asarray(picture.convert("L"), dtype=np.float32)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest")  # type: ignore[attr-defined]

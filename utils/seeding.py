@@ -7,7 +7,7 @@ import json
 import operator
 
 
-def mix(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """A seed of 63 bits from whole numbers and words, the same on every machine and in every process.
 
     BLAKE2b of the parts in order, types included: `mix(1, 2)`, `mix(12)`, `mix("1", 2)` and `mix(2, 1)` all differ.

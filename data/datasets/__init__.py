@@ -13,14 +13,14 @@ from data.datasets.long_tail import load_longtail
 from data.datasets.nuswide import load_nuswide
 from data.datasets.openimages import load_openimages
 from data.datasets.pascal import load_pascal
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.datasets.table.reader import load_table
 from data.datasets.visual_genome import load_visual_genome
 from data.datasets.voc import load_voc
 from data.datasets.wider import load_wider
 from utils.types import Splits
 
-DATASETS: dict[str, Callable[[Source], Splits]] = {
+DATASETS: dict[str, Callable[[DatasetSource], Splits]] = {
     "voc07": partial(load_voc, year=2007),
     "voc12": partial(load_voc, year=2012),
     "pascal": load_pascal,
@@ -44,4 +44,4 @@ DATASETS: dict[str, Callable[[Source], Splits]] = {
 SYNONYMS = {"nus-wide": "nw-lt"}
 """Names that papers print, each with the name it stands for here."""
 
-__all__ = ["DATASETS", "SYNONYMS", "Source"]
+__all__ = ["DATASETS", "SYNONYMS", "DatasetSource"]

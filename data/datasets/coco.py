@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from data.datasets.formatted import Form, is_formatted, load_formatted
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import fingerprint, pack, unpack
 from data.files.text_files import is_plain_text, read_json
 from data.images.files import FileImages
@@ -62,7 +62,7 @@ class CocoPart(NamedTuple):
     left_out: int = 0  # pictures without any annotation
 
 
-def load_coco(source: Source, year: int) -> Splits:
+def load_coco(source: DatasetSource, year: int) -> Splits:
     """COCO's train pictures for training, its val pictures (the published splits have no other) as the test set.
 
     Args:
@@ -217,7 +217,7 @@ def _boxes(boxed: list[tuple[int, int, list[float]]]) -> Boxes:
     return Boxes(place[:, 0], place[:, 1], corners)
 
 
-def _read(source: Source, path: Path) -> CocoPart:
+def _read(source: DatasetSource, path: Path) -> CocoPart:
     """The content of an annotation file, from the cache where the file has not changed."""
     key = fingerprint(READER, [path])
     kept = source.cache.load("coco", key, ["ids", "files", "classes", "codes", "row", "label", "corners"])
@@ -230,7 +230,7 @@ def _read(source: Source, path: Path) -> CocoPart:
     return part
 
 
-def _annotations(source: Source, root: Path, split: str, part: CocoPart) -> Annotations:
+def _annotations(source: DatasetSource, root: Path, split: str, part: CocoPart) -> Annotations:
     folders = [root / "images" / split, root / split]
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     if source.need_images and not folder.is_dir():

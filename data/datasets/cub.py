@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.datasets.formatted import Form, is_formatted, load_formatted
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import fingerprint
 from data.files.text_files import read_lines, read_text, relative_path
 from data.images.files import FileImages
@@ -40,7 +40,7 @@ class Listed(NamedTuple):
     names: tuple[str, ...]
 
 
-def load_cub(source: Source) -> Splits:
+def load_cub(source: DatasetSource) -> Splits:
     """The owners' training pictures (5,994) and test pictures (5,794).
 
     Args:
@@ -221,7 +221,7 @@ def _form(path: Path) -> Form:
 
 
 def _annotations(
-    source: Source, pictures: Path, classes: tuple[str, ...], listed: Listed, codes: Codes, rows: Index
+    source: DatasetSource, pictures: Path, classes: tuple[str, ...], listed: Listed, codes: Codes, rows: Index
 ) -> Annotations:
     """The annotations of the pictures that stand at `rows` of `images.txt`."""
     names = [listed.names[row] for row in rows]
@@ -230,7 +230,7 @@ def _annotations(
     return Annotations(images, tuple(map(_id, names)), classes, truth, places=listed.numbers[rows])
 
 
-def _read_codes(source: Source, images: Path, labels: Path, listed: Listed) -> Codes:
+def _read_codes(source: DatasetSource, images: Path, labels: Path, listed: Listed) -> Codes:
     """(N, 312) codes in the order of `images.txt`, from the cache where neither file has changed."""
     key = fingerprint(READER, [images, labels])
     kept = source.cache.load("cub", key, ["codes"])

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.text_files import is_plain_text, read_lines, relative_path
 from data.images.files import FileImages
 from utils.checks import UserError, require
@@ -67,7 +67,7 @@ def array_path(folder: Path, part: str, what: str) -> Path:
     return folder / f"formatted_{part}_{what}.npy"
 
 
-def load_formatted(source: Source, form: Form) -> Splits:
+def load_formatted(source: DatasetSource, form: Form) -> Splits:
     """The training and test set that the arrays in `path_images` describe.
 
     Rows are ordered by id, ids that are numbers by their value; `places` has the rows of the files. Observed labels
@@ -250,7 +250,7 @@ def _classes(folder: Path, width: int) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _picture_folder(source: Source, form: Form) -> Path:
+def _picture_folder(source: DatasetSource, form: Form) -> Path:
     """The folder that file names are relative to; any where pictures do not matter."""
     folders = [source.path_images / root for root in form.roots]
     found = next((folder for folder in folders if folder.is_dir()), None)
@@ -260,7 +260,7 @@ def _picture_folder(source: Source, form: Form) -> Path:
 
 
 def _annotations(
-    source: Source, root: Path, classes: tuple[str, ...], part: _Part, given: LabelTable | None
+    source: DatasetSource, root: Path, classes: tuple[str, ...], part: _Part, given: LabelTable | None
 ) -> Annotations:
     """The rows of one phase, ordered by id."""
     order = _by_id(part.ids)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.datasets.long_tail_pickles import check_pickles
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.text_files import read_lines, relative_path
 from data.images.files import FileImages
 from utils.checks import UserError, require
@@ -92,7 +92,7 @@ class ListedPart(NamedTuple):
     lines: tuple[int, ...]  # where each stands in the file, from 1
 
 
-def load_longtail(source: Source, name: str) -> Splits:
+def load_longtail(source: DatasetSource, name: str) -> Splits:
     """The training and the test list of one long-tailed split, with its head, middle and tail as groups of classes.
 
     An image id is the file's stem for VOC, its number without leading zeros for COCO (rows are ordered by that
@@ -121,7 +121,7 @@ def load_longtail(source: Source, name: str) -> Splits:
     return Splits(annotations, tested, groups)
 
 
-def find_lists(source: Source, layout: Layout) -> Path:
+def find_lists(source: DatasetSource, layout: Layout) -> Path:
     """The folder that holds the lists. Raises: UserError showing the expected tree."""
     names = [f"{layout.prefix}_{rest}.txt" for rest in ("lt_train", "lt_test", "labels")]
     for root in (source.path_lists, source.path_images):
@@ -222,7 +222,7 @@ def _require_apart(train_file: Path, train: ListedPart, test_file: Path, test: L
             )
 
 
-def _annotations(source: Source, layout: Layout, classes: tuple[str, ...], part: ListedPart) -> Annotations:
+def _annotations(source: DatasetSource, layout: Layout, classes: tuple[str, ...], part: ListedPart) -> Annotations:
     """The rows of a list ordered by image id; ids that are numbers by their value."""
     numbers = layout.image_id is _number
     order = sorted(range(len(part.ids)), key=lambda place: int(part.ids[place]) if numbers else part.ids[place])
@@ -237,7 +237,7 @@ def _annotations(source: Source, layout: Layout, classes: tuple[str, ...], part:
     )
 
 
-def _files(source: Source, layout: Layout, listed: Sequence[str]) -> list[str]:
+def _files(source: DatasetSource, layout: Layout, listed: Sequence[str]) -> list[str]:
     """The listed pictures in the first place of which a folder is there."""
     root = source.path_images
     choices = list(zip(*(layout.places(path) for path in listed), strict=True))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.datasets.formatted import Form, is_formatted, load_formatted
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import fingerprint, pack, unpack
 from data.files.text_files import is_plain_text, read_rows, relative_path
 from data.images.files import FileImages
@@ -65,7 +65,7 @@ class _Row(NamedTuple):
     split: str
 
 
-def load_nuswide(source: Source) -> Splits:
+def load_nuswide(source: DatasetSource) -> Splits:
     """Split "train" for training, "val" as the test set.
 
     Args:
@@ -85,7 +85,7 @@ def load_nuswide(source: Source) -> Splits:
     return Splits(_annotations(source, train), _annotations(source, test))
 
 
-def find_table(source: Source) -> Path:
+def find_table(source: DatasetSource) -> Path:
     """`nus_wid_data.csv`, with the pictures or among the lists. Raises: UserError showing the expected tree."""
     for folder in (source.path_images, source.path_lists, source.path_lists / "nuswide"):
         if (folder / TABLE).exists():
@@ -196,7 +196,7 @@ def _sorted(listed: Sequence[tuple[str, _Row]]) -> NuswideRows:
     return NuswideRows(ids, tuple(row.file for row in rows), np.stack([row.codes for row in rows]))
 
 
-def _read(source: Source, path: Path) -> tuple[NuswideRows, NuswideRows]:
+def _read(source: DatasetSource, path: Path) -> tuple[NuswideRows, NuswideRows]:
     """The table's rows, from the cache where the file has not changed."""
     key = fingerprint(READER, [path])
     kept = source.cache.load("nuswide", key, [f"{split}_{part}" for split in _SPLITS for part in NuswideRows._fields])
@@ -215,7 +215,7 @@ def _read(source: Source, path: Path) -> tuple[NuswideRows, NuswideRows]:
     return train, test
 
 
-def _annotations(source: Source, rows: NuswideRows) -> Annotations:
+def _annotations(source: DatasetSource, rows: NuswideRows) -> Annotations:
     images = FileImages([f"{source.path_images}/{file}" for file in rows.files], source.cache)
     return Annotations(images, rows.ids, NUSWIDE_CLASSES, LabelTable(rows.codes))
 

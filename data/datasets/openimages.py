@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import fingerprint, pack, unpack
-from data.files.csv_blocks import Block, Texts, read_blocks
+from data.files.csv_blocks import CsvBlock, Texts, read_blocks
 from data.files.text_files import read_lines, read_text
 from data.images.files import FileImages
 from utils.checks import UserError, require
@@ -47,7 +47,7 @@ class Verified(NamedTuple):
     contradictory: int  # entries that are verified present and verified absent
 
 
-def load_openimages(source: Source) -> Splits:
+def load_openimages(source: DatasetSource) -> Splits:
     """OpenImages V3 in the dataset's own splits.
 
     Args:
@@ -204,7 +204,7 @@ def _table(root: Path, split: str) -> Path:
     return root / split / "annotations-human.csv"
 
 
-def _image_ids(block: Block) -> Texts:
+def _image_ids(block: CsvBlock) -> Texts:
     """(M,) the ids of the images, which become names of files."""
     expected = f"an image id has 1 to {_LONGEST_ID} letters, digits, - and _"
     length = block.lengths(_IMAGE)
@@ -215,7 +215,7 @@ def _image_ids(block: Block) -> Texts:
     return block.texts(_IMAGE, width)
 
 
-def _labels(block: Block, width: int) -> Texts:
+def _labels(block: CsvBlock, width: int) -> Texts:
     """(M,) the labels, cut after `width` bytes."""
     chars, inside = block.chars(_LABEL, width), np.arange(width) < block.lengths(_LABEL)[:, None]
     plain = (chars > ord(" ")) & (chars < 127)
@@ -223,7 +223,7 @@ def _labels(block: Block, width: int) -> Texts:
     return block.texts(_LABEL, width)
 
 
-def _present(block: Block) -> NDArray[np.bool_]:
+def _present(block: CsvBlock) -> NDArray[np.bool_]:
     """(M,) whether the label is verified present."""
     value = block.texts(_CONFIDENCE, 4)
     present, absent = np.isin(value, [b"1", b"1.0"]), np.isin(value, [b"0", b"0.0"])
@@ -231,7 +231,7 @@ def _present(block: Block) -> NDArray[np.bool_]:
     return present
 
 
-def _read(source: Source, path: Path, labels: Sequence[str], lists: Path) -> Verified:
+def _read(source: DatasetSource, path: Path, labels: Sequence[str], lists: Path) -> Verified:
     """The content of one table, from the cache where neither it nor the list of classes has changed."""
     key = fingerprint(READER, [path, lists])
     kept = source.cache.load("openimages", key, ["ids", "data", "indices", "indptr", "counts"])
@@ -247,7 +247,7 @@ def _read(source: Source, path: Path, labels: Sequence[str], lists: Path) -> Ver
 
 
 def _annotations(
-    source: Source, root: Path, split: str, labels: Sequence[str], classes: tuple[str, ...]
+    source: DatasetSource, root: Path, split: str, labels: Sequence[str], classes: tuple[str, ...]
 ) -> Annotations:
     path = _table(root, split)
     part = _read(source, path, labels, root / "classes-trainable.txt")

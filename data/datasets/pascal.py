@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from data.datasets.formatted import Form, is_formatted, load_formatted
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.datasets.voc import VOC_CLASSES, load_voc
 from utils.checks import require
 from utils.types import PRESENT, Annotations, Codes, Index, LabelTable, Splits
@@ -26,7 +26,7 @@ FORM = Form(
 )
 
 
-def load_pascal(source: Source) -> Splits:
+def load_pascal(source: DatasetSource) -> Splits:
     """VOC 2012's train and val, from formatted arrays where `path_images` holds some, else as `voc12` is read.
 
     Args:

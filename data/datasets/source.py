@@ -10,7 +10,7 @@ from data.files.cache import Cache
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """Where a dataset is read from, and what is wanted of it."""
 
     path_images: Path

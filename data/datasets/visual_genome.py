@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.datasets.formatted import Form, is_formatted, load_formatted
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import fingerprint, pack, unpack
 from data.files.text_files import read_json, read_text
 from data.images.files import FileImages
@@ -52,7 +52,7 @@ class VgRows(NamedTuple):
     codes: Codes
 
 
-def load_visual_genome(source: Source) -> Splits:
+def load_visual_genome(source: DatasetSource) -> Splits:
     """70 % of the pictures for training and 30 % as the test set, as `objects.json` or the formatted arrays say.
 
     Args:
@@ -205,13 +205,13 @@ def _expected_tree(path: Path) -> str:
     )
 
 
-def _phrases_file(source: Source) -> Path | None:
+def _phrases_file(source: DatasetSource) -> Path | None:
     """`vg256.json`, beside the other files or among the lists; None where it is in neither place."""
     files = (folder / "vg256.json" for folder in (source.path_images, source.path_lists))
     return next((file for file in files if file.exists()), None)
 
 
-def _form(source: Source) -> Form:
+def _form(source: DatasetSource) -> Form:
     """What the formatted arrays look like; their names are `VG_100K/<id>.jpg`, wherever the picture really is."""
     phrases = _phrases_file(source)
     classes = None if phrases is None else read_phrases(phrases)[0]
@@ -224,7 +224,7 @@ def _number_of(name: str) -> str:
     return found[0] if found else ""
 
 
-def _read(source: Source, objects: Path, phrases: Path) -> tuple[tuple[str, ...], VgRows]:
+def _read(source: DatasetSource, objects: Path, phrases: Path) -> tuple[tuple[str, ...], VgRows]:
     """Categories and rows, the latter from the cache where neither file has changed."""
     classes, column = read_phrases(phrases)
     key = fingerprint(READER, [objects, phrases])
@@ -236,13 +236,13 @@ def _read(source: Source, objects: Path, phrases: Path) -> tuple[tuple[str, ...]
     return classes, rows
 
 
-def _annotations(source: Source, classes: tuple[str, ...], rows: VgRows, index: Index) -> Annotations:
+def _annotations(source: DatasetSource, classes: tuple[str, ...], rows: VgRows, index: Index) -> Annotations:
     ids = tuple(rows.ids[row] for row in index)
     truth = LabelTable(rows.codes[index])
     return Annotations(_images(source, ids), ids, classes, truth, places=np.arange(len(ids), dtype=np.int64))
 
 
-def _images(source: Source, ids: Sequence[str]) -> FileImages:
+def _images(source: DatasetSource, ids: Sequence[str]) -> FileImages:
     """Each picture in the folder that has it; the first folder where none does, or where nobody needs pictures."""
     first, second = (source.path_images / name for name in _FOLDERS)
     there: set[str] = set()

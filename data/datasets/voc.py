@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import fingerprint
 from data.files.text_files import read_lines
 from data.images.files import FileImages
@@ -56,7 +56,7 @@ class VocObject(NamedTuple):
     corners: Corners | None
 
 
-def load_voc(source: Source, year: int) -> Splits:
+def load_voc(source: DatasetSource, year: int) -> Splits:
     """VOC 2007 (train + val against test) or 2012 (train against val).
 
     Labels come from `Annotations/<id>.xml`, or from `ImageSets/Main/<class>_<split>.txt` where that folder is
@@ -210,7 +210,7 @@ def _train_lists(lists: Path) -> list[str]:
     return separate
 
 
-def _annotations(source: Source, root: Path, names: Sequence[str], ids: list[str]) -> Annotations:
+def _annotations(source: DatasetSource, root: Path, names: Sequence[str], ids: list[str]) -> Annotations:
     folder, lists = root / "Annotations", root / "ImageSets" / "Main"
     if folder.is_dir():
         codes, boxes = _read_xml(source, [folder / f"{image}.xml" for image in ids])
@@ -220,7 +220,7 @@ def _annotations(source: Source, root: Path, names: Sequence[str], ids: list[str
     return Annotations(images, tuple(ids), VOC_CLASSES, LabelTable(codes), boxes)
 
 
-def _read_xml(source: Source, files: list[Path]) -> tuple[Codes, Boxes | None]:
+def _read_xml(source: DatasetSource, files: list[Path]) -> tuple[Codes, Boxes | None]:
     """Codes and boxes of the images of `files`, from the cache where none of the files has changed."""
     key = fingerprint(READER, files)
     kept = source.cache.load("voc", key, ["codes", "row", "label", "corners"])

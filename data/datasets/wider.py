@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.text_files import read_json, relative_path
 from data.images.cropped import CroppedImages
 from data.images.files import FileImages
@@ -45,7 +45,7 @@ class Person(NamedTuple):
     codes: tuple[int, ...]
 
 
-def load_wider(source: Source) -> Splits:
+def load_wider(source: DatasetSource) -> Splits:
     """The people of the trainval file for training, those of the test file as the test set.
 
     Reads the owners' files (1 present, -1 absent, 0 unspecified); where they are not there, the lists that CSRA
@@ -192,7 +192,7 @@ def _codes(values: Any, meaning: dict[int, int], where: str) -> tuple[int, ...]:
     return tuple(meaning[value] for value in values)
 
 
-def _splits(source: Source, classes: tuple[str, ...], train: list[Person], test: list[Person]) -> Splits:
+def _splits(source: DatasetSource, classes: tuple[str, ...], train: list[Person], test: list[Person]) -> Splits:
     pictures = source.path_images / "Image"
     require(not source.need_images or pictures.is_dir(), f"{pictures}: no such folder; WIDER keeps its pictures there")
     for people, name in ((train, "trainval"), (test, "test")):
@@ -200,7 +200,7 @@ def _splits(source: Source, classes: tuple[str, ...], train: list[Person], test:
     return Splits(_annotations(source, pictures, classes, train), _annotations(source, pictures, classes, test))
 
 
-def _annotations(source: Source, pictures: Path, classes: tuple[str, ...], people: list[Person]) -> Annotations:
+def _annotations(source: DatasetSource, pictures: Path, classes: tuple[str, ...], people: list[Person]) -> Annotations:
     """One row a person, sorted by id, which is the file and the person's number in it."""
     so_far: Counter[str] = Counter()
     by_id: dict[str, Person] = {}

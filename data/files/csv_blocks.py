@@ -22,7 +22,7 @@ _SIZE = 1 << 24  # bytes; also the longest line that is read
 _FORBIDDEN = {ord('"'): "holds a quotation mark", 0: "holds a NUL byte"}
 
 
-class Block(NamedTuple):
+class CsvBlock(NamedTuple):
     """Rows of a table as bytes, and where in them each field is."""
 
     path: Path
@@ -54,7 +54,7 @@ class Block(NamedTuple):
             raise UserError(f"{self.path}, line {self.line[row]}: {held!r}: {expected}")
 
 
-def read_blocks(path: Path, columns: Sequence[str], purpose: str) -> Iterator[Block]:
+def read_blocks(path: Path, columns: Sequence[str], purpose: str) -> Iterator[CsvBlock]:
     """The rows of a CSV file with a header, block by block; blank lines are passed over.
 
     Args:
@@ -105,16 +105,16 @@ def _header(path: Path, text: bytes, columns: Sequence[str]) -> tuple[list[int],
     return [names.index(column) for column in columns], len(names)
 
 
-def _rows(path: Path, text: NDArray[np.uint8], ends: Index, before: int) -> Block:
+def _rows(path: Path, text: NDArray[np.uint8], ends: Index, before: int) -> CsvBlock:
     """The lines that are rows, as one field each: not the first of the file, not blank ones."""
     start = np.concatenate([[0], ends[:-1] + 1])
     line = before + 1 + np.arange(len(ends))
     end = ends - (text[np.maximum(ends - 1, 0)] == ord("\r"))  # before the start where "\r\n" was cut apart: blank too
     row = np.flatnonzero((end > start) & (line > 1))
-    return Block(path, text, line[row], start[row, None], end[row, None])
+    return CsvBlock(path, text, line[row], start[row, None], end[row, None])
 
 
-def _split(whole: Block, chosen: list[int], fields: int) -> Block:
+def _split(whole: CsvBlock, chosen: list[int], fields: int) -> CsvBlock:
     """Whole lines, split at their commas, of which the chosen fields are kept."""
     for byte, fault in _FORBIDDEN.items():
         _, count = _found(whole, byte)
@@ -127,7 +127,7 @@ def _split(whole: Block, chosen: list[int], fields: int) -> Block:
     return whole._replace(start=start[:, chosen], end=end[:, chosen])
 
 
-def _found(whole: Block, byte: int) -> tuple[Index, Index]:
+def _found(whole: CsvBlock, byte: int) -> tuple[Index, Index]:
     """Where a byte is in the lines, one line after the other, and (M,) how often in each."""
     place = np.flatnonzero(whole.text == byte)
     first, stop = (np.searchsorted(place, side[:, 0]) for side in (whole.start, whole.end))

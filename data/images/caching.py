@@ -30,7 +30,7 @@ from utils.safe_files import write_atomically
 from utils.types import Annotations, Index
 
 Keep = Literal["none", "ram", "disk"]
-Parts = Mapping[str, Annotations | None]
+ImageSplits = Mapping[str, Annotations | None]
 
 _READER = "pixels 1"
 _GB = 1e9
@@ -123,7 +123,7 @@ class PixelImages(_KeptImages):
         return PixelImages(self.files.take(index), self._path, self._places[index])
 
 
-def keep_pictures(parts: Parts, keep: Keep, cache: Cache, *, processes: int, shown: bool) -> dict[str, Any]:
+def keep_images(parts: ImageSplits, keep: Keep, cache: Cache, *, processes: int, shown: bool) -> dict[str, Any]:
     """The parts of a dataset with their pictures kept as `--cache` says.
 
     Pictures in memory stay as they are, as do those that are a part of a file each.

@@ -12,13 +12,13 @@ from data.images.files import FileImages
 from utils.checks import RunError, UserError
 from utils.types import Index
 
-Corners = tuple[int, int, int, int]
+PixelBox = tuple[int, int, int, int]
 
 
 class CroppedImages:
     """One box of one file per row; several rows may be boxes of the same file.
 
-    Corners are rounded to whole pixels, half to even, as Pillow's `crop` does. What lies beyond the picture is cut
+    PixelBox are rounded to whole pixels, half to even, as Pillow's `crop` does. What lies beyond the picture is cut
     off, so a box never brings black borders.
 
     Args:
@@ -80,7 +80,7 @@ class CroppedImages:
         return f"picture {self.name(row)} (row {row}): box ({corners}) lies outside its {size[0]} x {size[1]} pixels"
 
 
-def inside(box: NDArray[np.float64], width: int, height: int) -> Corners | None:
+def inside(box: NDArray[np.float64], width: int, height: int) -> PixelBox | None:
     """The whole-numbered part of a box (x1, y1, x2, y2) that lies inside a picture; None where there is none."""
     x1, y1, x2, y2 = np.rint(box).clip(0, [width, height, width, height]).astype(int).tolist()
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None

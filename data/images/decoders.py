@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from utils.checks import UserError
 from utils.types import Images
 
-Picture = Image.Image | Tensor
+DecodedImage = Image.Image | Tensor
 """RGB, as Pillow holds it or as uint8 (3, H, W). Never changed in place: its memory may be the dataset's own."""
 
 Decoder = Literal["pillow", "torchcodec"]
@@ -55,7 +55,7 @@ class Decoded(Protocol):
         ...
 
 
-def picture_opener(images: Images, decoder: Decoder) -> Callable[[int], Picture]:
+def image_opener(images: Images, decoder: Decoder) -> Callable[[int], DecodedImage]:
     """What opens the picture of a row: as Pillow's for `pillow`, as a tensor for `torchcodec`.
 
     Raises:
@@ -77,7 +77,7 @@ def require_decoder(decoder: Decoder) -> None:
         _jpeg_decoder()
 
 
-def as_tensor(picture: Picture) -> Tensor:
+def as_tensor(picture: DecodedImage) -> Tensor:
     """The picture as uint8 (3, H, W); of a Pillow picture with the channels innermost in memory."""
     if isinstance(picture, Tensor):
         return picture

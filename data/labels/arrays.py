@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from data.labels.entries import Places, canonical
+from data.labels.entries import EntryColumns, canonical
 from utils.checks import UserError, require
 from utils.safe_files import load_npy
 from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, LabelTable
@@ -79,7 +79,7 @@ def _read_sparse(path: Path, shape: tuple[int, int]) -> LabelTable:
     _require_codes(path, codes)
     _require_starts(path, indptr, shape[0], len(codes))
     _require_columns(path, indices, indptr, shape[1], len(codes))
-    return LabelTable(Places(indptr, indices).csr(codes, shape), default=int(default))
+    return LabelTable(EntryColumns(indptr, indices).csr(codes, shape), default=int(default))
 
 
 def _members(path: Path) -> dict[str, NDArray[Any]]:

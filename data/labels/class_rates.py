@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from data.files.text_files import read_csv
 from utils.checks import UserError, require
 
-Rates = NDArray[np.float64]
+ClassRates = NDArray[np.float64]
 
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")  # float() takes 1_0, nan and more
 
 
-def read_class_rates(path: Path, classes: Sequence[str]) -> Rates:
+def read_class_rates(path: Path, classes: Sequence[str]) -> ClassRates:
     """The rate of each class from a CSV file with the columns `class` and `rate`.
 
     Args:
@@ -46,7 +46,7 @@ def read_class_rates(path: Path, classes: Sequence[str]) -> Rates:
     return rates
 
 
-def read_confusion(path: Path, classes: Sequence[str]) -> Rates:
+def read_confusion(path: Path, classes: Sequence[str]) -> ClassRates:
     """The chance of each class to bring each other, from a CSV file: a line a true class, a column a wrong candidate.
 
     The first line names the columns; the first column names the true classes, and its own name is free. The diagonal

@@ -90,7 +90,7 @@ class StoredEntries:
         known = codes != UNKNOWN
         if known.all():
             return with_codes(self.held, codes, UNKNOWN)
-        places = Places(self.held.indptr, self.held.indices).narrowed(known, self.held.shape[1])
+        places = EntryColumns(self.held.indptr, self.held.indices).narrowed(known, self.held.shape[1])
         return LabelTable(places.csr(codes[known], self.held.shape), default=UNKNOWN)
 
 
@@ -113,7 +113,7 @@ def row_blocks(rows: int, classes: int, size: int = BLOCK) -> Iterator[tuple[int
     yield from ((first, min(first + step, rows)) for first in range(0, rows, step))
 
 
-class Places(NamedTuple):
+class EntryColumns(NamedTuple):
     """Some entries of a table: those of row i have the classes `columns[starts[i]:starts[i + 1]]`, ascending."""
 
     starts: NDArray[Any]  # (N + 1,)
@@ -127,7 +127,7 @@ class Places(NamedTuple):
         """(N,) how many there are in each row."""
         return np.diff(self.starts).astype(np.int64)
 
-    def narrowed(self, chosen: NDArray[np.bool_], classes: int) -> Places:
+    def narrowed(self, chosen: NDArray[np.bool_], classes: int) -> EntryColumns:
         """Those that are `chosen` (E,); the same arrays where all are."""
         if chosen.all():
             return self
@@ -136,7 +136,7 @@ class Places(NamedTuple):
             starts = self.starts[first : last + 1].astype(np.int64)
             before = np.concatenate([[0], np.cumsum(chosen[starts[0] : starts[-1]])])
             counts[first + 1 : last + 1] = np.diff(before[starts - starts[0]])
-        return Places(np.cumsum(counts), self.columns[chosen])
+        return EntryColumns(np.cumsum(counts), self.columns[chosen])
 
     def csr(self, codes: Codes, shape: tuple[int, int]) -> csr_array:
         """These entries with their codes (E,), in 32 bits where they do: scipy takes the wider of two kinds."""
@@ -145,16 +145,16 @@ class Places(NamedTuple):
         return csr_array((codes, columns, starts), shape=shape)
 
 
-def places_of(table: LabelTable, code: int) -> Places:
+def places_of(table: LabelTable, code: int) -> EntryColumns:
     """Where `table` holds `code`, which must not be the default of a sparse one."""
     if isinstance(table.codes, csr_array):
         held = canonical(table)
-        return Places(held.indptr, held.indices).narrowed(held.data == code, table.num_classes)
+        return EntryColumns(held.indptr, held.indices).narrowed(held.data == code, table.num_classes)
     row, column = np.nonzero(table.codes == code)
-    return Places(np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(table)))]), column)
+    return EntryColumns(np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(table)))]), column)
 
 
-def table_like(truth: LabelTable, places: Places, codes: Codes, default: int) -> LabelTable:
+def table_like(truth: LabelTable, places: EntryColumns, codes: Codes, default: int) -> LabelTable:
     """The labels `codes` (E,) at `places` and `default` elsewhere, stored as `truth` is.
 
     The classes of a row may come in any order here.
@@ -171,7 +171,7 @@ def table_like(truth: LabelTable, places: Places, codes: Codes, default: int) ->
 
 def with_codes(held: csr_array, codes: Codes, default: int) -> LabelTable:
     """A sparse table with the places of `held`, which it shares, and other codes (E,)."""
-    return LabelTable(Places(held.indptr, held.indices).csr(codes, held.shape), default=default)
+    return LabelTable(EntryColumns(held.indptr, held.indices).csr(codes, held.shape), default=default)
 
 
 def canonical(table: LabelTable) -> csr_array:
@@ -219,5 +219,5 @@ def _sparse(drawn: Iterable[Codes], shape: tuple[int, int], default: int) -> Lab
         columns.append(column.astype(np.int32))
         codes.append(part[place])
         at += len(part)
-    places = Places(np.cumsum(counts), np.concatenate(columns))
+    places = EntryColumns(np.cumsum(counts), np.concatenate(columns))
     return LabelTable(places.csr(np.concatenate(codes), shape), default=default)

@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 
 from data.labels.entries import (
     Entries,
-    Places,
+    EntryColumns,
     as_codes,
     blocks,
     canonical,
@@ -36,24 +36,24 @@ from utils.checks import require
 from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index, LabelTable
 
 Rng = RandomState | Generator
-Rates = float | NDArray[np.float64]
-Settings = ParamSpec("Settings")
+ChancePerEntry = float | NDArray[np.float64]
+Params = ParamSpec("Params")
 
 
-class Recipe(Protocol[Settings]):
+class Recipe(Protocol[Params]):
     """A regime: of an array it makes an array, of a table a table."""
 
     @overload
-    def __call__(self, truth: Codes, /, *args: Settings.args, **kwargs: Settings.kwargs) -> Codes: ...
+    def __call__(self, truth: Codes, /, *args: Params.args, **kwargs: Params.kwargs) -> Codes: ...
     @overload
-    def __call__(self, truth: LabelTable, /, *args: Settings.args, **kwargs: Settings.kwargs) -> LabelTable: ...
+    def __call__(self, truth: LabelTable, /, *args: Params.args, **kwargs: Params.kwargs) -> LabelTable: ...
 
 
-def _of_arrays_too(recipe: Callable[Concatenate[LabelTable, Settings], LabelTable]) -> Recipe[Settings]:
+def _of_arrays_too(recipe: Callable[Concatenate[LabelTable, Params], LabelTable]) -> Recipe[Params]:
     """A recipe for tables that takes arrays as well."""
 
     @wraps(recipe)
-    def either(truth: Any, /, *args: Settings.args, **kwargs: Settings.kwargs) -> Any:
+    def either(truth: Any, /, *args: Params.args, **kwargs: Params.kwargs) -> Any:
         """The recipe on a table, or on codes and back."""
         if isinstance(truth, LabelTable):
             return recipe(truth, *args, **kwargs)
@@ -63,7 +63,7 @@ def _of_arrays_too(recipe: Callable[Concatenate[LabelTable, Settings], LabelTabl
 
 
 @_of_arrays_too
-def candidate_labels(truth: LabelTable, rng: Rng, rate: Rates) -> LabelTable:
+def candidate_labels(truth: LabelTable, rng: Rng, rate: ChancePerEntry) -> LabelTable:
     """Candidate labels: each true label, and each other one with probability `rate`.
 
     A `RandomState` is used as published: N * C doubles in row-major order, one per entry, a candidate where the draw
@@ -189,7 +189,7 @@ def observed_labels(truth: LabelTable, rng: Rng, num_pos: int, num_neg: int, ord
         columns[start:middle] = shuffled[: kept[row]]
         columns[middle:stop] = shuffled[kept[row] :] if mostly_absent else absent[: others[row]]
         codes[start:middle], codes[middle:stop] = PRESENT, second
-    return table_like(truth, Places(starts, columns), codes, rest)
+    return table_like(truth, EntryColumns(starts, columns), codes, rest)
 
 
 @_of_arrays_too
@@ -322,7 +322,7 @@ class _Negatives:
         self.free = np.ones(truth.num_classes, dtype=np.bool_)
         self.scratch = np.zeros(truth.num_classes, dtype=np.int64)
 
-    def counts(self, positives: Places) -> Index:
+    def counts(self, positives: EntryColumns) -> Index:
         """(N,) how many there are in each row."""
         return len(self.free) - positives.counts() if self.known is None else self.known.counts()
 
@@ -338,7 +338,7 @@ class _Negatives:
         return negatives
 
 
-def _candidates(entries: Entries, rng: Rng, chance: Callable[[int, int], Rates]) -> LabelTable:
+def _candidates(entries: Entries, rng: Rng, chance: Callable[[int, int], ChancePerEntry]) -> LabelTable:
     """Every positive, and every other entry with its `chance` (of the entries from start to stop)."""
 
     def drawn() -> Iterator[Codes]:
@@ -351,7 +351,7 @@ def _candidates(entries: Entries, rng: Rng, chance: Callable[[int, int], Rates])
     return entries.table(drawn(), ABSENT)
 
 
-def _below(rng: Rng, count: int, rate: Rates) -> NDArray[np.bool_]:
+def _below(rng: Rng, count: int, rate: ChancePerEntry) -> NDArray[np.bool_]:
     """(count,) True with probability `rate` (one, or one for each place).
 
     Of a `RandomState`, one double a place is below the rate. Of a `Generator`, one byte decides nearly every place:
@@ -370,7 +370,7 @@ def _below(rng: Rng, count: int, rate: Rates) -> NDArray[np.bool_]:
     return below
 
 
-def _brought(row: Index, column: NDArray[Any], true: Places, spared: NDArray[np.float64]) -> NDArray[np.float64]:
+def _brought(row: Index, column: NDArray[Any], true: EntryColumns, spared: NDArray[np.float64]) -> NDArray[np.float64]:
     """(E,) the chance that the true labels of an entry's row bring its class; `spared` (C, C) is the chance of not."""
     none = np.ones(len(row))
     starts, stops = true.starts[row], true.starts[row + 1]
@@ -395,6 +395,6 @@ def _at_most(counts: Index, number: int) -> Index:
     return counts if number < 0 else np.minimum(counts, number)
 
 
-def _require_rates(name: str, rates: Rates) -> None:
+def _require_rates(name: str, rates: ChancePerEntry) -> None:
     for rate in (np.min(rates), np.max(rates)) if np.size(rates) else ():  # a NaN is the least and the largest
         require_rate(name, rate)

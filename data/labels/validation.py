@@ -31,7 +31,7 @@ class Rule(NamedTuple):
     pairs: Pairs
 
 
-class Found(NamedTuple):
+class Violation(NamedTuple):
     """Entries of one block that break a rule."""
 
     rule: int
@@ -55,10 +55,10 @@ def require_fit(path: Path, table: LabelTable, annotations: Annotations, regime:
         UserError: naming the first row and class that do not fit, and how many do not.
     """
     rules = _rules(regime.name, annotations.truth.stores_known_only)
-    broken: dict[int, Found] = {}
+    broken: dict[int, Violation] = {}
     for rule, number, first in _broken(annotations.truth, table, _lookup(rules)):
-        before = broken.get(rule, Found(rule, 0, first))
-        broken[rule] = Found(rule, before.number + number, min(before.first, first))
+        before = broken.get(rule, Violation(rule, 0, first))
+        broken[rule] = Violation(rule, before.number + number, min(before.first, first))
     if broken:
         rule, number, first = min(broken.values())
         row, label = divmod(first, len(annotations.classes))
@@ -97,7 +97,7 @@ def _lookup(rules: list[Rule]) -> NDArray[np.int8]:
     return table
 
 
-def _broken(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8]) -> Iterator[Found]:
+def _broken(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8]) -> Iterator[Violation]:
     """What breaks a rule, block by block."""
     if (lookup < 0).all():
         return
@@ -110,7 +110,7 @@ def _broken(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8]) -> I
         yield from _found(rule, np.arange(first * truth.num_classes, last * truth.num_classes))
 
 
-def _broken_stored(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8]) -> Iterator[Found]:
+def _broken_stored(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8]) -> Iterator[Violation]:
     """The same for two sparse tables, by what they store."""
     classes, elsewhere = truth.num_classes, int(lookup[truth.default, table.default])
     for first, last in row_blocks(len(truth), classes, _BLOCK):
@@ -128,7 +128,7 @@ def _broken_stored(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8
             gaps = np.flatnonzero(taken != np.arange(len(taken)))
             free = (last - first) * classes - len(taken)
             if free:
-                yield Found(elsewhere, free, first * classes + int(gaps[0] if len(gaps) else len(taken)))
+                yield Violation(elsewhere, free, first * classes + int(gaps[0] if len(gaps) else len(taken)))
 
 
 def _stored(table: LabelTable, first: int, last: int) -> tuple[Index, Codes]:
@@ -140,10 +140,10 @@ def _stored(table: LabelTable, first: int, last: int) -> tuple[Index, Codes]:
     return rows * table.num_classes + held.indices[part], held.data[part]
 
 
-def _found(rule: NDArray[np.int8], keys: Index) -> Iterator[Found]:
+def _found(rule: NDArray[np.int8], keys: Index) -> Iterator[Violation]:
     """The rules that entries (E,) at `keys` break, from the numbers of those rules, -1 for none."""
     wrong = rule >= 0
     if wrong.any():
         for one in np.unique(rule[wrong]).tolist():
             hit = keys[rule == one]
-            yield Found(one, len(hit), int(hit.min()))
+            yield Violation(one, len(hit), int(hit.min()))

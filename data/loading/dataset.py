@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from data.images.decoders import Decoder, Picture, picture_opener
+from data.images.decoders import DecodedImage, Decoder, image_opener
 from data.loading.samplers import Sample
 from data.loading.transforms import sample_generator
-from utils.seeding import mix
+from utils.seeding import derive_seed
 from utils.types import Batch, Images, LabelTable
 
-Transform = Callable[[Picture], Tensor]
+Transform = Callable[[DecodedImage], Tensor]
 
 
-class PictureDataset(Dataset[tuple[Tensor, ...]]):
+class ImageDataset(Dataset[tuple[Tensor, ...]]):
     """The pictures of a split under one transform a view; augmentation = f(seed, epoch, position, row, view)."""
 
     def __init__(self, images: Images, views: Sequence[Transform], *, seed: int, decoder: Decoder) -> None:
         self.views, self.seed = tuple(views), seed
-        self._open, self._rows = picture_opener(images, decoder), len(images)
+        self._open, self._rows = image_opener(images, decoder), len(images)
 
     def __len__(self) -> int:
         return self._rows
@@ -33,7 +33,7 @@ class PictureDataset(Dataset[tuple[Tensor, ...]]):
         picture = self._open(sample.row)
         views = []
         for view, transform in enumerate(self.views):
-            with sample_generator(mix(self.seed, "augment", *sample, view)):
+            with sample_generator(derive_seed(self.seed, "augment", *sample, view)):
                 views.append(transform(picture))
         return torch.tensor(sample.row), *views
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from data.images.caching import Keep
 from data.images.decoders import Decoder, require_decoder
-from data.loading.dataset import Collate, PictureDataset, Transform
+from data.loading.dataset import Collate, ImageDataset, Transform
 from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches, TrainingBatches, class_members
 from data.loading.transforms import Normalizer
 from utils.checks import require
@@ -77,7 +77,7 @@ class LoaderConfig:
         return min(_MOST_WORKERS, max(1, _cores() // processes)) if beside_gpu else 0
 
 
-class PictureLoader(DataLoader[Batch]):
+class ImageLoader(DataLoader[Batch]):
     """Yields batches whose pictures are bytes, and makes floats of them once they are where they are used.
 
     Bytes travel between processes and to a GPU in a quarter of the time, and a GPU converts them in no time.
@@ -85,7 +85,7 @@ class PictureLoader(DataLoader[Batch]):
 
     def __init__(
         self,
-        dataset: PictureDataset,
+        dataset: ImageDataset,
         batches: TrainingBatches | OrderedBatches,
         collate: Collate,
         normalizer: Normalizer,
@@ -144,10 +144,10 @@ def build_loader(
     seed: int,
     num_workers: int,
     pin_memory: bool,
-) -> PictureLoader:
+) -> ImageLoader:
     """A loader of `Batch`es of these pictures with these labels, in the order of `batches`."""
-    return PictureLoader(
-        PictureDataset(annotations.images, views, seed=seed, decoder=decoder),
+    return ImageLoader(
+        ImageDataset(annotations.images, views, seed=seed, decoder=decoder),
         batches,
         Collate(observed, annotations.truth),
         normalizer,

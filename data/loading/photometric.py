@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from data.images.decoders import Picture, as_tensor
+from data.images.decoders import DecodedImage, as_tensor
 
 _TRIES = 50
 _FLATTEST, _TALLEST = 0.5, 2.0  # height over width of what is left of a picture
@@ -37,7 +37,7 @@ class Photometric:
     are rounded and cut off, once, behind the last distortion.
     """
 
-    def __call__(self, picture: Picture) -> Picture:
+    def __call__(self, picture: DecodedImage) -> DecodedImage:
         """A picture of the same kind and size."""
         values = distorted(as_tensor(picture).float(), draw_distortion())
         pixels = values.round().clamp(0, 255).to(torch.uint8)
@@ -57,7 +57,7 @@ class SideCut:
     def __init__(self, least: float = 0.8) -> None:
         self.least = least
 
-    def __call__(self, picture: Picture) -> Picture:
+    def __call__(self, picture: DecodedImage) -> DecodedImage:
         """What is left of the picture."""
         rows, columns = F.get_size(picture)
         for _ in range(_TRIES):
@@ -115,9 +115,9 @@ def recoloured(pixels: Tensor, saturation: float, hue: float) -> Tensor:
     return torch.stack([top - saturation * spread * torch.minimum(k, 4 - k).clamp(0, 1) for k in places])
 
 
-def _cut(picture: Picture, top: int, left: int, height: int, width: int) -> Picture:
+def _cut(picture: DecodedImage, top: int, left: int, height: int, width: int) -> DecodedImage:
     """A part of a picture, a tensor's in memory of its own with the channels innermost."""
-    part: Picture = F.crop(picture, top, left, height, width)
+    part: DecodedImage = F.crop(picture, top, left, height, width)
     return part.permute(1, 2, 0).contiguous().permute(2, 0, 1) if isinstance(part, Tensor) else part
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 from utils.checks import require
 from utils.long_tail import positives
-from utils.seeding import mix
+from utils.seeding import derive_seed
 from utils.types import Index, LabelTable
 
 
@@ -60,7 +60,7 @@ class ShuffledBatches(TrainingBatches):
 
     def order(self, epoch: int) -> Index:
         """(N,) all rows, permuted."""
-        return np.random.default_rng(mix(self.seed, "order", epoch)).permutation(self.rows)
+        return np.random.default_rng(derive_seed(self.seed, "order", epoch)).permutation(self.rows)
 
 
 class ClassAwareBatches(TrainingBatches):
@@ -140,7 +140,7 @@ def cycled(size: int, first: int, count: int, seed: int, *key: int | str) -> Ind
     Each pass is a permutation of its own, decided by `seed`, `key` and its number.
     """
     begin, end = first // size, -(-(first + count) // size)
-    orders = [np.random.default_rng(mix(seed, *key, number)).permutation(size) for number in range(begin, end)]
+    orders = [np.random.default_rng(derive_seed(seed, *key, number)).permutation(size) for number in range(begin, end)]
     start = first - begin * size
     return np.concatenate([np.empty(0, dtype=np.int64), *orders])[start : start + count]
 

@@ -21,11 +21,11 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from data.images.decoders import Picture, as_tensor
+from data.images.decoders import DecodedImage, as_tensor
 from data.loading.photometric import Photometric, SideCut
 from utils.checks import require
 
-Step = Callable[[Picture], Picture]
+Step = Callable[[DecodedImage], DecodedImage]
 Box = tuple[int, int, int, int]
 
 
@@ -62,7 +62,7 @@ class Pipeline:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = tuple(steps)
 
-    def __call__(self, picture: Picture) -> Tensor:
+    def __call__(self, picture: DecodedImage) -> Tensor:
         """The bytes of one picture, channels innermost in memory; the picture itself stays as it is."""
         if isinstance(picture, Image.Image) and picture.mode != "RGB":
             picture = picture.convert("RGB")
@@ -97,18 +97,18 @@ def _line(values: tuple[float, ...], width: int, device: torch.device) -> Tensor
     return torch.tensor(values, device=device).repeat(width)
 
 
-class Warp:
+class Resize:
     """Bilinear to s x s, the aspect not kept."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, picture: Picture) -> Picture:
+    def __call__(self, picture: DecodedImage) -> DecodedImage:
         """A picture of s x s; the same one where it has that size already."""
         return picture if F.get_size(picture) == [self.size, self.size] else _resized(picture, self.size)
 
 
-class RandomWindow:
+class RandomCrop:
     """A part of s x s pixels, at any place of a picture that is at least that large, each place as likely.
 
     Draws and pixels are those of torchvision's RandomCrop.
@@ -117,20 +117,20 @@ class RandomWindow:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, picture: Picture) -> Picture:
+    def __call__(self, picture: DecodedImage) -> DecodedImage:
         """A picture of s x s."""
         height, width = F.get_size(picture)
         top, left = (_draw(side - self.size + 1) for side in (height, width))
         return _window(picture, (left, top, self.size, self.size))
 
 
-class CentreWindow:
+class CenterCrop:
     """The s x s pixels in the middle of a picture that is at least that large."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, picture: Picture) -> Picture:
+    def __call__(self, picture: DecodedImage) -> DecodedImage:
         """A picture of s x s."""
         height, width = F.get_size(picture)
         return _window(picture, ((width - self.size) // 2, (height - self.size) // 2, self.size, self.size))
@@ -151,7 +151,7 @@ class FlippedCrop:
         self.size = size
         self._draw = v2.RandomResizedCrop(size, scale=scale)
 
-    def __call__(self, picture: Picture) -> Picture:
+    def __call__(self, picture: DecodedImage) -> DecodedImage:
         """A picture of s x s."""
         mirrored = bool(torch.rand(1) < 0.5)
         box = self._draw.make_params([picture])
@@ -168,7 +168,7 @@ class ReflectShift:
     def __init__(self, most: int) -> None:
         self.most = most
 
-    def __call__(self, picture: Picture) -> Picture:
+    def __call__(self, picture: DecodedImage) -> DecodedImage:
         """A picture of the same size. Equals padding by reflection and a random crop, at half their cost."""
         down, right = torch.randint(-self.most, self.most + 1, (2,)).tolist()
         height, width = F.get_size(picture)
@@ -190,7 +190,7 @@ class MultiScaleCrop:
     def __init__(self, size: int, scales: Sequence[float] = (1, 0.9, 0.8, 0.7, 0.6), max_distort: int = 2) -> None:
         self.size, self.scales, self.max_distort = size, tuple(scales), max_distort
 
-    def __call__(self, picture: Picture) -> Picture:
+    def __call__(self, picture: DecodedImage) -> DecodedImage:
         """A picture of s x s. A crop is cut at the picture's edges, which it passes by 2 pixels at most."""
         rows, columns = F.get_size(picture)
         pairs = crop_pairs(columns, rows, self.size, self.scales, self.max_distort)
@@ -231,12 +231,12 @@ def _crop(size: int) -> list[Step]:
 
 
 def _flip(size: int) -> list[Step]:
-    return [Warp(size), v2.RandomHorizontalFlip(0.5)]
+    return [Resize(size), v2.RandomHorizontalFlip(0.5)]
 
 
 def _resize_crop(size: int) -> list[Step]:
     """CLS: warped to 8/7 of the side (256 for 224), a window of it, then half of them mirrored."""
-    return [Warp(_with_margin(size)), RandomWindow(size), v2.RandomHorizontalFlip(0.5)]
+    return [Resize(_with_margin(size)), RandomCrop(size), v2.RandomHorizontalFlip(0.5)]
 
 
 def _multiscale(size: int) -> list[Step]:
@@ -245,21 +245,21 @@ def _multiscale(size: int) -> list[Step]:
 
 def _side_crop(size: int) -> list[Step]:
     """The crop of the long-tail papers: 80 to 100 % of each side."""
-    return [SideCut(), Warp(size), v2.RandomHorizontalFlip(0.5)]
+    return [SideCut(), Resize(size), v2.RandomHorizontalFlip(0.5)]
 
 
 def _photometric(size: int) -> list[Step]:
     """Distribution-balanced loss and NDLP. Colours are distorted behind the cut: pixel by pixel, so it is the same."""
-    return [SideCut(), Photometric(), Warp(size), v2.RandomHorizontalFlip(0.5)]
+    return [SideCut(), Photometric(), Resize(size), v2.RandomHorizontalFlip(0.5)]
 
 
 def _shift(size: int) -> list[Step]:
     """For handwriting, which no mirror leaves legible."""
-    return [Warp(size), ReflectShift(4)]
+    return [Resize(size), ReflectShift(4)]
 
 
 def _none(size: int) -> list[Step]:
-    return [Warp(size)]
+    return [Resize(size)]
 
 
 AUGMENTATIONS: dict[str, Callable[[int], list[Step]]] = {
@@ -341,7 +341,7 @@ def scoring_transform(augment: str, size: int) -> Pipeline:
     """
     _check("augment", augment, AUGMENTATIONS)
     whole = test_transform(size)
-    return Pipeline([Warp(_with_margin(size)), CentreWindow(size)]) if augment in CENTRED else whole
+    return Pipeline([Resize(_with_margin(size)), CenterCrop(size)]) if augment in CENTRED else whole
 
 
 def normalizer(name: str) -> Normalizer:
@@ -359,13 +359,13 @@ def _with_margin(size: int) -> int:
     return round(size * 8 / 7)
 
 
-def _window(picture: Picture, box: Box) -> Picture:
+def _window(picture: DecodedImage, box: Box) -> DecodedImage:
     """The part inside left, top, width and height, in memory of its own with the channels innermost."""
     part = _cropped(picture, box)
     return part.permute(1, 2, 0).contiguous().permute(2, 0, 1) if isinstance(part, Tensor) else part
 
 
-def _cropped(picture: Picture, box: Box) -> Picture:
+def _cropped(picture: DecodedImage, box: Box) -> DecodedImage:
     """The part of a picture inside left, top, width and height."""
     left, top, width, height = box
     if isinstance(picture, Tensor):
@@ -373,7 +373,7 @@ def _cropped(picture: Picture, box: Box) -> Picture:
     return picture.crop((left, top, left + width, top + height))
 
 
-def _resized(picture: Picture, size: int) -> Picture:
+def _resized(picture: DecodedImage, size: int) -> DecodedImage:
     """Bilinear with antialiasing; of a tensor as fast as can be, with the channels innermost in memory."""
     if not isinstance(picture, Tensor):
         return picture.resize((size, size), Image.Resampling.BILINEAR)

@@ -20,7 +20,7 @@ from utils.checks import UserError, require
 from utils.long_tail import class_groups, positives
 from utils.options import option
 from utils.safe_files import write_atomically
-from utils.seeding import mix
+from utils.seeding import derive_seed
 from utils.types import Annotations, Index, LabelTable, Splits
 
 _PARETO_SHAPE = 6.0
@@ -145,11 +145,11 @@ def long_tailed_rows(truth: LabelTable, config: LongTailConfig, seed: int) -> In
     """
     if config.long_tail == "none":
         return np.arange(len(truth), dtype=np.int64)
-    rng = np.random.default_rng(mix("long tail", seed if config.tail_seed is None else config.tail_seed))
+    rng = np.random.default_rng(derive_seed("long tail", seed if config.tail_seed is None else config.tail_seed))
     return choose_rows(truth, class_targets(truth.counts(), config, rng), rng)
 
 
-def thin_out(splits: Splits, config: LongTailConfig, seed: int) -> Splits:
+def subsample_long_tail(splits: Splits, config: LongTailConfig, seed: int) -> Splits:
     """The same test set, a long-tailed subset of the training set, and its head, middle and tail as class groups.
 
     With `long_tail` "none" the splits stay as they are. Raises: UserError as `class_targets` does.

@@ -36,7 +36,7 @@ def without_missing(annotations: Annotations, split: str) -> Index:
     return np.setdiff1d(np.arange(len(annotations)), missing, assume_unique=True)
 
 
-def require_apart(splits: Mapping[str, Annotations | None]) -> None:
+def check_disjoint(splits: Mapping[str, Annotations | None]) -> None:
     """Hold that no two splits share an image id or a picture file.
 
     Raises: UserError naming the pictures.

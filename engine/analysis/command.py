@@ -6,7 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from engine.analysis.finished_runs import PastRun, Report, ReportConfig, make_report, read_run, run_labels, write_table
+from engine.analysis.finished_runs import (
+    FinishedRun,
+    ReportConfig,
+    ReportFiles,
+    make_report,
+    read_run,
+    run_labels,
+    write_table,
+)
 from engine.analysis.modified_labels import ModifiedConfig, modified
 from engine.analysis.pointing_game import PointingConfig, pointing
 from engine.analysis.sweep import Scripts, sweep_command
@@ -26,7 +34,7 @@ class Analysis(NamedTuple):
     about: str
     config: type[Any]
     several: bool  # whether it takes more than one run
-    run: Callable[[Sequence[PastRun], Any, Report], str]  # leaves the report; what to say
+    run: Callable[[Sequence[FinishedRun], Any, ReportFiles], str]  # leaves the report; what to say
 
 
 def analyse_command(argv: Sequence[str], *, program: str, scripts: Scripts) -> int:
@@ -72,7 +80,7 @@ def analyse_command(argv: Sequence[str], *, program: str, scripts: Scripts) -> i
     return 0
 
 
-def memorisation(runs: Sequence[PastRun], config: ReportConfig, report: Report) -> str:
+def memorisation(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles) -> str:
     """Table 1 and Figure 1: when labels have their highest loss, and how large losses are, by group of labels."""
     (run,) = runs
     columns = [*(f"an_loss_{name}" for name in GROUPS), *(f"warmup_{name}" for name in GROUPS)]
@@ -87,7 +95,7 @@ def memorisation(runs: Sequence[PastRun], config: ReportConfig, report: Report) 
     return f"{run.label}: labels with their highest loss in epoch 1 of {len(run.history)}: {shares}"
 
 
-def modification(runs: Sequence[PastRun], config: ReportConfig, report: Report) -> str:
+def modification(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles) -> str:
     """Figure 4: of the labels that each run modified, how many are truly present."""
     columns = ["modified_true", "modified_ever_true", "unknown_true"]
     for run in runs:
@@ -104,7 +112,7 @@ def modification(runs: Sequence[PastRun], config: ReportConfig, report: Report) 
     return "\n".join(_precision_text(run, label) for run, label in zip(runs, labels, strict=True))
 
 
-def found(runs: Sequence[PastRun], config: ReportConfig, report: Report) -> str:
+def found(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles) -> str:
     """Figure 3 of CLS (AAAI 2025): how many of the false negatives each run has found, epoch by epoch."""
     for run in runs:
         _require_recorded(run, ["found"], "modification")
@@ -125,20 +133,20 @@ def found(runs: Sequence[PastRun], config: ReportConfig, report: Report) -> str:
     return "\n".join(f"{label}: {value:.1f} % found in epoch {len(run.history)}" for label, value, run in told)
 
 
-def _precision_line(run: PastRun, label: str, place: int) -> Line:
+def _precision_line(run: FinishedRun, label: str, place: int) -> Line:
     so_far = f"{label}, corrected so far" if _for_good(run) else f"{label}, modified in the epoch"
     points = [(epoch, 100 * value) for epoch, value in run.column(_figure(run))]
     return Line(so_far, points, COLOURS[place % len(COLOURS)])
 
 
-def _precision_text(run: PastRun, label: str) -> str:
+def _precision_text(run: FinishedRun, label: str) -> str:
     epoch, value = run.column(_figure(run))[-1]
     which = f"labels corrected up to epoch {epoch:.0f}" if _for_good(run) else f"labels modified in epoch {epoch:.0f}"
     base = run.column("unknown_true")[-1][1]
     return f"{label}: {100 * value:.1f} % of the {which} are truly present; of all unknown labels {100 * base:.1f} %"
 
 
-def _base_rates(runs: Sequence[PastRun], labels: Sequence[str]) -> list[Line]:
+def _base_rates(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[Line]:
     """What a choice at random would give: one line, or one for each run where they differ."""
     points = [tuple((epoch, 100 * value) for epoch, value in run.column("unknown_true")) for run in runs]
     longest = max(points, key=len)
@@ -150,16 +158,16 @@ def _base_rates(runs: Sequence[PastRun], labels: Sequence[str]) -> list[Line]:
     ]
 
 
-def _for_good(run: PastRun) -> bool:
+def _for_good(run: FinishedRun) -> bool:
     """Whether what the run modified stays so, and its figure is therefore that of all labels modified so far."""
     return run.values.get("mod_scheme") == "LL-Cp"
 
 
-def _figure(run: PastRun) -> str:
+def _figure(run: FinishedRun) -> str:
     return "modified_ever_true" if _for_good(run) else "modified_true"
 
 
-def _require_recorded(run: PastRun, columns: Sequence[str], record: str) -> None:
+def _require_recorded(run: FinishedRun, columns: Sequence[str], record: str) -> None:
     if not any(run.column(name) for name in columns):
         raise UserError(f"{run.path}: its log says nothing of {record}; train it with --record {record} (or all)")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from data.build import DatasetConfig, load_splits
 from data.loading.loader import LoaderConfig
-from engine.analysis.finished_runs import PastRun, built_for, make_folder, read_run, run_labels
+from engine.analysis.finished_runs import FinishedRun, built_for, make_folder, read_run, run_labels
 from engine.core.run_folder import HEADLINE, beside
 from engine.core.settings import OneLineParser
 from engine.training.examples import choose_rows, examples
@@ -41,7 +41,7 @@ def compare_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     return 0
 
 
-def table(labels: Sequence[str], runs: Sequence[PastRun]) -> str:
+def table(labels: Sequence[str], runs: Sequence[FinishedRun]) -> str:
     """The headline figures (%) on the test set, a row a run; of two networks that of f, and g and both below it."""
     rows = [row for label, run in zip(labels, runs, strict=True) for row in _rows(label, run.result)]
     width = max(6, *(len(name) for name, *_ in rows))
@@ -59,7 +59,7 @@ def _rows(label: str, result: Mapping[str, Any]) -> list[tuple[str, str, str, Ma
     return [first, *((f"  {name}", "", "", figures) for name, figures in beside(result).items())]
 
 
-def draw_examples(labels: Sequence[str], runs: Sequence[PastRun], count: int, file: Path) -> None:
+def draw_examples(labels: Sequence[str], runs: Sequence[FinishedRun], count: int, file: Path) -> None:
     """A grid of test pictures of the runs' common dataset, with what each run's model sees."""
     saved = [run.saved() for run in runs]
     same = len({model.classes for model in saved}) == 1

@@ -39,7 +39,7 @@ class ReportConfig:
     output: Path | None = option(None, "folder of the figure and the table (default: that of the first run)")
 
 
-class Report(NamedTuple):
+class ReportFiles(NamedTuple):
     """Where an analysis leaves its figure and its table."""
 
     figure: Path
@@ -47,7 +47,7 @@ class Report(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PastRun:
+class FinishedRun:
     """A finished run: what its folder says."""
 
     path: Path
@@ -104,7 +104,7 @@ class PastRun:
         raise UserError(f"{file}: has no {name}; {advice}")
 
 
-def read_run(path: Path) -> PastRun:
+def read_run(path: Path) -> FinishedRun:
     """What the folder of a run says. Raises: UserError when it is no finished run, or its files are damaged."""
     result = read_result(path)
     method = result.get("method") if isinstance(result, dict) else None
@@ -114,7 +114,7 @@ def read_run(path: Path) -> PastRun:
     defaults = {name: setting.default for name, setting in table.items()}
     values = defaults | read_yaml(path / "settings.yaml", table, CHOICES).plain.values
     history = _history(path)
-    return PastRun(path, method, result, values, history)
+    return FinishedRun(path, method, result, values, history)
 
 
 def _history(path: Path) -> list[dict[str, float]]:
@@ -135,7 +135,7 @@ def built_for(saved: SavedModel, annotations: Annotations) -> Network:
     return saved.build()
 
 
-def run_labels(runs: Sequence[PastRun]) -> list[str]:
+def run_labels(runs: Sequence[FinishedRun]) -> list[str]:
     """What to call each run in one figure: its label, and its folder where two share one."""
     labels = [run.label for run in runs]
     folders = [run.path.name for run in runs]
@@ -145,10 +145,10 @@ def run_labels(runs: Sequence[PastRun]) -> list[str]:
     ]
 
 
-def make_report(folder: Path, name: str) -> Report:
+def make_report(folder: Path, name: str) -> ReportFiles:
     """Where an analysis called `name` leaves its files. Raises: UserError when `folder` cannot be made."""
     make_folder(folder)
-    return Report(folder / f"{name}.png", folder / f"{name}.csv")
+    return ReportFiles(folder / f"{name}.png", folder / f"{name}.csv")
 
 
 def make_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data.build import Data, DatasetConfig, build_data
 from data.loading.loader import LoaderConfig
 from data.subsets.splits import TrainingSplitConfig
-from engine.analysis.finished_runs import PastRun, Report, ReportConfig, write_table
+from engine.analysis.finished_runs import FinishedRun, ReportConfig, ReportFiles, write_table
 from engine.core.distributed import Runtime
 from engine.core.scoring import evaluation_loader, require_finite, score
 from utils.checks import require
@@ -59,7 +59,7 @@ class Counts(NamedTuple):
     absent: int
 
 
-def modified(runs: Sequence[PastRun], config: ModifiedConfig, report: Report) -> str:
+def modified(runs: Sequence[FinishedRun], config: ModifiedConfig, report: ReportFiles) -> str:
     """Figure 3: draws training pictures with their modified labels. Returns what to say of all of them.
 
     Raises:
@@ -87,7 +87,7 @@ def modified(runs: Sequence[PastRun], config: ModifiedConfig, report: Report) ->
     )
 
 
-def training_data(run: PastRun, path_images: Path | None) -> Data:
+def training_data(run: FinishedRun, path_images: Path | None) -> Data:
     """The data that the run was trained on. Raises: UserError when it is gone, or its labels are others now."""
     config = run.config(DatasetConfig, path_images=path_images)
     data = build_data(config, run.config(TrainingSplitConfig), run.values["seed"])
@@ -116,7 +116,7 @@ def draw_rows(first: NDArray[np.uint8], number: int, seed: int) -> Index:
     return np.sort(np.random.default_rng(seed).permutation(rows)[:number])
 
 
-def final_scores(run: PastRun, data: Data, rows: Index, device: str) -> NDArray[np.float64]:
+def final_scores(run: FinishedRun, data: Data, rows: Index, device: str) -> NDArray[np.float64]:
     """Probabilities (K, C) that the model of the selected epoch gives to the training pictures `rows`."""
     runtime = Runtime(device, "fp32")
     try:

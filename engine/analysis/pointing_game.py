@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from data.build import DatasetConfig, load_splits
-from data.images.decoders import Picture, picture_opener
+from data.images.decoders import DecodedImage, image_opener
 from data.images.files import in_threads
 from data.loading.loader import LoaderConfig
 from data.loading.transforms import normalizer, test_transform
-from engine.analysis.finished_runs import PastRun, Report, ReportConfig, run_labels, write_table
+from engine.analysis.finished_runs import FinishedRun, ReportConfig, ReportFiles, run_labels, write_table
 from engine.core.distributed import Runtime
 from engine.core.scoring import require_finite
 from utils.checks import UserError, require
-from utils.localisation import PointingGame, PointingResult, by_picture
+from utils.localisation import PointingGame, PointingResult, by_image
 from utils.options import option
 from utils.plots import plot_shares
 from utils.types import PRESENT, Annotations, Index
@@ -52,7 +52,7 @@ class Viewed(NamedTuple):
     size: tuple[int, int]  # height and width, in pixels
 
 
-def pointing(runs: Sequence[PastRun], config: PointingConfig, report: Report) -> str:
+def pointing(runs: Sequence[FinishedRun], config: PointingConfig, report: ReportFiles) -> str:
     """Play with the model of each run's selected epoch; draws and writes the figures class by class.
 
     Raises:
@@ -75,13 +75,13 @@ def pointing(runs: Sequence[PastRun], config: PointingConfig, report: Report) ->
 
 
 @torch.no_grad()
-def play(run: PastRun, test: Annotations, runtime: Runtime, tolerance: float) -> PointingResult:
+def play(run: FinishedRun, test: Annotations, runtime: Runtime, tolerance: float) -> PointingResult:
     """The result of one run on pictures with boxes. Each picture is decoded once; those without a case never."""
     assert test.boxes is not None
     loader = run.config(LoaderConfig)
-    boxes = by_picture(test.boxes, len(test))
+    boxes = by_image(test.boxes, len(test))
     rows = rows_with_cases(test)
-    opener, transform = picture_opener(test.images, loader.decoder), test_transform(loader.img_size)
+    opener, transform = image_opener(test.images, loader.decoder), test_transform(loader.img_size)
     views = in_threads(partial(_view, opener=opener, transform=transform), rows.tolist(), "pointing game")
     model, normalise = runtime.place(run.model(test)).eval(), normalizer(loader.normalize)
     game = PointingGame(len(test.classes), tolerance)
@@ -105,7 +105,7 @@ def rows_with_cases(annotations: Annotations) -> Index:
     return np.unique(boxes.row[known])
 
 
-def _boxed_test(run: PastRun, path_images: Path | None) -> Annotations:
+def _boxed_test(run: FinishedRun, path_images: Path | None) -> Annotations:
     """The test set of a run's dataset. Raises: UserError when it has no boxes."""
     config = run.config(DatasetConfig, path_images=path_images)
     test = load_splits(config, run.values["seed"], need_images=True).test
@@ -119,13 +119,13 @@ def _boxed_test(run: PastRun, path_images: Path | None) -> Annotations:
     return test
 
 
-def _view(row: int, opener: Callable[[int], Picture], transform: Callable[[Picture], Tensor]) -> Viewed:
+def _view(row: int, opener: Callable[[int], DecodedImage], transform: Callable[[DecodedImage], Tensor]) -> Viewed:
     picture = opener(row)
     height, width = F.get_size(picture)
     return Viewed(transform(picture), (height, width))
 
 
-def _maps(model: nn.Module, images: Tensor, run: PastRun) -> NDArray[np.float32]:
+def _maps(model: nn.Module, images: Tensor, run: FinishedRun) -> NDArray[np.float32]:
     """Activation maps (B, C, h, w)."""
     cam = model(images, want=frozenset({"cam"})).cam
     if cam is None:

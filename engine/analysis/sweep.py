@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.analysis.finished_runs import Report, make_report, write_table
+from engine.analysis.finished_runs import ReportFiles, make_report, write_table
 from engine.core.run_folder import read_result
 from engine.core.settings import parse_settings
 from engine.training.config import TRAINING_CONFIGS
@@ -103,7 +103,7 @@ def run_folder(folder: Path, config: SweepConfig, value: str) -> Path:
     return folder / f"{config.setting}-{value}"
 
 
-def summarise(config: SweepConfig, results: Mapping[str, dict[str, Any]], report: Report) -> str:
+def summarise(config: SweepConfig, results: Mapping[str, dict[str, Any]], report: ReportFiles) -> str:
     """Write the table, draw the figure; what to say of them."""
     parts = {"test": "test", "validation": "validation, selected epoch"}
     rows = [

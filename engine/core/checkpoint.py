@@ -14,11 +14,11 @@ from typing import Any, get_type_hints
 import safetensors.torch
 import torch
 
-from engine.core.manifest import Manifest, Published, View, load_manifest
+from engine.core.manifest import Manifest, Preparation, Published, load_manifest
 from models.build import ModelConfig, build_model
 from models.peers import Network, Peers, build_peers
 from models.released import Released, recognise, released_of
-from models.released.contents import Contents, Told
+from models.released.contents import Contents, HeadOverrides
 from utils.checks import UserError, require
 from utils.options import converter
 from utils.safe_files import is_state, load_metadata, load_tensors, require_plain_tensors, write_atomically
@@ -144,7 +144,7 @@ def save_safetensors(path: Path, saved: SavedModel, classes: tuple[str, ...], se
 
 
 def read_model(
-    path: Path, told: Told | None = None, paper: str | None = None, dataset: str | None = None
+    path: Path, told: HeadOverrides | None = None, paper: str | None = None, dataset: str | None = None
 ) -> SavedModel:
     """Read a model file, ours or one that a paper released; never runs code.
 
@@ -160,7 +160,7 @@ def read_model(
     content = _of_safetensors(held, path) if path.suffix == ".safetensors" else held
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return _own(content, path)
-    return _released(*recognise(held, path), told or Told(), paper, dataset)
+    return _released(*recognise(held, path), told or HeadOverrides(), paper, dataset)
 
 
 def _of_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
@@ -195,18 +195,20 @@ def _own(content: dict[str, Any], path: Path) -> SavedModel:
     )
 
 
-def _released(family: str, contents: Contents, told: Told, paper: str | None, dataset: str | None) -> SavedModel:
+def _released(
+    family: str, contents: Contents, told: HeadOverrides, paper: str | None, dataset: str | None
+) -> SavedModel:
     """A released file, with what is published of it."""
     manifest, path = load_manifest(), contents.path
     published, notes = _entry(manifest, path, family, paper, dataset)
     if published is not None:
         known = {key: value for key, value in published.told._asdict().items() if value is not None}
         given = {key: value for key, value in told._asdict().items() if value is not None}
-        told = Told(**{**known, **given})
+        told = HeadOverrides(**{**known, **given})
     released = released_of(family, contents, told)
     view = published.view if published else manifest.families[family].view(dataset)
     if released.img_size and not published:
-        view = View(released.img_size, view.normalize)
+        view = Preparation(released.img_size, view.normalize)
     settings = {**released.settings, **view._asdict(), **({"dataset": published.dataset} if published else {})}
     return SavedModel(
         path,

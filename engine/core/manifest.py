@@ -17,7 +17,7 @@ from data.datasets import DATASETS
 from data.loading.transforms import NORMALIZATIONS
 from engine.core.settings import CONFIGS
 from models.released import FAMILIES
-from models.released.contents import Told
+from models.released.contents import HeadOverrides
 from utils.checks import UserError, require
 
 MANIFEST = CONFIGS / "released.yaml"
@@ -26,7 +26,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class View(NamedTuple):
+class Preparation(NamedTuple):
     """How pictures are prepared: side of the square in pixels, and scale of the pixels."""
 
     img_size: int
@@ -34,7 +34,7 @@ class View(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FamilyFacts:
+class FamilyDefaults:
     """What holds for all checkpoints of a family of which nothing more special is known."""
 
     img_size: int
@@ -45,10 +45,10 @@ class FamilyFacts:
     differs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What differs on some datasets."""
 
-    def view(self, dataset: str | None) -> View:
+    def view(self, dataset: str | None) -> Preparation:
         """How pictures of a dataset are prepared, None where it is not known."""
         plain = {"img_size": self.img_size, "normalize": self.normalize}
-        return View(**{**plain, **self.differs.get(dataset or "", {})})
+        return Preparation(**{**plain, **self.differs.get(dataset or "", {})})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,25 +68,25 @@ class Published:
     file: str | None = None
     sha256: str | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `Told`."""
+    """Fields of `HeadOverrides`."""
     note: str = ""
 
     @property
-    def told(self) -> Told:
+    def told(self) -> HeadOverrides:
         """Settings of the network that its weights do not show."""
-        return Told(**self.network)
+        return HeadOverrides(**self.network)
 
     @property
-    def view(self) -> View:
+    def view(self) -> Preparation:
         """How pictures are prepared."""
-        return View(self.img_size, self.normalize)
+        return Preparation(self.img_size, self.normalize)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """All that is known of released checkpoints."""
 
-    families: Mapping[str, FamilyFacts]
+    families: Mapping[str, FamilyDefaults]
     checkpoints: Mapping[str, Published]
 
     def named(self, name: str) -> Published:
@@ -147,7 +147,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 """Kinds of the values that are not texts."""
 
 
-def _checked(entry: Any, kind: type[FamilyFacts | Published], where: str) -> dict[str, Any]:
+def _checked(entry: Any, kind: type[FamilyDefaults | Published], where: str) -> dict[str, Any]:
     """An entry whose keys are fields of `kind`, none missing, each of its kind."""
     require(isinstance(entry, dict), f"{where}: must be `key: value` pairs")
     known = {each.name: each for each in fields(kind)}
@@ -174,18 +174,18 @@ def _check_datasets(names: Any, where: str) -> None:
     require(not unknown, f"{where}: no dataset is called {', '.join(unknown)}")
 
 
-def _facts(name: Any, entry: Any, path: Path) -> FamilyFacts:
+def _facts(name: Any, entry: Any, path: Path) -> FamilyDefaults:
     """The facts of one family."""
     where = f"{path}: families: {name}"
     require(name in FAMILIES, f"{where}: no such family; there are {', '.join(FAMILIES)}")
-    held = _checked(entry, FamilyFacts, where)
+    held = _checked(entry, FamilyDefaults, where)
     held["order"] = tuple(held.get("order", ()))
     _check_datasets([*held["order"], *held.get("differs", {})], where)
     for dataset, change in held.get("differs", {}).items():
-        fits = isinstance(change, dict) and set(change) <= set(View._fields)
-        require(fits, f"{where}: differs: {dataset}: only {' and '.join(View._fields)} may differ")
+        fits = isinstance(change, dict) and set(change) <= set(Preparation._fields)
+        require(fits, f"{where}: differs: {dataset}: only {' and '.join(Preparation._fields)} may differ")
         _check_view(change, f"{where}: differs: {dataset}")
-    return FamilyFacts(**held)
+    return FamilyDefaults(**held)
 
 
 def _published(entry: Any, where: str) -> Published:
@@ -204,6 +204,6 @@ def _published(entry: Any, where: str) -> Published:
         fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
         require(fits and bool(published.metrics), f"{where}: metrics: {key} {value!r}: must be a percentage")
     require(bool(published.metrics), f"{where}: metrics: at least one is needed")
-    unknown = sorted(set(published.network) - set(Told._fields))
+    unknown = sorted(set(published.network) - set(HeadOverrides._fields))
     require(not unknown, f"{where}: network: unknown: {', '.join(map(str, unknown))}")
     return published

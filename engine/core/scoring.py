@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.loading.loader import LoaderConfig, PictureLoader, build_loader
+from data.loading.loader import ImageLoader, LoaderConfig, build_loader
 from data.loading.samplers import OrderedBatches
 from data.loading.transforms import normalizer, scoring_transform
 from engine.core.distributed import Runtime
@@ -25,7 +25,7 @@ from utils.types import Annotations, Batch, Index, LabelTable
 
 
 class BatchLoader(Protocol):
-    """What training and scoring read batches from: `PictureLoader`, or something that stands in for it."""
+    """What training and scoring read batches from: `ImageLoader`, or something that stands in for it."""
 
     num_classes: int
 
@@ -36,7 +36,7 @@ class BatchLoader(Protocol):
         ...
 
 
-class Measured(NamedTuple):
+class EvalResult(NamedTuple):
     """The metrics of a model on a split."""
 
     metrics: Metrics
@@ -49,7 +49,7 @@ class Measured(NamedTuple):
 
 def evaluation_loader(
     annotations: Annotations, config: LoaderConfig, runtime: Runtime, num_workers: int
-) -> PictureLoader:
+) -> ImageLoader:
     """The split in order, in its test view, shared out among the processes without padding."""
     batches = OrderedBatches(len(annotations), config.batch_size, rank=runtime.rank, world_size=runtime.world_size)
     return build_loader(
@@ -164,7 +164,7 @@ def evaluate(
     *,
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
-) -> Measured:
+) -> EvalResult:
     """The metrics of a split; UNKNOWN truth is left out class by class. Raises: RunError when scores are not finite."""
     loader = evaluation_loader(annotations, config, runtime, num_workers)
     return measure(model, loader, annotations.truth, runtime, label=label, after_batch=after_batch)
@@ -178,7 +178,7 @@ def measure(
     *,
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
-) -> Measured:
+) -> EvalResult:
     """The metrics of what `loader` gives, against `truth`; otherwise as `evaluate`. Every picture is computed once."""
     names = ("f", "g", "ensemble") if isinstance(model, Peers) else ("f",)
     found: list[Metrics] = []
@@ -197,7 +197,7 @@ def measure(
         views, codes = np.split(scores, len(names), axis=1), truth.dense()
         first = views[0]
         found = [evaluate_scores(view, codes) for view in views]
-    return Measured(found[0], dict(zip(names[1:], found[1:], strict=True)), first)
+    return EvalResult(found[0], dict(zip(names[1:], found[1:], strict=True)), first)
 
 
 def _all_views(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -233,7 +233,7 @@ def group_columns(part: str, metrics: Metrics, groups: Mapping[str, Index]) -> d
     }
 
 
-def beside_as_dict(measured: Measured) -> dict[str, dict[str, float]]:
+def beside_as_dict(measured: EvalResult) -> dict[str, dict[str, float]]:
     """Figures of the second of two networks (`g`), of their `ensemble`, and the `mean` of each figure of both."""
     found = {name: metrics.as_dict() for name, metrics in measured.beside.items()}
     if "g" in found:

@@ -40,7 +40,7 @@ class Setting(NamedTuple):
     shorthands: Mapping[str, Shorthand]
 
 
-class Layer(NamedTuple):
+class SettingsLayer(NamedTuple):
     """Values that come from one place."""
 
     origin: str
@@ -72,7 +72,7 @@ def parse_settings(
     defaults: Mapping[str, Any],
     method: str | None = None,
     elsewhere: Sequence[type] = (),
-    recorded: Callable[[Mapping[str, Any], Mapping[str, Setting]], Layer] | None = None,
+    recorded: Callable[[Mapping[str, Any], Mapping[str, Setting]], SettingsLayer] | None = None,
 ) -> Settings:
     """Read flags and files into the dataclasses of `sections`.
 
@@ -91,12 +91,12 @@ def parse_settings(
     table = setting_table(sections)
     foreign = frozenset(name for other in elsewhere for name in setting_table({"": other})) - table.keys()
     typed, config, only_print = _read_command_line(table, argv, program, defaults)
-    given = Layer("command line", typed)
-    script = Layer(program, dict(defaults))
+    given = SettingsLayer("command line", typed)
+    script = SettingsLayer(program, dict(defaults))
     chosen = [read_yaml(config, table, foreign)] if config else []
     for file in chosen:
         _require_same_dataset(file.plain, given, program)
-    code = Layer("default", {name: setting.default for name, setting in table.items()})
+    code = SettingsLayer("default", {name: setting.default for name, setting in table.items()})
     first = _merge([code, script, *(file.plain for file in chosen), given])[0]
     above = [recorded(first, table), given] if recorded else [given]
     dataset = _merge([code, script, *(file.plain for file in chosen), *above])[0].get("dataset")
@@ -170,13 +170,13 @@ def setting_table(sections: Mapping[str, type]) -> dict[str, Setting]:
 class YamlFile(NamedTuple):
     """A settings file: its plain values, and the `when:` blocks as (conditions, values)."""
 
-    plain: Layer
+    plain: SettingsLayer
     blocks: list[tuple[dict[str, Any], dict[str, Any]]]
 
-    def conditional(self, values: Mapping[str, Any]) -> list[Layer]:
+    def conditional(self, values: Mapping[str, Any]) -> list[SettingsLayer]:
         """The blocks whose conditions hold for `values`, as layers above the plain one."""
         return [
-            Layer(f"{self.plain.origin} when {', '.join(f'{k}={v}' for k, v in when.items())}", change)
+            SettingsLayer(f"{self.plain.origin} when {', '.join(f'{k}={v}' for k, v in when.items())}", change)
             for when, change in self.blocks
             if all(values[name] == wanted for name, wanted in when.items())
         ]
@@ -191,7 +191,7 @@ def read_yaml(path: Path, table: Mapping[str, Setting], foreign: frozenset[str] 
     blocks = content.pop("when", [])
     require(isinstance(blocks, list), f"{path}: `when:` must be a list of blocks")
     origin = str(path.relative_to(CONFIGS.parent)) if path.is_relative_to(CONFIGS.parent) else str(path)
-    plain = Layer(origin, typed_values(_without(content, foreign), table, origin))
+    plain = SettingsLayer(origin, typed_values(_without(content, foreign), table, origin))
     conditional = []
     for block in blocks:
         require(isinstance(block, dict) and isinstance(block.get("set"), dict), f"{path}: a when block needs `set:`")
@@ -274,7 +274,7 @@ def _read_command_line(
     return _expanded(typed, short, table, "--"), config, only_print
 
 
-def _require_same_dataset(file: Layer, given: Layer, program: str) -> None:
+def _require_same_dataset(file: SettingsLayer, given: SettingsLayer, program: str) -> None:
     """A settings file made for one dataset says nothing true of another."""
     wanted, asked = (layer.values.get("dataset") for layer in (file, given))
     require(
@@ -349,7 +349,7 @@ def _config_files(dataset: str | None, method: str | None) -> list[Path]:
     return [path for name in names if (path := CONFIGS / f"{name}.yaml").exists()]
 
 
-def _merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
+def _merge(layers: Sequence[SettingsLayer]) -> tuple[dict[str, Any], dict[str, str]]:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:

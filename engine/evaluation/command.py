@@ -10,19 +10,19 @@ from typing import Any, Literal, NamedTuple
 
 from data.build import DatasetConfig, load_splits
 from data.files.cache import Cache
-from data.images.caching import keep_pictures
+from data.images.caching import keep_images
 from data.loading.loader import LoaderConfig
 from data.subsets.overlap import without_missing
 from engine.core.checkpoint import SavedModel, read_model, save_safetensors
 from engine.core.distributed import Runtime
 from engine.core.manifest import Published, load_manifest
-from engine.core.scoring import Measured, beside_as_dict, evaluate, groups_as_dict
-from engine.core.settings import Layer, Setting, Settings, parse_settings, typed_values
+from engine.core.scoring import EvalResult, beside_as_dict, evaluate, groups_as_dict
+from engine.core.settings import Setting, Settings, SettingsLayer, parse_settings, typed_values
 from engine.evaluation.class_order import check_classes, said_of_order
 from engine.training.config import TRAINING_CONFIGS
 from models.peers import Network, Peers
 from models.released import FAMILIES
-from models.released.contents import Told
+from models.released.contents import HeadOverrides
 from utils.checks import require
 from utils.console import say, warn
 from utils.options import option
@@ -60,7 +60,7 @@ class ScoreConfig:
 class Scored(NamedTuple):
     """What a checkpoint reaches on a test set."""
 
-    measured: Measured
+    measured: EvalResult
     ranking: dict[str, float] | None  # None where few labels of a picture are known, and its ranking says little
     groups: dict[str, float | None]
 
@@ -70,17 +70,17 @@ class _Reader:
 
     saved: SavedModel
 
-    def recorded(self, first: Mapping[str, Any], table: Mapping[str, Setting]) -> Layer:
+    def recorded(self, first: Mapping[str, Any], table: Mapping[str, Setting]) -> SettingsLayer:
         """What the checkpoint says about the data it was trained on; the command line still wins."""
         require(first["load_from"] is not None, "--load_from: name the checkpoint to score")
         dataset = None if first["dataset"] == table["dataset"].default else first["dataset"]
-        told = Told(**{name: first[name] for name in Told._fields})
+        told = HeadOverrides(**{name: first[name] for name in HeadOverrides._fields})
         self.saved = saved = read_model(first["load_from"], told, first["paper"], dataset)
         kept = {name: value for name, value in saved.settings.items() if name in table and value is not None}
-        for name in (*_NOT_THE_DATA, *Told._fields):
+        for name in (*_NOT_THE_DATA, *HeadOverrides._fields):
             kept.pop(name, None)
         text = {name: str(value) for name, value in kept.items()}
-        return Layer(str(saved.path), typed_values(text, table, str(saved.path)))
+        return SettingsLayer(str(saved.path), typed_values(text, table, str(saved.path)))
 
 
 _NOT_THE_DATA = ("precision", "device", "label_file", "cache")
@@ -124,7 +124,7 @@ def _dataset_known(settings: Settings) -> bool:
 def _published(saved: SavedModel, settings: Settings) -> Published | None:
     """What is reported for the checkpoint, and checks of what was said of it."""
     config: ScoreConfig = settings.sections["scoring"]
-    given = [name for name in Told._fields if settings.origins[name] == "command line"]
+    given = [name for name in HeadOverrides._fields if settings.origins[name] == "command line"]
     require(
         saved.released is not None or not given,
         f"--{', --'.join(given)}: {saved.path} is a checkpoint of this project and says all of its network itself; "
@@ -176,7 +176,7 @@ def _convert(saved: SavedModel, settings: Settings, file: Path) -> None:
     say(f"{file}: {saved.path} with {saved.num_classes} classes{'' if classes else ', names not known'}")
 
 
-def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[Splits, Measured]:
+def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[Splits, EvalResult]:
     """The dataset, its test set without missing pictures if so wished, and the figures of the model on it.
 
     The wrapped model is gone when it returns, as `Runtime.close` wants it.
@@ -196,7 +196,7 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
     loader: LoaderConfig = settings.sections["loader"]
     cache, processes = Cache(settings.values["cache_dir"]), runtime.local_world_size
     with runtime.main_first():
-        kept = keep_pictures({"test": splits.test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
+        kept = keep_images({"test": splits.test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
     workers = loader.workers(beside_gpu=runtime.device.type == "cuda", processes=processes)
     return splits, evaluate(model, kept["test"], loader, runtime, workers)
 

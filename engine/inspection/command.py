@@ -19,16 +19,16 @@ from scipy.sparse import csr_array
 from data.build import LABEL_FOLDER, DatasetConfig, load_splits
 from data.inspection import (
     CoOccurrence,
-    PictureFacts,
-    Places,
-    box_facts,
+    DuplicateGroup,
+    ImageStats,
+    box_stats,
     co_occurrence,
     digest,
     duplicates,
     examine,
-    label_facts,
-    noise_facts,
-    picture_facts,
+    image_stats,
+    label_stats,
+    noise_stats,
     shared_sizes,
 )
 from data.labels.files import native_path, published_path, resolve_labels
@@ -112,15 +112,15 @@ def look(data: DataRead, check_images: bool) -> Findings:
     pictures = _check(parts, missing) if check_images else None
     return Findings(
         data=data,
-        labels={name: label_facts(part.truth) for name, part in parts.items()},
-        observed=label_facts(data.observed),
-        noise=noise_facts(train, data.observed),
+        labels={name: label_stats(part.truth) for name, part in parts.items()},
+        observed=label_stats(data.observed),
+        noise=noise_stats(train, data.observed),
         together=co_occurrence(train, _SQUARE_SPARSE if isinstance(train.codes, csr_array) else _SQUARE),
         missing=missing,
         pictures=pictures,
         duplicates=[] if pictures is None else _duplicates(parts, pictures),
         boxes={
-            name: box_facts(part.boxes, None if pictures is None else pictures[name].sides)
+            name: box_stats(part.boxes, None if pictures is None else pictures[name].sides)
             for name, part in parts.items()
             if part.boxes is not None
         },
@@ -139,17 +139,17 @@ def _labels(train: Annotations, dataset: DatasetConfig, seed: int) -> tuple[Labe
     return found.table, found.path
 
 
-def _check(parts: Mapping[str, Annotations], missing: Mapping[str, Index]) -> dict[str, PictureFacts]:
+def _check(parts: Mapping[str, Annotations], missing: Mapping[str, Index]) -> dict[str, ImageStats]:
     """Decode every picture that is there."""
     found = {}
     for name, part in parts.items():
         rows = np.setdiff1d(np.arange(len(part)), missing[name], assume_unique=True).tolist()
         looked = _in_threads(partial(examine, part.images), rows, f"checking {name} pictures")
-        found[name] = picture_facts(len(part), zip(rows, looked, strict=True))
+        found[name] = image_stats(len(part), zip(rows, looked, strict=True))
     return found
 
 
-def _duplicates(parts: Mapping[str, Annotations], pictures: Mapping[str, PictureFacts]) -> list[Places]:
+def _duplicates(parts: Mapping[str, Annotations], pictures: Mapping[str, ImageStats]) -> list[DuplicateGroup]:
     """The same picture in several places: by content, read only where sizes agree."""
     shared = shared_sizes({name: facts.sizes for name, facts in pictures.items()})
     places = [(name, row) for name, rows in shared.items() for row in rows.tolist()]

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.inspection import (
-    BoxFacts,
+    BoxStats,
     CoOccurrence,
-    LabelFacts,
-    NoiseFacts,
-    PictureFacts,
-    Places,
+    DuplicateGroup,
+    ImageStats,
+    LabelStats,
+    NoiseStats,
     strongest_pairs,
 )
 from data.labels.regime import Regime
@@ -50,16 +50,16 @@ class Findings:
     """A dataset, and all that was found in it; mappings are by split."""
 
     data: DataRead
-    labels: Mapping[str, LabelFacts]
-    observed: LabelFacts
-    noise: NoiseFacts
+    labels: Mapping[str, LabelStats]
+    observed: LabelStats
+    noise: NoiseStats
     together: CoOccurrence
     missing: Mapping[str, Index]
     """Rows without a picture file."""
-    pictures: Mapping[str, PictureFacts] | None
+    pictures: Mapping[str, ImageStats] | None
     """None where pictures were not looked at."""
-    duplicates: Sequence[Places]
-    boxes: Mapping[str, BoxFacts]
+    duplicates: Sequence[DuplicateGroup]
+    boxes: Mapping[str, BoxStats]
 
 
 def report(found: Findings, *, skip_missing: bool) -> Report:
@@ -104,7 +104,7 @@ def _split(found: Findings, name: str) -> Report:
     return {**figures, "pictures": _pictures(found, name), "boxes": boxes}
 
 
-def _label_figures(facts: LabelFacts, classes: Sequence[str]) -> Report:
+def _label_figures(facts: LabelStats, classes: Sequence[str]) -> Report:
     return {
         "images": facts.rows,
         "labels_an_image": facts.cardinality,
@@ -256,7 +256,7 @@ def _problem(level: str, text: str, files: Iterator[str] | Sequence[str]) -> Rep
     return {"level": level, "text": text, "which": list(files)}
 
 
-def _same(found: Findings, several: Sequence[Places]) -> Iterator[str]:
+def _same(found: Findings, several: Sequence[DuplicateGroup]) -> Iterator[str]:
     for places in several[:LISTED]:
         yield " = ".join(f"{found.data.parts[split].images.name(row)} ({split})" for split, row in places)
 

@@ -22,7 +22,7 @@ from engine.prediction.export import KINDS, TOLERANCE, export_model
 from engine.prediction.heatmaps import write_maps
 from engine.prediction.html import Page, Tile, contact_sheet
 from engine.prediction.predictor import Label, Prediction, Predictor, Unreadable, class_names
-from engine.prediction.sources import Found, Source, find_pictures, shown
+from engine.prediction.sources import FoundImages, ImageFile, find_images, shown
 from engine.training.config import TRAINING_CONFIGS
 from utils.checks import RunError, UserError, require
 from utils.console import say, warn
@@ -71,10 +71,10 @@ class PredictConfig:
 
 
 @dataclass
-class Told:
+class PredictionResults:
     """What is known once all pictures are through."""
 
-    labels: list[tuple[Source, list[Label]]] = field(default_factory=list)
+    labels: list[tuple[ImageFile, list[Label]]] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
 
@@ -104,7 +104,7 @@ def predict_command(argv: Sequence[str], *, program: str) -> int:
         _check_files(config, [])
         return _export(config)
     require(bool(paths), f"{program}: name a picture, or a folder of pictures")
-    found = find_pictures(paths)
+    found = find_images(paths)
     _check_files(config, [source.path for source in found.sources])
     if config.heatmaps is not None:
         _check_heatmaps(config.heatmaps, paths)
@@ -131,7 +131,7 @@ def read_class_names(path: Path | None) -> list[str]:
     return names
 
 
-def as_json(told: Told, load_from: Path, classes: Sequence[str]) -> str:
+def as_json(told: PredictionResults, load_from: Path, classes: Sequence[str]) -> str:
     """Everything that was told, scores rounded to six decimals."""
     content = {
         "load_from": str(load_from),
@@ -145,7 +145,7 @@ def as_json(told: Told, load_from: Path, classes: Sequence[str]) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def as_csv(told: Told) -> str:
+def as_csv(told: PredictionResults) -> str:
     """A row a label: path, rank from 1, label, score; a picture without a label has none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -178,7 +178,7 @@ def _read(path: Path) -> SavedModel:
     return saved
 
 
-def _predict(config: PredictConfig, found: Found) -> int:
+def _predict(config: PredictConfig, found: FoundImages) -> int:
     """Predict, tell, write."""
     assert config.load_from is not None
     names = read_class_names(config.classes)
@@ -201,9 +201,9 @@ def _predict(config: PredictConfig, found: Found) -> int:
     return 1 if told.unreadable else 0
 
 
-def _through(predictor: Predictor, config: PredictConfig, found: Found) -> Told:
+def _through(predictor: Predictor, config: PredictConfig, found: FoundImages) -> PredictionResults:
     """All pictures, each told as soon as it is known."""
-    told = Told()
+    told = PredictionResults()
     sources = {os.fspath(source.path): source for source in found.sources}
 
     def unreadable(one: Unreadable) -> None:
@@ -220,7 +220,9 @@ def _through(predictor: Predictor, config: PredictConfig, found: Found) -> Told:
     return told
 
 
-def _tell(prediction: Prediction, source: Source, predictor: Predictor, config: PredictConfig, told: Told) -> None:
+def _tell(
+    prediction: Prediction, source: ImageFile, predictor: Predictor, config: PredictConfig, told: PredictionResults
+) -> None:
     """One picture: its line, its heat maps, and what is kept for the files."""
     labels = prediction.labels(config.top, config.threshold)
     told.labels.append((source, labels))
@@ -231,7 +233,7 @@ def _tell(prediction: Prediction, source: Source, predictor: Predictor, config: 
         told.tiles.append(_tile(source, labels))
 
 
-def _tile(source: Source, labels: Sequence[Label]) -> Tile:
+def _tile(source: ImageFile, labels: Sequence[Label]) -> Tile:
     """A picture of the page; one that is gone in the meantime has no thumbnail."""
     try:
         picture = FileImages([source.path]).open(0)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from data.loading.loader import LoaderConfig
-from data.loading.transforms import NORMALIZATIONS, CentreWindow, Warp, scoring_transform
+from data.loading.transforms import NORMALIZATIONS, CenterCrop, Resize, scoring_transform
 from engine.core.checkpoint import SavedModel
 from engine.prediction.predictor import reported_network, view_of
 from utils.checks import RunError, require
@@ -39,7 +39,7 @@ _ONNX_BYTES = 2**31  # what a file of protocol buffers may hold
 Computes = Callable[[Tensor], Tensor]
 
 
-class Kind(NamedTuple):
+class ExportFormat(NamedTuple):
     """One form of an exported model."""
 
     packages: tuple[str, ...]  # what writing it needs besides torch
@@ -102,7 +102,7 @@ def export_model(saved: SavedModel, classes: Sequence[str], kind: str, path: Pat
 def texts(saved: SavedModel, classes: Sequence[str], view: LoaderConfig) -> dict[str, str]:
     """What is embedded beside the model, by name."""
     steps = scoring_transform(view.augment, view.img_size).steps
-    sides = [step.size for step in steps if isinstance(step, Warp | CentreWindow)]
+    sides = [step.size for step in steps if isinstance(step, Resize | CenterCrop)]
     return {
         "classes": json.dumps(list(classes)),
         "img_size": str(view.img_size),
@@ -115,7 +115,7 @@ def texts(saved: SavedModel, classes: Sequence[str], view: LoaderConfig) -> dict
     }
 
 
-def _require_packages(kind: str, form: Kind) -> None:
+def _require_packages(kind: str, form: ExportFormat) -> None:
     missing = [name for name in form.packages if importlib.util.find_spec(name) is None]
     require(
         not missing,
@@ -213,10 +213,10 @@ def _read_pt2(content: bytes) -> Computes:
     return loaded
 
 
-KINDS: dict[str, Kind] = {
-    "onnx": Kind(("onnx", "onnxscript"), "onnxruntime", _write_onnx, _read_onnx),
-    "torchscript": Kind((), "torch", _write_torchscript, _read_torchscript),
-    "pt2": Kind((), "torch", _write_pt2, _read_pt2),
+KINDS: dict[str, ExportFormat] = {
+    "onnx": ExportFormat(("onnx", "onnxscript"), "onnxruntime", _write_onnx, _read_onnx),
+    "torchscript": ExportFormat((), "torch", _write_torchscript, _read_torchscript),
+    "pt2": ExportFormat((), "torch", _write_pt2, _read_pt2),
 }
 """The forms by name."""
 

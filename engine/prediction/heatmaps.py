@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.images.files import FileImages
-from engine.prediction.predictor import Label, Part, Prediction
-from engine.prediction.sources import Source
+from engine.prediction.predictor import Label, Prediction, VisiblePart
+from engine.prediction.sources import ImageFile
 from utils.plots import heat
 from utils.safe_files import write_atomically
 
@@ -27,7 +27,9 @@ _STRENGTH = 0.65  # how much of a picture the hottest place hides
 _LETTERS = 40  # kept of a class name in the name of a file
 
 
-def write_maps(prediction: Prediction, labels: Sequence[Label], source: Source, folder: Path, seen: Part) -> None:
+def write_maps(
+    prediction: Prediction, labels: Sequence[Label], source: ImageFile, folder: Path, seen: VisiblePart
+) -> None:
     """Write `<name>-<rank>-<class>-<score>.jpg` below `folder` for each of `labels`.
 
     Args:
@@ -51,7 +53,7 @@ def write_maps(prediction: Prediction, labels: Sequence[Label], source: Source, 
         _save(drawn, place.with_name(f"{place.name}-{rank}-{file_word(label.name)}-{label.score:.3f}.jpg"))
 
 
-def overlay(picture: Image.Image, cam: NDArray[np.float32], seen: Part) -> Image.Image:
+def overlay(picture: Image.Image, cam: NDArray[np.float32], seen: VisiblePart) -> Image.Image:
     """A picture in grey (H x W) under the heat of an activation map (h, w) of its part `seen`; the rest has no heat."""
     warmth = placed_heat(cam, picture.size, seen)[..., None]
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None]
@@ -60,7 +62,7 @@ def overlay(picture: Image.Image, cam: NDArray[np.float32], seen: Part) -> Image
     return Image.fromarray(np.rint((1 - hidden) * grey + hidden * colour).astype(np.uint8))
 
 
-def placed_heat(cam: NDArray[np.float32], size: tuple[int, int], seen: Part) -> NDArray[np.float32]:
+def placed_heat(cam: NDArray[np.float32], size: tuple[int, int], seen: VisiblePart) -> NDArray[np.float32]:
     """Heat in [0, 1], (H, W), of a map (h, w) that covers the part `seen` of a picture of (W, H) `size`."""
     (left, right), (top, bottom) = ((round(seen.start * side), max(round(seen.end * side), 1)) for side in size)
     left, top = min(left, right - 1), min(top, bottom - 1)

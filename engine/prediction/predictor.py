@@ -20,10 +20,10 @@ from PIL import Image
 from scipy.special import expit
 from torch import Tensor, nn
 
-from data.images.decoders import Decoder, picture_opener
+from data.images.decoders import Decoder, image_opener
 from data.images.files import ArrayImages, FileImages, fault, in_threads, to_rgb
 from data.loading.loader import LoaderConfig
-from data.loading.transforms import CentreWindow, Pipeline, Warp, normalizer, scoring_transform
+from data.loading.transforms import CenterCrop, Pipeline, Resize, normalizer, scoring_transform
 from engine.core.checkpoint import SavedModel, read_model
 from engine.core.distributed import Runtime
 from engine.core.scoring import require_finite
@@ -32,7 +32,7 @@ from models.classifier import Classifier
 from models.peers import Peers
 from utils.checks import RunError, require
 
-Given = str | Path | Image.Image
+ImageInput = str | Path | Image.Image
 """A picture file, or a picture in memory."""
 
 _VIEW = ("img_size", "augment", "normalize", "decoder")  # the settings of training that say how pictures are seen
@@ -46,7 +46,7 @@ class Label(NamedTuple):
     column: int  # from 0
 
 
-class Part(NamedTuple):
+class VisiblePart(NamedTuple):
     """The part of a picture that a model sees, as shares of width and height; all of it is 0 to 1."""
 
     start: float
@@ -125,13 +125,13 @@ class Predictor:
         return cls(Runtime(device, "fp32").place(reported_network(saved)).eval(), names, view)
 
     @property
-    def seen(self) -> Part:
+    def seen(self) -> VisiblePart:
         """What of width and height is scored: all, or the middle."""
         return seen_part(self._transform)
 
     def predict(
         self,
-        pictures: Sequence[Given],
+        pictures: Sequence[ImageInput],
         *,
         batch_size: int = 16,
         maps: bool = False,
@@ -157,16 +157,16 @@ class Predictor:
                     _tell(one, unreadable)
             yield from self._predicted([one for one in batch if isinstance(one, _Read)], maps)
 
-    def _read(self, item: tuple[int, Given]) -> _Read | Unreadable:
+    def _read(self, item: tuple[int, ImageInput]) -> _Read | Unreadable:
         """A picture as the model takes it."""
         row, picture = item
         if isinstance(picture, Image.Image):
             name = f"picture {row + 1}"
             held = ArrayImages(np.asarray(to_rgb(picture))[None], [name])
-            return _Read(name, self._transform(picture_opener(held, self.view.decoder)(0)))
+            return _Read(name, self._transform(image_opener(held, self.view.decoder)(0)))
         name = os.fspath(picture)
         try:
-            return _Read(name, self._transform(picture_opener(FileImages([name]), self.view.decoder)(0)))
+            return _Read(name, self._transform(image_opener(FileImages([name]), self.view.decoder)(0)))
         except RunError as error:
             return Unreadable(name, fault(name) or f"cannot be read ({error.__cause__})")
 
@@ -216,12 +216,12 @@ def view_of(saved: SavedModel, decoder: Decoder | None = None) -> LoaderConfig:
     return LoaderConfig(**typed_values(held, setting_table({"loader": LoaderConfig}), str(saved.path)))
 
 
-def seen_part(transform: Pipeline) -> Part:
+def seen_part(transform: Pipeline) -> VisiblePart:
     """The part of each side that a transform of `scoring_transform` keeps."""
-    sizes = [step.size for step in transform.steps if isinstance(step, Warp | CentreWindow)]
+    sizes = [step.size for step in transform.steps if isinstance(step, Resize | CenterCrop)]
     whole, kept = sizes[0], sizes[-1]
     start = (whole - kept) // 2
-    return Part(start / whole, (start + kept) / whole)
+    return VisiblePart(start / whole, (start + kept) / whole)
 
 
 def _tell(one: Unreadable, listener: Callable[[Unreadable], object] | None) -> None:

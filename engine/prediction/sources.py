@@ -18,21 +18,21 @@ ENDINGS = frozenset(
 _STEM = 100  # bytes kept of a file's name, for what is made of it has a longer one
 
 
-class Source(NamedTuple):
+class ImageFile(NamedTuple):
     """A picture file, and what the files made of it are called."""
 
     path: Path
     name: Path  # below the folder it was found in, without ending; no two of a command are alike
 
 
-class Found(NamedTuple):
+class FoundImages(NamedTuple):
     """What is to be predicted."""
 
-    sources: list[Source]
+    sources: list[ImageFile]
     skipped: int  # files in folders that are no pictures
 
 
-def find_pictures(paths: Sequence[Path]) -> Found:
+def find_images(paths: Sequence[Path]) -> FoundImages:
     """The pictures named, and those in folders named: sorted folder by folder, each once, hidden ones left out.
 
     Raises:
@@ -50,7 +50,7 @@ def find_pictures(paths: Sequence[Path]) -> Found:
             places.setdefault(path.absolute(), (path, below))
     named = ", ".join(shown(path) for path in paths[:3])
     require(bool(places), f"{named}: no pictures there ({', '.join(sorted(ENDINGS))}), but {skipped} other files")
-    return Found(_distinct(list(places.values())), skipped)
+    return FoundImages(_distinct(list(places.values())), skipped)
 
 
 def shown(path: str | Path) -> str:
@@ -72,9 +72,9 @@ def _is_picture(path: Path) -> bool:
     return fits and (path.is_file() or not path.exists())
 
 
-def _distinct(places: Sequence[tuple[Path, Path]]) -> list[Source]:
+def _distinct(places: Sequence[tuple[Path, Path]]) -> list[ImageFile]:
     """Sources with names of their own: a number is added to a name that an earlier one has."""
-    sources: list[Source] = []
+    sources: list[ImageFile] = []
     taken: set[Path] = set()
     seen: Counter[Path] = Counter()
     for path, below in places:
@@ -83,7 +83,7 @@ def _distinct(places: Sequence[tuple[Path, Path]]) -> list[Source]:
             seen[first] += 1
             name = first.with_name(f"{first.name}-{seen[first] + 1}")
         taken.add(name)
-        sources.append(Source(path, name))
+        sources.append(ImageFile(path, name))
     return sources
 
 

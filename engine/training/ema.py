@@ -11,7 +11,7 @@ from models.peers import Network
 from utils.types import StateDict
 
 
-class Averaging:
+class EMA:
     """The exponential moving average of the weights of a network, over the optimiser's steps.
 
     After the first step it is the network's weights w, then a <- decay a + (1 - decay) w. BatchNorm statistics are

@@ -13,7 +13,7 @@ from data.loading.loader import LoaderConfig
 from data.loading.transforms import normalizer, test_transform
 from models.peers import Network
 from utils.metrics import Metrics
-from utils.plots import Example, View, plot_examples, plot_tail
+from utils.plots import Example, ModelView, plot_examples, plot_tail
 from utils.types import PRESENT, Annotations
 
 EXAMPLES = 8
@@ -59,7 +59,7 @@ def examples(
     return [Example(*parts) for parts in zip(pictures, names, zip(*seen, strict=True), strict=True)]
 
 
-def _views(model: Network, images: torch.Tensor, truth: np.ndarray, classes: Sequence[str]) -> list[View]:
+def _views(model: Network, images: torch.Tensor, truth: np.ndarray, classes: Sequence[str]) -> list[ModelView]:
     model.eval()
     device = next(model.parameters()).device
     output = model(images.to(device), want=frozenset({"cam"}))
@@ -67,7 +67,7 @@ def _views(model: Network, images: torch.Tensor, truth: np.ndarray, classes: Seq
     scores, best = output.logits.sigmoid().topk(min(SHOWN, len(classes)))
     maps = output.cam.float().cpu().numpy()
     return [
-        View(
+        ModelView(
             tuple(classes[k] for k in labels),
             tuple(values),
             tuple(bool(truth[row, k]) for k in labels),

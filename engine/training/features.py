@@ -21,7 +21,7 @@ from data.loading.loader import LoaderConfig
 from data.loading.transforms import CENTRED
 from engine.core.distributed import Runtime
 from engine.core.scoring import require_finite, rows_in_order
-from engine.training.loaders import Part, PictureFeed, rows_of
+from engine.training.loaders import ImageLoaders, SplitName, rows_of
 from models.classifier import Classifier, Pooling
 from utils.checks import require
 from utils.types import Annotations, Images
@@ -44,8 +44,8 @@ def require_pooled(network: Classifier, needs: frozenset[str], method: str) -> N
 
 
 def pooled_features(
-    network: Classifier, feed: PictureFeed, parts: Mapping[Part, int], cache: Cache
-) -> dict[Part, Features]:
+    network: Classifier, feed: ImageLoaders, parts: Mapping[SplitName, int], cache: Cache
+) -> dict[SplitName, Features]:
     """The features of each part, from the cache where it has them.
 
     Args:
@@ -63,7 +63,7 @@ def pooled_features(
     runtime = feed.runtime
     model = runtime.place(Pooling(network)).eval()
     weights = weights_hash(network.backbone)
-    result: dict[Part, Features] = {}
+    result: dict[SplitName, Features] = {}
     for part, rows in parts.items():
         entry = features_fingerprint(weights, rows_of(feed.data, part), feed.config, runtime)
         found = None if entry is None else _recall(cache, entry, (rows, network.feature_width))

@@ -18,30 +18,30 @@ from engine.core.distributed import Runtime
 from engine.core.scoring import BatchLoader, evaluation_loader
 from utils.types import Annotations, Batch, LabelTable
 
-Part = Literal["train", "validation", "test"]
+SplitName = Literal["train", "validation", "test"]
 
 
-def rows_of(data: Data, part: Part) -> Annotations:
+def rows_of(data: Data, part: SplitName) -> Annotations:
     """The annotations of a part that there is."""
     found = {"train": data.train, "validation": data.validation, "test": data.test}[part]
     assert found is not None
     return found
 
 
-class Feed(Protocol):
+class LoaderFactory(Protocol):
     """Gives the batches of a run."""
 
     def training(self, batches: TrainingBatches, views: int) -> BatchLoader:
         """The training set with its observed labels, as `batches` orders it, in so many augmented views."""
         ...
 
-    def scoring(self, part: Part) -> BatchLoader:
+    def scoring(self, part: SplitName) -> BatchLoader:
         """A part in order, as it is scored."""
         ...
 
 
 @dataclass(frozen=True)
-class PictureFeed:
+class ImageLoaders:
     """Batches of pictures."""
 
     data: Data
@@ -68,17 +68,17 @@ class PictureFeed:
             pin_memory=self.runtime.device.type == "cuda",
         )
 
-    def scoring(self, part: Part) -> BatchLoader:
+    def scoring(self, part: SplitName) -> BatchLoader:
         """Pictures in their test view."""
         return evaluation_loader(rows_of(self.data, part), self.config, self.runtime, self.workers)
 
 
 @dataclass(frozen=True)
-class FeatureFeed:
+class FeatureLoaders:
     """Batches of features (N, D) float32 that were computed once; a batch holds them in the place of its images."""
 
     data: Data
-    features: Mapping[Part, NDArray[np.float32]]
+    features: Mapping[SplitName, NDArray[np.float32]]
     batch_size: int
     runtime: Runtime
 
@@ -88,7 +88,7 @@ class FeatureFeed:
             raise ValueError(f"features have one view, not {views}")
         return FeatureLoader(self.features["train"], self.data.observed, self.data.train.truth, batches)
 
-    def scoring(self, part: Part) -> BatchLoader:
+    def scoring(self, part: SplitName) -> BatchLoader:
         """The features of a part."""
         features, truth = self.features[part], rows_of(self.data, part).truth
         rank, world_size = self.runtime.rank, self.runtime.world_size

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from data.loading.samplers import TrainingBatches
 from engine.core.distributed import Runtime
 from engine.core.scoring import BatchLoader
-from engine.training.ema import Averaging
+from engine.training.ema import EMA
 from engine.training.optim import (
     OptimConfig,
     Plateau,
@@ -31,7 +31,7 @@ from engine.training.optim import (
 from losses.common.base import Criterion
 from utils.checks import Interrupted, RunError
 from utils.console import Progress, is_terminal, say
-from utils.seeding import mix
+from utils.seeding import derive_seed
 from utils.types import Batch, LossOutput, StateDict
 
 
@@ -58,7 +58,7 @@ class StopRequest:
 
 
 @dataclass
-class Position:
+class TrainState:
     """Where a run is: `step` batches of `epoch` are done. All of it is plain values, stored with every save."""
 
     epoch: int = 1
@@ -85,7 +85,7 @@ class Learner(NamedTuple):
     criterion: Criterion
     optimizer: Optimizer
     optim: OptimConfig
-    averaging: Averaging | None = None
+    averaging: EMA | None = None
 
 
 class Freezing(NamedTuple):
@@ -129,7 +129,7 @@ class Loop:
         self.epochs, self.seed = epochs, seed
         self.save_seconds, self.print_freq, self._save = save_minutes * 60, print_freq, save
         self.freezing, self.hooks = freezing, hooks
-        self.at = Position()
+        self.at = TrainState()
         self.stop = StopRequest()
         self._sums: dict[str, Tensor] = {}
         self._saved_at = time.monotonic()
@@ -188,7 +188,7 @@ class Loop:
         if self.learner.averaging:
             self.learner.averaging.load_state_dict(state["averaging"])
         self.runtime.load_state_dict(state["runtime"])
-        self.at = Position(**state["position"])
+        self.at = TrainState(**state["position"])
 
     @property
     def _frozen(self) -> bool:
@@ -238,7 +238,7 @@ class Loop:
         at, (model, criterion, optimizer, optim, averaging) = self.at, self.learner
         steps = len(self.batches)
         number = (at.epoch - 1) * steps + at.step
-        torch.manual_seed(mix(self.seed, "step", number, self.runtime.rank))
+        torch.manual_seed(derive_seed(self.seed, "step", number, self.runtime.rank))
         factor = learning_rate_factor(number, steps, self.epochs, optim) * Plateau(**at.plateau).factor
         set_learning_rate(optimizer, factor)
         if optim.scheduler == "one_cycle":

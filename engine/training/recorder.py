@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.common.functional import present, widened
+from losses.common.functional import at_least_float32, present
 from utils.checks import UserError, require
 from utils.collectives import gather_rows, world_size
 from utils.label_dynamics import MOST_EPOCHS, EpochShare, GroupLosses, HighestLoss, Modifications, memorisation
@@ -195,7 +195,7 @@ class Recorder:
 
 def assume_negative_losses(logits: Tensor, observed: Tensor) -> Tensor:
     """(B, C) binary cross-entropy of each label, unknown ones counting as absent."""
-    logits = widened(logits)
+    logits = at_least_float32(logits)
     return F.binary_cross_entropy_with_logits(logits, present(observed, logits.dtype), reduction="none")
 
 

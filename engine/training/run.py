@@ -11,29 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.build import Data, build_data, check_pictures
+from data.build import Data, build_data, check_images
 from data.files.cache import Cache
-from data.images.caching import keep_pictures
+from data.images.caching import keep_images
 from data.labels.files import write_native
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig, training_batches
 from engine.core.checkpoint import load_weights, read_model, read_state, save_model, save_state
 from engine.core.distributed import Runtime
 from engine.core.run_folder import RunFolder
-from engine.core.scoring import Measured, group_columns, measure, require_finite, score
+from engine.core.scoring import EvalResult, group_columns, measure, require_finite, score
 from engine.core.settings import Settings, parse_settings, setting_table
 from engine.training.config import TRAINING_CONFIGS, RunConfig, training_sections
-from engine.training.ema import Averaging
+from engine.training.ema import EMA
 from engine.training.examples import draw_examples, draw_tail
 from engine.training.features import pooled_features, require_pooled, weights_hash
-from engine.training.loaders import FeatureFeed, Feed, Part, PictureFeed, rows_of
+from engine.training.loaders import FeatureLoaders, ImageLoaders, LoaderFactory, SplitName, rows_of
 from engine.training.loop import Freezing, Hooks, Learner, Loop
 from engine.training.optim import OptimConfig, build_optimizer
 from engine.training.recorder import LABELS_FILE, RecordConfig, Recorder
-from engine.training.summary import Scores, facts, result
+from engine.training.summary import FinalResults, result, run_info
 from losses import CRITERIA
 from losses.common.base import Criterion
-from models.build import LabelFacts, ModelConfig, build_model, require_head
+from models.build import LabelInfo, ModelConfig, build_model, require_head
 from models.classifier import Classifier, OnPooled
 from models.peers import Network, build_peers
 from utils.checks import UserError, require
@@ -121,7 +121,7 @@ class Run:
         self.data = build_data(settings.sections["data"], settings.sections["split"], self.config.seed)
         self.selection = self._selection()
         if self.loader_config.check_images and runtime.is_main:
-            check_pictures(self.data)
+            check_images(self.data)
         runtime.barrier()
         self.data = self._keep(self.data)
         self.workers = self.loader_config.workers(
@@ -129,7 +129,7 @@ class Run:
         )
         self.network = self._build_network()
         # Copied before anything wraps the network.
-        self.averaging = Averaging(self.network, self.optim.ema) if self.optim.ema else None
+        self.averaging = EMA(self.network, self.optim.ema) if self.optim.ema else None
         self.batches = training_batches(
             self.data.train,
             self.data.observed,
@@ -143,10 +143,10 @@ class Run:
         self.feed = self._build_feed()
         self.loop = self._build_loop()
         self.judged = self._place_judged()
-        self.scored: dict[Part, Measured] = {}  # of the weights as they are now
+        self.scored: dict[SplitName, EvalResult] = {}  # of the weights as they are now
         self._take_up()
         if self.runtime.is_main:
-            folder.start(settings, facts(method, settings, self.data, runtime, self.loop.at))
+            folder.start(settings, run_info(method, settings, self.data, runtime, self.loop.at))
 
     def train(self) -> None:
         """All epochs that are left."""
@@ -164,7 +164,7 @@ class Run:
         if self.runtime.is_main:
             self._write_labels()
             self._draw(chosen.metrics)
-            scores = Scores(chosen, last, validation)
+            scores = FinalResults(chosen, last, validation)
             self.folder.finish(result(self.method, self.settings, self.data, self.selection, at, scores))
             say(self.folder.summary())
 
@@ -194,7 +194,7 @@ class Run:
         parts = {"train": data.train, "validation": data.validation, "test": data.test}
         cache, runtime = Cache(self.settings.values["cache_dir"]), self.runtime
         with runtime.main_first():
-            kept = keep_pictures(
+            kept = keep_images(
                 parts, self.loader_config.cache, cache, processes=runtime.local_world_size, shown=runtime.is_main
             )
         return data._replace(**kept)
@@ -205,7 +205,7 @@ class Run:
         require_head(config, needs, self.method)
         build = build_peers if "peers" in needs else build_model
         classes = self.data.train.classes
-        network = build(config, len(classes), self.config.training_seed, facts=LabelFacts(classes, self.data.observed))
+        network = build(config, len(classes), self.config.training_seed, facts=LabelInfo(classes, self.data.observed))
         network.check_size(config.model, self.loader_config.img_size)
         return network
 
@@ -237,18 +237,18 @@ class Run:
             device=self.runtime.device,
         )
 
-    def _build_feed(self) -> Feed:
+    def _build_feed(self) -> LoaderFactory:
         """The pictures, or the features that are computed of them now."""
-        pictures = PictureFeed(self.data, self.loader_config, self.runtime, self.workers, self.config.training_seed)
+        pictures = ImageLoaders(self.data, self.loader_config, self.runtime, self.workers, self.config.training_seed)
         fixed = self._fixed
         if fixed is None:
             return pictures
         require_pooled(fixed, self.criterion.needs, self.method)
-        parts: dict[Part, int] = {"train": len(self.data.train), "test": len(self.data.test)}
+        parts: dict[SplitName, int] = {"train": len(self.data.train), "test": len(self.data.test)}
         if self.data.validation is not None:
             parts["validation"] = len(self.data.validation)
         features = pooled_features(fixed, pictures, parts, Cache(self.settings.values["cache_dir"]))
-        return FeatureFeed(self.data, features, self.loader_config.batch_size, self.runtime)
+        return FeatureLoaders(self.data, features, self.loader_config.batch_size, self.runtime)
 
     @property
     def _fixed(self) -> Classifier | None:
@@ -342,7 +342,7 @@ class Run:
         if self.runtime.world_size == 1:
             self.loop.check_stop()
 
-    def _score(self, part: Part, after_batch: Callable[[], None] = lambda: None) -> Measured:
+    def _score(self, part: SplitName, after_batch: Callable[[], None] = lambda: None) -> EvalResult:
         """The metrics of a split under the present weights, scored once."""
         if part not in self.scored:
             truth = rows_of(self.data, part).truth
@@ -355,11 +355,11 @@ class Run:
         """Validate, select, log, and stop where nothing better is to be expected."""
         self.scored = {}
         every = self.config.test_every if epoch > self.config.test_after else 0
-        wanted: dict[Part, bool] = {
+        wanted: dict[SplitName, bool] = {
             "validation": self.data.validation is not None,
             "test": self.selection == "test" or bool(every and epoch % every == 0),
         }
-        scores: dict[str, Measured] = {part: self._score(part, self._watch) for part in wanted if wanted[part]}
+        scores: dict[str, EvalResult] = {part: self._score(part, self._watch) for part in wanted if wanted[part]}
         for part, measured in scores.items():
             for view, metrics in {"": measured.metrics, **measured.beside}.items():
                 prefix = f"{part}_{view}_" if view else f"{part}_"

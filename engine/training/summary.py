@@ -12,22 +12,22 @@ import torchvision
 from data.build import Data
 from data.loading.loader import LoaderConfig
 from engine.core.distributed import Runtime
-from engine.core.scoring import Measured, beside_as_dict, group_figures_as_dict, groups_as_dict
+from engine.core.scoring import EvalResult, beside_as_dict, group_figures_as_dict, groups_as_dict
 from engine.core.settings import Settings
 from engine.training.config import RunConfig
-from engine.training.loop import Position
+from engine.training.loop import TrainState
 from utils.metrics import Metrics
 
 
-class Scores(NamedTuple):
+class FinalResults(NamedTuple):
     """What a run has scored at its end."""
 
-    chosen: Measured  # the selected epoch on the test set
-    last: Measured  # the last epoch there
-    validation: Measured | None  # the selected epoch on the validation split
+    chosen: EvalResult  # the selected epoch on the test set
+    last: EvalResult  # the last epoch there
+    validation: EvalResult | None  # the selected epoch on the validation split
 
 
-def facts(method: str, settings: Settings, data: Data, runtime: Runtime, at: Position) -> dict[str, Any]:
+def run_info(method: str, settings: Settings, data: Data, runtime: Runtime, at: TrainState) -> dict[str, Any]:
     """What a run is about, for the console and the log."""
     config: RunConfig = settings.sections["run"]
     labels = data.labels
@@ -63,8 +63,8 @@ def result(
     settings: Settings,
     data: Data,
     selection: str,
-    at: Position,
-    scores: Scores,
+    at: TrainState,
+    scores: FinalResults,
 ) -> dict[str, Any]:
     """The content of `result.json` of a run that has come to its end, at `at`."""
     regime, classes, config = data.regime, data.test.classes, settings.sections["run"]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from losses.common.functional import widened
+from losses.common.functional import at_least_float32
 from utils.types import Batch, CriterionInfo, LabelTable, LossOutput, PeerModels
 
 
@@ -70,7 +70,7 @@ class ScheduledCriterion(Criterion):
         self.epoch = int(state["epoch"])
 
 
-class Pair(NamedTuple):
+class PeerPair(NamedTuple):
     """What belongs to network f, and what belongs to network g."""
 
     f: Tensor
@@ -91,6 +91,6 @@ class PeerCriterion(ScheduledCriterion):
         raise NotImplementedError
 
 
-def peer_logits(model: PeerModels, images: Tensor) -> Pair:
+def peer_logits(model: PeerModels, images: Tensor) -> PeerPair:
     """Logits (B, C) of both networks, in single precision at least. Images: (B, 3, H, W)."""
-    return Pair(widened(model.f(images).logits), widened(model.g(images).logits))
+    return PeerPair(at_least_float32(model.f(images).logits), at_least_float32(model.g(images).logits))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from utils.types import PRESENT
 
 
-def widened(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """`values` in single precision at least, of any shape: half types are widened, float64 stays."""
     return values if values.dtype == torch.float64 else values.float()
 

@@ -13,7 +13,7 @@ LARGEST_TABLE = 16 * 2**30
 """Bytes of per-sample state above which a method is refused: no published dataset but OpenImages comes near."""
 
 
-def require_room(observed: LabelTable, bytes_per_entry: int, what: str) -> None:
+def check_memory(observed: LabelTable, bytes_per_entry: int, what: str) -> None:
     """Refuse state of N x C entries that no machine has the memory for.
 
     Args:

@@ -23,9 +23,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from models.backbones.timm_trunk import PREFIX, TimmTrunk, require_timm_model
+from models.backbones.feature_extractors import CLASSIFYING, Backbone, SceneNet, trunk_of
+from models.backbones.timm_networks import PREFIX, TimmFeatureExtractor, require_timm_model
 from models.backbones.tresnet import TRESNETS, TResNet
-from models.backbones.trunks import CLASSIFYING, Backbone, SceneNet, trunk_of
 from utils.checks import RunError, UserError, require
 from utils.safe_files import load_tensors, write_atomically
 
@@ -103,7 +103,7 @@ def require_backbone(name: str) -> None:
 def build_backbone(name: str) -> Backbone:
     """The backbone `name`, randomly initialised from torch's generator. Raises: UserError when there is none."""
     require_backbone(name)
-    return TimmTrunk(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else BACKBONES[name]()
+    return TimmFeatureExtractor(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else BACKBONES[name]()
 
 
 def weights_name(name: str, weights: str) -> str:
@@ -126,7 +126,7 @@ def load_weights(backbone: Backbone, name: str, weights: str) -> None:
         return
     target = backbone.published
     if weights == "default" and name.startswith(PREFIX):
-        target.load_state_dict(TimmTrunk(name.removeprefix(PREFIX), pretrained=True).published.state_dict())
+        target.load_state_dict(TimmFeatureExtractor(name.removeprefix(PREFIX), pretrained=True).published.state_dict())
         return
     file = PRETRAINED[name].file() if weights == "default" else Path(weights).expanduser()
     own = target.state_dict()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones.trunks import Backbone, Stage
+from models.backbones.feature_extractors import Backbone, Stage
 
 _BLOCK = re.compile(r"body\.layer([1-4])\.(\d+)\.")
 
@@ -90,7 +90,7 @@ def _strided(layers: nn.Sequential, stride: int) -> nn.Sequential:
     return layers if stride == 1 else nn.Sequential(layers, Blur())
 
 
-class Block(nn.Module):
+class TResNetBlock(nn.Module):
     """What the two kinds of blocks share: a shortcut, which is a mean and a convolution where sizes change."""
 
     expansion: int
@@ -112,7 +112,7 @@ class Block(nn.Module):
         raise NotImplementedError
 
 
-class BasicBlock(Block):
+class BasicBlock(TResNetBlock):
     """Two 3 x 3 convolutions, then squeeze and excitation."""
 
     expansion = 1
@@ -129,7 +129,7 @@ class BasicBlock(Block):
         return found
 
 
-class Bottleneck(Block):
+class Bottleneck(TResNetBlock):
     """A 1 x 1, a 3 x 3 and a 1 x 1 convolution, squeeze and excitation before the last."""
 
     expansion = 4

@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         return memory
 
 
-class Decoder(nn.Module):
+class QueryDecoder(nn.Module):
     """Layers in which the classes ask, and a norm behind the last."""
 
     def __init__(self, layers: list[DecoderLayer], width: int) -> None:
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """Encoder and decoder; matrices start Xavier uniform."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: Encoder, decoder: QueryDecoder) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         for parameter in self.parameters():
@@ -134,7 +134,7 @@ class Query2LabelHead(Head):
             DecoderLayer(hidden, heads, inner, dropout, pre_norm, self_attention[min(number, 1)])
             for number in range(decoder_layers)
         ]
-        self.transformer = Transformer(Encoder(encoder, hidden, pre_norm), Decoder(decoder, hidden))
+        self.transformer = Transformer(Encoder(encoder, hidden, pre_norm), QueryDecoder(decoder, hidden))
         self.query_embed = nn.Embedding(classes, hidden)
         self.fc = GroupWiseLinear(classes, hidden)
 

@@ -81,7 +81,7 @@ def check_width(hidden: int, heads: int) -> None:
     require(hidden % heads == 0, f"--nheads {heads}: the width of the transformer, {hidden}, must be a multiple of it")
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """What the two kinds of layers share: a branch is added to the tokens, and the linear layers are the last branch.
 
     A branch is computed of the tokens and the sum is normalised; with `pre_norm` the branch is computed of normalised
@@ -107,7 +107,7 @@ class Layer(nn.Module):
         return found
 
 
-class EncoderLayer(Layer):
+class EncoderLayer(TransformerLayer):
     """Self-attention, then two linear layers, each token for itself.
 
     x <- LN1(x + attention(q = k = x + positions, v = x)), x <- LN2(x + W2 relu(W1 x + b1) + b2).
@@ -128,7 +128,7 @@ class EncoderLayer(Layer):
         return self.added(self.added(tokens, self.norm1, look), self.norm2, self.feed_forward)
 
 
-class DecoderLayer(Layer):
+class DecoderLayer(TransformerLayer):
     """Queries that look at a memory, then two linear layers; before them, if so built, the queries at each other.
 
     t <- LN1(t + attention(q = k = t + Q, v = t)) with `self_attention`,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.build import ModelConfig, build_model
-from models.released.contents import Contents, Plan, Told, listed, unpack
+from models.released.contents import Contents, HeadOverrides, Plan, listed, unpack
 from models.released.resnets import (
     is_bce,
     is_boostlu,
@@ -43,7 +43,7 @@ class Family(NamedTuple):
 
     title: str
     matches: Callable[[Contents], bool]
-    plan: Callable[[Contents, Told], Plan]
+    plan: Callable[[Contents, HeadOverrides], Plan]
 
 
 FAMILIES: dict[str, Family] = {
@@ -110,7 +110,7 @@ def recognise(held: Any, path: Path) -> tuple[str, Contents]:
     return family, contents
 
 
-def read_released(held: Any, path: Path, told: Told | None = None) -> Released:
+def read_released(held: Any, path: Path, told: HeadOverrides | None = None) -> Released:
     """The network in a released checkpoint.
 
     Args:
@@ -123,10 +123,10 @@ def read_released(held: Any, path: Path, told: Told | None = None) -> Released:
         MisfitError: tensors are missing, unexpected or of another shape; all are listed.
     """
     family, contents = recognise(held, path)
-    return released_of(family, contents, told or Told())
+    return released_of(family, contents, told or HeadOverrides())
 
 
-def released_of(family: str, contents: Contents, told: Told) -> Released:
+def released_of(family: str, contents: Contents, told: HeadOverrides) -> Released:
     """The network in the contents of a file whose family is known; as `read_released`."""
     plan = FAMILIES[family].plan(contents, told)
     places = {key: plan.place(key) for key in contents.state}

@@ -44,7 +44,7 @@ class Contents(NamedTuple):
         return listed(list(self.state))
 
 
-class Told(NamedTuple):
+class HeadOverrides(NamedTuple):
     """Settings of a network that do not show in its weights, as far as somebody says them."""
 
     lam: float | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.released.contents import Contents, Plan, Told, placed
+from models.released.contents import Contents, HeadOverrides, Plan, placed
 from utils.checks import UserError, require
 
 SELECTORS = "contrastive_class_selector_"
@@ -57,7 +57,7 @@ def is_bce(contents: Contents) -> bool:
     return "fc_all.weight" in contents.state
 
 
-def plan_fc_all(contents: Contents, told: Told) -> Plan:
+def plan_fc_all(contents: Contents, told: HeadOverrides) -> Plan:
     """CoNeS and its baseline; the selectors are dropped."""
     settings = {"model": resnet_name(contents), "head": "linear"}
     place = placed({SELECTORS: "", "fc_all.": "head.fc.", **BACKBONE})
@@ -69,7 +69,7 @@ def is_csra(contents: Contents) -> bool:
     return contents.any("classifier.multi_head.") and "conv1.weight" in contents.state
 
 
-def attention(contents: Contents, told: Told) -> tuple[dict[str, Any], int, tuple[str, ...]]:
+def attention(contents: Contents, told: HeadOverrides) -> tuple[dict[str, Any], int, tuple[str, ...]]:
     """Settings of a CSRA head, its number of classes, and what had to be assumed."""
     heads = contents.count("classifier.multi_head.")
     require(
@@ -91,7 +91,7 @@ def place_attention(key: str) -> str | None:
     return f"head.weights.{number}" if last == "head.weight" else None
 
 
-def plan_csra(contents: Contents, told: Told) -> Plan:
+def plan_csra(contents: Contents, told: HeadOverrides) -> Plan:
     """CSRA on a ResNet."""
     settings, classes, notes = attention(contents, told)
     trunk = placed(BACKBONE)
@@ -113,7 +113,7 @@ def is_single_positive(contents: Contents) -> bool:
     return contents.any("linear_classifier.") and contents.form != "tuple"
 
 
-def plan_linear_classifier(contents: Contents, told: Told) -> Plan:
+def plan_linear_classifier(contents: Contents, told: HeadOverrides) -> Plan:
     """Both; the layer is one deeper where training began with it alone."""
     require(
         contents.any("feature_extractor."),
@@ -135,7 +135,7 @@ def is_ignore(contents: Contents) -> bool:
     return _is_convolution(contents)
 
 
-def plan_boostlu(contents: Contents, told: Told) -> Plan:
+def plan_boostlu(contents: Contents, told: HeadOverrides) -> Plan:
     """BoostLU; names and tensors alone do not say whether scores are boosted."""
     alpha = contents.beside.get("alpha") if told.boostlu is None else told.boostlu
     require(
@@ -145,7 +145,7 @@ def plan_boostlu(contents: Contents, told: Told) -> Plan:
     return _plan_convolution(contents, {"boostlu": float(alpha)})  # type: ignore[arg-type]
 
 
-def plan_ignore(contents: Contents, told: Told) -> Plan:
+def plan_ignore(contents: Contents, told: HeadOverrides) -> Plan:
     """IGNORE on a ResNet."""
     return _plan_convolution(contents, {} if told.boostlu is None else {"boostlu": told.boostlu})
 
@@ -160,7 +160,7 @@ def is_ndlp(contents: Contents) -> bool:
     return contents.any("neck.fc.") and contents.any("head.fc_cls.")
 
 
-def plan_neck(contents: Contents, told: Told) -> Plan:
+def plan_neck(contents: Contents, told: HeadOverrides) -> Plan:
     """Both; the neck's second layer, which never runs, is dropped."""
     settings = {
         "model": resnet_name(contents, "backbone."),

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from models.backbones.tresnet import positive_scales, size_of
-from models.released.contents import Contents, Plan, Told, placed
+from models.released.contents import Contents, HeadOverrides, Plan, placed
 from models.released.resnets import BACKBONE, attention, place_attention, resnet_name
 from utils.checks import UserError, require
 
@@ -42,7 +42,7 @@ def is_vit_csra(contents: Contents) -> bool:
     return contents.any("classifier.multi_head.") and contents.any("patch_embed.")
 
 
-def plan_vit_csra(contents: Contents, told: Told) -> Plan:
+def plan_vit_csra(contents: Contents, told: HeadOverrides) -> Plan:
     """CSRA on a ViT, whose layers have timm's names there and torchvision's here."""
     settings, classes, notes = attention(contents, told)
     width, patch = contents.side("patch_embed.proj.weight"), contents.side("patch_embed.proj.weight", 2)
@@ -71,7 +71,7 @@ def is_query2label(contents: Contents) -> bool:
     return contents.any("transformer.decoder.") and "query_embed.weight" in contents.state
 
 
-def plan_query2label(contents: Contents, told: Told) -> Plan:
+def plan_query2label(contents: Contents, told: HeadOverrides) -> Plan:
     """Query2Label on a ResNet or TResNet; the fixed positions are computed here and dropped."""
     heads, notes = _heads(contents, told)
     decoder = "transformer.decoder.layers."
@@ -113,7 +113,7 @@ def _plan(settings: dict[str, Any], place: Any, known: dict[str, Any]) -> Plan:
     return Plan(settings, known["classes"], place, notes=known["notes"], img_size=known["img_size"])
 
 
-def _heads(contents: Contents, told: Told) -> tuple[int, tuple[str, ...]]:
+def _heads(contents: Contents, told: HeadOverrides) -> tuple[int, tuple[str, ...]]:
     """The number of attention heads, which no weight shows, and what had to be assumed."""
     held = contents.beside.get("nheads")
     if told.nheads is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from models.backbones.tresnet import TRESNETS, positive_scales, size_of
-from models.released.contents import Contents, Plan, Told, placed
+from models.released.contents import Contents, HeadOverrides, Plan, placed
 from utils.checks import UserError, require
 
 
@@ -17,7 +17,7 @@ def is_asl(contents: Contents) -> bool:
     return contents.any("body.conv1.") and contents.any("head.fc.")
 
 
-def plan_asl(contents: Contents, told: Told) -> Plan:
+def plan_asl(contents: Contents, told: HeadOverrides) -> Plan:
     """TResNet-M, -L or -XL with one linear layer."""
     name = size_of(contents.state)
     if name is None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from engine.core import settings as settings_module
-from engine.core.scoring import Measured
+from engine.core.scoring import EvalResult
 from engine.training import run as run_module
-from engine.training.loaders import PictureFeed
+from engine.training.loaders import ImageLoaders
 from engine.training.loop import Hooks, Loop
 from engine.training.run import Run
 from losses import BASELINES, CRITERIA
@@ -109,7 +109,7 @@ def test_linear_on_pictures_without_augmentation_is_linear_on_their_features(fol
 
 def test_features_are_computed_once_for_many_runs(folder):
     arguments = (*THREE, "--use_feats", "--lr", "0.1")
-    with mock.patch.object(PictureFeed, "scoring", side_effect=AssertionError("pictures were opened")):
+    with mock.patch.object(ImageLoaders, "scoring", side_effect=AssertionError("pictures were opened")):
         succeed(folder, "main_BCE.py", *arguments, "--output", "again")
         with pytest.raises(AssertionError, match="pictures were opened"):
             succeed(folder, "main_BCE.py", *arguments, "--img_size", "40", "--output", "other-size")
@@ -179,7 +179,7 @@ def scripted(scores):
     def measure(model, loader, truth, runtime, *, label, after_batch=lambda: None):
         figures = evaluated(truth)
         told = figures._replace(mAP=left.pop(0)) if label == "validation" and left else figures
-        return Measured(told, {}, None)
+        return EvalResult(told, {}, None)
 
     return measure
 

@@ -7,16 +7,16 @@ from scipy.sparse import csr_array
 
 from data.images.files import ArrayImages, FileImages
 from data.inspection import (
-    Picture,
-    box_facts,
+    StoredImage,
+    box_stats,
     co_occurrence,
     digest,
     duplicates,
     examine,
+    image_stats,
     joint_counts,
-    label_facts,
-    noise_facts,
-    picture_facts,
+    label_stats,
+    noise_stats,
     row_counts,
     shared_sizes,
     strongest_pairs,
@@ -51,7 +51,7 @@ def test_label_facts_agree_with_counting_one_by_one_however_labels_are_stored(se
     codes[:, 5] = np.minimum(codes[:, 5], ABSENT)
     expected = oracle.label_figures(codes.tolist(), 7)
     for table in tables(codes):
-        facts = label_facts(table)
+        facts = label_stats(table)
         assert facts.rows == expected["images"]
         assert facts.per_row.tolist() == expected["images_by_labels"]
         assert facts.all_unknown == expected["images_all_unknown"] >= 1
@@ -64,9 +64,9 @@ def test_label_facts_agree_with_counting_one_by_one_however_labels_are_stored(se
 
 
 def test_tables_without_positives_or_rows_have_facts_too():
-    facts = label_facts(LabelTable(np.zeros((3, 2), np.int8)))
+    facts = label_stats(LabelTable(np.zeros((3, 2), np.int8)))
     assert (facts.imbalance, facts.cardinality, facts.per_row.tolist()) == (None, 0.0, [3])
-    facts = label_facts(LabelTable(np.zeros((0, 2), np.int8)))
+    facts = label_stats(LabelTable(np.zeros((0, 2), np.int8)))
     assert (facts.rows, facts.cardinality, facts.all_unknown) == (0, 0.0, 0)
 
 
@@ -83,7 +83,7 @@ def test_pairs_of_codes_agree_for_every_way_of_storing_both_tables(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_agrees_with_counting_one_by_one(seed):
     truth, observed = random_codes(seed), random_codes(seed + 50)
-    noise = noise_facts(LabelTable(truth), sparse(observed, UNKNOWN))
+    noise = noise_stats(LabelTable(truth), sparse(observed, UNKNOWN))
     expected = oracle.noise_figures(truth.tolist(), observed.tolist())
     for name in noise.__dataclass_fields__:
         assert int(getattr(noise, name).sum()) == expected[name], name
@@ -94,7 +94,7 @@ def test_noise_agrees_with_counting_one_by_one(seed):
 
 def test_the_truth_itself_has_no_noise():
     table = sparse(random_codes(4), UNKNOWN)
-    noise = noise_facts(table, table)
+    noise = noise_stats(table, table)
     assert not (noise.wrong + noise.unlabelled + noise.denied).any()
     np.testing.assert_array_equal(noise.labelled, table.counts(PRESENT))
 
@@ -138,7 +138,7 @@ def test_strongest_pairs_are_the_highest_shares_with_enough_rows():
 def test_a_picture_says_how_it_is_stored(tmp_path, mode, name, form):
     path = picture(tmp_path / name, (31, 17), mode, 3 if mode != "CMYK" else (1, 2, 3, 4))
     found = examine(FileImages([path]), 0)
-    assert found == Picture(None, (31, 17), mode, form, path.stat().st_size)
+    assert found == StoredImage(None, (31, 17), mode, form, path.stat().st_size)
 
 
 def test_sixteen_bits_and_wrong_endings_are_told(tmp_path):
@@ -154,7 +154,7 @@ def test_faults_are_kept_by_row_and_say_what_is_wrong(tmp_path):
     paths[1].write_bytes(b"")
     paths[3].write_bytes(paths[3].read_bytes()[:-40])
     images = FileImages(paths)
-    facts = picture_facts(5, ((row, examine(images, row)) for row in range(4)))
+    facts = image_stats(5, ((row, examine(images, row)) for row in range(4)))
     assert set(facts.faults) == {1, 3}
     assert facts.faults[1] == "is empty"
     assert "damaged" in facts.faults[3]
@@ -172,7 +172,7 @@ def test_pictures_in_memory_have_facts_and_digests():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 8, 3), dtype=np.uint8)
     pixels[2] = pixels[0]
     images = ArrayImages(pixels, ["a", "b", "c"])
-    assert examine(images, 1) == Picture(None, (8, 5), "RGB", "in memory", 120)
+    assert examine(images, 1) == StoredImage(None, (8, 5), "RGB", "in memory", 120)
     values = [digest(images, row) for row in range(3)]
     assert values[0] == values[2] != values[1]
     assert digest(ArrayImages(pixels.reshape(3, 8, 5, 3), "abc"), 0) != values[0]  # the same bytes in another shape
@@ -213,9 +213,9 @@ def test_boxes_without_area_and_outside_are_found():
     ]
     rows = np.array([0, 0, 0, 0, 0, 0, 0, 1])
     boxes = Boxes(rows, np.zeros(8, dtype=np.int64), np.array(corners, dtype=np.float32))
-    facts = box_facts(boxes, np.array([[20, 10], [0, 0]]))
+    facts = box_stats(boxes, np.array([[20, 10], [0, 0]]))
     assert facts.empty.tolist() == [1, 2, 6]
     assert facts.outside.tolist() == [4, 5]
-    assert box_facts(boxes, None).outside.tolist() == []
+    assert box_stats(boxes, None).outside.tolist() == []
     nothing = Boxes(rows[:0], rows[:0], np.zeros((0, 4), np.float32))
-    assert box_facts(nothing, np.zeros((0, 2), np.int64)).empty.tolist() == []
+    assert box_stats(nothing, np.zeros((0, 2), np.int64)).empty.tolist() == []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import Cache
 from data.images.files import FileImages
 from utils.types import Annotations, LabelTable
@@ -23,7 +23,7 @@ def real_data(name):
 
 
 def source(path, cache_folder, *, need_images=False):
-    return Source(path, path / "lists", 0, Cache(cache_folder), need_images)
+    return DatasetSource(path, path / "lists", 0, Cache(cache_folder), need_images)
 
 
 def annotations(truth, ids=None):

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from engine.core.checkpoint import save_model
-from models.build import LabelFacts, ModelConfig, build_model
+from models.build import LabelInfo, ModelConfig, build_model
 from models.peers import build_peers
 from utils.types import LabelTable
 
@@ -18,7 +18,7 @@ def checkpoint(path, *, peers=False, classes=CLASSES, model="scenenet", head="li
     config = ModelConfig(model=model, head=head, weights="none")
     codes = (np.random.default_rng(0).random((30, len(classes))) > 0.5).astype(np.int8)
     build = build_peers if peers else build_model
-    network = build(config, len(classes), 3, facts=LabelFacts(classes, LabelTable(codes)))
+    network = build(config, len(classes), 3, facts=LabelInfo(classes, LabelTable(codes)))
     seeded = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, buffer in network.named_buffers():

@@ -11,7 +11,7 @@ import torch
 
 from losses import CLS, CRITERIA, CLSConfig
 from losses.assume_negative import assume_negative_losses
-from losses.cls import Rates, kept_share, select
+from losses.cls import KeptShares, kept_share, select
 from tests import golden_files
 from tests.losses.peers import batch_with, build, echo_peers, random_case, slopes, step
 from tests.oracles import co_label as oracle
@@ -52,7 +52,7 @@ def test_golden_selection(arrays):
     targets = torch.from_numpy(arrays["targets"])
     f, g = (assume_negative_losses(each, targets) for each in logits)
     for name, own, peer in (("f", f, g), ("g", g, f)):
-        removed = select(own, peer, targets == 0, Rates(*arrays["R"].tolist()))
+        removed = select(own, peer, targets == 0, KeptShares(*arrays["R"].tolist()))
         left = (targets == 0) & ~removed.high
         np.testing.assert_array_equal(left, arrays[f"stage1_{name}"])
         np.testing.assert_array_equal(left & ~removed.low, arrays[f"keepneg_{name}"])

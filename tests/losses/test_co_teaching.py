@@ -9,7 +9,7 @@ import torch
 
 from losses import CO_TRAINING, CRITERIA, CoTeachingConfig, CoTeachingPlusConfig, DecouplingConfig, JoCoRConfig
 from losses.co_teaching import disagreements, divergence, exchanged, forgotten_share, joint, small_losses
-from losses.common.base import Pair
+from losses.common.base import PeerPair
 from tests import golden_files
 from tests.losses.peers import batch_with, build, echo_peers, random_case, slopes, step
 from tests.oracles import co_label as oracle
@@ -66,7 +66,7 @@ def test_golden_losses_of_images_and_disagreements():
     for name in "fg":
         found = oracle.image_losses(golden[f"ml_logits_{name}"], codes)  # so the loops are right, too
         np.testing.assert_allclose(found, golden[f"ml_loss_{name}"], **EXACT)
-    differing = disagreements(Pair(*tensors(golden, "ml_logits_f", "ml_logits_g"))).any(dim=1)
+    differing = disagreements(PeerPair(*tensors(golden, "ml_logits_f", "ml_logits_g"))).any(dim=1)
     np.testing.assert_array_equal(differing, golden["disagree"])
 
 
@@ -94,7 +94,7 @@ def test_golden_decoupling():
 
 def test_golden_choice_of_the_published_co_teaching_of_one_label_an_image():
     golden = golden_files.load("coteaching.npz")
-    losses = Pair(*tensors(golden, "mc_loss1", "mc_loss2"))
+    losses = PeerPair(*tensors(golden, "mc_loss1", "mc_loss2"))
     for number, rate in enumerate(golden["forget_rate"]):
         chosen = exchanged(losses, everyone(losses.f), float(rate))
         assert places(chosen.g) == sorted(golden[f"mc{number}_keep1"].tolist())  # chosen by the first, for the second
@@ -115,12 +115,12 @@ def test_golden_schedule():
 
 def test_golden_jocor():
     golden = golden_files.load("jocor.npz")
-    apart = divergence(Pair(*tensors(golden, "ml_logits_f", "ml_logits_g")))
+    apart = divergence(PeerPair(*tensors(golden, "ml_logits_f", "ml_logits_g")))
     np.testing.assert_allclose(apart, golden["ml_symkl"], **EXACT)
     f, g = tensors(golden, "ml_bce_f", "ml_bce_g")
     for number, (rate, weight) in enumerate(golden["cases"]):
         out, *gradients = golden_step(golden, "jocor", **forgetting(rate, agreement=float(weight)))
-        np.testing.assert_allclose(joint(Pair(f, g), apart, float(weight)), golden[f"ml{number}_pick"], **EXACT)
+        np.testing.assert_allclose(joint(PeerPair(f, g), apart, float(weight)), golden[f"ml{number}_pick"], **EXACT)
         np.testing.assert_allclose(out.total.detach(), golden[f"ml{number}_loss"], **EXACT)
         for gradient in gradients:
             assert learned(gradient) == golden[f"ml{number}_keep"].tolist()
@@ -130,7 +130,7 @@ def test_golden_choice_of_the_published_jocor_of_one_label_an_image():
     golden = golden_files.load("jocor.npz")
     first, second, to_first, to_second = tensors(golden, "mc_ce1", "mc_ce2", "mc_kl_2to1", "mc_kl_1to2")
     for number, (rate, weight) in enumerate(golden["cases"]):
-        losses = joint(Pair(first, second), to_first + to_second, float(weight))
+        losses = joint(PeerPair(first, second), to_first + to_second, float(weight))
         np.testing.assert_allclose(losses, golden[f"mc{number}_pick"], **EXACT)
         chosen = small_losses(losses, everyone(losses), float(rate))
         assert places(chosen) == golden[f"mc{number}_keep"].tolist()

@@ -11,7 +11,7 @@ from losses.common.functional import weighted_bce
 from losses.cones import (
     VARIANTS,
     CoNeSConfig,
-    Members,
+    CoNeSVariant,
     cones_loss,
     initial_confidence,
     negative_weights,
@@ -282,7 +282,7 @@ def test_a_variant_fills_every_member(variant):
     assert all(getattr(config, name) == value for name, value in VARIANTS[variant]._asdict().items())
 
 
-@pytest.mark.parametrize("name", Members._fields)
+@pytest.mark.parametrize("name", CoNeSVariant._fields)
 def test_each_member_is_settable_alone(name):
     other = "candidates" if name == "prototype_images" else getattr(VARIANTS["reference"], name)
     config = CoNeSConfig(**{name: other})

@@ -9,7 +9,7 @@ import torch
 
 from losses import BCE, CRITERIA, BCEConfig, CoNeS, CoNeSConfig
 from losses.common.base import Criterion
-from losses.cones import VARIANTS, Members
+from losses.cones import VARIANTS, CoNeSVariant
 from losses.cones_prototypes import initial_correlation, refresh_correlation
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.steps import Recorder, check_resume, trainer
@@ -126,7 +126,7 @@ def totals_and_state(**settings):
     return [torch.tensor(totals), *criterion.state_dict().values()]
 
 
-OTHERS = {name: getattr(VARIANTS["reference"], name) for name in Members._fields}
+OTHERS = {name: getattr(VARIANTS["reference"], name) for name in CoNeSVariant._fields}
 OTHERS |= {"prototype_images": "candidates", "pseudo_threshold": 0.2, "tau": 0.6, "r_ws": 2.0}
 
 

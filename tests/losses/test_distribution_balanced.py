@@ -16,7 +16,7 @@ from losses.distribution_balanced import (
     normalised,
     rebalance_weights,
 )
-from losses.reweighted import ClassFrequencies
+from losses.reweighted import PositiveCounts
 from tests import golden_files
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.oracles import distribution_balanced as oracle
@@ -59,7 +59,7 @@ def golden_sets():
 def golden_frequencies(arrays):
     """Of the file's counts; how many images there are follows from its first class."""
     images = int(arrays["class_freq"][0] + arrays["neg_class_freq"][0])
-    return ClassFrequencies(torch.from_numpy(arrays["class_freq"]).double(), images)
+    return PositiveCounts(torch.from_numpy(arrays["class_freq"]).double(), images)
 
 
 def golden_config(arrays):
@@ -119,7 +119,7 @@ def case(seed, rows=6, classes=5):
 
 
 def frequencies_of(counts, images=40):
-    return ClassFrequencies(torch.tensor(counts).double(), images)
+    return PositiveCounts(torch.tensor(counts).double(), images)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_nothing_that_is_given_is_changed():
     for norm in ("none", "by_instance", "by_batch"):
         config = BalanceConfig(weight_norm=norm)
         first, second = (
-            distribution_balanced(given[0], given[1], ClassFrequencies(given[2], 40), config) for _ in range(2)
+            distribution_balanced(given[0], given[1], PositiveCounts(given[2], 40), config) for _ in range(2)
         )
         assert torch.equal(first, second)
     assert all(torch.equal(one, other) for one, other in zip(given, kept, strict=True))

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from losses import Ignore, IgnoreConfig
-from losses.ignore import VARIANTS, Members
+from losses.ignore import VARIANTS, IgnoreVariant
 from tests.losses.fake_model import FakeModel, batch_of, info_for
 from tests.oracles import ignore as oracle
 from utils.checks import UserError
@@ -362,7 +362,7 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(bad):
 def test_members_follow_the_variant_and_can_be_set_alone(variant):
     assert IgnoreConfig(variant=variant).members() == VARIANTS[variant]
     other = VARIANTS["reference" if variant == "fixed" else "fixed"]
-    for name in Members._fields:
+    for name in IgnoreVariant._fields:
         config = IgnoreConfig(variant=variant, **{name: getattr(other, name)})
         assert config.members() == VARIANTS[variant]._replace(**{name: getattr(other, name)})
 

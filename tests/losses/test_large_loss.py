@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from losses import BCE, BCEConfig, LargeLoss, LargeLossConfig
-from losses.large_loss import VARIANTS, Members, kth_largest, label_count, modified_share, unpacked
+from losses.large_loss import VARIANTS, LargeLossVariant, kth_largest, label_count, modified_share, unpacked
 from tests.losses.fake_model import info_for
 from tests.oracles import large_loss as oracle
 from utils.checks import UserError
@@ -280,7 +280,7 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(bad):
 def test_members_follow_the_variant_and_can_be_set_alone(variant):
     assert LargeLossConfig(variant=variant).members() == VARIANTS[variant]
     other = VARIANTS["reference" if variant == "fixed" else "fixed"]
-    for name in Members._fields:
+    for name in LargeLossVariant._fields:
         config = LargeLossConfig(variant=variant, **{name: getattr(other, name)})
         assert config.members() == VARIANTS[variant]._replace(**{name: getattr(other, name)})
 

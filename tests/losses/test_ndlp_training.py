@@ -10,7 +10,7 @@ import torch
 
 from data.loading.samplers import ShuffledBatches
 from losses import NDLP, NDLPConfig
-from losses.ndlp import VARIANTS, Members, counted_rows, own_rows
+from losses.ndlp import VARIANTS, NDLPVariant, counted_rows, own_rows
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.steps import WAITING, Recorder, check_resume, trainer
 from tests.losses.test_ndlp import views
@@ -50,7 +50,7 @@ def test_training_lowers_the_loss(variant):
     assert np.mean(totals[-2:]) < np.mean(totals[:2])
 
 
-OTHERS = {name: getattr(VARIANTS["reference"], name) for name in Members._fields if name != "mix_statistics"}
+OTHERS = {name: getattr(VARIANTS["reference"], name) for name in NDLPVariant._fields if name != "mix_statistics"}
 OTHERS |= {"gamma": 1.0, "eta": 0.1, "alpha_range": "0.9,1", "ramp_epochs": 2, "mu": 0.1, "mixup_beta": 0.1}
 OTHERS |= {"confidence": "sigmoid", "rejected": "ignored", "candidate_epochs": 2}
 OTHERS |= {"prior": "candidate", "distribution_mu": 0.9, "max_ratio": 2.0, "neg_scale": 2.0, "init_bias": 0.2}

@@ -9,7 +9,7 @@ import torch
 from losses import ClassBalanced, ClassBalancedConfig, Focal, FocalConfig
 from losses.common.functional import weighted_bce
 from losses.reweighted import (
-    ClassFrequencies,
+    PositiveCounts,
     class_balanced_weights,
     class_frequencies,
     effective_number_weights,
@@ -80,7 +80,7 @@ def test_loss_and_gradient_are_finite_at_any_logit(gamma):
 
 
 def frequencies_of(counts):
-    return ClassFrequencies(torch.tensor(counts).double(), 50)
+    return PositiveCounts(torch.tensor(counts).double(), 50)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -7,13 +7,13 @@ import safetensors.torch
 import torch
 
 from models.backbones.build import BACKBONES, SceneNet
-from models.build import HEADS, INFORMED, TOLD, LabelFacts, ModelConfig, build_model, require_head
+from models.build import HEADS, INFORMED, TOLD, LabelInfo, ModelConfig, build_model, require_head
 from models.heads.gcn import label_graph
 from tests.losses.fake_model import random_labels
 from utils.checks import UserError
 from utils.types import LabelTable
 
-FACTS = LabelFacts([f"class {label}" for label in range(7)], LabelTable(random_labels(40, 7)))
+FACTS = LabelInfo([f"class {label}" for label in range(7)], LabelTable(random_labels(40, 7)))
 
 
 def small(**settings):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from models.backbones.build import SceneNet, build_backbone
-from models.backbones.trunks import Backbone
+from models.backbones.feature_extractors import Backbone
 from models.classifier import Classifier
 from models.heads.ctran import CTranHead
 from models.heads.gcn import GCNHead, LabelGraph

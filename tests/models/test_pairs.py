@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from losses import CRITERIA
-from models.build import HEADS, TOLD, LabelFacts, ModelConfig, build_model, require_head
+from models.build import HEADS, TOLD, LabelInfo, ModelConfig, build_model, require_head
 from models.peers import build_peers
 from tests.losses.fake_model import batch_of, info_for, random_labels
 from utils.checks import UserError
@@ -36,7 +36,7 @@ def built(method, head, codes):
     info = info_for(codes, width=96)
     info = replace(info, clean_counts=info.class_counts)
     build = build_peers if "peers" in needs else build_model
-    model = build(config, CLASSES, seed=0, facts=LabelFacts(info.classes, info.observed))
+    model = build(config, CLASSES, seed=0, facts=LabelInfo(info.classes, info.observed))
     return kind.criterion(kind.config(**SETTINGS.get(method, {})), info), model
 
 

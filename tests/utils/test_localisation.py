@@ -6,7 +6,7 @@ import pytest
 from tests.golden_files import load
 from tests.oracles import localisation as oracle
 from tests.ranks import run_ranks
-from utils.localisation import PointingGame, by_picture, hits, peaks
+from utils.localisation import PointingGame, by_image, hits, peaks
 from utils.types import ABSENT, PRESENT, UNKNOWN, Boxes
 
 
@@ -28,7 +28,7 @@ def test_golden_pointing_game():
     assert golden["boxes_columns"].tolist() == ["image", "class", "x1", "y1", "x2", "y2"]
     game = PointingGame(maps.shape[1])
     found = np.zeros_like(golden["hit"])
-    for picture, boxes in enumerate(by_picture(boxes_of(golden["boxes"]), len(maps))):
+    for picture, boxes in enumerate(by_image(boxes_of(golden["boxes"]), len(maps))):
         size = tuple(map(int, sizes[picture]))
         np.testing.assert_array_equal(peaks(maps[picture], *size), golden["points_xy"][picture])
         truth = golden["labels"][picture].astype(np.int8)
@@ -142,10 +142,10 @@ def test_a_tolerance_that_is_no_distance_is_refused(tolerance):
 
 def test_boxes_come_apart_by_picture_in_their_order():
     boxes = boxes_of([(2, 0, 0, 0, 1, 1), (0, 1, 0, 0, 2, 2), (2, 3, 0, 0, 3, 3), (0, 2, 0, 0, 4, 4)])
-    parts = by_picture(boxes, 4)
+    parts = by_image(boxes, 4)
     assert [part.label.tolist() for part in parts] == [[1, 2], [], [0, 3], []]
     assert parts[2].corners.tolist() == [[0, 0, 1, 1], [0, 0, 3, 3]]
-    assert [len(part.row) for part in by_picture(boxes_of([]), 2)] == [0, 0]
+    assert [len(part.row) for part in by_image(boxes_of([]), 2)] == [0, 0]
 
 
 def share_of_pictures(rank):

@@ -7,7 +7,7 @@ from utils.plots import (
     Card,
     Example,
     Mark,
-    View,
+    ModelView,
     heat,
     plot_bars,
     plot_contact_sheet,
@@ -39,7 +39,7 @@ def test_the_grid_has_a_row_a_picture_and_shows_the_heat(tmp_path):
     cold, hot = np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)
 
     def example(cam):
-        return Example(picture, ("cat",), [View(("cat", "dog"), (0.9, 0.2), (True, False), cam)])
+        return Example(picture, ("cat",), [ModelView(("cat", "dog"), (0.9, 0.2), (True, False), cam)])
 
     plot_examples([example(cold)], ["m"], tmp_path / "cold.png")
     plot_examples([example(hot)], ["m"], tmp_path / "hot.png")

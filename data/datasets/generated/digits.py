@@ -13,9 +13,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from data.datasets.generated.scenes import COOL, WARM, Floats, Split, Style, build_scenes
-from data.datasets.source import Source
-from utils.seeding import mix
+from data.datasets.generated.scenes import COOL, WARM, Floats, SceneSplit, Style, build_scenes
+from data.datasets.source import DatasetSource
+from utils.seeding import derive_seed
 from utils.types import Annotations, Index, Splits
 
 CLASSES = tuple(f"{digit} {ink}" for ink in ("warm", "cool") for digit in range(10))
@@ -39,12 +39,12 @@ _TAIL_RATIO = 30.0
 _TAIL_SEED = 7
 
 
-def load_digits(source: Source) -> Splits:
+def load_digits(source: DatasetSource) -> Splits:
     """3000 training and 1500 test scenes, 40 x 40, 20 classes, 1 to 4 labels each; a function of `source.seed`."""
     return Splits(digit_scenes(source.seed, "train"), digit_scenes(source.seed, "test"))
 
 
-def load_long_tailed_digits(source: Source) -> Splits:
+def load_long_tailed_digits(source: DatasetSource) -> Splits:
     """The same with training scenes whose classes fall off thirtyfold; the test scenes are those of `load_digits`.
 
     By their frequency in training scenes the first 7 classes are the head, the next 6 the middle, the rest the tail.
@@ -75,8 +75,8 @@ def digit_scenes(seed: int, split: str, *, long_tail: bool = False) -> Annotatio
 
     tail = tail_weights() if long_tail else np.ones(len(CLASSES))
     prefix = f"s{seed}{'lt' if long_tail else ''}-{split}"
-    rng = np.random.default_rng(mix("digits", seed, split, int(long_tail)))
-    drawn_from = Split(partial(scene_weights, tail=tail), pick, ink_of, images)
+    rng = np.random.default_rng(derive_seed("digits", seed, split, int(long_tail)))
+    drawn_from = SceneSplit(partial(scene_weights, tail=tail), pick, ink_of, images)
     return build_scenes(rng, drawn_from, STYLE, CLASSES, SCENES[split], prefix)
 
 

@@ -13,9 +13,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from data.datasets.generated.scenes import ANY_INK, GLYPH, Floats, Split, Style, build_scenes
-from data.datasets.source import Source
-from utils.seeding import mix
+from data.datasets.generated.scenes import ANY_INK, GLYPH, Floats, SceneSplit, Style, build_scenes
+from data.datasets.source import DatasetSource
+from utils.seeding import derive_seed
 from utils.types import Annotations, Index, Splits
 
 LETTERS = "ACEFGHJKLMNPRTUVWXYadefhkmnprtuy"
@@ -33,14 +33,14 @@ _LEAST_WIDTH = 5
 """Narrow letters are spread to this many of the 8 columns, as digits are; f, r and t would be bars else."""
 
 
-def load_letters(source: Source) -> Splits:
+def load_letters(source: DatasetSource) -> Splits:
     """8000 training and 1000 test scenes, 40 x 40, 32 classes, fully labelled; a function of `source.seed`."""
     return Splits(letter_scenes(source.seed, "train"), letter_scenes(source.seed, "test"))
 
 
 def letter_scenes(seed: int, split: str) -> Annotations:
     """The scenes of one split, train or test; the two share neither scenes nor shapes of letters."""
-    rng = np.random.default_rng(mix("letters", seed, split))
+    rng = np.random.default_rng(derive_seed("letters", seed, split))
     variants = VARIANTS[split]
     font = ImageFont.load_default(_FONT_SIZE)
     bank = np.stack([letter_glyph(rng, letter, font) for letter in LETTERS for _ in range(variants)])
@@ -49,7 +49,7 @@ def letter_scenes(seed: int, split: str) -> Annotations:
         glyphs: Floats = bank[labels * variants + rng.integers(variants, size=len(labels))]
         return glyphs
 
-    drawn_from = Split(_equal_weights, pick, _any_ink, bank)
+    drawn_from = SceneSplit(_equal_weights, pick, _any_ink, bank)
     return build_scenes(rng, drawn_from, STYLE, tuple(LETTERS), SCENES[split], f"letters-s{seed}-{split}")
 
 

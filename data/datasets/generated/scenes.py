@@ -67,7 +67,7 @@ class Objects(NamedTuple):
     """(M,) its class."""
 
 
-class Split(NamedTuple):
+class SceneSplit(NamedTuple):
     """One split of an alphabet: what its scenes are drawn from."""
 
     weights: Callable[[Generator, int], NDArray[np.float64]]
@@ -81,7 +81,7 @@ class Split(NamedTuple):
 
 
 def build_scenes(
-    rng: Generator, split: Split, style: Style, classes: tuple[str, ...], number: int, prefix: str
+    rng: Generator, split: SceneSplit, style: Style, classes: tuple[str, ...], number: int, prefix: str
 ) -> Annotations:
     """`number` scenes with all their labels and boxes known.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.datasets.table.annotations import annotation_files, list_files, picture_files, read_coco_style, read_voc_style
 from data.datasets.table.columns import read_spreadsheet
 from data.datasets.table.config import TableConfig
@@ -30,7 +30,7 @@ from data.files.cache import fingerprint
 from data.images.files import FileImages
 from utils.checks import UserError, require
 from utils.console import say
-from utils.seeding import mix
+from utils.seeding import derive_seed
 from utils.types import ABSENT, PRESENT, Annotations, Codes, Index, LabelTable, Splits
 
 READER = "table 1"
@@ -39,7 +39,7 @@ READER = "table 1"
 _NAMED = 5  # classes that a note names
 
 
-def load_table(source: Source) -> Splits:
+def load_table(source: DatasetSource) -> Splits:
     """The pictures and labels of `source.table`.
 
     Splits are those that the files name, or those of two tables; else `test_frac` of the pictures is held out for the
@@ -120,7 +120,7 @@ def held_out_rows(codes: Codes, fraction: float, seed: int) -> Index:
     if present.shape[1] == 1:  # the library takes one column for another kind of task
         present = np.hstack([present, ~present])
     split = MultilabelStratifiedShuffleSplit(
-        n_splits=1, test_size=fraction, random_state=mix("test split", seed) % 2**32
+        n_splits=1, test_size=fraction, random_state=derive_seed("test split", seed) % 2**32
     )
     _, held_out = next(split.split(present, present))
     return np.sort(held_out).astype(np.int64, copy=False)
@@ -162,7 +162,7 @@ def picture_folder(path_images: Path, table: Path) -> Path:
     return table / "JPEGImages" if (table / "JPEGImages").is_dir() else table
 
 
-def _read(source: Source, path: Path, fixed: tuple[str, ...] | None) -> Labelled:
+def _read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> Labelled:
     """The rows of one table, from the cache where none of its files has changed."""
     config = source.table
     files = [path]
@@ -186,7 +186,7 @@ def _parse(path: Path, config: TableConfig, fixed: tuple[str, ...] | None) -> La
     raise UserError(f"{path}: not one of {known} or a folder of VOC annotations; save a spreadsheet as CSV (UTF-8)")
 
 
-def _annotations(source: Source, table: Path, found: Labelled) -> Annotations:
+def _annotations(source: DatasetSource, table: Path, found: Labelled) -> Annotations:
     folder = picture_folder(source.path_images, table)
     require(
         not source.need_images or folder.is_dir(),

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.datasets.coco import load_coco
 from data.datasets.formatted import Form, load_formatted
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import Cache
 from tests.data.damage import Case
 
@@ -47,7 +47,7 @@ def formatted_tree(folder, **changes):
 
 def load(folder, form=FORM, *, need_images=False):
     """The splits of `formatted_tree`."""
-    return load_formatted(Source(folder, folder, 0, Cache(folder / "cache"), need_images), form)
+    return load_formatted(DatasetSource(folder, folder, 0, Cache(folder / "cache"), need_images), form)
 
 
 def npy(descr, shape, data=b"", version=b"\1\0"):
@@ -141,7 +141,7 @@ def a_folder(folder):
 
 def coco_name_without_number(folder):
     formatted_tree(folder, train_images=texts("train2014/COCO_train2014_a.jpg"))
-    return lambda: load_coco(Source(folder, folder, 0, Cache(folder / "cache"), False), 2014)
+    return lambda: load_coco(DatasetSource(folder, folder, 0, Cache(folder / "cache"), False), 2014)
 
 
 def no_pictures(folder):

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 
 from data.datasets.long_tail import LAYOUTS, load_longtail
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import Cache
 from data.subsets.long_tail import LongTailConfig, long_tailed_rows, write_lists
 from tests.data.damage import Case
@@ -65,7 +65,7 @@ def longtail_tree(folder, name, *, lists=None, checks=False):
 
 def load(folder, name, *, need_images=False):
     """The splits of `longtail_tree`."""
-    source = Source(folder / "images", folder / "appendix", 0, Cache(folder / "cache"), need_images)
+    source = DatasetSource(folder / "images", folder / "appendix", 0, Cache(folder / "cache"), need_images)
     return load_longtail(source, name)
 
 

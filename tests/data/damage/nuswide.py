@@ -1,7 +1,7 @@
 """Damaged tables of NUS-WIDE, and a small right one."""
 
 from data.datasets.nuswide import TABLE, load_nuswide
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import Cache
 from tests.data.damage import Case
 
@@ -27,7 +27,7 @@ def table(*rows, header=HEADER):
 
 def load(folder, *, need_images=False):
     """The splits of `nuswide_tree`."""
-    source = Source(folder, folder / "lists", 0, Cache(folder / "cache"), need_images)
+    source = DatasetSource(folder, folder / "lists", 0, Cache(folder / "cache"), need_images)
     return load_nuswide(source)
 
 
@@ -73,7 +73,7 @@ def no_pictures(folder):
     lists = folder / "lists"
     lists.mkdir()
     nuswide_tree(lists, table())
-    source = Source(folder / "pictures", lists, 0, Cache(folder / "cache"), True)
+    source = DatasetSource(folder / "pictures", lists, 0, Cache(folder / "cache"), True)
     return lambda: load_nuswide(source)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.datasets.openimages import load_openimages
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import Cache
 from tests.data.damage import Case
 
@@ -31,7 +31,7 @@ def case(name: str, file: str, content: bytes | None, *words: str) -> Case:
             (folder / one).parent.mkdir(exist_ok=True)
             if one != file or content is not None:
                 (folder / one).write_bytes(sound if one != file else content)  # type: ignore[arg-type]
-        source = Source(folder, folder, 0, Cache(folder / "cache"), False)
+        source = DatasetSource(folder, folder, 0, Cache(folder / "cache"), False)
         return lambda: load_openimages(source)
 
     return Case(name, make, words)

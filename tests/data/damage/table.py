@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.datasets.table.config import TableConfig
 from data.datasets.table.reader import load_table
 from data.files.cache import Cache
@@ -17,7 +17,7 @@ COLUMNS = "image,cat,dog\na.jpg,1,0\nb.jpg,0,1\nc.jpg,1,1\n"
 
 
 def load(path, **more):
-    source = Source(Path(), Path(), 0, Cache(path.parent / "cache"), False, TableConfig(table=path, **more))
+    source = DatasetSource(Path(), Path(), 0, Cache(path.parent / "cache"), False, TableConfig(table=path, **more))
     return lambda: load_table(source)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from data.datasets.long_tail import LAYOUTS, load_longtail, read_classes, read_list
 from data.datasets.long_tail_pickles import check_groups, check_ids, check_pickles
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.files.cache import Cache
 from tests import golden_files
 from tests.data.damage.longtail import IDS, TEST, TRAIN, groups, load, longtail_tree
@@ -33,7 +33,7 @@ def load_real(name, tmp_path):
     lists = real_lists()
     if not any((lists / LAYOUTS[name].lists).glob("*_lt_train.txt")):
         pytest.skip(f"no lists of {name} in {lists}")
-    return load_longtail(Source(tmp_path / "images", lists, 0, Cache(tmp_path / "cache"), False), name)
+    return load_longtail(DatasetSource(tmp_path / "images", lists, 0, Cache(tmp_path / "cache"), False), name)
 
 
 # Published lists
@@ -97,7 +97,7 @@ def test_pictures_are_found_where_people_keep_them(tmp_path, name, made, given, 
     for path in listed:
         picture(tmp_path / "p" / made.format(path))
     root = tmp_path / "p" / given
-    splits = load_longtail(Source(root, tmp_path / "appendix", 0, Cache(tmp_path / "cache"), True), name)
+    splits = load_longtail(DatasetSource(root, tmp_path / "appendix", 0, Cache(tmp_path / "cache"), True), name)
     found = [part.images.name(row) for part in splits[:2] for row in range(len(part))]
     assert sorted(found) == sorted(f"{root}/{expected.format(path)}" for path in listed)
     for part in splits[:2]:

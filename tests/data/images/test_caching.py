@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.files.cache import Cache
 from data.images import caching
-from data.images.caching import MemoryImages, PixelImages, keep_pictures
+from data.images.caching import MemoryImages, PixelImages, keep_images
 from data.images.cropped import CroppedImages
 from data.images.files import ArrayImages, FileImages
 from data.loading.loader import build_loader
@@ -57,7 +57,7 @@ def decoded(monkeypatch):
 
 
 def keep(parts, kind, cache, *, processes=1, shown=False):
-    return keep_pictures(parts, kind, cache, processes=processes, shown=shown)
+    return keep_images(parts, kind, cache, processes=processes, shown=shown)
 
 
 def kept(paths, kind, cache):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.images import decoders
 from data.images.cropped import CroppedImages
-from data.images.decoders import as_tensor, picture_opener, require_decoder
+from data.images.decoders import as_tensor, image_opener, require_decoder
 from data.images.files import ArrayImages, FileImages
 from data.loading.transforms import sample_generator, train_transform
 from tests.data.trees import real_data
@@ -53,7 +53,7 @@ def torchcodec():
 
 
 def both(images):
-    return [picture_opener(images, decoder) for decoder in ("pillow", "torchcodec")]
+    return [image_opener(images, decoder) for decoder in ("pillow", "torchcodec")]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -74,7 +74,7 @@ def test_jpeg_in_colour_is_decoded_by_torchcodec_alone(torchcodec, tmp_path, mon
     images = FileImages([tmp_path / name for name in ("4:2:0.jpg", "turned.jpg", "grey.jpg", "cmyk.jpg")])
     by_pillow = []
     monkeypatch.setattr(FileImages, "open", lambda self, row: by_pillow.append(row) or Image.new("RGB", (1, 1)))
-    opened = [picture_opener(images, "torchcodec")(row) for row in range(4)]
+    opened = [image_opener(images, "torchcodec")(row) for row in range(4)]
     assert by_pillow == [3]
     assert [tuple(tensor.shape[1:]) for tensor in opened] == [(37, 53)] * 3 + [(1, 1)]
 
@@ -140,5 +140,5 @@ def test_absence_is_one_line_with_the_command_that_helps(monkeypatch, module):
     decoders._jpeg_decoder.cache_clear()
     require_decoder("pillow")
     with pytest.raises(UserError, match=r'pip install "torchcodec>=0\.16"') as refusal:
-        picture_opener(ArrayImages(PIXELS[None], ["a"]), "torchcodec")
+        image_opener(ArrayImages(PIXELS[None], ["a"]), "torchcodec")
     assert len(str(refusal.value).splitlines()) == 1

@@ -8,7 +8,7 @@ from tests import golden_files
 from tests.oracles import class_aware as oracle
 from utils.checks import UserError
 from utils.long_tail import class_frequencies
-from utils.seeding import mix
+from utils.seeding import derive_seed
 from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable
 
 
@@ -123,7 +123,7 @@ def test_class_aware_order_is_that_of_cyclic_iterators_with_a_memory(reduce, run
 
     def reorder(label, size, number):
         key = ("classes",) if label is None else ("members", label)
-        return np.random.default_rng(mix(5, *key, number)).permutation(size).tolist()
+        return np.random.default_rng(derive_seed(5, *key, number)).permutation(size).tolist()
 
     expected = oracle.epochs(members(), 6, batches.draws, run, reorder)
     for number, rows in enumerate(expected, start=1):

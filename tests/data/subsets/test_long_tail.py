@@ -14,8 +14,8 @@ from data.subsets.long_tail import (
     choose_rows,
     class_targets,
     long_tailed_rows,
+    subsample_long_tail,
     target_counts,
-    thin_out,
     write_lists,
 )
 from tests.data.damage.longtail import load
@@ -163,8 +163,8 @@ def test_real_labels_come_closer_to_the_targets_than_plain_choices(tmp_path, nam
 def test_thin_out_gives_a_subset_with_its_own_groups():
     train, test = annotations(random_truth(1)), annotations(random_truth(2)[:5], [f"test{k}" for k in range(5)])
     splits = Splits(train, test, {"special": np.array([0])})
-    assert thin_out(splits, LongTailConfig(), 0) is splits
-    got = thin_out(splits, settings(), 0)
+    assert subsample_long_tail(splits, LongTailConfig(), 0) is splits
+    got = subsample_long_tail(splits, settings(), 0)
     rows = long_tailed_rows(train.truth, settings(), 0)
     assert got.train.ids == tuple(train.ids[row] for row in rows)
     assert got.test is test

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.images.files import ArrayImages, FileImages
-from data.subsets.overlap import require_apart, without_missing
+from data.subsets.overlap import check_disjoint, without_missing
 from tests.data.trees import annotations, picture
 from utils.checks import UserError
 from utils.types import Annotations, LabelTable
@@ -51,7 +51,7 @@ def test_pictures_in_memory_are_never_missing():
 def test_splits_may_not_share_an_id(tmp_path):
     one, other = annotations([[1], [0]], ["7", "8"]), annotations([[1], [0]], ["8", "9"])
     with pytest.raises(UserError, match=r"1 pictures are for training and for test too \(8;") as refusal:
-        require_apart({"training": one, "validation": None, "test": other})
+        check_disjoint({"training": one, "validation": None, "test": other})
     assert len(str(refusal.value).splitlines()) == 1
 
 
@@ -59,8 +59,8 @@ def test_splits_may_not_share_a_file_under_two_ids(tmp_path):
     truth = LabelTable(np.zeros((1, 1), dtype=np.int8))
     one, other = (Annotations(FileImages([tmp_path / "same.jpg"]), (name,), ("a",), truth) for name in "xy")
     with pytest.raises(UserError, match=r"validation and for test too.*same\.jpg"):
-        require_apart({"training": None, "validation": one, "test": other})
+        check_disjoint({"training": None, "validation": one, "test": other})
 
 
 def test_splits_of_different_pictures_pass():
-    require_apart({"training": annotations([[1]], ["7"]), "test": annotations([[1]], ["8"])})
+    check_disjoint({"training": annotations([[1]], ["7"]), "test": annotations([[1]], ["8"])})

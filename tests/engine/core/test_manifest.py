@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from data.datasets import DATASETS
-from engine.core.manifest import MANIFEST, View, load_manifest
+from engine.core.manifest import MANIFEST, Preparation, load_manifest
 from models.released import FAMILIES
 from utils.checks import UserError
 
@@ -49,13 +49,13 @@ def test_the_manifest_that_comes_with_the_code():
     assert held.checkpoints["ll-r-pascal-end-to-end"].metrics == {"mAP": 89.2}
     tail = {"mAP": 59.51, "head": 59.54, "middle": 70.33, "tail": 51.38}
     assert held.checkpoints["ndlp-voc-lt-0.3"].metrics == tail
-    assert held.checkpoints["asl-tresnet-xl-coco"].view == View(640, "unit")
+    assert held.checkpoints["asl-tresnet-xl-coco"].view == Preparation(640, "unit")
 
 
 def test_a_family_may_see_pictures_of_one_dataset_in_another_way():
     cones = load_manifest().families["cones"]
-    assert cones.view("voc07") == cones.view(None) == View(448, "unit")
-    assert cones.view("nuswide") == View(448, "imagenet")
+    assert cones.view("voc07") == cones.view(None) == Preparation(448, "unit")
+    assert cones.view("nuswide") == Preparation(448, "imagenet")
 
 
 @pytest.mark.parametrize(

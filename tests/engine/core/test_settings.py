@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from engine.core import settings as settings_module
-from engine.core.settings import Layer, parse_settings
+from engine.core.settings import SettingsLayer, parse_settings
 from utils.checks import UserError, require
 from utils.options import option
 
@@ -189,7 +189,7 @@ def test_a_recorded_layer_beats_files_but_not_the_command_line(configs):
     def recorded(first, table):
         assert first["seed"] == 2
         assert "beta" in table
-        return Layer("file.pth", {"beta": 5.0, "seed": 5})
+        return SettingsLayer("file.pth", {"beta": 5.0, "seed": 5})
 
     got = parse("--seed", "2", recorded=recorded)
     assert (got.values["beta"], got.values["seed"]) == (5, 2)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from engine.core.checkpoint import read_model
 from engine.prediction import export
-from engine.prediction.export import KINDS, TOLERANCE, FromPixels, Kind, export_model, texts
+from engine.prediction.export import KINDS, TOLERANCE, ExportFormat, FromPixels, export_model, texts
 from engine.prediction.predictor import Predictor, view_of
 from tests.engine.checkpoints import CLASSES, SIZE, checkpoint, pixels
 from utils.checks import RunError, UserError
@@ -153,7 +153,9 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 def test_without_a_reader_the_file_is_written_and_said_to_be_unchecked(tmp_path, monkeypatch):
     saved = read_model(checkpoint(tmp_path / "best.pth"))
-    monkeypatch.setitem(KINDS, "onnx", Kind((), "nowhere_to_be_found", lambda *_: b"content", lambda content: 1 / 0))
+    monkeypatch.setitem(
+        KINDS, "onnx", ExportFormat((), "nowhere_to_be_found", lambda *_: b"content", lambda content: 1 / 0)
+    )
     assert export_model(saved, saved.classes, "onnx", tmp_path / "m.onnx") is None
     assert (tmp_path / "m.onnx").read_bytes() == b"content"
 

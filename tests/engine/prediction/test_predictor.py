@@ -14,15 +14,15 @@ from engine.core.checkpoint import read_model, save_model
 from engine.core.distributed import Runtime
 from engine.core.scoring import evaluation_loader, score
 from engine.prediction.heatmaps import SIDES, file_word, overlay, placed_heat, write_maps
-from engine.prediction.predictor import Part, Prediction, Predictor, seen_part, view_of
-from engine.prediction.sources import Source, find_pictures, shown
+from engine.prediction.predictor import Prediction, Predictor, VisiblePart, seen_part, view_of
+from engine.prediction.sources import ImageFile, find_images, shown
 from models.heads.pooling import LinearHead
 from tests.engine.checkpoints import CLASSES, SIZE, checkpoint, damaged, every_kind, pixels
 from utils.checks import RunError, UserError
 from utils.types import Annotations, LabelTable
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-WHOLE = Part(0.0, 1.0)
+WHOLE = VisiblePart(0.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_the_part_that_is_seen_is_what_the_transform_keeps(augment, size):
 def test_heat_lies_where_the_model_looked_and_nowhere_else():
     cam = np.zeros((4, 4), dtype=np.float32)
     cam[0, 3] = 5.0
-    found = placed_heat(cam, (160, 80), Part(0.25, 0.75))
+    found = placed_heat(cam, (160, 80), VisiblePart(0.25, 0.75))
     assert found.shape == (80, 160)
     assert found.max() == pytest.approx(1.0)
     row, column = np.unravel_index(found.argmax(), found.shape)
@@ -239,7 +239,7 @@ def test_heat_lies_where_the_model_looked_and_nowhere_else():
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3)])
 def test_heat_fits_pictures_of_any_shape(size):
     cam = np.ones((3, 3), dtype=np.float32)
-    for part in (WHOLE, Part(1 / 16, 15 / 16)):
+    for part in (WHOLE, VisiblePart(1 / 16, 15 / 16)):
         assert placed_heat(cam, size, part).shape == size[::-1]
 
 
@@ -256,7 +256,7 @@ def test_maps_are_files_of_a_handy_size_named_by_rank_class_and_score(tmp_path, 
     file = tmp_path / "in.png"
     pixels(2, side, side // 2).save(file)
     one = Prediction("in", ("a/b", "ü x"), np.array([0.0, 3.0], np.float32), np.ones((2, 4, 4), np.float32))
-    write_maps(one, one.labels(), Source(file, tmp_path.relative_to(tmp_path) / "sub" / "in"), tmp_path, WHOLE)
+    write_maps(one, one.labels(), ImageFile(file, tmp_path.relative_to(tmp_path) / "sub" / "in"), tmp_path, WHOLE)
     names = sorted(path.name for path in (tmp_path / "sub").iterdir())
     assert names == ["in-1-ü_x-0.953.jpg", "in-2-a_b-0.500.jpg"]
     drawn = Image.open(tmp_path / "sub" / names[0])
@@ -282,7 +282,7 @@ def touch(folder, *names):
 
 def test_folders_are_searched_to_the_bottom_in_order(tmp_path):
     touch(tmp_path, "b.JPG", "a.png", "notes.txt", ".hidden.jpg", "z/c.webp", "z/y/d.tiff", ".git/e.jpg", "noending")
-    found = find_pictures([tmp_path])
+    found = find_images([tmp_path])
     assert [str(one.path.relative_to(tmp_path)) for one in found.sources] == [
         "a.png",
         "b.JPG",
@@ -296,7 +296,7 @@ def test_folders_are_searched_to_the_bottom_in_order(tmp_path):
 def test_a_picture_is_taken_once_and_its_name_is_its_own(tmp_path):
     touch(tmp_path, "one/a.jpg", "one/a.png", "one/a-2.jpg", "two/a.jpg", "plain")
     given = [tmp_path / "one", tmp_path / "two", tmp_path / "one" / "a.jpg", tmp_path / "plain"]
-    names = [str(one.name) for one in find_pictures(given).sources]
+    names = [str(one.name) for one in find_images(given).sources]
     assert len(names) == 5
     assert len(set(names)) == 5
     assert names[0] == "a-2"
@@ -304,7 +304,7 @@ def test_a_picture_is_taken_once_and_its_name_is_its_own(tmp_path):
 
 def test_long_names_are_cut_between_letters(tmp_path):
     touch(tmp_path, "ü" * 120 + ".jpg", "ü" * 121 + ".jpg")
-    names = [one.name.name for one in find_pictures([tmp_path]).sources]
+    names = [one.name.name for one in find_images([tmp_path]).sources]
     assert names == ["ü" * 50, "ü" * 50 + "-2"]
 
 
@@ -312,15 +312,15 @@ def test_links_that_lead_nowhere_are_named_later_and_circles_are_not_walked(tmp_
     touch(tmp_path, "a.jpg")
     (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
     (tmp_path / "circle").symlink_to(tmp_path)
-    assert [one.path.name for one in find_pictures([tmp_path]).sources] == ["a.jpg", "b.jpg"]
+    assert [one.path.name for one in find_images([tmp_path]).sources] == ["a.jpg", "b.jpg"]
 
 
 def test_nothing_to_predict_is_refused(tmp_path):
     touch(tmp_path, "notes.txt")
     with pytest.raises(UserError, match=r"no pictures there .* 1 other files"):
-        find_pictures([tmp_path])
+        find_images([tmp_path])
     with pytest.raises(UserError, match=r"nowhere\.jpg: no such file or folder"):
-        find_pictures([tmp_path / "nowhere.jpg"])
+        find_images([tmp_path / "nowhere.jpg"])
 
 
 def test_paths_are_shown_as_one_line():

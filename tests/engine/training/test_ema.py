@@ -9,7 +9,7 @@ import torch
 
 from engine.core.checkpoint import read_model
 from engine.core.distributed import Runtime
-from engine.training.ema import Averaging
+from engine.training.ema import EMA
 from engine.training.loop import Loop
 from engine.training.optim import OptimConfig
 from models.build import ModelConfig, build_model
@@ -35,7 +35,7 @@ def nudge(network, seed):
 @pytest.mark.parametrize("build", [build_model, build_peers])
 def test_the_average_follows_the_formula(build):
     network = build(SCENENET, 5, seed=0)
-    averaging, expected = Averaging(network, DECAY), {}
+    averaging, expected = EMA(network, DECAY), {}
     for step in range(4):
         nudge(network, step)
         averaging.update()
@@ -52,7 +52,7 @@ def test_the_average_follows_the_formula(build):
 def test_what_never_moves_stays_bit_for_bit():
     network = build_model(ModelConfig(model="scenenet", weights="none", frozen_stages=0), 5, seed=0)
     before = copied(network)
-    averaging = Averaging(network, 0.3)
+    averaging = EMA(network, 0.3)
     for _ in range(3):
         averaging.update()
     same(dict(averaging.network.state_dict()), before)
@@ -60,19 +60,19 @@ def test_what_never_moves_stays_bit_for_bit():
 
 def test_before_the_first_step_it_is_the_network():
     network = build_model(SCENENET, 5, seed=0)
-    same(dict(Averaging(network, DECAY).network.state_dict()), copied(network))
+    same(dict(EMA(network, DECAY).network.state_dict()), copied(network))
 
 
 def test_the_state_resumes_exactly():
     network = build_model(SCENENET, 5, seed=0)
-    one = Averaging(network, DECAY)
+    one = EMA(network, DECAY)
     for step in range(2):
         nudge(network, step)
         one.update()
     file = io.BytesIO()
     torch.save(one.state_dict(), file)
     file.seek(0)
-    other = Averaging(build_model(SCENENET, 5, seed=9), DECAY)
+    other = EMA(build_model(SCENENET, 5, seed=9), DECAY)
     other._source = network
     other.load_state_dict(torch.load(file, weights_only=True))
     nudge(network, 7)

@@ -15,7 +15,7 @@ from data.loading.loader import LoaderConfig
 from engine.core.distributed import Runtime
 from engine.training import features as features_module
 from engine.training.features import features_fingerprint, pooled_features, require_pooled, weights_hash
-from engine.training.loaders import FeatureFeed, PictureFeed
+from engine.training.loaders import FeatureLoaders, ImageLoaders
 from models.build import ModelConfig, build_model
 from utils.checks import RunError, UserError
 from utils.types import Annotations, LabelTable
@@ -45,7 +45,7 @@ def array_data(seed=0):
 
 
 def feed(data, config=CONFIG):
-    return PictureFeed(data, config, Runtime("cpu", "fp32"), 0, 0)
+    return ImageLoaders(data, config, Runtime("cpu", "fp32"), 0, 0)
 
 
 def computed(data, folder, model=None, config=CONFIG):
@@ -68,7 +68,7 @@ def test_features_are_the_pooled_maps_of_the_test_view_in_row_order(tmp_path):
 
 def test_the_head_on_features_gives_the_logits_of_the_model(tmp_path):
     data, model = array_data(), network()
-    loaders = FeatureFeed(data, computed(data, tmp_path, model), 4, Runtime("cpu", "fp32"))
+    loaders = FeatureLoaders(data, computed(data, tmp_path, model), 4, Runtime("cpu", "fp32"))
     pictures, features = feed(data).scoring("train"), loaders.scoring("train")
     on_pooled = features_module.Pooling(model).classifier
     model.eval()
@@ -186,6 +186,6 @@ def test_methods_that_need_more_are_refused_by_name(need):
 
 def test_features_have_one_view(tmp_path):
     data = array_data()
-    loaders = FeatureFeed(data, computed(data, tmp_path), 4, Runtime("cpu", "fp32"))
+    loaders = FeatureLoaders(data, computed(data, tmp_path), 4, Runtime("cpu", "fp32"))
     with pytest.raises(ValueError, match="one view"):
         loaders.training([], 2)

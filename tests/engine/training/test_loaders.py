@@ -9,7 +9,7 @@ from data.loading.loader import LoaderConfig
 from data.loading.samplers import ShuffledBatches
 from data.loading.transforms import second_transform
 from engine.core.distributed import Runtime
-from engine.training.loaders import PictureFeed
+from engine.training.loaders import ImageLoaders
 from tests.engine.training.test_features import array_data
 from utils.checks import UserError
 
@@ -18,7 +18,7 @@ CONFIG = LoaderConfig(img_size=16, batch_size=4, augment="none", normalize="unit
 
 def batches(views, **settings):
     data = array_data()
-    feed = PictureFeed(data, replace(CONFIG, **settings), Runtime("cpu", "fp32"), 0, 0)
+    feed = ImageLoaders(data, replace(CONFIG, **settings), Runtime("cpu", "fp32"), 0, 0)
     return list(feed.training(ShuffledBatches(len(data.train), 4, seed=0), views))
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from data.loading.samplers import OrderedBatches, ShuffledBatches
 from engine.core.distributed import Runtime
-from engine.training.ema import Averaging
+from engine.training.ema import EMA
 from engine.training.loaders import FeatureLoader
 from engine.training.loop import Freezing, Hooks, Learner, Loop
 from engine.training.optim import OptimConfig, build_optimizer
@@ -66,7 +66,7 @@ def make_loop(
         seed=0,
     )
     groups = [{"params": network.backbone_parameters()}, {"params": network.head_parameters(), "lr_mult": 3.0}]
-    averaging = Averaging(network, averaged) if averaged else None
+    averaging = EMA(network, averaged) if averaged else None
     model = runtime.wrap(network)
     optimizer = runtime.wrap_optimizer(build_optimizer(optim, groups))
     loop = Loop(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses.common.functional import present, weighted_bce, widened
+from losses.common.functional import at_least_float32, present, weighted_bce
 from tests.oracles import cones as oracle
 
 
@@ -30,4 +30,4 @@ def test_unknown_is_read_as_absent():
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_widened_never_narrows(kind):
     values = torch.ones(2, dtype=kind)
-    assert widened(values).dtype == (torch.float64 if kind == torch.float64 else torch.float32)
+    assert at_least_float32(values).dtype == (torch.float64 if kind == torch.float64 else torch.float32)

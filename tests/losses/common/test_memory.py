@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from losses.common.memory import require_room, write_rows
+from losses.common.memory import check_memory, write_rows
 from losses.cones import CoNeS, CoNeSConfig
 from tests.losses.fake_model import info_for
 from tests.ranks import run_ranks
@@ -44,4 +44,4 @@ def test_state_that_no_machine_has_room_for_is_refused_before_it_is_made():
     empty = csr_array((3_400_000, 5_000), dtype=np.int8)
     with pytest.raises(UserError, match=r"CoNeS keeps a confidence for each of 3,400,000 images.*63 GiB"):
         CoNeS(CoNeSConfig(), replace(info_for(np.eye(2, dtype=np.int8)), observed=LabelTable(empty, default=UNKNOWN)))
-    require_room(LabelTable(np.zeros((82_081, 80), dtype=np.int8)), 4, "anything")
+    check_memory(LabelTable(np.zeros((82_081, 80), dtype=np.int8)), 4, "anything")

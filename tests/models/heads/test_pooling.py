@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.build import HEADS, LabelFacts, ModelConfig
+from models.build import HEADS, LabelInfo, ModelConfig
 from models.heads.pooling import BoostedCSRAHead, BoostedLinearHead, CSRAHead, LinearHead, PFCHead, attention, boosted
 from tests.golden_files import each_case, load, part
 from tests.losses.fake_model import random_labels
@@ -258,7 +258,7 @@ def test_cam_never_holds_the_product_of_classes_and_channels():
 @pytest.mark.parametrize("name, alpha", [*((name, None) for name in HEADS), ("linear", 5.0), ("csra", 5.0)])
 def test_heads_by_name_under_bfloat16_autocast_are_finite(name, alpha):
     config = ModelConfig(model="scenenet", head=name, num_heads=8, lam=0.4, boostlu=alpha, neck_width=6)
-    facts = LabelFacts([f"class {label}" for label in range(5)], LabelTable(random_labels(20, 5)))
+    facts = LabelInfo([f"class {label}" for label in range(5)], LabelTable(random_labels(20, 5)))
     head = HEADS[name](32, 5, config, facts)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = 50 * torch.randn(2, 32, 7, 7).bfloat16()

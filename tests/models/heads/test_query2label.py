@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.heads.query2label import Decoder, Encoder, GroupWiseLinear, Query2LabelHead, Transformer
+from models.heads.query2label import Encoder, GroupWiseLinear, Query2LabelHead, QueryDecoder, Transformer
 from models.heads.transformer import DecoderLayer, EncoderLayer, tokens_of
 from tests.golden_files import load, part
 from tests.models.heads.test_transformer import noise, numbers, shaken
@@ -159,7 +159,7 @@ def test_widths_that_do_not_go_together_are_refused():
 def test_names_are_those_of_the_published_network():
     names = set(Query2LabelHead(8, 5, heads=2, projected=True).state_dict())
     layer = EncoderLayer(8, 2, 12, 0.0)
-    transformer = Transformer(Encoder([layer], 8, False), Decoder([DecoderLayer(8, 2, 12, 0.0)], 8))
+    transformer = Transformer(Encoder([layer], 8, False), QueryDecoder([DecoderLayer(8, 2, 12, 0.0)], 8))
     assert {"encoder.layers.0.self_attn.in_proj_weight", "decoder.layers.0.norm3.bias"} <= set(transformer.state_dict())
     assert {"query_embed.weight", "input_proj.weight", "input_proj.bias", "fc.W", "fc.b"} <= names
     assert not any("norm1" in name or "self_attn" in name for name in names if "decoder" in name)

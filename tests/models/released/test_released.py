@@ -9,7 +9,7 @@ import torch
 
 from models.build import build_model
 from models.released import FAMILIES, MisfitError, network_config, read_released, recognise
-from models.released.contents import Told
+from models.released.contents import HeadOverrides
 from tests.golden_files import load, load_json, meta
 from tests.models.released import released_files
 from tests.models.released.released_files import CLASSES, FILES, NEED_TIMM, save
@@ -103,19 +103,19 @@ def test_data_parallel_names_lose_their_prefix_in_every_family(tmp_path):
 @pytest.mark.parametrize("heads, lam", [(1, 0.3), (4, 0.5)])
 def test_lam_of_csra_is_told_or_assumed_and_said(tmp_path, heads, lam):
     made = released_files.csra(heads, lam)
-    told = read(made, tmp_path, Told(lam=lam, num_heads=heads))
+    told = read(made, tmp_path, HeadOverrides(lam=lam, num_heads=heads))
     assert told.notes == ()
     agree(told, made)
     assert "lam is not in the file: 0.1" in read(made, tmp_path).notes[0]
     with pytest.raises(UserError, match=f"--num_heads 6: .* holds {heads}"):
-        read(made, tmp_path, Told(num_heads=6))
+        read(made, tmp_path, HeadOverrides(num_heads=6))
 
 
 def test_boostlu_is_read_from_the_options_or_told_but_never_guessed(tmp_path):
     made = released_files.convolution(None, alpha=3.0)
     with pytest.raises(UserError, match="give --boostlu 5"):
         read(made, tmp_path)
-    agree(read(made, tmp_path, Told(boostlu=3.0)), made)
+    agree(read(made, tmp_path, HeadOverrides(boostlu=3.0)), made)
     assert read(FILES["boostlu"](), tmp_path).settings["boostlu"] == 5.0
     assert "boostlu" not in read(FILES["ignore"](), tmp_path).settings
 
@@ -138,7 +138,7 @@ def test_attention_heads_of_query2label_come_from_options_beside_it(tmp_path):
     options = released_files.Munch(nheads=8)
     beside = read(made._replace(content=(made.state, options)), tmp_path)
     assert (beside.settings["nheads"], beside.notes) == (8, ())
-    assert read(made, tmp_path, Told(nheads=2)).settings["nheads"] == 2
+    assert read(made, tmp_path, HeadOverrides(nheads=2)).settings["nheads"] == 2
 
 
 def test_query2label_on_tresnet_is_read_with_positive_scales(tmp_path):
@@ -308,7 +308,7 @@ def test_golden_logits_of_cones_bce_and_csra(tmp_path):
         if entry["depth"] != depth or expected is None or expected.shape[1] != entry["num_classes"]:
             continue
         held = filled(entry["state_dict"], said["salt"])
-        released = read_released(held, tmp_path / "x.pth", Told(lam=said["lam"]))
+        released = read_released(held, tmp_path / "x.pth", HeadOverrides(lam=said["lam"]))
         assert released.family == {"cam": "cones", "bce": "bce"}.get(name, "csra")
         found = network(released)(torch.from_numpy(golden["input"]), frozenset({"cam"}))
         close(found.logits, expected)

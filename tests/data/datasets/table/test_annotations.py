@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.datasets.coco import load_coco
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.datasets.table import annotations as own
 from data.datasets.table.config import TableConfig
 from data.datasets.table.reader import load_table
@@ -17,7 +17,9 @@ from utils.types import ABSENT, PRESENT, UNKNOWN
 
 
 def of(table, tmp_path, *, path_images=Path(), need_images=False, **more):
-    return Source(path_images, Path(), 0, Cache(tmp_path / "cache"), need_images, TableConfig(table=table, **more))
+    return DatasetSource(
+        path_images, Path(), 0, Cache(tmp_path / "cache"), need_images, TableConfig(table=table, **more)
+    )
 
 
 def instances(path, images, annotations, names):

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.datasets.source import Source
+from data.datasets.source import DatasetSource
 from data.datasets.table import reader as table_module
 from data.datasets.table.columns import read_spreadsheet
 from data.datasets.table.config import TableConfig
@@ -25,7 +25,7 @@ def written(path, text, encoding="utf-8"):
 
 def own(table, *, path_images=Path(), seed=0, need_images=False, cache=None, **more):
     cache = Cache(cache or table.parent / "cache")
-    return Source(path_images, Path(), seed, cache, need_images, TableConfig(table=table, **more))
+    return DatasetSource(path_images, Path(), seed, cache, need_images, TableConfig(table=table, **more))
 
 
 def test_columns_of_classes_keep_their_order_and_tell_absent_from_unknown(tmp_path):
@@ -242,4 +242,4 @@ def test_what_the_reader_remarked_is_said_at_every_start(tmp_path, capsys):
 
 def test_the_table_must_be_named():
     with pytest.raises(UserError, match="--table"):
-        load_table(Source(Path(), Path(), 0, Cache(), need_images=False))
+        load_table(DatasetSource(Path(), Path(), 0, Cache(), need_images=False))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.backbones.build import build_backbone, load_weights, require_backbone, weights_name
-from models.backbones.timm_trunk import TimmTrunk
+from models.backbones.timm_networks import TimmFeatureExtractor
 from models.build import ModelConfig, build_model
 from utils.checks import UserError
 
@@ -139,7 +139,7 @@ def test_a_file_of_timms_own_names_loads(timm, tmp_path):
     torch.manual_seed(1)
     state = Convolutions().state_dict()
     torch.save(state | {"head.fc.weight": torch.ones(3)}, tmp_path / "w.pth")
-    backbone = TimmTrunk("small_conv")
+    backbone = TimmFeatureExtractor("small_conv")
     load_weights(backbone, "timm/small_conv", str(tmp_path / "w.pth"))
     for key, value in backbone.network.state_dict().items():
         assert torch.equal(value, state[key])
@@ -183,7 +183,7 @@ def test_one_step_with_networks_of_the_package_itself(name, size, width, stages)
 
 
 def test_tokens_that_are_no_grid_are_refused(timm, monkeypatch):
-    backbone = TimmTrunk("small_vit")
+    backbone = TimmFeatureExtractor("small_vit")
     monkeypatch.setattr(Patches, "num_prefix_tokens", 1)
     with pytest.raises(UserError, match="no grid"):
         backbone(torch.rand(1, 3, 32, 32))

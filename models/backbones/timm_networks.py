@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from models.backbones.trunks import Backbone, Stage, staged
+from models.backbones.feature_extractors import Backbone, Stage, staged
 from utils.checks import UserError, require
 
 PREFIX = "timm/"
@@ -39,7 +39,7 @@ def require_timm_model(name: str) -> None:
     raise UserError(f"--model {PREFIX}{name}: timm has no network of that name; {hint}")
 
 
-class TimmTrunk(Backbone):
+class TimmFeatureExtractor(Backbone):
     """A network of timm without pooling and classifier, its last features as a map (B, D, h, w).
 
     Tokens of transformers are laid out as they were cut, class and register tokens left out; channels come first.

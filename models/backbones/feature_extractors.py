@@ -115,7 +115,7 @@ _IN_SERIES = ("features", "layers", "blocks", "stages", "trunk_output", "body") 
 _PICTURE = 224  # the size at which width and stride are found: one that every network takes
 
 
-class Trunk(Backbone):
+class FeatureExtractor(Backbone):
     """A torchvision network of convolutions or windows up to its pooling: its parts, one after another.
 
     The stages are the blocks as torchvision lists them, each with the layers without a matrix that follow it (norms,
@@ -189,7 +189,7 @@ def _behind(name: str, whole: nn.Module) -> list[tuple[str, nn.Module]]:
     return []
 
 
-class CentredTrunk(Trunk):
+class CentredFeatureExtractor(FeatureExtractor):
     """GoogLeNet and Inception v3, whose published weights expect pixels from -1 to 1.
 
     Pictures come normalised by the mean and deviation of ImageNet, as for every other network, and are brought to that
@@ -262,5 +262,5 @@ def trunk_of(name: str) -> Callable[[str], Backbone]:
     if name.startswith(("resnet", "resnext", "wide_resnet")):
         return ResNet
     if name in _ARGUMENTS:
-        return CentredTrunk
-    return VisionTransformer if name.startswith("vit_") else Trunk
+        return CentredFeatureExtractor
+    return VisionTransformer if name.startswith("vit_") else FeatureExtractor

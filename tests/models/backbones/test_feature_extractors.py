@@ -10,7 +10,14 @@ import torchvision
 from torch import nn
 
 from models.backbones.build import BACKBONES, build_backbone
-from models.backbones.trunks import CLASSIFYING, CentredTrunk, Trunk, VisionTransformer, map_shape, resized_positions
+from models.backbones.feature_extractors import (
+    CLASSIFYING,
+    CentredFeatureExtractor,
+    FeatureExtractor,
+    VisionTransformer,
+    map_shape,
+    resized_positions,
+)
 
 QUICK = {
     "alexnet": 96,
@@ -191,9 +198,9 @@ def test_centred_networks_take_pictures_normalised_as_for_the_others(name, size)
     net = torchvision.models.get_model(name, weights=None, init_weights=False, transform_input=True).eval()
     backbone = build_backbone(name).eval()
     backbone.load_state_dict(net.state_dict(), strict=False)
-    assert isinstance(backbone, CentredTrunk)
+    assert isinstance(backbone, CentredFeatureExtractor)
     images = torch.rand(2, 3, size, size)
-    expected = Trunk.forward(backbone, net._transform_input(images))
+    expected = FeatureExtractor.forward(backbone, net._transform_input(images))
     torch.testing.assert_close(backbone(images), expected)
 
 
