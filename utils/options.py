@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ class Shorthand(NamedTuple):
     """A flag and YAML key that stands for values of other settings and holds none itself."""
 
     values: str
-    """What it takes, for `--help`."""
+    """Its values in words, for `--help`."""
     help: str
     expand: Callable[[str], Mapping[str, str]]
     """From the text given to the texts of the settings it stands for. Raises: ValueError saying what it must be."""
@@ -26,41 +26,96 @@ def option(
     help: str,  # noqa: A002 - argparse's own word
     *,
     aliases: Sequence[str] = (),
+    choices: Iterable[str] = (),
     synonyms: Mapping[str, str] = MappingProxyType({}),
     shorthands: Mapping[str, Shorthand] = MappingProxyType({}),
+    common: bool = False,
 ) -> Any:
     """A field of a config dataclass that `engine.core.settings` turns into `--<name>` and into a YAML key.
 
-    The type comes from the annotation: `int`, `float`, `str`, `bool`, `Path`, `Literal[...]` (a choice) or one of
-    these `| None`.
+    The type comes from the annotation: `int`, `float`, `str`, `bool`, `Path`, `Literal[...]` (a choice), a list of
+    numbers or texts (`tuple[int, ...]`, `tuple[float, ...]`, `tuple[str, ...]`), or one of these `| None`.
 
     Args:
         default: the value in force when nobody says otherwise.
         help: one line for `--help` and for the reader of the class; the only place where the setting is described.
         aliases: other spellings of the flag that papers print, without dashes. Never a second setting.
+        choices: values of a `str` that come from a registry, such as the names of all heads.
         synonyms: other spellings of values that papers print, each with the value it stands for.
         shorthands: flags that papers print, each of which sets this setting, and others with it.
+        common: True for the few settings that the short `--help` shows.
     """
-    said = {"help": help, "aliases": tuple(aliases), "synonyms": synonyms, "shorthands": shorthands}
-    return field(default=default, metadata=said)
+    metadata = {
+        "help": help,
+        "aliases": tuple(aliases),
+        "choices": tuple(choices),
+        "synonyms": synonyms,
+        "shorthands": shorthands,
+        "common": common,
+    }
+    return field(default=default, metadata=metadata)
 
 
-def converter(kind: Any) -> tuple[Callable[[str], Any], tuple[str, ...]]:
-    """How the text of a flag or YAML value becomes a value of the annotated type, and the choices if it has any.
+def kind_of(annotation: Any, choices: Sequence[str] = ()) -> str:
+    """The type of a setting as a word: `int`, `float`, `str`, `bool`, `path` or `choice`.
 
-    The function that is returned raises ValueError saying what the text must be. For `... | None` an empty text is
-    None.
+    A list has `...` behind the word, and a setting that may be unset `?` behind all: `int...`, `float?`.
+
+    Args:
+        annotation: the type of the dataclass field.
+        choices: those of a `str` that come from a registry; the kind is `choice` then.
+
+    Raises:
+        KeyError: a type that no flag can have.
     """
-    if get_origin(kind) in (Union, types.UnionType):
-        inner, choices = converter(next(part for part in get_args(kind) if part is not type(None)))
-        return (lambda text: None if text == "" else inner(text)), choices
-    if get_origin(kind) is Literal:
-        choices = tuple(str(choice) for choice in get_args(kind))
-        return (lambda text: _choice(text, choices)), choices
-    return {bool: _boolean, int: _integer, float: _number, str: _text, Path: _path}[kind], ()
+    if get_origin(annotation) in (Union, types.UnionType):
+        return kind_of(next(part for part in get_args(annotation) if part is not type(None)), choices) + "?"
+    if get_origin(annotation) is tuple:
+        return kind_of(get_args(annotation)[0], choices) + "..."
+    if get_origin(annotation) is Literal or choices:
+        return "choice"
+    return {bool: "bool", int: "int", float: "float", str: "str", Path: "path"}[annotation]
 
 
-def _choice(text: str, choices: tuple[str, ...]) -> str:
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """The values of a `Literal`, also inside a list or a union with None; empty for other types."""
+    if get_origin(annotation) is Literal:
+        return tuple(str(choice) for choice in get_args(annotation))
+    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType, tuple) else ()
+    return next((found for part in parts if (found := choices_of(part))), ())
+
+
+def reader(kind: str, choices: Sequence[str] = ()) -> Callable[[str], Any]:
+    """From the text of a flag or YAML value to a value of a kind of `kind_of`.
+
+    The function that is returned raises ValueError saying what the text must be. An empty text is None where the
+    setting may be unset.
+    """
+    if kind.endswith("?"):
+        inner = reader(kind.removesuffix("?"), choices)
+        return lambda text: None if text == "" else inner(text)
+    if kind.endswith("..."):
+        item = reader(kind.removesuffix("..."), choices)
+        return lambda text: tuple(item(word) for word in text.replace(",", " ").split())
+    if kind == "choice":
+        return lambda text: _choice(text, choices)
+    return {"bool": _boolean, "int": _integer, "float": _number, "str": _text, "path": _path}[kind]
+
+
+def converter(annotation: Any) -> tuple[Callable[[str], Any], tuple[str, ...]]:
+    """The function from the text of a flag or YAML value to a value of the annotated type, and the choices if any."""
+    choices = choices_of(annotation)
+    return reader(kind_of(annotation), choices), choices
+
+
+def as_text(value: Any) -> str:
+    """A value of a setting as the text that gives it back: a list with commas, None as nothing."""
+    if value is None:
+        return ""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _choice(text: str, choices: Sequence[str]) -> str:
     if text not in choices:
         close = difflib.get_close_matches(text, choices, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
