@@ -70,7 +70,7 @@ def test_lists_are_written_with_commas_and_read_back(kind, text, value):
 
 @pytest.mark.parametrize("value", [None, True, 3, 1e-5, "x", Path("a/b"), (1, -2)])
 def test_every_value_has_a_text_that_gives_it_back(value):
-    kinds = {type(None): int | None, tuple: tuple[int, ...]}
+    kinds = {type(None): int | None, tuple: tuple[int, ...], type(Path()): Path}
     convert, _ = converter(kinds.get(type(value), type(value)))
     assert convert(as_text(value)) == value
 
