@@ -14,7 +14,19 @@ from engine.prediction.html import Page, Tile, contact_sheet
 from engine.prediction.predictor import Label, Unreadable
 from tests.engine.checkpoints import pixels
 
-HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>${count}$$&amp;'</title></style>"
+HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}{% raw %}{#${count}&amp;'</title></style>"
+HOSTILE_NAMES = (
+    "<script>",
+    '"onerror="alert(1)',
+    "'",
+    "{{7*7}}",
+    "{% for %}",
+    "{#",
+    "</script>",
+    "&lt;",
+    "$count",
+    "a\nb",
+)
 VOID = {"meta", "img", "input"}
 
 
@@ -54,9 +66,9 @@ class Read(HTMLParser):
 
 
 def thumbnail(seed):
-    held = io.BytesIO()
-    pixels(seed).save(held, "JPEG")
-    return base64.b64encode(held.getvalue()).decode()
+    buffer = io.BytesIO()
+    pixels(seed).save(buffer, "JPEG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def tile(name, *labels, seed=0):
@@ -68,7 +80,7 @@ def page(*tiles, source="best.pth", unreadable=()):
     return contact_sheet(Page(source, tiles, unreadable))
 
 
-def test_every_picture_and_label_is_there():
+def test_every_image_and_label_is_there():
     tiles = [tile(f"{n}.jpg", ("cat", 0.9 - n / 10), ("dog", 0.25), seed=n) for n in range(5)] + [tile("none.jpg")]
     read = Read(page(*tiles))
     assert [one["name"] for one in read.tiles] == [one.name for one in tiles]
@@ -81,7 +93,7 @@ def test_every_picture_and_label_is_there():
         assert kind == "data:image/jpeg;base64"
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (53, 37)
     assert read.options[:3] == ["", "cat", "dog"]
-    assert "6 pictures" in read.text
+    assert "6 images" in read.text
 
 
 def test_bars_are_as_long_as_scores():
@@ -102,6 +114,17 @@ def test_hostile_names_are_text():
     assert read.tiles[0]["name"] == HOSTILE
     assert read.tiles[0]["labels"] == [(HOSTILE, 0.5)]
     assert HOSTILE in read.options
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_names_are_read_back_as_they_are(name):
+    read = Read(page(tile(name, (name, 0.5)), source=name, unreadable=[Unreadable(name, "is damaged")]))
+    assert read.tiles[0]["name"] == name
+    assert read.tiles[0]["labels"] == [(name, 0.5)]
+    assert read.tiles[0]["image"]["alt"] == f"{name}: {name} 0.50"
+    assert read.options == ["", name, "given", "high", "low"]
+    assert read.text.count(f"{name}: is damaged") == 1
+    assert read.text.count(f"Predictions of {name}") == 1
 
 
 def test_bytes_that_are_no_letters_are_spelled_out():
@@ -160,8 +183,8 @@ def seen(text):
     elements = [attributes for _, attributes in read.elements if attributes.get("class") == "tile"]
     for attributes, one in zip(elements, read.tiles, strict=True):
         if "hidden" not in attributes:
-            place = re.search(r"order: (\d+)", attributes.get("style", "order: 0"))
-            found.append((int(place.group(1)), one["name"]))
+            order = re.search(r"order: (\d+)", attributes.get("style", "order: 0"))
+            found.append((int(order.group(1)), one["name"]))
     return [name for _, name in sorted(found, key=lambda item: item[0])]
 
 
@@ -186,5 +209,5 @@ def test_a_browser_searches_filters_and_sorts(tmp_path, steps, shown):
     text = page(*tiles).replace("</body>", f"<script>{steps} update();</script></body>")
     found = in_browser(tmp_path, text)
     assert seen(found) == shown
-    assert f"{len(shown)} of 3 pictures" in found
+    assert f"{len(shown)} of 3 images" in found
     assert "alert(1)</script>" not in found.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "")
