@@ -38,6 +38,7 @@ ARROWS = {
         "build": {"classifier", "backbones", "heads"},
         "peers": {"build", "classifier"},
         "released": {"build", "backbones", "heads"},
+        "as_model": set(),
     },
 }
 """The rooms of each package, and those that each may import from."""
