@@ -1,9 +1,11 @@
 """The methods by name. Adding one: a module here, and a line below."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from losses.asl import ASL, ASLConfig
 from losses.assume_negative import AN, BCE, LSAN, WAN, ANConfig, BCEConfig, LabelSmoothingConfig, SmoothedBCE
+from losses.build import Labels, class_names, label_table, require_known, typed_config
 from losses.cls import CLS, CLSConfig
 from losses.co_teaching import (
     CoTeaching,
@@ -26,13 +28,16 @@ from losses.ndlp import NDLP, NDLPConfig
 from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalConfig
 from losses.role import ROLE, ROLEConfig
 from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
+from utils.checks import require
+from utils.types import ClassCounts, CriterionInfo
 
 
 class Method(NamedTuple):
-    """A method's class and the dataclass of its settings."""
+    """A method's class, the dataclass of its settings, and the script that trains it."""
 
     criterion: type[Criterion]
     config: type[Any]
+    script: str = "main_BCE.py"
 
 
 CRITERIA: dict[str, Method] = {
@@ -52,36 +57,73 @@ CRITERIA: dict[str, Method] = {
     "db": Method(DistributionBalanced, DistributionBalancedConfig),
     "label_mask": Method(LabelMask, LabelMaskConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
-    "cones": Method(CoNeS, CoNeSConfig),
-    "large_loss": Method(LargeLoss, LargeLossConfig),
-    "cls": Method(CLS, CLSConfig),
-    "co-teaching": Method(CoTeaching, CoTeachingConfig),
-    "co-teaching+": Method(CoTeachingPlus, CoTeachingPlusConfig),
-    "decoupling": Method(Decoupling, DecouplingConfig),
-    "jocor": Method(JoCoR, JoCoRConfig),
-    "ndlp": Method(NDLP, NDLPConfig),
-    "ignore": Method(Ignore, IgnoreConfig),
+    "cones": Method(CoNeS, CoNeSConfig, "main_CoNeS.py"),
+    "large_loss": Method(LargeLoss, LargeLossConfig, "main_llm.py"),
+    "cls": Method(CLS, CLSConfig, "main_cls.py"),
+    "co-teaching": Method(CoTeaching, CoTeachingConfig, "main_cls.py"),
+    "co-teaching+": Method(CoTeachingPlus, CoTeachingPlusConfig, "main_cls.py"),
+    "decoupling": Method(Decoupling, DecouplingConfig, "main_cls.py"),
+    "jocor": Method(JoCoR, JoCoRConfig, "main_cls.py"),
+    "ndlp": Method(NDLP, NDLPConfig, "main_ndlp.py"),
+    "ignore": Method(Ignore, IgnoreConfig, "main_ignore.py"),
 }
 
-BASELINES = (
-    "bce",
-    "bce_ls",
-    "an",
-    "an_ls",
-    "wan",
-    "epr",
-    "role",
-    "iu",
-    "iun",
-    "pr",
-    "asl",
-    "focal",
-    "cb",
-    "db",
-    "label_mask",
-    "curriculum",
-)
-"""The methods without a script of their own: `main_BCE.py --loss NAME`."""
 
-CO_TRAINING = ("cls", "co-teaching", "co-teaching+", "decoupling", "jocor")
-"""The methods of two networks, which share `main_cls.py`."""
+def methods_of(script: str) -> tuple[str, ...]:
+    """Names of the methods that a script trains, its default first."""
+    return tuple(name for name, method in CRITERIA.items() if method.script == script)
+
+
+BASELINES = methods_of("main_BCE.py")
+CO_TRAINING = methods_of("main_cls.py")
+
+
+def build_criterion(
+    name: str,
+    *,
+    observed: Labels,
+    classes: Sequence[str] | None = None,
+    epochs: int = 1,
+    steps_per_epoch: int = 1,
+    feature_width: int | None = None,
+    seed: int = 0,
+    clean: Labels | None = None,
+    frozen_epochs: int = 0,
+    **options: Any,
+) -> Criterion:
+    """Build any criterion for a training loop of your own.
+
+    Args:
+        name: a method, a key of `CRITERIA`.
+        observed: labels (N, C) of the training set: 1 present, 0 absent, -1 unknown.
+        classes: C names.
+        epochs: length of the training, which some schedules follow.
+        steps_per_epoch: batches per epoch.
+        feature_width: channels of the network's feature map, for methods that need features.
+        seed: of what the method draws when it is built.
+        clean: true labels (N, C), for class frequencies where an option asks for them.
+        frozen_epochs: epochs, from the first on, in which the backbone does not learn.
+        options: settings of the method by name, as values or as the text that its flag takes.
+
+    Raises:
+        UserError: unknown name or option, a value that does not fit, or labels that the method cannot use.
+    """
+    require_known("method", name, CRITERIA)
+    criterion, config, _ = CRITERIA[name]
+    require(
+        feature_width is not None or "features" not in criterion.needs,
+        f"{name}: give feature_width, the number of channels of the network's feature map",
+    )
+    table = label_table(observed)
+    info = CriterionInfo(
+        observed=table,
+        classes=class_names(classes, table.num_classes),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        feature_width=feature_width or 0,
+        class_counts=ClassCounts(table.counts(), "observed"),
+        seed=seed,
+        clean_counts=None if clean is None else ClassCounts(label_table(clean).counts(), "clean"),
+        frozen_epochs=frozen_epochs,
+    )
+    return criterion(typed_config(name, config, options), info)

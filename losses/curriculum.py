@@ -101,12 +101,16 @@ class CurriculumLabelling(Criterion):
         )
         self.register_buffer("pseudo", torch.full((len(table), table.num_classes), UNKNOWN, dtype=torch.int8))
 
+    def wants_train_scores(self, epoch: int) -> bool:
+        """Return True for every `relabel_every`-th epoch after the first: a round of labelling precedes it."""
+        return epoch > 1 and (epoch - 1) % self.config.relabel_every == 0
+
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
-        """Label anew before every `relabel_every`-th epoch after the first; `train_scores` (N, C) are logits.
+        """Relabel before the epochs that want scores; `train_scores` (N, C) are logits.
 
         Raises: ValueError if such an epoch comes without scores of that shape.
         """
-        if epoch == 1 or (epoch - 1) % self.config.relabel_every:
+        if not self.wants_train_scores(epoch):
             return
         if train_scores is None or train_scores.shape != self.pseudo.shape:
             raise ValueError(f"epoch {epoch} needs the scores of the training set, {tuple(self.pseudo.shape)}")

@@ -225,6 +225,7 @@ class NDLP(ScheduledCriterion):
     global batch that was trusted, which from the second epoch on is mixed.
     """
 
+    single_pass = False
     config: NDLPConfig
     confidence: Tensor
     log_distribution: Tensor

@@ -201,13 +201,17 @@ class Splits(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a loader yields. `index` is the row in the training set; no criterion reads `truth`."""
+    """The input of a criterion, on the device of the model.
 
-    images: Tensor  # (B, 3, H, W): bytes from the loader, float32 and normalised for a criterion
+    `images` is the input of the model: float32 and normalised. Bytes of images and pooled features have batches of
+    their own, which loaders yield and turn into this one; a pooled feature is then an image of one pixel, (B, D, 1, 1).
+    """
+
+    images: Tensor  # (B, 3, H, W)
     observed: Tensor  # (B, C) float: 1, 0, -1
-    index: Tensor  # type: ignore[assignment]  # (B,) long; hides tuple.index, which nobody needs here
+    index: Tensor  # type: ignore[assignment]  # (B,) long, rows of the training set; hides tuple.index, unused here
     second_view: Tensor | None = None  # (B, 3, H, W), for criteria that need it
-    truth: Tensor | None = None  # (B, C) int8, for analysis
+    truth: Tensor | None = None  # (B, C) int8, for analysis; no criterion reads it, and it may lie on another device
 
 
 class ModelOutput(NamedTuple):
@@ -259,7 +263,7 @@ class ClassCounts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CriterionInfo:
-    """What a criterion may know when it is built."""
+    """Facts about the training set and the run that a criterion is built with."""
 
     observed: LabelTable
     classes: Sequence[str]
@@ -269,7 +273,9 @@ class CriterionInfo:
     class_counts: ClassCounts
     seed: int
     clean_counts: ClassCounts | None = None
-    """Counts of the true labels; only for criteria that are told to use them and say that they do."""
+    """Counts of the true labels; only for criteria whose settings ask for them, and which print that they use them."""
+    frozen_epochs: int = 0
+    """Epochs, from the first on, in which the backbone does not learn."""
 
 
 StateDict = dict[str, Any]

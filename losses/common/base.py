@@ -1,48 +1,89 @@
-"""What every method is: a class that turns a model and a batch into a loss, and remembers what it learns of labels."""
+"""Base classes of all methods: a criterion turns a model and a batch into a loss and keeps what it learns of labels."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from losses.common.functional import at_least_float32
-from utils.types import Batch, CriterionInfo, LabelTable, LossOutput, PeerModels
+from utils.types import Batch, CriterionInfo, LabelTable, LossOutput, ModelOutput, PeerModels
+
+_MORE_THAN_LOGITS = frozenset({"cam", "features", "second_view", "peers", "labels"})
+"""Needs that logits alone do not meet."""
 
 
 class Criterion(nn.Module):
-    """What one paper adds: `loss = criterion(model, batch)`.
+    """The contribution of one paper: `loss = criterion(model, batch)`.
 
-    State (confidences, prototypes, corrected labels) is held in buffers and parameters, so that `state_dict` alone
+    State (confidences, prototypes, corrected labels) lives in buffers and parameters, so that `state_dict` alone
     resumes a method and the engine knows no method by name. Epochs are counted from 1.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What to hand to this criterion, of {"cam", "features", "second_view", "peers", "train_scores", "labels"}.
+    """Inputs besides logits, of {"cam", "features", "second_view", "peers", "train_scores", "labels"}.
 
-    "labels": a model that can be told labels, a `LabelledModel`.
+    "labels": a model that takes known labels as input, a `LabelledModel`. "train_scores": see `wants_train_scores`.
     """
+
+    single_pass: ClassVar[bool] = True
+    """True if a step calls the model once, on `batch.images`, and looks at nothing of the images besides."""
+
+    train_scores_of: ClassVar[Literal["network", "average"]] = "network"
+    """The network whose training scores are wanted: the one that is trained, or the moving average of its weights."""
 
     def __init__(self, config: Any, info: CriterionInfo) -> None:
         super().__init__()
         self.config = config
         self.info = info
 
+    def wants_train_scores(self, epoch: int) -> bool:
+        """Return True for the epochs before which `on_epoch_start` is given logits (N, C) of the whole training set."""
+        return "train_scores" in self.needs
+
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
-        """Schedules and refreshes. `train_scores` (N, C) comes to criteria that need "train_scores".
+        """Follow schedules and refresh state before an epoch.
 
         A run that resumes within an epoch does not call this again: what is set here and outlives it is a buffer.
+
+        Args:
+            epoch: from 1.
+            train_scores: logits (N, C), rows in order, if `wants_train_scores(epoch)`; else None.
         """
 
     def forward(self, model: Any, batch: Batch) -> LossOutput:
-        """One training step's loss, and the update of the criterion's own state.
+        """Loss of one training step, and the update of the criterion's own state.
 
         `model` is a `Model`, or `PeerModels` where `needs` holds "peers": each method says which in its own signature.
         """
         raise NotImplementedError
 
+    def from_logits(self, logits: Tensor, observed: Tensor, index: Tensor) -> LossOutput:
+        """Loss of one training step from the logits of a network that was called elsewhere.
+
+        Args:
+            logits: (B, C) with gradient.
+            observed: (B, C) label codes, float or integer.
+            index: (B,) rows of the training set.
+
+        Raises:
+            ValueError: the method needs more than the logits of one forward pass, or the shapes do not fit.
+        """
+        lacking = sorted(self.needs & _MORE_THAN_LOGITS) + ([] if self.single_pass else ["several forward passes"])
+        if lacking:
+            raise ValueError(
+                f"{type(self).__name__} needs more than logits ({', '.join(lacking)}): call criterion(model, batch)"
+            )
+        if observed.shape != logits.shape or index.shape != logits.shape[:1]:
+            shapes = ", ".join(str(tuple(each.shape)) for each in (logits, observed, index))
+            raise ValueError(f"logits, observed and index must be (B, C), (B, C) and (B,), got {shapes}")
+        observed, index = observed.to(logits.device).float(), index.to(logits.device).long()
+        no_images = logits.new_zeros(len(logits), 3, 1, 1)
+        output: LossOutput = self(_GivenLogits(logits), Batch(no_images, observed, index))
+        return output
+
     def corrected_labels(self) -> LabelTable | None:
-        """The observed labels (N, C) with what this method corrected for good; None where it corrects nothing so."""
+        """Observed labels (N, C) with this method's permanent corrections; None where it makes none."""
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -50,8 +91,22 @@ class Criterion(nn.Module):
         return []
 
 
+class _GivenLogits:
+    """A model for one call, whose logits are known already."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits: Tensor | None = logits
+
+    def __call__(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
+        """Return the logits, whatever the images are. Raises: ValueError when called a second time."""
+        if self.logits is None:
+            raise ValueError("this method calls the model more than once: call criterion(model, batch)")
+        logits, self.logits = self.logits, None
+        return ModelOutput(logits)
+
+
 class ScheduledCriterion(Criterion):
-    """A method whose schedules follow from the epoch alone, which is its state."""
+    """A method whose schedules follow from the epoch alone, which is part of its state."""
 
     def __init__(self, config: Any, info: CriterionInfo) -> None:
         super().__init__(config, info)
@@ -62,16 +117,16 @@ class ScheduledCriterion(Criterion):
         self.epoch = epoch
 
     def get_extra_state(self) -> dict[str, int]:
-        """The epoch. It is no buffer because reading one back from a GPU would make every step wait."""
+        """Return the epoch. It is no buffer, because reading one back from a GPU would make every step wait."""
         return {"epoch": self.epoch}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the epoch up again."""
+        """Restore the epoch."""
         self.epoch = int(state["epoch"])
 
 
 class PeerPair(NamedTuple):
-    """What belongs to network f, and what belongs to network g."""
+    """A tensor of network f, and its counterpart of network g."""
 
     f: Tensor
     g: Tensor
@@ -87,7 +142,7 @@ class PeerCriterion(ScheduledCriterion):
     needs: ClassVar[frozenset[str]] = frozenset({"peers"})
 
     def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
-        """One training step's loss of both networks, each called once."""
+        """Loss of one training step for both networks, each called once."""
         raise NotImplementedError
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses import CO_TRAINING, CRITERIA, CoTeachingConfig, CoTeachingPlusConfig, DecouplingConfig, JoCoRConfig
+from losses import CRITERIA, CoTeachingConfig, CoTeachingPlusConfig, DecouplingConfig, JoCoRConfig, methods_of
 from losses.co_teaching import disagreements, divergence, exchanged, forgotten_share, joint, small_losses
 from losses.common.base import PeerPair
 from tests import golden_files
@@ -16,7 +16,7 @@ from tests.oracles import co_label as oracle
 from utils.checks import UserError
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
-METHODS = [name for name in CO_TRAINING if name != "cls"]
+METHODS = [name for name in methods_of("main_cls.py") if name != "cls"]
 SETTINGS = {
     "co-teaching": {"forget_rate": 0.4, "ramp_epochs": 1},
     "co-teaching+": {"forget_rate": 0.4, "ramp_epochs": 1, "init_epoch": 0},

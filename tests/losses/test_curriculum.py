@@ -79,6 +79,26 @@ def test_rounds_come_every_so_many_epochs_and_each_starts_anew(epochs, last):
     assert torch.equal(criterion.pseudo, expected.to(torch.int8))
 
 
+@pytest.mark.parametrize("every", [1, 3, 5])
+def test_the_epochs_that_want_scores_are_those_that_relabel(every):
+    def relabelled(criterion, epochs):
+        """The epochs before which the labels were made anew; scores are there only when they are wanted."""
+        found = []
+        for epoch in epochs:
+            criterion.pseudo.fill_(2)
+            wanted = criterion.wants_train_scores(epoch)
+            criterion.on_epoch_start(epoch, SCORES if wanted else None)
+            found += [epoch] if (criterion.pseudo != 2).all() else []
+            assert wanted == (epoch in found)
+        return found
+
+    criterion = build(relabel_every=every)
+    first = relabelled(criterion, range(1, 6))
+    resumed = build(relabel_every=every)
+    resumed.load_state_dict(criterion.state_dict())
+    assert first + relabelled(resumed, range(6, 13)) == list(range(1 + every, 13, every))
+
+
 def test_one_step_after_a_round_keeps_what_is_known():
     criterion, model = build(relabel_every=1), FakeModel(CLASSES)
     criterion.on_epoch_start(2, SCORES)

@@ -1,0 +1,68 @@
+"""Parts of `losses.build_criterion`: from labels, class names and options as people write them to our types."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field, fields
+from typing import Any, TypeAlias, get_type_hints
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from utils.checks import UserError, require
+from utils.options import as_text, converter
+from utils.types import LabelTable
+
+Labels: TypeAlias = LabelTable | Tensor | ArrayLike
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise UserError naming the nearest of the `known` names unless `name` is one of them."""
+    names = list(known)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+        raise UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def label_table(labels: Labels) -> LabelTable:
+    """Labels (N, C) as a table: a `LabelTable` itself, or a copy of an array, tensor or list of codes.
+
+    Raises: UserError unless they are two-dimensional and hold nothing but 1, 0 and -1.
+    """
+    if isinstance(labels, LabelTable):
+        return labels
+    values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    require(values.ndim == 2, f"labels must be of shape (N, C), got {values.shape}")
+    require(bool(np.isin(values, (1, 0, -1)).all()), "labels must be 1 (present), 0 (absent) or -1 (unknown)")
+    return LabelTable(np.array(values, dtype=np.int8))
+
+
+def class_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    """The given names of `count` classes, or numbers. Raises: UserError if there are more or fewer names."""
+    if names is None:
+        return tuple(f"class {label}" for label in range(count))
+    require(len(names) == count, f"{len(names)} class names for labels of {count} classes")
+    return tuple(names)
+
+
+def typed_config(method: str, config: type[Any], options: Mapping[str, Any]) -> Any:
+    """The settings of a method, each value read as its flag reads a text. Raises: UserError for what does not fit."""
+    known = {name: setting for setting in fields(config) for name in (setting.name, *setting.metadata["aliases"])}
+    hints, values = get_type_hints(config), {}
+    for name, value in options.items():
+        require_known(f"option of {method}", name, known)
+        setting = known[name]
+        require(setting.name not in values, f"{method}: {name} and another spelling of it are both given")
+        values[setting.name] = _typed(method, setting, hints[setting.name], value)
+    return config(**values)
+
+
+def _typed(method: str, setting: Field[Any], annotation: Any, value: Any) -> Any:
+    text = as_text(value)
+    try:
+        return converter(annotation)[0](setting.metadata["synonyms"].get(text, text))
+    except ValueError as error:
+        raise UserError(f"{method}: {setting.name} {text!r}: {error}") from None

@@ -1,0 +1,108 @@
+"""`from_logits` of every method, and the epochs in which training scores are wanted."""
+
+import numpy as np
+import pytest
+import torch
+
+from losses import CRITERIA, build_criterion
+from losses.common.base import Criterion
+from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
+from utils.types import UNKNOWN, LossOutput
+
+ROWS, CLASSES = 10, 6
+CODES = random_labels(ROWS, CLASSES, seed=4, rate=0.2)
+OPTIONS = {
+    "epr": {"expected_num_pos": 2},
+    "role": {"expected_num_pos": 2},
+    "curriculum": {"relabel_every": 1},
+    "cones": {"feature_width": 8},
+    "ndlp": {"prior": "candidate"},
+    "large_loss": {"mod_scheme": "LL-Cp", "delta_rel": 20},
+    "ignore": {"several": "union"},
+}
+LABELS = {"bce_ls": np.maximum(CODES, 0), "epr": np.where(CODES == 0, UNKNOWN, CODES)}
+STEPS = [(1, [4, 0, 3, 7]), (1, [1, 2, 5]), (2, [4, 7, 9, 1]), (2, [0, 4, 3])]
+MORE_THAN_LOGITS = {"cam", "features", "second_view", "peers", "labels"}
+
+
+def labels_of(name):
+    return LABELS.get(name, CODES).astype(np.int8)
+
+
+def trained(name, forward):
+    """A method after some steps: the loss and the gradient of each, and the state in the end."""
+    codes = labels_of(name)
+    criterion, model = build_criterion(name, observed=codes, epochs=4, **OPTIONS.get(name, {})), FakeModel(CLASSES)
+    scores, results, begun = model(batch_of(codes, list(range(ROWS))).images).logits.detach(), [], 0
+    for epoch, index in STEPS:
+        if epoch > begun:
+            criterion.on_epoch_start(epoch, scores if criterion.wants_train_scores(epoch) else None)
+            begun = epoch
+        model.zero_grad()
+        out = forward(criterion, model, batch_of(codes, index))
+        out.total.backward()
+        results += [out.total.detach(), out.logits, *(each.grad.clone() for each in model.parameters())]
+        results += [each.grad for each in criterion.parameters()]
+    return results, {key: value for key, value in criterion.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def from_logits(criterion, model, batch):
+    return criterion.from_logits(model(batch.images).logits, batch.observed.long(), batch.index)
+
+
+def needs_more(name):
+    criterion = CRITERIA[name].criterion
+    return bool(criterion.needs & MORE_THAN_LOGITS) or not criterion.single_pass
+
+
+@pytest.mark.parametrize("name", [name for name in CRITERIA if not needs_more(name)])
+def test_from_logits_is_a_step_with_the_model(name):
+    results, state = trained(name, from_logits)
+    expected, expected_state = trained(name, lambda criterion, model, batch: criterion(model, batch))
+    assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
+    assert state.keys() == expected_state.keys()
+    assert all(torch.equal(value, expected_state[key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize("name", [name for name in CRITERIA if needs_more(name)])
+def test_a_method_that_needs_more_than_logits_says_what(name):
+    criterion = build_criterion(name, observed=CODES, **OPTIONS.get(name, {}))
+    state = {key: value for key, value in criterion.state_dict().items() if isinstance(value, torch.Tensor)}
+    before = {key: value.clone() for key, value in state.items()}
+    with pytest.raises(ValueError, match=r"^\w+ needs more than logits \(\w[\w, ]+\): call criterion") as error:
+        criterion.from_logits(torch.randn(2, CLASSES), torch.from_numpy(CODES[:2]), torch.arange(2))
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(value, before[key]) for key, value in state.items())
+
+
+def test_methods_of_one_pass_are_those_that_are_known():
+    assert {name for name in CRITERIA if needs_more(name)} <= {
+        *("cones", "label_mask", "cls", "co-teaching", "co-teaching+", "decoupling", "jocor", "ndlp", "ignore")
+    }
+
+
+class CallsTwice(Criterion):
+    def forward(self, model, batch):
+        logits = model(batch.images).logits + model(batch.images).logits
+        return LossOutput(logits.mean(), logits, {})
+
+
+def test_a_second_forward_pass_is_noticed():
+    with pytest.raises(ValueError, match="more than once"):
+        CallsTwice(None, info_for(CODES)).from_logits(torch.randn(2, 6), torch.zeros(2, 6), torch.arange(2))
+
+
+@pytest.mark.parametrize("shapes", [((2, 5), (2,)), ((3, 6), (2,)), ((2, 6), (3,)), ((2, 6), (2, 1))])
+def test_tensors_that_do_not_fit_together_are_refused(shapes):
+    observed, index = (torch.zeros(shape) for shape in shapes)
+    with pytest.raises(ValueError, match=r"must be \(B, C\), \(B, C\) and \(B,\), got \(2, 6\), "):
+        build_criterion("bce", observed=CODES).from_logits(torch.randn(2, 6), observed, index)
+
+
+def test_scores_are_wanted_always_or_never_unless_a_method_says_more():
+    class Scored(Criterion):
+        needs = frozenset({"train_scores"})
+
+    for kind, wanted in ((Criterion, False), (Scored, True)):
+        assert [kind(None, info_for(CODES)).wants_train_scores(epoch) for epoch in (1, 2)] == [wanted] * 2
+        assert kind.train_scores_of == "network"
