@@ -1,4 +1,4 @@
-"""What is in a dataset: figures about its labels, boxes and pictures. Pure functions; nothing is printed here.
+"""Statistics of a dataset: its labels, boxes and images. Pure functions; nothing is printed here.
 
 N rows, C classes, K classes chosen. Label tables are counted as they are stored: a sparse one never becomes dense.
 """
@@ -23,19 +23,19 @@ from utils.long_tail import positives
 from utils.types import ABSENT, PRESENT, UNKNOWN, Boxes, Images, Index, LabelTable
 
 _BLOCK = 1 << 22  # entries compared at a time
-_EDGE = 1.0  # pixels a box may reach over the picture's edge: corners are often rounded
+_EDGE = 1.0  # pixels a box may reach over the image's edge: corners are often rounded
 
 
 @dataclass(frozen=True)
 class LabelStats:
-    """One table of labels in figures."""
+    """Statistics of one table of labels."""
 
     counts: Index
-    """(3, C) rows that hold each code, at [code + 1]."""
+    """(3, C) number of rows with each code, at [code + 1]."""
     per_row: Index
-    """(M,) rows that hold 0, 1, 2, ... present classes."""
+    """(M,) number of rows with 0, 1, 2, ... present classes."""
     all_unknown: int
-    """Rows of which nothing is known."""
+    """Number of rows whose labels are all unknown."""
 
     @property
     def rows(self) -> int:
@@ -50,19 +50,19 @@ class LabelStats:
 
     @property
     def cardinality(self) -> float:
-        """Mean number of present classes a row; 0 without rows."""
+        """Mean number of present classes per row; 0 without rows."""
         return float(self.present.sum() / max(self.rows, 1))
 
     @property
     def density(self) -> float:
-        """Share of the classes that a row has on average."""
+        """Mean share of the classes that are present in a row."""
         return self.cardinality / max(len(self.present), 1)
 
     @property
     def imbalance(self) -> float | None:
         """Positives of the most frequent class over those of the rarest that has any; None without positives."""
-        there = self.present[self.present > 0]
-        return float(there.max() / there.min()) if len(there) else None
+        counts = self.present[self.present > 0]
+        return float(counts.max() / counts.min()) if len(counts) else None
 
 
 def label_stats(table: LabelTable) -> LabelStats:
@@ -73,7 +73,7 @@ def label_stats(table: LabelTable) -> LabelStats:
 
 
 def row_counts(table: LabelTable, code: int) -> Index:
-    """(N,) how many classes of each row hold `code`."""
+    """(N,) number of classes with `code` in each row."""
     codes = table.codes
     if not isinstance(codes, csr_array):
         return np.asarray((codes == code).sum(axis=1, dtype=np.int64))
@@ -87,7 +87,7 @@ def row_counts(table: LabelTable, code: int) -> Index:
 
 @dataclass(frozen=True)
 class NoiseStats:
-    """What a label regime makes of the truth, class by class, all (C,)."""
+    """Comparison of observed labels with the truth, class by class, all (C,)."""
 
     labelled: Index
     """Labelled present."""
@@ -98,11 +98,11 @@ class NoiseStats:
     denied: Index
     """Truly present, labelled absent."""
     unknown: Index
-    """Without a label, whatever the truth."""
+    """Labelled unknown, whatever the truth."""
 
 
 def noise_stats(truth: LabelTable, observed: LabelTable) -> NoiseStats:
-    """Hold the labels that training sees against the truth of the same rows."""
+    """Compare the labels that training sees with the truth of the same rows."""
     pairs = joint_counts(truth, observed)
     true, labelled, absent, unknown = PRESENT + 1, PRESENT + 1, ABSENT + 1, UNKNOWN + 1
     return NoiseStats(
@@ -115,7 +115,7 @@ def noise_stats(truth: LabelTable, observed: LabelTable) -> NoiseStats:
 
 
 def joint_counts(truth: LabelTable, observed: LabelTable) -> Index:
-    """(3, 3, C) rows in which each pair of codes meets, at [true code + 1, observed code + 1]."""
+    """(3, 3, C) number of rows with each pair of codes, at [true code + 1, observed code + 1]."""
     if isinstance(truth.codes, csr_array) and isinstance(observed.codes, csr_array):
         return _joint_stored(truth, observed)
     counts = np.zeros((9, truth.num_classes), dtype=np.int64)
@@ -134,8 +134,8 @@ def _joint_stored(truth: LabelTable, observed: LabelTable) -> Index:
     counts = np.zeros((3, 3, truth.num_classes), dtype=np.int64)
     for value in range(1, 16):
         one, other = value % 4, value // 4
-        place = (one - 1 if one else truth.default + 1, other - 1 if other else observed.default + 1)
-        counts[place] += np.bincount(both.indices[both.data == value], minlength=truth.num_classes)
+        cell = (one - 1 if one else truth.default + 1, other - 1 if other else observed.default + 1)
+        counts[cell] += np.bincount(both.indices[both.data == value], minlength=truth.num_classes)
     counts[truth.default + 1, observed.default + 1] += len(truth) - counts.sum(axis=(0, 1))
     return counts
 
@@ -151,12 +151,12 @@ class CoOccurrence(NamedTuple):
     """Classes that appear together."""
 
     classes: Index
-    """(K,) the classes, most frequent first; each is present somewhere."""
+    """(K,) the classes, most frequent first; each has a positive."""
     together: Index
-    """(K, K) rows in which both are present; a class's own count on the diagonal."""
+    """(K, K) number of rows in which both are present; on the diagonal, the rows of one class."""
 
     def conditional(self) -> NDArray[np.float64]:
-        """(K, K) P(k | j) at [j, k]: the share of the rows with j that have k too."""
+        """(K, K) P(k | j) at [j, k]: the share of the rows with j that also have k."""
         return self.together / np.diag(self.together)[:, None]
 
 
@@ -165,17 +165,17 @@ def co_occurrence(table: LabelTable, at_most: int) -> CoOccurrence:
     present = table.counts(PRESENT)
     chosen = np.argsort(-present, kind="stable")[:at_most]
     chosen = chosen[present[chosen] > 0]
-    place = np.full(table.num_classes, -1)
-    place[chosen] = np.arange(len(chosen))
+    rank = np.full(table.num_classes, -1)
+    rank[chosen] = np.arange(len(chosen))
     row, label = positives(table)
-    kept = place[label] >= 0
+    kept = rank[label] >= 0
     ones = np.ones(int(kept.sum()), dtype=np.int64)
-    there = csr_array((ones, (row[kept], place[label[kept]])), shape=(len(table), len(chosen)))
-    return CoOccurrence(chosen, np.asarray((there.T @ there).toarray(), dtype=np.int64))
+    indicator = csr_array((ones, (row[kept], rank[label[kept]])), shape=(len(table), len(chosen)))
+    return CoOccurrence(chosen, np.asarray((indicator.T @ indicator).toarray(), dtype=np.int64))
 
 
 class ClassPair(NamedTuple):
-    """`then` is present in `share` of the `given_rows` rows with `given`, that is in `rows` of them."""
+    """Class `then` is present in `rows` of the `given_rows` rows with class `given`, a share of `share`."""
 
     given: int
     then: int
@@ -184,34 +184,33 @@ class ClassPair(NamedTuple):
     given_rows: int
 
 
-def strongest_pairs(found: CoOccurrence, count: int, least: int) -> list[ClassPair]:
+def strongest_pairs(co_occurrence: CoOccurrence, count: int, least: int) -> list[ClassPair]:
     """The `count` pairs of classes with the highest P(then | given), out of those that share `least` rows or more.
 
     Ties go to the pair with more rows, then to the more frequent classes.
     """
-    share, together = found.conditional(), found.together
+    share, together = co_occurrence.conditional(), co_occurrence.together
     given, then = np.nonzero((together >= least) & ~np.eye(len(together), dtype=bool))
     order = np.lexsort((then, given, -together[given, then], -share[given, then]))[:count]
+    classes = co_occurrence.classes.tolist()
     return [
-        ClassPair(
-            int(found.classes[j]), int(found.classes[k]), float(share[j, k]), int(together[j, k]), int(together[j, j])
-        )
+        ClassPair(classes[j], classes[k], float(share[j, k]), int(together[j, k]), int(together[j, j]))
         for j, k in zip(given[order].tolist(), then[order].tolist(), strict=True)
     ]
 
 
 class StoredImage(NamedTuple):
-    """One picture as it is stored."""
+    """Properties of one image as it is stored."""
 
-    fault: str | None  # what is wrong with it, as the end of a sentence
+    fault: str | None  # as the end of a sentence; None for a good image
     side: tuple[int, int] = (0, 0)  # width and height in pixels
-    mode: str = ""  # Pillow's word: RGB, L (grey), CMYK, P (palette), I;16 (16 bit), ...
-    form: str = ""  # ending of the file's name and what the file really is: ".jpg JPEG"
+    mode: str = ""  # Pillow's name: RGB, L (grey), CMYK, P (palette), I;16 (16 bit), ...
+    form: str = ""  # suffix of the file and its true format: ".jpg JPEG"
     size: int = 0  # bytes
 
 
 def examine(images: Images, row: int) -> StoredImage:
-    """Decode one picture to its end and say what it is."""
+    """Decode one image to its end and return its properties."""
     if not isinstance(images, FileImages):
         try:
             image = images.open(row)
@@ -225,11 +224,11 @@ def examine(images: Images, row: int) -> StoredImage:
         return StoredImage(wrong)
     with Image.open(path) as image:
         form = f"{Path(path).suffix.lower() or 'no ending'} {image.format}"
-        return StoredImage(None, image.size, image.mode, form, os.stat(path).st_size)  # noqa: PTH116 - a text already
+        return StoredImage(None, image.size, image.mode, form, os.stat(path).st_size)  # noqa: PTH116 - a string already
 
 
 def digest(images: Images, row: int) -> bytes:
-    """SHA-256 of a picture's file; of its pixels where it has no file of its own. Raises: OSError, RunError."""
+    """SHA-256 of the file of an image; of its pixels if it has no file of its own. Raises: OSError, RunError."""
     if not isinstance(images, FileImages):
         image = images.open(row)
         return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
@@ -239,62 +238,62 @@ def digest(images: Images, row: int) -> bytes:
 
 @dataclass(frozen=True)
 class ImageStats:
-    """The pictures of N rows; rows with a fault have sides 0, empty texts and size 0."""
+    """Statistics of the images of N rows; rows with a fault have sides 0, empty strings and size 0."""
 
     sides: Index
     """(N, 2) width and height in pixels."""
     modes: NDArray[np.str_]
-    """(N,) how pixels are stored."""
+    """(N,) Pillow's mode."""
     forms: NDArray[np.str_]
-    """(N,) ending of the name and kind of file."""
+    """(N,) suffix and format of the file."""
     sizes: Index
-    """(N,) bytes."""
+    """(N,) size in bytes."""
     faults: Mapping[int, str]
-    """What is wrong, by row."""
+    """Faults by row."""
 
 
-def image_stats(rows: int, found: Iterable[tuple[int, StoredImage]]) -> ImageStats:
-    """Gather what `examine` said of some of `rows` rows; memory is for figures only, however many there are."""
+def image_stats(rows: int, examined: Iterable[tuple[int, StoredImage]]) -> ImageStats:
+    """Collect results of `examine` for some of `rows` rows; needs little memory however many there are."""
     sides, sizes = np.zeros((rows, 2), dtype=np.int64), np.zeros(rows, dtype=np.int64)
     modes, forms = np.zeros(rows, dtype="U8"), np.zeros(rows, dtype="U24")
     faults = {}
-    for row, picture in found:
-        sides[row], sizes[row], modes[row], forms[row] = picture.side, picture.size, picture.mode, picture.form
-        if picture.fault is not None:
-            faults[row] = picture.fault
+    for row, image in examined:
+        sides[row], sizes[row], modes[row], forms[row] = image.side, image.size, image.mode, image.form
+        if image.fault is not None:
+            faults[row] = image.fault
     return ImageStats(sides, modes, forms, sizes, faults)
 
 
 def shared_sizes(sizes: Mapping[str, Index]) -> dict[str, Index]:
-    """By split, the rows whose size in bytes some other row of any split has too: only these can be duplicates."""
+    """By split, the rows whose size in bytes another row of any split has too: only these can be duplicates."""
     values, counts = np.unique(np.concatenate([part[part > 0] for part in sizes.values()]), return_counts=True)
     shared = values[counts > 1]
     return {split: np.flatnonzero(np.isin(part, shared)) for split, part in sizes.items()}
 
 
 DuplicateGroup = tuple[tuple[str, int], ...]
-"""Splits and rows that hold one and the same picture."""
+"""Splits and rows of one and the same image."""
 
 
 def duplicates(digests: Iterable[tuple[str, int, bytes]]) -> list[DuplicateGroup]:
-    """The places of each picture that is there more than once, from (split, row, digest)."""
-    places: dict[bytes, list[tuple[str, int]]] = {}
+    """Splits and rows of each image that occurs more than once, from (split, row, digest)."""
+    groups: dict[bytes, list[tuple[str, int]]] = {}
     for split, row, value in digests:
-        places.setdefault(value, []).append((split, row))
-    return [tuple(found) for found in places.values() if len(found) > 1]
+        groups.setdefault(value, []).append((split, row))
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 class BoxStats(NamedTuple):
-    """Boxes that cannot be right, as positions among all boxes."""
+    """Indices of boxes that cannot be right."""
 
     empty: Index
-    """Without area, or with a corner that is no number."""
+    """Boxes without area, or with a corner that is not finite."""
     outside: Index
-    """More than a pixel outside their picture, where its size is known."""
+    """Boxes more than a pixel outside their image, where its size is known."""
 
 
 def box_stats(boxes: Boxes, sides: Index | None) -> BoxStats:
-    """Look at boxes (M), in pictures of `sides` (N, 2) pixels, 0 where unknown; None where no size is known."""
+    """Check M boxes in images of `sides` (N, 2) pixels, 0 if unknown; None if no size is known."""
     x1, y1, x2, y2 = boxes.corners.astype(np.float64).T
     empty = ~((x2 > x1) & (y2 > y1) & np.isfinite(boxes.corners).all(axis=1))
     outside = np.zeros(len(empty), dtype=bool)

@@ -1,7 +1,7 @@
-"""Pictures kept where they are quicker to get at than in their files: the files in memory, or their pixels on disk.
+"""Caches of images: the encoded files in memory, or the decoded pixels in one file on disk.
 
-N rows of a split, M files of all splits together, H W pixels. A store holds the files of all splits once, in the
-order of their paths, so that another `--val_frac` finds it unchanged. GB are 10^9 bytes.
+N rows of a split, M files of all splits together, H W pixels. A cache has the files of all splits once, in the
+order of their paths, so that another `--val_frac` can use it too. GB are 10^9 bytes.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ImageSplits = Mapping[str, Annotations | None]
 
 _READER = "pixels 1"
 _GB = 1e9
-_MEMORY_SHARE = 0.9  # of the free memory; the run needs some for itself
-_ABANDONED = 3600.0  # seconds after which a half-written file belongs to a process that was killed
+_MEMORY_SHARE = 0.9  # of the free memory; the run needs the rest
+_ABANDONED = 3600.0  # seconds after which a half-written file must be from a process that was killed
 
 
-class _KeptImages:
-    """What both stores leave to the files they were made of."""
+class _CachedImages:
+    """Methods of both caches that use the original files."""
 
     def __init__(self, files: FileImages) -> None:
         self.files = files
@@ -60,13 +60,13 @@ class _KeptImages:
         self.files.check()
 
 
-class MemoryImages(_KeptImages):
-    """Encoded files, one after the other in one buffer that forked processes share.
+class MemoryImages(_CachedImages):
+    """Encoded files, concatenated in one buffer that forked processes share.
 
     Args:
         files: N files.
         buffer: the bytes of these and perhaps of other files.
-        spans: (N, 2) where each begins and ends in the buffer.
+        spans: (N, 2) start and end of each file in the buffer.
     """
 
     def __init__(self, files: FileImages, buffer: NDArray[np.uint8], spans: Index) -> None:
@@ -74,97 +74,97 @@ class MemoryImages(_KeptImages):
         self._buffer, self._spans = buffer, spans
 
     def open(self, row: int) -> Image.Image:
-        """The picture of one row, decoded, RGB. Raises: RunError naming file and row when it is damaged."""
+        """The image of one row, decoded, RGB. Raises: RunError naming file and row when it is damaged."""
         return decoded(io.BytesIO(self.encoded(row)), self.name(row), row)
 
     def encoded(self, row: int) -> bytes:
-        """The file of one row as it was read."""
+        """The bytes of the file of one row."""
         first, end = self._spans[row]
         return self._buffer[first:end].tobytes()
 
     def take(self, index: Index) -> MemoryImages:
-        """The pictures of the rows at `index`, in the same buffer."""
+        """The images of the rows at `index`, in the same buffer."""
         return MemoryImages(self.files.take(index), self._buffer, self._spans[index])
 
 
-class PixelImages(_KeptImages):
-    """Decoded pictures in one file that is mapped into memory, which all processes of a machine share.
+class PixelImages(_CachedImages):
+    """Decoded images in one memory-mapped file, which all processes of a machine share.
 
     Args:
         files: N files.
         path: the pixels of these and perhaps of other files, row by row, RGB.
-        places: (N, 3) where each begins in the file, in bytes; its H and W.
+        layout: (N, 3) offset of each image in the file in bytes, its H and W.
 
     Raises: RunError when the file cannot be mapped.
     """
 
-    def __init__(self, files: FileImages, path: Path, places: Index) -> None:
+    def __init__(self, files: FileImages, path: Path, layout: Index) -> None:
         super().__init__(files)
-        self._path, self._places = path, places
+        self._path, self._layout = path, layout
         try:  # "c": a change would stay in memory; torch warns of arrays that cannot be written to
             self._mapped = np.memmap(path, dtype=np.uint8, mode="c")
         except (OSError, ValueError) as error:
-            raise RunError(f"{path}: the pictures kept here cannot be read ({error}); start again") from error
+            raise RunError(f"{path}: the images cached here cannot be read ({error}); start again") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PixelImages, (self.files, self._path, self._places)
+        return PixelImages, (self.files, self._path, self._layout)
 
     def open(self, row: int) -> Image.Image:
-        """The picture of one row, RGB."""
+        """The image of one row, RGB."""
         return Image.fromarray(self.pixels(row))
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
-        """The picture of one row, (H, W, 3) RGB, not copied; not to be changed."""
-        first, height, width = self._places[row].tolist()
-        return self._mapped[first : first + 3 * height * width].reshape(height, width, 3)
+        """The image of one row, (H, W, 3) RGB, not copied; not to be changed."""
+        start, height, width = self._layout[row].tolist()
+        return self._mapped[start : start + 3 * height * width].reshape(height, width, 3)
 
     def take(self, index: Index) -> PixelImages:
-        """The pictures of the rows at `index`, in the same file."""
-        return PixelImages(self.files.take(index), self._path, self._places[index])
+        """The images of the rows at `index`, in the same file."""
+        return PixelImages(self.files.take(index), self._path, self._layout[index])
 
 
-def keep_images(parts: ImageSplits, keep: Keep, cache: Cache, *, processes: int, shown: bool) -> dict[str, Any]:
-    """The parts of a dataset with their pictures kept as `--cache` says.
+def keep_images(splits: ImageSplits, keep: Keep, cache: Cache, *, processes: int, shown: bool) -> dict[str, Any]:
+    """The splits of a dataset with their images cached as `--cache` says.
 
-    Pictures in memory stay as they are, as do those that are a part of a file each.
+    Images in memory and images cropped from files stay as they are.
 
     Args:
-        parts: the splits by name.
-        keep: nowhere, the files in memory, or their pixels in one file in the folder of `cache`.
-        cache: the folder, and where it is remembered what lies in it.
-        processes: how many processes of this machine keep pictures.
-        shown: whether this process says what it does.
+        splits: the splits by name.
+        keep: no cache, the files in memory, or their pixels in one file in the folder of `cache`.
+        cache: the folder and its index.
+        processes: number of processes of this machine that cache images.
+        shown: True if this process prints messages and progress bars.
 
     Raises:
-        UserError: there is not the room.
-        RunError: a picture cannot be read, or the file of pixels not written.
+        UserError: there is not enough memory or disk space.
+        RunError: an image cannot be read, or the file of pixels not written.
     """
-    images = {name: part.images for name, part in parts.items() if part is not None}
+    images = {name: part.images for name, part in splits.items() if part is not None}
     files = {name: each for name, each in images.items() if isinstance(each, FileImages)}
     if keep == "none" or not files:
         if keep != "none" and shown and not all(isinstance(each, ArrayImages) for each in images.values()):
-            say(f"--cache {keep}: does nothing here, where pictures are parts of files")
-        return dict(parts)
+            say(f"--cache {keep}: does nothing here, where images are cropped from files")
+        return dict(splits)
     paths = {name: [each.name(row) for row in range(len(each))] for name, each in files.items()}
-    together = sorted({path for part in paths.values() for path in part})
+    all_paths = sorted({path for part in paths.values() for path in part})
     if keep == "ram":
-        store: MemoryImages | PixelImages = read_files(together, processes=processes, shown=shown)
+        store: MemoryImages | PixelImages = read_files(all_paths, processes=processes, shown=shown)
     else:
-        store = pixel_store(together, cache, shown=shown)
-    place = {path: number for number, path in enumerate(together)}
-    kept: dict[str, Any] = dict(parts)
+        store = pixel_store(all_paths, cache, shown=shown)
+    index = {path: number for number, path in enumerate(all_paths)}
+    kept: dict[str, Any] = dict(splits)
     for name, part in paths.items():
-        rows = np.array([place[path] for path in part], dtype=np.int64)
+        rows = np.array([index[path] for path in part], dtype=np.int64)
         kept[name] = replace(kept[name], images=store.take(rows))
     return kept
 
 
 def read_files(paths: Sequence[str], *, processes: int, shown: bool) -> MemoryImages:
-    """The files as they are, in memory.
+    """Read the encoded files into memory.
 
     Raises:
         UserError: a file is missing, or they do not fit into the memory that is free.
-        RunError: a file changes or vanishes meanwhile.
+        RunError: a file changes or vanishes while it is read.
     """
     sizes = np.array([_file_size(path) for path in paths], dtype=np.int64)
     total, free = int(sizes.sum()), free_memory()
@@ -184,71 +184,71 @@ def read_files(paths: Sequence[str], *, processes: int, shown: bool) -> MemoryIm
         first, end = spans[number]
         _read_into(buffer.data[first:end], paths[number])
 
-    for _ in in_threads(read, range(len(paths)), "reading pictures", shown=shown):
+    for _ in in_threads(read, range(len(paths)), "reading images", shown=shown):
         pass
     return MemoryImages(FileImages(paths), buffer, spans)
 
 
 def pixel_store(paths: Sequence[str], cache: Cache, *, shown: bool) -> PixelImages:
-    """The pixels of the files in one file in the folder of `cache`: the one that is there, or a new one.
+    """The pixels of all images in one file in the folder of `cache`: an existing file, or a new one.
 
-    A file that was not finished, was changed since it was written, or whose pictures were, is written anew.
+    A file that is incomplete, or that was changed since it was written, or whose images were, is written anew.
 
     Raises:
-        UserError: the disk has not the room, or the folder cannot be made.
-        RunError: a picture cannot be read, or the file not be written.
+        UserError: the disk has not enough space, or the folder cannot be made.
+        RunError: an image cannot be read, or the file cannot be written.
     """
     entry = hashlib.sha256("\0".join(map(_absolute, paths)).encode("utf-8", "surrogateescape")).hexdigest()
     path = cache.folder / f"pixels-{entry[:32]}.rgb"
     source = hashlib.sha256(_READER.encode() + file_marks(paths).tobytes()).hexdigest()
-    places = _recall(cache, entry, path, source, len(paths))
-    if places is None:
-        places = write_pixels(paths, path, shown=shown)
-        cache.save("pixels", entry, {"places": places, "written": pack([source, stamp(path)])})
+    layout = _recall(cache, entry, path, source, len(paths))
+    if layout is None:
+        layout = write_pixels(paths, path, shown=shown)
+        cache.save("pixels", entry, {"places": layout, "written": pack([source, stamp(path)])})
     elif shown:
-        say(f"--cache disk: {len(paths)} decoded pictures in {path}")
-    return PixelImages(FileImages(paths), path, places)
+        say(f"--cache disk: {len(paths)} decoded images in {path}")
+    return PixelImages(FileImages(paths), path, layout)
 
 
 def write_pixels(paths: Sequence[str], path: Path, *, shown: bool) -> Index:
-    """Decode the files and write their pixels, whole or not at all; returns the places, (M, 3) start, H and W.
+    """Decode the files and write their pixels, all or none. Returns the layout, (M, 3) offset, H and W.
 
     Raises: as `pixel_store`.
     """
-    _make_room(paths, path, shown)
-    files, start, places = FileImages(paths), 0, []
+    _check_disk(paths, path, shown)
+    files, start, layout = FileImages(paths), 0, []
 
     def write(file: BinaryIO) -> None:
-        """The pixels of all pictures, one behind the other."""
+        """Write the pixels of all images, one after the other."""
         nonlocal start
         numbers = range(len(paths))
-        for image in in_threads(files.open, numbers, "decoding pictures", shown=shown):
-            places.append((start, image.height, image.width))
+        for image in in_threads(files.open, numbers, "decoding images", shown=shown):
+            layout.append((start, image.height, image.width))
             start += file.write(image.tobytes())
 
     write_atomically(path, write)
-    return np.array(places, dtype=np.int64)
+    return np.array(layout, dtype=np.int64)
 
 
 def _recall(cache: Cache, entry: str, path: Path, source: str, count: int) -> Index | None:
-    """The places in a file of pixels that is whole and of these pictures as they are now; else None."""
-    held = cache.load("pixels", entry, ["places", "written"])
-    if held is None or unpack(held["written"]) != (source, stamp(path)):
+    """The layout of a file of pixels that is complete and of these images as they are now; else None."""
+    stored = cache.load("pixels", entry, ["places", "written"])
+    if stored is None or unpack(stored["written"]) != (source, stamp(path)):
         return None
-    places = held["places"]
-    return places if places.shape == (count, 3) and places.dtype == np.int64 else None
+    layout = stored["places"]
+    return layout if layout.shape == (count, 3) and layout.dtype == np.int64 else None
 
 
-def _make_room(paths: Sequence[str], path: Path, shown: bool) -> None:
-    """Say how much is about to be written, and hold that against the disk, rid of what is of no use any more."""
+def _check_disk(paths: Sequence[str], path: Path, shown: bool) -> None:
+    """Remove outdated files, print how much is about to be written, and compare it with the free disk space."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear(path)
         free = shutil.disk_usage(path.parent).free
     except OSError as error:
         raise UserError(f"--cache_dir {path.parent}: cannot be used ({error.strerror}); name another folder") from None
-    total = sum(in_threads(_pixel_bytes, paths, "measuring pictures", shown=shown))
-    text = f"--cache disk: {len(paths)} decoded pictures take {total / _GB:.2f} GB in {path.parent}"
+    total = sum(in_threads(_pixel_bytes, paths, "measuring images", shown=shown))
+    text = f"--cache disk: {len(paths)} decoded images take {total / _GB:.2f} GB in {path.parent}"
     require(
         total < free, f"{text}, and {free / _GB:.2f} GB are free; name a larger disk with --cache_dir, or --cache ram"
     )
@@ -257,7 +257,7 @@ def _make_room(paths: Sequence[str], path: Path, shown: bool) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Remove a file of pixels that does not hold, and what processes left that were killed while writing it."""
+    """Remove an outdated file of pixels, and temporary files of processes that were killed while writing it."""
     path.unlink(missing_ok=True)
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         with suppress(OSError):
@@ -266,7 +266,7 @@ def _clear(path: Path) -> None:
 
 
 def _pixel_bytes(path: str) -> int:
-    """Bytes of a decoded picture by its header; 0 of one that cannot be read, which decoding will tell."""
+    """Bytes of a decoded image by its header; 0 if it cannot be read, which decoding will report."""
     try:
         with Image.open(path) as image:
             return 3 * image.width * image.height
@@ -276,9 +276,9 @@ def _pixel_bytes(path: str) -> int:
 
 def _file_size(path: str) -> int:
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - a Path for each of 100,000 pictures costs more than the call
+        return os.stat(path).st_size  # noqa: PTH116 - a Path for each of 100,000 images costs more than the call
     except OSError as error:
-        raise UserError(f"picture {path}: cannot be read ({error.strerror}); put a good copy there") from None
+        raise UserError(f"image {path}: cannot be read ({error.strerror}); put a good copy there") from None
 
 
 def _read_into(buffer: memoryview, path: str) -> None:
@@ -286,10 +286,10 @@ def _read_into(buffer: memoryview, path: str) -> None:
         with open(path, "rb") as file:  # noqa: PTH123
             whole = file.readinto(buffer) == len(buffer) and not file.read(1)
     except OSError as error:
-        raise RunError(f"picture {path}: cannot be read ({error.strerror})") from None
+        raise RunError(f"image {path}: cannot be read ({error.strerror})") from None
     if not whole:
-        raise RunError(f"picture {path}: has changed while it was read; start again")
+        raise RunError(f"image {path}: has changed while it was read; start again")
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - a text function, as there are many
+    return os.path.abspath(path)  # noqa: PTH100 - a function on strings, as there are many

@@ -1,4 +1,4 @@
-"""Pictures that are a part of a file each: the box of one person or object. N rows, H W pixels."""
+"""Images cropped from files, such as the box of one person or object. N rows, H W pixels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PixelBox = tuple[int, int, int, int]
 class CroppedImages:
     """One box of one file per row; several rows may be boxes of the same file.
 
-    PixelBox are rounded to whole pixels, half to even, as Pillow's `crop` does. What lies beyond the picture is cut
-    off, so a box never brings black borders.
+    Boxes are rounded to whole pixels, half to even, as Pillow's `crop` does, and clipped to the image, so that a crop
+    never has black borders.
 
     Args:
         files: N files.
@@ -31,7 +31,7 @@ class CroppedImages:
 
     def __init__(self, files: FileImages, boxes: NDArray[np.float64]) -> None:
         if boxes.shape != (len(files), 4):
-            raise ValueError(f"boxes {boxes.shape} for {len(files)} pictures; must be ({len(files)}, 4)")
+            raise ValueError(f"boxes {boxes.shape} for {len(files)} images; must be ({len(files)}, 4)")
         self._files = files
         self._boxes = boxes
 
@@ -39,13 +39,13 @@ class CroppedImages:
         return len(self._files)
 
     def name(self, row: int) -> str:
-        """The path of the file that one row is a part of."""
+        """The path of the file that one row is cropped from."""
         return self._files.name(row)
 
     def open(self, row: int) -> Image.Image:
-        """The part of the picture inside the row's box, RGB.
+        """The part of the image inside the row's box, RGB.
 
-        Raises: RunError naming file and row when the file cannot be read or the box lies outside the picture.
+        Raises: RunError naming file and row when the file cannot be read or the box lies outside the image.
         """
         image = self._files.open(row)
         box = inside(self._boxes[row], *image.size)
@@ -54,7 +54,7 @@ class CroppedImages:
         return image.crop(box)
 
     def take(self, index: Index) -> CroppedImages:
-        """The pictures of the rows at `index`."""
+        """The images of the rows at `index`."""
         return CroppedImages(self._files.take(index), self._boxes[index])
 
     def missing(self) -> Index:
@@ -62,9 +62,9 @@ class CroppedImages:
         return self._files.missing()
 
     def check(self) -> None:
-        """Decode every file that has not been found good before, and hold every box against its picture's size.
+        """Decode every file that has not been found good before, and compare every box with the size of its image.
 
-        Raises: UserError naming the first picture that is missing or damaged, or else the first box outside its own.
+        Raises: UserError naming the first image that is missing or damaged, or else the first box outside its image.
         """
         self._files.check()
         sizes: dict[str, tuple[int, int]] = {}
@@ -73,20 +73,20 @@ class CroppedImages:
             if path not in sizes:
                 sizes[path] = _size(path)
             if inside(self._boxes[row], *sizes[path]) is None:
-                raise UserError(f"{self._outside(row, sizes[path])}; correct the box, or get the picture anew")
+                raise UserError(f"{self._outside(row, sizes[path])}; correct the box, or get the image anew")
 
     def _outside(self, row: int, size: tuple[int, int]) -> str:
         corners = ", ".join(f"{side:g}" for side in self._boxes[row])
-        return f"picture {self.name(row)} (row {row}): box ({corners}) lies outside its {size[0]} x {size[1]} pixels"
+        return f"image {self.name(row)} (row {row}): box ({corners}) lies outside its {size[0]} x {size[1]} pixels"
 
 
 def inside(box: NDArray[np.float64], width: int, height: int) -> PixelBox | None:
-    """The whole-numbered part of a box (x1, y1, x2, y2) that lies inside a picture; None where there is none."""
+    """A box (x1, y1, x2, y2) rounded to whole pixels and clipped to the image; None if nothing is left."""
     x1, y1, x2, y2 = np.rint(box).clip(0, [width, height, width, height]).astype(int).tolist()
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
 def _size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height as the file's header says them."""
+    """Width and height from the header of the file."""
     with Image.open(path) as image:
         return image.size

@@ -1,4 +1,4 @@
-"""From a row to a decoded picture: by Pillow, whose pixels the papers saw, or by torchcodec, which is faster.
+"""Decoders of images: Pillow, whose pixels the papers used, or torchcodec, which is faster.
 
 H W: height and width in pixels.
 """
@@ -22,44 +22,44 @@ from utils.checks import UserError
 from utils.types import Images
 
 DecodedImage = Image.Image | Tensor
-"""RGB, as Pillow holds it or as uint8 (3, H, W). Never changed in place: its memory may be the dataset's own."""
+"""RGB, a Pillow image or uint8 (3, H, W). Never changed in place: its memory may be the dataset's own."""
 
 Decoder = Literal["pillow", "torchcodec"]
 
 _JPEG = b"\xff\xd8\xff"
-_EXIF = b"Exif\0\0"  # the name of the block that says how the camera was held
-_HIDDEN = 0xE9  # a kind of block that decoders pass over
-_SCAN = b"\xff\xda"  # what ends the blocks before the pixels
+_EXIF = b"Exif\0\0"  # name of the metadata block that has the orientation of the camera
+_HIDDEN = 0xE9  # a type of block that decoders skip
+_SCAN = b"\xff\xda"  # marker of the pixel data, which ends the metadata blocks
 _INSTALL = 'pip install "torchcodec>=0.16"'
 
 
 @runtime_checkable
 class Encoded(Protocol):
-    """Pictures of which the files can be had as they are."""
+    """Images whose encoded files are available."""
 
     def encoded(self, row: int) -> bytes:
-        """The file of one row. Raises: RunError naming the file when it cannot be read."""
+        """The bytes of the file of one row. Raises: RunError naming the file when it cannot be read."""
         ...
 
     def open(self, row: int) -> Image.Image:
-        """The picture of one row, decoded by Pillow."""
+        """The image of one row, decoded by Pillow."""
         ...
 
 
 @runtime_checkable
 class Decoded(Protocol):
-    """Pictures that lie there decoded."""
+    """Images whose decoded pixels are available."""
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
-        """The picture of one row, (H, W, 3) RGB; not to be changed."""
+        """The image of one row, (H, W, 3) RGB; not to be changed."""
         ...
 
 
 def image_opener(images: Images, decoder: Decoder) -> Callable[[int], DecodedImage]:
-    """What opens the picture of a row: as Pillow's for `pillow`, as a tensor for `torchcodec`.
+    """A function that opens the image of a row: as a Pillow image for `pillow`, as a tensor for `torchcodec`.
 
     Raises:
-        UserError: torchcodec is wanted and not there.
+        UserError: torchcodec is asked for and not installed.
     """
     require_decoder(decoder)
     if decoder == "pillow":
@@ -72,35 +72,35 @@ def image_opener(images: Images, decoder: Decoder) -> Callable[[int], DecodedIma
 
 
 def require_decoder(decoder: Decoder) -> None:
-    """Raise UserError, with the command that installs it, when a decoder is not there."""
+    """Raise UserError, with the command that installs it, when a decoder is not installed."""
     if decoder == "torchcodec":
         _jpeg_decoder()
 
 
-def as_tensor(picture: DecodedImage) -> Tensor:
-    """The picture as uint8 (3, H, W); of a Pillow picture with the channels innermost in memory."""
-    if isinstance(picture, Tensor):
-        return picture
-    tensor: Tensor = F.pil_to_tensor(picture)
+def as_tensor(image: DecodedImage) -> Tensor:
+    """The image as uint8 (3, H, W); converted from Pillow, the channels are innermost in memory."""
+    if isinstance(image, Tensor):
+        return image
+    tensor: Tensor = F.pil_to_tensor(image)
     return tensor
 
 
 @cache
 def _jpeg_decoder() -> Callable[..., Tensor]:
-    """What torchcodec decodes JPEG with; loaded when first asked for."""
+    """The JPEG decoder of torchcodec, loaded on the first call."""
     try:
         decode: Callable[..., Tensor] = importlib.import_module("torchcodec.decoders").decode_jpeg
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--decoder torchcodec: not to be had here ({reason}); {_INSTALL}") from None
+        raise UserError(f"--decoder torchcodec: not available here ({reason}); {_INSTALL}") from None
     return decode
 
 
 def _from_file(images: Encoded, row: int) -> Tensor:
-    """The pixels that Pillow gives, by torchcodec where it gives the same: of JPEG files, grey or in colour."""
+    """The pixels that Pillow gives, decoded by torchcodec where it gives the same: grey or colour JPEG files."""
     file = images.encoded(row)
     if file.startswith(_JPEG):
-        with suppress(RuntimeError, ValueError):  # Pillow then says what is wrong, or gets along with it
+        with suppress(RuntimeError, ValueError):  # Pillow then reports the fault, or tolerates it
             channels = _jpeg_decoder()(_upright(file), mode="UNCHANGED")
             if len(channels) in (1, 3):  # else CMYK
                 return channels.expand(3, -1, -1)
@@ -108,17 +108,17 @@ def _from_file(images: Encoded, row: int) -> Tensor:
 
 
 def _upright(file: bytes) -> bytes:
-    """A JPEG file that hides how the camera was held: torchcodec would turn the picture, Pillow does not."""
-    place, found = 2, []
-    while file[place : place + 1] == b"\xff" and file[place : place + 2] != _SCAN:
-        if file[place + 4 : place + 10] == _EXIF:
-            found.append(place)
-        place += 2 + int.from_bytes(file[place + 2 : place + 4], "big")
-    if not found:
+    """A JPEG file with its orientation hidden: torchcodec would rotate the image, Pillow does not."""
+    offset, exif_offsets = 2, []
+    while file[offset : offset + 1] == b"\xff" and file[offset : offset + 2] != _SCAN:
+        if file[offset + 4 : offset + 10] == _EXIF:
+            exif_offsets.append(offset)
+        offset += 2 + int.from_bytes(file[offset + 2 : offset + 4], "big")
+    if not exif_offsets:
         return file
     changed = bytearray(file)
-    for place in found:
-        changed[place + 1] = _HIDDEN
+    for offset in exif_offsets:
+        changed[offset + 1] = _HIDDEN
     return bytes(changed)
 
 

@@ -1,4 +1,4 @@
-"""Where the pictures of a dataset are: files, or arrays in memory. Both open as RGB, whatever was stored."""
+"""Images of a dataset, as files or as arrays in memory. Both open as RGB, whatever is stored."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class FileImages:
 
     Args:
         paths: N files.
-        cache: where `check` remembers the files it has found good; None to check anew each time.
+        cache: remembers the files that `check` found good; None to check anew each time.
     """
 
     def __init__(self, paths: Sequence[str | Path], cache: Cache | None = None) -> None:
         self._paths = np.array(
             [os.fsencode(path) for path in paths], dtype=np.bytes_
-        )  # texts would take four times that
+        )  # strings would take four times the memory
         self._cache = cache
 
     def __len__(self) -> int:
@@ -52,18 +52,18 @@ class FileImages:
         return os.fsdecode(self._paths[row])
 
     def open(self, row: int) -> Image.Image:
-        """The picture of one row, decoded, RGB. Raises: RunError naming file and row when it cannot be read."""
+        """The image of one row, decoded, RGB. Raises: RunError naming file and row when it cannot be read."""
         return decoded(self.name(row), self.name(row), row)
 
     def encoded(self, row: int) -> bytes:
-        """The file of one row as it is. Raises: RunError naming file and row when it cannot be read."""
+        """The bytes of the file of one row. Raises: RunError naming file and row when it cannot be read."""
         try:
             return Path(self.name(row)).read_bytes()
         except OSError as error:
             raise _unreadable(self.name(row), row, error) from error
 
     def take(self, index: Index) -> FileImages:
-        """The pictures of the rows at `index`."""
+        """The images of the rows at `index`."""
         taken = FileImages((), self._cache)
         taken._paths = self._paths[index]
         return taken
@@ -84,28 +84,28 @@ class FileImages:
         """Decode every file to its end, except those that an earlier check found good and that have not changed.
 
         Raises:
-            UserError: naming, in row order, the first picture that is missing or damaged, and counting the others.
+            UserError: naming, in row order, the first image that is missing or damaged, and counting the others.
         """
         paths = self._names()
         marks = file_marks(paths)
         good = _recall(self._cache, {_folder(path) for path in paths})
         first = {mark: row for row, mark in reversed(list(enumerate(marks.tolist())))}  # a file may have many rows
         todo = sorted(row for mark, row in first.items() if mark not in good)
-        faults = in_threads(fault, [paths[row] for row in todo], "checking pictures")
+        faults = in_threads(fault, [paths[row] for row in todo], "checking images")
         found = [(row, text) for row, text in zip(todo, faults, strict=True) if text is not None]
         bad = {row for row, _ in found}
         _remember(self._cache, [(paths[row], int(marks[row])) for row in todo if row not in bad])
         if found:
             row, text = found[0]
             others = f"; {len(found) - 1} more of {len(paths)} are missing or damaged" if len(found) > 1 else ""
-            raise UserError(f"picture {paths[row]} (row {row}) {text}{others}: put good copies there and start again")
+            raise UserError(f"image {paths[row]} (row {row}) {text}{others}: put good copies there and start again")
 
     def _names(self) -> list[str]:
         return [os.fsdecode(path) for path in self._paths.tolist()]
 
 
 class ArrayImages:
-    """Pictures in memory.
+    """Images in memory.
 
     Args:
         pixels: (N, H, W, 3) uint8 RGB.
@@ -114,9 +114,9 @@ class ArrayImages:
 
     def __init__(self, pixels: NDArray[np.uint8], names: Sequence[str]) -> None:
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
-            raise TypeError(f"pictures must be uint8 (N, H, W, 3), got {pixels.dtype} {pixels.shape}")
+            raise TypeError(f"images must be uint8 (N, H, W, 3), got {pixels.dtype} {pixels.shape}")
         if len(names) != len(pixels):
-            raise ValueError(f"{len(names)} names for {len(pixels)} pictures")
+            raise ValueError(f"{len(names)} names for {len(pixels)} images")
         self._pixels = pixels
         self._names = tuple(names)
 
@@ -128,28 +128,28 @@ class ArrayImages:
         return self._names[row]
 
     def open(self, row: int) -> Image.Image:
-        """A copy of the picture of one row, RGB."""
+        """A copy of the image of one row, RGB."""
         return Image.fromarray(self.pixels(row))
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
-        """A copy of the picture of one row, (H, W, 3) RGB."""
-        picture: NDArray[np.uint8] = self._pixels[row].copy()
-        return picture
+        """A copy of the image of one row, (H, W, 3) RGB."""
+        image: NDArray[np.uint8] = self._pixels[row].copy()
+        return image
 
     def take(self, index: Index) -> ArrayImages:
-        """The pictures of the rows at `index`."""
+        """The images of the rows at `index`."""
         return ArrayImages(self._pixels[index], [self._names[row] for row in index])
 
     def missing(self) -> Index:
-        """No row: pictures in memory are there."""
+        """An empty array: images in memory are never missing."""
         return np.empty(0, dtype=np.int64)
 
     def check(self) -> None:
-        """Pictures in memory are whole by construction."""
+        """Do nothing: images in memory are whole by construction."""
 
 
 def decoded(source: str | io.BytesIO, name: str, row: int) -> Image.Image:
-    """A picture file as RGB. Raises: RunError naming file and row when it does not decode to its end."""
+    """An image file as RGB. Raises: RunError naming file and row when it does not decode to its end."""
     try:
         with Image.open(source) as image:
             image.load()
@@ -159,7 +159,7 @@ def decoded(source: str | io.BytesIO, name: str, row: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as 8-bit RGB: grey repeated, palettes looked up, alpha dropped, 16-bit values divided by 256."""
+    """Any image as 8-bit RGB: grey repeated, palettes looked up, alpha dropped, 16-bit values divided by 256."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):  # Pillow would clip 16-bit values at 255 instead of scaling them
@@ -171,7 +171,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fault(path: str) -> str | None:
-    """What is wrong with a picture file, as the end of a sentence; None when it decodes to its last byte.
+    """Fault of an image file, as the end of a sentence; None when it decodes to its last byte.
 
     JPEG decodes at an eighth of the size: the whole stream is read, most of the arithmetic is left out.
     """
@@ -189,7 +189,7 @@ def fault(path: str) -> str | None:
 
 
 def file_marks(paths: Sequence[str]) -> NDArray[np.uint64]:
-    """(N,) 64 bits of a hash of path, size and modification time; another file or another content, another mark."""
+    """(N,) 64 bits of a hash of path, size and modification time: another file or content has another mark."""
     texts = (f"{path}\0{stamp(path)}".encode("utf-8", "surrogateescape") for path in paths)
     digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, dtype=np.uint64)
@@ -198,13 +198,13 @@ def file_marks(paths: Sequence[str]) -> NDArray[np.uint64]:
 def in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], label: str, *, shown: bool = True
 ) -> Iterator[Result]:
-    """`work` of each item, in order, a few items ahead of whoever takes the results.
+    """Results of `work` on each item, in order, computed in threads a few items ahead of the caller.
 
     Args:
-        work: what is done to each item, in one of several threads.
-        items: what it is done to.
-        label: what a progress bar says, on a terminal, once this has taken a while.
-        shown: whether there may be such a bar.
+        work: called with each item in one of several threads.
+        items: its arguments.
+        label: text of the progress bar, which appears on a terminal after two seconds.
+        shown: True if such a bar may appear.
     """
     workers = min(16, (os.cpu_count() or 1) + 1)
     bar = tqdm(items, label, unit="img", delay=_SECONDS_BEFORE_A_BAR, disable=None if shown else True)
@@ -219,7 +219,7 @@ def in_threads(
 
 
 def _listed(folder: str) -> set[str]:
-    """The names in a folder, none where it cannot be listed."""
+    """The names in a folder; none if it cannot be listed."""
     try:
         return set(os.listdir(folder or "."))  # noqa: PTH208 - names are enough, and there may be millions
     except OSError:
@@ -227,21 +227,21 @@ def _listed(folder: str) -> set[str]:
 
 
 def _unreadable(name: str, row: int, error: BaseException) -> RunError:
-    return RunError(f"picture {name} (row {row}) cannot be read: {_reason(error)}")
+    return RunError(f"image {name} (row {row}) cannot be read: {_reason(error)}")
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error's text; its type where it has none."""
+    """The first line of an error's text; its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _folder(path: str) -> str:
-    """The folder of a file; a text function, for a `Path` for each of 100,000 pictures takes seconds."""
+    """The folder of a file. A function on strings: a `Path` for each of 100,000 images would take seconds."""
     return os.path.dirname(path)  # noqa: PTH120
 
 
 def _entry(folder: str) -> str:
-    """The name of the cache entry of one folder: splits of one dataset share it, however their rows were chosen."""
+    """The name of the cache entry of one folder; all splits of a dataset share it, whichever rows they have."""
     return hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()
 
 

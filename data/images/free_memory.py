@@ -1,4 +1,4 @@
-"""How much memory there is left to take."""
+"""Free memory of the machine or container."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that are free on this machine, or in the container if it has less; None if nobody says."""
+    """Bytes of memory that are free on this machine, or in the container if it has less; None if unknown."""
     known = [_free_on_machine(), _free_in_container()]
     return min((each for each in known if each is not None), default=None)
 
@@ -23,7 +23,7 @@ def _free_on_machine() -> int | None:
 
 
 def _free_in_container() -> int | None:
-    """What a control group still grants; pages of files that were not used lately count as free."""
+    """Bytes left of the limit of the control group; pages of files not used lately count as free."""
     with suppress(OSError, ValueError, KeyError):
         limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         pages = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())

@@ -21,40 +21,40 @@ from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, LabelTable
 
 DENSE, SPARSE = ".npy", ".npz"
 
-_MEMBERS = ("codes", "default", "indices", "indptr", "shape")
+_ARRAYS = ("codes", "default", "indices", "indptr", "shape")
 _BLOCK = 1 << 22  # entries checked at a time
 
 
 def suffix_of(table: LabelTable) -> str:
-    """The suffix of the files that hold tables stored as this one is."""
+    """The suffix of label files for the storage of this table: dense or sparse."""
     return SPARSE if isinstance(table.codes, csr_array) else DENSE
 
 
 def write_table(file: BinaryIO, table: LabelTable) -> None:
-    """Write a table in the form of its storage."""
+    """Write a table as the arrays of its storage."""
     if not isinstance(table.codes, csr_array):
         np.save(file, table.codes, allow_pickle=False)
         return
-    held = canonical(table)
+    stored = canonical(table)
     np.savez(
         file,
-        indptr=held.indptr,
-        indices=held.indices,
-        codes=held.data,
+        indptr=stored.indptr,
+        indices=stored.indices,
+        codes=stored.data,
         default=np.int8(table.default),
-        shape=np.array(held.shape, dtype=np.int64),
+        shape=np.array(stored.shape, dtype=np.int64),
     )
 
 
 def read_table(path: Path, shape: tuple[int, int]) -> LabelTable:
-    """The table of a file, in the form that its suffix says.
+    """The table of a file: dense or sparse, by its suffix.
 
     Args:
         path: the `.npy` or `.npz` file.
         shape: (N, C) that it must have.
 
     Raises:
-        UserError: the file is missing, damaged, of another form or shape, or holds other values than 1, 0 and -1.
+        UserError: the file is missing, damaged, of another form or shape, or has values other than 1, 0 and -1.
     """
     return _read_sparse(path, shape) if path.suffix == SPARSE else _read_dense(path, shape)
 
@@ -68,13 +68,13 @@ def _read_dense(path: Path, shape: tuple[int, int]) -> LabelTable:
 
 
 def _read_sparse(path: Path, shape: tuple[int, int]) -> LabelTable:
-    held = _members(path)
-    default = held["default"]
+    arrays = _read_arrays(path)
+    default = arrays["default"]
     good = default.shape == () and default.dtype == np.int8 and int(default) in (ABSENT, UNKNOWN)
     _require_array(path, "default", good, "must be one int8, 0 or -1")
-    good = held["shape"].dtype == np.int64 and held["shape"].tolist() == list(shape)
-    _require_array(path, "shape", good, f"is {held['shape'].tolist()!r:.60}, must be {list(shape)}")
-    codes, indices, indptr = held["codes"], held["indices"], held["indptr"]
+    good = arrays["shape"].dtype == np.int64 and arrays["shape"].tolist() == list(shape)
+    _require_array(path, "shape", good, f"is {arrays['shape'].tolist()!r:.60}, must be {list(shape)}")
+    codes, indices, indptr = arrays["codes"], arrays["indices"], arrays["indptr"]
     _require_array(path, "codes", codes.dtype == np.int8 and codes.ndim == 1, "must be int8 in one dimension")
     _require_codes(path, codes)
     _require_starts(path, indptr, shape[0], len(codes))
@@ -82,19 +82,19 @@ def _read_sparse(path: Path, shape: tuple[int, int]) -> LabelTable:
     return LabelTable(EntryColumns(indptr, indices).csr(codes, shape), default=int(default))
 
 
-def _members(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an `.npz` by name: all of ours, no other, none packed (a small file could unpack to a huge one)."""
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an `.npz` by name: exactly ours, and uncompressed (a small file could expand to a huge one)."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(archive.namelist())
-            packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
-        if names != [f"{name}.npy" for name in _MEMBERS] or packed:
-            raise ValueError(f"it must hold {', '.join(_MEMBERS)}, uncompressed")
-        with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in _MEMBERS}
+            compressed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+        if names != [f"{name}.npy" for name in _ARRAYS] or compressed:
+            raise ValueError(f"it must hold {', '.join(_ARRAYS)}, uncompressed")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in _ARRAYS}
     except Exception as error:  # damage can make zipfile and numpy raise nearly anything
-        why = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"{path}: not a readable file of sparse labels ({why}); make it anew") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(f"{path}: not a readable file of sparse labels ({reason}); make it anew") from error
 
 
 def _require_codes(path: Path, codes: Codes) -> None:
@@ -103,7 +103,7 @@ def _require_codes(path: Path, codes: Codes) -> None:
 
 
 def _require_starts(path: Path, indptr: NDArray[Any], rows: int, stored: int) -> None:
-    """`indptr` (N + 1,) must go from 0 to E and never back."""
+    """`indptr` (N + 1,) must rise from 0 to E."""
     good = indptr.dtype in (np.int32, np.int64) and indptr.shape == (rows + 1,)
     _require_array(path, "indptr", good, f"must be {rows + 1} integers in one dimension")
     good = indptr[0] == 0 and indptr[-1] == stored and bool((indptr[1:] >= indptr[:-1]).all())
@@ -120,7 +120,7 @@ def _require_columns(path: Path, indices: NDArray[Any], indptr: NDArray[Any], cl
     for start in range(1, stored, _BLOCK):
         stop = min(start + _BLOCK, stored)
         np.greater(indices[start:stop], indices[start - 1 : stop - 1], out=rises[start:stop])
-    rises[indptr] = True  # a row's first class has none before it
+    rises[indptr] = True  # the first class of a row follows another row
     _require_array(path, "indices", bool(rises.all()), "must ascend within each row")
 
 

@@ -1,6 +1,6 @@
-"""Rates that differ by class, from CSV files: how often a class is a wrong candidate, and which class brings which.
+"""Noise rates by class, from CSV files: how often a class is a wrong candidate, and for which true classes.
 
-Every class of the dataset must be there, once, by its name; the order of lines and columns is free.
+Each class of the dataset must be listed once by name; the order of lines and columns is free.
 """
 
 from __future__ import annotations
@@ -37,27 +37,26 @@ def read_class_rates(path: Path, classes: Sequence[str]) -> ClassRates:
     """
     _require_file(path)
     rates = np.full(len(classes), np.nan)
-    place_of = _places(path, classes)
+    column_of = _column_finder(path, classes)
     for line, fields in read_csv(path, ("class", "rate"), "it gives each class its rate"):
         where = f"{path}, line {line}"
-        place = place_of(fields["class"], where)
-        rates[place] = _rate(fields["rate"], f"{where}: rate of {fields['class']}")
+        rates[column_of(fields["class"], where)] = _rate(fields["rate"], f"{where}: rate of {fields['class']}")
     _require_all(path, ~np.isnan(rates), classes, "no line for")
     return rates
 
 
 def read_confusion(path: Path, classes: Sequence[str]) -> ClassRates:
-    """The chance of each class to bring each other, from a CSV file: a line a true class, a column a wrong candidate.
+    """Confusion rates from a CSV file: one line per true class, one column per wrong candidate.
 
     The first line names the columns; the first column names the true classes, and its own name is free. The diagonal
-    may hold anything.
+    is ignored.
 
     Args:
         path: the file.
         classes: the C classes of the dataset.
 
     Returns:
-        (C, C) in [0, 1]; [j, k] is the chance that a true label j brings the candidate k; 0 on the diagonal.
+        (C, C) in [0, 1]; [j, k] is the probability that a true label j makes k a candidate; 0 on the diagonal.
 
     Raises:
         UserError: as `read_class_rates` does, for lines and columns.
@@ -65,15 +64,15 @@ def read_confusion(path: Path, classes: Sequence[str]) -> ClassRates:
     _require_file(path)
     confusion = np.zeros((len(classes), len(classes)))
     seen = np.zeros(len(classes), dtype=np.bool_)
-    place_of = _places(path, classes)
+    column_of = _column_finder(path, classes)
     for line, fields in read_csv(path, (), "it says which class brings which as a candidate"):
         where, (corner, *columns) = f"{path}, line {line}", fields
         if not seen.any():
             _require_columns(path, columns, classes)
         true = fields[corner]
-        place = place_of(true, where)
-        seen[place] = True
-        confusion[place] = [
+        column = column_of(true, where)
+        seen[column] = True
+        confusion[column] = [
             0.0 if name == true else _rate(fields[name], f"{where}: {name} for {true}") for name in classes
         ]
     _require_all(path, seen, classes, "no line for")
@@ -89,18 +88,19 @@ def content_hash(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror}); it holds the rates of the classes") from error
 
 
-def _places(path: Path, classes: Sequence[str]) -> Callable[[str, str], int]:
-    """From a class name and where it stands to its place; refuses unknown names and those it was asked for before."""
-    free, lines = {name: place for place, name in enumerate(classes)}, dict[str, str]()
+def _column_finder(path: Path, classes: Sequence[str]) -> Callable[[str, str], int]:
+    """A function from a class name and its line to its column; it refuses unknown and repeated names."""
+    columns, lines = {name: column for column, name in enumerate(classes)}, dict[str, str]()
 
-    def place_of(name: str, where: str) -> int:
-        """The column of a named class that has no rate yet."""
-        require(name in free, f"{where}: {name[:80]!r} is no class of this dataset; write one of its {len(free)} names")
+    def column_of(name: str, where: str) -> int:
+        """The column of a class. Raises: UserError when it is unknown or was asked for before."""
+        known = name in columns
+        require(known, f"{where}: {name[:80]!r} is no class of this dataset; write one of its {len(columns)} names")
         require(name not in lines, f"{where}: class {name!r} is there twice (first in {lines.get(name)})")
         lines[name] = where.removeprefix(f"{path}, ")
-        return free[name]
+        return columns[name]
 
-    return place_of
+    return column_of
 
 
 def _rate(text: str, what: str) -> float:
@@ -111,7 +111,7 @@ def _rate(text: str, what: str) -> float:
 
 
 def _require_columns(path: Path, columns: Sequence[str], classes: Sequence[str]) -> None:
-    """Each class must have its column; that none has two was seen when the header was read."""
+    """Each class must have its column; `read_csv` has refused repeated columns."""
     known = set(classes)
     foreign = [name for name in columns if name not in known]
     if foreign:
@@ -119,8 +119,8 @@ def _require_columns(path: Path, columns: Sequence[str], classes: Sequence[str])
     _require_all(path, np.isin(classes, columns), classes, "no column for")
 
 
-def _require_all(path: Path, there: NDArray[np.bool_], classes: Sequence[str], what: str) -> None:
-    missing = np.flatnonzero(~there)
+def _require_all(path: Path, given: NDArray[np.bool_], classes: Sequence[str], what: str) -> None:
+    missing = np.flatnonzero(~given)
     if len(missing):
         more = f" and {len(missing) - 1} other classes" if len(missing) > 1 else ""
         raise UserError(f"{path}: {what} class {classes[missing[0]]!r}{more}; every class of the dataset needs one")

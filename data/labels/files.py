@@ -1,8 +1,8 @@
 """Files of observed labels: our own form, the published form, and finding the right one for a run.
 
 Our form is an array (`x.npy`; of a sparse table `x.npz`) beside a manifest `x.json` that ties it to its rows, classes
-and regime. The published form (CoNeS, published code, utils/pml_data.py; NDLP likewise) is a pickled dictionary with
-nothing that says what it was made for, so it is held against the true labels before anyone uses it.
+and regime. The published form (CoNeS, published code, utils/pml_data.py; NDLP likewise) is a pickled dictionary without
+such metadata, so it is checked against the true labels before use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from utils.types import PRESENT, Annotations, Codes, Index, LabelTable
 FORMAT = 2
 
 _PUBLISHED_KEY = "partial_labels"
-_PUBLISHED_NAMES = {"nw-lt": "nus-wide"}  # datasets that published files call otherwise
+_PUBLISHED_NAMES = {"nw-lt": "nus-wide"}  # datasets with another name in published files
 _HASH = re.compile("[0-9a-f]{64}")
 _SAME: dict[str, tuple[type, ...]] = {
     "format": (int,),
@@ -46,24 +46,24 @@ _MANIFEST_TYPES = {1: _SAME | _NUMBERS, 2: _SAME | {"parameters": (dict,)}}
 
 
 class ResolvedLabels(NamedTuple):
-    """The observed labels of a training set and where they come from."""
+    """The observed labels of a training set and their source."""
 
     table: LabelTable
-    path: Path | None  # None: they follow from the truth without chance, and no file holds them
-    made: bool  # whether this call drew and wrote them
+    path: Path | None  # None: they follow from the truth without randomness, and are in no file
+    made: bool  # True if this call drew and wrote them
     label_hash: str
 
 
 def resolve_labels(
     annotations: Annotations, dataset: str, regime: Regime, folder: Path, label_file: Path | None = None
 ) -> ResolvedLabels:
-    """The observed labels of `annotations`, from the first of these that there is.
+    """The observed labels of `annotations`, from the first of these that exists.
 
     1. `label_file`; 2. the published file of this dataset and rate in `folder`; 3. our own file of this dataset,
     regime, seed and rows in `folder`; 4. a new draw, written there.
 
     Raises:
-        UserError: a file is there but is damaged, or does not fit the rows, classes, true labels or regime.
+        UserError: a file exists but is damaged, or does not fit the rows, classes, true labels or regime.
     """
     if label_file is not None:
         table = read_labels(label_file, annotations, regime)
@@ -96,9 +96,9 @@ def native_path(folder: Path, dataset: str, regime: Regime, annotations: Annotat
 
 
 def published_path(folder: Path, dataset: str, regime: Regime, annotations: Annotations) -> Path:
-    """The name that published code gives the file: `voc07_0.1.npy`, or `voc-lt_0.3_sd0.npy` for long-tailed sets.
+    """The path that published code gives the file: `voc07_0.1.npy`, or `voc-lt_0.3_sd0.npy` for long-tailed sets.
 
-    `annotations` has no part in it: the argument is there so that both forms are named by the same call.
+    `annotations` is not used: the argument makes the signature equal to that of `native_path`.
     """
     _require_candidate(regime)
     seed = f"_sd{regime.seed}" if dataset.endswith("-lt") else ""
@@ -108,9 +108,9 @@ def published_path(folder: Path, dataset: str, regime: Regime, annotations: Anno
 def write_native(path: Path, table: LabelTable, annotations: Annotations, dataset: str, regime: Regime) -> None:
     """Write `table` to `path` and its manifest beside it, each whole or not at all.
 
-    The manifest goes first: where the array is, its manifest is too, and an interrupted replacement is told by the
-    hash. Raises: UserError when `path` does not end as the form of the table demands (`.npy`, sparse `.npz`) or the
-    folder cannot be made, RunError when the system refuses to write.
+    The manifest is written first, so that no array is without one; an interrupted replacement is detected by the hash.
+    Raises: UserError when `path` has not the suffix for the table (`.npy`, sparse `.npz`) or the folder cannot be made,
+    RunError when the system refuses to write.
     """
     suffix = suffix_of(table)
     require(
@@ -138,7 +138,7 @@ def write_native(path: Path, table: LabelTable, annotations: Annotations, datase
 def write_published(path: Path, table: LabelTable, annotations: Annotations, dataset: str, regime: Regime) -> None:
     """Write candidate labels as published code reads them: a pickled dictionary with the array `partial_labels`.
 
-    It is (N, C) int32 of 0 and 1, rows as they are. Where a dataset has lists with an order of their own (long-tailed
+    It is (N, C) int32 of 0 and 1, rows as they are. If the lists of a dataset have an order of their own (long-tailed
     sets), it is (N, 1, C) float64 in that order. Raises: UserError when the labels are sparse, or no candidate labels
     of `annotations`, or the folder cannot be made.
     """
@@ -150,19 +150,19 @@ def write_published(path: Path, table: LabelTable, annotations: Annotations, dat
     order = _list_order(annotations)
     if order is not None:
         values = values[order][:, None].astype(np.float64)
-    held = np.array({_PUBLISHED_KEY: values}, dtype=object)
+    pickled = np.array({_PUBLISHED_KEY: values}, dtype=object)
     _make_folder(path)
-    write_atomically(path, lambda file: np.save(file, held, allow_pickle=True))
+    write_atomically(path, lambda file: np.save(file, pickled, allow_pickle=True))
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the manifest of the label file `path` is."""
+    """The path of the manifest of the label file `path`."""
     return path.with_suffix(".json")
 
 
 def read_labels(path: Path, annotations: Annotations, regime: Regime) -> LabelTable:
     """A label file of either form. Raises: UserError as `read_native` and `read_published` do."""
-    read = read_published if _holds_a_pickle(path) else read_native
+    read = read_published if _has_pickle(path) else read_native
     return read(path, annotations, regime)
 
 
@@ -172,11 +172,11 @@ def read_native(path: Path, annotations: Annotations, regime: Regime, *, same_dr
     Args:
         path: the `.npy` or `.npz` file; its manifest lies beside it.
         annotations: the rows, classes and true labels that it must have been made for.
-        regime: what it must hold.
-        same_draw: whether seed and generator must be those of `regime` too.
+        regime: the regime it must have been made for.
+        same_draw: True if seed and generator must be those of `regime` too.
 
     Raises:
-        UserError: array or manifest is missing or damaged, or is of other data or another regime.
+        UserError: array or manifest is missing or damaged, or is for other data or another regime.
     """
     manifest = _read_manifest(path)
     _require_regime(path, manifest, regime, same_draw=same_draw)
@@ -202,15 +202,15 @@ def read_native(path: Path, annotations: Annotations, regime: Regime, *, same_dr
 def read_published(path: Path, annotations: Annotations, regime: Regime) -> LabelTable:
     """The candidate labels of a published file, (N, C) or (N, 1, C) of 0 and 1 in any number type; runs no code.
 
-    Its rows are in the order of the dataset's lists where those have one of their own (`Annotations.places`), else as
+    Its rows are in the order of the dataset's lists if those have an order of their own (`Annotations.places`), else in
     ours.
 
     Raises:
         UserError: the file is missing, damaged or asks to run code, or does not fit rows, classes or true labels.
     """
     _require_candidate(regime)
-    held = load_pickled_npy(path)
-    values = held.get(_PUBLISHED_KEY) if isinstance(held, dict) else None
+    content = load_pickled_npy(path)
+    values = content.get(_PUBLISHED_KEY) if isinstance(content, dict) else None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         raise UserError(f"{path}: not a published label file: no array of numbers named {_PUBLISHED_KEY!r} in it")
     if values.ndim == 3 and values.shape[1] == 1:
@@ -227,7 +227,7 @@ def read_published(path: Path, annotations: Annotations, regime: Regime) -> Labe
 
 
 def _list_order(annotations: Annotations) -> Index | None:
-    """(N,) the rows in the order of the published lists; None where they come as the published files have them."""
+    """(N,) the rows in the order of the published lists; None if rows are in the order of the published files."""
     return None if annotations.places is None else annotations.recipe_order()
 
 
@@ -244,52 +244,52 @@ def _from_binary(path: Path, values: NDArray[Any], annotations: Annotations) -> 
     return codes
 
 
-def _holds_a_pickle(path: Path) -> bool:
-    """Whether the header of an `.npy` file announces pickled objects; nothing behind the header is read."""
+def _has_pickle(path: Path) -> bool:
+    """True if the header of an `.npy` file announces pickled objects; only the header is read."""
     if not path.is_file():
         return False
     try:
         with path.open("rb") as file:
             readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             _, _, dtype = readers[np.lib.format.read_magic(file)](file)
-    except Exception:  # the reader of our own form says what is wrong
+    except Exception:  # the reader of our own form reports what is wrong
         return False
     return bool(dtype.hasobject)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a label file, with every key that is read of it present and of the right type."""
-    place = manifest_path(path)
+    """The manifest of a label file; every key used of it is present and of the right type. Raises: UserError."""
+    file = manifest_path(path)
     require(path.is_file(), f"{path}: no such label file; make one with generate_labels.py")
     require(path.suffix in (DENSE, SPARSE), f"{path}: not a label file; they end in {DENSE} or {SPARSE}")
     require(
-        place.is_file(),
-        f"{path}: not of the published form, and no manifest {place.name} beside it; get it anew, or make both anew",
+        file.is_file(),
+        f"{path}: not of the published form, and no manifest {file.name} beside it; get it anew, or make both anew",
     )
     try:
-        manifest = json.loads(place.read_bytes())
+        manifest = json.loads(file.read_bytes())
     except OSError as error:
-        raise UserError(f"{place}: the manifest of {path.name} cannot be read ({error.strerror})") from error
+        raise UserError(f"{file}: the manifest of {path.name} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: damaged manifest, not json; delete it and {path.name} and make both anew") from error
+        raise UserError(f"{file}: damaged manifest, not json; delete it and {path.name} and make both anew") from error
     if not isinstance(manifest, dict):
-        raise UserError(f"{place}: damaged manifest, not an object; delete it and {path.name} and make both anew")
+        raise UserError(f"{file}: damaged manifest, not an object; delete it and {path.name} and make both anew")
     form = manifest.get("format")
     known = type(form) is int and form in _MANIFEST_TYPES
-    require(known, f"{place}: format {json.dumps(form)[:40]}, this version reads 1 to {FORMAT}; make both files anew")
+    require(known, f"{file}: format {json.dumps(form)[:40]}, this version reads 1 to {FORMAT}; make both files anew")
     for key, types in _MANIFEST_TYPES[manifest["format"]].items():
         if key not in manifest or not isinstance(manifest[key], types):
-            raise UserError(f"{place}: damaged manifest: {key!r} is missing or wrong; make both files anew")
+            raise UserError(f"{file}: damaged manifest: {key!r} is missing or wrong; make both files anew")
     for key in ("row_hash", "label_hash"):
-        require(_HASH.fullmatch(manifest[key]) is not None, f"{place}: damaged manifest: {key!r} is no SHA-256")
+        require(_HASH.fullmatch(manifest[key]) is not None, f"{file}: damaged manifest: {key!r} is no SHA-256")
     return manifest
 
 
 def _parameters(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of the regime that a manifest tells of; the first format knew one rate and two numbers."""
+    """The parameters of the regime in a manifest; the first format had one rate and two numbers."""
     if manifest["format"] != 1:
-        held: dict[str, Any] = manifest["parameters"]
-        return held
+        parameters: dict[str, Any] = manifest["parameters"]
+        return parameters
     if manifest["regime"] in ("single", "observed"):
         return {name: manifest[name] for name in ("num_pos", "num_neg")}
     return {
@@ -299,13 +299,13 @@ def _parameters(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_regime(path: Path, manifest: dict[str, Any], regime: Regime, *, same_draw: bool) -> None:
-    """Refuse labels of another regime than asked for; "single" is "observed" with one positive and no negative."""
-    held, asked = (manifest["regime"], _parameters(manifest)), (regime.name, regime.parameters())
+    """Refuse labels of another regime than asked for; "single" equals "observed" with one positive and no negative."""
+    found, asked = (manifest["regime"], _parameters(manifest)), (regime.name, regime.parameters())
     draw = (manifest["seed"], manifest["rng"])
-    if _unified(*held) == _unified(*asked) and (not same_draw or draw == (regime.seed, regime.rng)):
+    if _unified(*found) == _unified(*asked) and (not same_draw or draw == (regime.seed, regime.rng)):
         return
     raise UserError(
-        f"{path}: holds {_in_words(*held)}, seed {draw[0]}, {_one_line(draw[1])} generator; asked for are"
+        f"{path}: holds {_in_words(*found)}, seed {draw[0]}, {_one_line(draw[1])} generator; asked for are"
         f" {_in_words(*asked)}, seed {regime.seed}, {regime.rng} generator: set --labels and its numbers to those of"
         f" the file, or name another"
     )
@@ -316,13 +316,13 @@ def _unified(name: str, parameters: dict[str, Any]) -> tuple[str, dict[str, Any]
 
 
 def _in_words(name: str, parameters: dict[str, Any]) -> str:
-    """A regime and its parameters, whatever a damaged manifest says they are, as a part of a line."""
+    """A regime and its parameters as part of a line, even if the manifest is damaged."""
     values = ", ".join(f"{_one_line(key)} {_one_line(value)}" for key, value in parameters.items())
     return f"{_one_line(name)} labels" + (f" ({values[:200]})" if values else "")
 
 
 def _one_line(value: Any) -> str:
-    """A value of a manifest without line breaks, cut where it is long."""
+    """A value of a manifest without line breaks, at most 40 characters."""
     return json.dumps(value).strip('"')[:40]
 
 
@@ -334,7 +334,7 @@ def _make_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path.parent}: this folder cannot be made ({error.strerror}); name another place") from error
+        raise UserError(f"{path.parent}: this folder cannot be made ({error.strerror}); name another folder") from error
 
 
 def _write_bytes(file: BinaryIO, content: bytes) -> None:

@@ -1,9 +1,9 @@
 """Label regimes: pure functions from true labels and a random generator to the labels that training sees.
 
 N rows, C classes. Each takes the truth as an array (N, C) or as a `LabelTable`, and returns the same kind: of a sparse
-table a sparse one, equal to what the dense one gives, entry for entry. Truth that is UNKNOWN counts as ABSENT, except
-in a sparse table that stores known labels only (its default is UNKNOWN): there the unknown stays unknown, and draws are
-made for stored entries alone.
+table a sparse one, equal to the dense result, entry for entry. UNKNOWN truth counts as ABSENT, except in a sparse table
+that stores known labels only (its default is UNKNOWN): there unknown stays unknown, and draws are made for stored
+entries only.
 
 The published recipes are defined by numpy's legacy generator (`RandomState`); given a `Generator` the same functions
 draw its own stream.
@@ -27,7 +27,7 @@ from data.labels.entries import (
     blocks,
     canonical,
     entries_of,
-    places_of,
+    entries_with,
     row_blocks,
     table_like,
     with_codes,
@@ -41,7 +41,7 @@ Params = ParamSpec("Params")
 
 
 class Recipe(Protocol[Params]):
-    """A regime: of an array it makes an array, of a table a table."""
+    """A regime: maps an array to an array and a table to a table."""
 
     @overload
     def __call__(self, truth: Codes, /, *args: Params.args, **kwargs: Params.kwargs) -> Codes: ...
@@ -50,14 +50,14 @@ class Recipe(Protocol[Params]):
 
 
 def _of_arrays_too(recipe: Callable[Concatenate[LabelTable, Params], LabelTable]) -> Recipe[Params]:
-    """A recipe for tables that takes arrays as well."""
+    """Make a recipe for tables accept arrays as well."""
 
     @wraps(recipe)
     def either(truth: Any, /, *args: Params.args, **kwargs: Params.kwargs) -> Any:
         """The recipe on a table, or on codes and back."""
         if isinstance(truth, LabelTable):
             return recipe(truth, *args, **kwargs)
-        return recipe(LabelTable(truth.view()), *args, **kwargs).dense()  # a view, for a table locks its array
+        return recipe(LabelTable(truth.view()), *args, **kwargs).dense()  # a view, as a table locks its array
 
     return either
 
@@ -68,12 +68,12 @@ def candidate_labels(truth: LabelTable, rng: Rng, rate: ChancePerEntry) -> Label
 
     A `RandomState` is used as published: N * C doubles in row-major order, one per entry, a candidate where the draw
     is below the rate (CoNeS, published code, utils/pml_data.py). They are drawn for a sparse truth too, block after
-    block, although it stores few of them. A `Generator` needs one byte an entry instead.
+    block, although it stores few of them. A `Generator` needs one byte per entry instead.
 
     Args:
         truth: (N, C) codes; not changed.
-        rng: where the draws come from.
-        rate: in [0, 1], one for all classes or (C,) for each its own; equal ones give the labels that one gives.
+        rng: source of the draws.
+        rate: in [0, 1], one for all classes or (C,) one for each; equal ones give the same labels as one.
 
     Returns:
         (N, C) PRESENT for a candidate, ABSENT for the rest.
@@ -91,15 +91,15 @@ def candidate_labels(truth: LabelTable, rng: Rng, rate: ChancePerEntry) -> Label
 
 @_of_arrays_too
 def confused_labels(truth: LabelTable, rng: Rng, confusion: NDArray[np.float64]) -> LabelTable:
-    """Candidate labels, the wrong ones brought by the true ones: cat by dog rather than by bus.
+    """Candidate labels whose wrong ones depend on the true ones: cat comes with dog rather than with bus.
 
-    True label j brings the absent class k with probability `confusion[j, k]`, each independently of the others, so
-    that k is a candidate with probability 1 - prod over true j of (1 - confusion[j, k]). Draws as `candidate_labels`.
+    True label j makes the absent class k a candidate with probability `confusion[j, k]`, independently of the others,
+    so that k is one with probability 1 - prod over true j of (1 - confusion[j, k]). Draws as `candidate_labels`.
 
     Args:
         truth: (N, C) codes; not changed.
-        rng: where the draws come from.
-        confusion: (C, C) in [0, 1]; the diagonal plays no part.
+        rng: source of the draws.
+        confusion: (C, C) in [0, 1]; the diagonal is ignored.
 
     Returns:
         (N, C) PRESENT for a candidate, ABSENT for the rest.
@@ -108,11 +108,11 @@ def confused_labels(truth: LabelTable, rng: Rng, confusion: NDArray[np.float64])
         UserError: a value is outside [0, 1].
     """
     _require_rates("confusion", confusion)
-    entries, true, spared = entries_of(truth), places_of(truth, PRESENT), 1 - confusion
+    entries, true, spared = entries_of(truth), entries_with(truth, PRESENT), 1 - confusion
     return _candidates(
         entries,
         rng,
-        lambda start, stop: _brought(entries.rows(start, stop), entries.columns(start, stop), true, spared),
+        lambda start, stop: _chances(entries.rows(start, stop), entries.columns(start, stop), true, spared),
     )
 
 
@@ -124,10 +124,10 @@ def dropped_positives(truth: LabelTable, rng: Rng, rate: float, keep_one: bool =
 
     Args:
         truth: (N, C) codes; not changed.
-        rng: where the draws come from.
+        rng: source of the draws.
         rate: in [0, 1].
         keep_one: a row that would lose all of its labels keeps the one of the largest draw, the first of equal ones.
-            The draws are the same, so what is kept without it is kept with it.
+            The draws are the same, so all that is kept without it is kept with it.
 
     Returns:
         (N, C) PRESENT for a kept positive, UNKNOWN for the rest.
@@ -136,7 +136,7 @@ def dropped_positives(truth: LabelTable, rng: Rng, rate: float, keep_one: bool =
         UserError: `rate` is outside [0, 1].
     """
     _require_rates("rate", rate)
-    positives = places_of(truth, PRESENT)
+    positives = entries_with(truth, PRESENT)
     kept = np.empty(len(positives.columns), dtype=np.bool_)
     for first, last in row_blocks(len(truth), truth.num_classes):
         starts = positives.starts[first : last + 1]
@@ -144,8 +144,8 @@ def dropped_positives(truth: LabelTable, rng: Rng, rate: float, keep_one: bool =
         part = kept[starts[0] : starts[-1]]
         np.greater_equal(draws, rate, out=part)
         if keep_one:
-            part[_last_hopes(draws, part, np.diff(starts))] = True
-    known = positives.narrowed(kept, truth.num_classes)
+            part[_largest_of_lost(draws, part, np.diff(starts))] = True
+    known = positives.select(kept, truth.num_classes)
     return table_like(truth, known, np.full(len(known.columns), PRESENT, dtype=np.int8), UNKNOWN)
 
 
@@ -154,26 +154,26 @@ def observed_labels(truth: LabelTable, rng: Rng, num_pos: int, num_neg: int, ord
     """A few known labels per row: at most `num_pos` positives and `num_neg` negatives, chosen by shuffling.
 
     The recipe of Cole et al. (CVPR 2021), published code, preproc/generate_observed_labels.py: row by row the
-    positions of the positives are shuffled, then those of the negatives, also where none of them is wanted, so that
-    the draws of a row depend on the truth alone. A row without positives stays, with nothing positive known.
+    positions of the positives are shuffled, then those of the negatives, even if none of them is wanted, so that
+    the draws of a row depend on the truth only. A row without positives stays, with no known positive.
 
     Args:
         truth: (N, C) codes; not changed.
-        rng: where the draws come from.
+        rng: source of the draws.
         num_pos: positives kept per row, -1 for all.
         num_neg: negatives kept per row, -1 for all.
-        order: (N,) the rows in the order in which they draw; as they are when left out.
+        order: (N,) the rows in the order of their draws; as they are if not given.
 
     Returns:
-        (N, C) PRESENT and ABSENT for what is known, UNKNOWN for the rest.
+        (N, C) PRESENT and ABSENT for known labels, UNKNOWN for the rest.
 
     Raises:
         UserError: a number is below -1.
     """
     require_number("num_pos", num_pos)
     require_number("num_neg", num_neg)
-    positives, negatives = places_of(truth, PRESENT), _Negatives(truth, needed=num_neg > 0)
-    # where all that is not positive is known to be absent, only the positives need a place
+    positives, negatives = entries_with(truth, PRESENT), _Negatives(truth, needed=num_neg > 0)
+    # if all other classes are known to be absent, only the positives are stored
     mostly_absent = num_neg < 0 and not truth.stores_known_only
     second, rest = (UNKNOWN, ABSENT) if mostly_absent else (ABSENT, UNKNOWN)
     kept = _at_most(positives.counts(), num_pos)
@@ -202,11 +202,11 @@ def known_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelTable:
 
     Args:
         truth: (N, C) codes; not changed.
-        rng: where the draws come from.
+        rng: source of the draws.
         rate: in [0, 1].
 
     Returns:
-        (N, C) PRESENT and ABSENT for what is known, UNKNOWN for the rest.
+        (N, C) PRESENT and ABSENT for known labels, UNKNOWN for the rest.
 
     Raises:
         UserError: `rate` is outside [0, 1].
@@ -215,7 +215,7 @@ def known_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelTable:
     entries = entries_of(truth)
 
     def drawn() -> Iterator[Codes]:
-        """Blocks with part of the entries unknown."""
+        """Blocks of codes with some entries unknown."""
         for start, stop in blocks(entries):
             codes = as_codes(entries.codes(start, stop) == PRESENT)
             codes[rng.uniform(0.0, 1.0, stop - start) >= rate] = UNKNOWN
@@ -226,16 +226,16 @@ def known_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelTable:
 
 @_of_arrays_too
 def flipped_labels(truth: LabelTable, rng: Rng, rho_pos: float, rho_neg: float) -> LabelTable:
-    """Wrong labels in both directions, class by class alike: independent flips with a rate for each direction.
+    """Wrong labels in both directions: independent flips, with one rate for each direction.
 
     One draw per entry in row-major order, flipped where it is below the rate of its true label (the class-conditional
     noise of Natarajan et al., NeurIPS 2013, label by label).
 
     Args:
         truth: (N, C) codes; not changed.
-        rng: where the draws come from.
-        rho_pos: in [0, 1], chance that a present label is seen absent.
-        rho_neg: in [0, 1], chance that an absent label is seen present.
+        rng: source of the draws.
+        rho_pos: in [0, 1], probability that a present label is observed absent.
+        rho_neg: in [0, 1], probability that an absent label is observed present.
 
     Returns:
         (N, C) PRESENT and ABSENT.
@@ -248,7 +248,7 @@ def flipped_labels(truth: LabelTable, rng: Rng, rho_pos: float, rho_neg: float) 
     entries = entries_of(truth)
 
     def drawn() -> Iterator[Codes]:
-        """Blocks of turned labels."""
+        """Blocks of flipped labels."""
         for start, stop in blocks(entries):
             present = entries.codes(start, stop) == PRESENT
             present ^= rng.uniform(0.0, 1.0, stop - start) < np.where(present, rho_pos, rho_neg)
@@ -261,14 +261,14 @@ def flipped_labels(truth: LabelTable, rng: Rng, rho_pos: float, rho_neg: float) 
 def semi_labels(truth: LabelTable, rng: Rng, share: float, order: Index | None = None) -> LabelTable:
     """Some rows fully labelled, the others not at all.
 
-    The labelled ones are the first `round(share * N)` (half to even) of one permutation of the rows, so that of one
-    seed those of a smaller share are among those of a larger.
+    The labelled rows are the first `round(share * N)` (half to even) of one permutation of the rows, so that for one
+    seed those of a smaller share are among those of a larger share.
 
     Args:
         truth: (N, C) codes; not changed.
-        rng: where the permutation comes from.
+        rng: source of the permutation.
         share: in [0, 1].
-        order: (N,) the rows in the order that is permuted; as they are when left out.
+        order: (N,) the rows in the order that is permuted; as they are if not given.
 
     Returns:
         (N, C) the truth in the labelled rows, UNKNOWN in the others.
@@ -283,7 +283,7 @@ def semi_labels(truth: LabelTable, rng: Rng, share: float, order: Index | None =
     entries = entries_of(truth)
 
     def seen() -> Iterator[Codes]:
-        """Blocks with the rows that are not labelled unknown."""
+        """Blocks of codes with unlabelled rows unknown."""
         for start, stop in blocks(entries):
             codes = as_codes(entries.codes(start, stop) == PRESENT)
             codes[~labelled[entries.rows(start, stop)]] = UNKNOWN
@@ -298,8 +298,8 @@ def full_labels(truth: LabelTable) -> LabelTable:
     if truth.stores_known_only:
         return truth
     if isinstance(truth.codes, csr_array):
-        held = canonical(truth)
-        return with_codes(held, as_codes(held.data == PRESENT), ABSENT)
+        stored = canonical(truth)
+        return with_codes(stored, as_codes(stored.data == PRESENT), ABSENT)
     return LabelTable(as_codes(truth.codes == PRESENT))
 
 
@@ -314,20 +314,20 @@ def require_rate(name: str, rate: float) -> None:
 
 
 class _Negatives:
-    """The negatives that `observed_labels` shuffles: all that is not positive, or what is known to be absent."""
+    """The negatives that `observed_labels` shuffles: all classes that are not positive, or those known to be absent."""
 
     def __init__(self, truth: LabelTable, *, needed: bool) -> None:
-        self.known = places_of(truth, ABSENT) if truth.stores_known_only else None
+        self.known = entries_with(truth, ABSENT) if truth.stores_known_only else None
         self.needed = needed
         self.free = np.ones(truth.num_classes, dtype=np.bool_)
         self.scratch = np.zeros(truth.num_classes, dtype=np.int64)
 
     def counts(self, positives: EntryColumns) -> Index:
-        """(N,) how many there are in each row."""
+        """(N,) number of negatives in each row."""
         return len(self.free) - positives.counts() if self.known is None else self.known.counts()
 
     def row(self, row: int, positives: Index) -> Index:
-        """The negatives of one row, ascending; where they are not needed, as many numbers for the sake of the draws."""
+        """The negatives of one row, ascending; if not needed, as many zeros, so that the draws are the same."""
         if self.known is not None:
             return self.known.row(row)
         if not self.needed:
@@ -339,7 +339,7 @@ class _Negatives:
 
 
 def _candidates(entries: Entries, rng: Rng, chance: Callable[[int, int], ChancePerEntry]) -> LabelTable:
-    """Every positive, and every other entry with its `chance` (of the entries from start to stop)."""
+    """Every positive, and every other entry with its `chance`, a function of start and stop of a block."""
 
     def drawn() -> Iterator[Codes]:
         """Blocks of true and wrong candidates."""
@@ -352,11 +352,11 @@ def _candidates(entries: Entries, rng: Rng, chance: Callable[[int, int], ChanceP
 
 
 def _below(rng: Rng, count: int, rate: ChancePerEntry) -> NDArray[np.bool_]:
-    """(count,) True with probability `rate` (one, or one for each place).
+    """(count,) True with probability `rate` (one, or (count,) one for each).
 
-    Of a `RandomState`, one double a place is below the rate. Of a `Generator`, one byte decides nearly every place:
-    below, or above, 256 * rate cut to an integer. Where it is equal, a second draw decides by the fraction that was cut
-    off, so that the chance is exact to the precision of a double.
+    A `RandomState` draws one double each, compared with the rate. A `Generator` draws one byte each, which decides
+    nearly always: it is below or above 256 * rate, rounded down. If equal, a second draw is compared with the remaining
+    fraction, so that the probability is exact to the precision of a double.
     """
     if isinstance(rng, RandomState):
         return np.less(rng.uniform(0.0, 1.0, count), rate)
@@ -370,8 +370,8 @@ def _below(rng: Rng, count: int, rate: ChancePerEntry) -> NDArray[np.bool_]:
     return below
 
 
-def _brought(row: Index, column: NDArray[Any], true: EntryColumns, spared: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(E,) the chance that the true labels of an entry's row bring its class; `spared` (C, C) is the chance of not."""
+def _chances(row: Index, column: NDArray[Any], true: EntryColumns, spared: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(E,) probability that the true labels of its row make an entry a candidate; `spared` (C, C) is 1 - confusion."""
     none = np.ones(len(row))
     starts, stops = true.starts[row], true.starts[row + 1]
     for rank in range(int((stops - starts).max(initial=0))):  # the labels of each row in turn, ascending
@@ -380,21 +380,21 @@ def _brought(row: Index, column: NDArray[Any], true: EntryColumns, spared: NDArr
     return 1 - none
 
 
-def _last_hopes(draws: NDArray[np.float64], kept: NDArray[np.bool_], counts: NDArray[Any]) -> Index:
-    """Of each row without anything kept, the place of its largest draw; rows of `counts` (R,) draws each."""
+def _largest_of_lost(draws: NDArray[np.float64], kept: NDArray[np.bool_], counts: NDArray[Any]) -> Index:
+    """For each row with nothing kept, the index of its largest draw; R rows of `counts` (R,) draws."""
     row = np.repeat(np.arange(len(counts)), counts)
     lost = counts > 0
     lost[row[kept]] = False
-    place = np.flatnonzero(lost[row])
-    best = place[np.lexsort((place, -draws[place], row[place]))]  # row by row, the largest first
+    index = np.flatnonzero(lost[row])
+    best = index[np.lexsort((index, -draws[index], row[index]))]  # row by row, the largest first
     return best[np.unique(row[best], return_index=True)[1]]
 
 
 def _at_most(counts: Index, number: int) -> Index:
-    """(N,) how many of `counts` are kept, -1 for all."""
+    """(N,) `counts` limited to `number`, -1 for no limit."""
     return counts if number < 0 else np.minimum(counts, number)
 
 
 def _require_rates(name: str, rates: ChancePerEntry) -> None:
-    for rate in (np.min(rates), np.max(rates)) if np.size(rates) else ():  # a NaN is the least and the largest
+    for rate in (np.min(rates), np.max(rates)) if np.size(rates) else ():  # a NaN is the minimum and the maximum
         require_rate(name, rate)

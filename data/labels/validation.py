@@ -1,7 +1,7 @@
-"""Holding observed labels against the truth: which pairs of a true and an observed label a regime can never give.
+"""Comparison of observed labels with the truth: a regime excludes some pairs of a true and an observed label.
 
-N rows, C classes. Dense tables are compared by blocks of rows. Where both tables are sparse, only what one of them
-stores is looked at: all other entries hold one and the same pair.
+N rows, C classes. Dense tables are compared by blocks of rows. Of two sparse tables only the entries that one of them
+stores are looked at: all other entries have one and the same pair.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _BLOCK = 1 << 22  # entries at a time
 
 
 class Rule(NamedTuple):
-    """Pairs of a true and an observed label that do not go together, and what to say of them."""
+    """Pairs of a true and an observed label that exclude each other, and the message about them."""
 
-    what: str
+    message: str
     pairs: Pairs
 
 
 class Violation(NamedTuple):
-    """Entries of one block that break a rule."""
+    """Entries of one block that violate a rule."""
 
     rule: int
     number: int
@@ -40,36 +40,36 @@ class Violation(NamedTuple):
 
 
 def require_fit(path: Path, table: LabelTable, annotations: Annotations, regime: Regime) -> None:
-    """Hold labels against the truth.
+    """Check labels against the truth.
 
-    Candidates must include every true label; in the other regimes what is known must be true. Labels that are "given"
-    or flipped owe the truth nothing. Where the truth is a table of known labels only, nothing else may be known.
+    Candidates must include every true label; in the other regimes what is known must be true. "given" and
+    flipped labels are not restricted. Where the truth is a table of known labels only, nothing else may be known.
 
     Args:
-        path: where the labels come from, for the message.
+        path: file of the labels, for the message.
         table: (N, C), the labels.
         annotations: their rows, classes and truth.
-        regime: what they should be.
+        regime: the regime they should have.
 
     Raises:
-        UserError: naming the first row and class that do not fit, and how many do not.
+        UserError: naming the first row and class that do not fit, and the number of such entries.
     """
     rules = _rules(regime.name, annotations.truth.stores_known_only)
-    broken: dict[int, Violation] = {}
-    for rule, number, first in _broken(annotations.truth, table, _lookup(rules)):
-        before = broken.get(rule, Violation(rule, 0, first))
-        broken[rule] = Violation(rule, before.number + number, min(before.first, first))
-    if broken:
-        rule, number, first = min(broken.values())
+    violations: dict[int, Violation] = {}
+    for rule, number, first in _compare(annotations.truth, table, _lookup(rules)):
+        before = violations.get(rule, Violation(rule, 0, first))
+        violations[rule] = Violation(rule, before.number + number, min(before.first, first))
+    if violations:
+        rule, number, first = min(violations.values())
         row, label = divmod(first, len(annotations.classes))
         raise UserError(
-            f"{path}: does not fit the true labels: {annotations.classes[label]} {rules[rule].what} in row {row} (image"
-            f" {annotations.ids[row]}), {number} such entries; use labels made for this dataset"
+            f"{path}: does not fit the true labels: {annotations.classes[label]} {rules[rule].message} in row {row}"
+            f" (image {annotations.ids[row]}), {number} such entries; use labels made for this dataset"
         )
 
 
 def _rules(regime: str, known_only: bool) -> list[Rule]:
-    """What labels of a regime must not be; `known_only` when unknown truth stays unknown."""
+    """Rules for the labels of a regime; `known_only` if unknown truth stays unknown."""
     if regime in ("given", "flip"):
         return []
     others = (ABSENT,) if known_only else (ABSENT, UNKNOWN)
@@ -89,7 +89,7 @@ def _rules(regime: str, known_only: bool) -> list[Rule]:
 
 
 def _lookup(rules: list[Rule]) -> NDArray[np.int8]:
-    """(3, 3) the rule that a pair breaks, -1 for none; a code's place is the code, for -1 is the last one too."""
+    """(3, 3) number of the rule that a pair violates, -1 for none; indexed by codes, as -1 is also the last index."""
     table = np.full((3, 3), -1, dtype=np.int8)
     for number, rule in enumerate(rules):
         for pair in rule.pairs:
@@ -97,32 +97,31 @@ def _lookup(rules: list[Rule]) -> NDArray[np.int8]:
     return table
 
 
-def _broken(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8]) -> Iterator[Violation]:
-    """What breaks a rule, block by block."""
+def _compare(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8]) -> Iterator[Violation]:
+    """Violations, block by block."""
     if (lookup < 0).all():
         return
-    held, seen = truth.codes, table.codes
-    if isinstance(held, csr_array) and isinstance(seen, csr_array):
-        yield from _broken_stored(truth, table, lookup)
+    if isinstance(truth.codes, csr_array) and isinstance(table.codes, csr_array):
+        yield from _compare_stored(truth, table, lookup)
         return
     for first, last in row_blocks(len(truth), truth.num_classes, _BLOCK):
         rule = lookup[truth.rows(slice(first, last)), table.rows(slice(first, last))].reshape(-1)
-        yield from _found(rule, np.arange(first * truth.num_classes, last * truth.num_classes))
+        yield from _violations(rule, np.arange(first * truth.num_classes, last * truth.num_classes))
 
 
-def _broken_stored(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8]) -> Iterator[Violation]:
-    """The same for two sparse tables, by what they store."""
+def _compare_stored(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8]) -> Iterator[Violation]:
+    """Violations of two sparse tables, from their stored entries."""
     classes, elsewhere = truth.num_classes, int(lookup[truth.default, table.default])
     for first, last in row_blocks(len(truth), classes, _BLOCK):
         (true_keys, true), (seen_keys, seen) = _stored(truth, first, last), _stored(table, first, last)
-        place = np.searchsorted(true_keys, seen_keys)
-        both = np.append(true_keys, -1)[place] == seen_keys
+        position = np.searchsorted(true_keys, seen_keys)
+        both = np.append(true_keys, -1)[position] == seen_keys
         expected = np.full(len(seen), truth.default, dtype=np.int8)
-        expected[both] = true[place[both]]
-        yield from _found(lookup[expected, seen], seen_keys)
+        expected[both] = true[position[both]]
+        yield from _violations(lookup[expected, seen], seen_keys)
         alone = np.ones(len(true), dtype=np.bool_)
-        alone[place[both]] = False
-        yield from _found(lookup[true[alone], table.default], true_keys[alone])
+        alone[position[both]] = False
+        yield from _violations(lookup[true[alone], table.default], true_keys[alone])
         if elsewhere >= 0:
             taken = np.union1d(true_keys, seen_keys) - first * classes
             gaps = np.flatnonzero(taken != np.arange(len(taken)))
@@ -132,16 +131,16 @@ def _broken_stored(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int8
 
 
 def _stored(table: LabelTable, first: int, last: int) -> tuple[Index, Codes]:
-    """Places (row * C + class), ascending, and codes of what is stored in some rows."""
-    held = canonical(table)
-    starts = held.indptr[first : last + 1]
+    """Keys (row * C + class), ascending, and codes of the entries stored in some rows."""
+    stored = canonical(table)
+    starts = stored.indptr[first : last + 1]
     part = slice(starts[0], starts[-1])
     rows = np.repeat(np.arange(first, last, dtype=np.int64), np.diff(starts))
-    return rows * table.num_classes + held.indices[part], held.data[part]
+    return rows * table.num_classes + stored.indices[part], stored.data[part]
 
 
-def _found(rule: NDArray[np.int8], keys: Index) -> Iterator[Violation]:
-    """The rules that entries (E,) at `keys` break, from the numbers of those rules, -1 for none."""
+def _violations(rule: NDArray[np.int8], keys: Index) -> Iterator[Violation]:
+    """Violations of the entries (E,) at `keys`; `rule` (E,) is the number of the violated rule, -1 for none."""
     wrong = rule >= 0
     if wrong.any():
         for one in np.unique(rule[wrong]).tolist():

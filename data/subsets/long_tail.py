@@ -1,7 +1,7 @@
 """Long-tailed subsets of any training set, and the lists that describe them.
 
-N rows, C classes. A class can be thinned out alone only where pictures hold one label. Here they hold several, so a
-picture of a rare class brings the frequent ones with it, and targets are met as closely as that allows.
+N rows, C classes. A class can be subsampled alone only where images have one label. Here they have several, so that an
+image of a rare class brings frequent ones with it, and targets are met as closely as that allows.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _PARETO_LAST = 0.99  # the quantile that stands for the rarest class
 
 @dataclass(frozen=True, kw_only=True)
 class LongTailConfig:
-    """Whether and how the training set is thinned out to a long tail."""
+    """Subsampling of the training set to a long tail."""
 
     long_tail: Literal["none", "exponential", "pareto"] = option(
-        "none", "thin the training set out until its class frequencies fall like this"
+        "none", "subsample the training set until its class frequencies fall like this"
     )
     imbalance: float = option(100.0, "long_tail: positives of the most frequent class for one of the rarest")
     tail_max: int | None = option(None, "long_tail: positives of the most frequent class (default: all it has)")
     tail_order: Literal["frequency", "random"] = option(
-        "frequency", "long_tail: which class is the most frequent, the second, ...: as they are, or by chance"
+        "frequency", "long_tail: which class is the most frequent, the second, ...: as they are, or at random"
     )
-    tail_seed: int | None = option(None, "long_tail: seed of the choice of pictures (default: --seed)")
+    tail_seed: int | None = option(None, "long_tail: seed of the choice of images (default: --seed)")
 
     def __post_init__(self) -> None:
         require(self.imbalance > 1, f"--imbalance {self.imbalance}: must be above 1")
@@ -58,7 +58,7 @@ def target_counts(
     tools/create_longtail_dataset.py, where the last stays above the smallest by 0.5 % of the largest).
 
     Args:
-        profile: how they fall.
+        profile: shape of the curve.
         num_classes: C, at least 1.
         largest: positives of the first.
         imbalance: ratio of the first to the last.
@@ -67,7 +67,7 @@ def target_counts(
         return np.array([float(largest)])
     if profile == "exponential":
         return largest * np.power(float(imbalance), -np.arange(num_classes) / (num_classes - 1))
-    from scipy.stats import pareto  # here, for it takes half a second
+    from scipy.stats import pareto  # imported here: it takes half a second
 
     first, last = pareto.ppf((0.0, _PARETO_LAST), _PARETO_SHAPE)
     density = pareto.pdf(np.linspace(first, last, num_classes), _PARETO_SHAPE)
@@ -77,14 +77,14 @@ def target_counts(
 
 
 def class_targets(counts: Index, config: LongTailConfig, rng: Generator) -> Index:
-    """(C,) how many positives each class is to keep: at least 1 and at most as many as it has, 0 where it has none.
+    """(C,) number of positives that each class should keep: at least 1, at most all it has, 0 if it has none.
 
     Classes without positives have no rank.
 
     Args:
-        counts: (C,) positives there are.
+        counts: (C,) positives of each class.
         config: the settings; with `long_tail` "none" all positives are kept.
-        rng: ranks the classes where they are ranked by chance.
+        rng: ranks the classes if `tail_order` is "random".
 
     Raises:
         UserError: no class has a positive, or the most frequent one has fewer than `tail_max`.
@@ -94,11 +94,11 @@ def class_targets(counts: Index, config: LongTailConfig, rng: Generator) -> Inde
     order = np.argsort(-counts, kind="stable") if config.tail_order == "frequency" else rng.permutation(len(counts))
     order = order[counts[order] > 0]
     require(len(order) > 0, f"--long_tail {config.long_tail}: no class has a positive in this training set")
-    there = int(counts[order[0]])
-    largest = there if config.tail_max is None else config.tail_max
+    available = int(counts[order[0]])
+    largest = available if config.tail_max is None else config.tail_max
     require(
-        largest <= there,
-        f"--tail_max {largest}: class {order[0]}, the most frequent of the long tail, has {there} positives here",
+        largest <= available,
+        f"--tail_max {largest}: class {order[0]}, the most frequent of the long tail, has {available} positives here",
     )
     wanted = np.rint(target_counts(config.long_tail, len(order), largest, config.imbalance)).astype(np.int64)
     targets = np.zeros_like(counts)
@@ -107,18 +107,18 @@ def class_targets(counts: Index, config: LongTailConfig, rng: Generator) -> Inde
 
 
 def choose_rows(truth: LabelTable, targets: Index, rng: Generator) -> Index:
-    """(M,) rows, sorted, whose positives come close to the targets.
+    """(M,) rows, sorted, whose numbers of positives are close to the targets.
 
     The rarest class is met first. Its rows come in random order, and one is taken if that lowers the deviation
-    sum_k |n_k - target_k| / target_k, in which each class counts the more the rarer it is to be. So a class
-    exceeds its target only where taking its rows serves classes that are still short of theirs and weigh more. A class
-    that would get no row gets the one that raises the deviation least. A last pass in random order drops rows that
-    came to be superfluous. Every choice is the generator's.
+    sum_k |n_k - target_k| / target_k, in which rare classes weigh more. So a class exceeds its target only where
+    its rows help classes of more weight that are still below theirs. A class that would get no row gets the one that
+    raises the deviation least. A last pass in random order drops rows that have become superfluous. All randomness
+    comes from `rng`.
 
     Args:
         truth: (N, C) labels; rows without a positive are never chosen.
         targets: (C,) positives wanted.
-        rng: where the draws come from.
+        rng: source of randomness.
     """
     row, label = positives(truth)
     ends = np.cumsum(np.bincount(row, minlength=len(truth)))[:-1]
@@ -133,12 +133,12 @@ def choose_rows(truth: LabelTable, targets: Index, rng: Generator) -> Index:
 
 
 def long_tailed_rows(truth: LabelTable, config: LongTailConfig, seed: int) -> Index:
-    """(M,) the rows of a long-tailed subset, sorted: a function of labels, settings and seed alone.
+    """(M,) the rows of a long-tailed subset, sorted: a function of labels, settings and seed only.
 
     Args:
         truth: (N, C) labels of the training set.
         config: the settings; with `long_tail` "none" all rows are kept.
-        seed: used where `tail_seed` says nothing.
+        seed: used if `tail_seed` is not given.
 
     Raises:
         UserError: as `class_targets` does.
@@ -163,17 +163,17 @@ def subsample_long_tail(splits: Splits, config: LongTailConfig, seed: int) -> Sp
 def write_lists(folder: Path, name: str, splits: Splits, root: Path) -> None:
     """Write `<name>_lt_train.txt`, `<name>_lt_test.txt` and `<name>_labels.txt`, as published long-tailed splits are.
 
-    A line for each picture, its path from `root` and its classes, in the order of the rows; UNKNOWN counts as absent.
+    One line per image, its path from `root` and its classes, in the order of the rows; UNKNOWN counts as absent.
     `data.datasets.long_tail` reads them under the names voc, coco and nw.
 
     Args:
-        folder: made where it is absent.
-        name: what the names of the files begin with.
-        splits: whose pictures are files.
+        folder: made if it does not exist.
+        name: prefix of the file names.
+        splits: training and test set; their images are files.
         root: folder that the listed paths start from.
 
     Raises:
-        UserError: a picture is not in `root`, a path holds white space, which ends it in a list, or a class name does
+        UserError: an image is not in `root`, a path has white space, which would end it in a list, or a class name does
             not fit a line.
         RunError: the lists cannot be written.
     """
@@ -189,7 +189,7 @@ def write_lists(folder: Path, name: str, splits: Splits, root: Path) -> None:
 
 
 class _Choice:
-    """The rows chosen so far, and what they count up to. Plain lists: one row at a time is what numpy is slow at."""
+    """The rows chosen so far and their positives by class. Plain lists: numpy is slow for one row at a time."""
 
     def __init__(self, labels_of: Sequence[Sequence[int]], targets: Index) -> None:
         self.labels_of = labels_of
@@ -199,7 +199,7 @@ class _Choice:
         self.chosen = np.zeros(len(labels_of), dtype=bool)
 
     def fill(self, label: int, rows: Sequence[int]) -> None:
-        """Take rows of a class, in their order, while it is short of its target and the deviation falls."""
+        """Take rows of a class, in their order, while it is below its target and the deviation falls."""
         chosen, counts, target = self.chosen, self.counts, self.targets[label]
         for row in rows:
             if counts[label] >= target:
@@ -210,13 +210,13 @@ class _Choice:
             self._move(min(rows, key=lambda row: self._change(row, 1)), 1)
 
     def prune(self, rows: Sequence[int]) -> None:
-        """Drop rows, in their order, where the deviation falls by it and no class loses its last."""
+        """Drop rows, in their order, if that lowers the deviation and no class loses its last positive."""
         for row in rows:
             if self._change(row, -1) < 0 and all(self.counts[label] > 1 for label in self.labels_of[row]):
                 self._move(row, -1)
 
     def _change(self, row: int, step: int) -> float:
-        """How much the deviation grows when a row is taken (`step` 1) or dropped (-1)."""
+        """Increase of the deviation when a row is taken (`step` 1) or dropped (-1)."""
         change = 0.0
         for label in self.labels_of[row]:
             short = self.targets[label] - self.counts[label]
@@ -230,7 +230,7 @@ class _Choice:
 
 
 def _lines(annotations: Annotations, root: Path) -> list[str]:
-    """The lines of a list, one a row."""
+    """The lines of a list, one per row."""
     row, label = positives(annotations.truth)
     numbers = np.split(label, np.cumsum(np.bincount(row, minlength=len(annotations)))[:-1])
     return [
@@ -240,7 +240,7 @@ def _lines(annotations: Annotations, root: Path) -> list[str]:
 
 
 def _one_line(name: str) -> str:
-    """A class name that a labels file gives back unchanged."""
+    """A class name, checked to be read back unchanged from a labels file. Raises: UserError."""
     require(bool(name) and " ".join(name.split()) == name, f"class {name!r}: its name does not fit a line of a list")
     return name
 
@@ -250,10 +250,10 @@ def _write(content: bytes, file: BinaryIO) -> None:
 
 
 def _listed(path: str, root: Path) -> str:
-    """A picture's path from `root`, as a list has it."""
+    """The path of an image from `root`, as lists have it. Raises: UserError."""
     try:
         listed = Path(path).relative_to(root).as_posix()
     except ValueError:
-        raise UserError(f"picture {path}: not in {root}; lists name pictures by their path from one folder") from None
-    require(len(listed.split()) == 1, f"picture {path}: white space in its path would end it in a list; rename it")
+        raise UserError(f"image {path}: not in {root}; lists name images by their path from one folder") from None
+    require(len(listed.split()) == 1, f"image {path}: white space in its path would end it in a list; rename it")
     return listed

@@ -1,4 +1,4 @@
-"""Leaving out rows without a picture, and holding that no picture is in two splits."""
+"""Removal of rows without an image, and a check that no image is in two splits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from utils.checks import UserError, require
 from utils.console import say
 from utils.types import Annotations, Index
 
-_NAMED = 3  # pictures that a message names
+_NAMED = 3  # images named in a message
 
 
 def without_missing(annotations: Annotations, split: str) -> Index:
-    """(M,) the rows whose picture file is there; says how many are not.
+    """(M,) the rows whose image file exists; prints how many do not.
 
     Args:
         annotations: the rows of a split.
         split: its name, for messages.
 
     Raises:
-        UserError: none of the pictures is there.
+        UserError: none of the images exists.
     """
     missing = annotations.images.missing()
     if not len(missing):
@@ -30,19 +30,19 @@ def without_missing(annotations: Annotations, split: str) -> Index:
     first = annotations.images.name(int(missing[0]))
     require(
         len(missing) < len(annotations),
-        f"{first}: does not exist, nor does any other of the {len(annotations)} {split} pictures; check --path_images",
+        f"{first}: does not exist, nor does any other of the {len(annotations)} {split} images; check --path_images",
     )
-    say(f"left out {len(missing)} of {len(annotations)} {split} rows: picture missing ({first}, ...)")
+    say(f"left out {len(missing)} of {len(annotations)} {split} rows: image missing ({first}, ...)")
     return np.setdiff1d(np.arange(len(annotations)), missing, assume_unique=True)
 
 
 def check_disjoint(splits: Mapping[str, Annotations | None]) -> None:
-    """Hold that no two splits share an image id or a picture file.
+    """Check that no two splits share an image id or an image file.
 
-    Raises: UserError naming the pictures.
+    Raises: UserError naming the images.
     """
-    there = [(name, part) for name, part in splits.items() if part is not None]
-    for pair in combinations(there, 2):
+    present = [(name, part) for name, part in splits.items() if part is not None]
+    for pair in combinations(present, 2):
         (few_name, few), (many_name, many) = sorted(pair, key=lambda named: len(named[1]))
         wanted = set(few.ids)  # of the smaller split only: the other may have millions of rows
         shared = {one for one in many.ids if one in wanted}
@@ -52,7 +52,7 @@ def check_disjoint(splits: Mapping[str, Annotations | None]) -> None:
         if shared:
             named = ", ".join(sorted(shared)[:_NAMED]) + (", ..." if len(shared) > _NAMED else "")
             raise UserError(
-                f"{len(shared)} pictures are for {few_name} and for {many_name} too ({named}; a picture of the latter"
+                f"{len(shared)} images are in both {few_name} and {many_name} ({named}; an image of the latter"
                 f" is {many.images.name(0)}); correct the lists so that each is in one split only"
             )
 

@@ -1,4 +1,4 @@
-"""Taking a validation split off a training set, and keeping a part of both.
+"""Validation splits of a training set, and random subsets of both.
 
 The recipes are those of the single-positive papers (Cole et al., CVPR 2021, published code, datasets.py): they draw
 in the order of the published files, which `Annotations.recipe_order` gives, and are mapped back to rows here.
@@ -19,7 +19,7 @@ from utils.types import Annotations, Index
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """Which rows of the training set train, and which validate."""
+    """Choice of the rows of the training set that train and that validate."""
 
     val_frac: float = option(0.0, "share of the training set held out for validation")
     split_seed: int | None = option(None, "seed of that split (default: --seed)")
@@ -38,7 +38,7 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSplitConfig(SplitConfig):
-    """Which rows train and which validate, and by which labels: the true ones or those that the regime lets be seen."""
+    """Choice of the rows that train and that validate, and of the labels of each: the true or the observed ones."""
 
     train_set_variant: Literal["observed", "clean"] = option(
         "observed", "labels of the training rows: of the regime, or the true ones (as --labels full)"
@@ -49,7 +49,7 @@ class TrainingSplitConfig(SplitConfig):
 
 
 def split_rows(annotations: Annotations, config: SplitConfig, seed: int) -> tuple[Index, Index]:
-    """Rows (sorted) that train and rows that validate; `seed` is used where `--split_seed` says nothing.
+    """Rows (sorted) that train and rows that validate; `seed` is used where `--split_seed` is not given.
 
     Raises:
         UserError: no row is left to train on.
@@ -68,7 +68,7 @@ def split_rows(annotations: Annotations, config: SplitConfig, seed: int) -> tupl
 
 
 def validation_split(rows: int, fraction: float, seed: int) -> tuple[Index, Index]:
-    """Places (sorted) of the remaining training set and of its validation split.
+    """Positions (sorted) of the remaining training set and of its validation split.
 
     One permutation of numpy's legacy generator; the last `round(fraction * rows)` of it (half to even) validate.
 
@@ -82,10 +82,10 @@ def validation_split(rows: int, fraction: float, seed: int) -> tuple[Index, Inde
     return np.sort(order[: rows - held_out]), np.sort(order[rows - held_out :])
 
 
-def subsample(places: Index, fraction: float, rng: RandomState) -> Index:
-    """`round(fraction * len(places))` of `places`, in their order: the first of a permutation, sorted.
+def subsample(positions: Index, fraction: float, rng: RandomState) -> Index:
+    """`round(fraction * len(positions))` of `positions`, in their order: the first of a permutation, sorted.
 
     One generator serves the training rows and then the validation rows, and draws even where all are kept.
     """
-    count = int(np.round(fraction * len(places)))
-    return places[np.sort(rng.permutation(len(places))[:count])]
+    count = int(np.round(fraction * len(positions)))
+    return positions[np.sort(rng.permutation(len(positions))[:count])]

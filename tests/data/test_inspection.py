@@ -45,29 +45,29 @@ def tables(codes):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_label_facts_agree_with_counting_one_by_one_however_labels_are_stored(seed):
+def test_label_statistics_agree_with_counting_one_by_one_however_labels_are_stored(seed):
     codes = random_codes(seed)
     codes[3], codes[4] = UNKNOWN, ABSENT
     codes[:, 5] = np.minimum(codes[:, 5], ABSENT)
     expected = oracle.label_figures(codes.tolist(), 7)
     for table in tables(codes):
-        facts = label_stats(table)
-        assert facts.rows == expected["images"]
-        assert facts.per_row.tolist() == expected["images_by_labels"]
-        assert facts.all_unknown == expected["images_all_unknown"] >= 1
-        assert facts.cardinality == pytest.approx(expected["labels_an_image"])
-        assert facts.density == pytest.approx(expected["label_density"])
-        assert facts.imbalance == pytest.approx(expected["imbalance"])
+        stats = label_stats(table)
+        assert stats.rows == expected["images"]
+        assert stats.per_row.tolist() == expected["images_by_labels"]
+        assert stats.all_unknown == expected["images_all_unknown"] >= 1
+        assert stats.cardinality == pytest.approx(expected["labels_an_image"])
+        assert stats.density == pytest.approx(expected["label_density"])
+        assert stats.imbalance == pytest.approx(expected["imbalance"])
         for code in (UNKNOWN, ABSENT, PRESENT):
-            np.testing.assert_array_equal(facts.counts[code + 1], (codes == code).sum(axis=0))
+            np.testing.assert_array_equal(stats.counts[code + 1], (codes == code).sum(axis=0))
             np.testing.assert_array_equal(row_counts(table, code), (codes == code).sum(axis=1))
 
 
-def test_tables_without_positives_or_rows_have_facts_too():
-    facts = label_stats(LabelTable(np.zeros((3, 2), np.int8)))
-    assert (facts.imbalance, facts.cardinality, facts.per_row.tolist()) == (None, 0.0, [3])
-    facts = label_stats(LabelTable(np.zeros((0, 2), np.int8)))
-    assert (facts.rows, facts.cardinality, facts.all_unknown) == (0, 0.0, 0)
+def test_tables_without_positives_or_rows_have_statistics_too():
+    stats = label_stats(LabelTable(np.zeros((3, 2), np.int8)))
+    assert (stats.imbalance, stats.cardinality, stats.per_row.tolist()) == (None, 0.0, [3])
+    stats = label_stats(LabelTable(np.zeros((0, 2), np.int8)))
+    assert (stats.rows, stats.cardinality, stats.all_unknown) == (0, 0.0, 0)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -135,13 +135,13 @@ def test_strongest_pairs_are_the_highest_shares_with_enough_rows():
 @pytest.mark.parametrize(
     "mode, name, form", [("L", "a.jpg", ".jpg JPEG"), ("CMYK", "b.jpg", ".jpg JPEG"), ("P", "c.PNG", ".png PNG")]
 )
-def test_a_picture_says_how_it_is_stored(tmp_path, mode, name, form):
+def test_an_image_says_how_it_is_stored(tmp_path, mode, name, form):
     path = picture(tmp_path / name, (31, 17), mode, 3 if mode != "CMYK" else (1, 2, 3, 4))
     found = examine(FileImages([path]), 0)
     assert found == StoredImage(None, (31, 17), mode, form, path.stat().st_size)
 
 
-def test_sixteen_bits_and_wrong_endings_are_told(tmp_path):
+def test_sixteen_bits_and_wrong_endings_are_reported(tmp_path):
     Image.fromarray(np.full((4, 6), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
     (tmp_path / "deep.png").rename(tmp_path / "deep.jpg")
     found = examine(FileImages([tmp_path / "deep.jpg"]), 0)
@@ -154,21 +154,21 @@ def test_faults_are_kept_by_row_and_say_what_is_wrong(tmp_path):
     paths[1].write_bytes(b"")
     paths[3].write_bytes(paths[3].read_bytes()[:-40])
     images = FileImages(paths)
-    facts = image_stats(5, ((row, examine(images, row)) for row in range(4)))
-    assert set(facts.faults) == {1, 3}
-    assert facts.faults[1] == "is empty"
-    assert "damaged" in facts.faults[3]
-    assert facts.sides.tolist() == [[200, 100], [0, 0], [200, 100], [0, 0], [0, 0]]
-    assert (facts.sizes > 0).tolist() == [True, False, True, False, False]
-    assert facts.modes.tolist() == ["RGB", "", "RGB", "", ""]
+    stats = image_stats(5, ((row, examine(images, row)) for row in range(4)))
+    assert set(stats.faults) == {1, 3}
+    assert stats.faults[1] == "is empty"
+    assert "damaged" in stats.faults[3]
+    assert stats.sides.tolist() == [[200, 100], [0, 0], [200, 100], [0, 0], [0, 0]]
+    assert (stats.sizes > 0).tolist() == [True, False, True, False, False]
+    assert stats.modes.tolist() == ["RGB", "", "RGB", "", ""]
 
 
 class Broken(ArrayImages):
     def open(self, row):
-        raise RunError(f"picture {row} cannot be read")
+        raise RunError(f"image {row} cannot be read")
 
 
-def test_pictures_in_memory_have_facts_and_digests():
+def test_images_in_memory_have_statistics_and_digests():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 8, 3), dtype=np.uint8)
     pixels[2] = pixels[0]
     images = ArrayImages(pixels, ["a", "b", "c"])
@@ -196,7 +196,7 @@ def test_equal_files_are_found_whatever_the_split_and_only_files_of_one_size_are
         assert rows.tolist() == expected
     images = {name: FileImages(paths) for name, paths in files.items()}
     found = duplicates((name, row, digest(images[name], row)) for name, rows in shared.items() for row in rows.tolist())
-    named = sorted(sorted(str(files[name][row]) for name, row in places) for places in found)
+    named = sorted(sorted(str(files[name][row]) for name, row in group) for group in found)
     assert named == oracle.same_content([path for paths in files.values() for path in paths])
 
 
@@ -209,13 +209,13 @@ def test_boxes_without_area_and_outside_are_found():
         (0, 0, 22, 10),  # beyond
         (-3, 0, 4, 4),
         (np.nan, 0, 4, 4),
-        (0, 0, 900, 900),  # in a picture of unknown size
+        (0, 0, 900, 900),  # in an image of unknown size
     ]
     rows = np.array([0, 0, 0, 0, 0, 0, 0, 1])
     boxes = Boxes(rows, np.zeros(8, dtype=np.int64), np.array(corners, dtype=np.float32))
-    facts = box_stats(boxes, np.array([[20, 10], [0, 0]]))
-    assert facts.empty.tolist() == [1, 2, 6]
-    assert facts.outside.tolist() == [4, 5]
+    stats = box_stats(boxes, np.array([[20, 10], [0, 0]]))
+    assert stats.empty.tolist() == [1, 2, 6]
+    assert stats.outside.tolist() == [4, 5]
     assert box_stats(boxes, None).outside.tolist() == []
     nothing = Boxes(rows[:0], rows[:0], np.zeros((0, 4), np.float32))
     assert box_stats(nothing, np.zeros((0, 2), np.int64)).empty.tolist() == []

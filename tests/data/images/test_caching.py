@@ -1,4 +1,4 @@
-"""Kept pictures are the pictures of the files, bit for bit, and a store that does not hold is noticed."""
+"""Cached images are the images of the files, bit for bit, and an outdated cache is noticed."""
 
 import os
 import pickle
@@ -39,8 +39,8 @@ def split(paths):
 
 @pytest.fixture
 def paths(tmp_path):
-    (tmp_path / "pictures").mkdir()
-    return [photo(tmp_path / "pictures" / f"{seed}.jpg", seed, mode) for seed, mode in enumerate(MODES)]
+    (tmp_path / "images").mkdir()
+    return [photo(tmp_path / "images" / f"{seed}.jpg", seed, mode) for seed, mode in enumerate(MODES)]
 
 
 @pytest.fixture
@@ -56,15 +56,15 @@ def decoded(monkeypatch):
     return rows
 
 
-def keep(parts, kind, cache, *, processes=1, shown=False):
-    return keep_images(parts, kind, cache, processes=processes, shown=shown)
+def keep(splits, kind, cache, *, processes=1, shown=False):
+    return keep_images(splits, kind, cache, processes=processes, shown=shown)
 
 
 def kept(paths, kind, cache):
     return keep({"train": split(paths)}, kind, cache)["train"].images
 
 
-def assert_same_pictures(images, paths):
+def assert_same_images(images, paths):
     assert len(images) == len(paths)
     plain = FileImages(paths)
     for row in range(len(paths)):
@@ -80,18 +80,18 @@ def pixel_file(cache):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_split_keeps_its_pictures_and_labels(paths, cache, kind):
+def test_every_split_keeps_its_images_and_labels(paths, cache, kind):
     parts = {"train": split(paths[4:] + paths[:2]), "validation": None, "test": split(paths[1:3])}
     held = keep(parts, kind, cache)
     assert held.keys() == parts.keys()
     assert held["validation"] is None
     for name in ("train", "test"):
-        assert_same_pictures(held[name].images, _of(parts[name]))
+        assert_same_images(held[name].images, _of(parts[name]))
         assert held[name].ids == parts[name].ids
         assert held[name].truth is parts[name].truth
     part = held["train"].take(np.array([3, 0])).images
     assert [part.name(row) for row in range(2)] == [str(paths[0]), str(paths[4])]
-    assert_same_pictures(part, [paths[0], paths[4]])
+    assert_same_images(part, [paths[0], paths[4]])
     assert held["train"].images.missing().tolist() == []
     held["train"].images.check()
 
@@ -101,8 +101,8 @@ def _of(annotations):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kept_pictures_travel_to_other_processes(paths, cache, kind):
-    assert_same_pictures(pickle.loads(pickle.dumps(kept(paths, kind, cache))), paths)
+def test_kept_images_travel_to_other_processes(paths, cache, kind):
+    assert_same_images(pickle.loads(pickle.dumps(kept(paths, kind, cache))), paths)
 
 
 @pytest.mark.parametrize("decoder", ["pillow", "torchcodec"])
@@ -127,8 +127,8 @@ def test_batches_are_equal_bit_for_bit(paths, cache, decoder, workers):
     plain = list(batches(split(paths)))
     for kind in KINDS:
         for one, other in zip(batches(keep({"train": split(paths)}, kind, cache)["train"]), plain, strict=True):
-            assert one.images.equal(other.images)
-            assert one.second_view.equal(other.second_view)
+            assert one.pixels.equal(other.pixels)
+            assert one.second_pixels.equal(other.second_pixels)
             assert one.index.equal(other.index)
 
 
@@ -197,7 +197,7 @@ def test_memory_that_does_not_suffice_is_refused_before_reading(paths, cache, mo
 
 def test_memory_of_which_nobody_knows_is_taken(paths, cache, monkeypatch, capsys):
     monkeypatch.setattr(caching, "free_memory", lambda: None)
-    assert_same_pictures(keep({"train": split(paths)}, "ram", cache, shown=True)["train"].images, paths)
+    assert_same_images(keep({"train": split(paths)}, "ram", cache, shown=True)["train"].images, paths)
     assert "free" not in capsys.readouterr().out
 
 
@@ -226,8 +226,8 @@ def test_pixels_are_found_again_whatever_the_split(paths, cache, decoded, capsys
     assert decoded == []
     assert str(pixel_file(cache)) in capsys.readouterr().out
     assert isinstance(held["train"].images, PixelImages)
-    assert_same_pictures(held["validation"].images, paths[:3])
-    assert_same_pictures(held["train"].images, paths[3:])
+    assert_same_images(held["validation"].images, paths[:3])
+    assert_same_images(held["train"].images, paths[3:])
 
 
 def test_pixels_can_be_had_uncopied_and_a_change_never_reaches_the_file(paths, cache):
@@ -237,7 +237,7 @@ def test_pixels_can_be_had_uncopied_and_a_change_never_reaches_the_file(paths, c
     np.asarray(images.open(1))
     assert pixel_file(cache).read_bytes() == before
     assert sum(images.pixels(row).size for row in range(7)) == len(before)
-    assert_same_pictures(kept(paths, "disk", cache), paths)
+    assert_same_images(kept(paths, "disk", cache), paths)
 
 
 def spoil_shorter(cache, paths):
@@ -264,7 +264,7 @@ def spoil_index(cache, paths):
     index.write_bytes(index.read_bytes()[:-40])
 
 
-def spoil_picture(cache, paths):
+def spoil_image(cache, paths):
     photo(paths[4], 99, size=(33, 44))
 
 
@@ -273,7 +273,7 @@ def spoil_time(cache, paths):
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_shorter, spoil_byte, spoil_empty, spoil_gone, spoil_index, spoil_picture, spoil_time]
+    "spoil", [spoil_shorter, spoil_byte, spoil_empty, spoil_gone, spoil_index, spoil_image, spoil_time]
 )
 def test_pixels_that_do_not_hold_are_written_anew(paths, cache, decoded, spoil):
     kept(paths, "disk", cache)
@@ -281,7 +281,7 @@ def test_pixels_that_do_not_hold_are_written_anew(paths, cache, decoded, spoil):
     spoil(cache, paths)
     images = kept(paths, "disk", cache)
     assert len(decoded) == 7
-    assert_same_pictures(images, paths)
+    assert_same_images(images, paths)
     decoded.clear()
     kept(paths, "disk", cache)
     assert decoded == []
@@ -295,7 +295,7 @@ def test_a_write_that_is_cut_off_leaves_the_next_run_to_start_over(paths, cache,
         kept(paths, "disk", cache)
     assert list(cache.folder.iterdir()) == []
     monkeypatch.setattr(FileImages, "open", whole)
-    assert_same_pictures(kept(paths, "disk", cache), paths)
+    assert_same_images(kept(paths, "disk", cache), paths)
 
 
 def test_what_killed_processes_left_is_removed_and_what_is_being_written_is_not(paths, cache):
@@ -314,13 +314,13 @@ def test_a_disk_without_the_room_is_refused_before_decoding(paths, cache, decode
     total = sum(3 * image.width * image.height for image in map(FileImages(paths).open, range(7)))
     decoded.clear()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=total))
-    with pytest.raises(UserError, match=r"--cache disk: 7 decoded pictures take 0\.00 GB.*--cache_dir") as refusal:
+    with pytest.raises(UserError, match=r"--cache disk: 7 decoded images take 0\.00 GB.*--cache_dir") as refusal:
         kept(paths, "disk", cache)
     assert str(cache.folder) in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 1
     assert decoded == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=total + 1))
-    assert_same_pictures(kept(paths, "disk", cache), paths)
+    assert_same_images(kept(paths, "disk", cache), paths)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(paths, tmp_path):

@@ -10,7 +10,7 @@ from utils.checks import RunError, UserError
 
 
 def noise(path, size, seed):
-    """A lossless picture of random pixels, so that each crop is like no other."""
+    """A lossless image of random pixels, so that each crop is like no other."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
@@ -46,7 +46,7 @@ def test_a_box_inside_gives_the_pixels_that_pillow_gives(tmp_path, seed):
         ((3, 3, 3.4, 9), None),
     ],
 )
-def test_what_lies_beyond_the_picture_is_cut_off(tmp_path, box, expected):
+def test_what_lies_beyond_the_image_is_cut_off(tmp_path, box, expected):
     pixels = noise(tmp_path / "a.png", (50, 40), 0)
     assert inside(np.array(box, dtype=np.float64), 50, 40) == expected
     images = cropped([tmp_path / "a.png"], [box])

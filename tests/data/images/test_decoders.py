@@ -1,4 +1,4 @@
-"""Every decoder opens every picture alike; what torchcodec would give otherwise is left to Pillow."""
+"""Every decoder opens every image alike; what torchcodec would give otherwise is left to Pillow."""
 
 import io
 import pickle
@@ -61,10 +61,10 @@ def test_both_decoders_give_equal_pixels(torchcodec, tmp_path, name):
     image, options = FILES[name]
     image.save(tmp_path / name, **options)
     plain, fast = both(FileImages([tmp_path / name]))
-    picture, tensor = plain(0), fast(0)
-    assert isinstance(picture, Image.Image)
+    image, tensor = plain(0), fast(0)
+    assert isinstance(image, Image.Image)
     assert (tensor.dtype, tensor.shape[0]) == (torch.uint8, 3)
-    np.testing.assert_array_equal(tensor.permute(1, 2, 0), np.asarray(picture))
+    np.testing.assert_array_equal(tensor.permute(1, 2, 0), np.asarray(image))
 
 
 def test_jpeg_in_colour_is_decoded_by_torchcodec_alone(torchcodec, tmp_path, monkeypatch):
@@ -85,10 +85,10 @@ def test_real_photographs_are_equal_and_their_crops_nearly_so(torchcodec):
     plain, fast = both(FileImages(paths))
     view, worst, unequal = train_transform("crop", 224), 0, []
     for row in range(len(paths)):
-        picture, tensor = plain(row), fast(row)
-        np.testing.assert_array_equal(tensor.permute(1, 2, 0), np.asarray(picture))
+        image, tensor = plain(row), fast(row)
+        np.testing.assert_array_equal(tensor.permute(1, 2, 0), np.asarray(image))
         views = []
-        for given in (picture, tensor):
+        for given in (image, tensor):
             with sample_generator(row):
                 views.append(view(given).int())
         gap = (views[0] - views[1]).abs()
@@ -116,7 +116,7 @@ def test_what_pillow_gets_along_with_torchcodec_need_not(torchcodec, tmp_path):
     np.testing.assert_array_equal(fast(0).permute(1, 2, 0), np.asarray(plain(0)))
 
 
-def test_pictures_that_are_no_files_become_tensors_too(torchcodec, tmp_path):
+def test_images_that_are_no_files_become_tensors_too(torchcodec, tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     held = ArrayImages(PIXELS[None], ["a"])
     part = CroppedImages(FileImages([tmp_path / "a.png"]), np.array([[3.0, 2.0, 20.0, 30.0]]))
@@ -134,7 +134,7 @@ def test_openers_travel_to_other_processes(torchcodec, tmp_path):
             assert torch.equal(as_tensor(again(0)), as_tensor(opener(0)))
 
 
-@pytest.mark.parametrize("module", [None, object()], ids=["absent", "too old to decode pictures"])
+@pytest.mark.parametrize("module", [None, object()], ids=["absent", "too old to decode images"])
 def test_absence_is_one_line_with_the_command_that_helps(monkeypatch, module):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
     decoders._jpeg_decoder.cache_clear()

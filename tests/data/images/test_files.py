@@ -60,7 +60,7 @@ def test_files_open_in_row_order_and_can_be_taken(tmp_path):
     assert again.open(2).getpixel((0, 0)) == (2, 2, 2)
 
 
-def test_arrays_are_pictures_too():
+def test_arrays_are_images_too():
     pixels = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
     images = ArrayImages(pixels, ["a", "b"])
     images.check()

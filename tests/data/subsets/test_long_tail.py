@@ -119,7 +119,7 @@ def test_no_row_can_be_dropped_for_the_better(seed):
         assert loses_a_class or oracle.deviation(truth, rest, targets) >= reached - 1e-9
 
 
-def test_where_pictures_hold_one_label_each_targets_are_met_exactly():
+def test_where_images_hold_one_label_each_targets_are_met_exactly():
     label = np.repeat(np.arange(6), [400, 300, 200, 200, 150, 100])
     table = LabelTable(np.eye(6, dtype=np.int8)[label])
     config = settings(tail_max=100)
@@ -127,9 +127,9 @@ def test_where_pictures_hold_one_label_each_targets_are_met_exactly():
     np.testing.assert_array_equal(got, class_targets(table.counts(), config, np.random.default_rng(0)))
 
 
-def test_a_class_that_only_goes_with_a_rarer_one_keeps_a_picture():
+def test_a_class_that_only_goes_with_a_rarer_one_keeps_an_image():
     truth = np.zeros((40, 3), dtype=np.int8)
-    truth[:, 0] = truth[:4, 1] = truth[4:8, 2] = 1  # 0 is in every picture
+    truth[:, 0] = truth[:4, 1] = truth[4:8, 2] = 1  # 0 is in every image
     targets = np.array([1, 2, 2])
     rows = choose_rows(LabelTable(truth), targets, np.random.default_rng(0))
     assert (truth[rows].sum(axis=0)[1:] >= 1).all()

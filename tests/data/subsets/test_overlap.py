@@ -15,42 +15,42 @@ def on_disk(folder, names, there):
     return Annotations(FileImages([folder / name for name in names]), tuple(names), ("a", "b"), truth)
 
 
-def test_rows_without_a_picture_are_left_out_and_counted(tmp_path, capsys):
-    held = on_disk(tmp_path, ["x/1.jpg", "x/2.jpg", "y/3.jpg", "gone/4.jpg"], ["x/2.jpg", "y/3.jpg"])
-    assert without_missing(held, "training").tolist() == [1, 2]
-    said = capsys.readouterr()
-    assert "left out 2 of 4 training rows" in said.out + said.err
-    assert "1.jpg" in said.out + said.err
+def test_rows_without_an_image_are_left_out_and_counted(tmp_path, capsys):
+    part = on_disk(tmp_path, ["x/1.jpg", "x/2.jpg", "y/3.jpg", "gone/4.jpg"], ["x/2.jpg", "y/3.jpg"])
+    assert without_missing(part, "training").tolist() == [1, 2]
+    printed = capsys.readouterr()
+    assert "left out 2 of 4 training rows" in printed.out + printed.err
+    assert "1.jpg" in printed.out + printed.err
 
 
-def test_nothing_is_said_where_every_picture_is_there(tmp_path, capsys):
-    held = on_disk(tmp_path, ["1.jpg", "2.jpg"], ["1.jpg", "2.jpg"])
-    assert without_missing(held, "test").tolist() == [0, 1]
-    said = capsys.readouterr()
-    assert said.out + said.err == ""
+def test_nothing_is_said_where_every_image_is_there(tmp_path, capsys):
+    part = on_disk(tmp_path, ["1.jpg", "2.jpg"], ["1.jpg", "2.jpg"])
+    assert without_missing(part, "test").tolist() == [0, 1]
+    printed = capsys.readouterr()
+    assert printed.out + printed.err == ""
 
 
-def test_no_picture_at_all_is_a_wrong_folder(tmp_path):
-    held = on_disk(tmp_path, ["1.jpg", "2.jpg"], [])
-    with pytest.raises(UserError, match=r"1\.jpg.*any other of the 2 test pictures; check --path_images"):
-        without_missing(held, "test")
+def test_no_image_at_all_is_a_wrong_folder(tmp_path):
+    part = on_disk(tmp_path, ["1.jpg", "2.jpg"], [])
+    with pytest.raises(UserError, match=r"1\.jpg.*any other of the 2 test images; check --path_images"):
+        without_missing(part, "test")
 
 
-def test_a_folder_in_place_of_a_picture_is_found_later_by_the_check(tmp_path):
+def test_a_folder_in_place_of_an_image_is_found_later_by_the_check(tmp_path):
     (tmp_path / "1.jpg").mkdir()
-    held = on_disk(tmp_path, ["1.jpg"], [])
-    assert without_missing(held, "test").tolist() == [0]
+    part = on_disk(tmp_path, ["1.jpg"], [])
+    assert without_missing(part, "test").tolist() == [0]
     with pytest.raises(UserError, match=r"1\.jpg"):
-        held.images.check()
+        part.images.check()
 
 
-def test_pictures_in_memory_are_never_missing():
+def test_images_in_memory_are_never_missing():
     assert ArrayImages(np.zeros((2, 4, 4, 3), dtype=np.uint8), ["a", "b"]).missing().tolist() == []
 
 
 def test_splits_may_not_share_an_id(tmp_path):
     one, other = annotations([[1], [0]], ["7", "8"]), annotations([[1], [0]], ["8", "9"])
-    with pytest.raises(UserError, match=r"1 pictures are for training and for test too \(8;") as refusal:
+    with pytest.raises(UserError, match=r"1 images are in both training and test \(8;") as refusal:
         check_disjoint({"training": one, "validation": None, "test": other})
     assert len(str(refusal.value).splitlines()) == 1
 
@@ -58,9 +58,9 @@ def test_splits_may_not_share_an_id(tmp_path):
 def test_splits_may_not_share_a_file_under_two_ids(tmp_path):
     truth = LabelTable(np.zeros((1, 1), dtype=np.int8))
     one, other = (Annotations(FileImages([tmp_path / "same.jpg"]), (name,), ("a",), truth) for name in "xy")
-    with pytest.raises(UserError, match=r"validation and for test too.*same\.jpg"):
+    with pytest.raises(UserError, match=r"both validation and test.*same\.jpg"):
         check_disjoint({"training": None, "validation": one, "test": other})
 
 
-def test_splits_of_different_pictures_pass():
+def test_splits_of_different_images_pass():
     check_disjoint({"training": annotations([[1]], ["7"]), "test": annotations([[1]], ["8"])})
