@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import published
 from benchmarks.measure import Result, command, in_turns, largest_tensor
-from models.heads.pooling import LinearHead
+from models.heads.linear import LinearHead
 
 RECORDED = {20: "502; 340 ms, 490 MiB temporary", 80: "1.84; 1.63 s, 1.96 GiB temporary"}
 

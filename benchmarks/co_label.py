@@ -28,7 +28,7 @@ from benchmarks.measure import MIB, TURN, machine, seconds
 from engine.training.optim import OptimConfig, build_optimizer
 from losses.assume_negative import BCE, BCEConfig
 from losses.cls import CLS, CLSConfig, select
-from models.build import ModelConfig
+from models.build import Architecture
 from models.peers import Peers, build_peers
 from utils.types import PRESENT, UNKNOWN, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
 
@@ -138,8 +138,7 @@ def step_of(loss: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> S
 
 def peers_of(model: str) -> Peers:
     """Two networks with random weights, in training mode."""
-    config = ModelConfig(model=model, weights="none")  # type: ignore[arg-type]
-    return build_peers(config, CLASSES, seed=0).train()
+    return build_peers(Architecture.of(model=model, weights="none"), CLASSES, seed=0).train()
 
 
 class Steps(NamedTuple):

@@ -27,7 +27,7 @@ from losses.assume_negative import AN, ANConfig
 from losses.common.base import Criterion
 from losses.common.global_batch import GlobalBatch
 from losses.ignore import Ignore, IgnoreConfig
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from models.classifier import Classifier
 from utils.types import PRESENT, Batch, LabelTable
 
@@ -65,7 +65,7 @@ def in_turns(ways: Mapping[str, Way], turns: int) -> dict[str, Timed]:
 
 def network() -> Classifier:
     """A ResNet-50 with random weights, laid out as its pictures are."""
-    model = build_model(ModelConfig(model="resnet50", weights="none"), CLASSES, seed=0)
+    model = build_model(Architecture.of(model="resnet50", weights="none"), CLASSES, seed=0)
     return model.to(memory_format=torch.channels_last)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.measure import in_turns, machine, seconds
 from engine.training.optim import OptimConfig, build_optimizer
 from losses.ndlp import NDLP, NDLPConfig
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from utils.types import ABSENT, PRESENT, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
 
 BATCH, SIZE, EPOCHS = 32, 224, 10
@@ -114,7 +114,7 @@ def random_batch(labels: LabelTable, side: int) -> Batch:
 
 def training_step(labels: LabelTable) -> Callable[[], None]:
     """A step as `main_ndlp.py` takes it in its first epoch: forward, loss, backward, update by SGD."""
-    recipe = ModelConfig(model="resnet50", weights="none", head="pfc", frozen_stages=1, norm_eval=True)
+    recipe = Architecture.of(model="resnet50", weights="none", head="pfc", frozen_stages=1, norm_eval=True)
     model = build_model(recipe, labels.num_classes, seed=0).train()
     criterion, batch = criterion_of("fixed", labels, 1), random_batch(labels, SIZE)
     groups: list[dict[str, Any]] = [{"params": [one for one in model.parameters() if one.requires_grad]}]

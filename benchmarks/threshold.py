@@ -23,7 +23,7 @@ from engine.training.optim import OptimConfig, build_optimizer
 from losses.assume_negative import BCE, BCEConfig
 from losses.common.base import Criterion
 from losses.large_loss import LargeLoss, LargeLossConfig, Scheme
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from utils.types import PRESENT, UNKNOWN, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
 
 BATCH, SIZE, CLASSES = 16, 448, 80
@@ -90,7 +90,7 @@ def random_batch(labels: LabelTable) -> Batch:
 
 def training_step(criterion: Criterion, batch: Batch) -> Callable[[], None]:
     """A step as `main_llm.py` takes it: forward, loss, backward, update by Adam."""
-    model = build_model(ModelConfig(model="resnet50", weights="none"), CLASSES, seed=0).train()
+    model = build_model(Architecture.of(model="resnet50", weights="none"), CLASSES, seed=0).train()
     groups: list[dict[str, Any]] = [
         {"params": model.backbone_parameters()},
         {"params": model.head_parameters(), "lr_mult": 10},

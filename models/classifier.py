@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.backbones.feature_extractors import Backbone, Stage, map_shape
-from models.heads.pooling import Head
+from models.heads.base import Head
 from utils.checks import UserError
 from utils.types import ModelOutput
 
@@ -157,8 +157,8 @@ class OnPooled(nn.Module):
         self.classifier = classifier
 
     def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
-        """Logits (B, C) of pooled features (B, D); there are no feature maps, and nothing else to want."""
-        return ModelOutput(self.classifier.head(images[:, :, None, None]))
+        """Logits (B, C) of pooled features as images of one pixel (B, D, 1, 1); there is nothing else to want."""
+        return ModelOutput(self.classifier.head(images))
 
 
 def _parameters(module: nn.Module, part: str) -> list[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""Two networks of one architecture that learn beside each other, each judging the labels of the other."""
+"""Two networks of one architecture that are trained together, each selecting or correcting labels for the other."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from models.build import LabelInfo, ModelConfig, build_model
+from models.build import Architecture, build_model
 from models.classifier import Classifier
+from models.heads.base import LabelInfo
 from utils.seeding import derive_seed
 from utils.types import ModelOutput
 
@@ -18,8 +19,8 @@ def ensemble_logits(f: Tensor, g: Tensor) -> Tensor:
     """The logits of the mean of two networks' probabilities, exact where both are all but certain.
 
     Args:
-        f: (B, C) logits of one.
-        g: (B, C) logits of the other.
+        f: (B, C) logits of the first network.
+        g: (B, C) logits of the second.
 
     Returns:
         (B, C).
@@ -28,7 +29,7 @@ def ensemble_logits(f: Tensor, g: Tensor) -> Tensor:
 
 
 class Peers(nn.Module):
-    """Networks f and g. Called as a model, it is f: the network that is reported; a criterion calls each by itself."""
+    """Networks f and g. Called as a model, it is f, the network that is reported; a criterion calls each separately."""
 
     f: Classifier
     g: Classifier
@@ -38,7 +39,7 @@ class Peers(nn.Module):
         self.f, self.g = f, g  # type: ignore[assignment]  # a Classifier, or what stands in for one
 
     def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
-        """What f says of images (B, 3, H, W)."""
+        """Output of f for images (B, 3, H, W)."""
         output: ModelOutput = self.f(images, want)
         return output
 
@@ -48,21 +49,21 @@ class Peers(nn.Module):
         return {"f": f, "g": g, "ensemble": ensemble_logits(f, g)}
 
     def each(self, change: Callable[[Classifier], nn.Module]) -> Peers:
-        """Peers of what `change` makes of f and of g, in this order."""
+        """Peers of `change(f)` and `change(g)`, computed in this order."""
         return Peers(change(self.f), change(self.g))
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """Leave both backbones as they are from now on, or let them learn again."""
+        """Train neither backbone from now on, or train both again."""
         self.f.freeze_backbone(frozen)
         self.g.freeze_backbone(frozen)
 
     def check_size(self, name: str, size: int) -> None:
-        """Raise UserError unless their backbones, called `name`, can take pictures of `size` x `size` pixels."""
+        """Raise UserError unless their backbones, called `name`, can take images of `size` x `size` pixels."""
         self.f.check_size(name, size)
 
     @property
     def stride(self) -> int:
-        """Pixels of the picture a pixel of either feature map."""
+        """Pixels of the image per pixel of either feature map."""
         return self.f.stride
 
     @property
@@ -80,15 +81,19 @@ class Peers(nn.Module):
 
 
 Network = Classifier | Peers
-"""What a run trains and a checkpoint holds."""
+"""The model that a run trains and a checkpoint contains."""
 
 
 def build_peers(
-    config: ModelConfig, num_classes: int, seed: int, pretrained: bool = True, facts: LabelInfo | None = None
+    architecture: Architecture,
+    num_classes: int,
+    seed: int,
+    pretrained: bool = True,
+    label_info: LabelInfo | None = None,
 ) -> Peers:
-    """Two of the configured model on the CPU: the same pretrained backbone, all that is random drawn for each.
+    """Build two models on the CPU that share the pretrained weights and differ in their random initialisation.
 
-    f is what `build_model` builds under `seed`. Arguments and raises as there.
+    f is the model that `build_model` builds from `seed`. Arguments and raises as there.
     """
-    f = build_model(config, num_classes, seed, pretrained, facts)
-    return Peers(f, build_model(config, num_classes, derive_seed(seed, "peer"), pretrained, facts))
+    f = build_model(architecture, num_classes, seed, pretrained, label_info)
+    return Peers(f, build_model(architecture, num_classes, derive_seed(seed, "peer"), pretrained, label_info))

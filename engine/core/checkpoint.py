@@ -9,18 +9,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import safetensors.torch
 import torch
 
 from engine.core.manifest import Manifest, Preparation, Published, load_manifest
-from models.build import ModelConfig, build_model
+from models.build import Architecture, SettingError, architecture_from, build_model
 from models.peers import Network, Peers, build_peers
 from models.released import Released, recognise, released_of
 from models.released.contents import Contents, HeadOverrides
 from utils.checks import UserError, require
-from utils.options import converter
 from utils.safe_files import is_state, load_metadata, load_tensors, require_plain_tensors, write_atomically
 from utils.types import StateDict
 
@@ -52,38 +51,32 @@ class SavedModel:
 
     def build(self) -> Network:
         """The network or networks with these weights. Raises: UserError when they do not fit, or are not finite."""
-        config = _model_config(self.settings, self.path)
+        architecture = _architecture(self.settings, self.path)
         build = build_peers if self.peers else build_model
         require_plain_tensors(self.weights, self.path)
-        if (hollow := _hollow(self, config)) is not None:
-            _require_fit(hollow, self.weights, self.path)  # before memory is taken for what a file only claims
-        model = build(config, self.num_classes, seed=0, pretrained=False)
+        if (expected := _meta_state(self, architecture)) is not None:
+            _require_fit(expected, self.weights, self.path)  # before memory is taken for sizes that a file only claims
+        model = build(architecture, self.num_classes, seed=0, pretrained=False)
         load_weights(model, self.weights, self.path)
         return model
 
 
-def _hollow(saved: SavedModel, config: ModelConfig) -> StateDict | None:
+def _meta_state(saved: SavedModel, architecture: Architecture) -> StateDict | None:
     """The tensors of the network without values; None for the few networks that cannot be built so."""
     build = build_peers if saved.peers else build_model
     try:
         with torch.device("meta"):
-            return build(config, saved.num_classes, seed=0, pretrained=False).state_dict()
+            return build(architecture, saved.num_classes, seed=0, pretrained=False).state_dict()
     except (RuntimeError, NotImplementedError):  # they compute their layout with tensors
         return None
 
 
-def _model_config(settings: Mapping[str, Any], path: Path) -> ModelConfig:
-    """The settings of the network. Raises: UserError when a value cannot be one."""
-    hints = get_type_hints(ModelConfig)
-    values = {}
-    for name in hints.keys() & settings.keys():
-        text = "" if settings[name] is None else str(settings[name])
-        try:
-            values[name] = converter(hints[name])[0](text)
-        except ValueError as error:
-            raise UserError(f"{path}: a damaged model file: setting {name} {text[:60]!r}: {error}") from None
+def _architecture(settings: Mapping[str, Any], path: Path) -> Architecture:
+    """The architecture of the network. Raises: UserError when a value cannot be one."""
     try:
-        return ModelConfig(**values)
+        return architecture_from(settings)
+    except SettingError as error:
+        raise UserError(f"{path}: a damaged model file: {error}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -1,8 +1,8 @@
-"""Query2Label: every class asks the feature map whether it is there (Liu et al., 2021, arXiv 2107.10834).
+"""Query2Label: each class has a query that attends to the feature map (Liu et al., 2021, arXiv 2107.10834).
 
 B batch, C classes, D backbone width, d width of the transformer, h w feature map. Published code
-https://github.com/SlongLiu/query2labels, lib/models/query2label.py and transformer.py. Settings, and every place where
-this differs from that code: docs/models.md.
+https://github.com/SlongLiu/query2labels, lib/models/query2label.py and transformer.py. Settings, and all differences
+from that code: docs/models.md.
 
 Keys of a published checkpoint: `transformer.*`, `query_embed.weight`, `input_proj.*` and `fc.*` are those of this head
 under `head.`; `backbone.0.body.*` is the ResNet under `backbone.`.
@@ -11,55 +11,75 @@ under `head.`; `backbone.0.body.*` is the ResNet under `backbone.`.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from models.heads.pooling import Head
+from models.heads.base import Head, LabelInfo
 from models.heads.transformer import (
     DecoderLayer,
     EncoderLayer,
+    TransformerConfig,
+    check_at_least_one,
     check_width,
     input_projection,
-    sine_positions,
+    sine_position_encoding,
     tokens_of,
 )
+from utils.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query2LabelConfig(TransformerConfig):
+    """Query2Label."""
+
+    enc_layers: int = option(1, "q2l: encoder layers over the feature map")
+    dec_layers: int = option(2, "q2l: decoder layers in which the classes attend to the feature map")
+    keep_input_proj: bool = option(False, "q2l: a 1x1 convolution first even where widths agree")
+    pre_norm: bool = option(False, "q2l: norms before the branches of a layer instead of behind the sums")
+    keep_first_self_attn_dec: bool = option(False, "q2l: self-attention of the classes in the first decoder layer")
+    keep_other_self_attn_dec: bool = option(False, "q2l: self-attention of the classes in the other decoder layers")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_one(self, "enc_layers", "dec_layers")
 
 
 class Encoder(nn.Module):
-    """Layers over the tokens of the map; normalised at the end where the layers leave their sums as they are."""
+    """Layers over the tokens of the map, with a norm at the end where the layers do not normalise their sums."""
 
     def __init__(self, layers: list[EncoderLayer], width: int, pre_norm: bool) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
 
-    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Tokens (B, h * w, d) at positions (1, h * w, d) to the memory (B, h * w, d)."""
+    def forward(self, tokens: Tensor, encoding: Tensor) -> Tensor:
+        """Tokens (B, h * w, d) with the position encoding (1, h * w, d) to the memory (B, h * w, d)."""
         for layer in self.layers:
-            tokens = layer(tokens, positions)
+            tokens = layer(tokens, encoding)
         memory: Tensor = self.norm(tokens)
         return memory
 
 
 class QueryDecoder(nn.Module):
-    """Layers in which the classes ask, and a norm behind the last."""
+    """Layers in which the classes attend to the memory, and a norm behind the last."""
 
     def __init__(self, layers: list[DecoderLayer], width: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, queries: Tensor, memory: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (1, C, d) on memory (B, h * w, d) at positions (1, h * w, d).
+    def forward(self, queries: Tensor, memory: Tensor, encoding: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (1, C, d) on memory (B, h * w, d) with the position encoding (1, h * w, d).
 
         Returns:
-            What each class found, (B, C, d), and what came into the last layer, (B, C, d).
+            The output token of each class, (B, C, d), and the input of the last layer, (B, C, d).
         """
         tokens = memory.new_zeros(memory.shape[0], *queries.shape[1:])
         before = tokens
         for layer in self.layers:
-            before, tokens = tokens, layer(tokens, queries, memory, positions)
+            before, tokens = tokens, layer(tokens, queries, memory, encoding)
         return self.norm(tokens), before
 
 
@@ -92,8 +112,8 @@ class GroupWiseLinear(nn.Module):
 class Query2LabelHead(Head):
     """Query2Label on a feature map of any size.
 
-    The activation map is where each class looks: the attention of the last decoder layer over the places of the map,
-    averaged over its heads, (B, C, h, w), at least 0, sum 1 over places. Nothing is dropped in it, also in training.
+    The activation map of a class is its attention in the last decoder layer, averaged over the heads, (B, C, h, w), at
+    least 0, sum 1 over positions. It is computed without dropout, in training too.
 
     Args:
         width: D.
@@ -102,11 +122,11 @@ class Query2LabelHead(Head):
         inner: width inside the linear layers; None takes 4 d.
         heads: attention heads.
         encoder_layers: layers over the map.
-        decoder_layers: layers in which classes ask.
-        dropout: see `models.heads.transformer.Layer`.
-        projected: a 1x1 convolution D to d stands first; there always is one where d is not D.
+        decoder_layers: layers in which classes attend to the map.
+        dropout: see `models.heads.transformer.TransformerLayer`.
+        projected: a 1x1 convolution D to d comes first; there always is one where d is not D.
         pre_norm: norms before the branches instead of behind the sums.
-        self_attention: whether classes look at each other first: in the first decoder layer, in the others.
+        self_attention: True for self-attention of the classes in the first decoder layer, and in the others.
     """
 
     def __init__(
@@ -140,28 +160,45 @@ class Query2LabelHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C)."""
-        found, _, _, _ = self._asked(features)
-        logits: Tensor = self.fc(found)
+        output, _, _, _ = self._decoded(features)
+        logits: Tensor = self.fc(output)
         return logits
 
     def with_cam(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and maps (B, C, h, w) of one pass."""
-        found, before, memory, positions = self._asked(features)
+        output, before, memory, encoding = self._decoded(features)
         layer = self.transformer.decoder.layers[-1]
         assert isinstance(layer, DecoderLayer)
-        seen = layer.looks(before, self.query_embed.weight[None], memory, positions)
-        return self.fc(found), seen.view(*seen.shape[:2], *features.shape[2:])
+        weights = layer.cross_attention(before, self.query_embed.weight[None], memory, encoding)
+        return self.fc(output), weights.view(*weights.shape[:2], *features.shape[2:])
 
     @torch.no_grad()
     def cam(self, features: Tensor) -> Tensor:
-        """Maps (B, C, h, w): where each class looks."""
+        """Maps (B, C, h, w): the attention of each class."""
         return self.with_cam(features)[1]
 
-    def _asked(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What classes found and what the last layer was given, (B, C, d); the memory and its positions."""
+    def _decoded(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Outputs of the classes and inputs of the last layer, (B, C, d); the memory and its position encoding."""
         maps = self.input_proj(features)
-        place = sine_positions(maps.shape[1], maps.shape[2], maps.shape[3], maps.device)
-        positions = tokens_of(place).to(maps.dtype)
-        memory = self.transformer.encoder(tokens_of(maps), positions)
-        found, before = self.transformer.decoder(self.query_embed.weight[None], memory, positions)
-        return found, before, memory, positions
+        encoded_map = sine_position_encoding(maps.shape[1], maps.shape[2], maps.shape[3], maps.device)
+        encoding = tokens_of(encoded_map).to(maps.dtype)
+        memory = self.transformer.encoder(tokens_of(maps), encoding)
+        output, before = self.transformer.decoder(self.query_embed.weight[None], memory, encoding)
+        return output, before, memory, encoding
+
+
+def build_q2l(width: int, classes: int, config: Query2LabelConfig, label_info: LabelInfo | None) -> Head:
+    """The Query2Label head of a config."""
+    return Query2LabelHead(
+        width,
+        classes,
+        hidden=config.hidden_dim,
+        inner=config.dim_feedforward,
+        heads=config.nheads,
+        encoder_layers=config.enc_layers,
+        decoder_layers=config.dec_layers,
+        dropout=config.dropout,
+        projected=config.keep_input_proj,
+        pre_norm=config.pre_norm,
+        self_attention=(config.keep_first_self_attn_dec, config.keep_other_self_attn_dec),
+    )

@@ -1,37 +1,65 @@
 """Transformer layers over tokens (B, L, d), as Query2Label and C-Tran use them (Vaswani et al., NIPS 2017; DETR).
 
-B batch, L tokens, d width, h w places of a feature map. Parameters have the names and layouts of torch's own layers.
+B batch, L tokens, d width, h w feature map. Parameters have the names and layouts of torch's own layers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.checks import require
+from utils.options import option
 
 
-def sine_positions(width: int, height: int, breadth: int, device: torch.device | None = None) -> Tensor:
-    """Fixed positions of the places of a map (DETR; published code query2labels, lib/models/position_encoding.py).
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Settings that all heads with a transformer share."""
+
+    hidden_dim: int | None = option(
+        None,
+        "q2l, ctran: width of the transformer (default: that of the backbone; else a 1x1 convolution comes first)",
+    )
+    dim_feedforward: int | None = option(
+        None, "q2l, ctran: width inside its linear layers (default: q2l 4 times --hidden_dim, ctran the same as it)"
+    )
+    nheads: int = option(4, "q2l, ctran: attention heads")
+    dropout: float = option(0.1, "q2l, ctran: dropout in every layer")
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "hidden_dim", "dim_feedforward", "nheads")
+        require(0 <= self.dropout < 1, f"--dropout {self.dropout}: must be in [0, 1)")
+
+
+def check_at_least_one(config: object, *names: str) -> None:
+    """Raise UserError unless each of these settings is unset or at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value >= 1, f"--{name} {value}: must be at least 1")
+
+
+def sine_position_encoding(channels: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Fixed encoding of the positions of a map (DETR; published code query2labels, lib/models/position_encoding.py).
 
     u_i = 2 pi i / (h + 1e-6) for row i = 1..h, v_j = 2 pi j / (w + 1e-6) for column j = 1..w; with N = d/2 channels
     for each and t_c = 10000^(2 floor(c/2) / N), channel c is sin(u_i / t_c) where c is even and cos(u_i / t_c) where
     it is odd, then the same of v_j.
 
     Args:
-        width: d, a multiple of 4.
+        channels: d, a multiple of 4.
         height: h.
-        breadth: w.
-        device: where to make them.
+        width: w.
+        device: device of the result.
 
     Returns:
         (1, d, h, w) float32.
     """
-    half = width // 2
+    half = channels // 2
     channel = torch.arange(half, device=device)
     scale = 10000.0 ** (2 * (channel // 2) / half)
 
@@ -41,8 +69,8 @@ def sine_positions(width: int, height: int, breadth: int, device: torch.device |
         phase = angle / scale[:, None]
         return torch.where((channel % 2 == 0)[:, None], phase.sin(), phase.cos())
 
-    rows, columns = wave(height), wave(breadth)
-    both = [rows[:, :, None].expand(-1, -1, breadth), columns[:, None, :].expand(-1, height, -1)]
+    rows, columns = wave(height), wave(width)
+    both = [rows[:, :, None].expand(-1, -1, width), columns[:, None, :].expand(-1, height, -1)]
     return torch.cat(both)[None]
 
 
@@ -52,7 +80,7 @@ def tokens_of(maps: Tensor) -> Tensor:
 
 
 def attention_map(attention: nn.MultiheadAttention, query: Tensor, key: Tensor) -> Tensor:
-    """Where an attention layer looks, averaged over its heads; nothing is dropped, in training neither.
+    """Weights of an attention layer, averaged over its heads, without dropout even in training.
 
     Args:
         attention: the layer.
@@ -71,21 +99,22 @@ def attention_map(attention: nn.MultiheadAttention, query: Tensor, key: Tensor) 
 
 
 def input_projection(width: int, hidden: int, projected: bool = False) -> nn.Module:
-    """The map as it is where widths agree, unless a projection is asked for; else a 1x1 convolution."""
+    """A 1x1 convolution if widths differ or it is asked for, else the identity."""
     return nn.Conv2d(width, hidden, kernel_size=1) if projected or width != hidden else nn.Identity()
 
 
 def check_width(hidden: int, heads: int) -> None:
-    """Raise UserError unless a transformer of width `hidden` has room for sine positions and that many heads."""
-    require(hidden % 4 == 0, f"--hidden_dim {hidden}: must be a multiple of 4, for the positions of places")
+    """Raise UserError unless width `hidden` goes with the sine position encoding and that many heads."""
+    require(hidden % 4 == 0, f"--hidden_dim {hidden}: must be a multiple of 4, for the sine position encoding")
     require(hidden % heads == 0, f"--nheads {heads}: the width of the transformer, {hidden}, must be a multiple of it")
 
 
 class TransformerLayer(nn.Module):
-    """What the two kinds of layers share: a branch is added to the tokens, and the linear layers are the last branch.
+    """The common part of encoder and decoder layers: residual branches, of which the last is two linear layers.
 
-    A branch is computed of the tokens and the sum is normalised; with `pre_norm` the branch is computed of normalised
-    tokens and the sum is left as it is. Dropout on the attention weights, inside the linear layers, on what is added.
+    A branch is computed from the tokens and the sum is normalised; with `pre_norm` the branch is computed from
+    normalised tokens and the sum is left as it is. Dropout on the attention weights, inside the linear layers, and on
+    the output of a branch.
     """
 
     def __init__(self, width: int, inner: int, dropout: float, pre_norm: bool) -> None:
@@ -94,8 +123,8 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.pre_norm = pre_norm
 
-    def added(self, tokens: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        """Tokens (B, L, d) and what `branch` makes of them, which is of the same shape."""
+    def residual(self, tokens: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """Tokens (B, L, d) plus `branch` of them, which keeps the shape."""
         before: Tensor = norm(tokens) if self.pre_norm else tokens
         total = tokens + self.dropout(branch(before))
         after: Tensor = total if self.pre_norm else norm(total)
@@ -103,14 +132,14 @@ class TransformerLayer(nn.Module):
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """W2 relu(W1 x + b1) + b2 of each token."""
-        found: Tensor = self.linear2(self.dropout(self.linear1(tokens).relu()))
-        return found
+        output: Tensor = self.linear2(self.dropout(self.linear1(tokens).relu()))
+        return output
 
 
 class EncoderLayer(TransformerLayer):
     """Self-attention, then two linear layers, each token for itself.
 
-    x <- LN1(x + attention(q = k = x + positions, v = x)), x <- LN2(x + W2 relu(W1 x + b1) + b2).
+    x <- LN1(x + attention(q = k = x + P, v = x)), x <- LN2(x + W2 relu(W1 x + b1) + b2), P the position encoding.
     """
 
     def __init__(self, width: int, heads: int, inner: int, dropout: float, pre_norm: bool = False) -> None:
@@ -118,21 +147,21 @@ class EncoderLayer(TransformerLayer):
         self.self_attn = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Tokens (B, L, d), at positions (1, L, d) if they have any, to tokens (B, L, d)."""
+    def forward(self, tokens: Tensor, encoding: Tensor | None = None) -> Tensor:
+        """Tokens (B, L, d) with the position encoding (1, L, d), if any, to tokens (B, L, d)."""
 
-        def look(x: Tensor) -> Tensor:
-            placed = x if positions is None else x + positions
-            return _attend(self.self_attn, placed, placed, x)
+        def self_attention(x: Tensor) -> Tensor:
+            encoded = x if encoding is None else x + encoding
+            return _attend(self.self_attn, encoded, encoded, x)
 
-        return self.added(self.added(tokens, self.norm1, look), self.norm2, self.feed_forward)
+        return self.residual(self.residual(tokens, self.norm1, self_attention), self.norm2, self.feed_forward)
 
 
 class DecoderLayer(TransformerLayer):
-    """Queries that look at a memory, then two linear layers; before them, if so built, the queries at each other.
+    """Cross-attention from queries to a memory, then two linear layers; self-attention of the queries first if wanted.
 
     t <- LN1(t + attention(q = k = t + Q, v = t)) with `self_attention`,
-    t <- LN2(t + attention(q = t + Q, k = memory + positions, v = memory)), t <- LN3(t + W2 relu(W1 t + b1) + b2).
+    t <- LN2(t + attention(q = t + Q, k = memory + P, v = memory)), t <- LN3(t + W2 relu(W1 t + b1) + b2).
     """
 
     def __init__(
@@ -146,33 +175,40 @@ class DecoderLayer(TransformerLayer):
         self.multihead_attn = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
         self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor, queries: Tensor, memory: Tensor, positions: Tensor) -> Tensor:
-        """Tokens (B, K, d) that ask queries (1, K, d) of memory (B, L, d) at positions (1, L, d): tokens (B, K, d)."""
-        asking = self._asking(tokens, queries)
-        found = self.added(
-            asking, self.norm2, lambda t: _attend(self.multihead_attn, t + queries, memory + positions, memory)
+    def forward(self, tokens: Tensor, queries: Tensor, memory: Tensor, encoding: Tensor) -> Tensor:
+        """Tokens (B, K, d) of queries (1, K, d) to tokens (B, K, d), given a memory and its position encoding.
+
+        Args:
+            tokens: (B, K, d).
+            queries: Q, (1, K, d).
+            memory: (B, L, d).
+            encoding: P, (1, L, d).
+        """
+        attending = self._self_attended(tokens, queries)
+        attended = self.residual(
+            attending, self.norm2, lambda t: _attend(self.multihead_attn, t + queries, memory + encoding, memory)
         )
-        return self.added(found, self.norm3, self.feed_forward)
+        return self.residual(attended, self.norm3, self.feed_forward)
 
     @torch.no_grad()
-    def looks(self, tokens: Tensor, queries: Tensor, memory: Tensor, positions: Tensor) -> Tensor:
-        """(B, K, L) where the queries look in the memory, without gradient; arguments as of `forward`."""
-        asking = self._asking(tokens, queries)
-        before = self.norm2(asking) if self.pre_norm else asking
-        return attention_map(self.multihead_attn, before + queries, memory + positions)
+    def cross_attention(self, tokens: Tensor, queries: Tensor, memory: Tensor, encoding: Tensor) -> Tensor:
+        """(B, K, L) weights by which the queries attend to the memory, without gradient; arguments as of `forward`."""
+        attending = self._self_attended(tokens, queries)
+        before = self.norm2(attending) if self.pre_norm else attending
+        return attention_map(self.multihead_attn, before + queries, memory + encoding)
 
-    def _asking(self, tokens: Tensor, queries: Tensor) -> Tensor:
-        """The tokens that look at the memory: as they came, or after they have looked at each other."""
+    def _self_attended(self, tokens: Tensor, queries: Tensor) -> Tensor:
+        """Tokens (B, K, d) after the self-attention, if there is one."""
         if not self.self_attention:
             return tokens
 
-        def look(t: Tensor) -> Tensor:
+        def self_attention(t: Tensor) -> Tensor:
             return _attend(self.self_attn, t + queries, t + queries, t)
 
-        return self.added(tokens, self.norm1, look)
+        return self.residual(tokens, self.norm1, self_attention)
 
 
 def _attend(attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """What an attention layer gives, without the weights, which torch would otherwise hold in full."""
-    found: Tensor = attention(query, key, value, need_weights=False)[0]
-    return found
+    """Output of an attention layer, without the weights, which torch would otherwise keep in full."""
+    output: Tensor = attention(query, key, value, need_weights=False)[0]
+    return output

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from models.released.contents import Contents, HeadOverrides, Plan, listed, unpack
 from models.released.resnets import (
     is_bce,
@@ -68,7 +68,7 @@ class Released(NamedTuple):
 
     family: str
     settings: dict[str, Any]
-    """Fields of `ModelConfig` from which the network is built."""
+    """Settings of the network by name."""
     num_classes: int
     weights: dict[str, Tensor]
     """All tensors of the network, by our names."""
@@ -184,11 +184,11 @@ def _hollow(plan: Plan, path: Path) -> dict[str, Tensor]:
     """Names, shapes and types of the network's tensors, without values."""
     try:
         with torch.device("meta"):
-            return build_model(network_config(plan.settings), plan.num_classes, seed=0, pretrained=False).state_dict()
+            return build_model(architecture_of(plan.settings), plan.num_classes, seed=0, pretrained=False).state_dict()
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def network_config(settings: Mapping[str, Any]) -> ModelConfig:
-    """The settings of a released network. Raises: UserError when they cannot be."""
-    return ModelConfig(**settings, weights="none")
+def architecture_of(settings: Mapping[str, Any]) -> Architecture:
+    """The architecture of a released network. Raises: UserError when the settings cannot be."""
+    return Architecture.of(**settings, weights="none")

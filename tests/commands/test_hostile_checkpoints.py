@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 
 from engine.core.checkpoint import FORMAT
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from tests.commands.scene import refusal
 from tests.models.released import released_files
 
@@ -71,7 +71,7 @@ def state():
 
 def ours(**changes):
     """A model file of ours, changed."""
-    model = build_model(ModelConfig(model="scenenet", weights="none"), 20, seed=0).state_dict()
+    model = build_model(Architecture.of(model="scenenet", weights="none"), 20, seed=0).state_dict()
     settings = {"model": "scenenet", "weights": "none", "dataset": "voc07", "img_size": 32}
     content = {"format": FORMAT, "model": model, "classes": NAMES, "settings": settings, "epoch": 1, "peers": False}
     return content | changes
@@ -286,7 +286,7 @@ def broken():
             "another architecture",
         ),
         "ours, a setting of another kind": (
-            lambda: saved(ours(settings={"model": "scenenet", "num_heads": "x"})),
+            lambda: saved(ours(settings={"model": "scenenet", "head": "csra", "num_heads": "x"})),
             "num_heads",
         ),
     }

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from engine.training.loop import Loop
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from tests.commands.scene import SMALL, refusal, result, run, same, state, succeed, tiny_voc
 from tests.commands.test_processes import launch
 from tests.commands.test_resume import without_speed
@@ -82,7 +82,7 @@ def test_the_long_tail_is_drawn_where_there_is_one(folder):
 
 
 def test_the_frozen_stage_is_in_the_model_as_it_was_and_the_statistics_too(folder):
-    start = build_model(ModelConfig(model="scenenet", weights="none"), 20, seed=1).state_dict()
+    start = build_model(Architecture.of(model="scenenet", weights="none"), 20, seed=1).state_dict()
     for name, value in state(folder / "run")["loop"]["model"].items():
         first = name.startswith(("backbone.conv1", "backbone.bn1", "backbone.layer1"))
         statistics = name.startswith("backbone.") and name.endswith(("running_mean", "running_var", "tracked"))

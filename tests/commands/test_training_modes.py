@@ -15,7 +15,7 @@ from engine.training.loaders import ImageLoaders
 from engine.training.loop import Hooks, Loop
 from engine.training.run import Run
 from losses import BASELINES, CRITERIA
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from tests.commands.scene import SMALL, refusal, result, run, same, state, succeed, tiny_voc
 from tests.commands.test_processes import launch
 from tests.commands.test_resume import without_speed
@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
 
 def start():
     """The network that every run here begins with."""
-    return build_model(ModelConfig(model="scenenet", weights="none"), 20, seed=1).state_dict()
+    return build_model(Architecture.of(model="scenenet", weights="none"), 20, seed=1).state_dict()
 
 
 @pytest.mark.parametrize("mode", ["linear", "linear_init", "linear_fixed_features"])

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from engine.core.checkpoint import save_model
-from models.build import LabelInfo, ModelConfig, build_model
+from models.build import Architecture, build_model
+from models.heads.base import LabelInfo
 from models.peers import build_peers
 from utils.types import LabelTable
 
@@ -15,10 +16,10 @@ SIZE = 40
 
 def checkpoint(path, *, peers=False, classes=CLASSES, model="scenenet", head="linear", size=SIZE, **settings):
     """Write a checkpoint of random weights whose scores differ from picture to picture; returns its path."""
-    config = ModelConfig(model=model, head=head, weights="none")
+    architecture = Architecture.of(model=model, head=head, weights="none")
     codes = (np.random.default_rng(0).random((30, len(classes))) > 0.5).astype(np.int8)
     build = build_peers if peers else build_model
-    network = build(config, len(classes), 3, facts=LabelInfo(classes, LabelTable(codes)))
+    network = build(architecture, len(classes), 3, label_info=LabelInfo(classes, LabelTable(codes)))
     seeded = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, buffer in network.named_buffers():

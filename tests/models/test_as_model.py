@@ -13,7 +13,7 @@ from losses import CRITERIA
 from models import as_model
 from models.backbones.build import build_backbone
 from models.classifier import Classifier
-from models.heads.pooling import LinearHead
+from models.heads.linear import LinearHead
 from tests.losses.fake_model import batch_of, info_for
 from utils.types import ModelOutput
 

@@ -1,5 +1,4 @@
 import dataclasses
-from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -7,63 +6,70 @@ import safetensors.torch
 import torch
 
 from models.backbones.build import BACKBONES, SceneNet
-from models.build import HEADS, INFORMED, TOLD, LabelInfo, ModelConfig, build_model, require_head
+from models.build import Architecture, ModelConfig, SettingError, architecture_from, build_model, require_head
+from models.heads import HEADS
+from models.heads.base import LabelInfo
+from models.heads.csra import CSRAConfig
+from models.heads.ctran import CTranConfig
 from models.heads.gcn import label_graph
+from models.heads.linear import LinearConfig
+from models.heads.query2label import Query2LabelConfig
 from tests.losses.fake_model import random_labels
 from utils.checks import UserError
 from utils.types import LabelTable
 
-FACTS = LabelInfo([f"class {label}" for label in range(7)], LabelTable(random_labels(40, 7)))
+LABEL_INFO = LabelInfo([f"class {label}" for label in range(7)], LabelTable(random_labels(40, 7)))
 
 
 def small(**settings):
-    return ModelConfig(**{"model": "scenenet", "weights": "none"} | settings)
+    return Architecture.of(**{"model": "scenenet", "weights": "none"} | settings)
 
 
 def flat(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def test_choices_of_the_settings_are_the_keys_of_the_dictionaries():
-    assert set(get_args(get_type_hints(ModelConfig)["head"])) == set(HEADS)
-    assert set(HEADS) >= INFORMED | TOLD
-
-
-PUBLISHED = {
+MODEL = {
     "model": "resnet101",
     "head": "linear",
-    "num_heads": 1,
-    "lam": 0.1,
-    "boostlu": None,
-    "neck_width": 256,
-    "neck_dropout": 0.5,
-    "hidden_dim": None,
-    "dim_feedforward": None,
-    "nheads": 4,
-    "enc_layers": None,
-    "dec_layers": 2,
-    "dropout": 0.1,
-    "keep_input_proj": False,
-    "pre_norm": False,
-    "keep_first_self_attn_dec": False,
-    "keep_other_self_attn_dec": False,
-    "pos_emb": False,
-    "unknown_state": "zeros",
-    "word_vectors": "random",
-    "word_width": 300,
-    "gcn_width": 1024,
-    "gcn_threshold": 0.4,
-    "gcn_p": 0.2,
     "frozen_stages": -1,
     "norm_eval": False,
     "norm_frozen": False,
     "weights": "default",
 }
+TRANSFORMER = {"hidden_dim": None, "dim_feedforward": None, "nheads": 4, "dropout": 0.1}
+PUBLISHED = {
+    "linear": {"boostlu": None},
+    "csra": {"num_heads": 1, "lam": 0.1, "boostlu": None},
+    "pfc": {"neck_width": 256, "neck_dropout": 0.5},
+    "q2l": {
+        **TRANSFORMER,
+        "enc_layers": 1,
+        "dec_layers": 2,
+        "keep_input_proj": False,
+        "pre_norm": False,
+        "keep_first_self_attn_dec": False,
+        "keep_other_self_attn_dec": False,
+    },
+    "gcn": {"word_vectors": "random", "word_width": 300, "gcn_width": 1024, "gcn_threshold": 0.4, "gcn_p": 0.2},
+    "ctran": {**TRANSFORMER, "enc_layers": 3, "pos_emb": False, "unknown_state": "zeros"},
+}
+OF_EARLIER_CHECKPOINTS = {
+    name: value for config in (*PUBLISHED.values(), MODEL, {"enc_layers": None}) for name, value in config.items()
+}
+"""Checkpoints once held the settings of all heads, unset where a head had a default of its own."""
 
 
 def test_defaults_are_those_of_the_papers():
-    assert dataclasses.asdict(ModelConfig()) == PUBLISHED
+    assert dataclasses.asdict(ModelConfig()) == MODEL
+    assert {name: dataclasses.asdict(kind.config()) for name, kind in HEADS.items()} == PUBLISHED
     assert all(field.metadata["help"] for field in dataclasses.fields(ModelConfig))
+
+
+def test_the_choices_of_a_head_are_the_registry():
+    (head,) = (field for field in dataclasses.fields(ModelConfig) if field.name == "head")
+    assert head.metadata["choices"] == tuple(HEADS)
+    assert all(f"{name}: {kind.title}" in head.metadata["help"] for name, kind in HEADS.items())
 
 
 @pytest.mark.parametrize(
@@ -71,36 +77,65 @@ def test_defaults_are_those_of_the_papers():
     [
         ({"model": "resnet42"}, "did you mean resnet"),
         ({"head": "mlp"}, "csra"),
-        ({"num_heads": 5}, "1, 2, 4, 6, 8"),
-        ({"lam": -0.1}, "--lam"),
-        ({"lam": float("nan")}, "--lam"),
-        ({"boostlu": 0.0}, "--boostlu"),
-        ({"boostlu": -5.0}, "--boostlu"),
-        ({"boostlu": float("inf")}, "--boostlu"),
-        ({"boostlu": float("nan")}, "--boostlu"),
-        *(({"boostlu": 5.0, "head": head}, "--head linear or csra") for head in ("pfc", "q2l", "gcn", "ctran")),
-        *(
-            ({name: 0}, f"--{name} 0")
-            for name in ("hidden_dim", "dim_feedforward", "nheads", "enc_layers", "dec_layers")
-        ),
-        ({"dropout": 1.0}, "--dropout"),
-        ({"unknown_state": "ones"}, "--unknown_state"),
-        ({"word_vectors": ""}, "--word_vectors"),
-        ({"word_width": 0}, "--word_width"),
-        ({"gcn_width": 0}, "--gcn_width"),
-        ({"gcn_threshold": 0.0}, "--gcn_threshold"),
-        ({"gcn_threshold": 1.1}, "--gcn_threshold"),
-        ({"gcn_p": 1.0}, "--gcn_p"),
-        ({"neck_width": 0}, "--neck_width"),
-        ({"neck_dropout": 1.0}, "--neck_dropout"),
-        ({"neck_dropout": -0.1}, "--neck_dropout"),
         ({"frozen_stages": -2}, "--frozen_stages"),
         ({"weights": ""}, "--weights"),
+        ({"head": "csra", "num_heads": 5}, "1, 2, 4, 6, 8"),
     ],
 )
 def test_wrong_settings_are_refused_at_birth_with_the_choices(settings, part):
     with pytest.raises(UserError, match=part):
-        ModelConfig(**settings)
+        Architecture.of(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"boostlu": 5.0, "head": "q2l"}, {"lam": 0.1}, {"depth": 3}])
+def test_typed_settings_of_another_head_are_a_mistake_of_the_caller(settings):
+    with pytest.raises(TypeError, match=r"boostlu|lam|depth"):
+        Architecture.of(**settings)
+
+
+@pytest.mark.parametrize("head, settings", PUBLISHED.items())
+def test_settings_of_earlier_checkpoints_give_the_architecture_of_today(head, settings):
+    found = architecture_from({**OF_EARLIER_CHECKPOINTS, "head": head, "seed": 3, "dataset": "voc07"})
+    assert found == Architecture(ModelConfig(head=head), HEADS[head].config(**settings))
+    texts = {name: "" if value is None else str(value) for name, value in OF_EARLIER_CHECKPOINTS.items()}
+    assert architecture_from({**texts, "head": head}) == found
+
+
+def test_values_and_their_texts_give_the_same_architecture():
+    values = {"model": "scenenet", "head": "csra", "num_heads": 4, "lam": 0.3, "boostlu": 5.0, "norm_eval": True}
+    found = architecture_from(values)
+    assert found == Architecture.of(**values)
+    assert architecture_from({name: str(value) for name, value in values.items()}) == found
+    assert found.head == CSRAConfig(num_heads=4, lam=0.3, boostlu=5.0)
+
+
+def test_settings_that_are_not_there_have_their_defaults():
+    assert architecture_from({}) == Architecture(ModelConfig(), LinearConfig())
+    assert architecture_from({"head": "q2l", "nheads": None}).head == Query2LabelConfig()
+    assert architecture_from({"head": "ctran", "enc_layers": ""}).head == CTranConfig()
+
+
+@pytest.mark.parametrize(
+    "settings, complaint",
+    [
+        ({"head": "csra", "lam": "x"}, "setting lam 'x': must be a number"),
+        ({"head": "mlp"}, "setting head 'mlp': must be one of linear, "),
+        ({"norm_eval": 3}, "setting norm_eval '3': must be True or False"),
+        ({"head": "q2l", "nheads": [4]}, "setting nheads '[4]': must be a whole number"),
+        ({"head": "ctran", "unknown_state": "ones"}, "setting unknown_state 'ones': must be one of zeros, random"),
+    ],
+)
+def test_values_of_another_kind_are_refused_in_one_line(settings, complaint):
+    with pytest.raises(SettingError) as caught:
+        architecture_from(settings)
+    assert str(caught.value).startswith(complaint)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_out_of_range_are_refused_by_their_head_alone():
+    with pytest.raises(UserError, match=r"^--lam -1.0: "):
+        architecture_from({"head": "csra", "lam": -1.0})
+    assert architecture_from({"head": "linear", "lam": -1.0, "num_heads": "x"}).head == LinearConfig()
 
 
 @pytest.mark.parametrize("model, stages", [("scenenet", 3), ("resnet18", 4), ("squeezenet1_1", 8)])
@@ -112,58 +147,30 @@ def test_more_stages_than_there_are_are_refused(model, stages):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_built_model_has_the_configured_parts(head):
-    model = build_model(small(head=head, num_heads=2, lam=0.4), num_classes=7, seed=0, facts=FACTS)
+    model = build_model(small(head=head), num_classes=7, seed=0, label_info=LABEL_INFO)
     assert model(torch.rand(2, 3, 40, 40)).logits.shape == (2, 7)
     assert model.feature_width == 96
-    if head == "csra":
-        assert (len(model.head.weights), model.head.lam) == (2, 0.4)
+    assert type(model.head) is type(HEADS[head].build(96, 7, HEADS[head].config(), LABEL_INFO))
 
 
-def test_settings_of_the_neck_and_of_what_stays_reach_the_model():
-    model = build_model(small(head="pfc", neck_width=11, neck_dropout=0.25, frozen_stages=1, norm_eval=True), 5, seed=0)
-    assert (model.head.fc.out_features, model.head.dropout.p) == (11, 0.25)
+def test_settings_of_the_head_and_of_frozen_stages_reach_the_model():
+    model = build_model(small(head="pfc", neck_width=11, frozen_stages=1, norm_eval=True), 5, seed=0)
+    assert model.head.fc.out_features == 11
     assert not any(parameter.requires_grad for parameter in model.backbone.layer1.parameters())
     assert all(parameter.requires_grad for parameter in model.backbone.layer2.parameters())
     assert not model.backbone.layer3.bn1.training
     assert model.backbone.layer3.training
 
 
-def test_settings_of_query2label_reach_the_head():
-    config = small(head="q2l", hidden_dim=24, dim_feedforward=10, nheads=3, enc_layers=2, dec_layers=3, dropout=0.3)
-    head = build_model(config, 7, seed=0).head
-    layers = head.transformer.encoder.layers
-    assert (len(layers), len(head.transformer.decoder.layers)) == (2, 3)
-    assert layers[0].linear1.weight.shape == (10, 24)
-    assert (layers[0].self_attn.num_heads, layers[0].dropout.p) == (3, 0.3)
-    assert head.input_proj.weight.shape == (24, 96, 1, 1)
-    told = small(head="q2l", keep_first_self_attn_dec=True, pre_norm=True, keep_input_proj=True)
-    head = build_model(told, 7, seed=0).head
-    assert [layer.self_attention for layer in head.transformer.decoder.layers] == [True, False]
-    assert all(layer.pre_norm for layer in head.transformer.decoder.layers)
-    assert head.input_proj.weight.shape == (96, 96, 1, 1)
-    other = build_model(small(head="q2l", keep_other_self_attn_dec=True), 7, seed=0).head
-    assert [layer.self_attention for layer in other.transformer.decoder.layers] == [False, True]
-
-
-def test_settings_of_ctran_reach_the_head():
-    config = small(head="ctran", hidden_dim=24, dim_feedforward=10, nheads=3, enc_layers=2, dropout=0.3, pos_emb=True)
-    head = build_model(config, 7, seed=0).head
-    assert (len(head.layers), head.layers[0].linear1.weight.shape) == (2, (10, 24))
-    assert (head.layers[0].self_attn.num_heads, head.layers[0].dropout.p, head.positions) == (3, 0.3, True)
-    assert len(build_model(small(head="ctran"), 7, seed=0).head.layers) == 3
-    assert not build_model(small(head="ctran"), 7, seed=0).head.known_label_lt.weight[0].any()
-    assert build_model(small(head="ctran", unknown_state="random"), 7, seed=0).head.known_label_lt.weight[0].all()
-
-
-def test_facts_of_the_labels_become_buffers_that_a_checkpoint_brings_back(tmp_path):
+def test_label_info_becomes_buffers_that_a_checkpoint_brings_back(tmp_path):
     vectors = np.random.default_rng(0).random((7, 12)).astype(np.float32)
     np.save(tmp_path / "vectors.npy", vectors)
     config = small(
         head="gcn", word_vectors=str(tmp_path / "vectors.npy"), word_width=12, gcn_width=9, gcn_threshold=0.2, gcn_p=0.5
     )
-    model = build_model(config, 7, seed=0, facts=FACTS)
+    model = build_model(config, 7, seed=0, label_info=LABEL_INFO)
     np.testing.assert_array_equal(model.head.graph.vectors.numpy(), vectors)
-    assert torch.equal(model.head.graph.adjacency, label_graph(FACTS.observed, 0.2, 0.5))
+    assert torch.equal(model.head.graph.adjacency, label_graph(LABEL_INFO.observed, 0.2, 0.5))
     assert model.head.gc1.weight.shape == (12, 9)
     (tmp_path / "vectors.npy").unlink()
     again = build_model(config, 7, seed=1, pretrained=False)
@@ -173,24 +180,25 @@ def test_facts_of_the_labels_become_buffers_that_a_checkpoint_brings_back(tmp_pa
 
 
 def test_random_vectors_follow_the_seed_and_one_hot_ones_need_no_width():
-    one, same, other = (build_model(small(head="gcn"), 7, seed=s, facts=FACTS).head.graph.vectors for s in (3, 3, 4))
+    models = (build_model(small(head="gcn"), 7, seed=seed, label_info=LABEL_INFO) for seed in (3, 3, 4))
+    one, same, other = (model.head.graph.vectors for model in models)
     assert one.shape == (7, 300)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     config = small(head="gcn", word_vectors="one-hot")
-    assert torch.equal(build_model(config, 7, seed=0, facts=FACTS).head.graph.vectors, torch.eye(7))
+    assert torch.equal(build_model(config, 7, seed=0, label_info=LABEL_INFO).head.graph.vectors, torch.eye(7))
     assert build_model(config, 7, seed=0, pretrained=False).head.gc1.weight.shape[0] == 7
 
 
-def test_a_head_that_needs_facts_does_not_start_without():
-    with pytest.raises(ValueError, match="facts"):
+def test_a_head_that_needs_label_info_does_not_start_without():
+    with pytest.raises(ValueError, match="label info"):
         build_model(small(head="gcn"), 7, seed=0)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_heads_that_take_no_labels_are_refused_where_labels_are_told(head):
+def test_heads_that_take_no_labels_are_refused_where_labels_are_given(head):
     require_head(small(head=head), frozenset({"cam", "peers"}), "cones")
-    if head in TOLD:
+    if HEADS[head].takes_labels:
         require_head(small(head=head), frozenset({"labels"}), "label_mask")
         return
     with pytest.raises(UserError, match=f"^--head {head}: label_mask [^\n]* ctran[^\n]*$"):
@@ -198,11 +206,11 @@ def test_heads_that_take_no_labels_are_refused_where_labels_are_told(head):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "scenenet"])
-def test_stages_hold_every_parameter_once_in_the_order_of_the_network(name):
+def test_stages_have_every_parameter_once_in_the_order_of_the_network(name):
     backbone = BACKBONES[name]()
     stages = backbone.stages()
-    held = [id(parameter) for stage in stages for module in stage for parameter in module.parameters()]
-    assert held == [id(parameter) for parameter in backbone.parameters()]
+    found = [id(parameter) for stage in stages for module in stage for parameter in module.parameters()]
+    assert found == [id(parameter) for parameter in backbone.parameters()]
 
 
 @pytest.mark.parametrize("head", ["linear", "csra"])
@@ -255,4 +263,4 @@ def test_a_model_without_classes_is_refused():
 
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        small().model = "resnet18"
+        small().model.model = "resnet18"

@@ -5,9 +5,11 @@ from torch import nn
 from models.backbones.build import SceneNet, build_backbone
 from models.backbones.feature_extractors import Backbone
 from models.classifier import Classifier
+from models.heads.csra import CSRAHead
 from models.heads.ctran import CTranHead
 from models.heads.gcn import GCNHead, LabelGraph
-from models.heads.pooling import CSRAHead, LinearHead, PFCHead
+from models.heads.linear import LinearHead
+from models.heads.pfc import PFCHead
 from models.heads.query2label import Query2LabelHead
 from utils.checks import UserError
 

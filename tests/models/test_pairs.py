@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from losses import CRITERIA
-from models.build import HEADS, TOLD, LabelInfo, ModelConfig, build_model, require_head
+from models.build import Architecture, build_model, require_head
+from models.heads import HEADS
+from models.heads.base import LabelInfo
 from models.peers import build_peers
 from tests.losses.fake_model import batch_of, info_for, random_labels
 from utils.checks import UserError
@@ -15,10 +17,16 @@ from utils.types import ABSENT, PRESENT, UNKNOWN
 
 CLASSES = 5
 SETTINGS = {name: {"expected_num_pos": 1.5} for name in ("epr", "role")}
+SMALL = {
+    "pfc": {"neck_width": 8},
+    "q2l": {"hidden_dim": 8, "nheads": 2},
+    "gcn": {"gcn_width": 8},
+    "ctran": {"hidden_dim": 8, "nheads": 2},
+}
 
 
 def labels_for(method):
-    """Labels that a method takes: of one present label an image, or without unknown ones, or some unknown."""
+    """Labels that a method takes: one present label per image, or without unknown ones, or some unknown."""
     codes = random_labels(12, CLASSES)
     if method in ("epr", "ignore"):
         codes = np.full_like(codes, UNKNOWN)
@@ -29,14 +37,13 @@ def labels_for(method):
 def built(method, head, codes):
     """The criterion, and the network or networks it trains."""
     kind = CRITERIA[method]
-    small = {"hidden_dim": 8, "nheads": 2} if head in ("q2l", "ctran") else {}
-    config = ModelConfig(model="scenenet", weights="none", head=head, gcn_width=8, neck_width=8, **small)
+    architecture = Architecture.of(model="scenenet", weights="none", head=head, **SMALL.get(head, {}))
     needs = kind.criterion.needs
-    require_head(config, needs, method)
+    require_head(architecture, needs, method)
     info = info_for(codes, width=96)
     info = replace(info, clean_counts=info.class_counts)
     build = build_peers if "peers" in needs else build_model
-    model = build(config, CLASSES, seed=0, facts=LabelInfo(info.classes, info.observed))
+    model = build(architecture, CLASSES, seed=0, label_info=LabelInfo(info.classes, info.observed))
     return kind.criterion(kind.config(**SETTINGS.get(method, {})), info), model
 
 
@@ -44,7 +51,7 @@ def built(method, head, codes):
 @pytest.mark.parametrize("method", CRITERIA)
 def test_one_step_or_a_refusal_by_name(method, head):
     codes = labels_for(method)
-    if "labels" in CRITERIA[method].criterion.needs and head not in TOLD:
+    if "labels" in CRITERIA[method].criterion.needs and not HEADS[head].takes_labels:
         with pytest.raises(UserError, match=f"^--head {head}: {method} [^\n]*$"):
             built(method, head, codes)
         return

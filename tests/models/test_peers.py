@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from models.classifier import OnPooled
 from models.peers import Peers, build_peers, ensemble_logits
 
-SMALL = ModelConfig(model="scenenet", weights="none")
+SMALL = Architecture.of(model="scenenet", weights="none")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_first_is_the_network_that_would_train_alone_and_the_second_another(
 def test_both_start_from_the_same_pretrained_backbone(tmp_path):
     file = tmp_path / "backbone.pth"
     torch.save(build_model(SMALL, 5, seed=9).backbone.state_dict(), file)
-    peers = build_peers(ModelConfig(model="scenenet", weights=str(file)), 5, seed=0)
+    peers = build_peers(Architecture.of(model="scenenet", weights=str(file)), 5, seed=0)
     g = peers.g.backbone.state_dict()
     assert all(torch.equal(value, g[name]) for name, value in peers.f.backbone.state_dict().items())
     assert not torch.equal(peers.f.head_parameters()[0], peers.g.head_parameters()[0])

@@ -65,7 +65,7 @@ def test_pictures_that_are_not_there_are_left_out_where_the_run_did_so(tmp_path,
 
 def test_models_without_maps_are_named(tmp_path, voc_words, monkeypatch):
     folder = model_folder(tmp_path / "run", "bce", voc_words)
-    monkeypatch.setattr("models.heads.pooling.LinearHead.cam", lambda *_: None)
+    monkeypatch.setattr("models.heads.linear.LinearHead.cam", lambda *_: None)
     assert "no activation maps" in refused("pointing", folder.path)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.core.checkpoint import read_model, save_model
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from models.peers import build_peers
 from utils.checks import UserError
 
@@ -13,7 +13,7 @@ CLASSES = ("a", "b", "c")
 
 
 def saved(path, build=build_model):
-    network = build(ModelConfig(**SMALL), len(CLASSES), seed=1)
+    network = build(Architecture.of(**SMALL), len(CLASSES), seed=1)
     save_model(path, network, CLASSES, SMALL, 4)
     return network
 

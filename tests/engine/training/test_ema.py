@@ -12,14 +12,14 @@ from engine.core.distributed import Runtime
 from engine.training.ema import EMA
 from engine.training.loop import Loop
 from engine.training.optim import OptimConfig
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from models.peers import build_peers
 from tests.commands.scene import SMALL, result, run, same, state, succeed, tiny_voc
 from tests.engine.training.test_loop import BATCH, ROWS, copied, make_loop
 from tests.ranks import run_ranks
 from utils.checks import Interrupted, UserError
 
-SCENENET = ModelConfig(model="scenenet", weights="none")
+SCENENET = Architecture.of(model="scenenet", weights="none")
 DECAY = 0.8
 
 
@@ -50,7 +50,7 @@ def test_the_average_follows_the_formula(build):
 
 
 def test_what_never_moves_stays_bit_for_bit():
-    network = build_model(ModelConfig(model="scenenet", weights="none", frozen_stages=0), 5, seed=0)
+    network = build_model(Architecture.of(model="scenenet", weights="none", frozen_stages=0), 5, seed=0)
     before = copied(network)
     averaging = EMA(network, 0.3)
     for _ in range(3):

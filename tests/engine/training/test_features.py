@@ -16,7 +16,7 @@ from engine.core.distributed import Runtime
 from engine.training import features as features_module
 from engine.training.features import features_fingerprint, pooled_features, require_pooled, weights_hash
 from engine.training.loaders import FeatureLoaders, ImageLoaders
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from utils.checks import RunError, UserError
 from utils.types import Annotations, LabelTable
 
@@ -25,7 +25,7 @@ CLASSES = ("a", "b", "c")
 
 
 def network(seed=0, **settings):
-    return build_model(ModelConfig(model="scenenet", weights="none", **settings), len(CLASSES), seed)
+    return build_model(Architecture.of(model="scenenet", weights="none", **settings), len(CLASSES), seed)
 
 
 def annotations(images):

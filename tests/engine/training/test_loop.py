@@ -18,7 +18,7 @@ from engine.training.optim import OptimConfig, build_optimizer
 from losses.assume_negative import BCE, BCEConfig
 from models.backbones.build import Backbone
 from models.classifier import Classifier
-from models.heads.pooling import LinearHead
+from models.heads.linear import LinearHead
 from tests.ranks import run_ranks
 from utils.types import ClassCounts, CriterionInfo, LabelTable
 

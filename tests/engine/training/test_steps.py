@@ -11,7 +11,8 @@ from torch import nn
 from engine.core.distributed import Runtime
 from models.backbones.build import Backbone
 from models.classifier import Classifier
-from models.heads.pooling import LinearHead, PFCHead
+from models.heads.linear import LinearHead
+from models.heads.pfc import PFCHead
 from tests.engine.training.test_loop import CLASSES, OPTIM, Halted, copied, halting, make_loop
 from tests.ranks import run_ranks
 

@@ -7,7 +7,7 @@ import torch
 
 from engine.analysis.compare import compare_command
 from engine.core.checkpoint import read_model, save_model
-from models.build import build_model
+from models.build import architecture_from, build_model
 from models.peers import Peers
 from tests.engine.run_folders import analyse, log_folder, model_folder, modified_arrays, settings_of, table
 from utils.checks import UserError
@@ -22,7 +22,7 @@ def runs(tmp_path, voc_words):
     settings, held = settings_of("cls", voc_words), modified_arrays(one.data)
     log = [{"epoch": 1, "loss": 1.0}]
     two = log_folder(tmp_path / "two", "cls", log, voc_words, held, label_hash=one.data.labels.label_hash)
-    g = build_model(settings.sections["model"], len(one.data.train.classes), seed=9)
+    g = build_model(architecture_from(settings.values), len(one.data.train.classes), seed=9)
     save_model(two / "best.pth", Peers(one.network, g), one.data.train.classes, settings.values, 1)
     return one.path, two
 

@@ -22,7 +22,7 @@ from models.backbones.build import (
     weights_name,
 )
 from models.classifier import Classifier
-from models.heads.pooling import LinearHead
+from models.heads.linear import LinearHead
 from utils.checks import UserError
 
 WIDTHS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048, "scenenet": 96}

@@ -9,7 +9,7 @@ from torch import nn
 
 from models.backbones.build import build_backbone, load_weights, require_backbone, weights_name
 from models.backbones.timm_networks import TimmFeatureExtractor
-from models.build import ModelConfig, build_model
+from models.build import Architecture, build_model
 from utils.checks import UserError
 
 
@@ -79,7 +79,7 @@ def timm(monkeypatch):
 
 def test_without_the_package_one_line_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # what an import of a missing package comes to
-    for attempt in (lambda: ModelConfig(model="timm/resnet50"), lambda: build_backbone("timm/resnet50")):
+    for attempt in (lambda: Architecture.of(model="timm/resnet50"), lambda: build_backbone("timm/resnet50")):
         with pytest.raises(UserError, match=r"^--model timm/.*pip install 'timm>=1\.0\.20'[^\n]*$"):
             attempt()
 
@@ -146,8 +146,8 @@ def test_a_file_of_timms_own_names_loads(timm, tmp_path):
 
 
 def test_a_whole_model_is_built_frozen_and_given_maps(timm):
-    config = ModelConfig(model="timm/small_vit", head="csra", weights="none", frozen_stages=0)
-    model = build_model(config, 5, seed=0)
+    architecture = Architecture.of(model="timm/small_vit", head="csra", weights="none", frozen_stages=0)
+    model = build_model(architecture, 5, seed=0)
     assert model(torch.rand(2, 3, 32, 32), frozenset({"cam"})).cam.shape == (2, 5, 4, 4)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {f"backbone.network.{name}" for name in ("cls_token", "patch_embed.weight", "patch_embed.bias")}
@@ -171,7 +171,7 @@ def test_one_step_with_networks_of_the_package_itself(name, size, width, stages)
             build_backbone(f"timm/{name}")
         return
     torch.manual_seed(0)
-    model = build_model(ModelConfig(model=f"timm/{name}", weights="none", frozen_stages=0), 5, seed=0)
+    model = build_model(Architecture.of(model=f"timm/{name}", weights="none", frozen_stages=0), 5, seed=0)
     assert (model.feature_width, len(model.backbone.stages())) == (width, stages)
     model.check_size(name, size)
     found = model.train()(torch.rand(2, 3, size, size), frozenset({"cam"}))

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.heads.ctran import CTranHead
-from models.heads.transformer import sine_positions, tokens_of
+from models.heads.ctran import CTranConfig, CTranHead, build_ctran
+from models.heads.transformer import sine_position_encoding, tokens_of
 from tests.golden_files import load, part
 from tests.models.heads.test_transformer import noise, numbers, shaken
 from tests.oracles import transformers as oracle
+from utils.checks import UserError
 
 CODES = torch.tensor([[-1, 0, 1, -1, 1], [0, 0, -1, 1, -1]])
 
@@ -35,23 +36,24 @@ def test_golden_ctran():
     np.testing.assert_allclose(built.with_cam(features)[0].numpy(), golden["logits_all_unknown"], **exact)
 
 
-@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("encoded", [False, True])
 @torch.no_grad()
-def test_it_equals_the_loops(positions):
-    built, features = head(positions=positions), noise(2, 8, 3, 4)
+def test_it_equals_the_loops(encoded):
+    built, features = head(encode_positions=encoded), noise(2, 8, 3, 4)
     found = built.with_labels(features, CODES)
-    place = tokens_of(sine_positions(8, 3, 4))[0].double().numpy() if positions else 0.0
+    encoding = tokens_of(sine_position_encoding(8, 3, 4))[0].double().numpy() if encoded else 0.0
     for n in range(2):
         tokens = tokens_of(features)[n].numpy()
-        expected = oracle.ctran(numbers(built), tokens, CODES[n].tolist(), 2, place)
+        expected = oracle.ctran(numbers(built), tokens, CODES[n].tolist(), 2, encoding)
         np.testing.assert_allclose(found[n].numpy(), expected, rtol=1e-8, atol=1e-9)
 
 
-def test_places_in_another_order_change_nothing_without_positions():
+def test_the_order_of_positions_changes_nothing_without_their_encoding():
     features = noise(2, 8, 3, 4)
     turned = features.flip(2, 3)
     torch.testing.assert_close(head()(features), head()(turned))
-    assert not torch.allclose(head(positions=True)(features), head(positions=True)(turned))
+    encoded = head(encode_positions=True)
+    assert not torch.allclose(encoded(features), encoded(turned))
 
 
 def test_an_unknown_label_adds_nothing_unless_it_is_to_be_random():
@@ -93,7 +95,7 @@ def test_a_known_label_changes_the_others():
 
 
 @torch.no_grad()
-def test_the_map_is_what_label_tokens_see_of_the_picture():
+def test_the_map_is_the_attention_of_label_tokens_to_the_image():
     built, features = head(layers=1), noise(2, 8, 3, 4)
     logits, cam = built.with_cam(features)
     torch.testing.assert_close(logits, built(features))
@@ -120,3 +122,22 @@ def test_it_starts_as_published():
     assert built.fc.bias.abs().max() > 0
     assert (built.norm.weight == 1).all()
     assert (len(built.layers), built.layers[0].linear1.out_features) == (3, 64)
+
+
+def test_settings_reach_the_head():
+    config = CTranConfig(hidden_dim=24, dim_feedforward=10, nheads=3, enc_layers=2, dropout=0.3, pos_emb=True)
+    built = build_ctran(96, 7, config, None)
+    assert (len(built.layers), built.layers[0].linear1.weight.shape) == (2, (10, 24))
+    layer = built.layers[0]
+    assert (layer.self_attn.num_heads, layer.dropout.p, built.encode_positions) == (3, 0.3, True)
+    assert len(build_ctran(96, 7, CTranConfig(), None).layers) == 3
+    assert not build_ctran(96, 7, CTranConfig(), None).known_label_lt.weight[0].any()
+    assert build_ctran(96, 7, CTranConfig(unknown_state="random"), None).known_label_lt.weight[0].all()
+
+
+@pytest.mark.parametrize(
+    "settings, part", [({"enc_layers": 0}, "--enc_layers 0"), ({"unknown_state": "ones"}, "--unknown_state")]
+)
+def test_wrong_settings_are_refused(settings, part):
+    with pytest.raises(UserError, match=part):
+        CTranConfig(**settings)

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.heads.gcn import GCNHead, LabelGraph, adjacency, label_graph, normalised
+from models.heads.base import LabelInfo
+from models.heads.gcn import GCNConfig, GCNHead, LabelGraph, adjacency, build_gcn, label_graph, normalised
 from tests.golden_files import load
 from tests.losses.fake_model import random_labels
 from tests.models.heads.test_transformer import noise
 from tests.oracles import label_graph as oracle
+from utils.checks import UserError
 from utils.cooccurrence import cooccurrence
 from utils.types import UNKNOWN, LabelTable
 
@@ -75,7 +77,7 @@ def test_the_graph_equals_the_loops(seed, threshold):
     np.testing.assert_allclose(label_graph(LabelTable(codes), threshold, 0.3).numpy(), expected, atol=1e-6)
 
 
-def test_one_label_an_image_makes_the_identity():
+def test_one_label_per_image_makes_the_identity():
     codes = np.full((30, 6), UNKNOWN, dtype=np.int8)
     codes[np.arange(30), np.arange(30) % 5] = 1  # the last class is never observed
     assert (cooccurrence(LabelTable(codes)) == np.diag([6, 6, 6, 6, 6, 0])).all()
@@ -115,7 +117,7 @@ def test_logits_equal_the_loops_on_maps_of_any_size():
 
 
 @torch.no_grad()
-def test_the_map_of_one_place_is_the_logit():
+def test_the_map_of_one_position_is_the_logit():
     built, features = head(), noise(2, 6, 1, 1)
     torch.testing.assert_close(built.cam(features)[:, :, 0, 0], built(features))
     several = noise(2, 6, 3, 4)
@@ -144,3 +146,33 @@ def test_it_starts_as_published():
     for weight, bound in ((built.gc1.weight, 1 / 10), (built.gc2.weight, 1 / 8)):
         assert weight.abs().max() <= bound
         assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_settings_and_label_info_reach_the_head(tmp_path):
+    vectors = np.random.default_rng(0).random((6, 12)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", vectors)
+    info = LabelInfo([f"class {label}" for label in range(6)], LabelTable(random_labels(40, 6)))
+    config = GCNConfig(
+        word_vectors=str(tmp_path / "vectors.npy"), word_width=12, gcn_width=9, gcn_threshold=0.2, gcn_p=0.5
+    )
+    built = build_gcn(16, 6, config, info)
+    np.testing.assert_array_equal(built.graph.vectors.numpy(), vectors)
+    assert torch.equal(built.graph.adjacency, label_graph(info.observed, 0.2, 0.5))
+    assert (built.gc1.weight.shape, built.gc2.weight.shape) == ((12, 9), (9, 16))
+    assert build_gcn(16, 6, GCNConfig(word_vectors="one-hot"), None).gc1.weight.shape == (6, 1024)
+
+
+@pytest.mark.parametrize(
+    "settings, part",
+    [
+        ({"word_vectors": ""}, "--word_vectors"),
+        ({"word_width": 0}, "--word_width"),
+        ({"gcn_width": 0}, "--gcn_width"),
+        ({"gcn_threshold": 0.0}, "--gcn_threshold"),
+        ({"gcn_threshold": 1.1}, "--gcn_threshold"),
+        ({"gcn_p": 1.0}, "--gcn_p"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, part):
+    with pytest.raises(UserError, match=part):
+        GCNConfig(**settings)

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.heads.query2label import Encoder, GroupWiseLinear, Query2LabelHead, QueryDecoder, Transformer
+from models.heads.query2label import (
+    Encoder,
+    GroupWiseLinear,
+    Query2LabelConfig,
+    Query2LabelHead,
+    QueryDecoder,
+    Transformer,
+    build_q2l,
+)
 from models.heads.transformer import DecoderLayer, EncoderLayer, tokens_of
 from tests.golden_files import load, part
 from tests.models.heads.test_transformer import noise, numbers, shaken
@@ -52,19 +60,19 @@ def test_golden_group_wise_linear():
 
 
 @torch.no_grad()
-def test_golden_query2label_at_the_published_positions(published):
+def test_golden_query2label_with_the_published_encoding(published):
     golden, built = published
-    positions, queries = tokens_of(torch.from_numpy(golden["pos"])), built.query_embed.weight[None]
-    memory = built.transformer.encoder(tokens_of(built.input_proj(torch.from_numpy(golden["feat"]))), positions)
+    encoding, queries = tokens_of(torch.from_numpy(golden["pos"])), built.query_embed.weight[None]
+    memory = built.transformer.encoder(tokens_of(built.input_proj(torch.from_numpy(golden["feat"]))), encoding)
     shape = golden["memory"].shape
     np.testing.assert_allclose(memory.transpose(1, 2).reshape(shape).numpy(), golden["memory"], **EXACT)
     tokens = torch.zeros_like(queries).expand(len(memory), -1, -1)
     layers = built.transformer.decoder.layers
     assert len(layers) == len(golden["cross_att"])
     for layer, expected in zip(layers, golden["cross_att"], strict=True):
-        np.testing.assert_allclose(layer.looks(tokens, queries, memory, positions).numpy(), expected, **EXACT)
-        tokens = layer(tokens, queries, memory, positions)
-    found, _ = built.transformer.decoder(queries, memory, positions)
+        np.testing.assert_allclose(layer.cross_attention(tokens, queries, memory, encoding).numpy(), expected, **EXACT)
+        tokens = layer(tokens, queries, memory, encoding)
+    found, _ = built.transformer.decoder(queries, memory, encoding)
     np.testing.assert_allclose(found.numpy(), golden["hs"][-1], **EXACT)
     np.testing.assert_allclose(built.fc(found).numpy(), golden["logits"], **EXACT)
 
@@ -85,10 +93,10 @@ def test_it_equals_the_loops(hidden, pre_norm, self_attention):
     built = head(hidden=hidden, encoder_layers=2, decoder_layers=3, pre_norm=pre_norm, self_attention=self_attention)
     features = noise(2, 8, 3, 4)
     logits, cam = built.with_cam(features)
-    place = tokens_of(torch.from_numpy(oracle.sine_positions(hidden or 8, 3, 4))[None])[0].numpy()
+    encoding = tokens_of(torch.from_numpy(oracle.sine_positions(hidden or 8, 3, 4))[None])[0].numpy()
     for n in range(2):
         tokens = tokens_of(features)[n].numpy()
-        expected, seen = oracle.query2label(numbers(built), tokens, place, 2, pre_norm)
+        expected, seen = oracle.query2label(numbers(built), tokens, encoding, 2, pre_norm)
         np.testing.assert_allclose(logits[n].numpy(), expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(cam[n].flatten(1).numpy(), seen, rtol=1e-4, atol=1e-6)
 
@@ -99,7 +107,7 @@ def test_logits_are_the_same_with_and_without_the_map():
     assert torch.equal(built.with_cam(features)[1], built.cam(features))
 
 
-def test_the_map_is_a_share_of_the_places_and_carries_no_gradient():
+def test_the_map_sums_to_one_over_positions_and_carries_no_gradient():
     built, features = head().train(), noise(2, 8, 3, 4).requires_grad_()
     logits, cam = built.with_cam(features)
     assert logits.requires_grad
@@ -163,3 +171,26 @@ def test_names_are_those_of_the_published_network():
     assert {"encoder.layers.0.self_attn.in_proj_weight", "decoder.layers.0.norm3.bias"} <= set(transformer.state_dict())
     assert {"query_embed.weight", "input_proj.weight", "input_proj.bias", "fc.W", "fc.b"} <= names
     assert not any("norm1" in name or "self_attn" in name for name in names if "decoder" in name)
+
+
+def test_settings_reach_the_head():
+    config = Query2LabelConfig(hidden_dim=24, dim_feedforward=10, nheads=3, enc_layers=2, dec_layers=3, dropout=0.3)
+    built = build_q2l(96, 7, config, None)
+    layers = built.transformer.encoder.layers
+    assert (len(layers), len(built.transformer.decoder.layers)) == (2, 3)
+    assert layers[0].linear1.weight.shape == (10, 24)
+    assert (layers[0].self_attn.num_heads, layers[0].dropout.p) == (3, 0.3)
+    assert built.input_proj.weight.shape == (24, 96, 1, 1)
+    config = Query2LabelConfig(keep_first_self_attn_dec=True, pre_norm=True, keep_input_proj=True)
+    built = build_q2l(96, 7, config, None)
+    assert [layer.self_attention for layer in built.transformer.decoder.layers] == [True, False]
+    assert all(layer.pre_norm for layer in built.transformer.decoder.layers)
+    assert built.input_proj.weight.shape == (96, 96, 1, 1)
+    other = build_q2l(96, 7, Query2LabelConfig(keep_other_self_attn_dec=True), None)
+    assert [layer.self_attention for layer in other.transformer.decoder.layers] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["enc_layers", "dec_layers", "nheads"])
+def test_wrong_settings_are_refused(name):
+    with pytest.raises(UserError, match=f"^--{name} 0: must be at least 1$"):
+        Query2LabelConfig(**{name: 0})

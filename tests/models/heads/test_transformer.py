@@ -1,4 +1,4 @@
-"""Positions, attention maps and layers against plain loops and published values."""
+"""Position encodings, attention maps and layers against plain loops and published values."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,11 @@ import torch
 from models.heads.transformer import (
     DecoderLayer,
     EncoderLayer,
+    TransformerConfig,
     attention_map,
     check_width,
     input_projection,
-    sine_positions,
+    sine_position_encoding,
     tokens_of,
 )
 from tests.golden_files import load, part
@@ -34,21 +35,21 @@ def shaken(module, seed=0):
     return module.eval()
 
 
-def test_golden_sine_positions():
+def test_golden_sine_position_encoding():
     tables = part(load("q2l_head.npz"), "pos")
     for expected in tables.values():
-        np.testing.assert_allclose(sine_positions(*expected.shape[1:]).numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(sine_position_encoding(*expected.shape[1:]).numpy(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("width, height, breadth", [(8, 3, 5), (16, 1, 1), (4, 2, 7), (96, 5, 5)])
-def test_sine_positions_equal_the_loops(width, height, breadth):
-    found = sine_positions(width, height, breadth)
-    assert found.shape == (1, width, height, breadth)
-    np.testing.assert_allclose(found[0].numpy(), oracle.sine_positions(width, height, breadth), atol=2e-6)
+@pytest.mark.parametrize("channels, height, width", [(8, 3, 5), (16, 1, 1), (4, 2, 7), (96, 5, 5)])
+def test_the_sine_position_encoding_equals_the_loops(channels, height, width):
+    found = sine_position_encoding(channels, height, width)
+    assert found.shape == (1, channels, height, width)
+    np.testing.assert_allclose(found[0].numpy(), oracle.sine_positions(channels, height, width), atol=2e-6)
 
 
-def test_positions_of_a_transposed_map_swap_their_halves():
-    one, other = sine_positions(8, 3, 5)[0], sine_positions(8, 5, 3)[0]
+def test_encodings_of_a_transposed_map_swap_their_halves():
+    one, other = sine_position_encoding(8, 3, 5)[0], sine_position_encoding(8, 5, 3)[0]
     torch.testing.assert_close(torch.cat([one[4:], one[:4]]), other.transpose(1, 2))
 
 
@@ -71,13 +72,13 @@ def test_attention_map_is_what_the_layer_weighs_by(heads):
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
-@pytest.mark.parametrize("placed", [False, True])
-def test_encoder_layer_equals_the_loops(pre_norm, placed):
+@pytest.mark.parametrize("encoded", [False, True])
+def test_encoder_layer_equals_the_loops(pre_norm, encoded):
     layer, tokens, pos = shaken(EncoderLayer(8, 2, 12, 0.1, pre_norm)), noise(2, 6, 8), noise(1, 6, 8, seed=1)
-    found = layer(tokens, pos) if placed else layer(tokens)
+    found = layer(tokens, pos) if encoded else layer(tokens)
     for n in range(2):
-        at = pos[0].numpy() if placed else 0.0
-        expected = oracle.encoder_layer(numbers(layer), tokens[n].numpy(), at, 2, pre_norm)
+        encoding = pos[0].numpy() if encoded else 0.0
+        expected = oracle.encoder_layer(numbers(layer), tokens[n].numpy(), encoding, 2, pre_norm)
         np.testing.assert_allclose(found[n].detach().numpy(), expected, rtol=1e-8, atol=1e-10)
 
 
@@ -91,7 +92,7 @@ def test_decoder_layer_equals_the_loops(pre_norm, self_attention):
         noise(2, 6, 8, seed=2),
         noise(1, 6, 8, seed=3),
     )
-    found, seen = layer(tokens, queries, memory, pos), layer.looks(tokens, queries, memory, pos)
+    found, seen = layer(tokens, queries, memory, pos), layer.cross_attention(tokens, queries, memory, pos)
     assert not seen.requires_grad
     for n in range(2):
         expected, where = oracle.decoder_layer(
@@ -107,7 +108,7 @@ def test_layers_drop_in_training_only():
     assert torch.equal(layer.eval()(tokens), layer(tokens))
 
 
-def test_a_projection_stands_where_widths_differ_or_it_is_asked_for():
+def test_there_is_a_projection_where_widths_differ_or_it_is_asked_for():
     assert not list(input_projection(8, 8).parameters())
     assert input_projection(8, 8, projected=True)(torch.rand(1, 8, 2, 3)).shape == (1, 8, 2, 3)
     assert input_projection(6, 8)(torch.rand(1, 6, 2, 3)).shape == (1, 8, 2, 3)
@@ -117,3 +118,16 @@ def test_a_projection_stands_where_widths_differ_or_it_is_asked_for():
 def test_widths_that_cannot_work_are_refused(hidden, heads, flag):
     with pytest.raises(UserError, match=flag):
         check_width(hidden, heads)
+
+
+@pytest.mark.parametrize(
+    "settings, part",
+    [
+        *(({name: 0}, f"^--{name} 0: must be at least 1$") for name in ("hidden_dim", "dim_feedforward", "nheads")),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"dropout": -0.1}, "--dropout"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, part):
+    with pytest.raises(UserError, match=part):
+        TransformerConfig(**settings)

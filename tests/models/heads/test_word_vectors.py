@@ -24,9 +24,9 @@ def glove(path, words=GLOVE):
     return str(path)
 
 
-def refused(how, classes=CLASSES, width=2):
+def refused(source, classes=CLASSES, width=2):
     with pytest.raises(UserError) as caught:
-        class_vectors(str(how), classes, width)
+        class_vectors(str(source), classes, width)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -62,7 +62,7 @@ def test_only_lines_of_wanted_words_are_read(tmp_path):
     assert class_vectors(str(file), CLASSES, 2).tolist() == [[1, 2], [4, 6], [2, 1]]
 
 
-def test_an_array_gives_a_row_a_class(tmp_path):
+def test_an_array_has_one_row_per_class(tmp_path):
     rows = np.random.default_rng(0).random((3, 4))
     np.save(tmp_path / "vectors.npy", rows)
     found = class_vectors(str(tmp_path / "vectors.npy"), CLASSES, 4)
@@ -97,7 +97,7 @@ def test_every_class_of_every_dataset_has_words_and_a_vector(tmp_path, classes):
 def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path):
     file = tmp_path / "glove.txt"
     assert "--word_width 2" in refused(glove(file), width=300)
-    assert "no word of cat (1 of 3 classes)" in refused(
+    assert "has no word of cat (1 of 3 classes)" in refused(
         glove(file, {word: GLOVE[word] for word in ("traffic", "light", "table")})
     )
     assert "line 2" in refused(glove(file, {"the": [1, 2], "cat": [1, "x"]}))
@@ -114,17 +114,17 @@ def test_what_is_no_file_of_words_is_refused_in_one_line(tmp_path):
     assert "is no file" in refused(tmp_path / "pipe")
     binary = tmp_path / "vectors.bin"
     binary.write_bytes(np.random.default_rng(0).bytes(5000))
-    assert "knows no word" in refused(binary)
+    assert "has no word" in refused(binary)
     binary.write_bytes(b"")
-    assert "knows no word" in refused(binary)
+    assert "has no word" in refused(binary)
     with binary.open("wb") as file:
         file.truncate(1 << 34)  # 16 GB without a line's end, none of them on the disk
     assert "line 1: too long" in refused(binary)
 
 
-@pytest.mark.parametrize("held", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'shape': (3, 4)}"])
-def test_a_damaged_array_is_refused_in_one_line(tmp_path, held):
-    (tmp_path / "vectors.npy").write_bytes(held)
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'shape': (3, 4)}"])
+def test_a_damaged_array_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "vectors.npy").write_bytes(content)
     assert "vectors.npy" in refused(tmp_path / "vectors.npy")
 
 

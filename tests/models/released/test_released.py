@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.build import build_model
-from models.released import FAMILIES, MisfitError, network_config, read_released, recognise
+from models.released import FAMILIES, MisfitError, architecture_of, read_released, recognise
 from models.released.contents import HeadOverrides
 from tests.golden_files import load, load_json, meta
 from tests.models.released import released_files
@@ -33,7 +33,7 @@ def timm_there():
 
 
 def network(released):
-    model = build_model(network_config(released.settings), released.num_classes, seed=0, pretrained=False)
+    model = build_model(architecture_of(released.settings), released.num_classes, seed=0, pretrained=False)
     model.load_state_dict(released.weights)
     return model.eval()
 

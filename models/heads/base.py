@@ -1,0 +1,42 @@
+"""The interface of heads: feature map (B, D, h, w) in, logits (B, C) and class activation maps (B, C, h, w) out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from utils.types import LabelTable
+
+
+class LabelInfo(NamedTuple):
+    """Information on the labels that some heads are built from."""
+
+    classes: Sequence[str]
+    """The C class names."""
+    observed: LabelTable
+    """The training set's labels as training sees them, (N, C)."""
+
+
+class Head(nn.Module):
+    """Map features to logits and to class activation maps."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, D, h, w) to logits (B, C)."""
+        raise NotImplementedError
+
+    def cam(self, features: Tensor) -> Tensor:
+        """Features (B, D, h, w) to class activation maps (B, C, h, w), computed without gradient."""
+        raise NotImplementedError
+
+    def with_cam(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and maps of the same features, in one pass where that saves work."""
+        return self(features), self.cam(features)
+
+    def with_labels(self, features: Tensor, known: Tensor) -> Tensor:
+        """Features and labels known beforehand (B, C), PRESENT, ABSENT or UNKNOWN, to logits (B, C).
+
+        Raises: ValueError of a head that does not take labels.
+        """
+        raise ValueError(f"{type(self).__name__} takes no labels")

@@ -1,0 +1,73 @@
+"""Mean pooling and one linear layer, with BoostLU if wanted. B batch, C classes, D feature width, h w feature map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.heads.base import Head, LabelInfo
+from models.heads.boostlu import BoostLUConfig, boosted
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig(BoostLUConfig):
+    """Mean pooling and one linear layer."""
+
+
+class LinearHead(Head):
+    """Global average pooling and one linear layer with bias, as in CoNeS and its BCE baseline.
+
+    Its activation map is the linear layer without bias at every position (Zhou et al., CVPR 2016); the mean of the map
+    plus the bias is the logit.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        logits: Tensor = self.fc(features.mean(dim=(2, 3)))
+        return logits
+
+    @torch.no_grad()
+    def cam(self, features: Tensor) -> Tensor:
+        """Maps (B, C, h, w) by a 1x1 convolution: no (B, C, D, h, w) product is ever in memory."""
+        return F.conv2d(features, self.fc.weight[:, :, None, None])
+
+
+class BoostedLinearHead(LinearHead):
+    """The linear head at every position, with BoostLU before pooling (Kim et al., CVPR 2023).
+
+    Scores A = W x + b at every position; the logit is the mean over positions of A' = alpha A where A > 0, else A.
+    Source: arXiv 2304.01804; published code youngwk/BridgeGapExplanationPAMC, `models.py`. The parameters are those of
+    `LinearHead`, so weights trained with the one fit the other; with alpha 1 both give the same logits up to rounding.
+    The activation map is A', bias and boost included: its mean is the logit.
+    """
+
+    def __init__(self, width: int, classes: int, alpha: float) -> None:
+        super().__init__(width, classes)
+        self.alpha = alpha
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        return boosted(self.scores(features), self.alpha).mean(dim=(2, 3))
+
+    def scores(self, features: Tensor) -> Tensor:
+        """A, the scores (B, C, h, w) before they are boosted."""
+        return F.conv2d(features, self.fc.weight[:, :, None, None], self.fc.bias)
+
+    @torch.no_grad()
+    def cam(self, features: Tensor) -> Tensor:
+        """Maps (B, C, h, w): A', which is averaged."""
+        return boosted(self.scores(features), self.alpha)
+
+
+def build_linear(width: int, classes: int, config: LinearConfig, label_info: LabelInfo | None) -> Head:
+    """The linear head of a config, boosted if so set."""
+    if config.boostlu is None:
+        return LinearHead(width, classes)
+    return BoostedLinearHead(width, classes, config.boostlu)

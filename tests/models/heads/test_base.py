@@ -1,0 +1,72 @@
+"""All heads by name: the interface they share, and the registry."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from models.heads import HEADS
+from models.heads.base import Head, LabelInfo
+from tests.losses.fake_model import random_labels
+from utils.types import LabelTable
+
+LABEL_INFO = LabelInfo([f"class {label}" for label in range(5)], LabelTable(random_labels(20, 5)))
+SMALL = {
+    "csra": {"num_heads": 8, "lam": 0.4},
+    "pfc": {"neck_width": 6},
+}
+
+
+def built(name, width=32, **settings):
+    """A small head by name."""
+    torch.manual_seed(0)
+    config = HEADS[name].config(**{**SMALL.get(name, {}), **settings})
+    return HEADS[name].build(width, 5, config, LABEL_INFO)
+
+
+@pytest.mark.parametrize("name, alpha", [*((name, None) for name in HEADS), ("linear", 5.0), ("csra", 5.0)])
+def test_heads_by_name_under_bfloat16_autocast_are_finite(name, alpha):
+    head = built(name, **({"boostlu": alpha} if alpha else {}))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = 50 * torch.randn(2, 32, 7, 7).bfloat16()
+        logits, cam = head(features), head.with_cam(features)[1]
+    logits.float().sum().backward()
+    assert logits.isfinite().all()
+    assert cam.isfinite().all()
+    assert cam.shape == (2, 5, 7, 7)
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_only_heads_that_say_so_take_labels(name):
+    head, features = built(name), torch.randn(2, 32, 3, 3)
+    known = torch.zeros(2, 5)
+    if HEADS[name].takes_labels:
+        assert head.with_labels(features, known).shape == (2, 5)
+    else:
+        with pytest.raises(ValueError, match=f"{type(head).__name__} takes no labels"):
+            head.with_labels(features, known)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_only_heads_that_say_so_are_initialised_from_label_info(name):
+    torch.manual_seed(0)
+    head = HEADS[name].build(32, 5, HEADS[name].config(), None)
+    torch.manual_seed(0)
+    informed = HEADS[name].build(32, 5, HEADS[name].config(), LABEL_INFO)
+    same = all(torch.equal(value, informed.state_dict()[key]) for key, value in head.state_dict().items())
+    assert same != HEADS[name].needs_label_info
+
+
+@pytest.mark.parametrize("kind", HEADS.values(), ids=list(HEADS))
+def test_configs_are_frozen_and_say_what_their_head_and_settings_are(kind):
+    assert kind.title
+    assert all(field.metadata["help"] for field in dataclasses.fields(kind.config))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kind.config().anything = 1
+
+
+def test_a_head_without_code_does_nothing():
+    for call in (Head().forward, Head().cam):
+        with pytest.raises(NotImplementedError):
+            call(torch.zeros(1, 2, 3, 3))
