@@ -152,12 +152,12 @@ class CoOccurrence(NamedTuple):
 
     classes: Index
     """(K,) the classes, most frequent first; each has a positive."""
-    together: Index
+    counts: Index
     """(K, K) number of rows in which both are present; on the diagonal, the rows of one class."""
 
     def conditional(self) -> NDArray[np.float64]:
         """(K, K) P(k | j) at [j, k]: the share of the rows with j that also have k."""
-        return self.together / np.diag(self.together)[:, None]
+        return self.counts / np.diag(self.counts)[:, None]
 
 
 def co_occurrence(table: LabelTable, at_most: int) -> CoOccurrence:
@@ -189,7 +189,7 @@ def strongest_pairs(co_occurrence: CoOccurrence, count: int, least: int) -> list
 
     Ties go to the pair with more rows, then to the more frequent classes.
     """
-    share, together = co_occurrence.conditional(), co_occurrence.together
+    share, together = co_occurrence.conditional(), co_occurrence.counts
     given, then = np.nonzero((together >= least) & ~np.eye(len(together), dtype=bool))
     order = np.lexsort((then, given, -together[given, then], -share[given, then]))[:count]
     classes = co_occurrence.classes.tolist()

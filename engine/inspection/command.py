@@ -1,22 +1,20 @@
-"""`inspect_data.py`: a dataset read, its pictures checked, and what was found as text, JSON and pictures."""
+"""`inspect_data.py`: read a dataset, check its images, and write a report as text, JSON and plots."""
 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from data.build import LABEL_FOLDER, DatasetConfig, load_splits
+from data.images.files import in_threads
 from data.inspection import (
     CoOccurrence,
     DuplicateGroup,
@@ -39,28 +37,24 @@ from engine.inspection.report import DataRead, Findings, report
 from engine.inspection.text import as_text
 from engine.training.config import TRAINING_CONFIGS
 from utils.checks import RunError, UserError, require
-from utils.console import Progress, say
+from utils.console import say
 from utils.options import option
 from utils.plots import Card, plot_bars, plot_contact_sheet, plot_counts, plot_heat_map
 from utils.safe_files import write_atomically
 from utils.types import PRESENT, UNKNOWN, Annotations, Index, LabelTable
 
-_IMBALANCED = 30  # from here on bars are drawn on a logarithmic scale
-_SQUARE, _SQUARE_SPARSE = 80, 60  # classes in the table of what appears together
-_FEW = 10  # where more classes of a picture are unknown, they say nothing about it and are not written beside it
-_BLOCK = 4096  # pictures handed to the threads at a time
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_IMBALANCED = 30  # ratio above which bars have a logarithmic scale
+_SQUARE, _SQUARE_SPARSE = 80, 60  # classes in the co-occurrence matrix
+_FEW = 10  # if more classes of an image are unknown, they are not written beside it
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectionConfig:
-    """What is looked at, and where the report goes."""
+    """Settings of the inspection and of its report."""
 
     output: Path | None = option(None, "folder of the report (default runs/inspect-<dataset>)")
-    check_images: bool = option(True, "decode every picture and look for duplicates")
-    samples: int = option(16, "training pictures on the contact sheet, 0 for none")
+    check_images: bool = option(True, "decode every image and look for duplicates")
+    samples: int = option(16, "training images on the contact sheet, 0 for none")
     top: int = option(10, "entries named in each list of the text; report.json has all")
     seed: int = option(0, "seed of a generated dataset, of splits and labels, and of the contact sheet")
 
@@ -71,26 +65,26 @@ class InspectionConfig:
 
 
 def inspect_command(argv: Sequence[str] | None = None, *, program: str) -> int:
-    """Look at a dataset, print and write what there is to say. Returns 0 when it is usable as it is, else 1."""
+    """Inspect a dataset, print and write the report. Returns 0 when the dataset is usable as it is, else 1."""
     sections = {"data": DatasetConfig, "split": SplitConfig, "inspection": InspectionConfig}
     settings = parse_settings(sections, argv, program=program, defaults={}, elsewhere=TRAINING_CONFIGS)
     config: InspectionConfig = settings.sections["inspection"]
     dataset: DatasetConfig = settings.sections["data"]
     folder = config.output or Path("runs") / f"inspect-{dataset.dataset}"
-    data = read(dataset, settings.sections["split"], config.seed)
+    data = read_dataset(dataset, settings.sections["split"], config.seed)
     _make_folder(folder)
-    findings = look(data, config.check_images)
-    found = report(findings, skip_missing=dataset.missing_images == "skip")
-    text = as_text(found, config.top)
-    _write(folder / "report.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+    findings = inspect_dataset(data, config.check_images)
+    content = report(findings, skip_missing=dataset.missing_images == "skip")
+    text = as_text(content, config.top)
+    _write(folder / "report.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     _write(folder / "report.txt", text + "\n")
     draw(findings, config, folder)
     say(f"written: {folder}\n\n{text}")
-    return 0 if found["usable"] else 1
+    return 0 if content["usable"] else 1
 
 
-def read(dataset: DatasetConfig, split: SplitConfig, seed: int) -> DataRead:
-    """Read a dataset and the labels that training would see of it; whether pictures are there does not matter yet.
+def read_dataset(dataset: DatasetConfig, split: SplitConfig, seed: int) -> DataRead:
+    """Read a dataset and the labels that training would see of it; images may be missing.
 
     Raises:
         UserError: annotations or labels cannot be read.
@@ -105,22 +99,22 @@ def read(dataset: DatasetConfig, split: SplitConfig, seed: int) -> DataRead:
     return DataRead(dataset.dataset, parts, labels.take(rows), dataset.regime(seed), file, splits.groups)
 
 
-def look(data: DataRead, check_images: bool) -> Findings:
-    """Everything there is to find."""
+def inspect_dataset(data: DataRead, check_images: bool) -> Findings:
+    """Compute all statistics of a dataset; images are decoded only with `check_images`."""
     parts, train = data.parts, data.parts["train"].truth
     missing = {name: part.images.missing() for name, part in parts.items()}
-    pictures = _check(parts, missing) if check_images else None
+    images = _check(parts, missing) if check_images else None
     return Findings(
         data=data,
         labels={name: label_stats(part.truth) for name, part in parts.items()},
         observed=label_stats(data.observed),
         noise=noise_stats(train, data.observed),
-        together=co_occurrence(train, _SQUARE_SPARSE if isinstance(train.codes, csr_array) else _SQUARE),
+        co_occurrence=co_occurrence(train, _SQUARE_SPARSE if isinstance(train.codes, csr_array) else _SQUARE),
         missing=missing,
-        pictures=pictures,
-        duplicates=[] if pictures is None else _duplicates(parts, pictures),
+        images=images,
+        duplicates=[] if images is None else _duplicates(parts, images),
         boxes={
-            name: box_stats(part.boxes, None if pictures is None else pictures[name].sides)
+            name: box_stats(part.boxes, None if images is None else images[name].sides)
             for name, part in parts.items()
             if part.boxes is not None
         },
@@ -128,59 +122,56 @@ def look(data: DataRead, check_images: bool) -> Findings:
 
 
 def _labels(train: Annotations, dataset: DatasetConfig, seed: int) -> tuple[LabelTable, Path | None]:
-    """The labels that a training run would find or draw, and their file if there is one; none is written."""
+    """The labels that a training run would read or draw, and their file if one exists; none is written."""
     regime = dataset.regime(seed)
     files = [native_path(LABEL_FOLDER, dataset.dataset, regime, train)] if regime.is_drawn else []
     if regime.name == "candidate" and regime.rng == "published":
         files.append(published_path(LABEL_FOLDER, dataset.dataset, regime, train))
     if dataset.label_file is None and not any(file.is_file() for file in files):
         return observe(train, regime), None
-    found = resolve_labels(train, dataset.dataset, regime, LABEL_FOLDER, dataset.label_file)
-    return found.table, found.path
+    resolved = resolve_labels(train, dataset.dataset, regime, LABEL_FOLDER, dataset.label_file)
+    return resolved.table, resolved.path
 
 
 def _check(parts: Mapping[str, Annotations], missing: Mapping[str, Index]) -> dict[str, ImageStats]:
-    """Decode every picture that is there."""
-    found = {}
+    """Decode every image that exists."""
+    stats = {}
     for name, part in parts.items():
         rows = np.setdiff1d(np.arange(len(part)), missing[name], assume_unique=True).tolist()
-        looked = _in_threads(partial(examine, part.images), rows, f"checking {name} pictures")
-        found[name] = image_stats(len(part), zip(rows, looked, strict=True))
-    return found
+        examined = in_threads(partial(examine, part.images), rows, f"checking {name} images")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # decoders complain of odd metadata, which is harmless
+            stats[name] = image_stats(len(part), zip(rows, examined, strict=True))
+    return stats
 
 
-def _duplicates(parts: Mapping[str, Annotations], pictures: Mapping[str, ImageStats]) -> list[DuplicateGroup]:
-    """The same picture in several places: by content, read only where sizes agree."""
-    shared = shared_sizes({name: facts.sizes for name, facts in pictures.items()})
-    places = [(name, row) for name, rows in shared.items() for row in rows.tolist()]
-    return duplicates(
-        _in_threads(lambda place: (*place, digest(parts[place[0]].images, place[1])), places, "looking for duplicates")
-    )
+def _duplicates(parts: Mapping[str, Annotations], images: Mapping[str, ImageStats]) -> list[DuplicateGroup]:
+    """Groups of equal images: compared by content, which is read only where sizes agree."""
+    shared = shared_sizes({name: stats.sizes for name, stats in images.items()})
+    candidates = [(name, row) for name, rows in shared.items() for row in rows.tolist()]
 
+    def with_digest(candidate: tuple[str, int]) -> tuple[str, int, bytes]:
+        """Split, row and digest of an image."""
+        name, row = candidate
+        return name, row, digest(parts[name].images, row)
 
-def _in_threads(work: Callable[[Item], Result], items: Sequence[Item], label: str) -> Iterator[Result]:
-    """`work` of each item, in order, with a bar on a terminal."""
-    bar = Progress(range(0, len(items), _BLOCK), total=len(items), label=label, unit="img", shown=True)
-    with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 1)) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # decoders complain of odd metadata, which harms nobody
-        for start in bar:
-            for result in pool.map(work, items[start : start + _BLOCK]):
-                bar.advance(1)
-                yield result
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return duplicates(in_threads(with_digest, candidates, "looking for duplicates"))
 
 
 def draw(findings: Findings, config: InspectionConfig, folder: Path) -> None:
-    """Write the pictures of a report, and remove those of an earlier one that cannot be drawn now."""
+    """Write the plots of a report, and remove those of an earlier one that cannot be drawn now."""
     train = findings.data.parts["train"]
-    present = {name: facts.present for name, facts in findings.labels.items()}
+    present = {name: stats.present for name, stats in findings.labels.items()}
     order = np.argsort(-present["train"], kind="stable")
     log = (findings.labels["train"].imbalance or 1) > _IMBALANCED
     named = [train.classes[k] for k in order]
     plot_bars(named, {name: counts[order] for name, counts in present.items()}, folder / "frequency.png", log=log)
-    counts = {f"{name}, true": facts.per_row for name, facts in findings.labels.items()}
+    counts = {f"{name}, true": stats.per_row for name, stats in findings.labels.items()}
     counts["train, seen in training"] = findings.observed.per_row
-    plot_counts(counts, folder / "cardinality.png", xlabel="labels an image")
-    _draw_together(train.classes, findings.together, folder / "cooccurrence.png")
+    plot_counts(counts, folder / "cardinality.png", xlabel="labels per image")
+    _draw_co_occurrence(train.classes, findings.co_occurrence, folder / "cooccurrence.png")
     cards = contact_sheet(findings, config.samples, config.seed)
     if cards:
         plot_contact_sheet(cards, folder / "contact_sheet.png")
@@ -188,19 +179,19 @@ def draw(findings: Findings, config: InspectionConfig, folder: Path) -> None:
         (folder / "contact_sheet.png").unlink(missing_ok=True)
 
 
-def _draw_together(classes: Sequence[str], found: CoOccurrence, path: Path) -> None:
-    if len(found.classes):
+def _draw_co_occurrence(classes: Sequence[str], together: CoOccurrence, path: Path) -> None:
+    if len(together.classes):
         title = "share of the images with the class of the row that have the class of the column"
-        plot_heat_map([classes[k] for k in found.classes], found.conditional(), path, title=title)
+        plot_heat_map([classes[k] for k in together.classes], together.conditional(), path, title=title)
     else:
         path.unlink(missing_ok=True)
 
 
 def contact_sheet(findings: Findings, count: int, seed: int) -> list[Card]:
-    """Up to `count` training pictures in a seeded order with their labels, passing over those that do not open."""
+    """Up to `count` training images in a seeded order with their labels; images that do not open are skipped."""
     train = findings.data.parts["train"]
     bad = set(findings.missing["train"].tolist())
-    bad.update(findings.pictures["train"].faults if findings.pictures else ())
+    bad.update(findings.images["train"].faults if findings.images else ())
     cards: list[Card] = []
     for row in np.random.default_rng(seed).permutation(len(train)).tolist():
         if len(cards) == count:
@@ -211,13 +202,13 @@ def contact_sheet(findings: Findings, count: int, seed: int) -> list[Card]:
 
 
 def _card(train: Annotations, observed: LabelTable, row: int) -> list[Card]:
-    """One picture with its labels, the true ones first; none where it does not open."""
+    """One image with its labels, the true ones first; none if it does not open."""
     try:
-        picture = train.images.open(row)
+        image = train.images.open(row)
     except RunError:
         return []
-    place = np.array([row])
-    truth, seen = train.truth.rows(place)[0], observed.rows(place)[0]
+    index = np.array([row])
+    truth, seen = train.truth.rows(index)[0], observed.rows(index)[0]
     kinds = {
         "right": (truth == PRESENT) & (seen == PRESENT),
         "hidden": (truth == PRESENT) & (seen != PRESENT),
@@ -227,11 +218,11 @@ def _card(train: Annotations, observed: LabelTable, row: int) -> list[Card]:
     if kinds["unknown"].sum() > _FEW:
         del kinds["unknown"]
     labels = [(train.classes[k], kind) for kind, mask in kinds.items() for k in np.flatnonzero(mask)]
-    return [Card(picture, labels)]
+    return [Card(image, labels)]
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder and try whether files can be written there."""
+    """Make the folder and check that files can be written there. Raises: UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

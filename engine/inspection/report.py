@@ -1,4 +1,4 @@
-"""What was found in a dataset, as one plain structure (report.json) and as text for a person."""
+"""Report of a dataset as one plain structure, the content of report.json."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from data.labels.regime import Regime
 from utils.long_tail import class_groups
 from utils.types import Annotations, Index, LabelTable
 
-Report = dict[str, Any]
+ReportDict = dict[str, Any]
+"""Content of report.json or of a part of it: texts, finite numbers, lists and null by key."""
 
 LISTED = 1000
-"""Files, duplicates or pairs listed in report.json; their number is given in full."""
+"""Largest number of files, duplicates or pairs listed in report.json; the true number stands beside them."""
 
-_FEWEST = 2, 0.001  # images, and share of the images, in which a pair of classes must be seen to be named
+_LEAST_SHARED = 2, 0.001  # number and share of the images that a pair of classes must share to be listed
 _WORDS = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -47,30 +48,30 @@ class DataRead(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """A dataset, and all that was found in it; mappings are by split."""
+    """A dataset and its statistics; mappings are by split."""
 
     data: DataRead
     labels: Mapping[str, LabelStats]
     observed: LabelStats
     noise: NoiseStats
-    together: CoOccurrence
+    co_occurrence: CoOccurrence
     missing: Mapping[str, Index]
-    """Rows without a picture file."""
-    pictures: Mapping[str, ImageStats] | None
-    """None where pictures were not looked at."""
+    """Rows without an image file."""
+    images: Mapping[str, ImageStats] | None
+    """None if images were not decoded."""
     duplicates: Sequence[DuplicateGroup]
     boxes: Mapping[str, BoxStats]
 
 
-def report(found: Findings, *, skip_missing: bool) -> Report:
+def report(findings: Findings, *, skip_missing: bool) -> ReportDict:
     """Findings as a structure of texts, finite numbers, lists and null.
 
     Args:
-        found: what was found.
-        skip_missing: whether rows without a picture will be left out, so that they are no error unless all are.
+        findings: the statistics.
+        skip_missing: True if rows without an image will be left out, so that they are no error unless all are.
     """
-    problems = [*_errors(found, skip_missing), *_notes(found, skip_missing)]
-    data = found.data
+    problems = [*_errors(findings, skip_missing), *_notes(findings, skip_missing)]
+    data = findings.data
     return {
         "dataset": data.dataset,
         "labels": {
@@ -78,51 +79,51 @@ def report(found: Findings, *, skip_missing: bool) -> Report:
             "seed": data.regime.seed if data.regime.is_drawn else None,
             "file": None if data.label_file is None else str(data.label_file),
         },
-        "splits": {name: _split(found, name) for name in data.parts},
-        "observed": {**_label_figures(found.observed, data.parts["train"].classes), **_noise(found)},
-        "classes": _classes(found),
-        "co_occurrence": _together(found),
-        "duplicates": _duplicates(found),
+        "splits": {name: _split(findings, name) for name in data.parts},
+        "observed": {**_label_figures(findings.observed, data.parts["train"].classes), **_noise(findings)},
+        "classes": _classes(findings),
+        "co_occurrence": _co_occurrence(findings),
+        "duplicates": _duplicates(findings),
         "problems": problems,
         "usable": not any(problem["level"] == "error" for problem in problems),
     }
 
 
-def _split(found: Findings, name: str) -> Report:
-    part = found.data.parts[name]
-    figures = _label_figures(found.labels[name], part.classes)
+def _split(findings: Findings, name: str) -> ReportDict:
+    part = findings.data.parts[name]
+    figures = _label_figures(findings.labels[name], part.classes)
     if name == "train":
         for key, groups in (
-            ("class_groups", class_groups(found.labels[name].present)),
-            ("dataset_groups", found.data.groups),
+            ("class_groups", class_groups(findings.labels[name].present)),
+            ("dataset_groups", findings.data.groups),
         ):
             figures[key] = {group: [part.classes[k] for k in chosen.tolist()] for group, chosen in groups.items()}
     boxes = None
-    if name in found.boxes and part.boxes is not None:
-        facts = found.boxes[name]
-        boxes = {"boxes": len(part.boxes.row), "without_area": len(facts.empty), "outside": len(facts.outside)}
-    return {**figures, "pictures": _pictures(found, name), "boxes": boxes}
+    if name in findings.boxes and part.boxes is not None:
+        stats = findings.boxes[name]
+        boxes = {"boxes": len(part.boxes.row), "without_area": len(stats.empty), "outside": len(stats.outside)}
+    return {**figures, "pictures": _images(findings, name), "boxes": boxes}
 
 
-def _label_figures(facts: LabelStats, classes: Sequence[str]) -> Report:
+def _label_figures(stats: LabelStats, classes: Sequence[str]) -> ReportDict:
     return {
-        "images": facts.rows,
-        "labels_an_image": facts.cardinality,
-        "label_density": facts.density,
-        "images_by_labels": facts.per_row.tolist(),
-        "images_without_positive": int(facts.per_row[:1].sum()),
-        "images_all_unknown": facts.all_unknown,
-        "present": int(facts.counts[2].sum()),
-        "absent": int(facts.counts[1].sum()),
-        "unknown": int(facts.counts[0].sum()),
-        "imbalance": facts.imbalance,
-        "classes_without_positives": [classes[int(k)] for k in np.flatnonzero(facts.present == 0)],
+        "images": stats.rows,
+        "labels_an_image": stats.cardinality,
+        "label_density": stats.density,
+        "images_by_labels": stats.per_row.tolist(),
+        "images_without_positive": int(stats.per_row[:1].sum()),
+        "images_all_unknown": stats.all_unknown,
+        "present": int(stats.counts[2].sum()),
+        "absent": int(stats.counts[1].sum()),
+        "unknown": int(stats.counts[0].sum()),
+        "imbalance": stats.imbalance,
+        "classes_without_positives": [classes[int(k)] for k in np.flatnonzero(stats.present == 0)],
     }
 
 
-def _noise(found: Findings) -> Report:
-    """Sums over classes, and the shares a person choosing a regime asks for."""
-    noise, true = found.noise, int(found.labels["train"].present.sum())
+def _noise(findings: Findings) -> ReportDict:
+    """Sums over classes, and the shares that matter for the choice of a regime."""
+    noise, true = findings.noise, int(findings.labels["train"].present.sum())
     sums = {name: int(getattr(noise, name).sum()) for name in noise.__dataclass_fields__}
     return {
         **sums,
@@ -132,28 +133,28 @@ def _noise(found: Findings) -> Report:
     }
 
 
-def _classes(found: Findings) -> list[Report]:
-    """A row a class, in the dataset's order."""
-    noise, codes = found.noise, ("unknown", "absent", "present")
+def _classes(findings: Findings) -> list[ReportDict]:
+    """One entry per class, in the order of the dataset."""
+    noise, codes = findings.noise, ("unknown", "absent", "present")
     return [
         {
             "name": name,
             **{
-                split: dict(zip(codes, facts.counts[:, k].tolist(), strict=True))
-                for split, facts in found.labels.items()
+                split: dict(zip(codes, stats.counts[:, k].tolist(), strict=True))
+                for split, stats in findings.labels.items()
             },
             "observed": {field: int(getattr(noise, field)[k]) for field in noise.__dataclass_fields__},
         }
-        for k, name in enumerate(found.data.parts["train"].classes)
+        for k, name in enumerate(findings.data.parts["train"].classes)
     ]
 
 
-def _together(found: Findings) -> Report:
-    classes, facts = found.data.parts["train"].classes, found.labels["train"]
-    least = max(_FEWEST[0], round(_FEWEST[1] * facts.rows))
+def _co_occurrence(findings: Findings) -> ReportDict:
+    classes, stats = findings.data.parts["train"].classes, findings.labels["train"]
+    least = max(_LEAST_SHARED[0], round(_LEAST_SHARED[1] * stats.rows))
     return {
-        "classes": [classes[k] for k in found.together.classes],
-        "together": found.together.together.tolist(),
+        "classes": [classes[k] for k in findings.co_occurrence.classes],
+        "together": findings.co_occurrence.counts.tolist(),
         "pairs_share_at_least": least,
         "pairs": [
             {
@@ -162,125 +163,126 @@ def _together(found: Findings) -> Report:
                 "share": pair.share,
                 "images": pair.rows,
                 "of": pair.given_rows,
-                "lift": pair.share * facts.rows / int(facts.present[pair.then]),
+                "lift": pair.share * stats.rows / int(stats.present[pair.then]),
             }
-            for pair in strongest_pairs(found.together, LISTED, least)
+            for pair in strongest_pairs(findings.co_occurrence, LISTED, least)
         ],
     }
 
 
-def _pictures(found: Findings, name: str) -> Report:
-    """What the pictures of a split are, as far as they were looked at."""
-    images, missing = found.data.parts[name].images, found.missing[name]
-    figures: Report = {"missing": len(missing), "missing_files": [images.name(int(row)) for row in missing[:LISTED]]}
-    if found.pictures is None:
+def _images(findings: Findings, name: str) -> ReportDict:
+    """Statistics of the images of a split, as far as they were checked."""
+    images, missing = findings.data.parts[name].images, findings.missing[name]
+    missing_files = [images.name(int(row)) for row in missing[:LISTED]]
+    figures: ReportDict = {"missing": len(missing), "missing_files": missing_files}
+    if findings.images is None:
         return {**figures, "checked": False}
-    facts = found.pictures[name]
-    good = facts.sizes > 0
+    stats = findings.images[name]
+    good = stats.sizes > 0
     return {
         **figures,
         "checked": True,
-        "broken": len(facts.faults),
+        "broken": len(stats.faults),
         "broken_files": [
-            {"file": images.name(row), "fault": fault} for row, fault in list(facts.faults.items())[:LISTED]
+            {"file": images.name(row), "fault": fault} for row, fault in list(stats.faults.items())[:LISTED]
         ],
-        "width": _range(facts.sides[good, 0]),
-        "height": _range(facts.sides[good, 1]),
-        "bytes": _range(facts.sizes[good]),
-        "modes": _tally(facts.modes[good]),
-        "files": _tally(facts.forms[good]),
+        "width": _range(stats.sides[good, 0]),
+        "height": _range(stats.sides[good, 1]),
+        "bytes": _range(stats.sizes[good]),
+        "modes": _tally(stats.modes[good]),
+        "files": _tally(stats.forms[good]),
     }
 
 
-def _duplicates(found: Findings) -> Report:
-    """How many pictures are in two splits, how many are in one several times, and where."""
+def _duplicates(findings: Findings) -> ReportDict:
+    """Numbers of images in two splits and of images several times in one split, and their files."""
     across: Counter[str] = Counter()
     within: Counter[str] = Counter()
-    for places in found.duplicates:
-        splits = Counter(split for split, _ in places)
+    for group in findings.duplicates:
+        splits = Counter(split for split, _ in group)
         across.update(f"{one} and {other}" for one, other in combinations(splits, 2))
         within.update(split for split, count in splits.items() if count > 1)
-    ordered = sorted(found.duplicates, key=lambda places: len({split for split, _ in places}), reverse=True)
+    ordered = sorted(findings.duplicates, key=lambda group: len({split for split, _ in group}), reverse=True)
     return {
-        "checked": found.pictures is not None,
+        "checked": findings.images is not None,
         "across_splits": dict(across),
         "within_split": dict(within),
         "pictures": [
-            [{"split": split, "file": found.data.parts[split].images.name(row)} for split, row in places]
-            for places in ordered[:LISTED]
+            [{"split": split, "file": findings.data.parts[split].images.name(row)} for split, row in group]
+            for group in ordered[:LISTED]
         ],
     }
 
 
-def _errors(found: Findings, skip_missing: bool) -> Iterator[Report]:
-    """What keeps a run from starting, or makes its figures worthless."""
-    for name, part in found.data.parts.items():
-        missing = found.missing[name]
+def _errors(findings: Findings, skip_missing: bool) -> Iterator[ReportDict]:
+    """Problems that keep a run from starting, or make its figures worthless."""
+    for name, part in findings.data.parts.items():
+        missing = findings.missing[name]
         if len(missing) and not (skip_missing and len(missing) < len(part)):
-            text = f"{len(missing):,} of {len(part):,} {_WORDS[name]} pictures are missing"
+            text = f"{len(missing):,} of {len(part):,} {_WORDS[name]} images are missing"
             yield _problem("error", text, (part.images.name(int(row)) for row in missing[:LISTED]))
-        faults = {} if found.pictures is None else found.pictures[name].faults
+        faults = {} if findings.images is None else findings.images[name].faults
         if faults:
             files = (f"{part.images.name(row)} {fault}" for row, fault in list(faults.items())[:LISTED])
-            yield _problem("error", f"{len(faults):,} of {len(part):,} {_WORDS[name]} pictures are broken", files)
-    for one, other in combinations(found.data.parts, 2):
-        shared = [places for places in found.duplicates if {one, other} <= {split for split, _ in places}]
+            yield _problem("error", f"{len(faults):,} of {len(part):,} {_WORDS[name]} images are broken", files)
+    for one, other in combinations(findings.data.parts, 2):
+        shared = [group for group in findings.duplicates if {one, other} <= {split for split, _ in group}]
         if shared:
-            text = f"{len(shared):,} {_plural('picture is', 'pictures are', len(shared))} in {one} and in {other}"
-            yield _problem("error", text, _same(found, shared))
+            text = f"{len(shared):,} {_plural('image is', 'images are', len(shared))} in {one} and in {other}"
+            yield _problem("error", text, _same(findings, shared))
 
 
-def _notes(found: Findings, skip_missing: bool) -> Iterator[Report]:
-    """What a person should know and may accept."""
-    for name, part in found.data.parts.items():
-        facts, word = found.labels[name], _WORDS[name]
-        if skip_missing and 0 < len(found.missing[name]) < len(part):
-            text = f"{len(found.missing[name]):,} of {len(part):,} {word} rows will be left out: no picture"
-            yield _problem("note", text, (part.images.name(int(row)) for row in found.missing[name][:LISTED]))
-        empty = np.flatnonzero(facts.present == 0)
+def _notes(findings: Findings, skip_missing: bool) -> Iterator[ReportDict]:
+    """Notes that a person should know and may accept."""
+    for name, part in findings.data.parts.items():
+        stats, word = findings.labels[name], _WORDS[name]
+        if skip_missing and 0 < len(findings.missing[name]) < len(part):
+            text = f"{len(findings.missing[name]):,} of {len(part):,} {word} rows will be left out: no image"
+            yield _problem("note", text, (part.images.name(int(row)) for row in findings.missing[name][:LISTED]))
+        empty = np.flatnonzero(stats.present == 0)
         if len(empty):
-            text = f"{len(empty):,} of {len(facts.present):,} classes have no positive in {name}"
+            text = f"{len(empty):,} of {len(stats.present):,} classes have no positive in {name}"
             yield _problem("note", text, (part.classes[k] for k in empty))
-        if facts.per_row[:1].sum():
-            yield _problem("note", f"{int(facts.per_row[0]):,} {word} images have no positive label", ())
-        within = [places for places in found.duplicates if sum(split == name for split, _ in places) > 1]
+        if stats.per_row[:1].sum():
+            yield _problem("note", f"{int(stats.per_row[0]):,} {word} images have no positive label", ())
+        within = [group for group in findings.duplicates if sum(split == name for split, _ in group) > 1]
         if within:
-            text = f"{len(within):,} {_plural('picture is', 'pictures are', len(within))} in {name} more than once"
-            yield _problem("note", text, _same(found, within))
-        for rows, what in zip(found.boxes.get(name, ()), ("without area", "outside their picture"), strict=False):
+            text = f"{len(within):,} {_plural('image is', 'images are', len(within))} in {name} more than once"
+            yield _problem("note", text, _same(findings, within))
+        for rows, what in zip(findings.boxes.get(name, ()), ("without area", "outside their image"), strict=False):
             if len(rows):
                 yield _problem("note", f"{len(rows):,} {word} boxes {what}", _boxed(part, rows[:LISTED]))
 
 
-def _problem(level: str, text: str, files: Iterator[str] | Sequence[str]) -> Report:
+def _problem(level: str, text: str, files: Iterator[str] | Sequence[str]) -> ReportDict:
     return {"level": level, "text": text, "which": list(files)}
 
 
-def _same(found: Findings, several: Sequence[DuplicateGroup]) -> Iterator[str]:
-    for places in several[:LISTED]:
-        yield " = ".join(f"{found.data.parts[split].images.name(row)} ({split})" for split, row in places)
+def _same(findings: Findings, groups: Sequence[DuplicateGroup]) -> Iterator[str]:
+    for group in groups[:LISTED]:
+        yield " = ".join(f"{findings.data.parts[split].images.name(row)} ({split})" for split, row in group)
 
 
-def _boxed(part: Annotations, places: Index) -> Iterator[str]:
+def _boxed(part: Annotations, indices: Index) -> Iterator[str]:
     assert part.boxes is not None
-    for place in places.tolist():
-        corners = ", ".join(f"{value:g}" for value in part.boxes.corners[place].tolist())
-        name = part.classes[int(part.boxes.label[place])][:40]
-        yield f"{part.images.name(int(part.boxes.row[place]))}: {name} ({corners})"
+    for index in indices.tolist():
+        corners = ", ".join(f"{value:g}" for value in part.boxes.corners[index].tolist())
+        name = part.classes[int(part.boxes.label[index])][:40]
+        yield f"{part.images.name(int(part.boxes.row[index]))}: {name} ({corners})"
 
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _range(values: Index) -> Report | None:
+def _range(values: Index) -> ReportDict | None:
     if not len(values):
         return None
     return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
 
 
 def _tally(values: NDArray[np.str_]) -> dict[str, int]:
-    """How often each text occurs, the most frequent first."""
+    """Number of occurrences of each text, the most frequent first."""
     return {str(text): count for text, count in Counter(values.tolist()).most_common()}
 
 

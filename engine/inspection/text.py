@@ -1,38 +1,37 @@
-"""The report of `inspect_data.py` as text: aligned tables, the problems and one verdict line last."""
+"""The report of `inspect_data.py` as text: aligned tables, the problems, and one verdict line last."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-Report = dict[str, Any]
+from engine.inspection.report import ReportDict
 
 _WIDEST = 28  # characters of a class name
-_BINS = 10  # numbers of labels with a column of their own
+_BINS = 10  # columns of the histogram of labels per image, besides the last
 
 
-def as_text(report: Report, top: int) -> str:
+def as_text(report: ReportDict, top: int) -> str:
     """The lines of a report; `top` entries of each long list."""
-    blocks = (_heading, _splits, _noise, _histogram, _pictures, _pairs, _class_table, _problems)
+    blocks = (_heading, _splits, _noise, _histogram, _images, _pairs, _class_table, _problems)
     texts = ["\n".join(block(report, top)) for block in blocks]
     return "\n\n".join(text for text in texts if text)
 
 
-def _heading(report: Report, top: int) -> Iterator[str]:
+def _heading(report: ReportDict, top: int) -> Iterator[str]:
     labels = report["labels"]
     seed = "" if labels["seed"] is None else f", seed {labels['seed']}"
     file = "" if labels["file"] is None else f", from {labels['file']}"
     yield f"{report['dataset']}: {len(report['classes'])} classes; training sees {labels['regime']}{seed}{file}"
 
 
-def _splits(report: Report, top: int) -> Iterator[str]:
-    """A column a split, and one for the labels that training sees."""
+def _splits(report: ReportDict, top: int) -> Iterator[str]:
+    """One column per split, and one for the labels that training sees."""
     parts = {**report["splits"], "seen in training": report["observed"]}
     rows = [
         ["", *parts],
         ["images", *(f"{part['images']:,}" for part in parts.values())],
-        ["labels an image", *(f"{part['labels_an_image']:.2f}" for part in parts.values())],
+        ["labels per image", *(f"{part['labels_an_image']:.2f}" for part in parts.values())],
         ["label density", *(_percent(part["label_density"]) for part in parts.values())],
         ["entries unknown", *(_percent(_unknown_share(part)) for part in parts.values())],
         ["images without positive", *(f"{part['images_without_positive']:,}" for part in parts.values())],
@@ -47,7 +46,7 @@ def _splits(report: Report, top: int) -> Iterator[str]:
             yield f"{title}: " + ", ".join(f"{name} {len(chosen)}" for name, chosen in groups.items())
 
 
-def _noise(report: Report, top: int) -> Iterator[str]:
+def _noise(report: ReportDict, top: int) -> Iterator[str]:
     seen, true = report["observed"], report["splits"]["train"]["present"]
     lost = seen["unlabelled"] + seen["denied"]
     yield "the labels that training sees"
@@ -58,7 +57,7 @@ def _noise(report: Report, top: int) -> Iterator[str]:
         yield f"  hidden   {among}  of {seen['unknown']:,} unknown entries are present in truth"
 
 
-def _histogram(report: Report, top: int) -> Iterator[str]:
+def _histogram(report: ReportDict, top: int) -> Iterator[str]:
     parts = {**report["splits"], "seen in training": report["observed"]}
     yield from _table(
         [
@@ -68,12 +67,12 @@ def _histogram(report: Report, top: int) -> Iterator[str]:
     )
 
 
-def _pictures(report: Report, top: int) -> Iterator[str]:
+def _images(report: ReportDict, top: int) -> Iterator[str]:
     parts = {name: part["pictures"] for name, part in report["splits"].items()}
-    rows = [["pictures", *parts], ["missing", *(f"{part['missing']:,}" for part in parts.values())]]
+    rows = [["image files", *parts], ["missing", *(f"{part['missing']:,}" for part in parts.values())]]
     if not all(part["checked"] for part in parts.values()):
         yield from _table(rows)
-        yield "not decoded and not compared, as --no-check_images says"
+        yield "not decoded and not compared: --no-check_images"
         return
     rows.append(["broken", *(f"{part['broken']:,}" for part in parts.values())])
     for side in ("width", "height"):
@@ -84,7 +83,7 @@ def _pictures(report: Report, top: int) -> Iterator[str]:
     yield from _table(rows)
 
 
-def _pairs(report: Report, top: int) -> Iterator[str]:
+def _pairs(report: ReportDict, top: int) -> Iterator[str]:
     pairs = report["co_occurrence"]["pairs"][:top]
     if pairs:
         yield "most often together in training (of the images with the first, so many have the second)"
@@ -95,7 +94,7 @@ def _pairs(report: Report, top: int) -> Iterator[str]:
             yield f"  {name:{width}}  {_percent(pair['share'])}  {counted}, {pair['lift']:.1f} x the usual share"
 
 
-def _class_table(report: Report, top: int) -> Iterator[str]:
+def _class_table(report: ReportDict, top: int) -> Iterator[str]:
     """The most and the least frequent classes of the training set."""
     others = [name for name in report["splits"] if name != "train"]
     header = ["class", "present", "absent", "unknown", "labelled", "wrong", "lost", *(f"{name}" for name in others)]
@@ -108,7 +107,7 @@ def _class_table(report: Report, top: int) -> Iterator[str]:
     yield from _table([header, *rows])
 
 
-def _class_figures(one: Report, others: Sequence[str]) -> Iterator[str]:
+def _class_figures(one: ReportDict, others: Sequence[str]) -> Iterator[str]:
     train, seen = one["train"], one["observed"]
     lost = seen["unlabelled"] + seen["denied"]
     for count in (train["present"], train["absent"], train["unknown"], seen["labelled"]):
@@ -118,7 +117,7 @@ def _class_figures(one: Report, others: Sequence[str]) -> Iterator[str]:
     yield from (f"{one[name]['present']:,}" for name in others)
 
 
-def _problems(report: Report, top: int) -> Iterator[str]:
+def _problems(report: ReportDict, top: int) -> Iterator[str]:
     for problem in report["problems"]:
         yield f"{problem['level']}: {problem['text']}"
         which = [*problem["which"][:top], *(["... (more in report.json)"] if len(problem["which"]) > top else [])]
@@ -129,19 +128,19 @@ def _problems(report: Report, top: int) -> Iterator[str]:
     yield _verdict(report)
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: ReportDict) -> str:
     levels = [problem["level"] for problem in report["problems"]]
     errors, notes = levels.count("error"), levels.count("note")
     known = f"{notes} {'note' if notes == 1 else 'notes'}" if notes else "nothing to note"
     if errors:
         return f"verdict: not usable as it is, {errors} {'error' if errors == 1 else 'errors'}, {known}"
-    looked = all(part["pictures"]["checked"] for part in report["splits"].values())
-    return f"verdict: usable, {known}" + ("" if looked else "; pictures were not decoded")
+    checked = all(part["pictures"]["checked"] for part in report["splits"].values())
+    return f"verdict: usable, {known}" + ("" if checked else "; images were not decoded")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns as wide as needed, the first to the left, the others to the right."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    """Lines of a table with columns as wide as needed, the first aligned left, the others right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [
             f"{row[0]:{widths[0]}}",
@@ -151,12 +150,12 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _binned(counts: Sequence[int]) -> Iterable[int]:
-    """Images with 0, 1, ... labels, all with `_BINS` or more in the last place."""
+    """Numbers of images with 0, 1, ... labels; the last counts all with `_BINS` labels or more."""
     padded = [*counts, *[0] * (_BINS + 1)]
     return [*padded[:_BINS], sum(padded[_BINS:])]
 
 
-def _unknown_share(part: Report) -> float | None:
+def _unknown_share(part: ReportDict) -> float | None:
     entries = part["present"] + part["absent"] + part["unknown"]
     return part["unknown"] / entries if entries else None
 
@@ -169,7 +168,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f}"
 
 
-def _range(value: Report | None) -> str:
+def _range(value: ReportDict | None) -> str:
     return "-" if value is None else f"{value['min']} {value['median']:.0f} {value['max']}"
 
 

@@ -1,4 +1,4 @@
-"""`predict.py`: pictures to labels on the screen, in files, as heat maps and as a page; or a checkpoint exported."""
+"""`predict.py`: predict labels of images, as text, files, heat maps and a page; or export a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from data.images.files import FileImages
 from engine.core.checkpoint import SavedModel, read_model
 from engine.core.cli import split_words
 from engine.core.settings import parse_settings
-from engine.prediction.export import KINDS, TOLERANCE, export_model
+from engine.prediction.export import FORMATS, TOLERANCE, export_model
 from engine.prediction.heatmaps import write_maps
 from engine.prediction.html import Page, Tile, contact_sheet
 from engine.prediction.predictor import Label, Prediction, Predictor, Unreadable, class_names
@@ -29,27 +29,27 @@ from utils.console import say, warn
 from utils.options import option
 from utils.safe_files import write_atomically
 
-_THUMBNAIL = 240  # pixels, the longer side of a picture on the page
+_THUMBNAIL = 240  # pixels, the longer side of an image on the page
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Which checkpoint, what is told of each picture, and where."""
+    """Checkpoint, number of labels per image, and output files."""
 
     load_from: Path | None = option(None, "checkpoint to predict by, such as best.pth of a run")
-    top: int = option(5, "labels told of a picture, at most")
-    threshold: float = option(0.0, "labels that score less are not told")
+    top: int = option(5, "largest number of labels per image")
+    threshold: float = option(0.0, "leave out labels that score less")
     json: Path | None = option(None, "write the labels to this file as JSON")
-    csv: Path | None = option(None, "write the labels to this file as CSV, a row a label")
-    html: Path | None = option(None, "write pictures and labels to this file as a page for a browser")
-    heatmaps: Path | None = option(None, "folder for pictures of where classes are seen")
-    heatmap_top: int = option(3, "--heatmaps: how many of a picture's labels are drawn, at most")
-    batch_size: int = option(16, "pictures computed together", aliases=("bsize",))
+    csv: Path | None = option(None, "write the labels to this file as CSV, one row per label")
+    html: Path | None = option(None, "write images and labels to this file as a page for a browser")
+    heatmaps: Path | None = option(None, "folder for heat maps of the best classes over the images")
+    heatmap_top: int = option(3, "--heatmaps: largest number of labels drawn per image")
+    batch_size: int = option(16, "images per forward pass", aliases=("bsize",))
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
-    decoder: Decoder | None = option(None, "what decodes pictures (default: what decoded them in training)")
-    classes: Path | None = option(None, "text file of class names, one a line, to use instead of the checkpoint's")
+    decoder: Decoder | None = option(None, "decoder of the images (default: that of training)")
+    classes: Path | None = option(None, "text file of class names, one per line, to use instead of the checkpoint's")
     export: Literal["onnx", "torchscript", "pt2"] | None = option(
-        None, "write the model to --output in this form, and predict nothing"
+        None, "write the model to --output in this format, and predict nothing"
     )
     output: Path | None = option(None, "--export: the file to write")
 
@@ -65,14 +65,14 @@ class PredictConfig:
         )
 
     def files(self) -> dict[str, Path]:
-        """The files that are to be written, by flag."""
+        """The files to write, by flag."""
         named = {name: getattr(self, name) for name in ("json", "csv", "html", "output")}
         return {name: path for name, path in named.items() if path is not None}
 
 
 @dataclass
 class PredictionResults:
-    """What is known once all pictures are through."""
+    """Predictions of all images, and what the output files need of them."""
 
     labels: list[tuple[ImageFile, list[Label]]] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
@@ -80,19 +80,19 @@ class PredictionResults:
 
 
 def predict_command(argv: Sequence[str], *, program: str) -> int:
-    """Predict the pictures that are named among the flags, or export. Returns the exit code.
+    """Predict the images named among the flags, or export. Returns the exit code.
 
     Args:
         argv: the command line without the program.
         program: name of the script, for messages and help.
 
     Raises:
-        UserError: what was asked cannot be done; nothing has been written then.
-        RunError: a file cannot be written, or a score is no number.
+        UserError: the request cannot be fulfilled; nothing has been written then.
+        RunError: a file cannot be written, or a score is not finite.
     """
     paths, flags = split_words(argv)
     if {"-h", "--help"} & set(flags):
-        say("labels of pictures by a checkpoint; name pictures, and folders of pictures, anywhere\n")
+        say("labels of images by a checkpoint; name images, and folders of images, anywhere\n")
     settings = parse_settings(
         {"prediction": PredictConfig}, flags, program=program, defaults={}, elsewhere=TRAINING_CONFIGS
     )
@@ -103,12 +103,12 @@ def predict_command(argv: Sequence[str], *, program: str) -> int:
         require(not paths, f"--export {config.export}: predicts nothing; leave {paths and shown(paths[0])} out")
         _check_files(config, [])
         return _export(config)
-    require(bool(paths), f"{program}: name a picture, or a folder of pictures")
-    found = find_images(paths)
-    _check_files(config, [source.path for source in found.sources])
+    require(bool(paths), f"{program}: name an image, or a folder of images")
+    images = find_images(paths)
+    _check_files(config, [source.path for source in images.sources])
     if config.heatmaps is not None:
         _check_heatmaps(config.heatmaps, paths)
-    return _predict(config, found)
+    return _predict(config, images)
 
 
 def read_class_names(path: Path | None) -> list[str]:
@@ -122,35 +122,35 @@ def read_class_names(path: Path | None) -> list[str]:
         raise UserError(f"--classes {path}: cannot be read ({reason}); give a text file of class names") from None
     while names and not names[-1]:
         names.pop()
-    require(bool(names), f"--classes {path}: has no names; give one a line")
+    require(bool(names), f"--classes {path}: has no names; give one per line")
     lines: dict[str, int] = {}
     for number, name in enumerate(names, 1):
-        require(bool(name), f"--classes {path}, line {number}: is empty; give a name a line")
+        require(bool(name), f"--classes {path}, line {number}: is empty; give one name per line")
         first = lines.setdefault(name, number)
         require(first == number, f"--classes {path}, line {number}: {name} again, as in line {first}")
     return names
 
 
-def as_json(told: PredictionResults, load_from: Path, classes: Sequence[str]) -> str:
-    """Everything that was told, scores rounded to six decimals."""
+def as_json(results: PredictionResults, load_from: Path, classes: Sequence[str]) -> str:
+    """All predictions as JSON, scores rounded to six decimals."""
     content = {
         "load_from": str(load_from),
         "classes": list(classes),
         "pictures": [
             {"path": str(source.path), "labels": [{"label": one.name, "score": round(one.score, 6)} for one in labels]}
-            for source, labels in told.labels
+            for source, labels in results.labels
         ],
-        "unreadable": [{"path": one.name, "reason": one.reason} for one in told.unreadable],
+        "unreadable": [{"path": one.name, "reason": one.reason} for one in results.unreadable],
     }
     return json.dumps(content, indent=1) + "\n"
 
 
-def as_csv(told: PredictionResults) -> str:
-    """A row a label: path, rank from 1, label, score; a picture without a label has none."""
+def as_csv(results: PredictionResults) -> str:
+    """All predictions as CSV, one row per label: path, rank from 1, label, score. No row for images without labels."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "rank", "label", "score"])
-    for source, labels in told.labels:
+    for source, labels in results.labels:
         writer.writerows([source.path, rank, one.name, f"{one.score:.6f}"] for rank, one in enumerate(labels, 1))
     return text.getvalue()
 
@@ -163,7 +163,7 @@ def _export(config: PredictConfig) -> int:
     names = class_names(saved, read_class_names(config.classes))
     difference = export_model(saved, names, config.export, config.output)
     if difference is None:
-        say(f"not compared with torch: {KINDS[config.export].reader} is not installed")
+        say(f"not compared with torch: {FORMATS[config.export].reader} is not installed")
     else:
         say(f"logits differ from torch's by {difference:.1e} at most (allowed: {TOLERANCE:.0e})")
     say(f"written: {config.output}")
@@ -171,105 +171,106 @@ def _export(config: PredictConfig) -> int:
 
 
 def _read(path: Path) -> SavedModel:
-    """The checkpoint; what had to be assumed of it is said."""
+    """Read the checkpoint and print what had to be assumed of it."""
     saved = read_model(path)
     for note in saved.notes:
         say(f"{path}: {note}")
     return saved
 
 
-def _predict(config: PredictConfig, found: FoundImages) -> int:
-    """Predict, tell, write."""
+def _predict(config: PredictConfig, images: FoundImages) -> int:
+    """Predict the images, print their labels, and write all files."""
     assert config.load_from is not None
     names = read_class_names(config.classes)
     predictor = Predictor.of(_read(config.load_from), device=config.device, classes=names, decoder=config.decoder)
     if config.heatmaps is not None:
         _make_folder(config.heatmaps)
-    if found.skipped:
-        say(f"skipped {found.skipped} files that are no pictures")
-    told = _through(predictor, config, found)
-    texts = {"json": lambda: as_json(told, config.load_from or Path(), predictor.classes), "csv": lambda: as_csv(told)}
-    texts["html"] = lambda: contact_sheet(Page(str(config.load_from), told.tiles, told.unreadable))
+    if images.skipped:
+        say(f"skipped {images.skipped} files that are no images")
+    results = _predict_all(predictor, config, images)
+    load_from = config.load_from
+    texts = {"json": lambda: as_json(results, load_from, predictor.classes), "csv": lambda: as_csv(results)}
+    texts["html"] = lambda: contact_sheet(Page(str(load_from), results.tiles, results.unreadable))
     for name, path in config.files().items():
         text = texts[name]().encode("utf-8", "surrogateescape" if name == "csv" else "backslashreplace")
         write_atomically(path, lambda file, text=text: file.write(text))  # type: ignore[misc]
         say(f"written: {path}")
     if config.heatmaps is not None:
         say(f"written: {config.heatmaps}")
-    if told.unreadable:
-        warn(f"{len(told.unreadable)} of {len(found.sources)} pictures could not be read")
-    return 1 if told.unreadable else 0
+    if results.unreadable:
+        warn(f"{len(results.unreadable)} of {len(images.sources)} images could not be read")
+    return 1 if results.unreadable else 0
 
 
-def _through(predictor: Predictor, config: PredictConfig, found: FoundImages) -> PredictionResults:
-    """All pictures, each told as soon as it is known."""
-    told = PredictionResults()
-    sources = {os.fspath(source.path): source for source in found.sources}
+def _predict_all(predictor: Predictor, config: PredictConfig, images: FoundImages) -> PredictionResults:
+    """Predict all images, printing each as soon as it is predicted."""
+    results = PredictionResults()
+    sources = {os.fspath(source.path): source for source in images.sources}
 
     def unreadable(one: Unreadable) -> None:
         warn(f"{shown(one.name)}: {shown(one.reason)}")
-        told.unreadable.append(one)
+        results.unreadable.append(one)
 
-    drawn = config.heatmaps is not None
+    maps = config.heatmaps is not None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # decoders complain of odd metadata, which harms nobody
+        warnings.simplefilter("ignore")  # decoders complain of odd metadata, which is harmless
         for prediction in predictor.predict(
-            list(sources), batch_size=config.batch_size, maps=drawn, unreadable=unreadable
+            list(sources), batch_size=config.batch_size, maps=maps, unreadable=unreadable
         ):
-            _tell(prediction, sources[prediction.name], predictor, config, told)
-    return told
+            _report(prediction, sources[prediction.name], predictor, config, results)
+    return results
 
 
-def _tell(
-    prediction: Prediction, source: ImageFile, predictor: Predictor, config: PredictConfig, told: PredictionResults
+def _report(
+    prediction: Prediction, source: ImageFile, predictor: Predictor, config: PredictConfig, results: PredictionResults
 ) -> None:
-    """One picture: its line, its heat maps, and what is kept for the files."""
+    """Print the labels of one image, write its heat maps, and keep what the files need."""
     labels = prediction.labels(config.top, config.threshold)
-    told.labels.append((source, labels))
+    results.labels.append((source, labels))
     say(f"{shown(source.path)}: {', '.join(f'{one.name} {one.score:.3f}' for one in labels) or 'no label'}")
     if config.heatmaps is not None:
         write_maps(prediction, labels[: config.heatmap_top], source, config.heatmaps, predictor.seen)
     if config.html is not None:
-        told.tiles.append(_tile(source, labels))
+        results.tiles.append(_tile(source, labels))
 
 
 def _tile(source: ImageFile, labels: Sequence[Label]) -> Tile:
-    """A picture of the page; one that is gone in the meantime has no thumbnail."""
+    """The tile of an image on the page; without a thumbnail if the file no longer opens."""
     try:
-        picture = FileImages([source.path]).open(0)
+        image = FileImages([source.path]).open(0)
     except RunError:
         return Tile(shown(source.path), "", (1, 1), labels)
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    held = io.BytesIO()
-    picture.save(held, "JPEG", quality=80)
-    return Tile(shown(source.path), base64.b64encode(held.getvalue()).decode(), picture.size, labels)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return Tile(shown(source.path), base64.b64encode(buffer.getvalue()).decode(), image.size, labels)
 
 
-def _check_files(config: PredictConfig, pictures: Sequence[Path]) -> None:
-    """Nothing that is to be written may be in the way of anything else."""
-    precious = {path.resolve() for path in (*pictures, config.load_from, config.classes) if path is not None}
+def _check_files(config: PredictConfig, images: Sequence[Path]) -> None:
+    """Check that no file to write replaces a file to read or another one to write. Raises: UserError."""
+    inputs = {path.resolve() for path in (*images, config.load_from, config.classes) if path is not None}
     seen: dict[Path, str] = {}
     for name, path in config.files().items():
         require(path.parent.is_dir(), f"--{name} {path}: there is no folder {path.parent}; make it first")
         require(not path.is_dir(), f"--{name} {path}: is a folder; name a file")
         real = path.resolve()
-        require(real not in precious, f"--{name} {path}: is read by this command, and would be lost; name another file")
+        require(real not in inputs, f"--{name} {path}: is read by this command, and would be lost; name another file")
         require(real not in seen, f"--{name} {path}: is what --{seen.get(real)} writes; name another file")
         seen[real] = name
 
 
 def _check_heatmaps(folder: Path, paths: Sequence[Path]) -> None:
-    """Heat maps must not lie where the next call would look for pictures."""
+    """Check that heat maps are not written where the next call would look for images. Raises: UserError."""
     for path in paths:
         require(
             not (path.is_dir() and folder.resolve().is_relative_to(path.resolve())),
-            f"--heatmaps {folder}: lies in {path}, whose pictures are predicted, and would be too the next time; name "
-            "a folder elsewhere",
+            f"--heatmaps {folder}: lies in {path}, where the next call would take the heat maps for images; name a "
+            "folder elsewhere",
         )
 
 
 def _make_folder(folder: Path) -> None:
-    """The folder of heat maps."""
+    """Make the folder of heat maps. Raises: UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Activation maps of a prediction drawn over its picture, a file a class.
+"""Activation maps of a prediction drawn over its image, one file per class.
 
-H W picture, h w activation map.
+H W image, h w activation map.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from utils.plots import heat
 from utils.safe_files import write_atomically
 
 SIDES = (256, 1024)
-"""Pixels, at least and at most: the longer side of what is drawn; other pictures are enlarged or reduced."""
+"""Smallest and largest longer side of a drawing in pixels; other images are enlarged or reduced."""
 
-_STRENGTH = 0.65  # how much of a picture the hottest place hides
-_LETTERS = 40  # kept of a class name in the name of a file
+_STRENGTH = 0.65  # opacity of the largest activation
+_LETTERS = 40  # largest length of a class name in a file name
 
 
 def write_maps(
@@ -34,57 +34,57 @@ def write_maps(
 
     Args:
         prediction: with activation maps.
-        labels: what to draw, best first.
-        source: the picture; its name may have folders, which are made.
+        labels: the labels to draw, best first.
+        source: the image; folders in its name are made.
         folder: an existing folder.
-        seen: the part of the picture that the maps are of.
+        seen: the part of the image that the maps cover.
 
     Raises:
-        RunError: the picture is gone, or a file cannot be written.
+        RunError: the image no longer opens, or a file cannot be written.
     """
     assert prediction.maps is not None
     if not labels:
         return
-    picture = _fitted(FileImages([source.path]).open(0))
-    place = folder / source.name
-    place.parent.mkdir(parents=True, exist_ok=True)
+    image = _fitted(FileImages([source.path]).open(0))
+    stem = folder / source.name
+    stem.parent.mkdir(parents=True, exist_ok=True)
     for rank, label in enumerate(labels, 1):
-        drawn = overlay(picture, prediction.maps[label.column], seen)
-        _save(drawn, place.with_name(f"{place.name}-{rank}-{file_word(label.name)}-{label.score:.3f}.jpg"))
+        drawn = overlay(image, prediction.maps[label.column], seen)
+        _save(drawn, stem.with_name(f"{stem.name}-{rank}-{file_word(label.name)}-{label.score:.3f}.jpg"))
 
 
-def overlay(picture: Image.Image, cam: NDArray[np.float32], seen: VisiblePart) -> Image.Image:
-    """A picture in grey (H x W) under the heat of an activation map (h, w) of its part `seen`; the rest has no heat."""
-    warmth = placed_heat(cam, picture.size, seen)[..., None]
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None]
-    colour = 255 * colormaps["inferno"](warmth[..., 0])[..., :3]
-    hidden = _STRENGTH * warmth
-    return Image.fromarray(np.rint((1 - hidden) * grey + hidden * colour).astype(np.uint8))
+def overlay(image: Image.Image, cam: NDArray[np.float32], seen: VisiblePart) -> Image.Image:
+    """A grey image (H x W) under the heat of an activation map (h, w) of its part `seen`; the rest has no heat."""
+    intensity = image_heat(cam, image.size, seen)[..., None]
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    colour = 255 * colormaps["inferno"](intensity[..., 0])[..., :3]
+    opacity = _STRENGTH * intensity
+    return Image.fromarray(np.rint((1 - opacity) * grey + opacity * colour).astype(np.uint8))
 
 
-def placed_heat(cam: NDArray[np.float32], size: tuple[int, int], seen: VisiblePart) -> NDArray[np.float32]:
-    """Heat in [0, 1], (H, W), of a map (h, w) that covers the part `seen` of a picture of (W, H) `size`."""
+def image_heat(cam: NDArray[np.float32], size: tuple[int, int], seen: VisiblePart) -> NDArray[np.float32]:
+    """Heat in [0, 1], (H, W), of a map (h, w) that covers the part `seen` of an image of `size` (W, H)."""
     (left, right), (top, bottom) = ((round(seen.start * side), max(round(seen.end * side), 1)) for side in size)
     left, top = min(left, right - 1), min(top, bottom - 1)
-    warmth = np.zeros(size[::-1], dtype=np.float32)
-    warmth[top:bottom, left:right] = heat(cam, (right - left, bottom - top))
-    return warmth
+    intensity = np.zeros(size[::-1], dtype=np.float32)
+    intensity[top:bottom, left:right] = heat(cam, (right - left, bottom - top))
+    return intensity
 
 
 def file_word(text: str) -> str:
-    """A class name as a part of a file's name: letters, digits, `_`, `.` and `-` of any alphabet, not too many."""
+    """A class name as part of a file name: letters and digits of any alphabet, `_`, `.` and `-`, at most 40."""
     return re.sub(r"[^\w.-]+", "_", text)[:_LETTERS].strip("._") or "class"
 
 
-def _fitted(picture: Image.Image) -> Image.Image:
-    """The picture with a longer side within `SIDES`; each pixel of a small one stays a square."""
+def _fitted(image: Image.Image) -> Image.Image:
+    """The image with its longer side within `SIDES`; pixels of a small one stay squares."""
     least, most = SIDES
-    times = -(-least // max(picture.size))
-    if times > 1:
-        return picture.resize((times * picture.width, times * picture.height), Image.Resampling.NEAREST)
-    picture.thumbnail((most, most))
-    return picture
+    factor = -(-least // max(image.size))
+    if factor > 1:
+        return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
+    image.thumbnail((most, most))
+    return image
 
 
-def _save(picture: Image.Image, path: Path) -> None:
-    write_atomically(path, lambda file: picture.save(file, "JPEG", quality=90))
+def _save(image: Image.Image, path: Path) -> None:
+    write_atomically(path, lambda file: image.save(file, "JPEG", quality=90))

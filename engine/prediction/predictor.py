@@ -1,4 +1,4 @@
-"""Scores, and activation maps where they are wanted, of any pictures by a checkpoint.
+"""Scores, and activation maps if asked for, of any images by a checkpoint.
 
 B batch, C classes, h w activation map, s side of the square that a model sees, in pixels.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from data.images.decoders import Decoder, image_opener
 from data.images.files import ArrayImages, FileImages, fault, in_threads, to_rgb
 from data.loading.loader import LoaderConfig
-from data.loading.transforms import CenterCrop, Pipeline, Resize, normalizer, scoring_transform
+from data.loading.transforms import CenterCrop, Pipeline, Resize, eval_transform, normalizer
 from engine.core.checkpoint import SavedModel, read_model
 from engine.core.distributed import Runtime
 from engine.core.scoring import require_finite
@@ -33,9 +33,9 @@ from models.peers import Peers
 from utils.checks import RunError, require
 
 ImageInput = str | Path | Image.Image
-"""A picture file, or a picture in memory."""
+"""An image file, or an image in memory."""
 
-_VIEW = ("img_size", "augment", "normalize", "decoder")  # the settings of training that say how pictures are seen
+_VIEW = ("img_size", "augment", "normalize", "decoder")  # the training settings that define how images are preprocessed
 
 
 class Label(NamedTuple):
@@ -47,7 +47,7 @@ class Label(NamedTuple):
 
 
 class VisiblePart(NamedTuple):
-    """The part of a picture that a model sees, as shares of width and height; all of it is 0 to 1."""
+    """The part of an image that a model sees, as fractions of width and height; the whole image is 0 to 1."""
 
     start: float
     end: float
@@ -55,15 +55,15 @@ class VisiblePart(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one picture."""
+    """Logits, scores and activation maps of one image."""
 
     name: str
-    """The path, as it was given; of the n-th picture, where it was in memory, `picture n`."""
+    """The path as it was given; `image n` for the n-th image if it was in memory."""
     classes: tuple[str, ...]
     logits: NDArray[np.float32]
     """(C,)"""
     maps: NDArray[np.float32] | None = None
-    """(C, h, w) activation maps of the part that was seen, where they were asked for."""
+    """(C, h, w) activation maps of the part that was seen, if asked for."""
 
     @cached_property
     def scores(self) -> NDArray[np.float32]:
@@ -78,38 +78,38 @@ class Prediction:
 
 
 class Unreadable(NamedTuple):
-    """A picture that did not decode, and why: the end of a sentence."""
+    """An image that did not decode, and the reason as the end of a sentence."""
 
     name: str
     reason: str
 
 
 class Predictor:
-    """A model and the way it sees pictures, which is that of `evaluate.py` for the same checkpoint.
+    """A model with its preprocessing, which is that of `evaluate.py` for the same checkpoint.
 
     Args:
         network: on its device, in evaluation mode.
         classes: C names.
-        view: how pictures are seen.
+        view: settings of the preprocessing.
     """
 
     def __init__(self, network: nn.Module, classes: Sequence[str], view: LoaderConfig) -> None:
         self.network, self.classes, self.view = network, tuple(classes), view
         self.device = next(network.parameters()).device
-        self._transform = scoring_transform(view.augment, view.img_size)
+        self._transform = eval_transform(view.augment, view.img_size)
         self._normalise = normalizer(view.normalize)
 
     @classmethod
     def load(
         cls, path: str | Path, *, device: str = "auto", classes: Sequence[str] = (), decoder: Decoder | None = None
     ) -> Predictor:
-        """The predictor of a checkpoint; of two networks that of f, which is the one reported everywhere.
+        """The predictor of a checkpoint; of two networks f, the one reported everywhere.
 
         Args:
             path: `best.pth` of a run, or another file that `evaluate.py` can score.
             device: auto, cpu or cuda.
             classes: names to use instead of those in the checkpoint.
-            decoder: what decodes pictures, if another than in training.
+            decoder: decoder of the images, if not that of training.
 
         Raises:
             UserError: the file is no checkpoint or does not fit, the names are not C, or there is no such device.
@@ -120,51 +120,51 @@ class Predictor:
     def of(
         cls, saved: SavedModel, *, device: str = "auto", classes: Sequence[str] = (), decoder: Decoder | None = None
     ) -> Predictor:
-        """The predictor of a checkpoint that was read; otherwise as `load`."""
+        """The predictor of a checkpoint already read; otherwise as `load`."""
         names, view = class_names(saved, classes), view_of(saved, decoder)
         return cls(Runtime(device, "fp32").place(reported_network(saved)).eval(), names, view)
 
     @property
     def seen(self) -> VisiblePart:
-        """What of width and height is scored: all, or the middle."""
+        """The part of each side that is scored: all, or the middle."""
         return seen_part(self._transform)
 
     def predict(
         self,
-        pictures: Sequence[ImageInput],
+        images: Sequence[ImageInput],
         *,
         batch_size: int = 16,
         maps: bool = False,
         unreadable: Callable[[Unreadable], object] | None = None,
     ) -> Iterator[Prediction]:
-        """What the model says of each picture, in order, computed while it is asked for.
+        """Predictions of the images, in order, computed while they are consumed.
 
         Args:
-            pictures: paths, or pictures in memory.
-            batch_size: how many are computed together; scores do not depend on it beyond rounding.
-            maps: activation maps too.
-            unreadable: told of each picture that does not decode, which is then left out. Without it the first such
-                picture ends everything.
+            images: paths, or images in memory.
+            batch_size: images per forward pass; scores do not depend on it beyond rounding.
+            maps: True if activation maps are wanted too.
+            unreadable: called with each image that does not decode, which is then left out. Without it the first such
+                image raises.
 
         Raises:
-            RunError: a picture cannot be read, or a score is no number.
+            RunError: an image cannot be read, or a score is not finite.
         """
-        read = in_threads(self._read, list(enumerate(pictures)), "predicting")
-        for start in range(0, len(pictures), batch_size):
-            batch = list(islice(read, len(pictures[start : start + batch_size])))
+        read = in_threads(self._read, list(enumerate(images)), "predicting")
+        for start in range(0, len(images), batch_size):
+            batch = list(islice(read, len(images[start : start + batch_size])))
             for one in batch:
                 if isinstance(one, Unreadable):
-                    _tell(one, unreadable)
+                    _report(one, unreadable)
             yield from self._predicted([one for one in batch if isinstance(one, _Read)], maps)
 
     def _read(self, item: tuple[int, ImageInput]) -> _Read | Unreadable:
-        """A picture as the model takes it."""
-        row, picture = item
-        if isinstance(picture, Image.Image):
-            name = f"picture {row + 1}"
-            held = ArrayImages(np.asarray(to_rgb(picture))[None], [name])
-            return _Read(name, self._transform(image_opener(held, self.view.decoder)(0)))
-        name = os.fspath(picture)
+        """An image, preprocessed."""
+        row, image = item
+        if isinstance(image, Image.Image):
+            name = f"image {row + 1}"
+            array = ArrayImages(np.asarray(to_rgb(image))[None], [name])
+            return _Read(name, self._transform(image_opener(array, self.view.decoder)(0)))
+        name = os.fspath(image)
         try:
             return _Read(name, self._transform(image_opener(FileImages([name]), self.view.decoder)(0)))
         except RunError as error:
@@ -172,7 +172,7 @@ class Predictor:
 
     @torch.no_grad()
     def _predicted(self, batch: Sequence[_Read], maps: bool) -> list[Prediction]:
-        """The predictions of pictures that were read."""
+        """The predictions of preprocessed images."""
         if not batch:
             return []
         images = self._normalise(torch.stack([one.pixels for one in batch]).to(self.device))
@@ -209,22 +209,22 @@ def class_names(saved: SavedModel, given: Sequence[str] = ()) -> tuple[str, ...]
 
 
 def view_of(saved: SavedModel, decoder: Decoder | None = None) -> LoaderConfig:
-    """How the training run of a checkpoint scored pictures. Raises: UserError when its settings are damaged."""
-    held = {name: str(saved.settings[name]) for name in _VIEW if saved.settings.get(name) is not None}
+    """Preprocessing of evaluation in the training run of a checkpoint. Raises: UserError if settings are damaged."""
+    values = {name: str(saved.settings[name]) for name in _VIEW if saved.settings.get(name) is not None}
     if decoder is not None:
-        held["decoder"] = decoder
-    return LoaderConfig(**typed_values(held, setting_table({"loader": LoaderConfig}), str(saved.path)))
+        values["decoder"] = decoder
+    return LoaderConfig(**typed_values(values, setting_table({"loader": LoaderConfig}), str(saved.path)))
 
 
 def seen_part(transform: Pipeline) -> VisiblePart:
-    """The part of each side that a transform of `scoring_transform` keeps."""
+    """The part of each side that a transform of `eval_transform` keeps."""
     sizes = [step.size for step in transform.steps if isinstance(step, Resize | CenterCrop)]
     whole, kept = sizes[0], sizes[-1]
     start = (whole - kept) // 2
     return VisiblePart(start / whole, (start + kept) / whole)
 
 
-def _tell(one: Unreadable, listener: Callable[[Unreadable], object] | None) -> None:
+def _report(one: Unreadable, listener: Callable[[Unreadable], object] | None) -> None:
     if listener is None:
         raise RunError(f"{one.name}: {one.reason}")
     listener(one)

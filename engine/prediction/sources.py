@@ -1,4 +1,4 @@
-"""The pictures that a command line names: files, and folders with all that is below them."""
+"""Images named on the command line: files, and folders with everything below them."""
 
 from __future__ import annotations
 
@@ -13,71 +13,71 @@ from utils.checks import UserError, require
 ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 )
-"""Endings of picture files, lower case: what a folder is searched for. A file that is named itself may have any."""
+"""Suffixes of image files, lower case, that folders are searched for. A file named itself may have any."""
 
-_STEM = 100  # bytes kept of a file's name, for what is made of it has a longer one
+_STEM = 100  # bytes kept of a file name, as names of files made of it are longer
 
 
 class ImageFile(NamedTuple):
-    """A picture file, and what the files made of it are called."""
+    """An image file, and the name of the files made of it."""
 
     path: Path
-    name: Path  # below the folder it was found in, without ending; no two of a command are alike
+    name: Path  # below the folder it was found in, without suffix; unique within a command
 
 
 class FoundImages(NamedTuple):
-    """What is to be predicted."""
+    """The images to predict."""
 
     sources: list[ImageFile]
-    skipped: int  # files in folders that are no pictures
+    skipped: int  # number of files in folders that are no images
 
 
 def find_images(paths: Sequence[Path]) -> FoundImages:
-    """The pictures named, and those in folders named: sorted folder by folder, each once, hidden ones left out.
+    """The images named, and those in folders named: sorted folder by folder, each once, without hidden ones.
 
     Raises:
-        UserError: a path does not exist, a folder cannot be read, or there is no picture at all.
+        UserError: a path does not exist, a folder cannot be read, or there is no image at all.
     """
-    places: dict[Path, tuple[Path, Path]] = {}
+    files: dict[Path, tuple[Path, Path]] = {}
     skipped = 0
     for given in paths:
         require(given.exists(), f"{shown(given)}: no such file or folder")
         for path in _below(given) if given.is_dir() else [given]:
-            if given.is_dir() and not _is_picture(path):
+            if given.is_dir() and not _is_image(path):
                 skipped += 1
                 continue
             below = path.relative_to(given) if given.is_dir() else Path(path.name)
-            places.setdefault(path.absolute(), (path, below))
+            files.setdefault(path.absolute(), (path, below))
     named = ", ".join(shown(path) for path in paths[:3])
-    require(bool(places), f"{named}: no pictures there ({', '.join(sorted(ENDINGS))}), but {skipped} other files")
-    return FoundImages(_distinct(list(places.values())), skipped)
+    require(bool(files), f"{named}: no images there ({', '.join(sorted(ENDINGS))}), but {skipped} other files")
+    return FoundImages(_distinct(list(files.values())), skipped)
 
 
 def shown(path: str | Path) -> str:
-    """A path as one printable line, whatever bytes it is made of."""
+    """A path as one printable line, whatever bytes it has."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _below(folder: Path) -> Iterator[Path]:
     """All files below a folder; those of a folder before those of its folders, both sorted."""
-    for place, folders, files in os.walk(folder, onerror=_refuse):
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(files))
+        yield from (Path(parent, name) for name in sorted(files))
 
 
-def _is_picture(path: Path) -> bool:
-    """Whether a file found in a folder is taken for a picture; a link that leads nowhere is, so that it is named."""
+def _is_image(path: Path) -> bool:
+    """True if a file found in a folder counts as an image; a broken link does, so that it is reported."""
     fits = path.suffix.lower() in ENDINGS and not path.name.startswith(".")
     return fits and (path.is_file() or not path.exists())
 
 
-def _distinct(places: Sequence[tuple[Path, Path]]) -> list[ImageFile]:
-    """Sources with names of their own: a number is added to a name that an earlier one has."""
+def _distinct(files: Sequence[tuple[Path, Path]]) -> list[ImageFile]:
+    """Images with unique names: a number is added to a name that an earlier one has."""
     sources: list[ImageFile] = []
     taken: set[Path] = set()
     seen: Counter[Path] = Counter()
-    for path, below in places:
+    for path, below in files:
         first = name = below.with_name(_cut(below.stem))
         while name in taken:
             seen[first] += 1
@@ -88,7 +88,7 @@ def _distinct(places: Sequence[tuple[Path, Path]]) -> list[ImageFile]:
 
 
 def _cut(stem: str) -> str:
-    """The first bytes of a name, no letter halved."""
+    """The first bytes of a name, cut between characters."""
     raw = os.fsencode(stem)
     return stem if len(raw) <= _STEM else raw[:_STEM].decode("utf-8", "ignore")
 

@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def spoilt(tmp_path_factory):
-    """A tree with every fault, its report, and what the command said."""
+    """A tree with every fault, its report, and what the command printed."""
     folder = tmp_path_factory.mktemp("spoilt")
     devkit = tiny_voc(folder, rows=40)
     train, test = ids(devkit, "train", "val"), ids(devkit, "test")
@@ -72,11 +72,11 @@ def spoilt(tmp_path_factory):
 
 
 def test_a_sound_dataset_is_usable_and_all_is_written(folder):
-    said = succeed(folder, SCRIPT, *VOC, "--samples", "5")
+    printed = succeed(folder, SCRIPT, *VOC, "--samples", "5")
     out = folder / "runs" / "inspect-voc07"
     assert {path.name for path in out.iterdir()} == DRAWN | {"report.json", "report.txt"}
-    assert said.strip().splitlines()[-1].startswith("verdict: usable")
-    assert (out / "report.txt").read_text().strip() in said
+    assert printed.strip().splitlines()[-1].startswith("verdict: usable")
+    assert (out / "report.txt").read_text().strip() in printed
     assert read(out)["usable"] is True
     assert not (folder / "pre-processed-data").exists()
     for name in DRAWN:
@@ -119,8 +119,8 @@ def test_a_label_file_that_training_would_find_is_what_is_looked_at(tmp_path):
     regime = (*VOC, "--partial_rate", "0.5", "--seed", "1")
     succeed(tmp_path, "generate_labels.py", *regime)
     (file,) = (tmp_path / "pre-processed-data").glob("*.npy")
-    said = succeed(tmp_path, SCRIPT, *regime, "--output", "out", "--no-check_images")
-    assert f"from {file.relative_to(tmp_path)}" in said
+    printed = succeed(tmp_path, SCRIPT, *regime, "--output", "out", "--no-check_images")
+    assert f"from {file.relative_to(tmp_path)}" in printed
     assert read(tmp_path / "out")["observed"]["labelled"] == int((np.load(file) == 1).sum())
     file.write_bytes(file.read_bytes()[:-7])
     assert file.name in refusal(tmp_path, SCRIPT, *regime, "--output", "out2")
@@ -138,23 +138,23 @@ def test_a_validation_split_has_a_column_of_its_own(folder):
 def test_planted_faults_are_all_found_and_named(spoilt):
     _, devkit, done, report = spoilt
     train, test = ids(devkit, "train", "val"), ids(devkit, "test")
-    pictures = {name: split["pictures"] for name, split in report["splits"].items()}
+    images = {name: split["pictures"] for name, split in report["splits"].items()}
 
     def name(one):
         return f"Dataset/VOCdevkit/VOC2007/JPEGImages/{one}.jpg"
 
-    assert pictures["train"]["missing_files"] == [name(train[0])]
-    assert [entry["file"] for entry in pictures["train"]["broken_files"]] == [name(train[1])]
-    assert "damaged" in pictures["train"]["broken_files"][0]["fault"]
-    assert pictures["test"]["broken_files"] == [{"file": name(test[0]), "fault": "is empty"}]
-    assert pictures["train"]["modes"] == {"RGB": len(train) - 4, "L": 1, "CMYK": 1}
-    assert pictures["test"]["files"] == {".jpg JPEG": len(test) - 2, ".jpg PNG": 1}
-    assert pictures["test"]["modes"]["P"] == 1
-    assert pictures["train"]["width"] == {"min": 44, "median": 44.0, "max": 70}
-    assert pictures["train"]["height"] == {"min": 20, "median": 36.0, "max": 60}
+    assert images["train"]["missing_files"] == [name(train[0])]
+    assert [entry["file"] for entry in images["train"]["broken_files"]] == [name(train[1])]
+    assert "damaged" in images["train"]["broken_files"][0]["fault"]
+    assert images["test"]["broken_files"] == [{"file": name(test[0]), "fault": "is empty"}]
+    assert images["train"]["modes"] == {"RGB": len(train) - 4, "L": 1, "CMYK": 1}
+    assert images["test"]["files"] == {".jpg JPEG": len(test) - 2, ".jpg PNG": 1}
+    assert images["test"]["modes"]["P"] == 1
+    assert images["train"]["width"] == {"min": 44, "median": 44.0, "max": 70}
+    assert images["train"]["height"] == {"min": 20, "median": 36.0, "max": 60}
     assert report["duplicates"]["across_splits"] == {"train and test": 1}
     assert report["duplicates"]["within_split"] == {"train": 1}
-    found = sorted(sorted(place["file"] for place in places) for places in report["duplicates"]["pictures"])
+    found = sorted(sorted(one["file"] for one in group) for group in report["duplicates"]["pictures"])
     assert found == [[name(train[2]), name(test[1])], [name(train[n]) for n in (3, 4, 5)]]
     assert done.returncode == 1
     assert done.stderr == ""
@@ -178,16 +178,16 @@ def test_rows_that_will_be_left_out_are_no_error(tmp_path):
     for one in ids(devkit, "train"):
         jpeg(devkit, one).unlink()
     arguments = (*VOC, "--missing_images", "skip", "--output", "out")
-    said = succeed(tmp_path, SCRIPT, *arguments)
-    assert f"{len(ids(devkit, 'train'))} of 15 training rows will be left out" in said
+    printed = succeed(tmp_path, SCRIPT, *arguments)
+    assert f"{len(ids(devkit, 'train'))} of 15 training rows will be left out" in printed
     for one in ids(devkit, "val", "test"):
         jpeg(devkit, one).unlink()
     done = run(tmp_path, SCRIPT, *arguments)
     assert done.returncode == 1
-    assert "15 of 15 training pictures are missing" in done.stdout
+    assert "15 of 15 training images are missing" in done.stdout
 
 
-def test_all_pictures_missing_is_told_and_stale_pictures_go(tmp_path):
+def test_all_images_missing_is_reported_and_stale_plots_go(tmp_path):
     devkit = tiny_voc(tmp_path)
     succeed(tmp_path, SCRIPT, *VOC, "--output", "out")
     shutil.rmtree(devkit / "VOC2007" / "JPEGImages")
@@ -198,11 +198,11 @@ def test_all_pictures_missing_is_told_and_stale_pictures_go(tmp_path):
         assert not (tmp_path / "out" / "contact_sheet.png").exists()
 
 
-def test_without_a_check_broken_pictures_are_not_looked_for_and_the_verdict_says_so(tmp_path):
+def test_without_a_check_broken_images_are_not_looked_for_and_the_verdict_says_so(tmp_path):
     devkit = tiny_voc(tmp_path)
     jpeg(devkit, ids(devkit, "train")[0]).write_bytes(b"")
-    said = succeed(tmp_path, SCRIPT, *VOC, "--output", "out", "--no-check_images", "--samples", "1000")
-    assert said.strip().splitlines()[-1].endswith("pictures were not decoded")
+    printed = succeed(tmp_path, SCRIPT, *VOC, "--output", "out", "--no-check_images", "--samples", "1000")
+    assert printed.strip().splitlines()[-1].endswith("images were not decoded")
     assert read(tmp_path / "out")["duplicates"] == {
         "checked": False,
         "across_splits": {},
@@ -222,7 +222,7 @@ def test_the_contact_sheet_follows_the_seed(folder):
 
 def test_odd_names_of_classes_are_only_names(tmp_path):
     names = ["$\\frac{1$", "two  words", "a" * 300, "\u72d7"]
-    held = {
+    content = {
         "images": [{"id": n, "file_name": f"{n}.png"} for n in range(4)],
         "categories": [{"id": n, "name": name} for n, name in enumerate(names)],
         "annotations": [
@@ -233,9 +233,9 @@ def test_odd_names_of_classes_are_only_names(tmp_path):
     }
     (tmp_path / "annotations").mkdir()
     for split, shift in (("train", 0), ("val", 100)):
-        images = [{**one, "id": one["id"] + shift} for one in held["images"]]
-        annotations = [{**one, "image_id": one["image_id"] + shift} for one in held["annotations"]]
-        text = json.dumps({**held, "images": images, "annotations": annotations})
+        images = [{**one, "id": one["id"] + shift} for one in content["images"]]
+        annotations = [{**one, "image_id": one["image_id"] + shift} for one in content["annotations"]]
+        text = json.dumps({**content, "images": images, "annotations": annotations})
         (tmp_path / "annotations" / f"instances_{split}2014.json").write_text(text)
         (tmp_path / f"{split}2014").mkdir()
         for n in range(4):
@@ -250,12 +250,12 @@ def test_odd_names_of_classes_are_only_names(tmp_path):
 
 
 def test_digits_in_memory_can_be_inspected(tmp_path):
-    said = succeed(tmp_path, SCRIPT, "--dataset", "digits", "--labels", "dropped")
+    printed = succeed(tmp_path, SCRIPT, "--dataset", "digits", "--labels", "dropped")
     report = read(tmp_path / "runs" / "inspect-digits")
     assert report["usable"]
     assert report["splits"]["train"]["pictures"]["files"] == {"in memory": report["splits"]["train"]["images"]}
     assert 0.7 < report["observed"]["lost_share"] < 0.8
-    assert "lost" in said
+    assert "lost" in printed
 
 
 @pytest.mark.parametrize(
@@ -283,11 +283,11 @@ def test_annotations_that_cannot_be_read_leave_nothing_behind(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("dataset, place", [("voc07", "voc_mini/VOCdevkit"), ("coco", "coco_mini")])
-def test_real_photographs_are_sound(tmp_path, dataset, place):
-    said = succeed(tmp_path, SCRIPT, "--dataset", dataset, "--path_images", real_data(place), "--output", "out")
+@pytest.mark.parametrize("dataset, folder", [("voc07", "voc_mini/VOCdevkit"), ("coco", "coco_mini")])
+def test_real_photographs_are_sound(tmp_path, dataset, folder):
+    printed = succeed(tmp_path, SCRIPT, "--dataset", dataset, "--path_images", real_data(folder), "--output", "out")
     report = read(tmp_path / "out")
-    assert said.strip().splitlines()[-1].startswith("verdict: usable")
+    assert printed.strip().splitlines()[-1].startswith("verdict: usable")
     for split in report["splits"].values():
         assert sum(split["pictures"]["modes"].values()) == split["images"]
         assert split["boxes"]["boxes"] > split["images"] / 2

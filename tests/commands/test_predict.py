@@ -1,4 +1,4 @@
-"""`predict.py` as a user runs it: pictures in, labels out, in every form; and what it refuses."""
+"""`predict.py` as a user runs it: images in, labels out, in every form; and what it refuses."""
 
 import contextlib
 import csv
@@ -20,14 +20,14 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "predicting.md").re
 
 @pytest.fixture
 def folder(tmp_path):
-    """`best.pth`, and pictures of every kind under `photos`, two of them in a folder below."""
+    """`best.pth`, and images of every kind under `photos`, two of them in a folder below."""
     checkpoint(tmp_path / "best.pth", augment="resize-crop", normalize="imagenet")
     every_kind(tmp_path / "photos")
     below = tmp_path / "photos" / "below"
     below.mkdir()
     for name in ("turned.jpg", "grey.jpg"):
         (tmp_path / "photos" / name).rename(below / name)
-    (tmp_path / "photos" / "notes.txt").write_text("not a picture")
+    (tmp_path / "photos" / "notes.txt").write_text("not an image")
     return tmp_path
 
 
@@ -43,15 +43,15 @@ def expected(folder, top=5):
         return {one.name: one.labels(top) for one in found}
 
 
-def test_a_trained_run_labels_pictures(tmp_path):
+def test_a_trained_run_labels_images(tmp_path):
     devkit = tiny_voc(tmp_path)
     words = ["--dataset", "voc07", "--path_images", devkit, *SMALL, "--epochs", "1", "--warmup_epoch", "0"]
     succeed(tmp_path, "main_BCE.py", *words, "--output", "run")
-    picture = devkit / "VOC2007" / "JPEGImages" / "000002.jpg"
-    out = succeed(tmp_path, "predict.py", picture, "--load_from", "run/best.pth", "--top", "20")
+    image = devkit / "VOC2007" / "JPEGImages" / "000002.jpg"
+    out = succeed(tmp_path, "predict.py", image, "--load_from", "run/best.pth", "--top", "20")
     (line,) = out.splitlines()
-    scores = dict(re.findall(r"(\w+) (\d\.\d{3})", line.removeprefix(f"{picture}: ")))
-    (found,) = Predictor.load(tmp_path / "run" / "best.pth", device="cpu").predict([picture])
+    scores = dict(re.findall(r"(\w+) (\d\.\d{3})", line.removeprefix(f"{image}: ")))
+    (found,) = Predictor.load(tmp_path / "run" / "best.pth", device="cpu").predict([image])
     assert len(scores) == 20
     for name, score in zip(found.classes, found.scores.tolist(), strict=True):
         assert float(scores[name]) == pytest.approx(score, abs=6e-4)
@@ -60,29 +60,29 @@ def test_a_trained_run_labels_pictures(tmp_path):
 def test_labels_are_printed_and_written_alike(folder):
     out = predict(folder, "photos", "--json", "l.json", "--csv", "l.csv", "--top", "3", "--batch_size", "4")
     wanted = expected(folder, 3)
-    held = json.loads((folder / "l.json").read_text())
-    assert held["load_from"] == "best.pth"
-    assert held["classes"] == list(CLASSES)
-    assert held["unreadable"] == []
-    assert sorted(one["path"] for one in held["pictures"]) == sorted(wanted)
-    for one in held["pictures"]:
+    content = json.loads((folder / "l.json").read_text())
+    assert content["load_from"] == "best.pth"
+    assert content["classes"] == list(CLASSES)
+    assert content["unreadable"] == []
+    assert sorted(one["path"] for one in content["pictures"]) == sorted(wanted)
+    for one in content["pictures"]:
         assert [label["label"] for label in one["labels"]] == [label.name for label in wanted[one["path"]]]
         scores = [label.score for label in wanted[one["path"]]]
         assert [label["score"] for label in one["labels"]] == pytest.approx(scores, abs=1e-5)
     rows = list(csv.DictReader((folder / "l.csv").open(newline="")))
     assert [(row["path"], row["label"]) for row in rows] == [
-        (one["path"], label["label"]) for one in held["pictures"] for label in one["labels"]
+        (one["path"], label["label"]) for one in content["pictures"] for label in one["labels"]
     ]
     assert [int(row["rank"]) for row in rows[:4]] == [1, 2, 3, 1]
     lines = [line for line in out.splitlines() if line.startswith("photos/")]
-    assert [line.split(": ")[0] for line in lines] == [one["path"] for one in held["pictures"]]
-    assert [one["path"] for one in held["pictures"]][-2:] == ["photos/below/grey.jpg", "photos/below/turned.jpg"]
-    assert "skipped 1 files that are no pictures" in out
+    assert [line.split(": ")[0] for line in lines] == [one["path"] for one in content["pictures"]]
+    assert [one["path"] for one in content["pictures"]][-2:] == ["photos/below/grey.jpg", "photos/below/turned.jpg"]
+    assert "skipped 1 files that are no images" in out
 
 
 def test_threshold_leaves_labels_out(folder):
     wanted = expected(folder)
-    best = np.array(sorted(label.score for labels in wanted.values() for label in labels)[-8:])  # of ten pictures
+    best = np.array(sorted(label.score for labels in wanted.values() for label in labels)[-8:])  # of ten images
     widest = np.diff(best).argmax()
     score = best[widest : widest + 2].mean()  # no score is near it
     out = predict(folder, "photos", "--threshold", score, "--json", "l.json", "--html", "l.html", "--csv", "l.csv")
@@ -95,7 +95,7 @@ def test_threshold_leaves_labels_out(folder):
     assert len(Read((folder / "l.html").read_text()).tiles) == len(wanted)
 
 
-def test_the_page_has_every_picture(folder):
+def test_the_page_has_every_image(folder):
     predict(folder, "photos", "--html", "l.html", "--top", "2")
     read = Read((folder / "l.html").read_text())
     wanted = expected(folder, 2)
@@ -121,17 +121,17 @@ def test_heat_maps_are_drawn_for_the_best_labels(folder, head):
     assert np.ptp(drawn, axis=2).max() > 60  # somewhere it is hot
 
 
-def test_damaged_pictures_are_named_and_the_others_predicted(folder):
+def test_damaged_images_are_named_and_the_others_predicted(folder):
     damaged(folder / "photos" / "cut.jpg")
     (folder / "photos" / "empty.png").write_bytes(b"")
     done = run(folder, "predict.py", "photos", "--load_from", "best.pth", "--json", "l.json", "--html", "l.html")
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert [line.split(": ")[0] for line in lines[:2]] == ["photos/cut.jpg", "photos/empty.png"]
-    assert lines[2:] == ["2 of 12 pictures could not be read"]
-    held = json.loads((folder / "l.json").read_text())
-    assert [one["path"] for one in held["unreadable"]] == ["photos/cut.jpg", "photos/empty.png"]
-    assert len(held["pictures"]) == 10
+    assert lines[2:] == ["2 of 12 images could not be read"]
+    content = json.loads((folder / "l.json").read_text())
+    assert [one["path"] for one in content["unreadable"]] == ["photos/cut.jpg", "photos/empty.png"]
+    assert len(content["pictures"]) == 10
     read = Read((folder / "l.html").read_text())
     assert len(read.tiles) == 10
     assert "2 could not be read" in read.text
@@ -145,8 +145,8 @@ def test_any_name_goes_through(folder):
         pixels(1).save(folder / "odd" / name)
     out = predict(folder, "odd", "--json", "l.json", "--csv", "l.csv", "--html", "l.html", "--heatmaps", "maps")
     assert len([line for line in out.splitlines() if line.startswith("odd/")]) == 4
-    held = json.loads((folder / "l.json").read_text())
-    assert sorted(one["path"] for one in held["pictures"]) == sorted(f"odd/{name}" for name in names)
+    content = json.loads((folder / "l.json").read_text())
+    assert sorted(one["path"] for one in content["pictures"]) == sorted(f"odd/{name}" for name in names)
     text = (folder / "l.csv").read_bytes().decode("utf-8", "surrogateescape")
     assert {row["path"] for row in csv.DictReader(io.StringIO(text, newline=""))} == {f"odd/{name}" for name in names}
     assert len(Read((folder / "l.html").read_text()).tiles) == 4
@@ -174,7 +174,7 @@ def test_earlier_files_are_replaced(folder):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ([], ["name a picture"]),
+        ([], ["name an image"]),
         (["nowhere.jpg"], ["nowhere.jpg", "no such file"]),
         (["photos/below", "--top", "0"], ["--top 0"]),
         (["photos", "--threshold", "1.5"], ["--threshold 1.5"]),
@@ -221,7 +221,7 @@ def test_other_files_are_no_checkpoints(folder):
 def test_help_says_what_it_takes(folder):
     done = run_process(folder, "predict.py", "--help")
     assert done.returncode == 0
-    assert "name pictures, and folders of pictures, anywhere" in done.stdout
+    assert "name images, and folders of images, anywhere" in done.stdout
     assert "--heatmaps" in done.stdout
 
 

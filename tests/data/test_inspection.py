@@ -108,8 +108,8 @@ def test_co_occurrence_agrees_with_counting_and_leaves_out_what_is_nowhere(at_mo
         found = co_occurrence(table, at_most)
         assert len(found.classes) == min(at_most, 6)
         assert 2 not in found.classes
-        np.testing.assert_array_equal(found.together, expected[np.ix_(found.classes, found.classes)])
-        frequent = np.diag(found.together)
+        np.testing.assert_array_equal(found.counts, expected[np.ix_(found.classes, found.classes)])
+        frequent = np.diag(found.counts)
         assert (np.diff(frequent) <= 0).all()
         shares = found.conditional()
         assert (shares >= 0).all()
@@ -119,7 +119,7 @@ def test_co_occurrence_agrees_with_counting_and_leaves_out_what_is_nowhere(at_mo
 
 def test_nothing_occurs_together_where_nothing_is_present():
     found = co_occurrence(LabelTable(np.zeros((4, 3), np.int8)), 10)
-    assert found.together.shape == (0, 0)
+    assert found.counts.shape == (0, 0)
     assert strongest_pairs(found, 5, 1) == []
 
 

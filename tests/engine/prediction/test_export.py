@@ -10,7 +10,7 @@ from PIL import Image
 
 from engine.core.checkpoint import read_model
 from engine.prediction import export
-from engine.prediction.export import KINDS, TOLERANCE, ExportFormat, FromPixels, export_model, texts
+from engine.prediction.export import FORMATS, TOLERANCE, ExportFormat, FromPixels, export_model, texts
 from engine.prediction.predictor import Predictor, view_of
 from tests.engine.checkpoints import CLASSES, SIZE, checkpoint, pixels
 from utils.checks import RunError, UserError
@@ -21,7 +21,7 @@ HEADS = ("linear", "csra", "pfc", "q2l", "gcn", "ctran")
 
 def needs(kind):
     """Skip where nothing is installed that writes and reads the form."""
-    for package in (*KINDS[kind].packages, KINDS[kind].reader):
+    for package in (*FORMATS[kind].packages, FORMATS[kind].reader):
         pytest.importorskip(package)
 
 
@@ -38,8 +38,8 @@ def read(kind, file):
     """From pixels to logits, by the library a user would take, and the texts in the file."""
     if kind == "onnx":
         session = pytest.importorskip("onnxruntime").InferenceSession(file)
-        said = session.get_modelmeta().custom_metadata_map
-        return lambda x: torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0]), said
+        embedded = session.get_modelmeta().custom_metadata_map
+        return lambda x: torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0]), embedded
     extra = dict.fromkeys(("classes", "img_size", "resize", "normalize", "epoch"), "")
     loaded = (
         torch.jit.load(file, _extra_files=extra)
@@ -50,17 +50,17 @@ def read(kind, file):
 
 
 def hold_same_logits(path, kind, file, size=SIZE, batches=(1, 2, 5)):
-    """The file gives a predictor's logits of pictures prepared by hand, as its texts say, in batches of any size."""
-    model, said = read(kind, file)
-    assert json.loads(said["classes"]) == list(CLASSES)
-    img_size, resize = int(said["img_size"]), int(said["resize"])
+    """The file gives a predictor's logits of images prepared by hand, as its texts say, in batches of any size."""
+    model, embedded = read(kind, file)
+    assert json.loads(embedded["classes"]) == list(CLASSES)
+    img_size, resize = int(embedded["img_size"]), int(embedded["resize"])
     assert img_size == size
     left = (resize - img_size) // 2
     box = (left, left, left + img_size, left + img_size)
-    pictures = [pixels(seed) for seed in range(max(batches))]
-    prepared = [one.resize((resize, resize), Image.Resampling.BILINEAR).crop(box) for one in pictures]
+    images = [pixels(seed) for seed in range(max(batches))]
+    prepared = [one.resize((resize, resize), Image.Resampling.BILINEAR).crop(box) for one in images]
     ready = torch.from_numpy(np.stack([np.asarray(one) for one in prepared]).transpose(0, 3, 1, 2) / np.float32(255))
-    wanted = np.stack([one.logits for one in Predictor.load(path, device="cpu").predict(pictures)])
+    wanted = np.stack([one.logits for one in Predictor.load(path, device="cpu").predict(images)])
     assert np.ptp(wanted, axis=0).min() > 10 * TOLERANCE
     for batch in batches:
         with torch.no_grad():
@@ -106,7 +106,7 @@ def test_heads_are_traced(tmp_path, head):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(FORMATS))
 def test_a_larger_backbone_is_exported(tmp_path, kind):
     path, file, difference = written(tmp_path, kind, model="resnet18", size=96, **SEEN)
     assert difference < TOLERANCE
@@ -136,10 +136,10 @@ def test_onnx_names_its_input_and_output_and_leaves_the_batch_open(onnx):
 
 def test_texts_say_how_to_make_pixels(tmp_path):
     saved = read_model(checkpoint(tmp_path / "best.pth", **SEEN))
-    said = texts(saved, ["a", 'b"ü', "c", "d", "e"], view_of(saved))
-    assert json.loads(said["classes"])[1] == 'b"ü'
-    assert (said["img_size"], said["resize"], said["normalize"]) == ("40", "46", "imagenet")
-    assert (said["load_from"], said["epoch"]) == ("best.pth", "7")
+    embedded = texts(saved, ["a", 'b"ü', "c", "d", "e"], view_of(saved))
+    assert json.loads(embedded["classes"])[1] == 'b"ü'
+    assert (embedded["img_size"], embedded["resize"], embedded["normalize"]) == ("40", "46", "imagenet")
+    assert (embedded["load_from"], embedded["epoch"]) == ("best.pth", "7")
     assert texts(saved, "abcde", view_of(read_model(checkpoint(tmp_path / "b.pth"))))["resize"] == "40"
 
 
@@ -154,7 +154,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 def test_without_a_reader_the_file_is_written_and_said_to_be_unchecked(tmp_path, monkeypatch):
     saved = read_model(checkpoint(tmp_path / "best.pth"))
     monkeypatch.setitem(
-        KINDS, "onnx", ExportFormat((), "nowhere_to_be_found", lambda *_: b"content", lambda content: 1 / 0)
+        FORMATS, "onnx", ExportFormat((), "nowhere_to_be_found", lambda *_: b"content", lambda content: 1 / 0)
     )
     assert export_model(saved, saved.classes, "onnx", tmp_path / "m.onnx") is None
     assert (tmp_path / "m.onnx").read_bytes() == b"content"
@@ -179,9 +179,9 @@ def test_what_torch_cannot_export_ends_in_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize("wrong", [lambda x: x + 2e-4, lambda x: x * float("nan"), lambda x: x.flip(0)])
 def test_a_file_with_other_logits_is_not_written(tmp_path, monkeypatch, wrong):
     saved = read_model(checkpoint(tmp_path / "best.pth"))
-    kind = KINDS["torchscript"]
+    kind = FORMATS["torchscript"]
     monkeypatch.setitem(
-        KINDS, "torchscript", kind._replace(read=lambda content: lambda pixels: wrong(kind.read(content)(pixels)))
+        FORMATS, "torchscript", kind._replace(read=lambda content: lambda pixels: wrong(kind.read(content)(pixels)))
     )
     with pytest.raises(RunError, match="differ from torch's by"):
         export_model(saved, saved.classes, "torchscript", tmp_path / "m.pt")

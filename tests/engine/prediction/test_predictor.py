@@ -1,4 +1,4 @@
-"""Predictions: what evaluation would score, picture by picture."""
+"""Predictions: what evaluation would score, image by image."""
 
 from dataclasses import replace
 
@@ -9,14 +9,14 @@ from PIL import Image
 
 from data.images.files import FileImages
 from data.loading.loader import LoaderConfig
-from data.loading.transforms import AUGMENTATIONS, scoring_transform
+from data.loading.transforms import AUGMENTATIONS, eval_transform
 from engine.core.checkpoint import read_model, save_model
 from engine.core.distributed import Runtime
 from engine.core.scoring import evaluation_loader, score
-from engine.prediction.heatmaps import SIDES, file_word, overlay, placed_heat, write_maps
+from engine.prediction.heatmaps import SIDES, file_word, image_heat, overlay, write_maps
 from engine.prediction.predictor import Prediction, Predictor, VisiblePart, seen_part, view_of
 from engine.prediction.sources import ImageFile, find_images, shown
-from models.heads.pooling import LinearHead
+from models.heads.linear import LinearHead
 from tests.engine.checkpoints import CLASSES, SIZE, checkpoint, damaged, every_kind, pixels
 from utils.checks import RunError, UserError
 from utils.types import Annotations, LabelTable
@@ -33,16 +33,16 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return every_kind(tmp_path_factory.mktemp("pictures") / "all")
+    return every_kind(tmp_path_factory.mktemp("images") / "all")
 
 
-def logits(predictor, pictures, **how):
-    return np.stack([one.logits for one in predictor.predict(pictures, **how)])
+def logits(predictor, images, **how):
+    return np.stack([one.logits for one in predictor.predict(images, **how)])
 
 
-def by_hand(path, picture, size, resize, mean, std):
+def by_hand(path, image, size, resize, mean, std):
     """Logits (C,) as the settings say, with nothing of ours but the network."""
-    whole = picture.convert("RGB").resize((resize, resize), Image.Resampling.BILINEAR)
+    whole = image.convert("RGB").resize((resize, resize), Image.Resampling.BILINEAR)
     left = (resize - size) // 2
     part = np.asarray(whole.crop((left, left, left + size, left + size)), dtype=np.float64) / 255
     ready = torch.from_numpy(((part - mean) / std).transpose(2, 0, 1)[None]).float()
@@ -58,7 +58,7 @@ def by_hand(path, picture, size, resize, mean, std):
         ("shift", "centred", SIZE, 0.5, 0.5),
     ],
 )
-def test_a_picture_is_seen_as_the_settings_of_the_checkpoint_say(tmp_path, augment, normalize, resize, mean, std):
+def test_an_image_is_seen_as_the_settings_of_the_checkpoint_say(tmp_path, augment, normalize, resize, mean, std):
     path = checkpoint(tmp_path / "m.pth", augment=augment, normalize=normalize)
     (found,) = Predictor.load(path, device="cpu").predict([pixels(3)])
     np.testing.assert_allclose(found.logits, by_hand(path, pixels(3), SIZE, resize, mean, std), **CLOSE)
@@ -84,19 +84,19 @@ def test_scores_do_not_depend_on_the_batch(path, files):
     np.testing.assert_allclose(logits(predictor, files[::-1], batch_size=4), alone[::-1], **CLOSE)
 
 
-def test_pictures_in_memory_are_scored_as_their_files(path, files):
+def test_images_in_memory_are_scored_as_their_files(path, files):
     predictor = Predictor.load(path, device="cpu")
-    held = [Image.open(file) for file in files]
-    np.testing.assert_array_equal(logits(predictor, held), logits(predictor, files))
-    assert [one.name for one in predictor.predict(held[:2])] == ["picture 1", "picture 2"]
+    opened = [Image.open(file) for file in files]
+    np.testing.assert_array_equal(logits(predictor, opened), logits(predictor, files))
+    assert [one.name for one in predictor.predict(opened[:2])] == ["image 1", "image 2"]
     assert [one.name for one in predictor.predict(files[:2])] == [str(file) for file in files[:2]]
 
 
-def test_no_pictures_no_predictions(path):
+def test_no_images_no_predictions(path):
     assert list(Predictor.load(path, device="cpu").predict([])) == []
 
 
-def test_pictures_are_read_while_they_are_asked_for(path, files):
+def test_images_are_read_while_they_are_asked_for(path, files):
     first = next(Predictor.load(path, device="cpu").predict([files[0], "nowhere.jpg"], batch_size=1))
     assert first.name == str(files[0])
 
@@ -126,26 +126,26 @@ def test_of_two_networks_the_first_predicts(tmp_path, files):
 
 
 def view_pixels(path, file):
-    """(1, 3, s, s) of a picture under --augment none and --normalize unit."""
+    """(1, 3, s, s) of an image under --augment none and --normalize unit."""
     whole = Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(whole).transpose(2, 0, 1)[None].copy()).float() / 255
 
 
-def test_a_damaged_picture_ends_everything_unless_someone_listens(path, files, tmp_path):
-    pictures = [files[0], damaged(tmp_path / "cut.jpg"), tmp_path / "gone.jpg", files[1]]
+def test_a_damaged_image_ends_everything_unless_someone_listens(path, files, tmp_path):
+    images = [files[0], damaged(tmp_path / "cut.jpg"), tmp_path / "gone.jpg", files[1]]
     predictor = Predictor.load(path, device="cpu")
     with pytest.raises(RunError, match=r"cut\.jpg: is damaged"):
-        list(predictor.predict(pictures))
+        list(predictor.predict(images))
     heard = []
-    found = list(predictor.predict(pictures, batch_size=2, unreadable=heard.append))
+    found = list(predictor.predict(images, batch_size=2, unreadable=heard.append))
     assert [one.name for one in found] == [str(files[0]), str(files[1])]
     assert [(one.name, one.reason.split(" (")[0]) for one in heard] == [
-        (str(pictures[1]), "is damaged"),
-        (str(pictures[2]), "does not exist"),
+        (str(images[1]), "is damaged"),
+        (str(images[2]), "does not exist"),
     ]
 
 
-def test_a_batch_of_damaged_pictures_only_is_passed_over(path, files, tmp_path):
+def test_a_batch_of_damaged_images_only_is_passed_over(path, files, tmp_path):
     cut = damaged(tmp_path / "cut.jpg")
     heard = []
     predictor = Predictor.load(path, device="cpu")
@@ -214,9 +214,9 @@ def test_certain_scores_are_still_told_apart():
 @pytest.mark.parametrize("size", [40, 224, 448])
 def test_the_part_that_is_seen_is_what_the_transform_keeps(augment, size):
     ramp = np.linspace(0, 255, 4096).astype(np.uint8)
-    picture = Image.fromarray(np.tile(ramp[None, :, None], (8, 1, 3)))
-    seen = scoring_transform(augment, size)(picture)[0, 0].numpy()
-    part = seen_part(scoring_transform(augment, size))
+    image = Image.fromarray(np.tile(ramp[None, :, None], (8, 1, 3)))
+    seen = eval_transform(augment, size)(image)[0, 0].numpy()
+    part = seen_part(eval_transform(augment, size))
     assert part == WHOLE or augment == "resize-crop"
     assert abs(seen[0] / 255 - part.start) < 2 / size
     assert abs(seen[-1] / 255 - part.end) < 2 / size
@@ -225,7 +225,7 @@ def test_the_part_that_is_seen_is_what_the_transform_keeps(augment, size):
 def test_heat_lies_where_the_model_looked_and_nowhere_else():
     cam = np.zeros((4, 4), dtype=np.float32)
     cam[0, 3] = 5.0
-    found = placed_heat(cam, (160, 80), VisiblePart(0.25, 0.75))
+    found = image_heat(cam, (160, 80), VisiblePart(0.25, 0.75))
     assert found.shape == (80, 160)
     assert found.max() == pytest.approx(1.0)
     row, column = np.unravel_index(found.argmax(), found.shape)
@@ -237,17 +237,17 @@ def test_heat_lies_where_the_model_looked_and_nowhere_else():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3)])
-def test_heat_fits_pictures_of_any_shape(size):
+def test_heat_fits_images_of_any_shape(size):
     cam = np.ones((3, 3), dtype=np.float32)
     for part in (WHOLE, VisiblePart(1 / 16, 15 / 16)):
-        assert placed_heat(cam, size, part).shape == size[::-1]
+        assert image_heat(cam, size, part).shape == size[::-1]
 
 
-def test_without_heat_the_picture_is_grey():
-    picture = pixels(1)
-    found = np.asarray(overlay(picture, np.full((3, 3), -1.0, dtype=np.float32), WHOLE))
-    np.testing.assert_array_equal(found, np.repeat(np.asarray(picture.convert("L"))[..., None], 3, axis=2))
-    hot = np.asarray(overlay(picture, np.ones((3, 3), dtype=np.float32), WHOLE)).astype(int)
+def test_without_heat_the_image_is_grey():
+    image = pixels(1)
+    found = np.asarray(overlay(image, np.full((3, 3), -1.0, dtype=np.float32), WHOLE))
+    np.testing.assert_array_equal(found, np.repeat(np.asarray(image.convert("L"))[..., None], 3, axis=2))
+    hot = np.asarray(overlay(image, np.ones((3, 3), dtype=np.float32), WHOLE)).astype(int)
     assert (hot[..., 0] - hot[..., 2]).min() > 20  # the hottest colour is yellow
 
 
@@ -271,7 +271,7 @@ def test_class_names_make_harmless_file_names(name, word):
     assert file_word(name) == word
 
 
-# pictures in folders
+# images in folders
 
 
 def touch(folder, *names):
@@ -293,7 +293,7 @@ def test_folders_are_searched_to_the_bottom_in_order(tmp_path):
     assert found.skipped == 3
 
 
-def test_a_picture_is_taken_once_and_its_name_is_its_own(tmp_path):
+def test_an_image_is_taken_once_and_its_name_is_its_own(tmp_path):
     touch(tmp_path, "one/a.jpg", "one/a.png", "one/a-2.jpg", "two/a.jpg", "plain")
     given = [tmp_path / "one", tmp_path / "two", tmp_path / "one" / "a.jpg", tmp_path / "plain"]
     names = [str(one.name) for one in find_images(given).sources]
@@ -317,7 +317,7 @@ def test_links_that_lead_nowhere_are_named_later_and_circles_are_not_walked(tmp_
 
 def test_nothing_to_predict_is_refused(tmp_path):
     touch(tmp_path, "notes.txt")
-    with pytest.raises(UserError, match=r"no pictures there .* 1 other files"):
+    with pytest.raises(UserError, match=r"no images there .* 1 other files"):
         find_images([tmp_path])
     with pytest.raises(UserError, match=r"nowhere\.jpg: no such file or folder"):
         find_images([tmp_path / "nowhere.jpg"])
