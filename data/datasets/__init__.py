@@ -1,4 +1,4 @@
-"""Datasets by name. A new one is a file here that returns `Splits`, a line below, a YAML under configs/datasets."""
+"""Dataset readers by name. A new one is a file here that returns `Splits`, a line below, a YAML in configs/datasets."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ DATASETS: dict[str, Callable[[DatasetSource], Splits]] = {
     "digits-lt": load_long_tailed_digits,
     "letters": load_letters,
 }
-"""The readers by the name `--dataset` takes. Folders and other settings: configs/datasets/<name>.yaml."""
+"""The readers by their names for `--dataset`. Folders and other settings: configs/datasets/<name>.yaml."""
 
 SYNONYMS = {"nus-wide": "nw-lt"}
-"""Names that papers print, each with the name it stands for here."""
+"""Other names that papers use, each with the name here."""
 
 __all__ = ["DATASETS", "SYNONYMS", "DatasetSource"]

@@ -1,6 +1,6 @@
 """COCO 2014 and 2017, the 80 object categories as labels (Lin et al., ECCV 2014; instances_<split><year>.json).
 
-A category is present where the picture has an annotation of it, crowd regions included. Pictures without any
+A category is present where the image has an annotation of it, crowd regions included. Images without any
 annotation are left out, as in the published multi-label splits. Classes are ordered by category id, rows by image id.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools.coco import COCO
 
-from data.datasets.formatted import Form, is_formatted, load_formatted
+from data.datasets.formatted import FormattedLayout, is_formatted, load_formatted
 from data.datasets.source import DatasetSource
 from data.files.cache import fingerprint, pack, unpack
 from data.files.text_files import is_plain_text, read_json
@@ -27,13 +27,13 @@ from utils.types import ABSENT, PRESENT, Annotations, Boxes, Codes, LabelTable, 
 READER = "coco 1"
 """Part of the cache's fingerprint; another number whenever the same file would be read differently."""
 
-_NEEDED: dict[str, dict[str, type]] = {  # section: what each of its entries must have, and the type of that
+_REQUIRED_KEYS: dict[str, dict[str, type]] = {  # section: keys that each of its entries must have, with their types
     "images": {"id": int, "file_name": str},
     "annotations": {"id": int, "image_id": int, "category_id": int},
     "categories": {"id": int, "name": str},
 }
 
-_LONGEST_SIDE = 1e9  # pixels; beyond it a number of a box is damage
+_MAX_COORDINATE = 1e9  # pixels; anything beyond is damage
 
 
 # fmt: off
@@ -48,26 +48,26 @@ COCO_CLASSES = (
     "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )
 # fmt: on
-"""The categories of the official files in the order of their ids, for arrays that do not name them."""
+"""The categories of the official files in the order of their ids, for formatted arrays, which do not name them."""
 
 
-class CocoPart(NamedTuple):
-    """What one annotation file says of its N pictures that have annotations."""
+class CocoSplit(NamedTuple):
+    """Content of one annotation file: its N images that have annotations."""
 
     ids: tuple[str, ...]
-    files: tuple[str, ...]  # relative to the folder of the split's pictures
+    files: tuple[str, ...]  # relative to the image folder of the split
     classes: tuple[str, ...]
     codes: Codes  # (N, C)
     boxes: Boxes
-    left_out: int = 0  # pictures without any annotation
+    left_out: int = 0  # images without any annotation
 
 
 def load_coco(source: DatasetSource, year: int) -> Splits:
-    """COCO's train pictures for training, its val pictures (the published splits have no other) as the test set.
+    """Read COCO: train for training, val (the published splits have no other) as the test set.
 
     Args:
         source: `path_images` holds `annotations/` (of 2014 also: the formatted arrays, which come first) and the
-            pictures, in `images/train2014/` or in `train2014/`.
+            images, in `images/train2014/` or in `train2014/`.
         year: 2014 or 2017.
 
     Raises:
@@ -75,23 +75,23 @@ def load_coco(source: DatasetSource, year: int) -> Splits:
     """
     require(year in (2014, 2017), f"COCO {year}: only 2014 and 2017 are known")
     if year == 2014 and is_formatted(source.path_images):
-        return load_formatted(source, Form("coco", ("images", "."), image_number, COCO_CLASSES, len(COCO_CLASSES)))
+        return load_formatted(source, LAYOUT)
     root = find_root(source.path_images, year)
     train, test = (_read(source, instances(root, f"{split}{year}")) for split in ("train", "val"))
     require(
         train.classes == test.classes,
         f"{instances(root, f'val{year}')}: other categories than in {instances(root, f'train{year}').name}",
     )
-    both = sorted(set(train.ids) & set(test.ids), key=int)
-    if both:
+    shared = sorted(set(train.ids) & set(test.ids), key=int)
+    if shared:
         raise UserError(
-            f"{root}: image {both[0]} is in train{year} and in val{year} ({len(both)} such); get both files anew"
+            f"{root}: image {shared[0]} is in train{year} and in val{year} ({len(shared)} such); get both files anew"
         )
     return Splits(_annotations(source, root, f"train{year}", train), _annotations(source, root, f"val{year}", test))
 
 
 def find_root(path: Path, year: int) -> Path:
-    """The folder that holds `annotations/`: `path` or `path/coco`. Raises: UserError showing the expected tree."""
+    """Return the folder with `annotations/`: `path` or `path/coco`. Raises: UserError showing the expected tree."""
     for folder in (path, path / "coco"):
         if (folder / "annotations").is_dir():
             return folder
@@ -105,70 +105,71 @@ def find_root(path: Path, year: int) -> Path:
 
 
 def image_number(file: str) -> str:
-    """The id in a picture's name: "9" of `train2014/COCO_train2014_000000000009.jpg`; an empty text where none is."""
-    found = re.fullmatch(r"(?:.*[^0-9])?([0-9]{1,18})", PurePosixPath(file).stem, re.DOTALL)
-    return str(int(found[1])) if found else ""
+    """Return the id in a file name: "9" of `train2014/COCO_train2014_000000000009.jpg`; "" where there is none."""
+    match = re.fullmatch(r"(?:.*[^0-9])?([0-9]{1,18})", PurePosixPath(file).stem, re.DOTALL)
+    return str(int(match[1])) if match else ""
 
 
 def instances(root: Path, split: str) -> Path:
-    """The annotation file of one split."""
+    """Path of the annotation file of one split."""
     return root / "annotations" / f"instances_{split}.json"
 
 
-def read_instances(path: Path) -> CocoPart:
+def read_instances(path: Path) -> CocoSplit:
     """Parse one annotation file.
 
     Raises:
         UserError: the file is missing or no json, lacks a section or key, lists something twice, or names an
             image or category that it does not list.
     """
-    held = _load_json(path)
-    _check(path, held)
+    content = _load_json(path)
+    _check(path, content)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
         index = COCO()
-        index.dataset = held
+        index.dataset = content
         index.createIndex()
     categories = sorted(index.cats)
     ids = [image for image in sorted(index.imgs) if index.imgToAnns.get(image)]
     require(bool(ids), f"{path}: no image has an annotation")
-    column = {category: place for place, category in enumerate(categories)}
+    column_of = {category: column for column, category in enumerate(categories)}
     codes = np.full((len(ids), len(categories)), ABSENT, dtype=np.int8)
     boxed: list[tuple[int, int, list[float]]] = []
     for row, image in enumerate(ids):
-        for one in index.imgToAnns[image]:
-            label = column[one["category_id"]]
+        for annotation in index.imgToAnns[image]:
+            label = column_of[annotation["category_id"]]
             codes[row, label] = PRESENT
-            if "bbox" in one:
-                boxed.append((row, label, one["bbox"]))
+            if "bbox" in annotation:
+                boxed.append((row, label, annotation["bbox"]))
     files = tuple(index.imgs[image]["file_name"] for image in ids)
     classes = tuple(index.cats[category]["name"] for category in categories)
-    return CocoPart(tuple(map(str, ids)), files, classes, codes, _boxes(boxed), len(index.imgs) - len(ids))
+    return CocoSplit(tuple(map(str, ids)), files, classes, codes, _boxes(boxed), len(index.imgs) - len(ids))
 
 
 def _load_json(path: Path) -> dict[str, Any]:
-    held = read_json(path, "COCO keeps its annotations there")
-    if not isinstance(held, dict):
-        raise UserError(f"{path}: not COCO annotations: the outermost value is a {type(held).__name__}, not an object")
-    return held
+    content = read_json(path, "COCO keeps its annotations there")
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(f"{path}: not COCO annotations: the outermost value is a {kind}, not an object")
+    return content
 
 
-def _check(path: Path, held: dict[str, Any]) -> None:
-    """Everything that the rest of the reader relies on."""
-    for section, keys in _NEEDED.items():
-        entries = held.get(section)
+def _check(path: Path, content: dict[str, Any]) -> None:
+    """Check everything that the rest of the reader relies on."""
+    for section, keys in _REQUIRED_KEYS.items():
+        entries = content.get(section)
         if not isinstance(entries, list):
             raise UserError(f"{path}: has no list {section!r}; is it an instances file?")
         for number, entry in enumerate(entries):
             fault = _entry_fault(entry, keys)
             if fault:
                 raise UserError(f"{path}: entry {number} of {section!r} {fault}")
-    images = _unique(path, "images", (entry["id"] for entry in held["images"]))
-    categories = _unique(path, "categories", (entry["id"] for entry in held["categories"]))
-    for number, entry in enumerate(held["annotations"]):
+    images = _unique(path, "images", (entry["id"] for entry in content["images"]))
+    categories = _unique(path, "categories", (entry["id"] for entry in content["categories"]))
+    for number, entry in enumerate(content["annotations"]):
         for key, known in (("image_id", images), ("category_id", categories)):
             if entry[key] not in known:
                 raise UserError(f"{path}: annotation {number} names {key} {entry[key]}, which the file does not list")
-    for entry in held["images"]:
+    for entry in content["images"]:
         name = PurePosixPath(entry["file_name"])
         if name.is_absolute() or ".." in name.parts:
             raise UserError(
@@ -177,7 +178,7 @@ def _check(path: Path, held: dict[str, Any]) -> None:
 
 
 def _entry_fault(entry: Any, keys: dict[str, type]) -> str:
-    """What an entry lacks, as the end of a sentence; empty when nothing."""
+    """Return the fault of an entry as the end of a sentence; "" when it has none."""
     if not isinstance(entry, dict):
         return f"is a {type(entry).__name__}, not an object"
     for key, kind in keys.items():
@@ -191,16 +192,16 @@ def _entry_fault(entry: Any, keys: dict[str, type]) -> str:
 
 
 def _box_fault(box: Any) -> str:
-    """What is wrong with a `bbox`, as the end of a sentence; empty when nothing."""
+    """Return the fault of a `bbox` as the end of a sentence; "" when it has none."""
     if not (isinstance(box, list | tuple) and len(box) == 4):
         return "has a 'bbox' that is not four numbers"
-    if not all(isinstance(side, int | float) and abs(side) < _LONGEST_SIDE for side in box):  # a NaN is not below it
+    if not all(isinstance(side, int | float) and abs(side) < _MAX_COORDINATE for side in box):  # false for NaN
         return "has a 'bbox' that is not four numbers of pixels"
     return "has a 'bbox' with a negative width or height" if box[2] < 0 or box[3] < 0 else ""
 
 
 def _unique(path: Path, section: str, ids: Iterable[int]) -> set[int]:
-    """The ids as a set. Raises: UserError for an id that is there twice."""
+    """Return the ids as a set. Raises: UserError for an id that occurs twice."""
     seen: set[int] = set()
     for one in ids:
         if one in seen:
@@ -210,30 +211,34 @@ def _unique(path: Path, section: str, ids: Iterable[int]) -> set[int]:
 
 
 def _boxes(boxed: list[tuple[int, int, list[float]]]) -> Boxes:
-    """COCO's x, y, width, height as corners."""
-    place = np.array([entry[:2] for entry in boxed], dtype=np.int64).reshape(-1, 2)
+    """Boxes with corners, from COCO's x, y, width, height."""
+    row_label = np.array([entry[:2] for entry in boxed], dtype=np.int64).reshape(-1, 2)
     corners = np.array([entry[2] for entry in boxed], dtype=np.float32).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
-    return Boxes(place[:, 0], place[:, 1], corners)
+    return Boxes(row_label[:, 0], row_label[:, 1], corners)
 
 
-def _read(source: DatasetSource, path: Path) -> CocoPart:
-    """The content of an annotation file, from the cache where the file has not changed."""
+def _read(source: DatasetSource, path: Path) -> CocoSplit:
+    """Read an annotation file, from the cache if the file has not changed."""
     key = fingerprint(READER, [path])
-    kept = source.cache.load("coco", key, ["ids", "files", "classes", "codes", "row", "label", "corners"])
-    if kept is not None:
-        ids, files, classes = (unpack(kept[name]) for name in ("ids", "files", "classes"))
-        return CocoPart(ids, files, classes, kept["codes"], Boxes(kept["row"], kept["label"], kept["corners"]))
-    part = read_instances(path)
-    texts = {"ids": pack(part.ids), "files": pack(part.files), "classes": pack(part.classes)}
-    source.cache.save("coco", key, {**texts, "codes": part.codes, **part.boxes._asdict()})
-    return part
+    cached = source.cache.load("coco", key, ["ids", "files", "classes", "codes", "row", "label", "corners"])
+    if cached is not None:
+        ids, files, classes = (unpack(cached[name]) for name in ("ids", "files", "classes"))
+        boxes = Boxes(cached["row"], cached["label"], cached["corners"])
+        return CocoSplit(ids, files, classes, cached["codes"], boxes)
+    content = read_instances(path)
+    texts = {"ids": pack(content.ids), "files": pack(content.files), "classes": pack(content.classes)}
+    source.cache.save("coco", key, {**texts, "codes": content.codes, **content.boxes._asdict()})
+    return content
 
 
-def _annotations(source: DatasetSource, root: Path, split: str, part: CocoPart) -> Annotations:
+def _annotations(source: DatasetSource, root: Path, split: str, content: CocoSplit) -> Annotations:
     folders = [root / "images" / split, root / split]
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     if source.need_images and not folder.is_dir():
-        raise UserError(f"{folders[0]}: no such folder, nor {folders[1]}; COCO's {split} pictures belong there")
-    images = FileImages([f"{folder}/{name}" for name in part.files], source.cache)
-    return Annotations(images, part.ids, part.classes, LabelTable(part.codes), part.boxes)
+        raise UserError(f"{folders[0]}: no such folder, nor {folders[1]}; COCO's {split} images belong there")
+    images = FileImages([f"{folder}/{name}" for name in content.files], source.cache)
+    return Annotations(images, content.ids, content.classes, LabelTable(content.codes), content.boxes)
+
+
+LAYOUT = FormattedLayout("coco", ("images", "."), image_number, COCO_CLASSES, len(COCO_CLASSES))

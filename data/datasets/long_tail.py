@@ -1,10 +1,10 @@
 """The long-tailed splits of VOC, COCO and NUS-WIDE: `voc-lt`, `coco-lt` and `nw-lt`.
 
-VOC-MLT and COCO-MLT are due to Wu et al. (ECCV 2020; published code wutong16/DistributionBalancedLoss, appendix), their
-lists in the form read here to published code richard-peng-xia/LMPT, data, NW-MLT to zhongjingyu1/NDLP, appendix.
+VOC-MLT and COCO-MLT are by Wu et al. (ECCV 2020; published code wutong16/DistributionBalancedLoss, appendix), their
+lists in the format read here are from richard-peng-xia/LMPT, data; NW-MLT is from zhongjingyu1/NDLP, appendix.
 
-A list has a line for each picture, `<relative path> <class> <class> ...`, classes counted from 0; a line without a
-class is a picture without labels and stays. A labels file has a line for each class, `<name> <class>`. Rows are
+A list has a line per image, `<relative path> <class> <class> ...`, classes counted from 0; a line without a
+class is an image without labels and stays. A labels file has a line per class, `<name> <class>`. Rows are
 ordered by image id; `Annotations.places` keeps the order of the list, which published label files have.
 """
 
@@ -28,21 +28,21 @@ from utils.types import ABSENT, PRESENT, Annotations, Codes, LabelTable, Splits
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
 
-class Layout(NamedTuple):
-    """Where the parts of one long-tailed split lie, and what its image ids are."""
+class LongTailLayout(NamedTuple):
+    """Paths of the files of one long-tailed dataset, and its image ids."""
 
     lists: str
     """Folder of the lists inside `--path_lists`."""
     prefix: str
-    """What the names of the lists begin with."""
+    """Beginning of the names of the lists."""
     checks: str | None
-    """Folder of the pickles, seen from that of the lists; None where nobody has seen lists and pickles together."""
+    """Folder of the pickles, relative to that of the lists; None if no pickles are known for these lists."""
     image_id: Callable[[PurePosixPath], str | None]
-    """The id of a listed picture; None where its name has none."""
-    places: Callable[[str], tuple[str, ...]]
-    """Where a listed picture may be, seen from `--path_images`; the first that is there counts."""
+    """Maps a listed path to the image id, None where the name has none."""
+    paths: Callable[[str], tuple[str, ...]]
+    """Maps a listed path to the possible paths below `--path_images`; the first whose folder exists counts."""
     tree: str
-    """What `--path_images` looks like, for the message."""
+    """Expected content of `--path_images`, for the message."""
 
 
 def _stem(path: PurePosixPath) -> str:
@@ -50,9 +50,9 @@ def _stem(path: PurePosixPath) -> str:
 
 
 def _number(path: PurePosixPath) -> str | None:
-    """`000000554625` and `COCO_train2014_000000554625` are image 554625."""
-    found = re.fullmatch(r"(?:.*[^0-9])?([0-9]{1,18})", path.stem)
-    return str(int(found[1])) if found else None
+    """Return the image number: "554625" for `000000554625` and for `COCO_train2014_000000554625`."""
+    match = re.fullmatch(r"(?:.*[^0-9])?([0-9]{1,18})", path.stem)
+    return str(int(match[1])) if match else None
 
 
 def _whole(path: PurePosixPath) -> str:
@@ -60,7 +60,7 @@ def _whole(path: PurePosixPath) -> str:
 
 
 LAYOUTS = {
-    "voc-lt": Layout(
+    "voc-lt": LongTailLayout(
         "VOCdevkit",
         "voc",
         "longtail2012",
@@ -68,7 +68,7 @@ LAYOUTS = {
         lambda path: (path, path.removeprefix("VOCdevkit/")),
         "VOCdevkit/VOC2012/JPEGImages/*.jpg and VOCdevkit/VOC2007/JPEGImages/*.jpg, or the folder VOCdevkit itself",
     ),
-    "coco-lt": Layout(
+    "coco-lt": LongTailLayout(
         "coco",
         "coco",
         "longtail2017",
@@ -76,24 +76,24 @@ LAYOUTS = {
         lambda path: (path, f"images/{path}"),
         "train2017/*.jpg and val2017/*.jpg, or images/train2017/*.jpg and images/val2017/*.jpg",
     ),
-    "nw-lt": Layout(
-        "nuswide", "nw", None, _whole, lambda path: (path,), "the pictures where the lists say: images/*.jpg"
+    "nw-lt": LongTailLayout(
+        "nuswide", "nw", None, _whole, lambda path: (path,), "the images at the listed paths: images/*.jpg"
     ),
 }
-"""The splits by the name `--dataset` takes."""
+"""The long-tailed datasets by their names for `--dataset`."""
 
 
-class ListedPart(NamedTuple):
-    """What one list says of its N pictures, in its own order."""
+class ListedSplit(NamedTuple):
+    """Content of one list of N images, in its own order."""
 
     ids: tuple[str, ...]
     files: tuple[str, ...]
     codes: Codes  # (N, C)
-    lines: tuple[int, ...]  # where each stands in the file, from 1
+    lines: tuple[int, ...]  # line number of each image, from 1
 
 
 def load_longtail(source: DatasetSource, name: str) -> Splits:
-    """The training and the test list of one long-tailed split, with its head, middle and tail as groups of classes.
+    """Read the training and the test list of one long-tailed dataset, with head, middle and tail as groups of classes.
 
     An image id is the file's stem for VOC, its number without leading zeros for COCO (rows are ordered by that
     number), and the listed path without its extension for NUS-WIDE.
@@ -106,67 +106,68 @@ def load_longtail(source: DatasetSource, name: str) -> Splits:
 
     Raises:
         UserError: a folder or file is missing, a line is malformed, an image is listed twice or in both lists, or a
-            pickle beside the lists says something else than they do.
+            pickle beside the lists disagrees with them.
     """
     layout = LAYOUTS[name]
     folder = find_lists(source, layout)
     classes = read_classes(folder / f"{layout.prefix}_labels.txt")
     train_file, test_file = (folder / f"{layout.prefix}_lt_{split}.txt" for split in ("train", "test"))
     train, test = (read_list(path, len(classes), layout.image_id) for path in (train_file, test_file))
-    _require_apart(train_file, train, test_file, test)
-    annotations, tested = (_annotations(source, layout, classes, part) for part in (train, test))
+    _check_disjoint(train_file, train, test_file, test)
+    annotations, tested = (_annotations(source, layout, classes, listed) for listed in (train, test))
     groups = class_groups(annotations.truth.counts())
     if layout.checks is not None:
         check_pickles(folder / layout.checks, annotations, groups)
     return Splits(annotations, tested, groups)
 
 
-def find_lists(source: DatasetSource, layout: Layout) -> Path:
-    """The folder that holds the lists. Raises: UserError showing the expected tree."""
+def find_lists(source: DatasetSource, layout: LongTailLayout) -> Path:
+    """Return the folder of the lists. Raises: UserError showing the expected tree."""
     names = [f"{layout.prefix}_{rest}.txt" for rest in ("lt_train", "lt_test", "labels")]
     for root in (source.path_lists, source.path_images):
         for folder in (root / layout.lists, root):
             if any((folder / name).is_file() for name in names):
                 return folder
     raise UserError(
-        f"{source.path_lists}: no {names[0]} here, nor in {layout.lists}/; give --path_lists the folder like this:\n"
+        f"{source.path_lists}: no {names[0]} here, nor in {layout.lists}/;"
+        f" give --path_lists the folder that looks like this:\n"
         f"  {layout.lists}/{names[0]}, {names[1]}, {names[2]}\n"
-        f"(docs/data.md says where the lists come from)"
+        f"(docs/datasets/long_tail_lists.md says where the lists come from)"
     )
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """The C names of a labels file in the order of their numbers; names may hold spaces.
+    """Read the C names of a labels file in the order of their numbers; names may have spaces.
 
     Raises:
-        UserError: the file is missing or empty, a line is no name and number, a name or number is there twice, or the
+        UserError: the file is missing or empty, a line is no name and number, a name or number occurs twice, or the
             numbers are not 0 .. C - 1.
     """
-    found: dict[int, tuple[str, int]] = {}
+    name_of: dict[int, tuple[str, int]] = {}  # number: name and line
     for line, text in read_lines(path, "it names the classes"):
         where = f"{path}, line {line}"
         name, _, number = text.rpartition(" ")
         if not name.strip() or not _NUMBER.fullmatch(number):
             raise UserError(f"{where}: expected a class name and its number, found {text[:60]!r}")
-        if int(number) in found:
+        if int(number) in name_of:
             raise UserError(
-                f"{where}: number {int(number)} is also in line {found[int(number)][1]}; each is for one class"
+                f"{where}: number {int(number)} is also in line {name_of[int(number)][1]}; each is for one class"
             )
-        found[int(number)] = (" ".join(name.split()), line)
-    require(bool(found), f"{path}: names no class; expected lines such as 'aeroplane 0'")
-    gap = next((number for number in range(len(found)) if number not in found), None)
+        name_of[int(number)] = (" ".join(name.split()), line)
+    require(bool(name_of), f"{path}: names no class; expected lines such as 'aeroplane 0'")
+    gap = next((number for number in range(len(name_of)) if number not in name_of), None)
     if gap is not None:
-        raise UserError(f"{path}: {len(found)} classes, but none has number {gap}; they count from 0 without gaps")
-    return _distinct(path, [found[number] for number in range(len(found))])
+        raise UserError(f"{path}: {len(name_of)} classes, but none has number {gap}; they count from 0 without gaps")
+    return _distinct(path, [name_of[number] for number in range(len(name_of))])
 
 
-def read_list(path: Path, num_classes: int, image_id: Callable[[PurePosixPath], str | None]) -> ListedPart:
-    """The pictures of one list and their (N, C) codes.
+def read_list(path: Path, num_classes: int, image_id: Callable[[PurePosixPath], str | None]) -> ListedSplit:
+    """Read the images of one list and their (N, C) codes.
 
     Args:
         path: the list.
         num_classes: C.
-        image_id: the id of a listed picture.
+        image_id: maps a listed path to the image id.
 
     Raises:
         UserError: the list is missing or empty, a path leads out of the dataset or has no id, a class is no number
@@ -175,26 +176,26 @@ def read_list(path: Path, num_classes: int, image_id: Callable[[PurePosixPath], 
     first: dict[str, int] = {}
     files: list[str] = []
     codes: list[Codes] = []
-    for line, text in read_lines(path, "it lists the pictures and their classes"):
+    for line, text in read_lines(path, "it lists the images and their classes"):
         where = f"{path}, line {line}"
         listed, *numbers = text.split()
         file = relative_path(listed, where)
-        one = image_id(PurePosixPath(file))
-        if one is None:
+        image = image_id(PurePosixPath(file))
+        if image is None:
             raise UserError(f"{where}: {listed[:80]!r} has no image number in its name")
-        if one in first:
-            raise UserError(f"{where}: image {one[:80]} is listed twice (also in line {first[one]})")
-        first[one] = line
+        if image in first:
+            raise UserError(f"{where}: image {image[:80]} is listed twice (also in line {first[image]})")
+        first[image] = line
         files.append(file)
         codes.append(_codes(where, numbers, num_classes))
-    require(bool(first), f"{path}: lists no picture; expected lines such as '<path> 14 4 19'")
-    return ListedPart(tuple(first), tuple(files), np.stack(codes), tuple(first.values()))
+    require(bool(first), f"{path}: lists no image; expected lines such as '<path> 14 4 19'")
+    return ListedSplit(tuple(first), tuple(files), np.stack(codes), tuple(first.values()))
 
 
-def _distinct(path: Path, found: Sequence[tuple[str, int]]) -> tuple[str, ...]:
-    """The names. Raises: UserError for one that two classes have."""
+def _distinct(path: Path, names: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+    """Return the names of (name, line) pairs. Raises: UserError for one that two classes have."""
     lines: dict[str, int] = {}
-    for name, line in found:
+    for name, line in names:
         if name in lines:
             raise UserError(
                 f"{path}, line {line}: class {name[:60]!r} is also in line {lines[name]}; correct one of them"
@@ -204,7 +205,7 @@ def _distinct(path: Path, found: Sequence[tuple[str, int]]) -> tuple[str, ...]:
 
 
 def _codes(where: str, numbers: Sequence[str], num_classes: int) -> Codes:
-    """(C,) the codes of one line."""
+    """Codes (C,) of one line."""
     codes = np.full(num_classes, ABSENT, dtype=np.int8)
     for number in numbers:
         if not _NUMBER.fullmatch(number) or int(number) >= num_classes:
@@ -213,42 +214,44 @@ def _codes(where: str, numbers: Sequence[str], num_classes: int) -> Codes:
     return codes
 
 
-def _require_apart(train_file: Path, train: ListedPart, test_file: Path, test: ListedPart) -> None:
+def _check_disjoint(train_file: Path, train: ListedSplit, test_file: Path, test: ListedSplit) -> None:
     lines = dict(zip(train.ids, train.lines, strict=True))
-    for one, line in zip(test.ids, test.lines, strict=True):
-        if one in lines:
+    for image, line in zip(test.ids, test.lines, strict=True):
+        if image in lines:
             raise UserError(
-                f"{test_file}, line {line}: image {one[:80]} is for training too ({train_file.name}, line {lines[one]})"
+                f"{test_file}, line {line}: image {image[:80]} is in the training list too"
+                f" ({train_file.name}, line {lines[image]})"
             )
 
 
-def _annotations(source: DatasetSource, layout: Layout, classes: tuple[str, ...], part: ListedPart) -> Annotations:
-    """The rows of a list ordered by image id; ids that are numbers by their value."""
+def _annotations(
+    source: DatasetSource, layout: LongTailLayout, classes: tuple[str, ...], listed: ListedSplit
+) -> Annotations:
+    """Annotations of a list, ordered by image id; ids that are numbers by their value."""
     numbers = layout.image_id is _number
-    order = sorted(range(len(part.ids)), key=lambda place: int(part.ids[place]) if numbers else part.ids[place])
-    files = _files(source, layout, part.files)
-    places = np.array(order, dtype=np.int64)
+    keys = [int(image) for image in listed.ids] if numbers else listed.ids
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+    files = _files(source, layout, listed.files)
     return Annotations(
-        FileImages([files[place] for place in order], source.cache),
-        tuple(part.ids[place] for place in order),
+        FileImages([files[row] for row in order], source.cache),
+        tuple(listed.ids[row] for row in order),
         classes,
-        LabelTable(part.codes[places]),
-        places=places,
+        LabelTable(listed.codes[order]),
+        places=order,
     )
 
 
-def _files(source: DatasetSource, layout: Layout, listed: Sequence[str]) -> list[str]:
-    """The listed pictures in the first place of which a folder is there."""
+def _files(source: DatasetSource, layout: LongTailLayout, listed: Sequence[str]) -> list[str]:
+    """Return the paths of the listed images, those of the first layout of which a folder exists."""
     root = source.path_images
-    choices = list(zip(*(layout.places(path) for path in listed), strict=True))
-    there = (
+    choices = list(zip(*(layout.paths(path) for path in listed), strict=True))
+    existing = (
         paths for paths in choices if any((root / folder).is_dir() for folder in {_folder(path) for path in paths})
     )
-    paths = next(there, None)
+    paths = next(existing, None)
     if paths is None and source.need_images:
         raise UserError(
-            f"{root / listed[0]}: not there, nor is its folder; give --path_images the folder that holds\n"
-            f"  {layout.tree}"
+            f"{root / listed[0]}: does not exist, nor its folder; give --path_images the folder with\n  {layout.tree}"
         )
     return [f"{root}/{path}" for path in paths or listed]
 

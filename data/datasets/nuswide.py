@@ -1,7 +1,7 @@
 """NUS-WIDE, 81 concepts (Chua et al., CIVR 2009), from a table of rows or from formatted arrays.
 
 The table `nus_wid_data.csv` (ASL, ICCV 2021; CoNeS, published code, Dataset/nuswide.py) has the file name, the printed
-list of class names and the split of each picture. Pictures with an empty list stay, with every class ABSENT. Classes
+list of class names and the split of each image. Images with an empty list stay, with every class ABSENT. Classes
 are in the order of the published code, rows ordered by image id.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.datasets.formatted import Form, is_formatted, load_formatted
+from data.datasets.formatted import FormattedLayout, is_formatted, load_formatted
 from data.datasets.source import DatasetSource
 from data.files.cache import fingerprint, pack, unpack
 from data.files.text_files import is_plain_text, read_rows, relative_path
@@ -40,18 +40,18 @@ READER = "nuswide 1"
 
 TABLE = "nus_wid_data.csv"
 
-_COLUMNS = (  # what each column may be called, lower case; in the order that counts where no name is known
+_COLUMNS = (  # possible names of each column, lower case; this is their order where no name is known
     ("filepath", "file_path", "path", "filename", "file_name", "image", "image_path", "img_path"),
     ("label", "labels", "tag", "tags"),
     ("split_name", "split", "phase"),
 )
 _SPLITS = ("train", "val")
 _PREFIX = re.compile(r"(?:images|Flickr)/")
-_PURPOSE = "it lists the pictures of NUS-WIDE"
+_PURPOSE = "it lists the images of NUS-WIDE"
 
 
 class NuswideRows(NamedTuple):
-    """The N pictures of one split in the order of their ids."""
+    """The N images of one split in the order of their ids."""
 
     ids: tuple[str, ...]
     files: tuple[str, ...]  # relative to the folder of the dataset
@@ -66,27 +66,27 @@ class _Row(NamedTuple):
 
 
 def load_nuswide(source: DatasetSource) -> Splits:
-    """Split "train" for training, "val" as the test set.
+    """Read split "train" for training, "val" as the test set.
 
     Args:
-        source: `path_images` holds the formatted arrays, or the table (which may lie under `path_lists` too), and
-            the pictures where these say.
+        source: `path_images` has the formatted arrays, or the table (which may be in `path_lists` too), and the
+            images at the paths given there.
 
     Raises:
         UserError: a folder, file or entry is missing or malformed, a class is unknown, or an image is listed twice.
     """
     if is_formatted(source.path_images):
-        return load_formatted(source, FORM)
+        return load_formatted(source, LAYOUT)
     train, test = _read(source, find_table(source))
     require(
         not source.need_images or source.path_images.is_dir(),
-        f"{source.path_images}: no such folder; give --path_images the folder of NUS-WIDE's pictures",
+        f"{source.path_images}: no such folder; give --path_images the folder of NUS-WIDE's images",
     )
     return Splits(_annotations(source, train), _annotations(source, test))
 
 
 def find_table(source: DatasetSource) -> Path:
-    """`nus_wid_data.csv`, with the pictures or among the lists. Raises: UserError showing the expected tree."""
+    """Find `nus_wid_data.csv` beside the images or the lists. Raises: UserError showing the expected tree."""
     for folder in (source.path_images, source.path_lists, source.path_lists / "nuswide"):
         if (folder / TABLE).exists():
             return folder / TABLE
@@ -102,37 +102,39 @@ def find_table(source: DatasetSource) -> Path:
 
 
 def read_table(path: Path) -> tuple[NuswideRows, NuswideRows]:
-    """Training and test rows of the table.
+    """Read the training and test rows of the table.
 
-    Columns are found by their names (`filepath`, `label`, `split_name` and the like, in any order, others passed
-    over). Where none of the names is known, they are the last three, in that order, behind at most one column that
-    counts rows; and a first line that ends in "train" or "val" is a row then.
+    Columns are found by their names (`filepath`, `label`, `split_name` and the like, in any order; others are
+    ignored). If none of the names is known, they are the last three, in that order, after at most one column of row
+    numbers; a first line that ends in "train" or "val" is a row then.
 
     Raises:
         UserError: the file is missing or malformed, a class or split is unknown, an image is listed twice, or a
             split is empty; the message names the line.
     """
     first: dict[str, int] = {}
-    parts: dict[str, list[tuple[str, _Row]]] = {split: [] for split in _SPLITS}
+    rows: dict[str, list[tuple[str, _Row]]] = {split: [] for split in _SPLITS}
     for row in _rows(path):
-        one = image_id(row.file)
-        if one in first:
-            raise UserError(f"{path}, line {row.line}: image {one[:80]} is listed twice (also in line {first[one]})")
-        first[one] = row.line
-        parts[row.split].append((one, row))
-    for split, listed in parts.items():
-        require(bool(listed), f"{path}: lists no picture for split {split!r}; both train and val are needed")
-    train, test = (_sorted(parts[split]) for split in _SPLITS)
+        image = image_id(row.file)
+        if image in first:
+            raise UserError(
+                f"{path}, line {row.line}: image {image[:80]} is listed twice (also in line {first[image]})"
+            )
+        first[image] = row.line
+        rows[row.split].append((image, row))
+    for split, listed in rows.items():
+        require(bool(listed), f"{path}: lists no image for split {split!r}; both train and val are needed")
+    train, test = (_sorted(rows[split]) for split in _SPLITS)
     return train, test
 
 
 def image_id(file: str) -> str:
-    """A file name without extension and without the folder, `images` or `Flickr`, that holds all pictures."""
+    """Return a file name without extension and without the leading folder `images` or `Flickr`."""
     return _PREFIX.sub("", str(PurePosixPath(file).with_suffix("")), count=1)
 
 
 def parse_names(text: str) -> list[str] | None:
-    """The texts of a printed list such as `['sky', 'sun']`; None for anything else. Nothing is evaluated."""
+    """Parse a printed list such as `['sky', 'sun']`; None for anything else. Nothing is evaluated."""
     if not (text.startswith("[") and text.endswith("]")):
         return None
     inner = text[1:-1].strip()
@@ -145,7 +147,7 @@ def parse_names(text: str) -> list[str] | None:
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    """The rows of the table, each checked by itself."""
+    """Read the rows of the table, each checked by itself."""
     columns: tuple[int, ...] | None = None
     width = 0
     for line, fields in read_rows(path, _PURPOSE):
@@ -162,24 +164,24 @@ def _rows(path: Path) -> Iterator[_Row]:
 
 
 def _columns(where: str, fields: Sequence[str]) -> tuple[int, ...]:
-    """Where file name, labels and split stand, from the first line of the table."""
+    """Return the column numbers of file name, labels and split, from the first line of the table."""
     names = [field.lower() for field in fields]
-    found = [[place for place, name in enumerate(names) if name in known] for known in _COLUMNS]
-    if not any(found):
+    matches = [[column for column, name in enumerate(names) if name in known] for known in _COLUMNS]
+    if not any(matches):
         if len(fields) in (3, 4):
             return tuple(range(len(fields) - 3, len(fields)))
         raise UserError(f"{where}: {len(fields)} columns; must be {', '.join(known[0] for known in _COLUMNS)}")
-    for places, known in zip(found, _COLUMNS, strict=True):
-        if len(places) != 1:
+    for columns, known in zip(matches, _COLUMNS, strict=True):
+        if len(columns) != 1:
             shown = ", ".join(repr(field) for field in fields[:8])[:200]
             raise UserError(
-                f"{where}: {len(places)} columns are called {known[0]!r} or the like, must be one; there are {shown}"
+                f"{where}: {len(columns)} columns are called {known[0]!r} or the like, must be one; there are {shown}"
             )
-    return tuple(places[0] for places in found)
+    return tuple(columns[0] for columns in matches)
 
 
 def _codes(where: str, text: str) -> Codes:
-    """(81,) the codes of a printed list of names."""
+    """Codes (81,) of a printed list of names."""
     names = parse_names(text)
     if names is None:
         raise UserError(f"{where}: labels {text[:60]!r}; must be a list of names such as ['sky', 'sun'], or []")
@@ -197,10 +199,11 @@ def _sorted(listed: Sequence[tuple[str, _Row]]) -> NuswideRows:
 
 
 def _read(source: DatasetSource, path: Path) -> tuple[NuswideRows, NuswideRows]:
-    """The table's rows, from the cache where the file has not changed."""
+    """Read the rows of the table, from the cache if the file has not changed."""
     key = fingerprint(READER, [path])
-    kept = source.cache.load("nuswide", key, [f"{split}_{part}" for split in _SPLITS for part in NuswideRows._fields])
-    if kept is None:
+    names = [f"{split}_{field}" for split in _SPLITS for field in NuswideRows._fields]
+    cached = source.cache.load("nuswide", key, names)
+    if cached is None:
         train, test = read_table(path)
         arrays = [
             {f"{split}_ids": pack(rows.ids), f"{split}_files": pack(rows.files), f"{split}_codes": rows.codes}
@@ -209,7 +212,7 @@ def _read(source: DatasetSource, path: Path) -> tuple[NuswideRows, NuswideRows]:
         source.cache.save("nuswide", key, arrays[0] | arrays[1])
         return train, test
     train, test = (
-        NuswideRows(unpack(kept[f"{split}_ids"]), unpack(kept[f"{split}_files"]), kept[f"{split}_codes"])
+        NuswideRows(unpack(cached[f"{split}_ids"]), unpack(cached[f"{split}_files"]), cached[f"{split}_codes"])
         for split in _SPLITS
     )
     return train, test
@@ -222,4 +225,4 @@ def _annotations(source: DatasetSource, rows: NuswideRows) -> Annotations:
 
 _LABELS = {name: label for label, name in enumerate(NUSWIDE_CLASSES)}
 
-FORM = Form("nuswide", ("Flickr", "images", "."), image_id, NUSWIDE_CLASSES, len(NUSWIDE_CLASSES))
+LAYOUT = FormattedLayout("nuswide", ("Flickr", "images", "."), image_id, NUSWIDE_CLASSES, len(NUSWIDE_CLASSES))

@@ -1,7 +1,7 @@
 """OpenImages V3: image-level labels that people verified (Krasin et al., 2017; archives of 2017_11).
 
-Of 5,000 classes an image has only those labels that somebody was asked about: 1 verified present, 0 verified absent,
-all others UNKNOWN. The splits are the dataset's own, as in Kim et al. (CVPR 2022). The truth of 3.4 million
+Of 5,000 classes an image has only the labels that an annotator was asked about: 1 verified present, 0 verified
+absent, all others UNKNOWN. The splits are the dataset's own, as in Kim et al. (CVPR 2022). The truth of 3.4 million
 images stays sparse from the file to the metrics. Classes are in the order of `classes-trainable.txt`, rows by image id.
 """
 
@@ -38,24 +38,24 @@ _LONGEST_ID = 64  # bytes
 _ID_BYTES = np.isin(np.arange(256), list(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-"))
 
 
-class Verified(NamedTuple):
-    """What one `annotations-human.csv` says of N images and C classes."""
+class VerifiedLabels(NamedTuple):
+    """Content of one `annotations-human.csv`, for N images and C classes."""
 
     ids: tuple[str, ...]
-    codes: csr_array  # (N, C) int8, what is stored is known
+    codes: csr_array  # (N, C) int8, stored entries are known
     skipped: int  # labels of classes that are not in the list
     contradictory: int  # entries that are verified present and verified absent
 
 
 def load_openimages(source: DatasetSource) -> Splits:
-    """OpenImages V3 in the dataset's own splits.
+    """Read OpenImages V3 in the dataset's own splits.
 
     Args:
-        source: `path_images` holds the lists of classes, a folder a split with its `annotations-human.csv`, and the
-            pictures, in `train/<id>.jpg` or `images/train/<id>.jpg`. The validation split may be left out.
+        source: `path_images` has the lists of classes, a folder per split with its `annotations-human.csv`, and the
+            images, in `train/<id>.jpg` or `images/train/<id>.jpg`. The validation split may be missing.
 
     Returns:
-        The splits, and the groups G1 .. G5 of classes, from those with the fewest known training labels on.
+        The splits, and the groups G1 .. G5 of classes; G1 has the fewest known training labels.
 
     Raises:
         UserError: a file or entry is missing or malformed, or an image is in two splits.
@@ -65,18 +65,20 @@ def load_openimages(source: DatasetSource) -> Splits:
     names = [
         split for split in ("train", "validation", "test") if split != "validation" or _table(root, split).is_file()
     ]
-    parts = {split: _annotations(source, root, split, labels, classes) for split in names}
-    for one, other in combinations(reversed(names), 2):  # a set of the smaller one, for train is far larger
-        both = sorted(set(parts[one].ids).intersection(parts[other].ids))
-        if both:
-            raise UserError(f"{root}: image {both[0]} is in {other} and in {one} ({len(both)} such); get both csv anew")
-    truth = parts["train"].truth
+    splits = {split: _annotations(source, root, split, labels, classes) for split in names}
+    for one, other in combinations(reversed(names), 2):  # builds the set of the smaller split; train is far larger
+        shared = sorted(set(splits[one].ids).intersection(splits[other].ids))
+        if shared:
+            raise UserError(
+                f"{root}: image {shared[0]} is in {other} and in {one} ({len(shared)} such); get both csv anew"
+            )
+    truth = splits["train"].truth
     groups = class_groups(truth.counts(PRESENT) + truth.counts(ABSENT))
-    return Splits(parts["train"], parts["test"], groups=groups, validation=parts.get("validation"))
+    return Splits(splits["train"], splits["test"], groups=groups, validation=splits.get("validation"))
 
 
 def find_root(path: Path) -> Path:
-    """The folder of the list of classes: `path` or `path/2017_11`. Raises: UserError showing the expected tree."""
+    """Find the list of classes in `path` or `path/2017_11`. Raises: UserError showing the expected tree."""
     for folder in (path, path / "2017_11"):
         if (folder / "classes-trainable.txt").is_file():
             return folder
@@ -91,12 +93,12 @@ def find_root(path: Path) -> Path:
 
 
 def read_classes(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Labels (such as /m/01g317) and names of the classes, in the order of `classes-trainable.txt`.
+    """Read labels (such as /m/01g317) and names of the classes, in the order of `classes-trainable.txt`.
 
-    Two classes of one name get their labels behind it, and a class whose description is empty is called by its label.
+    Two classes of the same name get their labels appended; the label is the name of a class without a description.
 
     Raises:
-        UserError: a list is missing or malformed, lists a class twice, or describes not all of them.
+        UserError: a list is missing or malformed, lists a class twice, or does not describe all classes.
     """
     path = root / "classes-trainable.txt"
     lines: dict[str, int] = {}
@@ -118,12 +120,12 @@ def read_classes(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def read_descriptions(path: Path) -> dict[str, str]:
-    """Name by label of a CSV file of two columns without a header; spaces and line breaks within a name count as one.
+    """Read the name of each label from a CSV file of two columns without a header; white space in a name becomes " ".
 
     Raises:
         UserError: the file is missing or malformed, or gives a label two names.
     """
-    text = read_text(path, "it holds the names of the classes")
+    text = read_text(path, "it has the names of the classes")
     names: dict[str, str] = {}
     require("\0" not in text, f"{path}: holds NUL bytes; get it anew")
     rows = csv.reader(text.splitlines(keepends=True), strict=True)
@@ -133,67 +135,67 @@ def read_descriptions(path: Path) -> dict[str, str]:
             if row:
                 label, name = (" ".join(field.split()) for field in row)
                 same = names.setdefault(label, name) == name
-                require(same, f"{path}, line {rows.line_num}: {label} is {name!r}, and {names[label]!r} further up")
+                require(same, f"{path}, line {rows.line_num}: {label} is {name!r} here and {names[label]!r} above")
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.line_num}: not a table of text ({error}); correct this line") from error
     return names
 
 
-def read_verified(path: Path, labels: Sequence[str]) -> Verified:
-    """One `annotations-human.csv`, a block of lines at a time.
+def read_verified(path: Path, labels: Sequence[str]) -> VerifiedLabels:
+    """Read one `annotations-human.csv`, a block of lines at a time.
 
-    An entry that is there more than once is one entry; where people disagreed, PRESENT stands. Images whose labels are
-    all of other classes stay, with nothing known.
+    Repeated entries count once; contradictory entries become PRESENT. Images whose labels are all of other classes
+    stay, with no known label.
 
     Args:
         path: the file, with a header that names ImageID, LabelName and Confidence.
         labels: the classes, C of them.
 
     Raises:
-        UserError: the file is missing or malformed, holds a Confidence other than 1 and 0, or none of the classes.
+        UserError: the file is missing or malformed, has a Confidence other than 1 and 0, or none of the classes.
     """
     order = np.argsort(np.array(labels, dtype=np.bytes_))
-    in_order = np.array(labels, dtype=np.bytes_)[order]
+    sorted_labels = np.array(labels, dtype=np.bytes_)[order]
     ids: list[Texts] = []
     entries: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]] = []
     rows = seen = 0
-    for block in read_blocks(path, _COLUMNS, "it holds the labels of the images"):
+    for block in read_blocks(path, _COLUMNS, "it has the labels of the images"):
         unique, image = np.unique(_image_ids(block), return_inverse=True)
-        label = _labels(block, in_order.itemsize + 1)  # a byte more than any class has, so that no cut one fits
-        place = np.minimum(np.searchsorted(in_order, label), len(labels) - 1)
-        known = in_order[place] == label
-        numbers = (image[known] + seen).astype(np.int32), order[place[known]].astype(np.int32)
-        entries.append((*numbers, _present(block)[known]))
+        label = _labels(block, sorted_labels.itemsize + 1)  # a byte longer than any class, so that no cut label matches
+        position = np.minimum(np.searchsorted(sorted_labels, label), len(labels) - 1)
+        known = sorted_labels[position] == label
+        row_column = (image[known] + seen).astype(np.int32), order[position[known]].astype(np.int32)
+        entries.append((*row_column, _present(block)[known]))
         ids.append(unique)
         seen, rows = seen + len(unique), rows + len(label)
-    row, column, present = (np.concatenate(part) for part in zip(*entries, strict=True))
+    row, column, present = (np.concatenate(arrays) for arrays in zip(*entries, strict=True))
     require(len(row) > 0, f"{path}: none of its {rows} labels is of a class in classes-trainable.txt; get both anew")
-    unique, number = np.unique(np.concatenate(ids), return_inverse=True)  # of blocks, so an id may be there repeatedly
+    unique, number = np.unique(np.concatenate(ids), return_inverse=True)  # an id may occur in several blocks
     codes, contradictory = combine(number.astype(np.int32)[row], column, present, (len(unique), len(labels)))
-    return Verified(tuple(unique.astype(np.str_).tolist()), codes, rows - len(row), contradictory)
+    return VerifiedLabels(tuple(unique.astype(np.str_).tolist()), codes, rows - len(row), contradictory)
 
 
 def combine(row: Index, column: Index, present: NDArray[np.bool_], shape: tuple[int, int]) -> tuple[csr_array, int]:
-    """(N, C) int8 CSR of M verifications, PRESENT where any says so, and the number of contradictory entries."""
-    said = [  # as truth values, of which scipy makes one where there are several
+    """Return M verifications as (N, C) int8 CSR, PRESENT where any is, and the number of contradictory entries."""
+    positive, negative = (  # booleans, so that scipy merges repeated entries
         csr_array((np.ones(int(chosen.sum()), dtype=np.bool_), (row[chosen], column[chosen])), shape=shape)
         for chosen in (present, ~present)
-    ]
-    held = said[0].astype(np.int8) * np.int8(2) + said[1].astype(np.int8)  # 1 absent, 2 present, 3 both
-    contradictory = int((held.data == 3).sum())
-    return csr_array(((held.data >= 2).astype(np.int8), held.indices, held.indptr), shape=shape), contradictory
+    )
+    merged = positive.astype(np.int8) * np.int8(2) + negative.astype(np.int8)  # 1 absent, 2 present, 3 both
+    contradictory = int((merged.data == 3).sum())
+    return csr_array(((merged.data >= 2).astype(np.int8), merged.indices, merged.indptr), shape=shape), contradictory
 
 
 def class_groups(known: Index) -> dict[str, Index]:
-    """Classes in `GROUPS` equal groups, G1 with the fewest known training labels; ties by class.
+    """Divide the classes into `GROUPS` equal groups, G1 with the fewest known training labels; ties by class.
 
-    Kim et al. (CVPR 2022), Table 3. Where the classes do not divide evenly, the first groups have one more.
+    Kim et al. (CVPR 2022), Table 3. If the classes do not divide evenly, the first groups have one more.
 
     Args:
-        known: (C,) training images of which the class is known.
+        known: (C,) number of training images for which the class is known.
     """
-    parts = np.array_split(np.argsort(known, kind="stable").astype(np.int64), GROUPS)
-    return {f"G{number}": part for number, part in enumerate(parts, 1)}
+    groups = np.array_split(np.argsort(known, kind="stable").astype(np.int64), GROUPS)
+    return {f"G{number}": group for number, group in enumerate(groups, 1)}
 
 
 def _no_label(path: Path, number: int, text: str) -> str:
@@ -205,7 +207,7 @@ def _table(root: Path, split: str) -> Path:
 
 
 def _image_ids(block: CsvBlock) -> Texts:
-    """(M,) the ids of the images, which become names of files."""
+    """Image ids (M,), checked because they become file names."""
     expected = f"an image id has 1 to {_LONGEST_ID} letters, digits, - and _"
     length = block.lengths(_IMAGE)
     block.require((length > 0) & (length <= _LONGEST_ID), _IMAGE, expected)
@@ -216,7 +218,7 @@ def _image_ids(block: CsvBlock) -> Texts:
 
 
 def _labels(block: CsvBlock, width: int) -> Texts:
-    """(M,) the labels, cut after `width` bytes."""
+    """Labels (M,), cut after `width` bytes."""
     chars, inside = block.chars(_LABEL, width), np.arange(width) < block.lengths(_LABEL)[:, None]
     plain = (chars > ord(" ")) & (chars < 127)
     block.require(inside[:, 0] & (plain | ~inside).all(axis=1), _LABEL, "expected a label such as /m/01g317")
@@ -224,37 +226,37 @@ def _labels(block: CsvBlock, width: int) -> Texts:
 
 
 def _present(block: CsvBlock) -> NDArray[np.bool_]:
-    """(M,) whether the label is verified present."""
+    """True (M,) if the label is verified present, False if verified absent."""
     value = block.texts(_CONFIDENCE, 4)
     present, absent = np.isin(value, [b"1", b"1.0"]), np.isin(value, [b"0", b"0.0"])
-    block.require(present | absent, _CONFIDENCE, "Confidence must be 1 or 0, as of labels that people verified")
+    block.require(present | absent, _CONFIDENCE, "Confidence must be 1 or 0, as for human-verified labels")
     return present
 
 
-def _read(source: DatasetSource, path: Path, labels: Sequence[str], lists: Path) -> Verified:
-    """The content of one table, from the cache where neither it nor the list of classes has changed."""
+def _read(source: DatasetSource, path: Path, labels: Sequence[str], lists: Path) -> VerifiedLabels:
+    """Read one table, from the cache if neither it nor the list of classes has changed."""
     key = fingerprint(READER, [path, lists])
-    kept = source.cache.load("openimages", key, ["ids", "data", "indices", "indptr", "counts"])
-    if kept is not None:
-        ids = unpack(kept["ids"])
-        codes = csr_array((kept["data"], kept["indices"], kept["indptr"]), shape=(len(ids), len(labels)))
-        return Verified(ids, codes, *kept["counts"].tolist())
-    part = read_verified(path, labels)
-    csr, counts = part.codes, np.array([part.skipped, part.contradictory])
+    cached = source.cache.load("openimages", key, ["ids", "data", "indices", "indptr", "counts"])
+    if cached is not None:
+        ids = unpack(cached["ids"])
+        codes = csr_array((cached["data"], cached["indices"], cached["indptr"]), shape=(len(ids), len(labels)))
+        return VerifiedLabels(ids, codes, *cached["counts"].tolist())
+    content = read_verified(path, labels)
+    csr, counts = content.codes, np.array([content.skipped, content.contradictory])
     arrays = {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "counts": counts}
-    source.cache.save("openimages", key, {"ids": pack(part.ids), **arrays})
-    return part
+    source.cache.save("openimages", key, {"ids": pack(content.ids), **arrays})
+    return content
 
 
 def _annotations(
     source: DatasetSource, root: Path, split: str, labels: Sequence[str], classes: tuple[str, ...]
 ) -> Annotations:
     path = _table(root, split)
-    part = _read(source, path, labels, root / "classes-trainable.txt")
-    if part.skipped:
-        say(f"{path}: left out {part.skipped} labels of classes that are not in classes-trainable.txt")
-    if part.contradictory:
-        say(f"{path}: {part.contradictory} entries are verified present and verified absent; they count as present")
+    content = _read(source, path, labels, root / "classes-trainable.txt")
+    if content.skipped:
+        say(f"{path}: left out {content.skipped} labels of classes that are not in classes-trainable.txt")
+    if content.contradictory:
+        say(f"{path}: {content.contradictory} entries are verified present and verified absent; they count as present")
     folder = root / "images" / split if (root / "images" / split).is_dir() else root / split
-    images = FileImages([f"{folder}/{image}.jpg" for image in part.ids], source.cache)
-    return Annotations(images, part.ids, classes, LabelTable(part.codes, default=UNKNOWN))
+    images = FileImages([f"{folder}/{image}.jpg" for image in content.ids], source.cache)
+    return Annotations(images, content.ids, classes, LabelTable(content.codes, default=UNKNOWN))

@@ -1,4 +1,4 @@
-"""What a dataset reader is told."""
+"""The argument of every dataset reader."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from data.files.cache import Cache
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """Where a dataset is read from, and what is wanted of it."""
+    """Folders, seed, cache and options that a dataset is read with."""
 
     path_images: Path
     """Folder of the dataset."""
     path_lists: Path
-    """Folder of the lists that come from elsewhere (long-tailed splits)."""
+    """Folder of lists from another source (long-tailed splits)."""
     seed: int
-    """For datasets that are generated or split by chance."""
+    """Seed of datasets that are generated or split at random."""
     cache: Cache
-    """Where parsed annotations and pictures already checked are remembered."""
+    """Keeps parsed annotations, and which images are already checked."""
     need_images: bool
-    """False when only the annotations are wanted: then missing pictures do not matter."""
+    """False when only the annotations are needed: then missing image folders are no error."""
     table: TableConfig = field(default_factory=TableConfig)
-    """For people's own data: where the labels stand, and how they are written."""
+    """Settings of a user's own data: path and format of the labels."""

@@ -1,6 +1,6 @@
 """PASCAL VOC 2007 and 2012, classification (Everingham et al., IJCV 2010; development kits VOCdevkit).
 
-Classes are in the official, alphabetical order. A class of which a picture shows only objects marked difficult is
+Classes are in the official, alphabetical order. A class of which an image has only objects marked difficult is
 UNKNOWN, in training and test alike. Rows are ordered by image id.
 """
 
@@ -34,14 +34,14 @@ READER = "voc 1"
 
 _PURPOSE = "it belongs to the dataset's lists"
 _LIST_VALUES = {"1": PRESENT, "0": UNKNOWN, "-1": ABSENT}
-_NOT_READ = -2  # stands in a table until the class list has spoken
+_NOT_READ = -2  # entries that no class list has set yet
 
 
 Corners = tuple[float, float, float, float]
 
 
 class NamedObject(NamedTuple):
-    """One object of an annotation file, under the name it has there."""
+    """One object of an annotation file, with its class name."""
 
     name: str
     difficult: bool
@@ -49,7 +49,7 @@ class NamedObject(NamedTuple):
 
 
 class VocObject(NamedTuple):
-    """One object of an annotation file."""
+    """One object of an annotation file, with its class index."""
 
     label: int
     difficult: bool
@@ -57,10 +57,10 @@ class VocObject(NamedTuple):
 
 
 def load_voc(source: DatasetSource, year: int) -> Splits:
-    """VOC 2007 (train + val against test) or 2012 (train against val).
+    """Read VOC 2007 (train + val, tested on test) or 2012 (train, tested on val).
 
-    Labels come from `Annotations/<id>.xml`, or from `ImageSets/Main/<class>_<split>.txt` where that folder is
-    absent; only the former have boxes.
+    Labels are from `Annotations/<id>.xml`, or from `ImageSets/Main/<class>_<split>.txt` if that folder is missing;
+    only the former have boxes.
 
     Args:
         source: `path_images` is VOCdevkit, its parent, or the folder `VOC<year>` itself.
@@ -70,19 +70,21 @@ def load_voc(source: DatasetSource, year: int) -> Splits:
         UserError: a folder, file or entry is missing or malformed, or an image is listed twice.
     """
     root = find_root(source.path_images, year)
-    pictures = root / "JPEGImages"
-    require(not source.need_images or pictures.is_dir(), f"{pictures}: no such folder; VOC keeps its pictures there")
+    folder = root / "JPEGImages"
+    require(not source.need_images or folder.is_dir(), f"{folder}: no such folder; VOC keeps its images there")
     lists = root / "ImageSets" / "Main"
     train_lists, test_lists = (_train_lists(lists), ["test"]) if year == 2007 else (["train"], ["val"])
     train_ids, test_ids = read_ids(lists, train_lists), read_ids(lists, test_lists)
-    both = sorted(set(train_ids) & set(test_ids))
-    if both:
-        raise UserError(f"{lists}: image {both[0]} is for training and for test ({len(both)} such); correct the lists")
+    shared = sorted(set(train_ids) & set(test_ids))
+    if shared:
+        raise UserError(
+            f"{lists}: image {shared[0]} is for training and for test ({len(shared)} such); correct the lists"
+        )
     return Splits(_annotations(source, root, train_lists, train_ids), _annotations(source, root, test_lists, test_ids))
 
 
 def find_root(path: Path, year: int) -> Path:
-    """The folder `VOC<year>` in or at `path`. Raises: UserError showing the expected tree."""
+    """Return the folder `VOC<year>` in or at `path`. Raises: UserError showing the expected tree."""
     require(year in (2007, 2012), f"VOC {year}: only 2007 and 2012 are known")
     name = f"VOC{year}"
     for folder in (path / name, path / "VOCdevkit" / name):
@@ -105,40 +107,40 @@ def find_root(path: Path, year: int) -> Path:
 
 
 def read_ids(lists: Path, names: Sequence[str]) -> list[str]:
-    """The image ids of some lists together, sorted. Raises: UserError for a missing list or an id listed twice."""
-    where: dict[str, str] = {}
+    """Read the image ids of several lists, sorted. Raises: UserError for a missing list or an id listed twice."""
+    first: dict[str, str] = {}  # id: list and line
     for name in names:
         path = lists / f"{name}.txt"
         for number, text in read_lines(path, _PURPOSE):
             if not re.fullmatch(r"[\w.-]+", text):
                 raise UserError(f"{path}, line {number}: expected one image id, found {text[:60]!r}")
-            if text in where:
-                raise UserError(f"{path}, line {number}: image {text} is listed twice (also {where[text]})")
-            where[text] = f"{path.name}, line {number}"
-    require(bool(where), f"{lists / names[0]}.txt: lists no image")
-    return sorted(where)
+            if text in first:
+                raise UserError(f"{path}, line {number}: image {text} is listed twice (also {first[text]})")
+            first[text] = f"{path.name}, line {number}"
+    require(bool(first), f"{lists / names[0]}.txt: lists no image")
+    return sorted(first)
 
 
 def read_objects(path: Path) -> list[VocObject]:
-    """The objects of one annotation file, parts of objects left out. Corners are counted from 0.
+    """Read the objects of one annotation file, without parts of objects. Corners are counted from 0.
 
     Raises:
-        UserError: as `read_named_objects` does, and for a class that is none of the twenty.
+        UserError: as `read_named_objects` does, and for a class other than the twenty.
     """
     objects = []
-    for one in read_named_objects(path):
-        if one.name not in VOC_CLASSES:
-            raise UserError(f"{path}: {one.name!r} is none of the 20 VOC classes")
-        objects.append(VocObject(VOC_CLASSES.index(one.name), one.difficult, one.corners))
+    for obj in read_named_objects(path):
+        if obj.name not in VOC_CLASSES:
+            raise UserError(f"{path}: {obj.name!r} is none of the 20 VOC classes")
+        objects.append(VocObject(VOC_CLASSES.index(obj.name), obj.difficult, obj.corners))
     return objects
 
 
 def read_named_objects(path: Path) -> list[NamedObject]:
-    """The objects of one annotation file as `read_objects` gives them, of whatever class.
+    """Read the objects of one annotation file as `read_objects` does, of any class.
 
     Raises:
-        UserError: the file is missing, is not well-formed, declares a document type (entities), or holds a value
-            that is none.
+        UserError: the file is missing, is not well-formed, declares a document type (entities), or has an
+            invalid value.
     """
     try:
         parser = ElementTree.XMLParser(target=_NoDocumentType())
@@ -153,29 +155,29 @@ def read_named_objects(path: Path) -> list[NamedObject]:
 
 
 def codes_and_boxes(objects: Sequence[Sequence[VocObject]], num_classes: int = len(VOC_CLASSES)) -> tuple[Codes, Boxes]:
-    """(N, C) codes and all boxes of N images' objects: difficult objects alone leave a class UNKNOWN."""
+    """Return (N, C) codes and all boxes of the objects of N images; a class with difficult objects only is UNKNOWN."""
     codes = np.full((len(objects), num_classes), ABSENT, dtype=np.int8)
     boxed: list[tuple[int, int, Corners]] = []
     for row, image in enumerate(objects):
-        for one in image:
-            if not one.difficult:
-                codes[row, one.label] = PRESENT
-            elif codes[row, one.label] == ABSENT:
-                codes[row, one.label] = UNKNOWN
-            if one.corners is not None:
-                boxed.append((row, one.label, one.corners))
+        for obj in image:
+            if not obj.difficult:
+                codes[row, obj.label] = PRESENT
+            elif codes[row, obj.label] == ABSENT:
+                codes[row, obj.label] = UNKNOWN
+            if obj.corners is not None:
+                boxed.append((row, obj.label, obj.corners))
     row_label = np.array([entry[:2] for entry in boxed], dtype=np.int64).reshape(-1, 2)
     corners = np.array([entry[2] for entry in boxed], dtype=np.float32).reshape(-1, 4)
     return codes, Boxes(row_label[:, 0], row_label[:, 1], corners)
 
 
 def read_class_lists(lists: Path, names: Sequence[str], ids: Sequence[str]) -> Codes:
-    """(N, 20) codes from `<class>_<split>.txt`: 1 present, 0 difficult only, -1 absent.
+    """Read (N, 20) codes from `<class>_<split>.txt`: 1 present, 0 difficult only, -1 absent.
 
     Raises:
-        UserError: a list is missing or malformed, or does not hold exactly the images `ids`.
+        UserError: a list is missing or malformed, or does not have exactly the images `ids`.
     """
-    place = {image: row for row, image in enumerate(ids)}
+    row_of = {image: row for row, image in enumerate(ids)}
     codes = np.full((len(ids), len(VOC_CLASSES)), _NOT_READ, dtype=np.int8)
     for label, class_name in enumerate(VOC_CLASSES):
         files = [lists / f"{class_name}_{name}.txt" for name in names]
@@ -183,26 +185,26 @@ def read_class_lists(lists: Path, names: Sequence[str], ids: Sequence[str]) -> C
             for number, text in read_lines(path, _PURPOSE):
                 image, *value = text.split()
                 code = _LIST_VALUES.get(" ".join(value))
-                row = place.get(image)
+                row = row_of.get(image)
                 if code is None or row is None or codes[row, label] != _NOT_READ:
                     fault = "no image of this split" if row is None else "1, 0 or -1 expected, once for each image"
                     raise UserError(f"{path}, line {number}: {text[:60]!r}: {fault}")
                 codes[row, label] = code
         missing = np.flatnonzero(codes[:, label] == _NOT_READ)
         if len(missing):
-            raise UserError(f"{files[0]}: says nothing of image {ids[missing[0]]}; {len(missing)} such")
+            raise UserError(f"{files[0]}: does not list image {ids[missing[0]]}; {len(missing)} such")
     return codes
 
 
 class _NoDocumentType(ElementTree.TreeBuilder):
-    """Builds the tree of a document that declares no document type, hence no entity either."""
+    """Builds the tree of a document and refuses document types, so that no entity can be declared."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError("it declares a document type")
 
 
 def _train_lists(lists: Path) -> list[str]:
-    """The lists whose union is VOC 2007's training set."""
+    """Names of the lists whose union is the training set of VOC 2007."""
     separate = ["train", "val"]
     whole = lists / "trainval.txt"
     if whole.is_file() and not all((lists / f"{name}.txt").is_file() for name in separate):
@@ -221,11 +223,11 @@ def _annotations(source: DatasetSource, root: Path, names: Sequence[str], ids: l
 
 
 def _read_xml(source: DatasetSource, files: list[Path]) -> tuple[Codes, Boxes | None]:
-    """Codes and boxes of the images of `files`, from the cache where none of the files has changed."""
+    """Read codes and boxes of the images of `files`, from the cache if none of the files has changed."""
     key = fingerprint(READER, files)
-    kept = source.cache.load("voc", key, ["codes", "row", "label", "corners"])
-    if kept is not None:
-        return kept["codes"], Boxes(kept["row"], kept["label"], kept["corners"])
+    cached = source.cache.load("voc", key, ["codes", "row", "label", "corners"])
+    if cached is not None:
+        return cached["codes"], Boxes(cached["row"], cached["label"], cached["corners"])
     codes, boxes = codes_and_boxes([read_objects(file) for file in files])
     source.cache.save("voc", key, {"codes": codes, **boxes._asdict()})
     return codes, boxes
@@ -246,7 +248,7 @@ def _corners(path: Path, box: ElementTree.Element) -> Corners:
 
 
 def _coordinate(path: Path, box: ElementTree.Element, side: str) -> float:
-    """One side of a box, counted from 0 where the file counts from 1."""
+    """Return one side of a box counted from 0; the file counts from 1."""
     text = (box.findtext(side) or "").strip()
     try:
         value = float(text)

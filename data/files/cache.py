@@ -1,7 +1,7 @@
-"""Results that are slow to compute and easy to compute again, kept between starts: plain `.npz` files, no pickles.
+"""Slow but reproducible results, kept between runs: plain `.npz` files, no pickles.
 
-An entry belongs to a fingerprint of what it was computed from, so an edited file is read again. An entry that is
-damaged counts as absent, and a folder that cannot be written to costs time, never a run.
+An entry has the fingerprint of its source files, so that an edited file is read again. A damaged entry counts as
+absent, and a folder that cannot be written to costs time, never a run.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ _UNREADABLE = (
 
 
 def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/partial-truth`, else `~/.cache/partial-truth`."""
+    """Return `$XDG_CACHE_HOME/partial-truth`, else `~/.cache/partial-truth`."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         parent = Path(base) if base else Path.home() / ".cache"
-    except RuntimeError:  # a user without a home, as in some containers: a place where nothing can be kept
+    except RuntimeError:  # a user without a home, as in some containers: a path where nothing can be stored
         parent = Path(os.devnull)
     return parent / "partial-truth"
 
 
 class Cache:
-    """A folder of entries, each named by its kind and by the fingerprint of its source."""
+    """A folder of entries, each named by its kind and the fingerprint of its source files."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = default_folder() if folder is None else folder
 
     def path(self, kind: str, fingerprint: str) -> Path:
-        """Where the entry lies, whether it exists or not."""
+        """Path of an entry, which need not exist."""
         return self.folder / f"{kind}-{fingerprint[:32]}.npz"
 
     def load(self, kind: str, fingerprint: str, names: Iterable[str]) -> dict[str, NDArray[Any]] | None:
-        """The arrays `names` of an entry; None when it is absent, damaged or lacks one of them."""
+        """Load the arrays `names` of an entry; None if it is absent, damaged or lacks one of them."""
         try:
             with np.load(self.path(kind, fingerprint), allow_pickle=False) as archive:
                 return {name: archive[name] for name in names}
@@ -62,7 +62,7 @@ class Cache:
             return None
 
     def save(self, kind: str, fingerprint: str, arrays: Mapping[str, Any]) -> None:
-        """Write an entry whole or not at all; a folder that cannot be written to is passed over in silence."""
+        """Write an entry completely or not at all; a folder that cannot be written to is ignored."""
 
         def write(file: BinaryIO) -> None:
             np.savez(file, **arrays)
@@ -73,9 +73,9 @@ class Cache:
 
 
 def fingerprint(version: str, files: Iterable[Path]) -> str:
-    """SHA-256 (hex) of the reader's version and of path, size and modification time of each file.
+    """Return the SHA-256 (hex) of the reader's version and of path, size and modification time of each file.
 
-    A file that does not exist has a fingerprint too: it must not match the one it gets when it appears.
+    A file that does not exist has a fingerprint too, which changes when the file appears.
     """
     digest = hashlib.sha256(version.encode())
     for file in files:
@@ -84,20 +84,20 @@ def fingerprint(version: str, files: Iterable[Path]) -> str:
 
 
 def stamp(file: str | Path) -> str:
-    """Size in bytes and modification time in ns as one string, "absent" where there is no such file."""
+    """Return size in bytes and modification time in ns as one string, "absent" if there is no such file."""
     try:
-        status = os.stat(file)  # noqa: PTH116 - a Path for each of 100,000 pictures costs more than the call
+        status = os.stat(file)  # noqa: PTH116 - a Path for each of 100,000 images costs more than the call
     except OSError:
         return "absent"
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def pack(texts: Iterable[str]) -> NDArray[np.uint8]:
-    """Texts without NUL characters as one array of UTF-8 bytes, small and free of pickles."""
+    """Pack texts without NUL characters into one array of UTF-8 bytes, without pickles."""
     return np.frombuffer("\0".join(texts).encode("utf-8", "surrogateescape"), dtype=np.uint8)
 
 
 def unpack(packed: NDArray[Any]) -> tuple[str, ...]:
-    """The texts that `pack` was given; no text at all and one empty text look alike and give ()."""
+    """Return the texts given to `pack`; no text and one empty text both give ()."""
     joined = packed.astype(np.uint8).tobytes().decode("utf-8", "surrogateescape")
     return tuple(joined.split("\0")) if joined else ()

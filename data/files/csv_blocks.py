@@ -1,6 +1,6 @@
-"""Reading tables of plain fields that are too long for a Python object a field: numpy on blocks of whole lines.
+"""Fast reading of large CSV files without quotation marks: numpy on blocks of whole lines.
 
-M rows, K fields. Fields are separated by commas and hold neither quotation marks nor NUL bytes.
+M rows, K fields. Fields are separated by commas and have neither quotation marks nor NUL bytes.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ _FORBIDDEN = {ord('"'): "holds a quotation mark", 0: "holds a NUL byte"}
 
 
 class CsvBlock(NamedTuple):
-    """Rows of a table as bytes, and where in them each field is."""
+    """Rows of a table as bytes, and the position of each field in them."""
 
     path: Path
     text: NDArray[np.uint8]
-    line: Index  # (M,) numbers of the lines in the file, from 1
+    line: Index  # (M,) line numbers in the file, from 1
     start: Index  # (M, K)
     end: Index  # (M, K)
 
     def lengths(self, field: int) -> Index:
-        """(M,) bytes of one field of each row."""
+        """Length (M,) in bytes of one field of each row."""
         return self.end[:, field] - self.start[:, field]
 
     def chars(self, field: int, width: int) -> NDArray[np.uint8]:
-        """(M, width) the bytes of one field of each row, cut after `width`, filled up with zeros."""
-        place = self.start[:, field, None] + np.arange(width)
-        inside = place < self.end[:, field, None]
-        return np.where(inside, self.text[np.minimum(place, len(self.text) - 1)], np.uint8(0))
+        """Bytes (M, width) of one field of each row, cut after `width`, padded with zeros."""
+        position = self.start[:, field, None] + np.arange(width)
+        inside = position < self.end[:, field, None]
+        return np.where(inside, self.text[np.minimum(position, len(self.text) - 1)], np.uint8(0))
 
     def texts(self, field: int, width: int) -> Texts:
-        """(M,) one field of each row, cut after `width` bytes."""
+        """One field (M,) of each row, cut after `width` bytes."""
         texts: Texts = self.chars(field, width).view(f"S{width}")[:, 0]
         return texts
 
-    def require(self, good: NDArray[np.bool_], field: int, expected: str) -> None:
-        """Raise UserError that quotes line and field of the first row (M,) that is not good."""
-        if not good.all():
-            row = int(np.argmin(good))
-            held = bytes(self.text[self.start[row, field] : self.end[row, field]][:60]).decode("utf-8", "replace")
-            raise UserError(f"{self.path}, line {self.line[row]}: {held!r}: {expected}")
+    def require(self, valid: NDArray[np.bool_], field: int, expected: str) -> None:
+        """Raise UserError that quotes line and field of the first row for which `valid` (M,) is False."""
+        if not valid.all():
+            row = int(np.argmin(valid))
+            value = bytes(self.text[self.start[row, field] : self.end[row, field]][:60]).decode("utf-8", "replace")
+            raise UserError(f"{self.path}, line {self.line[row]}: {value!r}: {expected}")
 
 
 def read_blocks(path: Path, columns: Sequence[str], purpose: str) -> Iterator[CsvBlock]:
-    """The rows of a CSV file with a header, block by block; blank lines are passed over.
+    """Read the rows of a CSV file with a header, block by block; blank lines are skipped.
 
     Args:
         path: the file.
-        columns: the K columns that are wanted; fields of others are not looked at.
-        purpose: why the file is needed, for messages.
+        columns: names of the K columns to read; others are ignored.
+        purpose: reason why the file is needed, for messages.
 
     Raises:
         UserError: the file is missing or empty, its header lacks a column, a row has another number of fields or
@@ -79,7 +79,7 @@ def read_blocks(path: Path, columns: Sequence[str], purpose: str) -> Iterator[Cs
 
 
 def _whole_lines(path: Path, purpose: str) -> Iterator[NDArray[np.uint8]]:
-    """The bytes of a file in blocks that end with a line."""
+    """Read the bytes of a file in blocks of whole lines."""
     try:
         with path.open("rb") as file:
             rest = b""
@@ -97,7 +97,7 @@ def _whole_lines(path: Path, purpose: str) -> Iterator[NDArray[np.uint8]]:
 
 
 def _header(path: Path, text: bytes, columns: Sequence[str]) -> tuple[list[int], int]:
-    """The places of `columns` in the first line, and how many names it has."""
+    """Return the indices of `columns` in the first line, and the number of names there."""
     names = [name.strip() for name in text.decode("utf-8-sig", "replace").split(",")]
     for column in columns:
         if names.count(column) != 1:
@@ -106,20 +106,20 @@ def _header(path: Path, text: bytes, columns: Sequence[str]) -> tuple[list[int],
 
 
 def _rows(path: Path, text: NDArray[np.uint8], ends: Index, before: int) -> CsvBlock:
-    """The lines that are rows, as one field each: not the first of the file, not blank ones."""
+    """Return the lines except the header and blank ones, each as one field."""
     start = np.concatenate([[0], ends[:-1] + 1])
     line = before + 1 + np.arange(len(ends))
-    end = ends - (text[np.maximum(ends - 1, 0)] == ord("\r"))  # before the start where "\r\n" was cut apart: blank too
+    end = ends - (text[np.maximum(ends - 1, 0)] == ord("\r"))  # before start if a block cut "\r\n": blank too
     row = np.flatnonzero((end > start) & (line > 1))
     return CsvBlock(path, text, line[row], start[row, None], end[row, None])
 
 
 def _split(whole: CsvBlock, chosen: list[int], fields: int) -> CsvBlock:
-    """Whole lines, split at their commas, of which the chosen fields are kept."""
+    """Split whole lines at their commas and keep the chosen fields."""
     for byte, fault in _FORBIDDEN.items():
-        _, count = _found(whole, byte)
+        _, count = _find_byte(whole, byte)
         whole.require(count == 0, 0, f"{fault}, which no such table has")
-    comma, count = _found(whole, ord(","))
+    comma, count = _find_byte(whole, ord(","))
     whole.require(count == fields - 1, 0, f"{fields} fields are expected, as in the first line")
     between = comma.reshape(-1, fields - 1)
     start = np.concatenate([whole.start, between + 1], axis=1)
@@ -127,9 +127,9 @@ def _split(whole: CsvBlock, chosen: list[int], fields: int) -> CsvBlock:
     return whole._replace(start=start[:, chosen], end=end[:, chosen])
 
 
-def _found(whole: CsvBlock, byte: int) -> tuple[Index, Index]:
-    """Where a byte is in the lines, one line after the other, and (M,) how often in each."""
-    place = np.flatnonzero(whole.text == byte)
-    first, stop = (np.searchsorted(place, side[:, 0]) for side in (whole.start, whole.end))
-    inside = slice(first[0], stop[-1]) if len(first) else slice(0)  # not what is in the first line of the file
-    return place[inside], stop - first
+def _find_byte(whole: CsvBlock, byte: int) -> tuple[Index, Index]:
+    """Return the positions of a byte in the lines, line by line, and its count (M,) in each line."""
+    position = np.flatnonzero(whole.text == byte)
+    first, stop = (np.searchsorted(position, side[:, 0]) for side in (whole.start, whole.end))
+    inside = slice(first[0], stop[-1]) if len(first) else slice(0)  # without the header
+    return position[inside], stop - first

@@ -1,4 +1,4 @@
-"""Reading the text, CSV and JSON files of datasets: whatever is wrong with one, a single line names file and place."""
+"""Reading of text, CSV and JSON files of datasets; every error is one line that names the file and the line in it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from utils.checks import UserError
 
 _LONGEST_FIELD = 1 << 22  # characters; a longer field means that a quote was never closed
-_NO_NAME = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates and line breaks
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories of control characters, surrogates and line breaks
 
 
 def read_text(path: Path, purpose: str) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
+    """Read a UTF-8 file, with or without a byte order mark.
 
     Args:
         path: the file.
-        purpose: why it is needed, for the message: "it lists the training images".
+        purpose: reason why it is needed, for the message: "it lists the training images".
 
     Raises:
         UserError: it is missing, unreadable or not UTF-8.
@@ -36,13 +36,13 @@ def read_text(path: Path, purpose: str) -> str:
 
 
 def read_lines(path: Path, purpose: str) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and stripped text of each line that is not blank. Raises: UserError as `read_text` does."""
+    """Yield number (from 1) and stripped text of each line that is not blank. Raises: UserError as `read_text` does."""
     lines = read_text(path, purpose).splitlines()
     yield from ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def read_json(path: Path, purpose: str) -> Any:
-    """The content of a JSON file. Raises: UserError when it is missing or no JSON."""
+    """Read a JSON file. Raises: UserError when it is missing or no JSON."""
     text = read_text(path, purpose)
     try:
         return json.loads(text)
@@ -53,15 +53,15 @@ def read_json(path: Path, purpose: str) -> Any:
 def read_csv(
     path: Path, needed: Sequence[str], purpose: str, delimiter: str = ","
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and fields by column name of each data row of a CSV file with a header.
+    """Yield line number and fields by column name of each data row of a CSV file with a header.
 
-    Spaces around names and values are dropped; rows without any value are passed over.
+    Spaces around names and values are removed; rows without any value are skipped.
 
     Args:
         path: the file.
-        needed: columns that must be there.
-        purpose: why it is needed, for the message.
-        delimiter: what separates fields.
+        needed: required columns.
+        purpose: reason why the file is needed, for the message.
+        delimiter: character between fields.
 
     Raises:
         UserError: the file is missing or not UTF-8, has no header, repeats or lacks a column, or has a row of
@@ -80,9 +80,9 @@ def read_csv(
 
 
 def read_rows(path: Path, purpose: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each row of a CSV file, the first included; spaces around fields are dropped.
+    """Yield line number and fields of each row of a CSV file, the first included; spaces around fields are removed.
 
-    Rows without any value are passed over.
+    Rows without any value are skipped.
 
     Raises:
         UserError: the file is missing or not UTF-8, or a row is no CSV; the message names the line.
@@ -103,10 +103,10 @@ def read_rows(path: Path, purpose: str, delimiter: str = ",") -> Iterator[tuple[
 
 
 def relative_path(text: str, where: str) -> str:
-    """A file name of a list, checked to stay inside its dataset: relative, no `..`.
+    """Return a file name of a list, checked to be inside its dataset: relative, no `..`.
 
     Args:
-        text: the name as the list has it; backslashes count as slashes.
+        text: the name in the list; backslashes count as slashes.
         where: file and line, for the message.
 
     Raises:
@@ -125,8 +125,8 @@ def relative_path(text: str, where: str) -> str:
 
 
 def is_plain_text(text: str) -> bool:
-    """Whether a text can be a name: no control characters, line breaks or lone surrogates, which json can write."""
-    return not any(unicodedata.category(one) in _NO_NAME for one in text)
+    """Tell whether a text has no control characters, line breaks or lone surrogates (which json can contain)."""
+    return not any(unicodedata.category(one) in _CONTROL for one in text)
 
 
 def _rows_of_text(path: Path, purpose: str) -> Iterator[str]:
@@ -138,14 +138,14 @@ def _rows_of_text(path: Path, purpose: str) -> Iterator[str]:
 
 
 def _header(path: Path, names: list[str], needed: Sequence[str]) -> list[str]:
-    """The names of the columns, each there once and all needed ones among them."""
+    """Return the names of the columns, checked to be distinct and to include all needed ones."""
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{path}: column {twice!r} is there {names.count(twice)} times; each name may be used once")
     missing = next((name for name in needed if name not in names), None)
     if missing is not None:
-        found = ", ".join(repr(name) for name in names[:12])
-        raise UserError(f"{path}: no column {missing!r}; its first line must name the columns, it has {found}"[:400])
+        shown = ", ".join(repr(name) for name in names[:12])
+        raise UserError(f"{path}: no column {missing!r}; its first line must name the columns, it has {shown}"[:400])
     return names
 
 

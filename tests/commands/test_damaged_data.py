@@ -1,4 +1,4 @@
-"""Damaged data through the command line: one line with file and place, exit code 2, nothing left behind."""
+"""Damaged data through the command line: one line with file and line number, exit code 2, nothing left behind."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ ONE = (*SMALL, "--epochs", "1", "--warmup_epoch", "0", "--output", "run")
 
 
 def own(folder, text, encoding="utf-8"):
-    """A table of these lines and the arguments that read it; pictures a.jpg to d.jpg are there."""
+    """A table of these lines and the arguments that read it; images a.jpg to d.jpg are there."""
     for name in "abcd":
         Image.new("RGB", (40, 40), name_colour(name)).save(folder / f"{name}.jpg")
     (folder / "labels.csv").write_bytes(text.encode(encoding))
@@ -28,8 +28,8 @@ def name_colour(name):
 def coco(folder):
     (folder / "annotations").mkdir()
     for split in ("train", "val"):
-        held = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [], "categories": []}
-        (folder / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(held)[:-20])
+        content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [], "categories": []}
+        (folder / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(content)[:-20])
     return ("--dataset", "coco", "--path_images", ".")
 
 
@@ -56,9 +56,9 @@ class Touching:
 def hostile_labels(folder):
     tiny_voc(folder)
     (folder / "pre-processed-data").mkdir()
-    held = np.empty((), dtype=object)
-    held[()] = {"partial_labels": Touching(folder / "marker")}
-    np.save(folder / "pre-processed-data" / "voc07_0.1.npy", held, allow_pickle=True)
+    content = np.empty((), dtype=object)
+    content[()] = {"partial_labels": Touching(folder / "marker")}
+    np.save(folder / "pre-processed-data" / "voc07_0.1.npy", content, allow_pickle=True)
     return ("--dataset", "voc07")
 
 
@@ -90,7 +90,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_damage_is_told_in_one_line_with_its_place(tmp_path, name):
+def test_damage_ends_in_one_line_with_file_and_line(tmp_path, name):
     make, words = CASES[name]
     line = refusal(tmp_path, "main_BCE.py", *make(tmp_path), *ONE)
     for word in words:

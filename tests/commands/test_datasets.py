@@ -22,7 +22,7 @@ def noise(path, rng):
 
 @pytest.fixture
 def openimages(tmp_path):
-    """40 + 12 pictures with a third of ten labels known; two pictures of each split are missing."""
+    """40 + 12 images with a third of ten labels known; two images of each split are missing."""
     rng = np.random.default_rng(0)
     rows = {
         split: [
@@ -34,8 +34,8 @@ def openimages(tmp_path):
         for split, count in (("train", 40), ("test", 12))
     }
     root = openimages_tree(tmp_path / "oi", rows["train"], rows["test"], LABELS)
-    for split, held in rows.items():
-        for image in sorted({row[0] for row in held})[2:]:
+    for split, labels in rows.items():
+        for image in sorted({row[0] for row in labels})[2:]:
             noise(root / split / f"{image}.jpg", rng)
     return root
 
@@ -44,14 +44,14 @@ def test_openimages_trains_scores_and_reports_groups(tmp_path, openimages):
     command = ("--dataset", "openimages", "--path_images", "oi", *ONE, "--model", "scenenet")
     said = succeed(tmp_path, "main_BCE.py", *command, "--output", "run")
     assert "left out 2 of" in said
-    held = result(tmp_path / "run")
-    assert held["labels"] == "given"
-    assert {"G1", "G2", "G3", "G4", "G5"} <= held["extra"].keys()
+    finished = result(tmp_path / "run")
+    assert finished["labels"] == "given"
+    assert {"G1", "G2", "G3", "G4", "G5"} <= finished["extra"].keys()
     again = succeed(tmp_path, "evaluate.py", "--load_from", "run/best.pth", "--json", "scores.json")
     assert "G5" in again
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores["test"] == held["test"]
-    assert {name: held["extra"][name] for name in scores["extra"]} == scores["extra"]
+    assert scores["test"] == finished["test"]
+    assert {name: finished["extra"][name] for name in scores["extra"]} == scores["extra"]
     assert scores["top_k"] is None
     assert "leave --top_k out" in refusal(tmp_path, "evaluate.py", "--load_from", "run/best.pth", "--top_k")
 
@@ -66,7 +66,7 @@ def test_openimages_with_labels_drawn_keeps_them_sparse_in_a_file(tmp_path, open
     assert not facts["label_file_made_now"]
 
 
-def test_missing_pictures_are_an_error_unless_they_are_to_be_skipped(tmp_path, openimages):
+def test_missing_images_are_an_error_unless_they_are_to_be_skipped(tmp_path, openimages):
     command = ("--dataset", "openimages", "--path_images", "oi", *ONE, "--model", "scenenet")
     assert "train000.jpg" in refusal(tmp_path, "main_BCE.py", *command, "--missing_images", "error")
 
@@ -81,13 +81,13 @@ def test_nuswide_runs_the_published_command_of_main_real(tmp_path):
     (tmp_path / "nus" / "nus_wid_data.csv").write_text("\n".join(lines) + "\n")
     printed = ("--dataset", "nuswide", "--num_cls", "81", "--path_images", "nus", "--r_ws", "3")
     succeed(tmp_path, "main_real.py", *printed, *ONE, "--output", "run")
-    held = result(tmp_path / "run")
-    assert (held["method"], held["labels"], held["test"]["mAP"] > 0) == ("cones", "given", True)
+    finished = result(tmp_path / "run")
+    assert (finished["method"], finished["labels"], finished["test"]["mAP"] > 0) == ("cones", "given", True)
 
 
 def test_the_real_long_tailed_lists_train_on_the_photographs_that_are_here(tmp_path):
-    lists, pictures = real_lists(), real_data("voc_mini/VOCdevkit")
-    command = ("--dataset", "voc-lt", "--path_lists", lists, "--path_images", pictures, "--missing_images", "skip")
+    lists, images = real_lists(), real_data("voc_mini/VOCdevkit")
+    command = ("--dataset", "voc-lt", "--path_lists", lists, "--path_images", images, "--missing_images", "skip")
     said = succeed(tmp_path, "main_BCE.py", *command, *ONE, "--labels", "dropped", "--output", "run")
     assert "of 1142 training rows" in said
     assert {"head", "middle", "tail"} <= result(tmp_path / "run")["extra"].keys()

@@ -1,4 +1,4 @@
-"""Every damaged input ends in one clear line that names the place: no other exception, no code run, no hang."""
+"""Every damaged input ends in one clear line that names file and line: no other exception, no code run, no hang."""
 
 import importlib
 import pkgutil
@@ -16,7 +16,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_damaged_input_is_refused_in_one_line_that_names_the_place(case, tmp_path):
+def test_damaged_input_is_refused_in_one_line_that_names_the_file(case, tmp_path):
     load = case.make(tmp_path)
     with pytest.raises(UserError) as refusal:
         load()

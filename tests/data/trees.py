@@ -27,7 +27,7 @@ def source(path, cache_folder, *, need_images=False):
 
 
 def annotations(truth, ids=None):
-    """Annotations of a table of codes; the pictures do not exist."""
+    """Annotations of a table of codes; the images do not exist."""
     truth = np.asarray(truth, dtype=np.int8)
     ids = tuple(ids or (f"{row:06d}" for row in range(len(truth))))
     classes = tuple(f"class{k}" for k in range(truth.shape[1]))
@@ -93,6 +93,6 @@ def coco_json(images, annotations, category_ids):
 def coco_tree(folder, year, train, val):
     """`annotations/` in `folder` with the two instances files."""
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
-    for split, held in (("train", train), ("val", val)):
-        (folder / "annotations" / f"instances_{split}{year}.json").write_text(json.dumps(held))
+    for split, document in (("train", train), ("val", val)):
+        (folder / "annotations" / f"instances_{split}{year}.json").write_text(json.dumps(document))
     return folder

@@ -1,8 +1,8 @@
-"""Scenes of handwritten digits in warm and cool inks: a data set that needs no download.
+"""Scenes of handwritten digits in warm and cool inks: a dataset that needs no download.
 
 The digits are scikit-learn's bundled 8 x 8 ones (`sklearn.datasets.load_digits`, from UCI's "Optical Recognition of
-Handwritten Digits"). A class is a digit in an ink, digit + 10 * ink, 20 in all. The samples of a digit that appear in
-training scenes never appear in test scenes; writers cannot be told apart, for the bundle does not name them.
+Handwritten Digits"). A class is a digit in an ink, digit + 10 * ink, 20 in all. Samples of digits in training scenes
+never appear in test scenes; writers may be in both, because the bundled files do not name them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLASSES = tuple(f"{digit} {ink}" for ink in ("warm", "cool") for digit in range(
 STYLE = Style(sides=(11, 17), clutter=3, noise=0.06, background=0.55, bright=0.65)
 SCENES = {"train": 3000, "test": 1500}
 TRAIN_SAMPLES = 1198
-"""The first 1198 of the 1797 digits, in the order of the file, are for training scenes, the last 599 for test ones."""
+"""The first 1198 of the 1797 digits, in file order, are for training scenes, the last 599 for test scenes."""
 
 GROUPS = (
     (0, 1, 2, 10, 11),
@@ -32,7 +32,7 @@ GROUPS = (
     (8, 9, 0, 18, 19),
     (11, 13, 15, 17, 19),
 )
-"""Classes that like to appear together: each scene has one group, which holds three quarters of the chances."""
+"""Classes that co-occur: each scene has one group, which gets three quarters of the probability."""
 
 _GROUP_SHARE = 0.75
 _TAIL_RATIO = 30.0
@@ -40,12 +40,12 @@ _TAIL_SEED = 7
 
 
 def load_digits(source: DatasetSource) -> Splits:
-    """3000 training and 1500 test scenes, 40 x 40, 20 classes, 1 to 4 labels each; a function of `source.seed`."""
+    """Generate 3000 training and 1500 test scenes, 40 x 40, 20 classes, 1 to 4 labels each, from `source.seed`."""
     return Splits(digit_scenes(source.seed, "train"), digit_scenes(source.seed, "test"))
 
 
 def load_long_tailed_digits(source: DatasetSource) -> Splits:
-    """The same with training scenes whose classes fall off thirtyfold; the test scenes are those of `load_digits`.
+    """Generate training scenes with classes up to 30 times less likely; the test scenes are those of `load_digits`.
 
     By their frequency in training scenes the first 7 classes are the head, the next 6 the middle, the rest the tail.
     """
@@ -56,21 +56,21 @@ def load_long_tailed_digits(source: DatasetSource) -> Splits:
 
 
 def digit_scenes(seed: int, split: str, *, long_tail: bool = False) -> Annotations:
-    """The scenes of one split.
+    """Generate the scenes of one split.
 
     Args:
-        seed: another seed, other scenes; train and test are independent.
+        seed: decides the scenes; train and test are independent.
         split: train or test.
-        long_tail: make classes rarer by rank, the last one 30 times less likely; ranks are the same for all seeds.
+        long_tail: make classes less likely by rank, the last one 30 times; ranks are the same for all seeds.
     """
     images, digits = samples(split)
     by_digit, counts = np.argsort(digits, kind="stable"), np.bincount(digits, minlength=10)
 
     def pick(rng: Generator, labels: Index) -> Floats:
-        """(n, 8, 8) a random handwritten sample of each label's digit."""
-        wanted = labels % 10
-        place = (rng.random(len(labels)) * counts[wanted]).astype(np.int64)
-        glyphs: Floats = images[by_digit[(np.cumsum(counts) - counts)[wanted] + place]]
+        """Draw a random handwritten sample of each label's digit, (M, 8, 8)."""
+        digit = labels % 10
+        index = (rng.random(len(labels)) * counts[digit]).astype(np.int64)
+        glyphs: Floats = images[by_digit[(np.cumsum(counts) - counts)[digit] + index]]
         return glyphs
 
     tail = tail_weights() if long_tail else np.ones(len(CLASSES))
@@ -81,16 +81,16 @@ def digit_scenes(seed: int, split: str, *, long_tail: bool = False) -> Annotatio
 
 
 def scene_weights(rng: Generator, number: int, tail: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Chances (number, 20) of the classes, a group drawn for each scene; times `tail` (20,)."""
+    """Draw a group per scene and return class weights (number, 20), multiplied by `tail` (20,)."""
     by_group = np.full((len(GROUPS), len(CLASSES)), (1 - _GROUP_SHARE) / len(CLASSES))
-    for group, members in zip(by_group, GROUPS, strict=True):
-        group[list(members)] += _GROUP_SHARE / len(members)
+    for weight, group in zip(by_group, GROUPS, strict=True):
+        weight[list(group)] += _GROUP_SHARE / len(group)
     weights: NDArray[np.float64] = by_group[rng.integers(len(GROUPS), size=number)] * tail
     return weights
 
 
 def tail_weights() -> NDArray[np.float64]:
-    """(20,) factors from 1 down to 1/30, in geometric steps; which class has which is fixed."""
+    """Factors (20,) of the classes from 1 down to 1/30, in geometric steps and a fixed order."""
     ranks = np.random.default_rng(_TAIL_SEED).permutation(len(CLASSES))
     weights: NDArray[np.float64] = _TAIL_RATIO ** (-ranks / (len(CLASSES) - 1))
     return weights
@@ -103,7 +103,7 @@ def ink_of(labels: Index) -> Index:
 
 def samples(split: str) -> tuple[Floats, Index]:
     """Glyphs (G, 8, 8) in [0, 1] and digits (G,) of one split."""
-    from sklearn.datasets import load_digits as bundled  # here, for it takes most of a second
+    from sklearn.datasets import load_digits as bundled  # slow to import
 
     digits = bundled()
     part = slice(None, TRAIN_SAMPLES) if split == "train" else slice(TRAIN_SAMPLES, None)

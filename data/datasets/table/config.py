@@ -1,4 +1,4 @@
-"""The settings of people's own data: a table of labels, and how it is written."""
+"""Settings of a user's own data: the table of labels and its format."""
 
 from __future__ import annotations
 
@@ -11,32 +11,30 @@ from utils.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig:
-    """Where the labels of someone's own pictures stand, and how they are written. Raises: UserError for a bad value."""
+    """Path and format of the labels of a user's own images. Raises: UserError for an invalid value."""
 
     table: Path | None = option(
         None, "own labels: a .csv, .tsv or .parquet table, a COCO-style .json, or a folder of VOC annotations"
     )
-    test_table: Path | None = option(None, "the same for the test pictures, where they stand apart")
-    image_column: str | None = option(
-        None, "column of the pictures' paths (default: one called image, file, path, ...)"
-    )
+    test_table: Path | None = option(None, "the same for the test images, if they are in a file or folder of their own")
+    image_column: str | None = option(None, "column of the image paths (default: one called image, file, path, ...)")
     label_column: str | None = option(
         None, "column of class names (default: one called labels, label, classes or tags, else a column per class)"
     )
-    label_separator: str = option(";", "what stands between two class names of a cell")
+    label_separator: str = option(";", "character between two class names of a cell")
     split_column: str | None = option(
-        None, "column that says train, val or test (default: one called split, set, subset or phase, if there)"
+        None, "column of train, val or test (default: one called split, set, subset or phase, if there)"
     )
-    test_frac: float = option(0.2, "share of the pictures held out for the test where the table has no splits")
+    test_frac: float = option(0.2, "share of the images held out for the test if the table has no splits")
 
     def __post_init__(self) -> None:
         require(0 < self.test_frac < 1, f"--test_frac {self.test_frac}: must be above 0 and below 1")
         separator = self.label_separator
         require(
             len(separator) == 1 and not separator.isalnum() and separator not in "\"'_-\r\n\0",
-            f"--label_separator {separator!r}: must be one character, and none that names are written with",
+            f"--label_separator {separator!r}: must be one character that does not occur in names",
         )
         require(
             self.test_table is None or self.table is not None,
-            f"--test_table {self.test_table}: say with --table where the training labels are",
+            f"--test_table {self.test_table}: give the training labels with --table",
         )

@@ -1,4 +1,4 @@
-"""What people's own label files come down to, whatever their form: pictures, classes, codes and splits."""
+"""Content of a user's own label files in any format: images, classes, codes and splits."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from data.files.text_files import is_plain_text, read_lines
 from utils.checks import UserError, require
 from utils.types import Boxes, Codes, Index
 
-TRAIN, VALIDATION, TEST, UNSAID = 0, 1, 2, -1
-"""The part a picture belongs to."""
+TRAIN, VALIDATION, TEST, NO_SPLIT = 0, 1, 2, -1
+"""Split of an image; NO_SPLIT if the files name none."""
 
-_LONGEST_NAME = 200  # characters; a longer class name means that separators were not found
+_LONGEST_NAME = 200  # characters; a longer class name means that the separator is another character
 
-_KEPT = ("ids", "classes", "notes", "codes", "parts", "flags", "row", "label", "corners")
+_CACHED = ("ids", "classes", "notes", "codes", "parts", "flags", "row", "label", "corners")
 
 
-class Labelled(NamedTuple):
-    """What one file or folder says of its N pictures."""
+class OwnLabels(NamedTuple):
+    """Labels of N images, from one file or folder."""
 
-    ids: tuple[str, ...]  # sorted; the path of the picture, or for VOC annotations the path without its ending
+    ids: tuple[str, ...]  # sorted; the path of the image, for VOC annotations without its suffix
     classes: tuple[str, ...]
     codes: Codes  # (N, C)
-    parts: NDArray[np.int8]  # (N,) TRAIN, VALIDATION, TEST; UNSAID for all where nothing says
-    closed: bool  # whether these are all classes there can be, rather than those that were met
+    splits: NDArray[np.int8]  # (N,) TRAIN, VALIDATION, TEST; all NO_SPLIT if the files name no splits
+    closed: bool  # True if the files list all classes, False if these are the names that occur in labels
     boxes: Boxes | None = None
-    notes: tuple[str, ...] = ()  # for the person watching
+    notes: tuple[str, ...] = ()  # lines to print for the user
 
 
-def in_order(found: Labelled) -> Labelled:
-    """The same with its rows sorted by id."""
-    order = np.array(sorted(range(len(found.ids)), key=found.ids.__getitem__), dtype=np.int64)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    boxes = found.boxes and found.boxes._replace(row=place[found.boxes.row])
-    ids = tuple(found.ids[row] for row in order)
-    return found._replace(ids=ids, codes=found.codes[order], parts=found.parts[order], boxes=boxes)
+def sorted_by_id(labels: OwnLabels) -> OwnLabels:
+    """Return the labels with rows sorted by id."""
+    order = np.array(sorted(range(len(labels.ids)), key=labels.ids.__getitem__), dtype=np.int64)
+    new_row = np.empty_like(order)
+    new_row[order] = np.arange(len(order))
+    boxes = labels.boxes and labels.boxes._replace(row=new_row[labels.boxes.row])
+    ids = tuple(labels.ids[row] for row in order)
+    return labels._replace(ids=ids, codes=labels.codes[order], splits=labels.splits[order], boxes=boxes)
 
 
-def with_classes(found: Labelled, classes: tuple[str, ...], absent: int) -> Labelled:
-    """The same with the columns `classes`, those of `found` among them; the others hold the code `absent`."""
-    place = np.array([classes.index(name) for name in found.classes], dtype=np.int64)
-    codes = np.full((len(found.ids), len(classes)), absent, dtype=np.int8)
-    codes[:, place] = found.codes
-    boxes = found.boxes and found.boxes._replace(label=place[found.boxes.label])
-    return found._replace(classes=classes, codes=codes, boxes=boxes)
+def with_classes(labels: OwnLabels, classes: tuple[str, ...], absent: int) -> OwnLabels:
+    """Return the labels with the columns `classes`, a superset of their own; new columns get the code `absent`."""
+    column = np.array([classes.index(name) for name in labels.classes], dtype=np.int64)
+    codes = np.full((len(labels.ids), len(classes)), absent, dtype=np.int8)
+    codes[:, column] = labels.codes
+    boxes = labels.boxes and labels.boxes._replace(label=column[labels.boxes.label])
+    return labels._replace(classes=classes, codes=codes, boxes=boxes)
 
 
-def check_classes(found: Iterable[tuple[str, str]], separator: str) -> tuple[str, ...]:
-    """The names of classes, each fit to be one and there once.
+def check_classes(names: Iterable[tuple[str, str]], separator: str) -> tuple[str, ...]:
+    """Return the class names, checked to be valid and distinct.
 
     Args:
-        found: each name with the place where it stands, for messages: "labels.csv, line 3".
-        separator: what stands between two names of a cell, hence in none.
+        names: each name with the file and line where it was found, for messages: "labels.csv, line 3".
+        separator: character between two names of a cell; no name may contain it.
 
     Raises:
-        UserError: a name is empty or too long, holds the separator or a control character, or is there twice; names
-            that differ in case alone, or in how an accent is encoded, count as one.
+        UserError: a name is empty or too long, has the separator or a control character, or occurs twice; names
+            that differ only in case, or in how an accent is encoded, are the same.
     """
     seen: dict[str, tuple[str, str]] = {}
-    for name, where in found:
+    for name, where in names:
         fault = _name_fault(name, separator)
         if fault:
             raise UserError(f"{where}: class {name[:60]!r} {fault}")
@@ -78,85 +78,83 @@ def check_classes(found: Iterable[tuple[str, str]], separator: str) -> tuple[str
     return tuple(name for name, _ in seen.values())
 
 
-def choose_classes(found: Mapping[str, str], fixed: tuple[str, ...] | None, separator: str) -> tuple[str, ...]:
-    """The classes of labels that are written as names: `fixed`, or else the names that were met, sorted.
+def choose_classes(used: Mapping[str, str], fixed: tuple[str, ...] | None, separator: str) -> tuple[str, ...]:
+    """Return the classes of labels that are written as names: `fixed`, or else the names in use, sorted.
 
     Args:
-        found: each name that was met, with the place where it was first.
+        used: each name that occurs, with the file and line of its first occurrence.
         fixed: the names of `classes.txt`; None without that file.
         separator: as in `check_classes`.
 
     Raises:
-        UserError: a name is unfit (`check_classes`) or not among `fixed`, or there is none.
+        UserError: a name is invalid (`check_classes`) or not in `fixed`.
     """
     if fixed is not None:
-        for name, where in found.items():
+        for name, where in used.items():
             if name not in fixed:
                 raise UserError(f"{where}: class {name[:60]!r} is not in classes.txt; correct one of the two")
         return fixed
-    return tuple(sorted(check_classes(found.items(), separator)))
+    return tuple(sorted(check_classes(used.items(), separator)))
 
 
 def read_class_file(table: Path, separator: str) -> tuple[str, ...] | None:
-    """The names in `classes.txt` in the folder `table`, or beside the file; None where there is no such file.
+    """Read `classes.txt` in the folder `table`, or beside the file `table`; None if it does not exist.
 
-    Raises: UserError when it is unreadable, empty, or holds an unfit name.
+    Raises: UserError when it is unreadable, empty, or has an invalid name.
     """
     path = class_file(table)
     if not path.is_file():
         return None
     lines = read_lines(path, "it fixes the order of the classes")
     names = check_classes(((name, f"{path}, line {number}") for number, name in lines), separator)
-    require(bool(names), f"{path}: names no class; write one a line, or remove the file")
+    require(bool(names), f"{path}: names no class; write one per line, or remove the file")
     return names
 
 
 def class_file(table: Path) -> Path:
-    """Where `classes.txt` of a table is looked for."""
+    """Path of `classes.txt` for a table."""
     return (table if table.is_dir() else table.parent) / "classes.txt"
 
 
 def check_id(name: str, where: str, seen: dict[str, str]) -> None:
-    """Note a picture's `name` in `seen`, with its place. Raises: UserError when it is unfit or there already."""
+    """Add an image name, with its file and line, to `seen`. Raises: UserError when it is invalid or there already."""
     if not is_plain_text(name):
-        raise UserError(f"{where}: picture {name[:60]!r}: holds control characters; rename it")
+        raise UserError(f"{where}: image {name[:60]!r}: holds control characters; rename it")
     other = seen.setdefault(name, where)
     if other != where:
-        raise UserError(
-            f"{where}: picture {name[:200]!r} is there already ({other}); it may be there once, with all its labels"
-        )
+        raise UserError(f"{where}: image {name[:200]!r} is there already ({other}); write it once, with all its labels")
 
 
-def remembered(cache: Cache, key: str, read: Callable[[], Labelled]) -> Labelled:
-    """What `read` gives, from the cache where an entry of the fingerprint `key` is there."""
-    kept = cache.load("table", key, _KEPT)
-    if kept is not None:
-        ids, classes, notes = (unpack(kept[name]) for name in ("ids", "classes", "notes"))
-        closed, boxed = kept["flags"].tolist()
-        boxes = Boxes(kept["row"], kept["label"], kept["corners"]) if boxed else None
-        return Labelled(ids, classes, kept["codes"], kept["parts"], closed, boxes, notes)
-    found = read()
-    boxes = found.boxes or Boxes(*(np.empty(0, dtype=np.int64),) * 2, np.empty((0, 4), dtype=np.float32))
-    texts = {"ids": pack(found.ids), "classes": pack(found.classes), "notes": pack(found.notes)}
-    flags = np.array([found.closed, found.boxes is not None])
-    arrays = {"codes": found.codes, "parts": found.parts, "flags": flags, **boxes._asdict()}
+def cached_labels(cache: Cache, key: str, read: Callable[[], OwnLabels]) -> OwnLabels:
+    """Return the result of `read`, from the cache if it has an entry with the fingerprint `key`."""
+    cached = cache.load("table", key, _CACHED)
+    if cached is not None:
+        ids, classes, notes = (unpack(cached[name]) for name in ("ids", "classes", "notes"))
+        closed, boxed = cached["flags"].tolist()
+        boxes = Boxes(cached["row"], cached["label"], cached["corners"]) if boxed else None
+        return OwnLabels(ids, classes, cached["codes"], cached["parts"], closed, boxes, notes)
+    labels = read()
+    boxes = labels.boxes or Boxes(*(np.empty(0, dtype=np.int64),) * 2, np.empty((0, 4), dtype=np.float32))
+    texts = {"ids": pack(labels.ids), "classes": pack(labels.classes), "notes": pack(labels.notes)}
+    flags = np.array([labels.closed, labels.boxes is not None])
+    arrays = {"codes": labels.codes, "parts": labels.splits, "flags": flags, **boxes._asdict()}
     cache.save("table", key, {**texts, **arrays})
-    return found
+    return labels
 
 
-def rows_of(parts: NDArray[np.int8], part: int) -> Index:
-    """The rows of one part."""
-    return np.flatnonzero(parts == part).astype(np.int64, copy=False)
+def rows_in_split(splits: NDArray[np.int8], split: int) -> Index:
+    """Return the rows of one split."""
+    return np.flatnonzero(splits == split).astype(np.int64, copy=False)
 
 
 def _name_fault(name: str, separator: str) -> str:
-    """Why a text is no class name, as the end of a sentence; empty when it is one."""
+    """Return the fault of a class name as the end of a sentence; "" for a valid name."""
     if not name.strip():
         return "has no name; give it one, or leave it out"
     if name != name.strip():
         return "has spaces around its name; remove them"
     if name.casefold() == "nan":
-        return "is what stands for a missing value; leave the cell empty"
+        return "is the text of a missing value; leave the cell empty"
     if len(name) > _LONGEST_NAME:
         return f"has a name of {len(name)} characters; is --label_separator {separator!r} right?"
     if separator in name:

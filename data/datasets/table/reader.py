@@ -1,6 +1,6 @@
-"""People's own data: pictures in a folder, labels in a table, a COCO-style json or a folder of VOC annotations.
+"""A user's own data: images in a folder, labels in a table, a COCO-style json or a folder of VOC annotations.
 
-Rows are ordered by image id: the path of the picture below its folder, or the name of an annotation without `.xml`.
+Rows are ordered by image id: the path of the image below its folder, or the name of an annotation without `.xml`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.datasets.source import DatasetSource
-from data.datasets.table.annotations import annotation_files, list_files, picture_files, read_coco_style, read_voc_style
+from data.datasets.table.annotations import annotation_files, image_files, list_files, read_coco_style, read_voc_style
 from data.datasets.table.columns import read_spreadsheet
 from data.datasets.table.config import TableConfig
 from data.datasets.table.labelled import (
+    NO_SPLIT,
     TEST,
     TRAIN,
-    UNSAID,
     VALIDATION,
-    Labelled,
+    OwnLabels,
+    cached_labels,
     read_class_file,
-    remembered,
-    rows_of,
+    rows_in_split,
     with_classes,
 )
 from data.datasets.table.sheet import SUFFIXES
@@ -36,88 +36,89 @@ from utils.types import ABSENT, PRESENT, Annotations, Codes, Index, LabelTable, 
 READER = "table 1"
 """Part of the cache's fingerprint; another number whenever the same files would be read differently."""
 
-_NAMED = 5  # classes that a note names
+_MOST_NAMED = 5  # classes that a note names
 
 
 def load_table(source: DatasetSource) -> Splits:
-    """The pictures and labels of `source.table`.
+    """Read the images and labels of `source.table`.
 
-    Splits are those that the files name, or those of two tables; else `test_frac` of the pictures is held out for the
-    test, by iterative stratification drawn with `source.seed` (`held_out_rows`). Without a `path_images` (or with ".")
-    pictures are looked for beside the table, or in the folder `JPEGImages` of VOC annotations.
+    Splits are those that the files name, or those of two tables; else `test_frac` of the images is held out for the
+    test, by iterative stratification with `source.seed` (`held_out_rows`). Without a `path_images` (or with ".")
+    images are expected beside the table, or in the folder `JPEGImages` of VOC annotations.
 
     Raises:
-        UserError: a file, column or entry is missing or wrong, two splits share a picture, or one has none.
+        UserError: a file, column or entry is missing or wrong, two splits share an image, or one has none.
     """
     config = source.table
     table, test_table = config.table, config.test_table
     if table is None:
-        raise UserError("--dataset table: say with --table where the labels of your pictures are")
+        raise UserError("--dataset table: give the labels of your images with --table")
     fixed = read_class_file(table, config.label_separator)
-    found = _read(source, table, fixed)
+    labels = _read(source, table, fixed)
     if test_table is None:
-        whole = _annotations(source, table, found)
-        train, validation, test = (whole.take(rows) for rows in split_rows(table, found, config.test_frac, source.seed))
+        whole = _annotations(source, table, labels)
+        split_rows = split_table_rows(table, labels, config.test_frac, source.seed)
+        train, validation, test = (whole.take(rows) for rows in split_rows)
     else:
-        found, apart = combined(table, found, test_table, _read(source, test_table, fixed))
-        whole, test = _annotations(source, table, found), _annotations(source, test_table, apart)
-        train = whole.take(np.flatnonzero(found.parts != VALIDATION))
-        validation = whole.take(rows_of(found.parts, VALIDATION))
-        require(len(train) > 0, f"{table}: names no picture for training")
-    _tell(table, train)
+        labels, test_labels = combine_tables(table, labels, test_table, _read(source, test_table, fixed))
+        whole, test = _annotations(source, table, labels), _annotations(source, test_table, test_labels)
+        train = whole.take(np.flatnonzero(labels.splits != VALIDATION))
+        validation = whole.take(rows_in_split(labels.splits, VALIDATION))
+        require(len(train) > 0, f"{table}: names no image for training")
+    _report_classes_without_images(table, train)
     return Splits(train, test, validation=validation if len(validation) else None)
 
 
-def split_rows(table: Path, found: Labelled, fraction: float, seed: int) -> tuple[Index, Index, Index]:
-    """Rows for training, for validation and for the test; val is the test set where the table names no test.
+def split_table_rows(table: Path, labels: OwnLabels, fraction: float, seed: int) -> tuple[Index, Index, Index]:
+    """Return the rows for training, validation and test; val is the test set if the table names no test.
 
     Args:
-        table: where the rows are from, for messages.
-        found: the rows and the parts they belong to.
-        fraction: share for the test where nothing says which part a row belongs to; there is no validation then.
+        table: path of the table, for messages.
+        labels: the rows and their splits.
+        fraction: share for the test if the table names no splits; there is no validation then.
         seed: of that choice.
 
     Raises:
         UserError: no row is left for training or for the test.
     """
-    if (found.parts == UNSAID).all():
-        test = held_out_rows(found.codes, fraction, seed)
-        train = np.setdiff1d(np.arange(len(found.ids)), test)
+    if (labels.splits == NO_SPLIT).all():
+        test = held_out_rows(labels.codes, fraction, seed)
+        train = np.setdiff1d(np.arange(len(labels.ids)), test)
         require(
             len(train) > 0 and len(test) > 0,
-            f"{table}: {len(found.ids)} pictures cannot be split by --test_frac {fraction}; add some, or say in a "
-            f"column called split which are for what",
+            f"{table}: {len(labels.ids)} images cannot be split by --test_frac {fraction}; add some, or add a "
+            f"column called split with train and test",
         )
-        return train, rows_of(found.parts, VALIDATION), test
-    train, validation, test = (rows_of(found.parts, part) for part in (TRAIN, VALIDATION, TEST))
+        return train, rows_in_split(labels.splits, VALIDATION), test
+    train, validation, test = (rows_in_split(labels.splits, split) for split in (TRAIN, VALIDATION, TEST))
     if not len(test):
         validation, test = test, validation
-    require(len(train) > 0, f"{table}: names no picture for training; it must name some for train and for test")
-    require(len(test) > 0, f"{table}: names no picture for the test; say so of some, or leave the splits out")
+    require(len(train) > 0, f"{table}: names no image for training; it must name some for train and for test")
+    require(len(test) > 0, f"{table}: names no image for the test; mark some as test, or leave the splits out")
     return train, validation, test
 
 
 def held_out_rows(codes: Codes, fraction: float, seed: int) -> Index:
-    """About `fraction` of the rows, sorted, so that each class has about that share of its positives there.
+    """Return about `fraction` of the rows, sorted, with about that share of the positives of each class.
 
-    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011) of the package
-    iterative-stratification, which draws with `seed`.
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011) from the package
+    iterative-stratification, with the random state `seed`.
 
     Args:
-        codes: (N, C); PRESENT counts, the rest does not.
+        codes: (N, C); only PRESENT entries count.
         fraction: above 0 and below 1.
         seed: of any size.
 
     Returns:
         (M,) row numbers; none where there are too few rows to choose from.
     """
-    # Here, for it takes most of a second.
+    # Imported here because it takes most of a second.
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
     if not 0 < np.ceil(fraction * len(codes)) < len(codes):
         return np.empty(0, dtype=np.int64)
     present = codes == PRESENT
-    if present.shape[1] == 1:  # the library takes one column for another kind of task
+    if present.shape[1] == 1:  # the library takes one column for a multi-class task
         present = np.hstack([present, ~present])
     split = MultilabelStratifiedShuffleSplit(
         n_splits=1, test_size=fraction, random_state=derive_seed("test split", seed) % 2**32
@@ -126,35 +127,35 @@ def held_out_rows(codes: Codes, fraction: float, seed: int) -> Index:
     return np.sort(held_out).astype(np.int64, copy=False)
 
 
-def combined(table: Path, found: Labelled, test_table: Path, apart: Labelled) -> tuple[Labelled, Labelled]:
-    """The rows of two tables, one for training and one for the test, with the same classes in the same order.
+def combine_tables(table: Path, train: OwnLabels, test_table: Path, test: OwnLabels) -> tuple[OwnLabels, OwnLabels]:
+    """Return the labels of two tables, one for training and one for the test, with the same classes in the same order.
 
-    Names that were met in either are classes; a table that has all its classes (columns, categories, `classes.txt`)
-    decides.
+    The classes are those of a table that lists all of them (columns, categories, `classes.txt`), or else the names
+    that occur in either table.
 
     Raises:
-        UserError: a picture is in both, a class is in one of two such tables only, or a table's own splits say that
-            its pictures are for the other purpose.
+        UserError: an image is in both, a class is in only one of two tables that list all classes, or an image is
+            marked for the other split.
     """
-    shared = sorted(set(found.ids) & set(apart.ids))
+    shared = sorted(set(train.ids) & set(test.ids))
     if shared:
-        raise UserError(f"{test_table}: picture {shared[0]!r} is in {table} too ({len(shared)} such); keep it in one")
-    for path, rows, part, flag in ((table, found, TEST, "--test_table"), (test_table, apart, TRAIN, "--table")):
-        wrong = rows_of(rows.parts, part)
+        raise UserError(f"{test_table}: image {shared[0]!r} is in {table} too ({len(shared)} such); keep it in one")
+    for path, labels, split, flag in ((table, train, TEST, "--test_table"), (test_table, test, TRAIN, "--table")):
+        wrong = rows_in_split(labels.splits, split)
         if len(wrong):
-            purpose = "the test" if part == TEST else "training"
-            raise UserError(f"{path}: picture {rows.ids[wrong[0]]!r} is marked for {purpose}; move it to {flag}")
-    decisive = next((one.classes for one in (found, apart) if one.closed), None)
-    classes = decisive or tuple(sorted({*found.classes, *apart.classes}))
-    for path, rows in ((table, found), (test_table, apart)):
-        different = set(rows.classes) ^ set(classes) if rows.closed else set(rows.classes) - set(classes)
+            purpose = "the test" if split == TEST else "training"
+            raise UserError(f"{path}: image {labels.ids[wrong[0]]!r} is marked for {purpose}; move it to {flag}")
+    complete = next((labels.classes for labels in (train, test) if labels.closed), None)
+    classes = complete or tuple(sorted({*train.classes, *test.classes}))
+    for path, labels in ((table, train), (test_table, test)):
+        different = set(labels.classes) ^ set(classes) if labels.closed else set(labels.classes) - set(classes)
         if different:
             raise UserError(f"{path}: class {min(different)!r} is in only one of {table} and {test_table}")
-    return with_classes(found, classes, ABSENT), with_classes(apart, classes, ABSENT)
+    return with_classes(train, classes, ABSENT), with_classes(test, classes, ABSENT)
 
 
-def picture_folder(path_images: Path, table: Path) -> Path:
-    """The folder that the paths of `table` start from; "." counts as not given."""
+def image_folder(path_images: Path, table: Path) -> Path:
+    """Return the folder that the paths of `table` start from; "." counts as not given."""
     if path_images != Path():
         return path_images
     if not table.is_dir():
@@ -162,8 +163,8 @@ def picture_folder(path_images: Path, table: Path) -> Path:
     return table / "JPEGImages" if (table / "JPEGImages").is_dir() else table
 
 
-def _read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> Labelled:
-    """The rows of one table, from the cache where none of its files has changed."""
+def _read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> OwnLabels:
+    """Read one table, from the cache if none of its files has changed."""
     config = source.table
     files = [path]
     if path.is_dir():
@@ -172,10 +173,10 @@ def _read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> L
         raise UserError(f"{path}: no such file or folder; check --table and --test_table")
     columns = (config.image_column, config.label_column, config.label_separator, config.split_column)
     key = fingerprint(f"{READER} {columns} {fixed}", files)
-    return remembered(source.cache, key, lambda: _parse(path, config, fixed))
+    return cached_labels(source.cache, key, lambda: _parse(path, config, fixed))
 
 
-def _parse(path: Path, config: TableConfig, fixed: tuple[str, ...] | None) -> Labelled:
+def _parse(path: Path, config: TableConfig, fixed: tuple[str, ...] | None) -> OwnLabels:
     if path.is_dir():
         return read_voc_style(path, fixed, config.label_separator)
     if path.suffix.lower() == ".json":
@@ -186,25 +187,24 @@ def _parse(path: Path, config: TableConfig, fixed: tuple[str, ...] | None) -> La
     raise UserError(f"{path}: not one of {known} or a folder of VOC annotations; save a spreadsheet as CSV (UTF-8)")
 
 
-def _annotations(source: DatasetSource, table: Path, found: Labelled) -> Annotations:
-    folder = picture_folder(source.path_images, table)
+def _annotations(source: DatasetSource, table: Path, labels: OwnLabels) -> Annotations:
+    folder = image_folder(source.path_images, table)
     require(
         not source.need_images or folder.is_dir(),
-        f"{folder}: no such folder; give --path_images the one that the paths in {table} start from",
+        f"{folder}: no such folder; give --path_images the folder that the paths in {table} start from",
     )
-    files = picture_files(folder, found.ids) if table.is_dir() else [f"{folder}/{name}" for name in found.ids]
-    for note in found.notes:
+    files = image_files(folder, labels.ids) if table.is_dir() else [f"{folder}/{name}" for name in labels.ids]
+    for note in labels.notes:
         say(note)
-    return Annotations(FileImages(files, source.cache), found.ids, found.classes, LabelTable(found.codes), found.boxes)
+    images = FileImages(files, source.cache)
+    return Annotations(images, labels.ids, labels.classes, LabelTable(labels.codes), labels.boxes)
 
 
-def _tell(table: Path, train: Annotations) -> None:
-    """Say which classes no training picture shows. Raises: UserError where that is all of them."""
+def _report_classes_without_images(table: Path, train: Annotations) -> None:
+    """Print the classes that no training image has. Raises: UserError if these are all classes."""
     counts: NDArray[np.int64] = train.truth.counts()
     bare = [name for name, count in zip(train.classes, counts, strict=True) if not count]
-    require(
-        len(bare) < len(train.classes), f"{table}: no training picture is labelled with any class; nothing to learn"
-    )
+    require(len(bare) < len(train.classes), f"{table}: no training image is labelled with any class; nothing to learn")
     if bare:
-        named = ", ".join(bare[:_NAMED]) + (", ..." if len(bare) > _NAMED else "")
-        say(f"{table}: {len(bare)} of {len(train.classes)} classes are in no training picture: {named}")
+        named = ", ".join(bare[:_MOST_NAMED]) + (", ..." if len(bare) > _MOST_NAMED else "")
+        say(f"{table}: {len(bare)} of {len(train.classes)} classes are in no training image: {named}")

@@ -1,4 +1,4 @@
-"""Files of rows and named columns as texts: `.csv`, `.tsv` and `.parquet`."""
+"""Tables whose cells are texts, from `.csv`, `.tsv` and `.parquet` files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.checks import UserError, require
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
-_PURPOSE = "it holds the labels of your pictures"
+_PURPOSE = "it has the labels of your images"
 
 
 class Sheet(NamedTuple):
@@ -20,24 +20,24 @@ class Sheet(NamedTuple):
 
     path: Path
     header: tuple[str, ...]
-    places: Sequence[int]  # (N,) the line or row of the file that each row stands in
+    numbers: Sequence[int]  # (N,) line or row number of each row in the file
     unit: str  # line | row
-    column: Callable[[str], Sequence[str]]  # (N,) the cells of a column
+    column: Callable[[str], Sequence[str]]  # name of a column to its cells (N,)
 
     def where(self, row: int) -> str:
-        """File and place of one row, for messages."""
-        return f"{self.path}, {self.unit} {self.places[row]}"
+        """Return file and line of one row, for messages."""
+        return f"{self.path}, {self.unit} {self.numbers[row]}"
 
 
 def read_sheet(path: Path) -> Sheet:
-    """The table in a file of one of `SUFFIXES`. Raises: UserError as the reader of its form does."""
+    """Read a file with one of `SUFFIXES`. Raises: UserError as the reader of its format does."""
     return read_parquet(path) if path.suffix.lower() == ".parquet" else read_text_table(path)
 
 
 def read_text_table(path: Path) -> Sheet:
-    """A `.csv` file separated by commas, semicolons or tabs, as its header says, or a `.tsv` file.
+    """Read a `.csv` file separated by commas, semicolons or tabs, as in its header, or a `.tsv` file.
 
-    Raises: UserError as `reading.read_csv` does, and where no row follows the header.
+    Raises: UserError as `text_files.read_csv` does, and if no row follows the header.
     """
     numbers: list[int] = []
     rows: list[tuple[str, ...]] = []
@@ -46,13 +46,13 @@ def read_text_table(path: Path) -> Sheet:
         header = header or tuple(fields)
         numbers.append(number)
         rows.append(tuple(fields.values()))
-    require(bool(rows), f"{path}: has no row below its header; write one for each picture")
+    require(bool(rows), f"{path}: has no row below its header; write one per image")
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     return Sheet(path, header, numbers, "line", columns.__getitem__)
 
 
 def read_parquet(path: Path) -> Sheet:
-    """A `.parquet` file; null and NaN are empty cells, true and false are 1 and 0. Rows are counted from 1.
+    """Read a `.parquet` file; null and NaN are empty cells, booleans the texts True and False. Rows count from 1.
 
     Raises: UserError when pyarrow is not installed, or the file is missing, damaged or without rows.
     """
@@ -68,7 +68,7 @@ def read_parquet(path: Path) -> Sheet:
     header = tuple(name.strip() for name in table.column_names)
     twice = next((name for name in header if header.count(name) > 1), None)
     require(twice is None, f"{path}: column {twice!r} is there {header.count(str(twice))} times; use each name once")
-    require(table.num_rows > 0, f"{path}: has no row below its columns; write one for each picture")
+    require(table.num_rows > 0, f"{path}: has no row below its columns; write one per image")
     columns: Mapping[str, Any] = dict(zip(header, table.columns, strict=True))
     return Sheet(
         path, header, range(1, table.num_rows + 1), "row", lambda name: _parquet_texts(path, name, columns[name])
@@ -76,7 +76,7 @@ def read_parquet(path: Path) -> Sheet:
 
 
 def _delimiter(path: Path) -> str:
-    """The first of comma, semicolon and tab that stands in the header, outside quotes; a comma where none does."""
+    """Return the first comma, semicolon or tab of the header outside quotes; a comma if there is none."""
     if path.suffix.lower() == ".tsv":
         return "\t"
     _, header = next(read_lines(path, _PURPOSE), (0, ""))
@@ -84,17 +84,17 @@ def _delimiter(path: Path) -> str:
 
 
 def _parquet_texts(path: Path, name: str, column: Any) -> list[str]:
-    """The cells of a parquet column as texts. Raises: UserError when they are neither texts nor numbers."""
+    """Return the cells of a parquet column as texts. Raises: UserError when they are neither texts nor numbers."""
     try:
         return [_text(value) for value in column.to_pylist()]
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: column {name!r} holds {str(column.type)[:60]}, where one text or number a row is expected"
+            f"{path}: column {name!r} holds {str(column.type)[:60]}, must be one text or number per row"
         ) from error
 
 
 def _text(value: object) -> str:
-    """One cell of a parquet file. Raises: TypeError for a value that is neither text nor number nor missing."""
+    """Return one cell of a parquet file as text. Raises: TypeError for a value that is no text, number or null."""
     if value is None or value != value:
         return ""
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Damaged formatted arrays, and a small set of right ones."""
+"""Damaged formatted arrays, and a small set of valid ones."""
 
 import pickle
 import struct
@@ -6,7 +6,7 @@ import struct
 import numpy as np
 
 from data.datasets.coco import load_coco
-from data.datasets.formatted import Form, load_formatted
+from data.datasets.formatted import FormattedLayout, load_formatted
 from data.datasets.source import DatasetSource
 from data.files.cache import Cache
 from tests.data.damage import Case
@@ -20,24 +20,24 @@ def stem(name):
     return name.rpartition("/")[2].rpartition(".")[0]
 
 
-FORM = Form("threes", ("pictures", "."), stem, None, 3)
+LAYOUT = FormattedLayout("threes", ("pictures", "."), stem, None, 3)
 
 
 def arrays():
     """The arrays of a right set by their file names."""
-    held = {}
+    content = {}
     for part in ("train", "val"):
-        held[f"formatted_{part}_images.npy"] = np.array(NAMES[part])
-        held[f"formatted_{part}_labels.npy"] = np.array(LABELS[part], dtype=np.float64)
-        held[f"formatted_{part}_labels_obs.npy"] = np.array(OBSERVED[part], dtype=np.float64)
-    return held
+        content[f"formatted_{part}_images.npy"] = np.array(NAMES[part])
+        content[f"formatted_{part}_labels.npy"] = np.array(LABELS[part], dtype=np.float64)
+        content[f"formatted_{part}_labels_obs.npy"] = np.array(OBSERVED[part], dtype=np.float64)
+    return content
 
 
 def formatted_tree(folder, **changes):
     """The arrays in `folder`; `changes` maps "train_images" and the like to another array, bytes, or None for none."""
     folder.mkdir(exist_ok=True)
-    held = arrays() | {f"formatted_{name}.npy": content for name, content in changes.items()}
-    for name, content in held.items():
+    files = arrays() | {f"formatted_{name}.npy": content for name, content in changes.items()}
+    for name, content in files.items():
         if isinstance(content, bytes):
             (folder / name).write_bytes(content)
         elif content is not None:
@@ -45,9 +45,9 @@ def formatted_tree(folder, **changes):
     return folder
 
 
-def load(folder, form=FORM, *, need_images=False):
+def load(folder, layout=LAYOUT, *, need_images=False):
     """The splits of `formatted_tree`."""
-    return load_formatted(DatasetSource(folder, folder, 0, Cache(folder / "cache"), need_images), form)
+    return load_formatted(DatasetSource(folder, folder, 0, Cache(folder / "cache"), need_images), layout)
 
 
 def npy(descr, shape, data=b"", version=b"\1\0"):
@@ -57,23 +57,23 @@ def npy(descr, shape, data=b"", version=b"\1\0"):
 
 
 def texts(*names):
-    """Training names with others in the first places."""
+    """Training names with others at the beginning."""
     return np.array([*names, *NAMES["train"][len(names) :]])
 
 
 def values(part, row, label, value, table=LABELS):
-    """Labels with another value in one place."""
-    held = np.array(table[part], dtype=np.float64)
-    held[row, label] = value
-    return held
+    """Labels with another value in one cell."""
+    labels = np.array(table[part], dtype=np.float64)
+    labels[row, label] = value
+    return labels
 
 
-def changed(name, file, content, *words, form=FORM):
+def changed(name, file, content, *words, layout=LAYOUT):
     """A case with another content of one array; its file name must be in the message."""
 
     def make(folder):
         formatted_tree(folder, **{file: content})
-        return lambda: load(folder, form)
+        return lambda: load(folder, layout)
 
     return Case(name, make, (f"formatted_{file}.npy", *words))
 
@@ -105,10 +105,10 @@ def hostile(name, file):
 
     def make(folder):
         marker = folder / "marker"
-        held = np.empty((3, 3), dtype=object)
-        held[:] = Call(open, str(marker), "w")
+        calls = np.empty((3, 3), dtype=object)
+        calls[:] = Call(open, str(marker), "w")
         formatted_tree(folder)
-        data = pickle.dumps(held)
+        data = pickle.dumps(calls)
         (folder / f"formatted_{file}.npy").write_bytes(npy("|O", "(3, 3)", data))
 
         def refuse():
@@ -144,9 +144,9 @@ def coco_name_without_number(folder):
     return lambda: load_coco(DatasetSource(folder, folder, 0, Cache(folder / "cache"), False), 2014)
 
 
-def no_pictures(folder):
+def no_image_folder(folder):
     formatted_tree(folder)
-    return lambda: load(folder, FORM._replace(roots=("Flickr", "pictures")), need_images=True)
+    return lambda: load(folder, LAYOUT._replace(roots=("Flickr", "pictures")), need_images=True)
 
 
 def structured():
@@ -195,7 +195,7 @@ CASES = [
     changed("an image twice", "train_images", texts("d/1.png"), "row 1", "image 1 ", "row 0"),
     changed("an image in both sets", "val_images", np.array(["c/7.jpg", "c/1.jpg"]), "row 1", "image 1 "),
     changed(
-        "a name without an id", "train_images", texts("c/.jpg"), "row 0", form=FORM._replace(identify=lambda _: "")
+        "a name without an id", "train_images", texts("c/.jpg"), "row 0", layout=LAYOUT._replace(identify=lambda _: "")
     ),
     Case(
         "a coco name without number", coco_name_without_number, ("train_images.npy, row 0", "COCO_train2014_a", "coco")
@@ -205,9 +205,15 @@ CASES = [
     changed("labels of other rows", "train_labels", np.zeros((4, 3)), "(4, 3)", "3 names"),
     changed("labels without classes", "train_labels", np.zeros((3, 0)), "(3, 0)"),
     changed("labels of other classes", "val_labels", np.zeros((2, 4)), "4 classes", "threes has 3"),
-    changed("unequal widths", "val_labels", np.zeros((2, 4)), "4 classes", "have 3", form=FORM._replace(width=None)),
     changed(
-        "other names than columns", "train_labels", np.zeros((3, 3)), "3 classes", form=FORM._replace(classes=("a",))
+        "unequal widths", "val_labels", np.zeros((2, 4)), "4 classes", "have 3", layout=LAYOUT._replace(width=None)
+    ),
+    changed(
+        "other names than columns",
+        "train_labels",
+        np.zeros((3, 3)),
+        "3 classes",
+        layout=LAYOUT._replace(classes=("a",)),
     ),
     changed("a label of 2", "train_labels", values("train", 2, 1, 2), "row 2", "class 1", "2.0"),
     changed("a label of -1", "val_labels", values("val", 1, 0, -1), "row 1", "class 0", "-1.0"),
@@ -229,5 +235,5 @@ CASES = [
     named("too few class names", b"a\nb\n", "2 class names", "3 columns"),
     named("a class name twice", b"a\nb\na\n", "line 3", "'a'", "line 1"),
     named("class names in another encoding", "a\nb\nc\u00e9\n".encode("latin-1"), "UTF-8"),
-    Case("no folder of pictures", no_pictures, ("Flickr", "no such folder", "threes")),
+    Case("no image folder", no_image_folder, ("Flickr", "no such folder", "threes")),
 ]

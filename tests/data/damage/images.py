@@ -15,13 +15,13 @@ GOOD = "0.png"
 
 
 def encoded(kind, mode="RGB", **options):
-    """The bytes of a picture of noise, which no decoder can guess the end of."""
+    """The bytes of an image of noise, which no decoder can guess the end of."""
     channels = {"RGB": 3, "CMYK": 4}.get(mode)
     shape = (48, 64, channels) if channels else (48, 64)
     pixels = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint16 if mode == "I;16" else np.uint8)
-    held = io.BytesIO()
-    Image.fromarray(pixels, mode=None if mode == "I;16" else mode).save(held, kind, **options)
-    return held.getvalue()
+    file = io.BytesIO()
+    Image.fromarray(pixels, mode=None if mode == "I;16" else mode).save(file, kind, **options)
+    return file.getvalue()
 
 
 def bomb():
@@ -32,7 +32,7 @@ def bomb():
 
 
 def second_is(name, content, *words):
-    """A case: a good picture, and a second row of this content."""
+    """A case: a good image, and a second row of this content."""
 
     def make(folder):
         picture(folder / GOOD)

@@ -17,8 +17,8 @@ from tests.data.damage import Case
 from tests.data.trees import annotations
 from utils.types import UNKNOWN, LabelTable
 
-CANDIDATE = Regime(name="candidate", partial_rate=0.2, seed=3)
-KNOWN = Regime(name="known", known_rate=0.5, seed=3)
+CANDIDATE = Regime(labels="candidate", partial_rate=0.2, label_seed=3)
+KNOWN = Regime(labels="known", known_rate=0.5, label_seed=3)
 
 
 class Payload:
@@ -122,7 +122,7 @@ def rates(name, text, *words, setting="class_rates"):
     def make(folder):
         path = folder / f"{setting}.csv"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return loading(folder, training_set(), Regime(name="candidate", **{setting: path}))
+        return loading(folder, training_set(), Regime(labels="candidate", **{setting: path}))
 
     return Case(f"{setting}-{name}", make, (f"{setting}.csv", *words))
 

@@ -47,15 +47,15 @@ def groups(**changed):
 def longtail_tree(folder, name, *, lists=None, checks=False):
     """`appendix/` with the lists of one split, and the pickles beside them; what `lists` names is written instead."""
     layout = LAYOUTS[name]
-    place = folder / "appendix" / layout.lists
-    place.mkdir(parents=True)
+    target = folder / "appendix" / layout.lists
+    target.mkdir(parents=True)
     contents = {"lt_train": "\n".join(TRAIN[name]), "lt_test": "\n".join(TEST[name]), "labels": CLASSES} | (lists or {})
     for part, content in contents.items():
         if content is not None:
             data = content if isinstance(content, bytes) else content.encode()
-            (place / f"{layout.prefix}_{part}.txt").write_bytes(data)
+            (target / f"{layout.prefix}_{part}.txt").write_bytes(data)
     if checks:
-        beside = place / layout.checks
+        beside = target / layout.checks
         beside.mkdir()
         (beside / "img_id.txt").write_text("\n".join(IDS[name]))
         (beside / "class_freq.pkl").write_bytes(pickle.dumps(frequencies(name), 2))
@@ -123,10 +123,10 @@ def hostile(case, file, content):
 
 def laughs():
     """A few hundred bytes that unfold to 2^60 numbers."""
-    held = [1]
+    nested = [1]
     for _ in range(60):
-        held = [held, held]
-    return held
+        nested = [nested, nested]
+    return nested
 
 
 def no_lists(folder):
@@ -134,7 +134,7 @@ def no_lists(folder):
     return lambda: load(folder, "voc-lt")
 
 
-def no_pictures(folder):
+def no_image_folder(folder):
     longtail_tree(folder, "coco-lt")
     return lambda: load(folder, "coco-lt", need_images=True)
 
@@ -171,13 +171,13 @@ VOC = TRAIN["voc-lt"]
 
 CASES = [
     Case("no lists", no_lists, ("appendix", "no voc_lt_train.txt", "VOCdevkit/")),
-    Case("no pictures", no_pictures, ("train2017/000000000100.jpg", "images/train2017", "--path_images")),
+    Case("no image folder", no_image_folder, ("train2017/000000000100.jpg", "images/train2017", "--path_images")),
     Case("an image for training and test", both, ("coco_lt_test.txt, line 1", "image 7", "coco_lt_train.txt, line 2")),
     listed("no training list", "voc-lt", "lt_train", None, "cannot be read"),
     listed("no test list", "coco-lt", "lt_test", None, "cannot be read"),
     listed("no labels file", "nw-lt", "labels", None, "cannot be read"),
-    listed("an empty training list", "voc-lt", "lt_train", b"", "lists no picture"),
-    listed("a test list of blank lines", "nw-lt", "lt_test", b"\r\n  \r\n", "lists no picture"),
+    listed("an empty training list", "voc-lt", "lt_train", b"", "lists no image"),
+    listed("a test list of blank lines", "nw-lt", "lt_test", b"\r\n  \r\n", "lists no image"),
     listed("an empty labels file", "coco-lt", "labels", b"", "names no class"),
     listed("a list that is no text", "voc-lt", "lt_train", b"\xff\xfe\x00", "not UTF-8"),
     listed("labels in Latin-1", "nw-lt", "labels", b"caf\xe9 0\n", "not UTF-8"),
@@ -197,7 +197,7 @@ CASES = [
     listed("a path that is a dot", "nw-lt", "lt_train", ". 0", "line 1"),
     listed("an image listed twice", "voc-lt", "lt_train", "\n".join([*VOC, VOC[0]]), "line 3", "2008_09", "line 1"),
     listed("one image under two paths", "coco-lt", "lt_train", "train2017/9.jpg 0\ntrain2017/09.jpg 1", "line 2", "9"),
-    listed("a COCO picture without a number", "coco-lt", "lt_train", "train2017/cat.jpg 0", "line 1", "cat.jpg"),
+    listed("a COCO image without a number", "coco-lt", "lt_train", "train2017/cat.jpg 0", "line 1", "cat.jpg"),
     listed("a COCO number without end", "coco-lt", "lt_train", f"train2017/{'1' * 5000}.jpg 0", "line 1", "number"),
     listed("a class without a number", "voc-lt", "labels", "cat 0\ndog\n", "line 2", "'dog'"),
     listed("a number without a class", "voc-lt", "labels", "cat 0\n 1\n", "line 2", "'1'"),
@@ -254,6 +254,6 @@ CASES = [
     Case("an imbalance of one", thinned(imbalance=1.0), ("--imbalance 1.0", "above 1")),
     Case("a tail of nothing", thinned(tail_max=0), ("--tail_max 0", "at least 1")),
     Case("a negative seed", thinned(tail_seed=-1), ("--tail_seed -1", "at least 0")),
-    Case("a picture outside", written("elsewhere/a"), ("elsewhere/a.jpg", "not in")),
-    Case("a picture with a space in its path", written("root/a b"), ("root/a b.jpg", "white space")),
+    Case("an image outside", written("elsewhere/a"), ("elsewhere/a.jpg", "not in")),
+    Case("an image with a space in its path", written("root/a b"), ("root/a b.jpg", "white space")),
 ]  # fmt: skip

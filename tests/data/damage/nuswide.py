@@ -69,7 +69,7 @@ def a_folder(folder):
     return lambda: load(folder)
 
 
-def no_pictures(folder):
+def no_image_folder(folder):
     lists = folder / "lists"
     lists.mkdir()
     nuswide_tree(lists, table())
@@ -80,10 +80,10 @@ def no_pictures(folder):
 CASES = [
     Case("nothing there", nothing, ("no NUS-WIDE here", TABLE, "formatted_train_images.npy")),
     Case("a folder for a table", a_folder, (TABLE, "cannot be read")),
-    Case("no folder of pictures", no_pictures, ("pictures", "no such folder")),
-    damaged("an empty file", b"", "lists no picture"),
-    damaged("blank lines", b"\n\n , ,\n", "lists no picture"),
-    damaged("a header alone", HEADER, "lists no picture", "'train'"),
+    Case("no image folder", no_image_folder, ("pictures", "no such folder")),
+    damaged("an empty file", b"", "lists no image"),
+    damaged("blank lines", b"\n\n , ,\n", "lists no image"),
+    damaged("a header alone", HEADER, "lists no image", "'train'"),
     damaged("no test row", "\n".join([HEADER, ROWS[0]]), "'val'"),
     damaged("no training row", "\n".join([HEADER, ROWS[1]]), "'train'"),
     damaged("UTF-16", table().encode("utf-16"), "UTF-8"),

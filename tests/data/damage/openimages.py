@@ -66,7 +66,7 @@ CASES = [
     case("class with a NUL byte", LABELS, b"/m/1\n/m/\x002\n", "line 2"),
     case("class not of ASCII", LABELS, "/m/1\n/m/é\n".encode(), "line 2"),
     case("list of classes in UTF-16", LABELS, "/m/1\n/m/2\n".encode("utf-16"), "UTF-8"),
-    case("list of classes is a picture", LABELS, b"\xff\xd8\xff\xe0\x00\x10JFIF", "UTF-8"),
+    case("list of classes is an image", LABELS, b"\xff\xd8\xff\xe0\x00\x10JFIF", "UTF-8"),
     in_the_place_of_a_file("folder for descriptions", NAMES),
     case("no descriptions", NAMES, None, "cannot be read"),
     case("descriptions empty", NAMES, b"", "/m/1", "2 such"),

@@ -25,8 +25,8 @@ def file(content, *, name="t.csv", beside=None, **more):
     """A table with this text or these bytes; `beside` are other files by name."""
 
     def make(folder):
-        for one, held in {name: content, **(beside or {})}.items():
-            (folder / one).write_bytes(held if isinstance(held, bytes) else held.encode())
+        for file, text in {name: content, **(beside or {})}.items():
+            (folder / file).write_bytes(text if isinstance(text, bytes) else text.encode())
         return load(folder / name, **more)
 
     return make
@@ -69,19 +69,19 @@ def instances(**more):
 
 
 def entry(section, number, **values):
-    held = instances()
-    held[section][number].update(values)
-    return held
+    document = instances()
+    document[section][number].update(values)
+    return document
 
 
 def without(section, number, key):
-    held = instances()
-    del held[section][number][key]
-    return held
+    document = instances()
+    del document[section][number][key]
+    return document
 
 
-def coco(name, held, *words):
-    content = held if isinstance(held, bytes) else json.dumps(held)
+def coco(name, document, *words):
+    content = document if isinstance(document, bytes) else json.dumps(document)
     return Case(f"json-{name}", file(content, name="t.json"), ("t.json", *words))
 
 
@@ -103,10 +103,10 @@ def folder_of(files):
 
     def make(folder):
         root = folder / "own"
-        for one, held in {"Annotations/a.xml": xml(), "Annotations/b.xml": xml(name="dog"), **files}.items():
-            path = root / one
+        for name, text in {"Annotations/a.xml": xml(), "Annotations/b.xml": xml(name="dog"), **files}.items():
+            path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(held if isinstance(held, bytes) else held.encode())
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return load(root)
 
     return make
@@ -117,7 +117,7 @@ def voc(name, files, *words):
 
 
 def lists(name, files, *words):
-    return voc(name, {f"ImageSets/Main/{one}.txt": held for one, held in files.items()}, *words)
+    return voc(name, {f"ImageSets/Main/{one}.txt": text for one, text in files.items()}, *words)
 
 
 def nothing(folder):
@@ -150,7 +150,7 @@ CASES = [
     text("latin-1", NAMES.replace("dog", "d\xf6g").encode("latin-1"), "not UTF-8"),
     text("utf-16", NAMES.encode("utf-16"), "not UTF-8"),
     text("nul", NAMES.replace("b.jpg", "b\0.jpg"), "line 3", "NUL"),
-    text("picture-instead", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)), "not UTF-8"),
+    text("image-instead", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)), "not UTF-8"),
     text("unclosed-quote", 'image,labels\na.jpg,"cat\nb.jpg,dog\n', "line 3", "not a table"),
     text("text-after-quote", 'image,labels\na.jpg,"cat"dog\n', "line 2", "not a table"),
     text("absurdly-long-field", "image,labels\na.jpg," + "x" * (1 << 22) + "x\n", "line 2", "not a table"),
@@ -158,8 +158,8 @@ CASES = [
     text("long-row", "image,labels\na.jpg,cat,dog\n", "line 2", "3 fields"),
     text("cut-in-the-middle", COLUMNS[:-5], "line 4", "1 fields" if COLUMNS[:-5].endswith("c.jpg") else "2 fields"),
     # Columns.
-    text("no-header", "a.jpg,cat\nb.jpg,dog\n", "no column of picture paths", "'a.jpg'", "--image_column"),
-    text("no-path-column", "picture id,cat\n1,1\n", "no column of picture paths", "'picture id'"),
+    text("no-header", "a.jpg,cat\nb.jpg,dog\n", "no column of image paths", "'a.jpg'", "--image_column"),
+    text("no-path-column", "image id,cat\n1,1\n", "no column of image paths", "'image id'"),
     text("only-paths", "image\na.jpg\n", "no column of labels", "'image'"),
     text("only-paths-and-split", "image,split\na.jpg,train\n", "no column of labels"),
     text("repeated-column", "image,cat,cat\na.jpg,1,1\n", "column 'cat'", "2 times"),
@@ -198,8 +198,8 @@ CASES = [
     text("path-empty", NAMES.replace("b.jpg", ""), "line 3", "''"),
     text("path-dot", NAMES.replace("b.jpg", "."), "line 3", "'.'"),
     text("path-with-escape", NAMES.replace("b.jpg", "b\x1b.jpg"), "line 3", "control characters"),
-    text("picture-twice", NAMES.replace("c.jpg", "a.jpg"), "line 4", "'a.jpg'", "line 2"),
-    text("picture-twice-in-disguise", NAMES.replace("c.jpg", ".//a.jpg"), "line 4", "'a.jpg'", "line 2"),
+    text("image-twice", NAMES.replace("c.jpg", "a.jpg"), "line 4", "'a.jpg'", "line 2"),
+    text("image-twice-in-disguise", NAMES.replace("c.jpg", ".//a.jpg"), "line 4", "'a.jpg'", "line 2"),
     text("one-row-a-label", "image,label\na.jpg,cat\na.jpg,dog\n", "line 3", "'a.jpg'", "with all its labels"),
     # Splits.
     text("split-unknown", "image,cat,split\na.jpg,1,train\nb.jpg,1,dev2\n", "line 3", "'dev2'", "train, val or test"),
@@ -209,7 +209,7 @@ CASES = [
     text("train-only", "image,cat,split\na.jpg,1,train\nb.jpg,0,train\n", "for the test"),
     text("test-only", "image,cat,split\na.jpg,1,test\nb.jpg,0,test\n", "for training"),
     text("val-and-test-only", "image,cat,split\na.jpg,1,val\nb.jpg,0,test\n", "for training"),
-    text("one-picture", "image,cat\na.jpg,1\n", "1 pictures", "--test_frac"),
+    text("one-image", "image,cat\na.jpg,1\n", "1 images", "--test_frac"),
     two(NAMES, NAMES, "val.csv", "'a.jpg'", "train.csv", name="the-same"),
     two(COLUMNS, "image,cat\nz.jpg,1\n", "val.csv", "'dog'", name="fewer-columns"),
     two(NAMES, "image,labels\nz.jpg,cat;\n", "val.csv", "line 2", name="second-damaged"),
@@ -252,7 +252,9 @@ CASES = [
     coco("cut", json.dumps(instances()).encode()[:-30], "not a json file"),
     coco("nested-without-end", b"[" * 100_000, "not a json file"),
     coco("list", [1, 2], "list"),
-    coco("no-categories", {key: held for key, held in instances().items() if key != "categories"}, "'categories'"),
+    coco(
+        "no-categories", {key: entries for key, entries in instances().items() if key != "categories"}, "'categories'"
+    ),
     coco("images-no-list", instances(images={"1": "a.jpg"}), "'images'"),
     coco("no-file-name", without("images", 1, "file_name"), "entry 1", "'file_name'"),
     coco("no-annotation-id", without("annotations", 1, "id"), "entry 1", "'annotations'", "'id'"),
@@ -289,13 +291,13 @@ CASES = [
     voc("box-nan", {"Annotations/a.xml": xml(box=("1", "1", "nan", "5"))}, "a.xml", "xmax"),
     voc("box-reversed", {"Annotations/a.xml": xml(box=("9", "1", "5", "5"))}, "a.xml", "wrong order"),
     voc("box-huge", {"Annotations/a.xml": xml(box=("1", "1", "1e300", "5"))}, "a.xml", "far outside"),
-    voc("folder-below", {"Annotations/more/c.xml": xml()}, "c.xml", "folder below"),
+    voc("folder-below", {"Annotations/more/c.xml": xml()}, "c.xml", "subfolder"),
     voc("no-object", {f"Annotations/{one}.xml": "<annotation/>" for one in "ab"}, "own", "has an object"),
     voc("class-file", {"classes.txt": "cat\n"}, "b.xml", "'dog'", "classes.txt"),
     voc("name-with-escape", {"Annotations/a\x1b.xml": xml()}, "control characters"),
     lists("list-alone", {"train": "a\nb\n"}, "train.txt", "stands alone"),
     lists("test-list-alone", {"test": "a\nb\n"}, "test.txt", "stands alone"),
-    lists("unknown-picture", {"train": "a\n", "test": "b\nz\n"}, "test.txt", "line 2", "'z'", "z.xml"),
+    lists("unknown-image", {"train": "a\n", "test": "b\nz\n"}, "test.txt", "line 2", "'z'", "z.xml"),
     lists("with-ending", {"train": "a.jpg\n", "test": "b\n"}, "train.txt", "line 1", "'a.jpg'"),
     lists("in-two-lists", {"train": "a\n", "test": "b\na\n"}, "test.txt", "line 2", "'a'", "train.txt"),
     lists("twice-in-a-list", {"train": "a\na\n", "test": "b\n"}, "train.txt", "line 2", "line 1"),

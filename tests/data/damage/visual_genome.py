@@ -35,8 +35,8 @@ def one_more(entry):
     return lambda folder: loader(vg_tree(folder, [*OBJECTS, entry]))
 
 
-def categories(held):
-    return lambda folder: loader(vg_tree(folder, phrases=held))
+def categories(phrases):
+    return lambda folder: loader(vg_tree(folder, phrases=phrases))
 
 
 def without(name):
@@ -112,7 +112,7 @@ CASES = [
     Case("category without a name", categories({**PHRASES, " ": []}), ("vg256.json", "category 4")),
     Case("category of two lines", categories({**PHRASES, "a\nb": []}), ("vg256.json", "category 4")),
     Case("category of half a character", categories({**PHRASES, "\ud800": []}), ("vg256.json", "category 4")),
-    Case("one picture", lambda folder: loader(vg_tree(folder, OBJECTS[:1])), ("objects.json", "1 pictures")),
+    Case("one image", lambda folder: loader(vg_tree(folder, OBJECTS[:1])), ("objects.json", "1 images")),
     Case(
         "labels of another width",
         with_array("formatted_train_labels.npy", np.ones((1, 80))),

@@ -31,32 +31,32 @@ def edited(change):
     """The tree with `change` made to the content of the trainval file."""
 
     def make(folder):
-        held = copy.deepcopy(wider_json(TRAINVAL))
-        change(held)
-        return loader(wider_tree(folder, trainval=held))
+        doc = copy.deepcopy(wider_json(TRAINVAL))
+        change(doc)
+        return loader(wider_tree(folder, trainval=doc))
 
     return make
 
 
 def person(**values):
-    """The tree whose second person of the first picture has other values."""
-    return edited(lambda held: held["images"][0]["targets"][1].update(values))
+    """The tree whose second person of the first image has other values."""
+    return edited(lambda doc: doc["images"][0]["targets"][1].update(values))
 
 
 def image(**values):
-    return edited(lambda held: held["images"][1].update(values))
+    return edited(lambda doc: doc["images"][1].update(values))
 
 
 def names(change):
-    return edited(lambda held: held.update(attribute_id_map=change))
+    return edited(lambda doc: doc.update(attribute_id_map=change))
 
 
 def listed(change):
     """CSRA's lists, with `change` made to the entries of trainval."""
 
     def make(folder):
-        held = prepared(TRAINVAL, "trainval")
-        return loader(prepared_tree(folder, trainval=change(held) or held))
+        doc = prepared(TRAINVAL, "trainval")
+        return loader(prepared_tree(folder, trainval=change(doc) or doc))
 
     return make
 
@@ -90,11 +90,11 @@ CASES = [
     Case("utf-16", bytes_of(TEST_FILE, '{"images": []}'.encode("utf-16")), (TEST_FILE, "not UTF-8")),
     Case("NUL bytes", bytes_of(TEST_FILE, b'{"images"\0: []}'), (TEST_FILE, "not a json file")),
     Case("a list", bytes_of(TEST_FILE, b"[]"), (TEST_FILE, "'images'")),
-    Case("no images", edited(lambda held: held.pop("images")), (TRAINVAL_FILE, "'images'")),
-    Case("images an object", edited(lambda held: held.update(images={})), (TRAINVAL_FILE, "'images'")),
-    Case("image a number", edited(lambda held: held["images"].append(7)), (TRAINVAL_FILE, "image 3", "int")),
+    Case("no images", edited(lambda doc: doc.pop("images")), (TRAINVAL_FILE, "'images'")),
+    Case("images an object", edited(lambda doc: doc.update(images={})), (TRAINVAL_FILE, "'images'")),
+    Case("image a number", edited(lambda doc: doc["images"].append(7)), (TRAINVAL_FILE, "image 3", "int")),
     Case(
-        "no file name", edited(lambda held: held["images"][1].pop("file_name")), (TRAINVAL_FILE, "image 1", "file_name")
+        "no file name", edited(lambda doc: doc["images"][1].pop("file_name")), (TRAINVAL_FILE, "image 1", "file_name")
     ),
     Case("file name a number", image(file_name=12), (TRAINVAL_FILE, "image 1", "12")),
     Case("file name leads out", image(file_name="../../etc/passwd"), (TRAINVAL_FILE, "image 1", "etc/passwd")),
@@ -102,10 +102,10 @@ CASES = [
     Case("file name of a drive", image(file_name="C:\\secret.jpg"), (TRAINVAL_FILE, "image 1", "secret.jpg")),
     Case("file name of half a character", image(file_name="a\ud800.jpg"), (TRAINVAL_FILE, "image 1", "file_name")),
     Case("file name of two lines", image(file_name="a\nb.jpg"), (TRAINVAL_FILE, "image 1", "a\\nb.jpg")),
-    Case("picture twice", image(file_name=TRAINVAL[0][0]), (TRAINVAL_FILE, "image 1", "1_b.jpg", "twice")),
-    Case("no targets", edited(lambda held: held["images"][1].pop("targets")), (TRAINVAL_FILE, "image 1", "'targets'")),
+    Case("image twice", image(file_name=TRAINVAL[0][0]), (TRAINVAL_FILE, "image 1", "1_b.jpg", "twice")),
+    Case("no targets", edited(lambda doc: doc["images"][1].pop("targets")), (TRAINVAL_FILE, "image 1", "'targets'")),
     Case("target a text", image(targets=["x"]), (TRAINVAL_FILE, "image 1", "target 0", "str")),
-    Case("no box", edited(lambda held: held["images"][0]["targets"][1].pop("bbox")), BOX),
+    Case("no box", edited(lambda doc: doc["images"][0]["targets"][1].pop("bbox")), BOX),
     Case("box of three", person(bbox=[1, 2, 3]), BOX),
     Case("box of texts", person(bbox=["1", "2", "3", "4"]), BOX),
     Case("box nested deeply", person(bbox=nested(300)), BOX),
@@ -115,28 +115,28 @@ CASES = [
     Case("box without area", person(bbox=[5, 5, 0, 9]), (*BOX, "no area")),
     Case("box less than a pixel", person(bbox=[5.1, 5, 0.2, 9]), (*BOX, "no area")),
     Case("negative width", person(bbox=[5, 5, -3, 9]), (*BOX, "no area")),
-    Case("box left of the picture", person(bbox=[-50, 5, 30, 9]), (*BOX, "no area")),
+    Case("box left of the image", person(bbox=[-50, 5, 30, 9]), (*BOX, "no area")),
     Case("13 attributes", person(attribute=SHORT), (*VALUES[:-1], "14 attributes")),
     Case("attributes an object", person(attribute={}), (*VALUES[:-1], "14 attributes")),
     Case("attribute 99", person(attribute=[*SHORT, 99]), (*VALUES, "13", "is 99")),
     Case("attribute true", person(attribute=[True, *SHORT]), (*VALUES, "is True")),
     Case("attribute null", person(attribute=[None, *SHORT]), (*VALUES, "is None")),
-    Case("no names", edited(lambda held: held.pop("attribute_id_map")), (TRAINVAL_FILE, "attribute_id_map")),
+    Case("no names", edited(lambda doc: doc.pop("attribute_id_map")), (TRAINVAL_FILE, "attribute_id_map")),
     Case("a name too few", names({"0": "male"}), (TRAINVAL_FILE, "attribute_id_map")),
     Case("a name twice", names({**ATTRIBUTES, "5": "attribute 4"}), (TRAINVAL_FILE, "attribute 4", "twice")),
     Case("a name a number", names({**ATTRIBUTES, "5": 5}), (TRAINVAL_FILE, "attribute 5", "no name")),
     Case("a name of two lines", names({**ATTRIBUTES, "5": "a\nb"}), (TRAINVAL_FILE, "attribute 5", "no name")),
     Case("other names in the test file", other_names, (TEST_FILE, TRAINVAL_FILE, "attribute_id_map")),
     Case("nobody", nobody, ("test file", "no person")),
-    Case("prepared an object", listed(lambda held: {"images": held}), (LIST, "not a list")),
-    Case("prepared entry a text", listed(lambda held: held.append("x")), (LIST, "entry 3", "str")),
-    Case("prepared without path", listed(lambda held: held[1].pop("img_path") and None), (LIST, "entry 1", "img_path")),
+    Case("prepared an object", listed(lambda doc: {"images": doc}), (LIST, "not a list")),
+    Case("prepared entry a text", listed(lambda doc: doc.append("x")), (LIST, "entry 3", "str")),
+    Case("prepared without path", listed(lambda doc: doc[1].pop("img_path") and None), (LIST, "entry 1", "img_path")),
     Case(
         "prepared path leads out",
-        listed(lambda held: held[1].update(img_path="w/Image/../../x.jpg")),
+        listed(lambda doc: doc[1].update(img_path="w/Image/../../x.jpg")),
         (LIST, "entry 1", "x.jpg"),
     ),
-    Case("prepared path is the folder", listed(lambda held: held[1].update(img_path="w/Image")), (LIST, "entry 1")),
-    Case("prepared -1", listed(lambda held: held[2].update(target=[*SHORT, -1])), (LIST, "entry 2", "attribute 13")),
-    Case("prepared without box", listed(lambda held: held[2].pop("bbox") and None), (LIST, "entry 2", "bbox")),
+    Case("prepared path is the folder", listed(lambda doc: doc[1].update(img_path="w/Image")), (LIST, "entry 1")),
+    Case("prepared -1", listed(lambda doc: doc[2].update(target=[*SHORT, -1])), (LIST, "entry 2", "attribute 13")),
+    Case("prepared without box", listed(lambda doc: doc[2].pop("bbox") and None), (LIST, "entry 2", "bbox")),
 ]

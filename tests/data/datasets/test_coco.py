@@ -23,10 +23,10 @@ def load(path, tmp_path, year=2014, **more):
 
 
 @pytest.mark.parametrize("year", [2014, 2017])
-@pytest.mark.parametrize("pictures", ["images/train{}", "train{}"])
-def test_rows_classes_codes_boxes_and_files(tmp_path, year, pictures):
+@pytest.mark.parametrize("folder_format", ["images/train{}", "train{}"])
+def test_rows_classes_codes_boxes_and_files(tmp_path, year, folder_format):
     coco_tree(tmp_path, year, TRAIN, VAL)
-    folder = tmp_path / pictures.format(year)
+    folder = tmp_path / folder_format.format(year)
     picture(folder / "b.jpg")
     picture(folder.with_name(f"val{year}") / "c.jpg")
     train, test, *_ = load(tmp_path, tmp_path, year, need_images=True)
@@ -42,14 +42,14 @@ def test_rows_classes_codes_boxes_and_files(tmp_path, year, pictures):
 
 
 def test_golden_coco_targets(tmp_path):
-    held = golden_files.load_json("data_layer_cones.json", "coco2014")
-    train = coco_json(held["images"], held["annotations"], held["category_ids"])
-    other = max(one for one, _ in held["images"]) + 1
-    val = coco_json([(other, "other.jpg")], [(other, held["category_ids"][0], 0)], held["category_ids"])
+    golden = golden_files.load_json("data_layer_cones.json", "coco2014")
+    train = coco_json(golden["images"], golden["annotations"], golden["category_ids"])
+    other = max(one for one, _ in golden["images"]) + 1
+    val = coco_json([(other, "other.jpg")], [(other, golden["category_ids"][0], 0)], golden["category_ids"])
     got = load(coco_tree(tmp_path, 2014, train, val), tmp_path).train
-    expected = held["expected"]
+    expected = golden["expected"]
     assert len(got) == len(expected)
-    assert got.truth.num_classes == len(held["category_ids"])
+    assert got.truth.num_classes == len(golden["category_ids"])
     for row, one in enumerate(expected):
         assert got.images.name(row) == str(tmp_path / "images" / "train2014" / one["file_name"])
         assert np.flatnonzero(got.truth.rows(np.array([row]))[0] == PRESENT).tolist() == sorted(one["positives"])
@@ -57,22 +57,22 @@ def test_golden_coco_targets(tmp_path):
 
 
 def without(section, number, key):
-    held = json.loads(json.dumps(TRAIN))
+    document = json.loads(json.dumps(TRAIN))
     if number is None:
-        del held[section]
+        del document[section]
     else:
-        del held[section][number][key]
-    return held
+        del document[section][number][key]
+    return document
 
 
 def changed(section, number, **values):
-    held = json.loads(json.dumps(TRAIN))
-    held[section][number].update(values)
-    return held
+    document = json.loads(json.dumps(TRAIN))
+    document[section][number].update(values)
+    return document
 
 
 @pytest.mark.parametrize(
-    "held, words",
+    "document, words",
     [
         ([], ["list"]),
         (without("images", None, None), ["'images'"]),
@@ -95,9 +95,9 @@ def changed(section, number, **values):
         ({**TRAIN, "images": [3]}, ["entry 0", "int"]),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path, held, words):
+def test_faults_are_named_in_one_line(tmp_path, document, words):
     path = tmp_path / "instances.json"
-    path.write_text(json.dumps(held))
+    path.write_text(json.dumps(document))
     with pytest.raises(UserError) as caught:
         read_instances(path)
     assert str(caught.value).startswith(f"{path}: ")

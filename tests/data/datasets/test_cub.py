@@ -19,12 +19,12 @@ NAMES = (
 TRAIN = (1, 0, 1, 1, 0)
 
 
-def truth_of(pictures, seed=0):
-    return (np.random.default_rng(seed).random((pictures, ATTRIBUTES)) < 0.1).astype(int)
+def truth_of(images, seed=0):
+    return (np.random.default_rng(seed).random((images, ATTRIBUTES)) < 0.1).astype(int)
 
 
 def label_lines(truth, numbers=None):
-    """`image_attribute_labels.txt`, picture by picture; certainty and seconds are made up."""
+    """`image_attribute_labels.txt`, image by image; certainty and seconds are made up."""
     numbers = numbers or range(1, len(truth) + 1)
     return [
         f"{number} {column + 1} {value} {1 + column % 4} {column * 0.3:.3f}"
@@ -40,7 +40,7 @@ def write(path, lines):
 
 
 def cub_tree(folder, *, names=NAMES, train=TRAIN, truth=None, attributes="attributes.txt"):
-    """`CUB_200_2011` in `folder`, with `attributes.txt` at a place of one's choice below `folder`."""
+    """`CUB_200_2011` in `folder`, with `attributes.txt` at a path of one's choice below `folder`."""
     root = folder / "CUB_200_2011"
     write(root / "images.txt", [f"{n} {name}" for n, name in enumerate(names, 1)])
     write(root / "train_test_split.txt", [f"{n} {value}" for n, value in enumerate(train, 1)])
@@ -57,7 +57,7 @@ def load(path, cache, **more):
 
 
 def slow_truth(root):
-    """{picture number: {attribute number: value}}, line by line."""
+    """{image number: {attribute number: value}}, line by line."""
     found = {}
     for line in (root / "attributes" / "image_attribute_labels.txt").read_text().split("\n"):
         if line.strip():
@@ -95,13 +95,13 @@ def test_lines_with_fields_too_many_and_in_any_order_are_read(tmp_path):
     lines[400] = " ".join([*lines[400].split()[:3], "0", "3", "0.0"])
     lines[401] = " ".join(lines[401].split()[:3])
     lines[402] = "  " + lines[402].replace(" ", "\t") + "  extra words"
-    shuffled = [lines[place] for place in np.random.default_rng(2).permutation(len(lines))]
+    shuffled = [lines[index] for index in np.random.default_rng(2).permutation(len(lines))]
     path = write(tmp_path / "labels.txt", ["", *shuffled[:100], "", *shuffled[100:]])
     np.testing.assert_array_equal(read_codes(path, np.array([1, 2, 3])), truth)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_picture_numbers_need_not_be_consecutive(tmp_path, seed):
+def test_image_numbers_need_not_be_consecutive(tmp_path, seed):
     rng = np.random.default_rng(seed)
     numbers = rng.permutation(10_000)[:4]
     truth = truth_of(4, seed)

@@ -11,7 +11,7 @@ from data.images.files import FileImages
 from data.labels.regime import Regime, observe
 from tests import golden_files
 from tests.data.damage import formatted as right
-from tests.data.damage.formatted import FORM, LABELS, OBSERVED, arrays, formatted_tree, values
+from tests.data.damage.formatted import LABELS, LAYOUT, OBSERVED, arrays, formatted_tree, values
 from tests.data.trees import annotations, coco_json, coco_tree, picture, real_data, source
 from utils.checks import RunError, UserError
 from utils.safe_files import write_atomically
@@ -19,23 +19,23 @@ from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, LabelTable, Split
 
 
 def splits_in(folder, truth, test_truth=((1, 0, 0),), ids=None):
-    """Splits whose pictures lie in `folder`; the columns are as many as `truth` has."""
+    """Splits whose images lie in `folder`; the columns are as many as `truth` has."""
     parts = []
     for table, names, prefix in ((truth, ids, "a"), (test_truth, None, "b")):
-        held = annotations(
+        rows = annotations(
             np.asarray(table)[:, : np.shape(truth)[1]], names or [f"{prefix}{row:05d}" for row in range(len(table))]
         )
-        parts.append(replace(held, images=FileImages([f"{folder}/pictures/{one}.jpg" for one in held.ids])))
+        parts.append(replace(rows, images=FileImages([f"{folder}/pictures/{one}.jpg" for one in rows.ids])))
     return Splits(*parts)
 
 
-def load(folder, form=FORM, **more):
+def load(folder, layout=LAYOUT, **more):
     """Training and test set of the arrays in `folder`."""
-    return right.load(folder, form, **more)[:2]
+    return right.load(folder, layout, **more)[:2]
 
 
 def single(rows):
-    return observe(rows, Regime(name="single", seed=1200))
+    return observe(rows, Regime(labels="single", label_seed=1200))
 
 
 def write(folder, splits, place=None, **more):
@@ -78,9 +78,9 @@ def test_labels_in_any_type_of_number(tmp_path, dtype):
 
 
 def test_names_of_either_byte_order_and_columns_of_either_memory_order(tmp_path):
-    held = arrays()
-    swapped = held["formatted_train_images.npy"].astype(">U12")
-    columns = np.asfortranarray(held["formatted_train_labels.npy"])
+    right_arrays = arrays()
+    swapped = right_arrays["formatted_train_images.npy"].astype(">U12")
+    columns = np.asfortranarray(right_arrays["formatted_train_labels.npy"])
     train, _ = load(formatted_tree(tmp_path, train_images=swapped, train_labels=columns))
     expected, _ = load(formatted_tree(tmp_path / "other"))
     assert train.row_hash() == expected.row_hash()
@@ -91,37 +91,37 @@ def test_observed_labels_of_the_training_set_are_optional_and_those_of_the_test_
     train, test, *_ = load(formatted_tree(tmp_path, train_labels_obs=None, val_labels_obs=b"nonsense"))
     assert train.given is None
     assert test.given is None
-    np.testing.assert_array_equal(observe(train, Regime(name="given")).dense(), train.truth.dense())
+    np.testing.assert_array_equal(observe(train, Regime(labels="given")).dense(), train.truth.dense())
 
 
 def test_given_labels_become_the_regime_given(tmp_path):
     train, _ = load(formatted_tree(tmp_path))
-    np.testing.assert_array_equal(observe(train, Regime(name="given")).dense(), train.given.dense())
+    np.testing.assert_array_equal(observe(train, Regime(labels="given")).dense(), train.given.dense())
 
 
 def test_class_names_come_from_the_form_then_from_the_file_beside_the_arrays(tmp_path):
     formatted_tree(tmp_path)
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\n\r\ntraffic light \r\ndog")
     assert load(tmp_path)[0].classes == ("cat", "traffic light", "dog")
-    assert load(tmp_path, FORM._replace(classes=("x", "y", "z")))[1].classes == ("x", "y", "z")
+    assert load(tmp_path, LAYOUT._replace(classes=("x", "y", "z")))[1].classes == ("x", "y", "z")
 
 
 def test_made_up_class_names_sort_as_the_columns_do(tmp_path):
     wide = {f"{part}_labels": np.zeros((len(LABELS[part]), 312)) for part in LABELS}
-    form = FORM._replace(width=None)
-    classes = load(formatted_tree(tmp_path, train_labels_obs=None, **wide), form)[0].classes
+    layout = LAYOUT._replace(width=None)
+    classes = load(formatted_tree(tmp_path, train_labels_obs=None, **wide), layout)[0].classes
     assert classes == tuple(sorted(classes))
     assert len(set(classes)) == 312
 
 
-def test_the_first_folder_that_exists_holds_the_pictures(tmp_path):
+def test_the_first_folder_that_exists_has_the_images(tmp_path):
     formatted_tree(tmp_path)
     picture(tmp_path / "c" / "1.jpg")
     load(tmp_path, need_images=True)[0].images.open(0)
     picture(tmp_path / "pictures" / "c" / "1.jpg", size=(7, 8))
     assert load(tmp_path, need_images=True)[0].images.open(0).size == (7, 8)
-    form = FORM._replace(roots=("Flickr",))
-    assert load(tmp_path, form)[0].images.name(0) == f"{tmp_path}/Flickr/c/1.jpg"
+    layout = LAYOUT._replace(roots=("Flickr",))
+    assert load(tmp_path, layout)[0].images.name(0) == f"{tmp_path}/Flickr/c/1.jpg"
 
 
 @pytest.mark.parametrize("name", sorted(arrays()))
@@ -137,7 +137,7 @@ def test_golden_observed_labels_are_what_is_written(tmp_path):
     truth = golden["labels"]
     for number, case in enumerate(golden["cases"].tolist()):
         seed, num_pos, num_neg = (int(text[1:].replace("m", "-")) for text in case.removeprefix("obs_").split("_"))
-        regime = Regime(name="observed", seed=seed, num_pos=num_pos, num_neg=num_neg)
+        regime = Regime(labels="observed", label_seed=seed, num_pos=num_pos, num_neg=num_neg)
         splits = splits_in(tmp_path / case, truth, truth)  # a test set of the same rows: its draw starts anew
         observed = [observe(part, regime) for part in splits[:2]]
         if number % 2:  # rows in another order are written in the order of the recipe all the same
@@ -157,11 +157,11 @@ def test_golden_recipe_survives_the_way_through_files(tmp_path):
         pytest.skip("no case with one positive in observed_labels.npz")
     splits = splits_in(tmp_path, golden["labels"], golden["labels"][:2])
     write(tmp_path, splits)
-    form = FORM._replace(width=None)
-    train, test, *_ = load(tmp_path, form)
+    layout = LAYOUT._replace(width=None)
+    train, test, *_ = load(tmp_path, layout)
     file_code = {PRESENT: 1, UNKNOWN: 0, ABSENT: -1}
-    for held in (train.given.dense(), single(train).dense()):
-        np.testing.assert_array_equal(np.vectorize(file_code.get)(held), golden[case])
+    for codes in (train.given.dense(), single(train).dense()):
+        np.testing.assert_array_equal(np.vectorize(file_code.get)(codes), golden[case])
     assert train.ids == splits.train.ids
     assert train.classes == splits.train.classes == test.classes
     assert train.truth.hash() == splits.train.truth.hash()
@@ -178,8 +178,8 @@ def test_what_is_written_is_read_back(tmp_path, seed):
     splits = splits_in(tmp_path, truth, truth[:1], [str(one) for one in numbers])
     observed = LabelTable(rng.randint(-1, 2, truth.shape).astype(np.int8))
     write_formatted(tmp_path / "out", splits, observed, single(splits.test), names_below(tmp_path))
-    form = FORM._replace(width=columns, identify=lambda name: name.removeprefix("pictures/").removesuffix(".jpg"))
-    train, test, *_ = load(tmp_path / "out", form)
+    layout = LAYOUT._replace(width=columns, identify=lambda name: name.removeprefix("pictures/").removesuffix(".jpg"))
+    train, test, *_ = load(tmp_path / "out", layout)
     assert train.row_hash() == splits.train.row_hash()
     assert test.row_hash() == splits.test.row_hash()
     assert train.truth.hash() == splits.train.truth.hash()
@@ -194,14 +194,15 @@ def test_types_names_and_codes_are_the_published_ones(tmp_path):
     splits = splits_in(tmp_path, [[1, -1, 0], [0, 0, 1]])
     observed = LabelTable(np.array([[1, -1, 0], [-1, 0, 1]], dtype=np.int8))
     write_formatted(tmp_path / "a" / "b", splits, observed, single(splits.test), names_below(tmp_path / "pictures"))
-    held = {path.name: path for path in (tmp_path / "a" / "b").iterdir()}
-    assert sorted(held) == sorted([*arrays(), "classes.txt"])
-    assert held["classes.txt"].read_bytes() == b"class0\nclass1\nclass2\n"
-    images, labels, seen = (np.load(held[f"formatted_train_{what}.npy"]) for what in ("images", "labels", "labels_obs"))
+    files = {path.name: path for path in (tmp_path / "a" / "b").iterdir()}
+    assert sorted(files) == sorted([*arrays(), "classes.txt"])
+    assert files["classes.txt"].read_bytes() == b"class0\nclass1\nclass2\n"
+    kinds = ("images", "labels", "labels_obs")
+    images, labels, seen = (np.load(files[f"formatted_train_{kind}.npy"]) for kind in kinds)
     assert images.dtype.kind == "U"
     assert images.tolist() == ["a00000.jpg", "a00001.jpg"]
     assert labels.dtype == seen.dtype == np.float64
-    np.testing.assert_array_equal(labels, [[1, 0, 0], [0, 0, 1]])  # what nobody can say counts as absent
+    np.testing.assert_array_equal(labels, [[1, 0, 0], [0, 0, 1]])  # unknown counts as absent
     np.testing.assert_array_equal(seen, [[1, 0, -1], [0, -1, 1]])
 
 
@@ -219,16 +220,16 @@ def test_types_names_and_codes_are_the_published_ones(tmp_path):
 )
 def test_names_are_relative_to_where_the_published_ones_are(tmp_path, path, name):
     for base in (tmp_path, tmp_path / "images" / "x"):  # folders above the dataset do not count
-        held = Annotations(FileImages([base / path]), ("a",), ("c",), LabelTable(np.zeros((1, 1), dtype=np.int8)))
-        assert names_below(base / "set")(held, 0) == name
+        rows = Annotations(FileImages([base / path]), ("a",), ("c",), LabelTable(np.zeros((1, 1), dtype=np.int8)))
+        assert names_below(base / "set")(rows, 0) == name
 
 
-def test_a_picture_outside_of_the_dataset_has_no_name(tmp_path):
+def test_an_image_outside_of_the_dataset_has_no_name(tmp_path):
     with pytest.raises(UserError, match="lies outside of"):
         write(tmp_path, splits_in(tmp_path / "a", [[1, 0, 0]]), tmp_path / "b")
 
 
-def test_two_pictures_of_one_name_are_refused(tmp_path):
+def test_two_images_of_one_name_are_refused(tmp_path):
     splits = splits_in(tmp_path, [[1, 0, 0], [0, 1, 0]])
     with pytest.raises(UserError, match=r"a00001\.jpg: would be called same\.jpg, as .*a00000\.jpg is"):
         write_formatted(tmp_path, splits, single(splits.train), single(splits.test), lambda rows, row: "same.jpg")
@@ -290,7 +291,7 @@ def test_a_table_of_few_known_labels_is_not_written_out(tmp_path):
     splits = splits_in(tmp_path, [[1, 0, 0]])
     sparse = LabelTable(csr_array(np.array([[1, 0, 0]], dtype=np.int8)), default=UNKNOWN)
     few = Splits(replace(splits.train, truth=sparse), splits.test)
-    with pytest.raises(UserError, match="too few"):
+    with pytest.raises(UserError, match="stored sparsely"):
         write_formatted(tmp_path, few, sparse, single(splits.test), names_below(tmp_path))
 
 
@@ -300,8 +301,8 @@ def test_bytes_changed_at_random_are_read_or_refused(tmp_path, seed):
     formatted_tree(tmp_path)
     path = tmp_path / rng.choice(sorted(name for name in arrays() if "val_labels_obs" not in name))
     data = bytearray(path.read_bytes())
-    for place in rng.randint(0, len(data), rng.randint(1, 6)):
-        data[place] = rng.randint(256)
+    for position in rng.randint(0, len(data), rng.randint(1, 6)):
+        data[position] = rng.randint(256)
     path.write_bytes(data[: rng.choice([len(data), len(data), rng.randint(len(data))])])
     outcome = outcome_of(lambda: load(tmp_path))
     if isinstance(outcome, str):
@@ -330,10 +331,10 @@ def test_the_arrays_that_were_read_are_left_alone(tmp_path):
 
 
 def test_messages_count_what_else_is_wrong(tmp_path):
-    held = values("train", 0, 0, 7)
-    held[2, 2] = 8
+    labels = values("train", 0, 0, 7)
+    labels[2, 2] = 8
     with pytest.raises(UserError, match=r"row 0: class 0 is 7\.0; must be one of 1, 0 \(2 such entries\)"):
-        load(formatted_tree(tmp_path, train_labels=held))
+        load(formatted_tree(tmp_path, train_labels=labels))
 
 
 def test_coco_2014_reads_formatted_arrays_with_the_ids_of_the_json(tmp_path):
@@ -353,8 +354,8 @@ def test_coco_2014_reads_formatted_arrays_with_the_ids_of_the_json(tmp_path):
 
 def test_coco_2017_takes_no_formatted_arrays(tmp_path):
     formatted_tree(tmp_path)
-    held = coco_json([(1, "a.jpg")], [(1, 2, 0)], [2]), coco_json([(3, "c.jpg")], [(3, 2, 0)], [2])
-    assert load_coco(source(coco_tree(tmp_path, 2017, *held), tmp_path / "cache"), 2017).train.ids == ("1",)
+    documents = coco_json([(1, "a.jpg")], [(1, 2, 0)], [2]), coco_json([(3, "c.jpg")], [(3, 2, 0)], [2])
+    assert load_coco(source(coco_tree(tmp_path, 2017, *documents), tmp_path / "cache"), 2017).train.ids == ("1",)
 
 
 def test_real_coco_is_the_same_from_its_json_and_from_arrays_made_of_it(tmp_path):
@@ -368,8 +369,8 @@ def test_real_coco_is_the_same_from_its_json_and_from_arrays_made_of_it(tmp_path
         assert one.truth.hash() == other.truth.hash()
         np.testing.assert_array_equal(one.recipe_order(), other.recipe_order())
     assert again.train.given.hash() == single(direct.train).hash() == single(again.train).hash()
-    held = json.loads((root / "annotations" / "instances_train2014.json").read_text())
-    files = {one["file_name"].rpartition("/")[2] for one in held["images"]}
+    document = json.loads((root / "annotations" / "instances_train2014.json").read_text())
+    files = {one["file_name"].rpartition("/")[2] for one in document["images"]}
     assert {name.rpartition("/")[2] for name in np.load(array_path(tmp_path / "arrays", "train", "images"))} <= files
 
 

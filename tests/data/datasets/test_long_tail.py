@@ -69,7 +69,7 @@ def test_rows_by_id_with_their_places_in_the_list(tmp_path, name, ids, files, en
     }
 
 
-def test_a_picture_without_a_label_and_one_with_a_label_twice_stay(tmp_path):
+def test_an_image_without_a_label_and_one_with_a_label_twice_stay(tmp_path):
     lists = {"lt_test": "val2017/000000000007.jpg\nval2017/000000000003.jpg 2 2\n"}
     test = load(longtail_tree(tmp_path, "coco-lt", lists=lists), "coco-lt").test
     assert test.ids == ("3", "7")
@@ -91,7 +91,7 @@ def test_names_of_coco_2014_have_the_same_numbers(tmp_path):
         ("nw-lt", "{}", ".", "{}"),
     ],
 )
-def test_pictures_are_found_where_people_keep_them(tmp_path, name, made, given, expected):
+def test_images_are_found_where_people_keep_them(tmp_path, name, made, given, expected):
     longtail_tree(tmp_path, name)
     listed = [line.split()[0].removeprefix("VOCdevkit/") for line in (*TRAIN[name], *TEST[name])]
     for path in listed:
@@ -105,11 +105,11 @@ def test_pictures_are_found_where_people_keep_them(tmp_path, name, made, given, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("place", ["appendix/{}", "appendix", "images/{}", "images"])
-def test_lists_are_found_beside_the_pictures_too(tmp_path, name, place):
+@pytest.mark.parametrize("lists", ["appendix/{}", "appendix", "images/{}", "images"])
+def test_lists_are_found_beside_the_images_too(tmp_path, name, lists):
     longtail_tree(tmp_path / "made", name, checks=LAYOUTS[name].checks is not None)
     (tmp_path / "images").mkdir()
-    target = tmp_path / place.format(LAYOUTS[name].lists)
+    target = tmp_path / lists.format(LAYOUTS[name].lists)
     target.parent.mkdir(exist_ok=True)
     made = tmp_path / "made" / "appendix" / LAYOUTS[name].lists
     if target.exists():
@@ -127,17 +127,17 @@ def test_a_missing_folder_shows_the_tree(tmp_path):
             assert word in str(caught.value)
 
 
-def test_missing_pictures_matter_only_where_they_are_needed(tmp_path):
+def test_missing_images_matter_only_where_they_are_needed(tmp_path):
     longtail_tree(tmp_path, "voc-lt")
     load(tmp_path, "voc-lt")
-    with pytest.raises(UserError, match=r"2008_09\.jpg: not there, nor is its folder") as caught:
+    with pytest.raises(UserError, match=r"2008_09\.jpg: does not exist, nor its folder") as caught:
         load(tmp_path, "voc-lt", need_images=True)
     assert "VOCdevkit/VOC2012/JPEGImages" in str(caught.value)
     picture(tmp_path / "images" / TRAIN["voc-lt"][0].split()[0])
     with pytest.raises(UserError, match=r"VOC2007/JPEGImages/000007\.jpg"):
         load(tmp_path, "voc-lt", need_images=True)
     (tmp_path / "images" / "VOCdevkit" / "VOC2007" / "JPEGImages").mkdir(parents=True)
-    load(tmp_path, "voc-lt", need_images=True)  # single pictures are looked for later
+    load(tmp_path, "voc-lt", need_images=True)  # single images are looked for later
 
 
 def test_classes_stand_in_the_order_of_their_numbers(tmp_path):
@@ -180,8 +180,8 @@ def test_groups_are_read_from_every_kind_of_pickle(tmp_path, protocol):
 
 @pytest.fixture(params=NAMES)
 def golden_split(request, tmp_path):
-    held = golden_files.load_json("longtail_facts.json")
-    facts = held.get(request.param, held.get("nus-wide" if request.param == "nw-lt" else ""))
+    golden = golden_files.load_json("longtail_facts.json")
+    facts = golden.get(request.param, golden.get("nus-wide" if request.param == "nw-lt" else ""))
     if facts is None or not facts.get("available", True):
         pytest.skip(f"no facts about {request.param} in longtail_facts.json")
     return facts, load_real(request.param, tmp_path)

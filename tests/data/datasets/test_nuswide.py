@@ -33,7 +33,7 @@ def test_rows_classes_codes_and_files(tmp_path):
     assert train.ids == ("2", "3")
     assert test.ids == ("1",)
     assert train.classes == test.classes == NUSWIDE_CLASSES
-    assert names(train.truth.dense()) == [[], ["sky", "sun"]]  # a picture without any label stays
+    assert names(train.truth.dense()) == [[], ["sky", "sun"]]  # an image without any label stays
     assert names(test.truth.dense()) == [["cow"]]
     assert set(np.unique(train.truth.dense())) == {PRESENT, ABSENT}
     assert train.images.name(1) == f"{tmp_path}/images/3.jpg"
@@ -43,10 +43,10 @@ def test_rows_classes_codes_and_files(tmp_path):
 
 
 def test_golden_nuswide_rows(tmp_path):
-    held = golden_files.load_json("data_layer_cones.json", "nuswide")
-    assert list(NUSWIDE_CLASSES) == held["classes"]
-    train, test, *_ = load(nuswide_tree(tmp_path, held["csv"]))[:2]
-    for got, expected in ((train, held["expected"]["train"]), (test, held["expected"]["val"])):
+    golden = golden_files.load_json("data_layer_cones.json", "nuswide")
+    assert list(NUSWIDE_CLASSES) == golden["classes"]
+    train, test, *_ = load(nuswide_tree(tmp_path, golden["csv"]))[:2]
+    for got, expected in ((train, golden["expected"]["train"]), (test, golden["expected"]["val"])):
         found = {
             got.images.name(row).removeprefix(f"{tmp_path}/"): np.flatnonzero(codes == PRESENT).tolist()
             for row, codes in enumerate(got.truth.dense())
@@ -56,11 +56,11 @@ def test_golden_nuswide_rows(tmp_path):
 
 
 def test_golden_first_row_of_each_split_is_not_lost(tmp_path):
-    held = golden_files.load_json("data_layer_cones.json", "nuswide")
-    train, test, *_ = load(nuswide_tree(tmp_path, held["csv"]))[:2]
-    lost = [len(held["expected"][split]) - len(held["reference_reads"][split]) for split in ("train", "val")]
+    golden = golden_files.load_json("data_layer_cones.json", "nuswide")
+    train, test, *_ = load(nuswide_tree(tmp_path, golden["csv"]))[:2]
+    lost = [len(golden["expected"][split]) - len(golden["reference_reads"][split]) for split in ("train", "val")]
     assert lost == [1, 1]  # what the published code reads lacks them
-    assert [len(train), len(test)] == [len(held["reference_reads"][split]) + 1 for split in ("train", "val")]
+    assert [len(train), len(test)] == [len(golden["reference_reads"][split]) + 1 for split in ("train", "val")]
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,8 @@ def test_nothing_is_printed(tmp_path, capsys):
 def test_bytes_changed_at_random_are_read_or_refused(tmp_path, seed):
     rng = np.random.RandomState(seed)
     data = bytearray(table().encode())
-    for place in rng.randint(0, len(data), rng.randint(1, 5)):
-        data[place] = rng.choice([0, 9, 10, 13, 34, 39, 44, 91, 93, 200, rng.randint(256)])
+    for position in rng.randint(0, len(data), rng.randint(1, 5)):
+        data[position] = rng.choice([0, 9, 10, 13, 34, 39, 44, 91, 93, 200, rng.randint(256)])
     nuswide_tree(tmp_path, bytes(data))
     outcome = outcome_of(lambda: load(tmp_path))
     if isinstance(outcome, str):

@@ -199,6 +199,6 @@ def test_a_missing_folder_is_explained(tmp_path):
         assert word in str(caught.value)
 
 
-def test_pictures_are_not_asked_for(tmp_path):
+def test_image_folders_are_not_required(tmp_path):
     train = load(tree(tmp_path / "oi"), tmp_path, need_images=True).train
     assert train.images.missing().tolist() == [0, 1, 2, 3]

@@ -30,7 +30,7 @@ def present(rows):
 
 
 @pytest.mark.parametrize("lists", [False, True])
-def test_difficult_counts_as_absent_and_pictures_without_a_class_are_left_out(tmp_path, lists):
+def test_difficult_counts_as_absent_and_images_without_a_class_are_left_out(tmp_path, lists):
     root = voc_tree(tmp_path, 2012, IMAGES)
     if lists:
         voc = load_voc(source(tmp_path, tmp_path / "cache"), 2012)
@@ -55,9 +55,9 @@ def test_boxes_are_kept_and_follow_their_rows(tmp_path):
     np.testing.assert_array_equal(boxes.corners, [[0, 1, 9, 19], [2, 3, 4, 5]])
 
 
-def test_no_picture_with_a_class_is_said(tmp_path):
+def test_no_image_with_a_class_is_an_error(tmp_path):
     voc_tree(tmp_path, 2012, IMAGES[:3] + IMAGES[4:])
-    with pytest.raises(UserError, match="no picture of train or of val shows a class"):
+    with pytest.raises(UserError, match="no image of train or of val shows a class"):
         load(tmp_path, tmp_path)
 
 
@@ -69,7 +69,7 @@ def test_a_missing_folder_shows_the_tree_of_voc(tmp_path):
 def test_formatted_arrays_come_first_and_are_the_same_rows(tmp_path):
     voc_tree(tmp_path, 2012, IMAGES)
     direct = load(tmp_path, tmp_path)
-    regime = Regime(name="single", seed=1200)
+    regime = Regime(labels="single", label_seed=1200)
     observed = [observe(part, regime) for part in direct[:2]]
     write_formatted(tmp_path / "arrays", direct, *observed, names_below(tmp_path))
     assert np.load(array_path(tmp_path / "arrays", "train", "images")).tolist() == ["2008_01.jpg", "2008_03.jpg"]
@@ -92,23 +92,23 @@ def test_real_voc_is_the_same_from_its_folder_and_from_arrays_made_of_it(tmp_pat
     assert (voc.train.truth.dense() == UNKNOWN).any()
     assert not (direct.train.truth.dense() == UNKNOWN).any()
     np.testing.assert_array_equal(direct.train.truth.counts(), voc.train.truth.counts())
-    observed = [observe(part, Regime(name="single", seed=1200)) for part in direct[:2]]
+    observed = [observe(part, Regime(labels="single", label_seed=1200)) for part in direct[:2]]
     write_formatted(tmp_path / "arrays", direct, *observed, names_below(root))
     again = load(tmp_path / "arrays", tmp_path)
     for one, other, seen in zip(direct[:2], again[:2], observed, strict=True):
         assert one.row_hash() == other.row_hash()
         assert one.truth.hash() == other.truth.hash()
-        assert observe(other, Regime(name="single", seed=1200)).hash() == seen.hash()
+        assert observe(other, Regime(labels="single", label_seed=1200)).hash() == seen.hash()
     assert again.train.given.hash() == observed[0].hash()
 
 
 def test_real_voc_2012_has_the_published_numbers_of_rows(tmp_path):
     archive = real_data("voc2012_annotations.tar.xz")
-    with tarfile.open(archive) as held:
-        lists = [one for one in held.getmembers() if "/ImageSets/Main/" in one.name]
-        held.extractall(tmp_path, lists, filter="data")  # without the xml files: from the lists of the classes
+    with tarfile.open(archive) as tar:
+        lists = [one for one in tar.getmembers() if "/ImageSets/Main/" in one.name]
+        tar.extractall(tmp_path, lists, filter="data")  # without the xml files: from the lists of the classes
     train, test, *_ = load(tmp_path, tmp_path)[:2]
     assert (len(train), len(test)) == (5717, 5823)
     rows, held_out = split_rows(train, SplitConfig(val_frac=0.2, split_seed=1200), 0)
     assert (len(rows), len(held_out)) == (4574, 1143)
-    assert (observe(train, Regime(name="single", seed=1200)).counts() > 0).all()
+    assert (observe(train, Regime(labels="single", label_seed=1200)).counts() > 0).all()

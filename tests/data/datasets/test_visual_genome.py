@@ -23,7 +23,7 @@ PHRASES = {
 
 
 def entry(image, names):
-    """A picture of `objects.json`; each object's names are a list."""
+    """An image of `objects.json`; each object's names are a list."""
     return {"image_id": image, "objects": [{"object_id": n, "names": one, "x": 0} for n, one in enumerate(names)]}
 
 
@@ -53,7 +53,7 @@ def load(path, cache, **more):
 
 
 def positives(part):
-    """[(picture number, set of columns)] of the rows."""
+    """[(image number, set of columns)] of the rows."""
     columns = [set(np.flatnonzero(row == PRESENT).tolist()) for row in part.truth.dense()]
     return list(zip(map(int, part.ids), columns, strict=True))
 
@@ -102,15 +102,15 @@ def test_a_phrase_that_begins_with_an_adjective_is_never_met(tmp_path):
 
 
 def test_golden_vg256(tmp_path):
-    held = golden_files.load_json("data_layer_cones.json", "vg256")
-    objects = [entry(image, names) for image, names in held["objects"]]
+    golden = golden_files.load_json("data_layer_cones.json", "vg256")
+    objects = [entry(image, names) for image, names in golden["objects"]]
     vg_tree(tmp_path, objects)
     shutil.copy(real_data("vg256.json"), tmp_path / "vg256.json")
     splits = load(tmp_path, tmp_path)
-    for name, column in held["used_category_index"].items():
+    for name, column in golden["used_category_index"].items():
         assert splits.train.classes[column] == name
-    for part, expected in ((splits.train, held["expected"]["train"]), (splits.test, held["expected"]["val"])):
-        assert part.truth.num_classes == held["dtypes"][2][1]
+    for part, expected in ((splits.train, golden["expected"]["train"]), (splits.test, golden["expected"]["val"])):
+        assert part.truth.num_classes == golden["dtypes"][2][1]
         names = [part.images.name(row) for row in range(len(part))]
         assert names == [str(tmp_path / name) for name, _ in expected]
         assert [columns for _, columns in positives(part)] == [set(columns) for _, columns in expected]
@@ -118,7 +118,7 @@ def test_golden_vg256(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_matches_the_slow_way_on_made_up_pictures(tmp_path, seed):
+def test_matches_the_slow_way_on_made_up_images(tmp_path, seed):
     rng = random.Random(seed)
     words = ["white", "Tall", "red", "light", "man", "grass", "field", "tennis", "player.", " sky ", "Grass field"]
     images = rng.sample(range(1, 5000), rng.choice([7, 20, 51]))
@@ -139,7 +139,7 @@ def test_recipes_draw_in_the_order_of_the_published_arrays(tmp_path):
     assert sorted([*kept, *held_out]) == list(range(len(train)))
 
 
-def test_pictures_are_found_in_whichever_folder_has_them(tmp_path):
+def test_images_are_found_in_whichever_folder_has_them(tmp_path):
     vg_tree(tmp_path)
     with pytest.raises(UserError, match="VG_100K: no such folder"):
         load(tmp_path, tmp_path, need_images=True)
@@ -163,7 +163,7 @@ def test_vg256_may_lie_under_path_lists(tmp_path):
     assert load(tmp_path, tmp_path).train.classes == tuple(PHRASES)
 
 
-def test_formatted_arrays_give_the_same_rows_labels_and_pictures(tmp_path):
+def test_formatted_arrays_give_the_same_rows_labels_and_images(tmp_path):
     phrases = {f"category {k}": [f"thing{k}"] for k in range(256)}
     objects = [entry(number, [[f"thing{number % 256}"], ["thing7"]]) for number in (1000, 9, 256, 55, 4, 100, 30)]
     written = load(vg_tree(tmp_path / "json", objects, phrases), tmp_path)
@@ -202,7 +202,7 @@ def test_the_second_start_parses_nothing_until_a_file_changes(tmp_path, monkeypa
 def test_a_file_without_any_category_is_refused(tmp_path, text):
     vg_tree(tmp_path)
     (tmp_path / "objects.json").write_text(text)
-    with pytest.raises(UserError, match=r"objects\.json: 0 pictures show a category"):
+    with pytest.raises(UserError, match=r"objects\.json: 0 images have a category"):
         load(tmp_path, tmp_path)
 
 

@@ -51,12 +51,12 @@ def test_rows_classes_codes_and_boxes(tmp_path):
 
 
 def test_golden_voc_targets(tmp_path):
-    held = golden_files.load_json("data_layer_cones.json", "voc07")
-    assert tuple(held["classes"]) == VOC_CLASSES
-    images = [(one["id"], one["split"], one["objects"]) for one in held["images"]]
+    golden = golden_files.load_json("data_layer_cones.json", "voc07")
+    assert tuple(golden["classes"]) == VOC_CLASSES
+    images = [(one["id"], one["split"], one["objects"]) for one in golden["images"]]
     voc_tree(tmp_path, 2007, images)
     train, test, *_ = load(tmp_path, tmp_path)
-    expected = held["expected"]
+    expected = golden["expected"]
     assert list(train.ids) == [one["id"] for one in expected["trainval"]]
     assert list(test.ids) == [one["id"] for one in expected["test"]]
     np.testing.assert_array_equal(train.truth.dense() == PRESENT, [one["target"] for one in expected["trainval"]])
@@ -196,7 +196,7 @@ def test_the_folder_of_another_year_is_refused(tmp_path):
         find_root(root, 2007)
 
 
-def test_pictures_matter_only_when_they_are_wanted(tmp_path):
+def test_images_matter_only_when_they_are_needed(tmp_path):
     voc_tree(tmp_path, 2007, IMAGES)
     load(tmp_path, tmp_path, need_images=False)
     with pytest.raises(UserError, match="JPEGImages"):
@@ -268,7 +268,7 @@ def test_real_voc2012_class_lists(tmp_path):
 
 
 @pytest.mark.parametrize("year, rows", [(2007, (147, 70)), (2012, (24, 24))])
-def test_real_pictures_load_and_open(tmp_path, year, rows):
+def test_real_images_load_and_open(tmp_path, year, rows):
     splits = load_voc(source(real_data("voc_mini"), tmp_path / "cache", need_images=True), year)
     assert tuple(map(len, splits[:2])) == rows
     for part in splits[:2]:

@@ -19,7 +19,7 @@ def values(seed):
 
 
 def wider_json(pictures, names=ATTRIBUTES):
-    """An annotation file; pictures are (file name, [(box, 14 values), ...])."""
+    """An annotation file; images are (file name, [(box, 14 values), ...])."""
     images = [
         {"file_name": name, "scene_id": 0, "targets": [{"attribute": v, "bbox": box} for box, v in people]}
         for name, people in pictures
@@ -38,8 +38,8 @@ TEST = [("test/0--Parade/0_c.jpg", [([1, 2, 30, 90], values(3)), ([5, 5, 5, 5], 
 def wider_tree(folder, trainval=None, test=None, place="Annotations"):
     """The owners' files in `folder/place`."""
     (folder / place).mkdir(parents=True, exist_ok=True)
-    for split, held in (("trainval", trainval or wider_json(TRAINVAL)), ("test", test or wider_json(TEST))):
-        (folder / place / f"wider_attribute_{split}.json").write_text(json.dumps(held))
+    for split, document in (("trainval", trainval or wider_json(TRAINVAL)), ("test", test or wider_json(TEST))):
+        (folder / place / f"wider_attribute_{split}.json").write_text(json.dumps(document))
     return folder
 
 
@@ -59,20 +59,20 @@ def prepared_tree(folder, trainval=None, test=None, **more):
         "trainval": trainval or prepared(TRAINVAL, "trainval", **more),
         "test": test or prepared(TEST, "test", **more),
     }
-    for split, held in lists.items():
-        (folder / f"{split}_wider.json").write_text(json.dumps(held))
+    for split, document in lists.items():
+        (folder / f"{split}_wider.json").write_text(json.dumps(document))
     return folder
 
 
 def pictures(folder):
     """Pictures of random pixels for all rows, by file name."""
-    held = {}
+    document = {}
     for seed, (name, _) in enumerate([*TRAINVAL, *TEST]):
-        held[name] = np.random.default_rng(seed).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+        document[name] = np.random.default_rng(seed).integers(0, 256, (50, 40, 3), dtype=np.uint8)
         path = folder / "Image" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(held[name]).save(path, format="png")
-    return held
+        Image.fromarray(document[name]).save(path, format="png")
+    return document
 
 
 def load(path, cache, **more):
@@ -123,7 +123,7 @@ def test_the_owners_files_come_before_prepared_lists(tmp_path):
     assert load(tmp_path, tmp_path).test.ids[0].startswith("test/")
 
 
-def test_rows_stay_in_order_where_a_picture_has_many_people(tmp_path):
+def test_rows_stay_in_order_where_an_image_has_many_people(tmp_path):
     crowd = [("train/crowd.jpg", [([k, 1, 5, 5], values(k)) for k in range(120)])]
     train = load(wider_tree(tmp_path, trainval=wider_json(crowd)), tmp_path).train
     assert train.ids == tuple(f"train/crowd.jpg#{k:03d}" for k in range(120))
@@ -141,7 +141,7 @@ def test_missing_folders_are_explained(tmp_path):
         load(tmp_path, tmp_path, need_images=True)
 
 
-def test_a_box_outside_its_picture_is_found_before_training(tmp_path):
+def test_a_box_outside_its_image_is_found_before_training(tmp_path):
     wider_tree(
         tmp_path,
         test=wider_json([("test/0--Parade/0_c.jpg", [([1, 2, 3, 4], values(0)), ([900, 2, 9, 9], values(1))])]),

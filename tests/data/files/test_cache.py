@@ -10,10 +10,10 @@ def test_what_is_saved_is_loaded(tmp_path):
     cache = Cache(tmp_path / "deep" / "folder")
     codes = np.array([[1, 0], [-1, 1]], dtype=np.int8)
     cache.save("voc", "a" * 64, {"codes": codes, "names": pack(["ä b", "c"])})
-    held = cache.load("voc", "a" * 64, ["codes", "names"])
-    np.testing.assert_array_equal(held["codes"], codes)
-    assert held["codes"].dtype == np.int8
-    assert unpack(held["names"]) == ("ä b", "c")
+    content = cache.load("voc", "a" * 64, ["codes", "names"])
+    np.testing.assert_array_equal(content["codes"], codes)
+    assert content["codes"].dtype == np.int8
+    assert unpack(content["names"]) == ("ä b", "c")
     assert cache.load("coco", "a" * 64, ["codes"]) is None
     assert cache.load("voc", "b" * 64, ["codes"]) is None
     assert cache.load("voc", "a" * 64, ["codes", "boxes"]) is None
@@ -36,9 +36,9 @@ def test_flipped_bits_in_the_data_are_noticed(tmp_path):
     cache = Cache(tmp_path)
     cache.save("voc", "a" * 64, {"codes": np.zeros(1000, dtype=np.int8)})
     path = cache.path("voc", "a" * 64)
-    held = bytearray(path.read_bytes())
-    held[len(held) // 2] ^= 0xFF
-    path.write_bytes(held)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
     assert cache.load("voc", "a" * 64, ["codes"]) is None
 
 

@@ -53,8 +53,8 @@ def test_sizes_names_and_pictures(splits):
     assert (len(splits.train), len(splits.test)) == (3000, 1500)
     assert splits.train.classes == splits.test.classes == CLASSES
     assert (CLASSES[0], CLASSES[9], CLASSES[10], CLASSES[17]) == ("0 warm", "9 warm", "0 cool", "7 cool")
-    picture = splits.train.images.open(0)
-    assert (picture.size, picture.mode) == ((40, 40), "RGB")
+    image = splits.train.images.open(0)
+    assert (image.size, image.mode) == ((40, 40), "RGB")
     assert splits.train.ids[1] == "s0-train-0001"
     assert list(splits.train.ids) == sorted(splits.train.ids)
 
@@ -193,21 +193,21 @@ def test_a_scene_without_clutter_and_noise_is_ground_and_objects():
     objects = Objects(np.array([0, 1]), np.array([0, 0]), np.array([0, 0]))
     full = np.ones((2, 8, 8), dtype=np.float32)
     shown, corners = scenes.render(np.random.default_rng(0), full, np.array([WARM, COOL]), objects, full, style)
-    for picture, (x1, y1, x2, y2), lead in zip(shown, corners.astype(int), (0, 2), strict=True):
-        square = picture[y1 : y2 + 1, x1 : x2 + 1].reshape(-1, 3)
+    for image, (x1, y1, x2, y2), lead in zip(shown, corners.astype(int), (0, 2), strict=True):
+        square = image[y1 : y2 + 1, x1 : x2 + 1].reshape(-1, 3)
         assert (x2 - x1, y2 - y1) == (9, 9)
         assert (square == square[0]).all()
         assert square[0, lead] > square[0, 2 - lead]
-        assert picture.sum(dtype=int) == square.sum(dtype=int) > 0
+        assert image.sum(dtype=int) == square.sum(dtype=int) > 0
 
 
 def test_draws_without_replacement_follow_the_weights():
     """Chances of first and second class against the exact ones of drawing one after the other."""
     weights = np.array([0.6, 0.3, 0.05, 0.03, 0.02])
     objects = scenes.draw_objects(np.random.default_rng(0), np.tile(weights, (40_000, 1)))
-    first = np.bincount(objects.label[objects.place == 0], minlength=5) / 40_000
+    first = np.bincount(objects.label[objects.position == 0], minlength=5) / 40_000
     np.testing.assert_allclose(first, weights, atol=0.01)
-    second = objects.label[objects.place == 1]
+    second = objects.label[objects.position == 1]
     exact = [sum(weights[i] * weights[j] / (1 - weights[i]) for i in range(5) if i != j) for j in range(5)]
     np.testing.assert_allclose(np.bincount(second, minlength=5) / len(second), exact, atol=0.015)
     pairs = {(scene, label) for scene, label in zip(objects.scene.tolist(), objects.label.tolist(), strict=True)}

@@ -23,10 +23,10 @@ def of(table, tmp_path, *, path_images=Path(), need_images=False, **more):
 
 
 def instances(path, images, annotations, names):
-    held = coco_json(images, annotations, list(names))
-    for category in held["categories"]:
+    document = coco_json(images, annotations, list(names))
+    for category in document["categories"]:
         category["name"] = names[category["id"]]
-    path.write_text(json.dumps(held))
+    path.write_text(json.dumps(document))
     return path
 
 
@@ -56,10 +56,10 @@ def test_a_json_of_any_categories(tmp_path, capsys):
     }
     name = {part.ids[0]: part.images.name(0) for part in splits[:2]}
     assert name["deep/a.png"] == str(tmp_path / "deep" / "a.png")
-    assert "left out 1 pictures without an annotation" in capsys.readouterr().out
+    assert "left out 1 images without an annotation" in capsys.readouterr().out
 
 
-def test_two_jsons_may_number_pictures_and_categories_alike(tmp_path):
+def test_two_jsons_may_number_images_and_categories_alike(tmp_path):
     train = instances(tmp_path / "train.json", [(1, "a.jpg")], [(1, 1, 0)], {1: "cat", 2: "dog"})
     test = instances(tmp_path / "val.json", [(1, "b.jpg")], [(1, 1, 0, [1, 1, 1, 1])], {1: "dog", 2: "cat"})
     splits = load_table(of(train, tmp_path, test_table=test))
@@ -129,7 +129,7 @@ def test_a_folder_of_annotations_with_classes_of_its_own(tmp_path):
         ({"default": ["a"]}, None),
     ],
 )
-def test_lists_say_which_pictures_are_for_what(tmp_path, capsys, lists, sizes):
+def test_lists_define_the_splits(tmp_path, capsys, lists, sizes):
     splits = load_table(of(voc_folder(tmp_path / "boats", BOATS, lists=lists), tmp_path))
     parts = (splits.train, splits.validation, splits.test)
     if sizes is None:
@@ -150,7 +150,7 @@ def test_a_class_file_fixes_the_classes_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("holder, pictures", [("Annotations", "JPEGImages"), ("Annotations", "."), (".", ".")])
-def test_pictures_of_annotations_are_found_whatever_their_ending(tmp_path, holder, pictures):
+def test_images_of_annotations_are_found_with_any_suffix(tmp_path, holder, pictures):
     root = voc_folder(tmp_path / "boats", BOATS, holder=holder)
     picture(root / pictures / "a.png")
     picture(root / pictures / "b (1).JPG")

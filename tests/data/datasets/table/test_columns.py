@@ -26,7 +26,7 @@ def random_table(seed):
     rng = np.random.default_rng(seed)
     classes = tuple(f"class {k}, été {seed}" for k in range(int(rng.integers(1, 6))))
     codes = rng.integers(-1, 2, (int(rng.integers(2, 40)), len(classes))).astype(np.int8)
-    ids = tuple(sorted(f"folder {row % 3}/picture-{row}.png" for row in range(len(codes))))
+    ids = tuple(sorted(f"folder {row % 3}/image-{row}.png" for row in range(len(codes))))
     return ids, classes, codes, rng.permutation(len(ids))
 
 
@@ -94,7 +94,7 @@ def test_a_column_of_codes_is_a_class_whatever_its_name(tmp_path, name):
 def test_usual_names_of_the_split_column(tmp_path, name):
     found = read(written(tmp_path / "t.csv", f"image,cat,{name}\na.jpg,1,train\nb.jpg,0,TEST\n"))
     assert found.classes == ("cat",)
-    assert found.parts.tolist() == [0, 2]
+    assert found.splits.tolist() == [0, 2]
 
 
 def test_the_paths_are_brought_to_one_form_and_keep_their_ending(tmp_path):

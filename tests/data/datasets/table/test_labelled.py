@@ -4,12 +4,12 @@ import pytest
 from data.datasets.table.labelled import (
     TEST,
     TRAIN,
-    Labelled,
+    OwnLabels,
+    cached_labels,
     check_classes,
     choose_classes,
-    in_order,
     read_class_file,
-    remembered,
+    sorted_by_id,
     with_classes,
 )
 from data.files.cache import Cache
@@ -20,36 +20,38 @@ from utils.types import ABSENT, PRESENT, UNKNOWN, Boxes
 def labelled(**more):
     boxes = Boxes(np.array([0, 2, 2]), np.array([1, 0, 1]), np.arange(12, dtype=np.float32).reshape(3, 4))
     codes = np.array([[PRESENT, ABSENT], [UNKNOWN, ABSENT], [ABSENT, PRESENT]], dtype=np.int8)
-    parts = np.array([TRAIN, TEST, TRAIN], dtype=np.int8)
-    given = {"ids": ("c", "a", "b"), "classes": ("dog", "cat"), "codes": codes, "parts": parts, "boxes": boxes}
-    return Labelled(**{**given, "closed": True, **more})
+    splits = np.array([TRAIN, TEST, TRAIN], dtype=np.int8)
+    given = {"ids": ("c", "a", "b"), "classes": ("dog", "cat"), "codes": codes, "splits": splits, "boxes": boxes}
+    return OwnLabels(**{**given, "closed": True, **more})
 
 
-def facts(found):
-    """Everything by name: codes and parts by picture and class, boxes by picture and class."""
-    codes = {(one, name): found.codes[r, k] for r, one in enumerate(found.ids) for k, name in enumerate(found.classes)}
-    rows, labels, corners = found.boxes
-    boxes = {(found.ids[r], found.classes[k], *c) for r, k, c in zip(rows, labels, corners.tolist(), strict=True)}
-    return codes, dict(zip(found.ids, found.parts, strict=True)), boxes
+def by_name(labels):
+    """Everything by name: codes by image and class, splits by image, boxes by image and class."""
+    codes = {
+        (id_, name): labels.codes[r, k] for r, id_ in enumerate(labels.ids) for k, name in enumerate(labels.classes)
+    }
+    rows, columns, corners = labels.boxes
+    boxes = {(labels.ids[r], labels.classes[k], *c) for r, k, c in zip(rows, columns, corners.tolist(), strict=True)}
+    return codes, dict(zip(labels.ids, labels.splits, strict=True)), boxes
 
 
 def test_sorting_changes_the_order_and_nothing_else():
-    found = in_order(labelled())
-    assert found.ids == ("a", "b", "c")
-    assert facts(found) == facts(labelled())
-    assert in_order(labelled(boxes=None)).boxes is None
+    labels = sorted_by_id(labelled())
+    assert labels.ids == ("a", "b", "c")
+    assert by_name(labels) == by_name(labelled())
+    assert sorted_by_id(labelled(boxes=None)).boxes is None
 
 
 def test_classes_can_be_reordered_and_added():
-    found = with_classes(labelled(), ("cat", "emu", "dog"), ABSENT)
-    codes, parts, boxes = facts(found)
-    before = facts(labelled())
+    labels = with_classes(labelled(), ("cat", "emu", "dog"), ABSENT)
+    codes, splits, boxes = by_name(labels)
+    before = by_name(labelled())
     assert {key: code for key, code in codes.items() if key[1] != "emu"} == before[0]
     assert {code for key, code in codes.items() if key[1] == "emu"} == {ABSENT}
-    assert (parts, boxes) == before[1:]
+    assert (splits, boxes) == before[1:]
 
 
-def test_names_that_are_fit_pass_in_their_order():
+def test_valid_names_pass_in_their_order():
     names = ("traffic light", "Ö", "emu, large", "0", "\u200cنی", "x" * 200)
     assert check_classes(((name, f"line {n}") for n, name in enumerate(names)), ";") == names
 
@@ -69,19 +71,19 @@ def test_names_that_are_fit_pass_in_their_order():
         (["\u00e9", "e\u0301"], ["line 2", "line 1"]),
     ],
 )
-def test_names_that_are_unfit_are_refused_with_their_place(names, words):
+def test_invalid_names_are_refused_with_their_line(names, words):
     with pytest.raises(UserError) as caught:
         check_classes([(name, f"line {n}") for n, name in enumerate(names, 1)], ";")
     for word in words:
         assert word in str(caught.value)
 
 
-def test_classes_are_those_met_sorted_or_those_fixed():
-    found = {"dog": "line 2", "cat": "line 3"}
-    assert choose_classes(found, None, ";") == ("cat", "dog")
-    assert choose_classes(found, ("emu", "dog", "cat"), ";") == ("emu", "dog", "cat")
+def test_classes_are_those_in_use_sorted_or_those_fixed():
+    used = {"dog": "line 2", "cat": "line 3"}
+    assert choose_classes(used, None, ";") == ("cat", "dog")
+    assert choose_classes(used, ("emu", "dog", "cat"), ";") == ("emu", "dog", "cat")
     with pytest.raises(UserError, match=r"line 3: class 'cat' is not in classes\.txt"):
-        choose_classes(found, ("dog",), ";")
+        choose_classes(used, ("dog",), ";")
 
 
 def test_the_class_file_is_looked_for_beside_a_file_and_in_a_folder(tmp_path):
@@ -91,15 +93,15 @@ def test_the_class_file_is_looked_for_beside_a_file_and_in_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("more", [{}, {"boxes": None}, {"closed": False}, {"notes": ("one", "two")}])
-def test_what_was_read_comes_back_from_the_cache_as_it_was(tmp_path, more):
+def test_labels_come_back_from_the_cache_unchanged(tmp_path, more):
     cache, reads = Cache(tmp_path), []
-    kept = [remembered(cache, "key", lambda: reads.append(1) or labelled(**more)) for _ in range(2)]
+    results = [cached_labels(cache, "key", lambda: reads.append(1) or labelled(**more)) for _ in range(2)]
     assert reads == [1]
-    one, two = kept
+    one, two = results
     assert (one.ids, one.classes, one.closed, one.notes) == (two.ids, two.classes, two.closed, two.notes)
-    for before, after in ((one.codes, two.codes), (one.parts, two.parts)):
+    for before, after in ((one.codes, two.codes), (one.splits, two.splits)):
         np.testing.assert_array_equal(before, after)
         assert before.dtype == after.dtype
     assert (one.boxes is None) == (two.boxes is None)
     if one.boxes is not None:
-        assert facts(one) == facts(two)
+        assert by_name(one) == by_name(two)

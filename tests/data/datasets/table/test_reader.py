@@ -52,7 +52,7 @@ def test_a_class_file_fixes_order_and_number_of_classes(tmp_path, capsys):
     train, test, _, _ = load_table(own(path))
     assert train.classes == test.classes == ("dog", "zebra", "cat")
     np.testing.assert_array_equal(test.truth.dense(), [[ABSENT, ABSENT, PRESENT]])
-    assert "1 of 3 classes are in no training picture: zebra" in capsys.readouterr().out
+    assert "1 of 3 classes are in no training image: zebra" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_without_splits_each_class_has_its_share_of_the_test(tmp_path, fraction)
     assert np.abs(share - fraction).max() <= 1.5 / codes.sum(axis=0).min()
 
 
-def test_the_held_out_pictures_depend_on_seed_and_labels_alone(tmp_path):
+def test_the_held_out_images_depend_on_seed_and_labels_alone(tmp_path):
     _, header, lines = many()
     held_out = {}
     for name, order, seed in (("a", lines, 0), ("b", lines[::-1], 0), ("c", lines, 1), ("d", lines, 2**40)):
@@ -108,10 +108,10 @@ def test_a_single_class_is_held_out_too():
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_too_few_pictures_to_hold_some_out(tmp_path, rows):
+def test_too_few_images_to_hold_some_out(tmp_path, rows):
     text = "image,labels\n" + "".join(f"{n}.jpg,cat\n" for n in range(rows))
     source = own(written(tmp_path / "t.csv", text), test_frac=0.9)
-    with pytest.raises(UserError, match=rf"t\.csv: {rows} pictures cannot be split by --test_frac 0\.9"):
+    with pytest.raises(UserError, match=rf"t\.csv: {rows} images cannot be split by --test_frac 0\.9"):
         load_table(source)
 
 
@@ -163,7 +163,7 @@ def test_the_training_table_may_mark_its_validation(tmp_path):
         ("image,labels\na.jpg,cow\n", "image,dog\nb.jpg,1\n", ["train.csv", "'cow'"]),
         ("image,cat,split\na.jpg,1,test\n", "image,cat\nb.jpg,1\n", ["train.csv", "'a.jpg'", "--test_table"]),
         ("image,cat\na.jpg,1\n", "image,cat,split\nb.jpg,1,train\n", ["val.csv", "'b.jpg'", "--table"]),
-        ("image,cat,split\na.jpg,1,val\n", "image,cat\nb.jpg,1\n", ["train.csv", "no picture for training"]),
+        ("image,cat,split\na.jpg,1,val\n", "image,cat\nb.jpg,1\n", ["train.csv", "no image for training"]),
     ],
 )
 def test_two_tables_that_do_not_fit_are_refused(tmp_path, train, test, words):
@@ -174,7 +174,7 @@ def test_two_tables_that_do_not_fit_are_refused(tmp_path, train, test, words):
         assert word in str(caught.value)
 
 
-def test_pictures_lie_beside_the_table_or_in_the_folder_that_is_given(tmp_path):
+def test_images_lie_beside_the_table_or_in_the_folder_that_is_given(tmp_path):
     path = written(tmp_path / "lists" / "t.csv", "image,labels\nsub/a.jpg,cat\nb.jpg,cat\n")
     picture(tmp_path / "pictures" / "sub" / "a.jpg")
     given = load_table(own(path, path_images=tmp_path / "pictures", need_images=True, test_frac=0.5))
@@ -189,7 +189,7 @@ def test_pictures_lie_beside_the_table_or_in_the_folder_that_is_given(tmp_path):
     }
 
 
-def test_a_missing_picture_folder_matters_only_where_pictures_are_wanted(tmp_path):
+def test_a_missing_image_folder_matters_only_if_images_are_needed(tmp_path):
     path = written(tmp_path / "t.csv", COLUMNS)
     assert len(load_table(own(path, path_images=tmp_path / "nowhere")).train) == 2
     with pytest.raises(UserError, match=r"nowhere: no such folder; give --path_images .*t\.csv start from"):
@@ -203,7 +203,7 @@ def test_a_complete_table_prints_nothing(tmp_path, capsys):
 
 def test_a_table_without_any_positive_for_training_is_refused(tmp_path):
     path = written(tmp_path / "t.csv", "image,cat,split\na.jpg,0,train\nb.jpg,1,test\n")
-    with pytest.raises(UserError, match=r"t\.csv: no training picture is labelled with any class"):
+    with pytest.raises(UserError, match=r"t\.csv: no training image is labelled with any class"):
         load_table(own(path))
 
 
