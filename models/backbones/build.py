@@ -1,4 +1,4 @@
-"""Backbones by name, with the weights they start from.
+"""Backbones by name, with their pretrained weights.
 
 `scenenet`, every classification network of torchvision, `tresnet_m`, `tresnet_l`, `tresnet_xl`, and `timm/NAME` where
 timm is installed.
@@ -16,25 +16,25 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeGuard
+from typing import Any, BinaryIO, NamedTuple
 
 import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor
 
-from models.backbones.feature_extractors import CLASSIFYING, Backbone, SceneNet, trunk_of
+from models.backbones.feature_extractors import CLASSIFYING, Backbone, SceneNet, backbone_class
 from models.backbones.timm_networks import PREFIX, TimmFeatureExtractor, require_timm_model
 from models.backbones.tresnet import TRESNETS, TResNet
 from utils.checks import RunError, UserError, require
-from utils.safe_files import load_tensors, write_atomically
+from utils.safe_files import is_state, load_tensors, write_atomically
 
 SCENENET_WEIGHTS = Path(__file__).parents[1] / "weights" / "scenenet_letters.safetensors"
 """Trained on scenes of letters; no digit was seen."""
 
 
 class Pretrained(NamedTuple):
-    """Where a backbone's default weights come from."""
+    """The source of a backbone's default weights."""
 
     name: str
     file: Callable[[], Path]  # finds or fetches; raises UserError
@@ -43,7 +43,7 @@ class Pretrained(NamedTuple):
 def _imagenet(name: str) -> Pretrained:
     """The first ImageNet weights of torchvision (IMAGENET1K_V1), which the papers started from.
 
-    Two networks have none; theirs are the first that take pictures of 224 pixels (IMAGENET1K_SWAG_LINEAR_V1).
+    Two networks have none; theirs are the first for images of 224 pixels (IMAGENET1K_SWAG_LINEAR_V1).
     """
     published = torchvision.models.get_model_weights(name).__members__
     weights = published.get("IMAGENET1K_V1") or published["IMAGENET1K_SWAG_LINEAR_V1"]
@@ -58,7 +58,7 @@ def _fetched(name: str, url: str) -> Path:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(file), digest and digest[1], progress=False)
-        except (OSError, HTTPException, RuntimeError) as error:  # no network, no room, wrong hash
+        except (OSError, HTTPException, RuntimeError) as error:  # no connection, no disk space, wrong hash
             raise UserError(
                 f"{name} ({file.name}) could not be fetched: {error}; put the file into {file.parent}, "
                 f"or give --weights PATH, or --weights none for a random start"
@@ -68,26 +68,26 @@ def _fetched(name: str, url: str) -> Path:
 
 def _shipped() -> Path:
     """The letter weights that come with the code."""
-    found = SCENENET_WEIGHTS.is_file()
-    require(found, f"{SCENENET_WEIGHTS} is missing: check the file out again, or give --weights PATH or none")
+    exists = SCENENET_WEIGHTS.is_file()
+    require(exists, f"{SCENENET_WEIGHTS} is missing: check the file out again, or give --weights PATH or none")
     return SCENENET_WEIGHTS
 
 
 def _absent(name: str) -> Path:
-    """What stands for default weights where there are none."""
+    """The default weights of a network that has none. Raises: UserError."""
     raise UserError(f"--weights default: there are none for {name}; give --weights PATH, or --weights none")
 
 
 _TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 
-BACKBONES: dict[str, Callable[[], Backbone]] = {name: partial(trunk_of(name), name) for name in _TORCHVISION}
+BACKBONES: dict[str, Callable[[], Backbone]] = {name: partial(backbone_class(name), name) for name in _TORCHVISION}
 BACKBONES["scenenet"] = SceneNet
 BACKBONES.update({name: partial(TResNet, name) for name in TRESNETS})
 
 PRETRAINED: dict[str, Pretrained] = {name: _imagenet(name) for name in _TORCHVISION}
 PRETRAINED["scenenet"] = Pretrained("scenenet letters", _shipped)
 PRETRAINED.update({name: Pretrained(f"{name}, which has none", partial(_absent, name)) for name in TRESNETS})
-"""What `--weights default` means."""
+"""The meaning of `--weights default` by backbone."""
 
 
 def require_backbone(name: str) -> None:
@@ -107,16 +107,16 @@ def build_backbone(name: str) -> Backbone:
 
 
 def weights_name(name: str, weights: str) -> str:
-    """What `weights` means for the backbone `name`, in words for the log."""
+    """The meaning of `weights` for the backbone `name`, in words for the log."""
     default = f"{name}, as timm has it" if name.startswith(PREFIX) else PRETRAINED[name].name
     return {"none": "none (random start)", "default": default}.get(weights, weights)
 
 
 def load_weights(backbone: Backbone, name: str, weights: str) -> None:
-    """Start a backbone from named weights, in place.
+    """Load named weights into a backbone.
 
     Args:
-        backbone: what `BACKBONES[name]` built.
+        backbone: built by `BACKBONES[name]`.
         name: the key of the backbone.
         weights: "none", "default", or the path of a `.pth` or `.safetensors` file of this architecture.
 
@@ -130,9 +130,9 @@ def load_weights(backbone: Backbone, name: str, weights: str) -> None:
         return
     file = PRETRAINED[name].file() if weights == "default" else Path(weights).expanduser()
     own = target.state_dict()
-    state = trunk_state(load_tensors(file), file, own)
+    state = backbone_state(load_tensors(file), file, own)
     _require_fit(state, own, f"{file} does not fit {name}")
-    target.load_state_dict(state, strict=False)  # what may be missing was settled one line above
+    target.load_state_dict(state, strict=False)  # the line above allows missing batch counters only
 
 
 _RENAMED = (
@@ -140,23 +140,23 @@ _RENAMED = (
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
 )
-"""Names in torchvision's published files that its networks have given up since."""
+"""Names in torchvision's published files that its networks no longer have, and today's."""
 
 
-def trunk_state(held: Any, file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a backbone by name, from a state_dict with or without `module.` before them.
+def backbone_state(content: Any, file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a backbone by name, from a state_dict with or without `module.` before its names.
 
-    What classifies is left out, unless the backbone has it in `own`.
+    Layers that classify are left out, unless the backbone has them in `own`.
 
-    Raises: UserError when the file holds something else.
+    Raises: UserError when the content is something else.
     """
-    if isinstance(held, Mapping) and "model" in held:
+    if isinstance(content, Mapping) and "model" in content:
         raise UserError(
             f"{file}: a run's checkpoint; python -m models.backbones {file} OUT.safetensors takes its backbone"
         )
-    require(_is_state(held), f"{file}: not a state_dict (names to tensors) but {type(held).__name__}")
-    named = {_present_name(key): value for key, value in held.items()}
-    return {key: value for key, value in named.items() if key in own or key.split(".")[0] not in CLASSIFYING}
+    require(is_state(content), f"{file}: not a state_dict (names to tensors) but {type(content).__name__}")
+    state = {_present_name(key): value for key, value in content.items()}
+    return {key: value for key, value in state.items() if key in own or key.split(".")[0] not in CLASSIFYING}
 
 
 def _present_name(key: str) -> str:
@@ -167,15 +167,8 @@ def _present_name(key: str) -> str:
     return key
 
 
-def _is_state(held: Any) -> TypeGuard[Mapping[str, Tensor]]:
-    """Whether a file held names and tensors, at least one, and nothing else."""
-    if not isinstance(held, Mapping) or not held:
-        return False
-    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in held.items())
-
-
 def _require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], complaint: str) -> None:
-    """Raise UserError naming what is missing, unexpected or of another shape."""
+    """Raise UserError naming the tensors that are missing, unexpected or of another shape."""
     # Batch counters are absent from files older than they are, and only averaging without momentum reads them.
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in wanted]
@@ -185,11 +178,11 @@ def _require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], comp
         if key in state and state[key].shape != wanted[key].shape
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    told = [f"{len(keys)} {fault} ({_some(keys)})" for fault, keys in faults.items() if keys]
-    require(not told, f"{complaint}: {'; '.join(told)}; nothing was loaded")
+    messages = [f"{len(keys)} {fault} ({_first(keys)})" for fault, keys in faults.items() if keys]
+    require(not messages, f"{complaint}: {'; '.join(messages)}; nothing was loaded")
 
 
-def _some(names: Sequence[str], limit: int = 4) -> str:
+def _first(names: Sequence[str], limit: int = 4) -> str:
     """The first names of a list."""
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
@@ -199,19 +192,19 @@ def export_backbone(checkpoint: Path, out: Path) -> None:
 
     Args:
         checkpoint: a file whose "model" entry is a state_dict with keys `backbone.*` and `head.*`.
-        out: the `.safetensors` file to make or replace.
+        out: the `.safetensors` file to write or replace.
 
-    Raises: UserError when the checkpoint is none of ours; RunError when `out` cannot be written.
+    Raises: UserError when the file is no checkpoint of a run; RunError when `out` cannot be written.
     """
-    require(out.suffix == ".safetensors", f"{out}: name the output .safetensors, the suffix says how to read it")
-    held = load_tensors(checkpoint)
-    model = held.get("model") if isinstance(held, Mapping) else None
+    require(out.suffix == ".safetensors", f"{out}: name the output .safetensors, the suffix decides how it is read")
+    content = load_tensors(checkpoint)
+    model = content.get("model") if isinstance(content, Mapping) else None
     prefix = "backbone."
-    state = model if _is_state(model) else {}
+    state = model if is_state(model) else {}
     halves = {key.removeprefix(prefix): _half(value) for key, value in state.items() if key.startswith(prefix)}
-    require(bool(halves), f"{checkpoint}: holds no backbone.* tensors under 'model', so it is no checkpoint of a run")
+    require(bool(halves), f"{checkpoint}: has no backbone.* tensors under 'model', so it is no checkpoint of a run")
     finite = all(bool(value.isfinite().all()) for value in halves.values())
-    require(finite, f"{checkpoint}: the backbone holds values that are not finite in float16")
+    require(finite, f"{checkpoint}: the backbone has values that are not finite in float16")
 
     def write(file: BinaryIO) -> None:
         file.write(safetensors.torch.save(halves))

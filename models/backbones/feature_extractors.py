@@ -1,6 +1,6 @@
 """Architectures of backbones: images (B, 3, H, W) to a feature map (B, D, h, w).
 
-Each keeps the names that torchvision gives to its parameters, so that published weights load.
+Parameters keep torchvision's names, so that published weights load.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Backbone(nn.Module):
     stride: int
 
     def stages(self) -> list[Stage]:
-        """What learns or stays as it is together, from the image on: the first layer, then the stages."""
+        """The parts that are frozen or trained together, in the order of the network: the first layer, then stages."""
         raise NotImplementedError
 
     @property
     def published(self) -> nn.Module:
-        """The module whose parameters are named as in published files: itself, or what it wraps."""
+        """The module whose parameters are named as in published files: itself, or the network that it wraps."""
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -40,14 +40,14 @@ class Backbone(nn.Module):
 
 
 def map_shape(backbone: nn.Module, height: int, width: int) -> tuple[int, int, int]:
-    """(D, h, w) of what a backbone makes of a picture, found on a copy without values, so that nothing is computed.
+    """(D, h, w) of a backbone's feature map of an image, from a copy on the meta device, so that nothing is computed.
 
-    Raises: whatever the backbone raises for a picture it cannot take.
+    Raises: whatever the backbone raises for an image that it cannot take.
     """
-    hollow = copy.deepcopy(backbone).to("meta").eval()
+    meta = copy.deepcopy(backbone).to("meta").eval()
     with torch.no_grad():
-        found = hollow(torch.empty(1, 3, height, width, device="meta")).shape
-    return found[1], found[2], found[3]
+        shape = meta(torch.empty(1, 3, height, width, device="meta")).shape
+    return shape[1], shape[2], shape[3]
 
 
 class ResNet(Backbone):
@@ -109,10 +109,10 @@ def _residual(channels: int, out: int, stride: int) -> nn.Module:
 
 
 CLASSIFYING = ("avgpool", "flatten", "dropout", "fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
-"""The parts of torchvision's networks that pool, classify, or help in training only."""
+"""The parts of torchvision's networks that pool, classify, or are used in training only."""
 
-_IN_SERIES = ("features", "layers", "blocks", "stages", "trunk_output", "body")  # parts that hold the stages one by one
-_PICTURE = 224  # the size at which width and stride are found: one that every network takes
+_CONTAINERS = ("features", "layers", "blocks", "stages", "trunk_output", "body")  # parts whose children are the stages
+_REFERENCE_SIZE = 224  # width and stride are found at this size, which every network takes
 
 
 class FeatureExtractor(Backbone):
@@ -127,15 +127,15 @@ class FeatureExtractor(Backbone):
         whole = torchvision.models.get_model(name, weights=None, **_ARGUMENTS.get(name, {}))
         for part, module in takewhile(lambda item: item[0] not in CLASSIFYING, whole.named_children()):
             self.add_module(part, nn.Sequential(*module) if isinstance(module, nn.ModuleList) else module)
-        for part, last in _behind(name, whole):
+        for part, last in _last_layers(name, whole):
             self.add_module(part, last)
-        self.width, *side = map_shape(self, _PICTURE, _PICTURE)
+        self.width, *side = map_shape(self, _REFERENCE_SIZE, _REFERENCE_SIZE)
         # Borders cost some networks a pixel or two of the map; strides are powers of two.
-        self.stride = 2 ** round(math.log2(_PICTURE / side[0]))
+        self.stride = 2 ** round(math.log2(_REFERENCE_SIZE / side[0]))
 
     def stages(self) -> list[Stage]:
         """The blocks in the order of the network."""
-        return staged(self)
+        return stages_of(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, `width`, h, w)."""
@@ -145,10 +145,10 @@ class FeatureExtractor(Backbone):
         return features
 
 
-def staged(network: nn.Module) -> list[Stage]:
+def stages_of(network: nn.Module) -> list[Stage]:
     """The blocks of a network in their order, each with the layers without a matrix that follow it.
 
-    Layers without a matrix that come before all others are of the first block.
+    Layers without a matrix that come before all others belong to the first block.
     """
     grouped: list[list[nn.Module]] = [[]]
     for block in _blocks(network):
@@ -163,9 +163,9 @@ def _has_matrix(block: nn.Module) -> bool:
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a network, those that hold the stages one by one opened."""
+    """The parts of a network; of a container of stages, its children."""
     for part, module in network.named_children():
-        if part in _IN_SERIES:
+        if part in _CONTAINERS:
             yield from module.children()
         else:
             yield module
@@ -175,10 +175,10 @@ _WITHOUT_HELPERS = {"aux_logits": False, "init_weights": True}
 _ARGUMENTS = {"googlenet": _WITHOUT_HELPERS, "inception_v3": _WITHOUT_HELPERS}
 
 
-def _behind(name: str, whole: nn.Module) -> list[tuple[str, nn.Module]]:
-    """What belongs to the features although torchvision applies it in `forward` or behind the pooling.
+def _last_layers(name: str, whole: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Layers that belong to the features although torchvision applies them in `forward` or behind the pooling.
 
-    DenseNet's last ReLU. ConvNeXt's last norm, here place by place: without it features are of any size.
+    DenseNet's last ReLU. ConvNeXt's last norm, here at every position: without it features have any scale.
     """
     if name.startswith("densenet"):
         return [("relu", nn.ReLU(inplace=True))]
@@ -192,8 +192,8 @@ def _behind(name: str, whole: nn.Module) -> list[tuple[str, nn.Module]]:
 class CentredFeatureExtractor(FeatureExtractor):
     """GoogLeNet and Inception v3, whose published weights expect pixels from -1 to 1.
 
-    Pictures come normalised by the mean and deviation of ImageNet, as for every other network, and are brought to that
-    range first (torchvision's `transform_input`).
+    Images are normalised by the mean and deviation of ImageNet, as for every other network, and rescaled to that range
+    first (torchvision's `transform_input`).
     """
 
     MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -211,9 +211,8 @@ class VisionTransformer(Backbone):
     """torchvision's ViT (Dosovitskiy et al., ICLR 2021): the patch tokens of its last layer, normalised, as a map.
 
     The class token takes part and is left out at the end, as in the ViT of CSRA (published code, CSRA,
-    pipeline/vit_csra.py). Pictures of another size than the one trained on (224 pixels) get positions that are
-    interpolated as torchvision's `interpolate_embeddings` does; what is left of a picture behind its last whole patch
-    is not seen.
+    pipeline/vit_csra.py). Images of another size than that of pretraining (224 pixels) get position embeddings that
+    are interpolated as torchvision's `interpolate_embeddings` does; pixels behind the last whole patch are ignored.
     """
 
     def __init__(self, name: str) -> None:
@@ -223,7 +222,7 @@ class VisionTransformer(Backbone):
         self.width, self.stride = whole.hidden_dim, whole.patch_size
 
     def stages(self) -> list[Stage]:
-        """Patches, positions and class token, then the layers, the last one with the final norm."""
+        """Patch, position and class embeddings, then the layers, the last one with the final norm."""
         *layers, last = self.encoder.layers
         embedding = (self.class_token, self.conv_proj, self.encoder.pos_embedding)
         return [embedding, *((layer,) for layer in layers), (last, self.encoder.ln)]
@@ -233,31 +232,31 @@ class VisionTransformer(Backbone):
         patches = self.conv_proj(images)
         tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         tokens = tokens + resized_positions(self.encoder.pos_embedding, *patches.shape[2:])
-        seen = self.encoder.ln(self.encoder.layers(self.encoder.dropout(tokens)))
-        features: Tensor = seen[:, 1:].transpose(1, 2).reshape(patches.shape)
+        output = self.encoder.ln(self.encoder.layers(self.encoder.dropout(tokens)))
+        features: Tensor = output[:, 1:].transpose(1, 2).reshape(patches.shape)
         return features
 
 
-def resized_positions(held: Tensor, height: int, width: int) -> Tensor:
-    """Position embeddings of another grid.
+def resized_positions(embedding: Tensor, height: int, width: int) -> Tensor:
+    """Position embeddings for another grid of patches.
 
     Args:
-        held: (1, 1 + n * n, D), the class token's first.
-        height: h, patches in a column.
-        width: w, patches in a row.
+        embedding: (1, 1 + n * n, D), the class token's first.
+        height: h, patches per column.
+        width: w, patches per row.
 
     Returns:
-        (1, 1 + h * w, D): `held` itself where the grid is the same, else interpolated (bicubic, corners aligned).
+        (1, 1 + h * w, D): `embedding` itself where the grid is the same, else interpolated (bicubic, corners aligned).
     """
-    side = math.isqrt(held.shape[1] - 1)
+    side = math.isqrt(embedding.shape[1] - 1)
     if (height, width) == (side, side):
-        return held
-    grid = held[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
+        return embedding
+    grid = embedding[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
     resized = F.interpolate(grid, (height, width), mode="bicubic", align_corners=True)
-    return torch.cat([held[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+    return torch.cat([embedding[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
 
-def trunk_of(name: str) -> Callable[[str], Backbone]:
+def backbone_class(name: str) -> Callable[[str], Backbone]:
     """The class that builds torchvision's network `name`."""
     if name.startswith(("resnet", "resnext", "wide_resnet")):
         return ResNet

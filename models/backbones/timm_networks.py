@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from models.backbones.feature_extractors import Backbone, Stage, staged
+from models.backbones.feature_extractors import Backbone, Stage, stages_of
 from utils.checks import UserError, require
 
 PREFIX = "timm/"
@@ -35,14 +35,14 @@ def require_timm_model(name: str) -> None:
     if timm.is_model(name):
         return
     close = difflib.get_close_matches(name, timm.list_models(), n=1)
-    hint = f"did you mean {PREFIX}{close[0]}?" if close else "timm.list_models() lists what there is"
+    hint = f"did you mean {PREFIX}{close[0]}?" if close else "timm.list_models() lists them"
     raise UserError(f"--model {PREFIX}{name}: timm has no network of that name; {hint}")
 
 
 class TimmFeatureExtractor(Backbone):
     """A network of timm without pooling and classifier, its last features as a map (B, D, h, w).
 
-    Tokens of transformers are laid out as they were cut, class and register tokens left out; channels come first.
+    Patch tokens of transformers are laid out as a grid, without class and register tokens; channels come first.
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
@@ -58,12 +58,12 @@ class TimmFeatureExtractor(Backbone):
             raise UserError(f"--model {PREFIX}{name}: timm could not build it ({reason})") from error
 
     def _layout(self, size: int) -> tuple[int, int]:
-        """Width and stride, from a picture of the size that the network was made for."""
-        was = self.network.training
+        """Width and stride, from an image of the size that the network was made for."""
+        training = self.network.training
         with torch.no_grad():
-            found = self.eval()(torch.zeros(1, 3, size, size))
-        self.train(was)
-        return found.shape[1], round(size / found.shape[2])
+            features = self.eval()(torch.zeros(1, 3, size, size))
+        self.train(training)
+        return features.shape[1], round(size / features.shape[2])
 
     @property
     def published(self) -> nn.Module:
@@ -71,16 +71,16 @@ class TimmFeatureExtractor(Backbone):
         return self.network
 
     def stages(self) -> list[Stage]:
-        """Tokens and positions with the first layer, then the blocks in the order of the network."""
-        first, *others = staged(self.network)
+        """Class tokens and position embeddings with the first layer, then the blocks in the order of the network."""
+        first, *others = stages_of(self.network)
         return [(*self.network.parameters(recurse=False), *first), *others]
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, `width`, h, w)."""
         features: Tensor = self.network(images)
         if features.ndim == 4:
-            last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
-            return features.permute(0, 3, 1, 2) if last else features
+            channels_last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
+            return features.permute(0, 3, 1, 2) if channels_last else features
         patches = features[:, int(getattr(self.network, "num_prefix_tokens", 0)) :]
         height = round(math.sqrt(patches.shape[1] * images.shape[2] / images.shape[3]))
         require(

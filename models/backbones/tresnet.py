@@ -1,9 +1,9 @@
 """TResNet (Ridnik et al., WACV 2021, arXiv 2003.13630), the backbone of ASL's released networks, in plain torch.
 
-A ResNet of which the stem is a rearrangement of pixels, strides are taken behind a blur, and the blocks look at the
-mean of their map. Published code https://github.com/Alibaba-MIIL/ASL, src/models/tresnet/; parameters have its names,
-from `body.` on. There, normalisation and activation are one operation of the package inplace_abn, which computes with
-|weight| + 1e-5 in place of the weight: `positive_scales` brings published weights into that form once and for all.
+A ResNet whose stem rearranges pixels, whose strides follow a blur, and whose blocks have squeeze and excitation.
+Published code https://github.com/Alibaba-MIIL/ASL, src/models/tresnet/; parameters have its names, from `body.` on.
+There, normalisation and activation are one operation of the package inplace_abn, which computes with |weight| + 1e-5
+instead of the weight: `positive_scales` converts published weights to that form.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BLOCK = re.compile(r"body\.layer([1-4])\.(\d+)\.")
 
 
 class Size(NamedTuple):
-    """Channels of the first stage, and blocks of the four stages."""
+    """Channels of the first stage, and number of blocks in each of the four stages."""
 
     channels: int
     blocks: tuple[int, int, int, int]
@@ -45,7 +45,7 @@ class SpaceToDepth(nn.Module):
     """Squares of 4 x 4 pixels become channels: (B, 3, H, W) to (B, 48, H/4, W/4), channel = (row, column, colour)."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """What is left over at the right and at the bottom is not seen."""
+        """Rearranged pixels; those left over at the right and at the bottom are ignored."""
         height, width = (side // _PATCH for side in images.shape[2:])
         whole = images[:, :, : height * _PATCH, : width * _PATCH]
         squares = whole.reshape(len(images), -1, height, _PATCH, width, _PATCH)
@@ -53,7 +53,7 @@ class SpaceToDepth(nn.Module):
 
 
 class Blur(nn.Module):
-    """Every second place of the map blurred by (1, 2, 1) / 4 in both directions, borders mirrored."""
+    """A blur by (1, 2, 1) / 4 in both directions with stride 2, borders mirrored."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, D, h, w) to (B, D, h/2, w/2), rounded up."""
@@ -64,7 +64,7 @@ class Blur(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels scaled by what two layers make of their means."""
+    """Channels scaled by two layers over their means."""
 
     def __init__(self, channels: int, reduced: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class SqueezeExcitation(nn.Module):
 
 
 def _normed(channels: int, out: int, kernel: int, slope: float | None = None) -> nn.Sequential:
-    """A convolution, its norm, and a leaky ReLU of that slope below 0, or nothing."""
+    """A convolution, its norm, and a leaky ReLU of that slope below 0 unless it is None."""
     layers = [
         nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out, eps=_EPSILON),
@@ -86,12 +86,12 @@ def _normed(channels: int, out: int, kernel: int, slope: float | None = None) ->
 
 
 def _strided(layers: nn.Sequential, stride: int) -> nn.Sequential:
-    """The layers, blurred where they are to leave out every second place."""
+    """The layers, followed by a blur where their stride is 2."""
     return layers if stride == 1 else nn.Sequential(layers, Blur())
 
 
 class TResNetBlock(nn.Module):
-    """What the two kinds of blocks share: a shortcut, which is a mean and a convolution where sizes change."""
+    """The common part of both kinds of blocks: a shortcut, which is a mean and a convolution where sizes change."""
 
     expansion: int
 
@@ -108,7 +108,7 @@ class TResNetBlock(nn.Module):
         return (self.branch(maps) + shortcut).relu()
 
     def branch(self, maps: Tensor) -> Tensor:
-        """What is added to the shortcut."""
+        """The residual, which is added to the shortcut."""
         raise NotImplementedError
 
 
@@ -124,9 +124,9 @@ class BasicBlock(TResNetBlock):
         self.se = SqueezeExcitation(planes, max(planes // 4, 64)) if squeezed else nn.Identity()
 
     def branch(self, maps: Tensor) -> Tensor:
-        """What is added to the shortcut."""
-        found: Tensor = self.se(self.conv2(self.conv1(maps)))
-        return found
+        """The residual, which is added to the shortcut."""
+        residual: Tensor = self.se(self.conv2(self.conv1(maps)))
+        return residual
 
 
 class Bottleneck(TResNetBlock):
@@ -142,9 +142,9 @@ class Bottleneck(TResNetBlock):
         self.conv3 = _normed(planes, planes * self.expansion, 1)
 
     def branch(self, maps: Tensor) -> Tensor:
-        """What is added to the shortcut."""
-        found: Tensor = self.conv3(self.se(self.conv2(self.conv1(maps))))
-        return found
+        """The residual, which is added to the shortcut."""
+        residual: Tensor = self.conv3(self.se(self.conv2(self.conv1(maps))))
+        return residual
 
 
 class TResNet(Backbone):
@@ -162,8 +162,8 @@ class TResNet(Backbone):
             kind, squeezed = (BasicBlock if number < 2 else Bottleneck), number < 3
             out, strides = planes * 2**number, [1 if number == 0 else 2, *[1] * (count - 1)]
             widths = [channels, *[out * kind.expansion] * (count - 1)]
-            made = [kind(each, out, stride, squeezed) for each, stride in zip(widths, strides, strict=True)]
-            stages.append((f"layer{number + 1}", nn.Sequential(*made)))
+            stage = [kind(each, out, stride, squeezed) for each, stride in zip(widths, strides, strict=True)]
+            stages.append((f"layer{number + 1}", nn.Sequential(*stage)))
             channels = out * kind.expansion
         self.body = nn.Sequential(OrderedDict(stages))
         self.width, self.stride = channels, 32
@@ -182,7 +182,7 @@ class TResNet(Backbone):
 
 
 def positive_scales(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published weights with the scales that inplace_abn computes with, |weight| + 1e-5, in place of those it stores.
+    """Published weights with the scales that inplace_abn computes with, |weight| + 1e-5, instead of the stored ones.
 
     The norms are those whose running means are in `state`.
     """
@@ -194,7 +194,7 @@ def positive_scales(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def size_of(state: Mapping[str, Tensor]) -> str | None:
-    """The name in `TRESNETS` of the network that tensors named from `body.` on are of, or None."""
+    """The name in `TRESNETS` of the network with these tensors, named from `body.` on; None if there is none."""
     stem = state.get("body.conv1.0.weight", torch.empty(0))
     blocks: list[set[str]] = [set(), set(), set(), set()]
     for key in state:

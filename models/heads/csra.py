@@ -81,7 +81,7 @@ class CSRAHead(Head):
 
 
 class BoostedCSRAHead(CSRAHead):
-    """Residual attention on boosted scores: s' = alpha s where s > 0, else s, takes the place of s everywhere.
+    """Residual attention on boosted scores: s' = alpha s where s > 0, else s, is used instead of s everywhere.
 
     BoostLU was published for the linear head alone. The rule is the same here, boost before anything is pooled: mean,
     attention weights, attention and activation map are all of s'. The parameters are those of `CSRAHead`.

@@ -1,7 +1,7 @@
 """Checkpoints that papers released, read into the networks of this project.
 
-A family is recognised by the names of its tensors; every tensor has its place, is documented as dead weight, or is
-listed as unexpected, and nothing is loaded by halves. Formats, sources and what is dropped: docs/checkpoints.md.
+A family is recognised by the names of its tensors; every tensor is renamed, documented as dead weight, or listed as
+unexpected, and nothing is loaded in part. Formats, sources and what is dropped: docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -68,18 +68,18 @@ class Released(NamedTuple):
 
     family: str
     settings: dict[str, Any]
-    """Settings of the network by name."""
+    """Settings of model and head by name."""
     num_classes: int
     weights: dict[str, Tensor]
     """All tensors of the network, by our names."""
     dropped: tuple[str, ...]
     """Published names of dead weight that was left out."""
     notes: tuple[str, ...]
-    """What had to be assumed, a line each."""
+    """Assumptions that were made, one line each."""
     names: tuple[str, ...]
-    """Names of the classes where the file says them, else none."""
+    """Names of the classes if they are in the file, else none."""
     img_size: int | None
-    """The size of pictures where the weights show it."""
+    """The size of images if the weights show it."""
     epoch: int
 
 
@@ -91,56 +91,56 @@ class MisfitError(UserError):
         self.missing, self.unexpected, self.reshaped = missing, unexpected, reshaped
 
 
-def recognise(held: Any, path: Path) -> tuple[str, Contents]:
+def recognise(content: Any, path: Path) -> tuple[str, Contents]:
     """The family of a file and its contents.
 
     Args:
-        held: what `utils.safe_files.load_tensors` made of the file.
+        content: the file as `utils.safe_files.load_tensors` returns it.
         path: the file, for messages.
 
-    Raises: UserError when it is none that is known.
+    Raises: UserError when it is of no known family.
     """
-    contents = unpack(held, path)
+    contents = unpack(content, path)
     family = next((name for name, each in FAMILIES.items() if each.matches(contents)), None)
     if family is None:
         raise UserError(
-            f"{path}: a checkpoint of no kind that is read here (it holds {contents.some()}); "
+            f"{path}: a checkpoint of no kind that is read here (it has {contents.first_names()}); "
             f"docs/checkpoints.md lists them, and --weights FILE of a training script takes a backbone"
         )
     return family, contents
 
 
-def read_released(held: Any, path: Path, told: HeadOverrides | None = None) -> Released:
+def read_released(content: Any, path: Path, overrides: HeadOverrides | None = None) -> Released:
     """The network in a released checkpoint.
 
     Args:
-        held: what `utils.safe_files.load_tensors` made of the file.
+        content: the file as `utils.safe_files.load_tensors` returns it.
         path: the file, for messages.
-        told: settings that do not show in weights; where nobody says them, published defaults are taken and noted.
+        overrides: settings that do not show in weights; the published defaults of others are assumed and noted.
 
     Raises:
         UserError: the file is of no known family, or damaged.
         MisfitError: tensors are missing, unexpected or of another shape; all are listed.
     """
-    family, contents = recognise(held, path)
-    return released_of(family, contents, told or HeadOverrides())
+    family, contents = recognise(content, path)
+    return released_of(family, contents, overrides or HeadOverrides())
 
 
-def released_of(family: str, contents: Contents, told: HeadOverrides) -> Released:
+def released_of(family: str, contents: Contents, overrides: HeadOverrides) -> Released:
     """The network in the contents of a file whose family is known; as `read_released`."""
-    plan = FAMILIES[family].plan(contents, told)
-    places = {key: plan.place(key) for key in contents.state}
-    kept = {key: contents.state[key] for key, place in places.items() if place != ""}
+    plan = FAMILIES[family].plan(contents, overrides)
+    names = {key: plan.rename(key) for key in contents.state}
+    kept = {key: contents.state[key] for key, name in names.items() if name != ""}
     require_plain_tensors(kept, contents.path)
-    weights = plan.adjust({place: _widened(contents.state[key]) for key, place in places.items() if place})
-    unexpected = [key for key, place in places.items() if place is None]
-    epoch = contents.beside.get("epoch")
+    weights = plan.adjust({name: _as_float32(contents.state[key]) for key, name in names.items() if name})
+    unexpected = [key for key, name in names.items() if name is None]
+    epoch = contents.metadata.get("epoch")
     return Released(
         family,
         plan.settings,
         plan.num_classes,
         _fitted(weights, unexpected, plan, contents.path, FAMILIES[family].title),
-        tuple(key for key, place in places.items() if place == ""),
+        tuple(key for key, name in names.items() if name == ""),
         plan.notes,
         plan.names if len(plan.names) == plan.num_classes else (),
         plan.img_size,
@@ -151,8 +151,8 @@ def released_of(family: str, contents: Contents, told: HeadOverrides) -> Release
 def _fitted(
     weights: Mapping[str, Tensor], unexpected: list[str], plan: Plan, path: Path, title: str
 ) -> dict[str, Tensor]:
-    """The weights by the network's own names and types, batch counters that are absent as 0."""
-    own = _hollow(plan, path)
+    """The weights by the network's own names and types, absent batch counters as 0."""
+    own = _meta_state(plan, path)
     counters = {key for key in own if key.endswith("num_batches_tracked")}  # no file of before 2018 has them
     missing = [key for key in own if key not in weights and key not in counters]
     extra = [*unexpected, *(key for key in weights if key not in own)]
@@ -162,25 +162,25 @@ def _fitted(
         if key in weights and not _fits(weights[key], own[key])
     ]
     faults = {"missing": missing, "unexpected": extra, "of another shape or kind": reshaped}
-    told = [f"{len(keys)} {fault} ({listed(keys)})" for fault, keys in faults.items() if keys]
-    if told:
-        message = f"{path}: does not fit {title} ({plan.settings['model']}): {'; '.join(told)}; nothing was loaded"
+    messages = [f"{len(keys)} {fault} ({listed(keys)})" for fault, keys in faults.items() if keys]
+    if messages:
+        message = f"{path}: does not fit {title} ({plan.settings['model']}): {'; '.join(messages)}; nothing was loaded"
         raise MisfitError(message, missing, extra, reshaped)
-    held = {**{key: torch.zeros((), dtype=torch.int64) for key in counters}, **weights}
-    return {key: held[key].to(value.dtype) for key, value in own.items()}
+    state = {**{key: torch.zeros((), dtype=torch.int64) for key in counters}, **weights}
+    return {key: state[key].to(value.dtype) for key, value in own.items()}
 
 
-def _widened(value: Tensor) -> Tensor:
-    """Floats in float32, whatever the file keeps them in; counters as they are."""
+def _as_float32(value: Tensor) -> Tensor:
+    """Floats of any precision in float32; counters as they are."""
     return value.float() if value.is_floating_point() else value
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:
-    """Whether a tensor has the shape, and is of numbers or counters, as the network's own."""
+    """Tell whether a tensor has the shape of the network's own, and is floating or not as that is."""
     return value.shape == own.shape and value.is_floating_point() == own.is_floating_point()
 
 
-def _hollow(plan: Plan, path: Path) -> dict[str, Tensor]:
+def _meta_state(plan: Plan, path: Path) -> dict[str, Tensor]:
     """Names, shapes and types of the network's tensors, without values."""
     try:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""What the readers of released checkpoints share: the forms files come in, and a plan of where tensors belong."""
+"""Common parts of the readers of released checkpoints: the forms of files, and plans that rename their tensors."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from utils.checks import UserError, require
 from utils.safe_files import is_state
 
 WRAPPED = "module."
-"""What DataParallel puts before every name."""
+"""The prefix that DataParallel puts before every name."""
 
 
 class Contents(NamedTuple):
-    """A file's weights by name, without `module.`, and what stands beside them."""
+    """The weights in a file by name, without `module.`, and the metadata beside them."""
 
     path: Path
     state: dict[str, Tensor]
-    beside: dict[str, Any]
+    metadata: dict[str, Any]
     form: Literal["bare", "tuple", "dict"]
 
-    def side(self, key: str, axis: int = 0) -> int:
+    def size(self, key: str, axis: int = 0) -> int:
         """The size of a tensor along an axis. Raises: UserError when there is no such tensor or axis."""
-        held = self.state.get(key)
-        if held is None:
-            raise UserError(f"{self.path}: holds no {key}, which such a checkpoint has; fetch the file again")
-        require(held.ndim > axis, f"{self.path}: {key} has the shape {tuple(held.shape)}, which does not fit")
-        return held.shape[axis]
+        tensor = self.state.get(key)
+        if tensor is None:
+            raise UserError(f"{self.path}: has no {key}, which such a checkpoint has; fetch the file again")
+        require(tensor.ndim > axis, f"{self.path}: {key} has the shape {tuple(tensor.shape)}, which does not fit")
+        return tensor.shape[axis]
 
     def count(self, prefix: str) -> int:
-        """How many different parts, numbered or named, stand behind `prefix` in the names."""
+        """The number of different parts, numbered or named, behind `prefix` in the names."""
         return len({key.removeprefix(prefix).split(".")[0] for key in self.state if key.startswith(prefix)})
 
     def any(self, prefix: str) -> bool:
-        """Whether a name begins with `prefix`."""
+        """True if a name begins with `prefix`."""
         return any(key.startswith(prefix) for key in self.state)
 
-    def some(self) -> str:
+    def first_names(self) -> str:
         """The first names, for a message."""
         return listed(list(self.state))
 
 
 class HeadOverrides(NamedTuple):
-    """Settings of a network that do not show in its weights, as far as somebody says them."""
+    """Settings of a network that do not show in its weights; None where nothing is given."""
 
     lam: float | None = None
     num_heads: int | None = None
@@ -54,55 +54,55 @@ class HeadOverrides(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The network that a file is of, and where its tensors belong."""
+    """The network in a file, and our names of its tensors."""
 
     settings: dict[str, Any]
-    """Fields of `ModelConfig`."""
+    """Settings of model and head by name."""
     num_classes: int
-    place: Callable[[str], str | None]
-    """From a published name to ours; "" for what is dropped, None for what nobody knows."""
+    rename: Callable[[str], str | None]
+    """From a published name to ours; "" for tensors that are dropped, None for unknown ones."""
     adjust: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
-    """What has to be done to the values, names being ours already."""
+    """A change of values, after the tensors are renamed."""
     notes: tuple[str, ...] = ()
-    """What had to be assumed."""
+    """Assumptions that were made."""
     names: tuple[str, ...] = ()
-    """Names of the classes where the file says them."""
+    """Names of the classes if they are in the file."""
     img_size: int | None = None
-    """The size of pictures where the weights show it."""
+    """The size of images if the weights show it."""
 
 
-def unpack(held: Any, path: Path) -> Contents:
-    """Find the weights in what a file holds.
+def unpack(content: Any, path: Path) -> Contents:
+    """Find the weights in the content of a file.
 
-    Known forms: names and tensors; a pair of those and options (LargeLossMatters, BoostLU, IGNORE); a dictionary with
-    them under `state_dict` (mmcv, Query2Label) or `model` (ASL).
+    Known forms: a state_dict; a pair of a state_dict and options (LargeLossMatters, BoostLU, IGNORE); a dictionary with
+    a state_dict under `state_dict` (mmcv, Query2Label) or `model` (ASL).
 
     Raises: UserError for anything else.
     """
-    if isinstance(held, tuple | list) and len(held) == 2 and isinstance(held[1], Mapping):
-        return _contents(held[0], dict(held[1]), "tuple", path)
-    if isinstance(held, Mapping):
+    if isinstance(content, tuple | list) and len(content) == 2 and isinstance(content[1], Mapping):
+        return _contents(content[0], dict(content[1]), "tuple", path)
+    if isinstance(content, Mapping):
         for key in ("state_dict", "model"):
-            if isinstance(held.get(key), Mapping):
-                beside = {name: value for name, value in held.items() if name != key}
-                return _contents(held[key], beside, "dict", path)
-    return _contents(held, {}, "bare", path)
+            if isinstance(content.get(key), Mapping):
+                metadata = {name: value for name, value in content.items() if name != key}
+                return _contents(content[key], metadata, "dict", path)
+    return _contents(content, {}, "bare", path)
 
 
-def _contents(state: Any, beside: dict[str, Any], form: Literal["bare", "tuple", "dict"], path: Path) -> Contents:
-    """The contents, `module.` taken off."""
+def _contents(state: Any, metadata: dict[str, Any], form: Literal["bare", "tuple", "dict"], path: Path) -> Contents:
+    """The contents, `module.` removed."""
     if not is_state(state):
-        raise UserError(f"{path}: no checkpoint, but {_said(state)}; names with a tensor each are needed")
+        raise UserError(f"{path}: no checkpoint, but {_description(state)}; names with a tensor each are needed")
     plain = {key.removeprefix(WRAPPED): value for key, value in state.items()}
-    require(len(plain) == len(state), f"{path}: holds a name with and without {WRAPPED}; fetch the file again")
-    return Contents(path, plain, beside, form)
+    require(len(plain) == len(state), f"{path}: has a name with and without {WRAPPED}; fetch the file again")
+    return Contents(path, plain, metadata, form)
 
 
-def _said(held: Any) -> str:
-    """What something is, in a few words."""
-    if not isinstance(held, Mapping):
-        return f"a {type(held).__name__}"
-    odd = [key for key, value in held.items() if not isinstance(value, Tensor)]
+def _description(content: Any) -> str:
+    """A few words on an object that is no state_dict."""
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    odd = [key for key, value in content.items() if not isinstance(value, Tensor)]
     return f"a dictionary of other things ({listed([str(key)[:40] for key in odd])})" if odd else "an empty dictionary"
 
 
@@ -111,14 +111,14 @@ def listed(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
-def placed(prefixes: Mapping[str, str]) -> Callable[[str], str | None]:
-    """A `Plan.place` by prefixes, the first that fits: what stands in its stead, or "" for what is dropped."""
+def rename_prefix(prefixes: Mapping[str, str]) -> Callable[[str], str | None]:
+    """A `Plan.rename` that replaces the first prefix that fits; an empty replacement drops the tensor."""
 
-    def place(key: str) -> str | None:
-        """Our name of a published tensor; empty if it is dead weight, None if it has no place."""
+    def rename(key: str) -> str | None:
+        """Our name of a published tensor; empty if it is dropped, None if it is unknown."""
         for published, ours in prefixes.items():
             if key.startswith(published):
                 return ours and ours + key.removeprefix(published)
         return None
 
-    return place
+    return rename

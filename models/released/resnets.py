@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.released.contents import Contents, HeadOverrides, Plan, placed
+from models.released.contents import Contents, HeadOverrides, Plan, rename_prefix
 from utils.checks import UserError, require
 
 SELECTORS = "contrastive_class_selector_"
@@ -28,10 +28,10 @@ _DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
 }
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 _IN_SEQUENCE = {"0.": "conv1.", "1.": "bn1.", **{f"{4 + n}.": f"{stage}." for n, stage in enumerate(_STAGES)}}
-"""Places of torchvision's parts in a Sequential of all but the last."""
+"""Torchvision's parts by their position in a Sequential of all but the last two."""
 
 BACKBONE = {part: f"backbone.{part}" for part in ("conv1.", "bn1.", *(f"{stage}." for stage in _STAGES))}
-"""Parts of a ResNet under torchvision's names, each with its place here."""
+"""Parts of a ResNet under torchvision's names, each with its name here."""
 
 
 def resnet_name(contents: Contents, prefix: str = "", stages: tuple[str, ...] = _STAGES) -> str:
@@ -48,96 +48,96 @@ def resnet_name(contents: Contents, prefix: str = "", stages: tuple[str, ...] = 
 
 
 def is_cones(contents: Contents) -> bool:
-    """CoNeS: a linear layer `fc_all`, and the selectors."""
+    """True for CoNeS: a linear layer `fc_all`, and the selectors."""
     return is_bce(contents) and contents.any(SELECTORS)
 
 
 def is_bce(contents: Contents) -> bool:
-    """The BCE baseline of CoNeS: the same without selectors."""
+    """True for the BCE baseline of CoNeS: the same without selectors."""
     return "fc_all.weight" in contents.state
 
 
-def plan_fc_all(contents: Contents, told: HeadOverrides) -> Plan:
+def plan_fc_all(contents: Contents, overrides: HeadOverrides) -> Plan:
     """CoNeS and its baseline; the selectors are dropped."""
     settings = {"model": resnet_name(contents), "head": "linear"}
-    place = placed({SELECTORS: "", "fc_all.": "head.fc.", **BACKBONE})
-    return Plan(settings, contents.side("fc_all.weight"), place)
+    rename = rename_prefix({SELECTORS: "", "fc_all.": "head.fc.", **BACKBONE})
+    return Plan(settings, contents.size("fc_all.weight"), rename)
 
 
 def is_csra(contents: Contents) -> bool:
-    """CSRA on a ResNet."""
+    """True for CSRA on a ResNet."""
     return contents.any("classifier.multi_head.") and "conv1.weight" in contents.state
 
 
-def attention(contents: Contents, told: HeadOverrides) -> tuple[dict[str, Any], int, tuple[str, ...]]:
-    """Settings of a CSRA head, its number of classes, and what had to be assumed."""
+def csra_settings(contents: Contents, overrides: HeadOverrides) -> tuple[dict[str, Any], int, tuple[str, ...]]:
+    """Settings of a CSRA head, its number of classes, and the assumptions that were made."""
     heads = contents.count("classifier.multi_head.")
     require(
-        told.num_heads in (None, heads),
-        f"--num_heads {told.num_heads}: {contents.path} holds {heads}; leave the flag out",
+        overrides.num_heads in (None, heads),
+        f"--num_heads {overrides.num_heads}: {contents.path} has {heads}; leave the flag out",
     )
     settings: dict[str, Any] = {"head": "csra", "num_heads": heads}
     notes: tuple[str, ...] = ()
-    if told.lam is None:
+    if overrides.lam is None:
         notes = ("lam is not in the file: 0.1, the published default; give --lam for a network that has another",)
     else:
-        settings["lam"] = told.lam
-    return settings, contents.side("classifier.multi_head.0.head.weight"), notes
+        settings["lam"] = overrides.lam
+    return settings, contents.size("classifier.multi_head.0.head.weight"), notes
 
 
-def place_attention(key: str) -> str | None:
-    """Where a tensor of a CSRA head belongs."""
+def rename_csra(key: str) -> str | None:
+    """Our name of a tensor of a CSRA head."""
     number, _, last = key.removeprefix("classifier.multi_head.").partition(".")
     return f"head.weights.{number}" if last == "head.weight" else None
 
 
-def plan_csra(contents: Contents, told: HeadOverrides) -> Plan:
+def plan_csra(contents: Contents, overrides: HeadOverrides) -> Plan:
     """CSRA on a ResNet."""
-    settings, classes, notes = attention(contents, told)
-    trunk = placed(BACKBONE)
+    settings, classes, notes = csra_settings(contents, overrides)
+    rename_backbone = rename_prefix(BACKBONE)
     return Plan(
         {"model": resnet_name(contents), **settings},
         classes,
-        lambda key: place_attention(key) if key.startswith("classifier.multi_head.") else trunk(key),
+        lambda key: rename_csra(key) if key.startswith("classifier.multi_head.") else rename_backbone(key),
         notes=notes,
     )
 
 
 def is_large_loss(contents: Contents) -> bool:
-    """LargeLossMatters: a linear classifier, with options beside."""
+    """True for LargeLossMatters: a linear classifier, with options beside."""
     return contents.any("linear_classifier.") and contents.form == "tuple"
 
 
 def is_single_positive(contents: Contents) -> bool:
-    """Cole et al.: the same names, without options."""
+    """True for Cole et al.: the same names, without options."""
     return contents.any("linear_classifier.") and contents.form != "tuple"
 
 
-def plan_linear_classifier(contents: Contents, told: HeadOverrides) -> Plan:
-    """Both; the layer is one deeper where training began with it alone."""
+def plan_linear_classifier(contents: Contents, overrides: HeadOverrides) -> Plan:
+    """LargeLossMatters and Cole et al.; the layer is nested where training began with it alone."""
     require(
         contents.any("feature_extractor."),
         f"{contents.path}: a linear layer on features computed beforehand, without the network that made them; train "
         f"it here (--train_mode linear_fixed_features), or take a checkpoint of the whole network",
     )
     layer = "linear_classifier.fc." if contents.any("linear_classifier.fc.") else "linear_classifier."
-    place = placed({layer: "head.fc.", **_sequence()})
-    return Plan({"model": _sequence_name(contents), "head": "linear"}, contents.side(f"{layer}weight"), place)
+    rename = rename_prefix({layer: "head.fc.", **_sequence()})
+    return Plan({"model": _sequence_name(contents), "head": "linear"}, contents.size(f"{layer}weight"), rename)
 
 
 def is_boostlu(contents: Contents) -> bool:
-    """BoostLU: a 1 x 1 convolution, and options that name its alpha."""
-    return _is_convolution(contents) and (contents.form != "tuple" or "alpha" in contents.beside)
+    """True for BoostLU: a 1 x 1 convolution, and options that name its alpha."""
+    return _is_convolution(contents) and (contents.form != "tuple" or "alpha" in contents.metadata)
 
 
 def is_ignore(contents: Contents) -> bool:
-    """IGNORE: the same without alpha."""
+    """True for IGNORE: the same without alpha."""
     return _is_convolution(contents)
 
 
-def plan_boostlu(contents: Contents, told: HeadOverrides) -> Plan:
-    """BoostLU; names and tensors alone do not say whether scores are boosted."""
-    alpha = contents.beside.get("alpha") if told.boostlu is None else told.boostlu
+def plan_boostlu(contents: Contents, overrides: HeadOverrides) -> Plan:
+    """BoostLU on a ResNet; tensors alone do not show whether scores are boosted."""
+    alpha = contents.metadata.get("alpha") if overrides.boostlu is None else overrides.boostlu
     require(
         isinstance(alpha, int | float),
         f"{contents.path}: does not say whether scores are boosted; give --boostlu 5 (BoostLU) or --boostlu 1 (IGNORE)",
@@ -145,29 +145,29 @@ def plan_boostlu(contents: Contents, told: HeadOverrides) -> Plan:
     return _plan_convolution(contents, {"boostlu": float(alpha)})  # type: ignore[arg-type]
 
 
-def plan_ignore(contents: Contents, told: HeadOverrides) -> Plan:
+def plan_ignore(contents: Contents, overrides: HeadOverrides) -> Plan:
     """IGNORE on a ResNet."""
-    return _plan_convolution(contents, {} if told.boostlu is None else {"boostlu": told.boostlu})
+    return _plan_convolution(contents, {} if overrides.boostlu is None else {"boostlu": overrides.boostlu})
 
 
 def is_distribution_balanced(contents: Contents) -> bool:
-    """DistributionBalancedLoss: a neck and a head, as mmcv saves them."""
+    """True for DistributionBalancedLoss: a neck and a head, as mmcv saves them."""
     return contents.form == "dict" and is_ndlp(contents)
 
 
 def is_ndlp(contents: Contents) -> bool:
-    """NDLP: the same, names and tensors alone."""
+    """True for NDLP: the same in a plain state_dict."""
     return contents.any("neck.fc.") and contents.any("head.fc_cls.")
 
 
-def plan_neck(contents: Contents, told: HeadOverrides) -> Plan:
-    """Both; the neck's second layer, which never runs, is dropped."""
+def plan_neck(contents: Contents, overrides: HeadOverrides) -> Plan:
+    """DistributionBalancedLoss and NDLP; the neck's second layer, which never runs, is dropped."""
     settings = {
         "model": resnet_name(contents, "backbone."),
         "head": "pfc",
-        "neck_width": contents.side("neck.fc.weight"),
+        "neck_width": contents.size("neck.fc.weight"),
     }
-    place = placed(
+    rename = rename_prefix(
         {
             "neck.fc_hidden_": "",
             "neck.fc.": "head.fc.",
@@ -176,19 +176,19 @@ def plan_neck(contents: Contents, told: HeadOverrides) -> Plan:
             "backbone.": "backbone.",
         }
     )
-    return Plan(settings, contents.side("head.fc_cls.weight"), place, names=_class_names(contents))
+    return Plan(settings, contents.size("head.fc_cls.weight"), rename, names=_class_names(contents))
 
 
 def _class_names(contents: Contents) -> tuple[str, ...]:
-    """What mmcv keeps of the training set."""
-    meta = contents.beside.get("meta")
+    """The class names that mmcv saves."""
+    meta = contents.metadata.get("meta")
     names = meta.get("CLASSES") if isinstance(meta, Mapping) else None
     plain = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return tuple(names) if plain and names else ()
 
 
 def _sequence() -> dict[str, str]:
-    """Places of a ResNet that is a Sequential."""
+    """Our names of the parts of a ResNet that is a Sequential."""
     return {f"feature_extractor.{number}": f"backbone.{part}" for number, part in _IN_SEQUENCE.items()}
 
 
@@ -205,13 +205,13 @@ def _plan_convolution(contents: Contents, settings: dict[str, Any]) -> Plan:
     """A 1 x 1 convolution before the mean is the linear layer behind it."""
     return Plan(
         {"model": _sequence_name(contents), "head": "linear", **settings},
-        contents.side("onebyone_conv.weight"),
-        placed({"onebyone_conv.": "head.fc.", **_sequence()}),
-        _without_places,
+        contents.size("onebyone_conv.weight"),
+        rename_prefix({"onebyone_conv.": "head.fc.", **_sequence()}),
+        _as_linear_weight,
     )
 
 
-def _without_places(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _as_linear_weight(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weight of a 1 x 1 convolution as that of a linear layer."""
     weight = state.get("head.fc.weight")
     if weight is None or tuple(weight.shape[2:]) != (1, 1):

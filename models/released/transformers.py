@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from models.backbones.tresnet import positive_scales, size_of
-from models.released.contents import Contents, HeadOverrides, Plan, placed
-from models.released.resnets import BACKBONE, attention, place_attention, resnet_name
+from models.released.contents import Contents, HeadOverrides, Plan, rename_prefix
+from models.released.resnets import BACKBONE, csra_settings, rename_csra, resnet_name
 from utils.checks import UserError, require
 
 _VITS = {(768, 16, 12): "vit_b_16", (768, 32, 12): "vit_b_32", (1024, 16, 24): "vit_l_16", (1024, 32, 24): "vit_l_32"}
 """torchvision's networks by width, patch and layers."""
 
-_VIT_PLACES = {
+_VIT_NAMES = {
     "patch_embed.proj.": "backbone.conv_proj.",
     "cls_token": "backbone.class_token",
     "pos_embed": "backbone.encoder.pos_embedding",
     "norm.": "backbone.encoder.ln.",
 }
-_LAYER_PLACES = {
+_LAYER_NAMES = {
     "norm1.": "ln_1.",
     "norm2.": "ln_2.",
     "attn.qkv.weight": "self_attention.in_proj_weight",
@@ -38,47 +39,47 @@ _BODY = "backbone.0.body."
 
 
 def is_vit_csra(contents: Contents) -> bool:
-    """CSRA on a ViT."""
+    """True for CSRA on a ViT."""
     return contents.any("classifier.multi_head.") and contents.any("patch_embed.")
 
 
-def plan_vit_csra(contents: Contents, told: HeadOverrides) -> Plan:
+def plan_vit_csra(contents: Contents, overrides: HeadOverrides) -> Plan:
     """CSRA on a ViT, whose layers have timm's names there and torchvision's here."""
-    settings, classes, notes = attention(contents, told)
-    width, patch = contents.side("patch_embed.proj.weight"), contents.side("patch_embed.proj.weight", 2)
+    settings, classes, notes = csra_settings(contents, overrides)
+    width, patch = contents.size("patch_embed.proj.weight"), contents.size("patch_embed.proj.weight", 2)
     name = _VITS.get((width, patch, contents.count("blocks.")))
     if name is None:
         raise UserError(
             f"{contents.path}: a ViT of width {width}, patches of {patch} pixels and {contents.count('blocks.')} "
             f"layers, which is none of {', '.join(_VITS.values())}"
         )
-    size = patch * math.isqrt(max(contents.side("pos_embed", 1) - 1, 1))
-    return Plan({"model": name, **settings}, classes, _place_vit, notes=notes, img_size=size)
+    size = patch * math.isqrt(max(contents.size("pos_embed", 1) - 1, 1))
+    return Plan({"model": name, **settings}, classes, _rename_vit, notes=notes, img_size=size)
 
 
-def _place_vit(key: str) -> str | None:
-    """Where a tensor of CSRA's ViT belongs."""
+def _rename_vit(key: str) -> str | None:
+    """Our name of a tensor of CSRA's ViT."""
     if key.startswith("classifier.multi_head."):
-        return place_attention(key)
+        return rename_csra(key)
     if layer := _LAYER.fullmatch(key):
-        inside = placed(_LAYER_PLACES)(layer[2])
+        inside = rename_prefix(_LAYER_NAMES)(layer[2])
         return inside and f"backbone.encoder.layers.encoder_layer_{layer[1]}.{inside}"
-    return placed(_VIT_PLACES)(key)
+    return rename_prefix(_VIT_NAMES)(key)
 
 
 def is_query2label(contents: Contents) -> bool:
-    """Query2Label."""
+    """True for Query2Label."""
     return contents.any("transformer.decoder.") and "query_embed.weight" in contents.state
 
 
-def plan_query2label(contents: Contents, told: HeadOverrides) -> Plan:
-    """Query2Label on a ResNet or TResNet; the fixed positions are computed here and dropped."""
-    heads, notes = _heads(contents, told)
+def plan_query2label(contents: Contents, overrides: HeadOverrides) -> Plan:
+    """Query2Label on a ResNet or TResNet; the fixed position encoding is computed here and dropped."""
+    heads, notes = _attention_heads(contents, overrides)
     decoder = "transformer.decoder.layers."
     settings: dict[str, Any] = {
         "head": "q2l",
-        "hidden_dim": contents.side("query_embed.weight", 1),
-        "dim_feedforward": contents.side(f"{decoder}0.linear1.weight"),
+        "hidden_dim": contents.size("query_embed.weight", 1),
+        "dim_feedforward": contents.size(f"{decoder}0.linear1.weight"),
         "nheads": heads,
         "enc_layers": contents.count("transformer.encoder.layers."),
         "dec_layers": contents.count(decoder),
@@ -87,7 +88,7 @@ def plan_query2label(contents: Contents, told: HeadOverrides) -> Plan:
         "keep_first_self_attn_dec": contents.any(f"{decoder}0.self_attn."),
         "keep_other_self_attn_dec": contents.any(f"{decoder}1.self_attn."),
     }
-    places = {
+    head_names = {
         "backbone.1.pe": "",
         "transformer.": "head.transformer.",
         "query_embed.": "head.query_embed.",
@@ -95,29 +96,29 @@ def plan_query2label(contents: Contents, told: HeadOverrides) -> Plan:
         "fc.": "head.fc.",
     }
     body = {key.removeprefix(_BODY): value for key, value in contents.state.items() if key.startswith(_BODY)}
-    size = 32 * contents.side("backbone.1.pe", 2) if "backbone.1.pe" in contents.state else None
-    known = {"classes": contents.side("query_embed.weight"), "notes": notes, "img_size": size}
+    size = 32 * contents.size("backbone.1.pe", 2) if "backbone.1.pe" in contents.state else None
+    known = {"classes": contents.size("query_embed.weight"), "notes": notes, "img_size": size}
     if tresnet := size_of(body):
-        place = placed({**places, f"{_BODY}body.": "backbone.body."})
-        return _plan({**settings, "model": tresnet}, place, known)._replace(adjust=positive_scales)
+        rename = rename_prefix({**head_names, f"{_BODY}body.": "backbone.body."})
+        return _plan({**settings, "model": tresnet}, rename, known)._replace(adjust=positive_scales)
     require(
         "conv1.weight" in body,
         f"{contents.path}: Query2Label on a backbone that is not read here (Swin, CvT or TResNet v2); those on ResNets "
         f"and on TResNet-L and -XL are",
     )
-    place = placed({**places, **{_BODY + part: ours for part, ours in BACKBONE.items()}})
-    return _plan({**settings, "model": resnet_name(contents, _BODY)}, place, known)
+    rename = rename_prefix({**head_names, **{_BODY + part: ours for part, ours in BACKBONE.items()}})
+    return _plan({**settings, "model": resnet_name(contents, _BODY)}, rename, known)
 
 
-def _plan(settings: dict[str, Any], place: Any, known: dict[str, Any]) -> Plan:
-    return Plan(settings, known["classes"], place, notes=known["notes"], img_size=known["img_size"])
+def _plan(settings: dict[str, Any], rename: Callable[[str], str | None], known: dict[str, Any]) -> Plan:
+    return Plan(settings, known["classes"], rename, notes=known["notes"], img_size=known["img_size"])
 
 
-def _heads(contents: Contents, told: HeadOverrides) -> tuple[int, tuple[str, ...]]:
-    """The number of attention heads, which no weight shows, and what had to be assumed."""
-    held = contents.beside.get("nheads")
-    if told.nheads is not None:
-        return told.nheads, ()
-    if type(held) is int:
-        return held, ()
+def _attention_heads(contents: Contents, overrides: HeadOverrides) -> tuple[int, tuple[str, ...]]:
+    """The number of attention heads, which no weight shows, and the assumptions that were made."""
+    saved = contents.metadata.get("nheads")
+    if overrides.nheads is not None:
+        return overrides.nheads, ()
+    if type(saved) is int:
+        return saved, ()
     return 4, ("the number of attention heads is not in the file: 4, as published; give --nheads for another",)

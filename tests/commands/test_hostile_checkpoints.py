@@ -163,7 +163,7 @@ def running(marker):
         "numpy function": (lambda: Calls(np.savetxt, str(marker), [1.0]), "savetxt"),
         "a state set on an object": (lambda: Sets(argparse.Namespace, (), Calls(eval, script)), "eval"),
         "a key": (lambda: {Calls(eval, script): 1}, "eval"),
-        "a whole network": (lambda: {"model": released_files.trunk()}, "torchvision.models.resnet.ResNet"),
+        "a whole network": (lambda: {"model": released_files.resnet()}, "torchvision.models.resnet.ResNet"),
     }
     files = {name: (lambda make=make: saved(make()), word) for name, (make, word) in calls.items()}
     old = {"_use_new_zipfile_serialization": False}

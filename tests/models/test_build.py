@@ -57,7 +57,7 @@ PUBLISHED = {
 OF_EARLIER_CHECKPOINTS = {
     name: value for config in (*PUBLISHED.values(), MODEL, {"enc_layers": None}) for name, value in config.items()
 }
-"""Checkpoints once held the settings of all heads, unset where a head had a default of its own."""
+"""Checkpoints once had the settings of all heads, unset where a head had a default of its own."""
 
 
 def test_defaults_are_those_of_the_papers():

@@ -85,9 +85,9 @@ class Nothing(Backbone):
 def test_known_labels_reach_the_head_that_takes_them_and_no_other():
     model = Classifier(SceneNet(), HEADS["ctran"]()).eval()
     known = KNOWN.expand(4, -1)
-    told = model(images(), known=known)
-    torch.testing.assert_close(told.logits, model.head.with_labels(told.features, known))
-    assert not torch.allclose(told.logits, model(images()).logits)
+    given = model(images(), known=known)
+    torch.testing.assert_close(given.logits, model.head.with_labels(given.features, known))
+    assert not torch.allclose(given.logits, model(images()).logits)
     for name in set(HEADS) - {"ctran"}:
         with pytest.raises(ValueError, match="takes no labels"):
             Classifier(SceneNet(), HEADS[name]())(images(), known=known)
@@ -125,7 +125,7 @@ def norms(model):
 
 
 def kept(name, stages):
-    """Whether a parameter or module of the backbone, by name, belongs to its first layer or that many stages."""
+    """Tell whether a parameter or module of the backbone, by name, belongs to its first layer or that many stages."""
     return stages >= 0 and (
         name.split(".")[0] in {"conv1", "bn1"} or any(f"layer{k}" in name for k in range(1, stages + 1))
     )
@@ -163,9 +163,9 @@ def test_what_stays_changes_no_name_and_no_value_of_the_model():
     torch.manual_seed(0)
     plain = Classifier(SceneNet(), LinearHead(96, 5))
     torch.manual_seed(0)
-    held = Classifier(SceneNet(), LinearHead(96, 5), frozen_stages=2, norm_eval=True)
-    assert list(plain.state_dict()) == list(held.state_dict())
-    torch.testing.assert_close(plain.eval()(images()).logits, held.eval()(images()).logits, rtol=0, atol=0)
+    frozen = Classifier(SceneNet(), LinearHead(96, 5), frozen_stages=2, norm_eval=True)
+    assert list(plain.state_dict()) == list(frozen.state_dict())
+    torch.testing.assert_close(plain.eval()(images()).logits, frozen.eval()(images()).logits, rtol=0, atol=0)
 
 
 def test_frozen_norms_keep_statistics_scale_and_shift():
@@ -181,7 +181,7 @@ def test_frozen_norms_keep_statistics_scale_and_shift():
         assert torch.equal(value, before[f"backbone.{name}"]), name
 
 
-def test_frozen_stages_of_a_transformer_hold_tokens_and_positions():
+def test_frozen_stages_of_a_transformer_have_tokens_and_positions():
     with torch.device("meta"):
         model = Classifier(build_backbone("vit_b_32"), LinearHead(768, 5), frozen_stages=1)
     kept = {name for name, parameter in model.backbone.named_parameters() if not parameter.requires_grad}
@@ -192,7 +192,7 @@ def test_frozen_stages_of_a_transformer_hold_tokens_and_positions():
 
 
 @pytest.mark.parametrize("name, size, least", [("scenenet", 8, 9), ("scenenet", 4, 9), ("squeezenet1_1", 8, 33)])
-def test_pictures_that_are_too_small_are_refused_naming_a_size_that_is_not(name, size, least):
+def test_images_that_are_too_small_are_refused_naming_a_size_that_is_not(name, size, least):
     backbone = build_backbone(name)
     model = Classifier(backbone, LinearHead(backbone.width, 5))
     with pytest.raises(UserError, match=f"^--img_size {size}: too small for {name}, give at least {least}$"):
@@ -208,7 +208,7 @@ class OneSize(SceneNet):
         return super().forward(images)
 
 
-def test_pictures_a_backbone_cannot_take_are_refused_in_one_line():
+def test_images_a_backbone_cannot_take_are_refused_in_one_line():
     model = Classifier(OneSize(), LinearHead(96, 5))
     model.check_size("one", 224)
     with pytest.raises(UserError, match=r"^--img_size 448: one cannot take it \(no 224\); give 224$"):
@@ -217,13 +217,13 @@ def test_pictures_a_backbone_cannot_take_are_refused_in_one_line():
         model.check_size("one", 64)
 
 
-class NoPlaces(SceneNet):
+class OnePosition(SceneNet):
     def forward(self, images):
         return super().forward(images).mean(dim=(2, 3), keepdim=True)
 
 
-def test_a_backbone_that_leaves_no_places_is_refused_whatever_the_size():
-    model = Classifier(NoPlaces(), LinearHead(96, 5))
+def test_a_backbone_that_leaves_one_position_is_refused_whatever_the_size():
+    model = Classifier(OnePosition(), LinearHead(96, 5))
     for size in (8, 64, 448):
         with pytest.raises(UserError, match=rf"^--img_size {size}: one cannot take it [^\n]*; take another network$"):
             model.check_size("one", size)
@@ -233,6 +233,6 @@ def test_a_backbone_that_leaves_no_places_is_refused_whatever_the_size():
     "name, pooled",
     [("linear", True), ("csra", False), ("pfc", True), ("q2l", False), ("gcn", False), ("ctran", False)],
 )
-def test_heads_say_whether_they_see_the_mean_alone(name, pooled):
+def test_heads_tell_whether_they_use_the_mean_alone(name, pooled):
     torch.manual_seed(0)
     assert Classifier(SceneNet(), HEADS[name]()).reads_pooled() == pooled

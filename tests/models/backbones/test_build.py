@@ -14,11 +14,11 @@ from models.backbones.build import (
     BACKBONES,
     PRETRAINED,
     SceneNet,
+    backbone_state,
     build_backbone,
     export_backbone,
     load_weights,
     main,
-    trunk_state,
     weights_name,
 )
 from models.classifier import Classifier
@@ -77,8 +77,8 @@ def test_widths_and_strides(name):
 def test_resnet_names_are_those_of_torchvision_without_fc(depth):
     with torch.device("meta"):
         whole = torchvision.models.get_model(f"resnet{depth}", weights=None).state_dict()
-        trunk = BACKBONES[f"resnet{depth}"]().state_dict()
-    assert list(trunk) == [key for key in whole if not key.startswith("fc.")]
+        backbone = BACKBONES[f"resnet{depth}"]().state_dict()
+    assert list(backbone) == [key for key in whole if not key.startswith("fc.")]
 
 
 def test_every_backbone_has_default_weights():
@@ -109,10 +109,10 @@ def test_scenenet_is_small_and_maps_40_pixels_to_5():
     assert backbone(torch.rand(2, 3, 40, 40)).shape == (2, 96, 5, 5)
 
 
-@pytest.mark.parametrize("form", ["whole", "trunk", "module", "safetensors", "without counters"])
+@pytest.mark.parametrize("form", ["whole", "backbone", "module", "safetensors", "without counters"])
 def test_weights_load_from_a_path(tmp_path, published, form):
     state = dict(published.state_dict())
-    if form == "trunk":
+    if form == "backbone":
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     if form == "module":
         state = {f"module.{key}": value for key, value in state.items()}
@@ -164,7 +164,7 @@ def test_half_precision_weights_load_into_float32(tmp_path, published):
 def test_names_of_published_files_are_those_of_our_backbones(name, published, ours):
     with torch.device("meta"):
         own = BACKBONES[name]().state_dict()
-    assert list(trunk_state({published: torch.ones(1)}, Path("w.pth"), own)) == ([ours] if ours else [])
+    assert list(backbone_state({published: torch.ones(1)}, Path("w.pth"), own)) == ([ours] if ours else [])
     assert ours is None or ours in own
 
 
@@ -180,9 +180,9 @@ def test_weights_of_a_network_of_another_family_load(tmp_path):
 def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path, published):
     torch.save(published.state_dict(), tmp_path / "w.pth")
     for name in ("resnet34", "resnet50", "scenenet"):
-        said = refused(BACKBONES[name](), name, tmp_path / "w.pth")
-        assert name in said
-        assert str(tmp_path / "w.pth") in said
+        message = refused(BACKBONES[name](), name, tmp_path / "w.pth")
+        assert name in message
+        assert str(tmp_path / "w.pth") in message
 
 
 def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path, published):
@@ -190,10 +190,10 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path, published):
     state["layer5.weight"] = state.pop("layer1.0.bn1.bias")
     state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     torch.save(state, tmp_path / "w.pth")
-    said = refused(BACKBONES["resnet18"](), "resnet18", tmp_path / "w.pth")
-    assert "1 missing (layer1.0.bn1.bias)" in said
-    assert "1 unexpected (layer5.weight)" in said
-    assert "conv1.weight (64, 1, 7, 7) for (64, 3, 7, 7)" in said
+    message = refused(BACKBONES["resnet18"](), "resnet18", tmp_path / "w.pth")
+    assert "1 missing (layer1.0.bn1.bias)" in message
+    assert "1 unexpected (layer5.weight)" in message
+    assert "conv1.weight (64, 1, 7, 7) for (64, 3, 7, 7)" in message
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {1: torch.ones(1)}, torch.ones(2)])
@@ -207,7 +207,7 @@ def test_a_run_checkpoint_is_refused_with_the_command_that_helps(tmp_path):
     assert "python -m models.backbones" in refused(SceneNet(), "scenenet", tmp_path / "best.pth")
 
 
-def test_no_weights_leave_the_random_start():
+def test_no_weights_leave_the_random_initialisation():
     backbone = SceneNet()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     load_weights(backbone, "scenenet", "none")
@@ -215,7 +215,7 @@ def test_no_weights_leave_the_random_start():
 
 
 def test_default_weights_that_cannot_be_fetched(hub):
-    said = refused(BACKBONES["resnet18"](), "resnet18", "default")
+    message = refused(BACKBONES["resnet18"](), "resnet18", "default")
     for part in (
         "ResNet18_Weights.IMAGENET1K_V1",
         "resnet18-f37072fd.pth",
@@ -223,7 +223,7 @@ def test_default_weights_that_cannot_be_fetched(hub):
         "--weights none",
         str(hub),
     ):
-        assert part in said
+        assert part in message
 
 
 def test_default_weights_come_from_the_cache_when_they_are_there(hub, published):
@@ -270,9 +270,9 @@ def test_export_takes_the_backbone_as_float16_and_loads_again(tmp_path):
     model(torch.rand(4, 3, 40, 40))
     torch.save({"model": model.state_dict(), "epoch": 8}, tmp_path / "best.pth")
     assert main([str(tmp_path / "best.pth"), str(out)]) == 0
-    held = safetensors.torch.load_file(out)
-    assert set(held) == set(model.backbone.state_dict())
-    assert {value.dtype for key, value in held.items() if "num_batches" not in key} == {torch.float16}
+    exported = safetensors.torch.load_file(out)
+    assert set(exported) == set(model.backbone.state_dict())
+    assert {value.dtype for key, value in exported.items() if "num_batches" not in key} == {torch.float16}
     backbone = SceneNet()
     load_weights(backbone, "scenenet", str(out))
     for key, value in model.backbone.state_dict().items():
@@ -293,9 +293,9 @@ def test_export_takes_the_backbone_as_float16_and_loads_again(tmp_path):
 def test_export_refuses_what_is_no_checkpoint_of_ours(tmp_path, content, capsys):
     torch.save(content, tmp_path / "best.pth")
     assert main([str(tmp_path / "best.pth"), str(tmp_path / "out.safetensors")]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "best.pth" in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "best.pth" in message
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -307,7 +307,7 @@ def test_export_refuses_values_float16_cannot_hold_and_other_suffixes(tmp_path):
         export_backbone(tmp_path / "best.pth", tmp_path / "out.pth")
 
 
-def test_export_to_a_place_that_cannot_be_written_exits_1(tmp_path, capsys):
+def test_export_to_a_path_that_cannot_be_written_exits_1(tmp_path, capsys):
     torch.save({"model": {"backbone.a": torch.ones(2)}}, tmp_path / "best.pth")
     assert main([str(tmp_path / "best.pth"), str(tmp_path / "absent" / "out.safetensors")]) == 1
     assert capsys.readouterr().err.count("\n") == 1

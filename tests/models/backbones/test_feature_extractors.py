@@ -1,4 +1,4 @@
-"""Networks of torchvision as backbones: what they give, that they learn, and that nothing of them is lost."""
+"""Networks of torchvision as backbones: their features and gradients, and that no tensor is lost."""
 
 import functools
 from contextlib import contextmanager
@@ -43,7 +43,7 @@ LARGER = {
     "vit_b_32": 64,
     "wide_resnet50_2": 40,
 }
-"""The smallest network of each family, with a size of picture that it takes and that is quickly computed."""
+"""The smallest network of each family, with a size of image that it takes and that is quickly computed."""
 
 
 def slow(values):
@@ -70,14 +70,14 @@ class CPUNumbers:
 
 
 @functools.cache
-def hollow(name):
+def meta_backbone(name):
     with without_values():
         return BACKBONES[name]()
 
 
 @pytest.fixture(autouse=True)
 def quickly_started(monkeypatch):
-    """Random numbers that cost little: what a network starts from plays no part here."""
+    """Random numbers that cost little: initial values play no part here."""
     for start in ("normal_", "trunc_normal_", "kaiming_normal_", "xavier_uniform_"):
         monkeypatch.setattr(nn.init, start, lambda tensor, *args, **kwargs: tensor.data.uniform_(-0.05, 0.05))
 
@@ -88,20 +88,20 @@ def whole(name):
 
 
 def check_layout(name):
-    backbone = hollow(name)
-    width, height, breadth = map_shape(backbone, 224, 224)
+    backbone = meta_backbone(name)
+    width, height, map_width = map_shape(backbone, 224, 224)
     assert width == backbone.width
     assert abs(224 / backbone.stride - height) <= 2
-    assert height == breadth
+    assert height == map_width
     stages = backbone.stages()
     assert len(stages) >= 4
-    held = [
+    found = [
         id(parameter)
         for stage in stages
         for part in stage
         for parameter in ([part] if isinstance(part, nn.Parameter) else part.parameters())
     ]
-    assert held == [id(parameter) for parameter in backbone.parameters()]
+    assert found == [id(parameter) for parameter in backbone.parameters()]
 
 
 @pytest.mark.parametrize("name", [*QUICK, "vit_b_16", *slow([name] for name in sorted(set(BACKBONES) - set(QUICK)))])
@@ -120,11 +120,11 @@ def test_width_stride_and_stages_of_every_network(name):
     ],
 )
 def test_published_widths(name, width, stride):
-    assert (hollow(name).width, hollow(name).stride) == (width, stride)
+    assert (meta_backbone(name).width, meta_backbone(name).stride) == (width, stride)
 
 
 def one_step(backbone, size):
-    """A backward pass from two pictures, after which every parameter has a gradient."""
+    """A backward pass from two images, after which every parameter has a gradient."""
     torch.manual_seed(0)
     features = backbone.train()(torch.rand(2, 3, size, size))
     assert features.shape[:2] == (2, backbone.width)
@@ -155,14 +155,14 @@ def test_one_step_with_each_family(name, size):
 def test_names_are_those_of_torchvision_without_what_classifies(name):
     with without_values():
         everything = whole(name).state_dict()
-    assert list(hollow(name).state_dict()) == [key for key in everything if key.split(".")[0] not in CLASSIFYING]
+    assert list(meta_backbone(name).state_dict()) == [key for key in everything if key.split(".")[0] not in CLASSIFYING]
 
 
 @pytest.mark.parametrize("name", [*QUICK, *slow([name] for name in LARGER)])
-def test_every_tensor_has_its_place_in_the_whole_network(name):
+def test_every_tensor_is_in_the_whole_network(name):
     with without_values():
         everything = whole(name).state_dict()
-    ours = hollow(name).state_dict()
+    ours = meta_backbone(name).state_dict()
     lost = [key for key in everything if key not in ours and key.split(".")[0] not in CLASSIFYING]
     assert not lost
     assert {key: value.shape for key, value in ours.items()}.items() <= {
@@ -194,7 +194,7 @@ def test_features_are_those_of_torchvision(name, size, pooled):
 
 @pytest.mark.parametrize("name, size", [("googlenet", 64), *slow([("inception_v3", 107)])])
 @torch.no_grad()
-def test_centred_networks_take_pictures_normalised_as_for_the_others(name, size):
+def test_centred_networks_take_images_normalised_as_for_the_others(name, size):
     net = torchvision.models.get_model(name, weights=None, init_weights=False, transform_input=True).eval()
     backbone = build_backbone(name).eval()
     backbone.load_state_dict(net.state_dict(), strict=False)
@@ -231,14 +231,14 @@ def test_a_step_with_patches_at_any_size(small_vit, size):
 
 
 def test_positions_of_the_trained_grid_stay_and_others_are_those_of_torchvision():
-    held = torch.randn(1, 1 + 7 * 7, 12, generator=torch.Generator().manual_seed(0))
-    assert resized_positions(held, 7, 7) is held
+    embedding = torch.randn(1, 1 + 7 * 7, 12, generator=torch.Generator().manual_seed(0))
+    assert resized_positions(embedding, 7, 7) is embedding
     published = torchvision.models.vision_transformer.interpolate_embeddings(
-        image_size=448, patch_size=32, model_state={"encoder.pos_embedding": held}
+        image_size=448, patch_size=32, model_state={"encoder.pos_embedding": embedding}
     )["encoder.pos_embedding"]
-    torch.testing.assert_close(resized_positions(held, 14, 14), published)
-    assert resized_positions(held, 3, 5).shape == (1, 16, 12)
-    torch.testing.assert_close(resized_positions(held, 3, 5)[:, 0], held[:, 0])
+    torch.testing.assert_close(resized_positions(embedding, 14, 14), published)
+    assert resized_positions(embedding, 3, 5).shape == (1, 16, 12)
+    torch.testing.assert_close(resized_positions(embedding, 3, 5)[:, 0], embedding[:, 0])
 
 
 def test_map_shape_computes_nothing_and_leaves_the_network_alone():

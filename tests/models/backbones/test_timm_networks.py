@@ -117,8 +117,8 @@ def test_stages_hold_every_parameter_once_in_the_order_of_the_network(timm, name
     backbone = build_backbone(f"timm/{name}")
     found = backbone.stages()
     assert len(found) == stages
-    held = [id(p) for s in found for m in s for p in ([m] if isinstance(m, nn.Parameter) else m.parameters())]
-    assert held == [id(parameter) for parameter in backbone.parameters()]
+    staged = [id(p) for s in found for m in s for p in ([m] if isinstance(m, nn.Parameter) else m.parameters())]
+    assert staged == [id(parameter) for parameter in backbone.parameters()]
 
 
 def test_default_weights_are_those_that_timm_fetches(timm):

@@ -62,8 +62,8 @@ def test_sizes_widths_and_stages(name):
         ours = build_backbone(name)
         assert ours(torch.empty(1, 3, 64, 96)).shape == (1, ours.width, 2, 3)
     assert ours.width == 32 * TRESNETS[name].channels
-    held = [id(parameter) for stage in ours.stages() for part in stage for parameter in part.parameters()]
-    assert held == [id(parameter) for parameter in ours.parameters()]
+    staged = [id(parameter) for stage in ours.stages() for part in stage for parameter in part.parameters()]
+    assert staged == [id(parameter) for parameter in ours.parameters()]
     assert size_of(ours.state_dict()) == name
 
 

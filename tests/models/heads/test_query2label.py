@@ -1,4 +1,4 @@
-"""Query2Label against published values, against plain loops, and what must hold whatever the weights are."""
+"""Query2Label against published values, against plain loops, and properties that do not depend on the weights."""
 
 import numpy as np
 import pytest

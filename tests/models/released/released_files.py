@@ -43,7 +43,7 @@ def save(content, path, **how):
 
 
 class Made(NamedTuple):
-    """What a file holds, and images to the logits of the published network."""
+    """The content of a file, and the published network from images to logits."""
 
     content: object
     logits: object
@@ -51,7 +51,7 @@ class Made(NamedTuple):
 
 
 def lively(module, seed=0):
-    """A network in evaluation mode none of whose tensors is what it starts from."""
+    """A network in evaluation mode all of whose tensors differ from their initial values."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in module.state_dict().items():
         if name.endswith("running_var"):
@@ -63,7 +63,7 @@ def lively(module, seed=0):
     return module.eval()
 
 
-def trunk(depth=18):
+def resnet(depth=18):
     return lively(torchvision.models.get_model(f"resnet{depth}", weights=None))
 
 
@@ -81,7 +81,7 @@ def layer(width=512, classes=CLASSES):
 
 
 def fc_all(selectors=0, classes=CLASSES):
-    whole, linear = trunk(), layer(classes=classes)
+    whole, linear = resnet(), layer(classes=classes)
     state = without_fc(whole)
     for number in range(selectors):
         state[f"contrastive_class_selector_{number}.0.weight"] = torch.randn(4, 4)
@@ -103,7 +103,7 @@ def csra_logits(maps, weights, temperatures, lam):
 
 
 def csra(heads=2, lam=0.1):
-    whole = trunk()
+    whole = resnet()
     weights = [torch.randn(CLASSES, 512, 1, 1) for _ in range(heads)]
     state = without_fc(whole)
     state |= {f"classifier.multi_head.{n}.head.weight": weight for n, weight in enumerate(weights)}
@@ -134,7 +134,7 @@ def sequence(whole):
 
 
 def linear_classifier(layered=False, options=None):
-    whole, linear = trunk(), layer()
+    whole, linear = resnet(), layer()
     name = "linear_classifier.fc." if layered else "linear_classifier."
     state = sequence(whole) | {name + k: v for k, v in linear.state_dict().items()}
     content = state if options is None else (state, options)
@@ -147,7 +147,7 @@ def large_loss():
 
 
 def convolution(options, alpha=1.0):
-    whole = trunk()
+    whole = resnet()
     torch.manual_seed(4)
     conv = nn.Conv2d(512, CLASSES, 1)
     state = sequence(whole) | {f"onebyone_conv.{k}": v for k, v in conv.state_dict().items()}
@@ -168,7 +168,7 @@ def ignore():
 
 
 def neck():
-    whole = trunk()
+    whole = resnet()
     torch.manual_seed(5)
     fc, bn, dead, last = nn.Linear(512, 32), lively(nn.BatchNorm1d(32), 1), nn.Linear(32, 32), nn.Linear(32, CLASSES)
     state = without_fc(whole, "backbone.")
@@ -193,31 +193,31 @@ def distribution_balanced():
     return made._replace(content=content)
 
 
-def positions(width, height, breadth):
-    """Query2Label's fixed positions, a number at a time."""
-    table, half = torch.zeros(1, width, height, breadth), width // 2
-    for channel in range(width):
+def position_encoding(channels, height, width):
+    """Query2Label's fixed position encoding, number by number."""
+    table, half = torch.zeros(1, channels, height, width), channels // 2
+    for channel in range(channels):
         c = channel % half
         scale = 10000 ** (2 * (c // 2) / half)
         for row in range(height):
-            for column in range(breadth):
-                place, count = (row, height) if channel < half else (column, breadth)
-                angle = 2 * np.pi * (place + 1) / (count + 1e-6) / scale
+            for column in range(width):
+                index, count = (row, height) if channel < half else (column, width)
+                angle = 2 * np.pi * (index + 1) / (count + 1e-6) / scale
                 table[0, channel, row, column] = np.sin(angle) if c % 2 == 0 else np.cos(angle)
     return table
 
 
-def query2label(kept=True, size=64, trunk_of=None):
+def query2label(kept=True, size=64, network=None):
     """Query2Label of torch's own attention layers on a ResNet-18 without batch counters (FrozenBatchNorm)."""
     width, heads = 512, 4
-    whole, prefix, maps = trunk_of or (trunk(), "backbone.0.body.", None)
+    whole, prefix, maps = network or (resnet(), "backbone.0.body.", None)
     maps = maps or (lambda images: features(whole, images))
     torch.manual_seed(6)
     encoder = lively(nn.TransformerEncoderLayer(width, heads, 64, 0.0, batch_first=True), 2)
     decoders = [lively(nn.TransformerDecoderLayer(width, heads, 64, 0.0, batch_first=True), 3 + n) for n in range(2)]
     norm, proj = lively(nn.LayerNorm(width), 9), nn.Conv2d(width, width, 1)
     queries, weight, bias = torch.randn(CLASSES, width), torch.randn(1, CLASSES, width), torch.randn(1, CLASSES)
-    pe = positions(width, size // 32, size // 32)
+    pe = position_encoding(width, size // 32, size // 32)
     body = {k: v for k, v in without_fc(whole).items() if not k.endswith("num_batches_tracked")}
     state = OrderedDict((prefix + k, v) for k, v in body.items())
     state["backbone.1.pe"] = pe
@@ -267,8 +267,8 @@ def _in_published_form(state):
         if key.startswith("head."):
             yield key, value
             continue
-        place, _, last = key.rpartition(".")
-        part, _, kind = place.rpartition(".")
+        module, _, last = key.rpartition(".")
+        part, _, kind = module.rpartition(".")
         if kind in ("conv", "bn"):
             inside = f"{part}.0" if part in blurred else part
             signs = torch.ones_like(value)

@@ -1,4 +1,4 @@
-"""Released checkpoints: recognised by their names, every tensor in its place, the logits of the published networks."""
+"""Released checkpoints: recognised by their names, every tensor renamed, the logits of the published networks."""
 
 import re
 import zlib
@@ -38,10 +38,10 @@ def network(released):
     return model.eval()
 
 
-def read(made, tmp_path, told=None, **how):
+def read(made, tmp_path, overrides=None, **how):
     path = tmp_path / "x.pth"
     save(made.content, path, **how)
-    return read_released(load_tensors(path), path, told)
+    return read_released(load_tensors(path), path, overrides)
 
 
 @torch.no_grad()
@@ -101,17 +101,17 @@ def test_data_parallel_names_lose_their_prefix_in_every_family(tmp_path):
 
 
 @pytest.mark.parametrize("heads, lam", [(1, 0.3), (4, 0.5)])
-def test_lam_of_csra_is_told_or_assumed_and_said(tmp_path, heads, lam):
+def test_lam_of_csra_is_given_or_assumed_and_noted(tmp_path, heads, lam):
     made = released_files.csra(heads, lam)
-    told = read(made, tmp_path, HeadOverrides(lam=lam, num_heads=heads))
-    assert told.notes == ()
-    agree(told, made)
+    given = read(made, tmp_path, HeadOverrides(lam=lam, num_heads=heads))
+    assert given.notes == ()
+    agree(given, made)
     assert "lam is not in the file: 0.1" in read(made, tmp_path).notes[0]
-    with pytest.raises(UserError, match=f"--num_heads 6: .* holds {heads}"):
+    with pytest.raises(UserError, match=f"--num_heads 6: .* has {heads}"):
         read(made, tmp_path, HeadOverrides(num_heads=6))
 
 
-def test_boostlu_is_read_from_the_options_or_told_but_never_guessed(tmp_path):
+def test_boostlu_is_read_from_the_options_or_given_but_never_guessed(tmp_path):
     made = released_files.convolution(None, alpha=3.0)
     with pytest.raises(UserError, match="give --boostlu 5"):
         read(made, tmp_path)
@@ -121,7 +121,7 @@ def test_boostlu_is_read_from_the_options_or_told_but_never_guessed(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_query2label_layers_widths_and_picture_size_show_in_the_weights(tmp_path, kept):
+def test_query2label_layers_widths_and_image_size_show_in_the_weights(tmp_path, kept):
     made = released_files.query2label(kept, size=96)
     released = read(made, tmp_path)
     settings = released.settings
@@ -170,7 +170,7 @@ def _first(value, width):
         ({"transformer.": "transfomer."}, "no kind that is read here"),
     ],
 )
-def test_what_is_known_but_not_read_is_said(tmp_path, change, words):
+def test_networks_that_are_known_but_not_read_are_refused_by_name(tmp_path, change, words):
     made = FILES["query2label"]()
     (old, new), *_ = change.items()
     state = {key.replace(old, new): value for key, value in made.state.items()}
@@ -249,21 +249,21 @@ def listed_models():
     """Name, rows (key, shape, dtype), number of classes, and what is asked of the reading, of every key list."""
     for name, entry in load_json("checkpoint_cones.json")["models"].items():
         yield name, entry["state_dict"], entry["num_classes"], f"resnet{entry['depth']}"
-    held = load_json("checkpoint_large_loss.json")
-    rows = [(row["key"], row["shape"], row["dtype"]) for row in held["state_dict"]]
-    yield "large loss", rows, held["num_classes"], "resnet50"
-    held = load_json("checkpoint_ndlp.json")
-    for part in ("", *(name for name, value in held.items() if isinstance(value, dict) and "changes" in value)):
-        changes = held[part]["changes"] if part else {}
-        rows = [(f"module.{k}", changes.get(k, v["shape"]), v["dtype"]) for k, v in held["keys"].items()]
+    listed = load_json("checkpoint_large_loss.json")
+    rows = [(row["key"], row["shape"], row["dtype"]) for row in listed["state_dict"]]
+    yield "large loss", rows, listed["num_classes"], "resnet50"
+    listed = load_json("checkpoint_ndlp.json")
+    for part in ("", *(name for name, value in listed.items() if isinstance(value, dict) and "changes" in value)):
+        changes = listed[part]["changes"] if part else {}
+        rows = [(f"module.{k}", changes.get(k, v["shape"]), v["dtype"]) for k, v in listed["keys"].items()]
         classes = next(shape[0] for key, shape, _ in rows if key == "module.head.fc_cls.weight")
         yield f"ndlp {part}", rows, classes, "resnet50"
 
 
 def test_golden_every_key_list_is_read_with_nothing_missing(tmp_path):
     for name, rows, classes, model in listed_models():
-        held = zeros(rows)
-        content = (held, {"clean_rate": 1.0}) if name == "large loss" else held
+        state = zeros(rows)
+        content = (state, {"clean_rate": 1.0}) if name == "large loss" else state
         released = read_released(content, tmp_path / name)
         dead = [key.removeprefix("module.") for key, *_ in rows if "selector" in key or "fc_hidden" in key]
         assert list(released.dropped) == dead, name
@@ -298,8 +298,8 @@ def close(found, expected):
 @torch.no_grad()
 def test_golden_logits_of_cones_bce_and_csra(tmp_path):
     golden, listed = load("checkpoint_cones_logits.npz"), load_json("checkpoint_cones.json")
-    said = meta(golden)
-    depth = int(re.search(r"depth (\d+)", said["model"])[1])
+    info = meta(golden)
+    depth = int(re.search(r"depth (\d+)", info["model"])[1])
     checked = set()
     for entry in listed["models"].values():
         selectors = any("selector" in key for key, *_ in entry["state_dict"])
@@ -307,8 +307,8 @@ def test_golden_logits_of_cones_bce_and_csra(tmp_path):
         expected = golden.get(f"{name}_logits")
         if entry["depth"] != depth or expected is None or expected.shape[1] != entry["num_classes"]:
             continue
-        held = filled(entry["state_dict"], said["salt"])
-        released = read_released(held, tmp_path / "x.pth", HeadOverrides(lam=said["lam"]))
+        state = filled(entry["state_dict"], info["salt"])
+        released = read_released(state, tmp_path / "x.pth", HeadOverrides(lam=info["lam"]))
         assert released.family == {"cam": "cones", "bce": "bce"}.get(name, "csra")
         found = network(released)(torch.from_numpy(golden["input"]), frozenset({"cam"}))
         close(found.logits, expected)
@@ -353,6 +353,6 @@ def test_golden_logits_of_large_loss(tmp_path):
         np.testing.assert_allclose(value.numpy(), golden[name], rtol=1e-9, atol=1e-10)
 
 
-def test_recognise_tells_the_family_without_building_anything(tmp_path):
+def test_recognise_finds_the_family_without_building_anything(tmp_path):
     family, contents = recognise(FILES["cones"]().content, tmp_path / "x.pth")
     assert (family, contents.form) == ("cones", "bare")
