@@ -108,7 +108,7 @@ def test_settings_of_the_network_that_the_file_does_not_say(folder):
     other, said = figures(folder, *words, "--lam", "3.0", "--num_heads", "1")
     assert "lam is not in the file" not in said
     assert other["average_precision"] != plain["average_precision"]
-    assert "holds 1" in refusal(folder, "evaluate.py", *words, "--num_heads", "4")
+    assert "has 1" in refusal(folder, "evaluate.py", *words, "--num_heads", "4")
     assert "leave it out" in refusal(folder, "evaluate.py", "--load_from", "run/best.pth", "--lam", "0.2")
 
 
