@@ -36,7 +36,7 @@ ARROWS = {
         "heads": set(),
         "classifier": {"backbones", "heads"},
         "build": {"classifier", "backbones", "heads"},
-        "peers": {"build", "classifier"},
+        "peers": {"build", "classifier", "heads"},
         "released": {"build", "backbones", "heads"},
         "as_model": set(),
     },
