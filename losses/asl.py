@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from losses.assume_negative import split_mean
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32, present
+from losses.common.variants import require_choices
 from utils.checks import require
 from utils.collectives import all_sum
 from utils.options import option
@@ -46,7 +47,7 @@ def asymmetric_losses(
         gamma_pos: focusing exponent of present labels.
         clip: margin by which the probability of an absent label is lowered.
         eps: least argument of a logarithm; below it there is no gradient.
-        constant_weight: whether the gradient passes the focusing weight by.
+        constant_weight: True if no gradient goes through the focusing weight.
 
     Returns:
         (B, C), finite with finite gradients for finite logits.
@@ -60,10 +61,10 @@ def asymmetric_losses(
 
 
 def reduced(losses: Tensor, reduction: ASLReduction) -> Tensor:
-    """One number from losses (B, C): their sum over the GLOBAL batch, or 1000 times their mean as Query2Label takes it.
+    """Scalar from losses (B, C): their sum over the GLOBAL batch, or 1000 times their mean as in Query2Label.
 
-    With several ranks each returns its rows' share blown up to the global batch, so that the mean over ranks, weighted
-    by the rows of each, is the sum over all rows.
+    With several ranks each returns its part scaled to the global batch, so that the mean over ranks, weighted by the
+    rows of each, is the sum over all rows.
     """
     if reduction == "query2label":
         return 1000 * losses.mean()
@@ -78,10 +79,8 @@ class ASLConfig:
     gamma_pos: float = option(1.0, "focusing exponent of present labels")
     clip: float = option(0.05, "margin by which the probability of an absent label is lowered; 0: none")
     eps: float = option(1e-8, "least argument of a logarithm")
-    disable_torch_grad_focal_loss: bool = option(True, "the gradient takes the focusing weight for a constant")
-    reduction: ASLReduction = option(
-        "sum", "sum over the batch, or 1000 times the mean over B*C, as Query2Label has it"
-    )
+    disable_torch_grad_focal_loss: bool = option(True, "no gradient goes through the focusing weight")
+    reduction: ASLReduction = option("sum", "sum over the batch, or 1000 times the mean over B*C, as in Query2Label")
 
     def __post_init__(self) -> None:
         for name in ("gamma_neg", "gamma_pos"):
@@ -89,8 +88,7 @@ class ASLConfig:
             require(0 <= value < math.inf, f"--{name} {value}: must be 0 or more")
         require(0 <= self.clip < 1, f"--clip {self.clip}: must be in [0, 1); the published value is 0.05")
         require(0 < self.eps < 1, f"--eps {self.eps}: must be above 0 and below 1; the published value is 1e-8")
-        choices = get_args(ASLReduction)
-        require(self.reduction in choices, f"--reduction {self.reduction}: must be one of {', '.join(choices)}")
+        require_choices(self)
 
 
 class ASL(Criterion):

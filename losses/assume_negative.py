@@ -8,7 +8,7 @@ docs/methods/assume_negative.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32, present, weighted_bce
+from losses.common.variants import require_choices
 from utils.checks import require
 from utils.options import option
 from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LossOutput, Model
@@ -23,7 +24,7 @@ from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LossOutput, Mode
 Variant = Literal["fixed", "reference"]
 
 GUARD = 1e-5
-"""What the published code adds to a probability before its logarithm."""
+"""Added to a probability before its logarithm by the published code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class BCE(Criterion):
 
 
 class LabelCosts(NamedTuple):
-    """What each entry (B, C) costs if its label is present, -log p, and if it is absent, -log(1 - p)."""
+    """Cost of each entry (B, C) if its label is present, -log p, and if it is absent, -log(1 - p)."""
 
     present: Tensor
     absent: Tensor
@@ -98,20 +99,14 @@ def assume_negative_losses(
     return torch.where(observed == PRESENT, costs.present, absent_weight * costs.absent)
 
 
-def require_variant(variant: str) -> None:
-    """Raise UserError unless `variant` is one of the two."""
-    choices = get_args(Variant)
-    require(variant in choices, f"--variant {variant}: must be one of {', '.join(choices)}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class ANConfig:
-    """Settings of AN and WAN. Raises: UserError for a variant that there is not."""
+    """Settings of AN and WAN. Raises: UserError for an unknown variant."""
 
     variant: Variant = option("fixed", "exact logarithms, or the published -log(p + 1e-5)")
 
     def __post_init__(self) -> None:
-        require_variant(self.variant)
+        require_choices(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,14 +149,14 @@ class AN(Criterion):
 
 def split_mean(losses: Tensor, positive: Tensor) -> dict[str, Tensor]:
     """The mean of `losses` (B, C) as two addends: of the entries in `positive` (B, C) bool, and of the rest."""
-    held = losses.detach()
-    return {"positive": held.where(positive, 0).mean(), "negative": held.where(~positive, 0).mean()}
+    values = losses.detach()
+    return {"positive": values.where(positive, 0).mean(), "negative": values.where(~positive, 0).mean()}
 
 
 class WAN(AN):
-    """AN with all that is not known to be present weighted 1/(C-1) (Cole et al., CVPR 2021).
+    """AN with all labels that are not known to be present weighted 1/(C-1) (Cole et al., CVPR 2021).
 
-    With one positive an image, both kinds of targets then weigh the same.
+    With one positive per image, both kinds of targets then weigh the same.
     """
 
     def __init__(self, config: ANConfig, info: CriterionInfo) -> None:

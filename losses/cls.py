@@ -1,4 +1,4 @@
-"""Co-Label Selection: two networks tell each other which assumed negatives are false (Lyu et al., AAAI 2025).
+"""Co-Label Selection: two networks remove false ones of each other's assumed negatives (Lyu et al., AAAI 2025).
 
 B batch, C classes, f and g the networks. Source: Lyu, Sun, Deng, Feng, "Addressing Multi-Label Learning with Partial
 Labels: From Sample Selection to Label Selection"; equations are numbered as there. There is no published code. What the
@@ -8,7 +8,7 @@ paper leaves open: docs/methods/cls.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from losses.assume_negative import assume_negative_losses
 from losses.common.base import PeerCriterion, PeerPair, peer_logits
 from losses.common.global_batch import GlobalBatch
 from losses.common.small_loss import share_count, smallest
+from losses.common.variants import require_choices
 from utils.checks import require
 from utils.options import option
 from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LossOutput, PeerModels
@@ -43,7 +44,7 @@ class CLSConfig:
         synonyms={"cls-h": "CLS-H", "cls-l": "CLS-L", "clc": "CLC"},
     )
     judge: Judge = option(
-        "peer", "who says which losses are too high: the other network, or each for itself, as if it were alone"
+        "peer", "whose losses decide which labels are removed as too high: the other network's, or each network's own"
     )
     reduction: CLSReduction = option(
         "sum_over_labels", "the sum over kept labels divided by the images, by the kept labels, or by all labels"
@@ -55,19 +56,16 @@ class CLSConfig:
             require(0 <= value <= 1, f"--{name} {value}: must be a share, 0 to 1")
         require(self.ramp_epochs >= 1, f"--ramp_epochs {self.ramp_epochs}: must be at least 1; the paper's value is 10")
         require(self.schedule_lag in (0, 1), f"--schedule_lag {self.schedule_lag}: must be 0 or 1")
-        kinds = {"ablation": Ablation, "judge": Judge, "reduction": CLSReduction}
-        for name, choices in ((name, get_args(kind)) for name, kind in kinds.items()):
-            value = getattr(self, name)
-            require(value in choices, f"--{name} {value}: must be one of {', '.join(choices)}")
+        require_choices(self)
 
     @property
     def selects(self) -> bool:
-        """Whether any label is ever removed or corrected."""
+        """True if any label is ever removed or corrected."""
         return (self.tau_h > 0 and self.ablation != "CLS-H") or (self.tau_l > 0 and self.ablation != "CLS-L")
 
 
 class KeptShares(NamedTuple):
-    """The shares that are KEPT, each in [0, 1]."""
+    """Shares that are kept, each in [0, 1]."""
 
     high: float  # R_h, of the assumed negatives
     low: float  # R_l, of what is left of them
@@ -77,7 +75,7 @@ def kept_share(tau: float, epoch: int, ramp_epochs: int, lag: int = 0) -> float:
     """R(e) = 1 - min(e / E_k * tau, tau), the schedule of R_h and of R_l alike.
 
     Args:
-        tau: what is removed in the end, in [0, 1].
+        tau: share that is removed in the end, in [0, 1].
         epoch: e, from 1; `lag` is taken off it.
         ramp_epochs: E_k.
         lag: 0 or 1.
@@ -85,31 +83,31 @@ def kept_share(tau: float, epoch: int, ramp_epochs: int, lag: int = 0) -> float:
     return 1 - min((epoch - lag) / ramp_epochs * tau, tau)
 
 
-class Removed(NamedTuple):
+class RemovedLabels(NamedTuple):
     """(B, C) bool: assumed negatives that are not kept. No label is in both."""
 
     high: Tensor  # N_f left N: the peer takes them for false negatives
     low: Tensor  # N_f' left N_f: the network has nothing to learn from them
 
 
-def select(own: Tensor, peer: Tensor, negatives: Tensor, rates: KeptShares) -> Removed:
-    """Equations (1) and (3) for f with g as its peer; with the roles exchanged, (2) and (4) for g.
+def select(own: Tensor, peer: Tensor, negatives: Tensor, rates: KeptShares) -> RemovedLabels:
+    """Select labels by equations (1) and (3) for f with g as its peer, or by (2) and (4) for g with f as its peer.
 
     Sets are pooled over the whole batch. Of equal losses the first, image by image, is kept.
 
     Args:
-        own: (B, C) losses of the network that is going to learn.
+        own: (B, C) losses of the network that learns.
         peer: (B, C) losses of the other one.
         negatives: N, (B, C) bool, the assumed negatives.
-        rates: the shares that are kept.
+        rates: shares that are kept.
     """
     credible = smallest(peer, negatives, share_count(negatives.sum(), rates.high))
     informative = smallest(-own, credible, share_count(credible.sum(), rates.low))
-    return Removed(negatives & ~credible, credible & ~informative)
+    return RemovedLabels(negatives & ~credible, credible & ~informative)
 
 
 def divisor(kept: Tensor, reduction: CLSReduction) -> Tensor | int:
-    """What the sum over kept labels is divided by; at least 1. `kept`: (B, C) bool, the whole batch."""
+    """Divisor of the sum over kept labels, at least 1. `kept`: (B, C) bool, the whole batch."""
     if reduction == "mean_kept":
         return kept.sum().clamp(min=1)
     return len(kept) if reduction == "sum_over_labels" else kept.numel()
@@ -120,7 +118,7 @@ class CLS(PeerCriterion):
 
     Known labels always count: only UNKNOWN ones, which are assumed negative, are removed. `modified` are those that g
     removed from f's labels, or with CLC corrected. Logged: `loss_f`, `loss_g`; `removed_high` and `removed_low`, the
-    mean numbers of labels removed an image, which are the same for both networks.
+    mean numbers of labels removed per image, which are the same for both networks.
 
     Raises: UserError if no label is UNKNOWN, unless nothing is to be removed.
     """
@@ -162,7 +160,7 @@ class CLS(PeerCriterion):
         parts |= {f"removed_{name}": each.sum() / whole.size for name, each in removed_f._asdict().items()}
         return LossOutput(loss.f + loss.g, logits.f.detach(), parts, whole.own(removed_f.high))
 
-    def _loss(self, logits: Tensor, observed: Tensor, removed: Removed, whole: GlobalBatch) -> Tensor:
+    def _loss(self, logits: Tensor, observed: Tensor, removed: RemovedLabels, whole: GlobalBatch) -> Tensor:
         """Equation (7) for f, (8) for g: the loss over S, the kept negatives and all known labels, (5) and (6)."""
         kept = ~(removed.high | removed.low)
         if self.config.ablation == "CLC":

@@ -1,16 +1,16 @@
-"""Sample selection by two networks: Co-teaching, Co-teaching+, Decoupling and JoCoR, for several labels an image.
+"""Sample selection by two networks: Co-teaching, Co-teaching+, Decoupling and JoCoR, for several labels per image.
 
 B batch, C classes, f and g the networks. Sources: Han et al., NeurIPS 2018 (arXiv 1804.06872), code bhanML/Co-teaching;
 Yu et al., ICML 2019 (arXiv 1901.04215); Malach and Shalev-Shwartz, NeurIPS 2017 (arXiv 1706.02613); Wei et al., CVPR
-2020 (arXiv 2003.02752), code hongxin001/JoCoR. All are for one label an image; Lyu et al. (AAAI 2025) put the binary
-cross-entropy of all labels in the place of their loss, and so is it here: docs/methods/co_teaching.md.
+2020 (arXiv 2003.02752), code hongxin001/JoCoR. All are for one label per image; here their loss is replaced by the
+binary cross-entropy of all labels, as by Lyu et al. (AAAI 2025): docs/methods/co_teaching.md.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from losses.assume_negative import assume_negative_losses
 from losses.common.base import PeerCriterion, PeerPair, peer_logits
 from losses.common.global_batch import GlobalBatch
 from losses.common.small_loss import share_count, smallest
+from losses.common.variants import require_choices
 from utils.checks import require
 from utils.options import option
 from utils.types import Batch, LossOutput, PeerModels
@@ -30,7 +31,7 @@ Disagreement = Literal["sample", "label"]
 class CoTeachingConfig:
     """Settings of Co-teaching. Raises: UserError for a value that cannot work."""
 
-    forget_rate: float = option(0.2, "share of the images of a batch that is left out, those of the largest losses")
+    forget_rate: float = option(0.2, "share of a batch's images that is left out, those of the largest losses")
     ramp_epochs: int = option(10, "epochs in which that share grows to its full size (T_k)", aliases=("num_gradual",))
     exponent: float = option(1.0, "the share grows towards forget_rate to this power (c)")
 
@@ -53,15 +54,14 @@ class CoTeachingPlusConfig(CoTeachingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DecouplingConfig:
-    """Settings of Decoupling. Raises: UserError for a value that there is not."""
+    """Settings of Decoupling. Raises: UserError for an unknown value."""
 
     disagreement: Disagreement = option(
         "sample", "learn all labels of an image on which the networks disagree, or only those they disagree on"
     )
 
     def __post_init__(self) -> None:
-        choices = get_args(Disagreement)
-        require(self.disagreement in choices, f"--disagreement {self.disagreement}: must be {' or '.join(choices)}")
+        require_choices(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,31 +76,31 @@ class JoCoRConfig(CoTeachingConfig):
 
 
 def forgotten_share(config: CoTeachingConfig, epoch: int) -> float:
-    """r(e): even steps from 0 in epoch 0 to r^c in epoch T_k - 1, then r. Training begins with epoch 1."""
+    """Forgotten share r(e): even steps from 0 in epoch 0 to r^c in epoch T_k - 1, then r. The first epoch is 1."""
     if epoch >= config.ramp_epochs:
         return config.forget_rate
     return math.pow(config.forget_rate, config.exponent) * epoch / max(config.ramp_epochs - 1, 1)
 
 
-def small_losses(losses: Tensor, members: Tensor, forgotten: float) -> Tensor:
-    """The members that remain when the share `forgotten` of them, of the largest losses, is left out; all if none do.
+def small_losses(losses: Tensor, candidates: Tensor, forgotten: float) -> Tensor:
+    """Candidates that remain when the share `forgotten` of the largest losses is left out; all if none would remain.
 
     Args:
         losses: (G,) of the whole batch.
-        members: (G,) bool, those to choose from.
+        candidates: (G,) bool, the images to choose from.
         forgotten: r, in [0, 1).
 
     Returns:
         (G,) bool.
     """
-    size = members.sum()
+    size = candidates.sum()
     count = share_count(size, 1 - forgotten)
-    return smallest(losses, members, torch.where(count == 0, size, count))
+    return smallest(losses, candidates, torch.where(count == 0, size, count))
 
 
-def exchanged(losses: PeerPair, members: Tensor, forgotten: float) -> PeerPair:
-    """What each network learns from: the images of small loss that the OTHER one chooses. Shapes as `small_losses`."""
-    return PeerPair(small_losses(losses.g, members, forgotten), small_losses(losses.f, members, forgotten))
+def exchanged(losses: PeerPair, candidates: Tensor, forgotten: float) -> PeerPair:
+    """Images that each network learns from: those of small loss in the OTHER one. Shapes as `small_losses`."""
+    return PeerPair(small_losses(losses.g, candidates, forgotten), small_losses(losses.f, candidates, forgotten))
 
 
 def disagreements(logits: PeerPair) -> Tensor:
@@ -114,27 +114,27 @@ def divergence(logits: PeerPair) -> Tensor:
 
 
 def joint(losses: PeerPair, divergences: Tensor, agreement: float) -> Tensor:
-    """JoCoR's loss of an image, (1 - lambda)(s_f + s_g) + lambda J; scalars or any equal shapes."""
+    """Loss of an image in JoCoR, (1 - lambda)(s_f + s_g) + lambda J; scalars or any equal shapes."""
     return (1 - agreement) * (losses.f + losses.g) + agreement * divergences
 
 
-class Seen(NamedTuple):
-    """A batch as both networks see it."""
+class PeerLosses(NamedTuple):
+    """Logits and losses of a batch in both networks."""
 
     logits: PeerPair  # (B, C)
     losses: PeerPair  # (B,) s_f and s_g, the sum over classes of the binary cross-entropy, UNKNOWN read as ABSENT
     whole: GlobalBatch
 
 
-def see(model: PeerModels, batch: Batch) -> Seen:
-    """One pass of each network: images (B, 3, H, W), observed labels (B, C)."""
+def peer_losses(model: PeerModels, batch: Batch) -> PeerLosses:
+    """One forward pass of each network: images (B, 3, H, W), observed labels (B, C)."""
     logits = peer_logits(model, batch.images)
     losses = PeerPair(*(assume_negative_losses(each, batch.observed).sum(dim=1) for each in logits))
-    return Seen(logits, losses, GlobalBatch(batch.index))
+    return PeerLosses(logits, losses, GlobalBatch(batch.index))
 
 
 def mean_over(chosen: Tensor, values: Tensor, whole: GlobalBatch) -> Tensor:
-    """Mean of values (B,) over the images (G,) bool that are chosen; 0, with a gradient of zeros, if none are."""
+    """Mean of values (B,) over the chosen images (G,) bool; 0, with a gradient of zeros, if none is chosen."""
     return whole.total(values, chosen) / chosen.sum().clamp(min=1)
 
 
@@ -144,10 +144,10 @@ def output(logits: PeerPair, loss: PeerPair, parts: dict[str, Tensor]) -> LossOu
     return LossOutput(loss.f + loss.g, logits.f.detach(), logged)
 
 
-def called_off_without(chosen: Tensor, output: LossOutput) -> LossOutput:
-    """`output`, whose total loses its gradient if no image of the global batch is chosen: then there is no step.
+def no_step_without(chosen: Tensor, output: LossOutput) -> LossOutput:
+    """`output`, whose total has no gradient if no image of the global batch is chosen: then there is no step.
 
-    That every process decides alike needs an answer from the device: the one wait for it in these methods.
+    All processes must decide alike, so this waits for the device, the only time in these methods.
     """
     return output if bool(chosen.any()) else output._replace(total=output.total.detach())
 
@@ -162,20 +162,19 @@ class CoTeaching(PeerCriterion):
 
     def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        seen = see(model, batch)
-        everyone = torch.ones(seen.whole.size, dtype=torch.bool, device=batch.index.device)
-        return self.teach(seen, everyone)
+        both = peer_losses(model, batch)
+        return self.teach(both, torch.ones(both.whole.size, dtype=torch.bool, device=batch.index.device))
 
-    def teach(self, seen: Seen, members: Tensor) -> LossOutput:
-        """The losses after an exchange among the images (G,) that are members."""
-        losses, whole = seen.losses, seen.whole
+    def teach(self, both: PeerLosses, candidates: Tensor) -> LossOutput:
+        """Losses after an exchange among the candidates, images (G,) bool."""
+        losses, whole = both.losses, both.whole
         chosen = exchanged(
             PeerPair(*whole.rows(torch.stack(losses, dim=1)).unbind(dim=1)),
-            members,
+            candidates,
             forgotten_share(self.config, self.epoch),
         )
         loss = PeerPair(mean_over(chosen.f, losses.f, whole), mean_over(chosen.g, losses.g, whole))
-        return output(seen.logits, loss, {"kept": chosen.f.sum() / whole.size})
+        return output(both.logits, loss, {"kept": chosen.f.sum() / whole.size})
 
 
 class CoTeachingPlus(CoTeaching):
@@ -188,12 +187,12 @@ class CoTeachingPlus(CoTeaching):
 
     def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        seen = see(model, batch)
-        differing = seen.whole.rows(disagreements(seen.logits).any(dim=1))
+        both = peer_losses(model, batch)
+        differing = both.whole.rows(disagreements(both.logits).any(dim=1))
         warming = self.epoch <= self.config.init_epoch
-        taught = self.teach(seen, torch.ones_like(differing) if warming else differing)
-        taught.parts["disagreeing"] = differing.sum() / seen.whole.size
-        return taught if warming else called_off_without(differing, taught)
+        taught = self.teach(both, torch.ones_like(differing) if warming else differing)
+        taught.parts["disagreeing"] = differing.sum() / both.whole.size
+        return taught if warming else no_step_without(differing, taught)
 
 
 class Decoupling(PeerCriterion):
@@ -206,32 +205,32 @@ class Decoupling(PeerCriterion):
 
     def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        logits, losses, whole = see(model, batch)
+        logits, losses, whole = peer_losses(model, batch)
         differing = disagreements(logits)
         if self.config.disagreement == "label":
             labels = (assume_negative_losses(each, batch.observed) for each in logits)
             losses = PeerPair(*(each.where(differing, 0).sum(dim=1) for each in labels))
         chosen = whole.rows(differing.any(dim=1))
         loss = PeerPair(mean_over(chosen, losses.f, whole), mean_over(chosen, losses.g, whole))
-        return called_off_without(chosen, output(logits, loss, {"disagreeing": chosen.sum() / whole.size}))
+        return no_step_without(chosen, output(logits, loss, {"disagreeing": chosen.sum() / whole.size}))
 
 
 class JoCoR(PeerCriterion):
     """JoCoR (CVPR 2020): both networks learn from the images whose joint loss is small, and to agree on them.
 
     Logged, means over these images: `loss_f`, `loss_g` and `divergence`, before they are weighted; `kept`, the share of
-    the images that is.
+    the images that is chosen.
     """
 
     config: JoCoRConfig
 
     def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C). It joins both networks in one loss."""
-        logits, losses, whole = see(model, batch)
+        logits, losses, whole = peer_losses(model, batch)
         divergences = divergence(logits)
         everyone = whole.rows(joint(losses, divergences, self.config.agreement))
-        members = torch.ones_like(everyone, dtype=torch.bool)
-        chosen = small_losses(everyone, members, forgotten_share(self.config, self.epoch))
+        candidates = torch.ones_like(everyone, dtype=torch.bool)
+        chosen = small_losses(everyone, candidates, forgotten_share(self.config, self.epoch))
         loss = PeerPair(mean_over(chosen, losses.f, whole), mean_over(chosen, losses.g, whole))
         apart = mean_over(chosen, divergences, whole)
         parts = {"divergence": apart.detach(), "kept": chosen.sum() / whole.size}

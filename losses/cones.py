@@ -2,14 +2,14 @@
 
 B batch, C classes, N training images, D feature width, h w feature map, r the exponent. Source: CoNeS, IEEE TCSVT 2025,
 doi 10.1109/TCSVT.2025.3629753; published code zhongjingyu1/CoNeS, `main_CoNeS.py` and `utils/PML_Confidence.py`.
-Formulas, and every place where this differs from that code: docs/methods/cones.md.
+Formulas, and all differences from that code: docs/methods/cones.md.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args, get_type_hints
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32, present, weighted_bce
 from losses.common.memory import check_memory, write_rows
+from losses.common.variants import fill_variant_options, require_choices, variant_options
 from losses.cones_prototypes import (
     Axis,
     Mix,
@@ -44,7 +45,7 @@ EPS = 1e-8
 
 
 class CoNeSVariant(NamedTuple):
-    """The places where the published code does not do what its formulas say, and what is done there."""
+    """Options for the steps in which the published code differs from its formulas."""
 
     phi_norm: PhiNorm
     prototype_order: Order
@@ -63,7 +64,7 @@ VARIANTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class CoNeSConfig:
-    """Settings of CoNeS; the defaults are the published VOC 2007 ones. A member left None is what `variant` says.
+    """Settings of CoNeS; the defaults are the published VOC 2007 ones. Options left None follow `variant`.
 
     Raises: UserError for a value that cannot work.
     """
@@ -74,13 +75,13 @@ class CoNeSConfig:
     r_ws: float = option(3.0, "exponent r > 1 of the weights of negatives (paper: 3 on voc07 and nuswide, 2 on coco)")
     mu: float = option(0.99, "share of the old label confidence in its moving average")
     gamma: float = option(0.99, "share of the old label correlation in its moving average, once an epoch")
-    memory_per_class: int = option(256, "prototypes kept per class, one a step")
+    memory_per_class: int = option(256, "prototypes kept per class, one per step")
     pseudo_threshold: float = option(
         1.0,
         "a candidate is a pseudo positive when its confidence exceeds this times its image's mean over candidates "
         "(paper: 1); below 1, more candidates of one image are marked",
     )
-    variant: Literal["fixed", "reference"] = option("fixed", "what the formulas say, or what the published code does")
+    variant: Literal["fixed", "reference"] = option("fixed", "as in the formulas, or as in the published code")
     phi_norm: PhiNorm | None = option(None, "weights of an image's negatives sum to 1/n, or the published denominator")
     prototype_order: Order | None = option(None, "prototypes go to their own class, or to its mirror image")
     pseudo_rule: PseudoRule | None = option(None, "an image's only candidate is a pseudo positive, or never is")
@@ -93,17 +94,8 @@ class CoNeSConfig:
 
     def __post_init__(self) -> None:
         _check_numbers(self)
-        require(self.variant in VARIANTS, f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
-        hints = get_type_hints(CoNeSVariant)
-        for name, value in self.members()._asdict().items():
-            choices = get_args(hints[name])
-            require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
-            object.__setattr__(self, name, value)
-
-    def members(self) -> CoNeSVariant:
-        """The members in force: each as it was set, or else as `variant` says."""
-        said = {name: getattr(self, name) for name in CoNeSVariant._fields}
-        return VARIANTS[self.variant]._replace(**{name: value for name, value in said.items() if value is not None})
+        fill_variant_options(self, VARIANTS)
+        require_choices(self)
 
 
 def _check_numbers(config: CoNeSConfig) -> None:
@@ -124,7 +116,7 @@ def _check_numbers(config: CoNeSConfig) -> None:
 
 @torch.no_grad()
 def negative_weights(logits: Tensor, candidates: Tensor, r: float, *, norm: PhiNorm = "simplex") -> Tensor:
-    """Weights phi of the non-candidates: small where their own loss is large, as for a positive that was missed.
+    """Weights phi of the non-candidates: small where their own loss is large, as for a missed positive.
 
     With l = -log(1 - p), phi minimises sum phi^r l over weights that sum to 1/n, n the number of non-candidates:
     phi_j = (1/n) l_j^(-1/(r-1)) / sum_m l_m^(-1/(r-1)). Computed from logarithms in float64.
@@ -137,7 +129,7 @@ def negative_weights(logits: Tensor, candidates: Tensor, r: float, *, norm: PhiN
             the power of the sum for the sum of powers; an image's weights then sum to up to sqrt(n) times too much.
 
     Returns:
-        (B, C) without gradient, 0 on candidates, so 0 all along a row of nothing but candidates.
+        (B, C) without gradient, 0 on candidates; a row of candidates only is all 0.
     """
     logits = at_least_float32(logits)
     taken = candidates > 0
@@ -154,7 +146,7 @@ def negative_weights(logits: Tensor, candidates: Tensor, r: float, *, norm: PhiN
 
 
 def _log_softplus(x: Tensor) -> Tensor:
-    """log(log(1 + e^x)) in float64; below -40, where e^x alone is left of the inner logarithm, it is x."""
+    """log(log(1 + e^x)) in float64; x below -40, where the inner logarithm is e^x."""
     return torch.where(x < -40, x, torch.log(F.softplus(x.clamp(min=-40))))
 
 
@@ -168,8 +160,8 @@ def pseudo_labels(
         confidence: (B, C) float32, 0 outside the candidates.
         candidates: (B, C) 0/1, of the float type to compute and return in.
         threshold: factor of the mean 1/|S|; the paper's is 1.
-        rule: under "strict", the published code's, a sole candidate has confidence 1, which does not exceed 1: the one
-            label that is certainly true becomes a negative. "keep_single" keeps it.
+        rule: under "strict", as in the published code, the only candidate of an image has confidence 1, which does not
+            exceed 1: the one label that is certainly true becomes a negative. "keep_single" keeps it.
     """
     sizes = candidates.sum(dim=1, keepdim=True)
     marked = confidence > threshold / (sizes + EPS)
@@ -189,19 +181,19 @@ def initial_confidence(table: LabelTable, *, block: int = 16_384) -> Tensor:
 
 @torch.no_grad()
 def update_confidence(confidence: Tensor, logits: Tensor, candidates: Tensor, correlation: Tensor, mu: float) -> Tensor:
-    """Moving average of what the predictions, spread over correlated labels, say about each candidate.
+    """Moving average of the confidences with the predictions, spread over correlated labels.
 
     a = (p R) * Y, divided by its sum over an image; the result is mu*confidence + (1-mu)*a.
 
     Args:
-        confidence: (B, C) rows in force.
+        confidence: (B, C) current rows.
         logits: (B, C).
         candidates: (B, C) 0/1, Y.
         correlation: (C, C), R.
         mu: share kept, in [0, 1].
 
     Returns:
-        (B, C) of the type of `confidence`; a row that nothing speaks for (no candidates) stays as it was.
+        (B, C) of the type of `confidence`; a row without candidates stays as it was.
     """
     support = (torch.sigmoid(at_least_float32(logits)).double() @ correlation.double()) * candidates
     total = support.sum(dim=1, keepdim=True)
@@ -210,7 +202,7 @@ def update_confidence(confidence: Tensor, logits: Tensor, candidates: Tensor, co
 
 
 class ConesLoss(NamedTuple):
-    """The loss of one batch and what it is made of."""
+    """Loss of one batch and its parts."""
 
     total: Tensor  # bce + beta * pml
     bce: Tensor  # mean BCE against the candidates
@@ -258,7 +250,7 @@ class CoNeS(Criterion):
     """CoNeS (IEEE TCSVT 2025): BCE, plus BCE against pseudo labels with self-weighted negatives.
 
     State: `confidence` (N, C), which candidate of an image is true; `correlation` (C, C), which labels go together;
-    `bank`, prototypes seen lately. Logged: `bce`, `pml` and `pseudo_positives`, their mean number an image.
+    `bank`, recent prototypes. Logged: `bce`, `pml` and `pseudo_positives`, their mean number per image.
     """
 
     needs = frozenset({"cam", "features"})
@@ -268,37 +260,37 @@ class CoNeS(Criterion):
 
     def __init__(self, config: CoNeSConfig, info: CriterionInfo) -> None:
         super().__init__(config, info)
-        self.members = config.members()
+        self.options = variant_options(config, VARIANTS)
         check_memory(info.observed, 4, "CoNeS keeps a confidence")
         counts = torch.from_numpy(cooccurrence(info.observed))
         self.bank = PrototypeBank(info.observed.num_classes, config.memory_per_class, info.feature_width)
         self.register_buffer("confidence", initial_confidence(info.observed))
-        self.register_buffer("correlation", initial_correlation(counts, axis=self.members.correlation_axis))
+        self.register_buffer("correlation", initial_correlation(counts, axis=self.options.correlation_axis))
 
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
-        """From epoch 2 on, refresh the label correlation; rank 0 clusters, the others are told."""
+        """From epoch 2 on, refresh the label correlation: rank 0 clusters and sends the result to the others."""
         if epoch < 2:
             return
         refreshed = self._refreshed() if rank() == 0 else self.correlation
         self.correlation.copy_(broadcast(refreshed.to(self.correlation)))
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
-        """Loss of one batch; before it, the bank and then the confidence take in what the model now says."""
+        """Loss of one batch; before it, the bank and then the confidence are updated with the model's output."""
         out = model(batch.images, want=frozenset({"cam"}))
         with torch.autocast(out.logits.device.type, enabled=False):
             logits = at_least_float32(out.logits)
             candidates = present(batch.observed, logits.dtype)
             self._remember_prototypes(out, candidates)
             confidence = self._moved_confidence(logits, candidates, batch.index)
-            config, members = self.config, self.members
+            config, options = self.config, self.options
             loss = cones_loss(
                 logits,
                 candidates,
                 confidence,
                 r=config.r_ws,
                 beta=config.beta,
-                norm=members.phi_norm,
-                rule=members.pseudo_rule,
+                norm=options.phi_norm,
+                rule=options.pseudo_rule,
                 threshold=config.pseudo_threshold,
             )
         parts = {"bce": loss.bce, "pml": loss.pml, "pseudo_positives": loss.targets.sum(dim=1).mean()}
@@ -311,13 +303,13 @@ class CoNeS(Criterion):
             out.features,
             out.cam,
             self.config.tau,
-            scale=self.members.prototype_scale,
-            candidates=candidates if self.members.prototype_images == "candidates" else None,
+            scale=self.options.prototype_scale,
+            candidates=candidates if self.options.prototype_images == "candidates" else None,
         )
-        self.bank.push(mirrored(found) if self.members.prototype_order == "reversed" else found)
+        self.bank.push(mirrored(found) if self.options.prototype_order == "reversed" else found)
 
     def _moved_confidence(self, logits: Tensor, candidates: Tensor, index: Tensor) -> Tensor:
-        """(B, C) confidence of these images after its update, which all ranks write down."""
+        """(B, C) confidence of these images after its update, which all ranks store."""
         rows = self.confidence[index]
         write_rows(
             self.confidence, index, update_confidence(rows, logits, candidates, self.correlation, self.config.mu)
@@ -330,6 +322,6 @@ class CoNeS(Criterion):
             [self.bank.newest_first(label) for label in range(len(self.correlation))],
             clusters=self.config.clusters,
             gamma=self.config.gamma,
-            axis=self.members.correlation_axis,
-            mix=self.members.correlation_mix,
+            axis=self.options.correlation_axis,
+            mix=self.options.correlation_mix,
         )

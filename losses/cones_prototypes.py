@@ -2,7 +2,7 @@
 
 B batch, C classes, N rows, D feature width, h w feature map, A classes that are refreshed, c clusters. Source: CoNeS,
 IEEE TCSVT 2025, doi 10.1109/TCSVT.2025.3629753; published code zhongjingyu1/CoNeS, `main_CoNeS.py`,
-`utils/feature_memory.py` and `utils/PML_Confidence.py`. Where this differs from that code: docs/methods/cones.md.
+`utils/feature_memory.py` and `utils/PML_Confidence.py`. Differences from that code: docs/methods/cones.md.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def class_prototypes(
 
 
 def mirrored(found: Prototypes) -> Prototypes:
-    """Each active class handed the prototype of its mirror image among the active classes.
+    """Prototypes in which each active class gets that of its mirror image among the active classes.
 
-    The published code puts new prototypes before the old but their class numbers behind, so that of A active classes
-    the m-th gets the prototype of number A-1-m. Kept to reproduce its results.
+    The published code puts new prototypes before the old but their class numbers after them, so that of A active
+    classes the m-th gets the prototype of number A-1-m. Kept to reproduce its results.
     """
     ascending = torch.argsort(found.active.logical_not().to(torch.uint8), stable=True)  # active classes first
-    place = found.active.cumsum(0) - 1
-    source = ascending[(found.active.sum() - 1 - place).clamp(min=0)]
+    number = found.active.cumsum(0) - 1
+    source = ascending[(found.active.sum() - 1 - number).clamp(min=0)]
     return Prototypes(found.rows[source] * found.active[:, None], found.active)
 
 
@@ -93,18 +93,18 @@ class PrototypeBank(nn.Module):
 
     @torch.no_grad()
     def push(self, new: Prototypes) -> None:
-        """Keep one row (D,) for each active class, in place of its oldest when the class is full."""
+        """Store one row (D,) for each active class; when the class is full, it replaces the oldest."""
         each = torch.arange(len(self.written), device=self.written.device)
-        place = self.written % self.rows.shape[1]
-        self.rows[each, place] = torch.where(new.active[:, None], new.rows.to(self.rows), self.rows[each, place])
+        slot = self.written % self.rows.shape[1]
+        self.rows[each, slot] = torch.where(new.active[:, None], new.rows.to(self.rows), self.rows[each, slot])
         self.written += new.active
 
     def newest_first(self, label: int) -> Tensor:
-        """(n, D) what is kept of one class, n <= capacity."""
+        """(n, D) prototypes kept of one class, n <= capacity."""
         capacity = self.rows.shape[1]
         total = int(self.written[label])
-        place = torch.arange(total - 1, total - 1 - min(total, capacity), -1, device=self.rows.device)
-        return self.rows[label, place % capacity]
+        number = torch.arange(total - 1, total - 1 - min(total, capacity), -1, device=self.rows.device)
+        return self.rows[label, number % capacity]
 
 
 def conditional(counts: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def initial_correlation(counts: Tensor, *, axis: Axis = "row") -> Tensor:
     """(C, C) float64 label correlation from co-occurrence counts: normalised conditionals with a diagonal of 1.
 
     Axis "row" makes the off-diagonal part of each row sum to 1. "reference" repeats the published code, which divides
-    column j by the sum of row j, of conditionals in single precision. A class without company has only its 1.
+    column j by the sum of row j, of conditionals in single precision. A class that occurs with no other has only its 1.
     """
     rates = conditional(counts)
     if axis == "reference":
@@ -159,7 +159,7 @@ def refresh_correlation(
         memory: for each class its prototypes (n, D), newest first; a class with n < clusters keeps row and column.
         clusters: centroids per class.
         gamma: share of the old correlation, in [0, 1].
-        axis: what `initial_correlation` calls so.
+        axis: see `initial_correlation`.
         mix: average with the cosines brought to the same sums first ("normalised", negative cosines as 0), or with
             the cosines as they are ("raw", the published code), where they weigh 10 to 40 times their share.
 
@@ -183,12 +183,12 @@ def refresh_correlation(
 
 
 def _share(refreshed: Tensor, total: Tensor) -> Tensor:
-    """(A,) how much of a row lies in the refreshed columns: the rest is kept as it is, so only this may be shared."""
+    """(A,) share of a row in the refreshed columns: the rest is kept as it is, so only this share is distributed."""
     return torch.where(total > 0, refreshed / total.where(total > 0, torch.ones_like(total)), torch.ones_like(total))
 
 
 def _normalised(matrix: Tensor, axis: Axis, share: Tensor | None = None) -> Tensor:
-    """`matrix` with zero diagonal divided by its row sums along `axis`, times `share`; what sums to nothing gives 0."""
+    """`matrix` with zero diagonal divided by its row sums along `axis`, times `share`; rows that sum to 0 give 0."""
     sums = matrix.sum(dim=1)
     scale = torch.where(sums > 0, (1 if share is None else share) / sums.where(sums > 0, torch.ones_like(sums)), 0)
     return matrix * (scale[:, None] if axis == "row" else scale[None, :])

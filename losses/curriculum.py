@@ -1,7 +1,7 @@
 """Curriculum labelling: partial BCE, and rounds in which confident predictions become labels.
 
 B batch, C classes, N training images. Source: Durand, Mehrasa and Mori, CVPR 2019, arXiv 1902.09720: its partial BCE
-and its score threshold strategy. No code was published; what is our own choice: docs/methods/curriculum.md.
+and its score threshold strategy. No code was published; our own choices: docs/methods/curriculum.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CurriculumConfig:
     share_slope: float = option(-4.45, "a of an image's weight a * rho^g + b, rho the share of its labels in use")
     share_bias: float = option(5.45, "b of that weight")
     share_power: float = option(1.0, "g of that weight")
-    relabel_every: int = option(5, "epochs between two rounds of labelling; the first follows so many epochs")
+    relabel_every: int = option(5, "epochs between two rounds of labelling, and before the first round")
     score_threshold: float = option(
         2.0, "an unknown label is taken from a score (logit) above this, or below its minus"
     )
@@ -76,11 +76,11 @@ def score_labels(scores: Tensor, threshold: float) -> Tensor:
 class CurriculumLabelling(Criterion):
     """Partial BCE on the known labels and on those that confident scores have added (Durand et al., CVPR 2019).
 
-    Every round decides anew about every unknown label; known labels stay. State: `pseudo` (N, C) int8, what the last
-    round said. Logged: `bce`, the loss; `pseudo_present` and `pseudo_absent`, labels added an image.
+    Every round decides anew about every unknown label; known labels stay. State: `pseudo` (N, C) int8, the labels of
+    the last round. Logged: `bce`, the loss; `pseudo_present` and `pseudo_absent`, labels added per image.
 
-    Raises: UserError unless labels of both kinds are known and some are unknown, or if labels are stored sparse, being
-    too many for a dense score of each.
+    Raises: UserError unless labels of both kinds are known and some are unknown, or if labels are stored sparse because
+    they are too many for a dense score of each.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"train_scores"})

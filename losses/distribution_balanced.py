@@ -1,7 +1,7 @@
 """Distribution-balanced loss: long-tailed multi-label data (Wu et al., ECCV 2020, arXiv 2007.09654).
 
 B batch, C classes, N training images, n_j the images that class j is in. Published code:
-wutong16/DistributionBalancedLoss, `mllt/models/losses/resample_loss.py`. Formulas, and where this differs from it:
+wutong16/DistributionBalancedLoss, `mllt/models/losses/resample_loss.py`. Formulas, and differences from it:
 docs/methods/distribution_balanced.md.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from losses.common.functional import at_least_float32, present
+from losses.common.variants import require_choices
 from losses.reweighted import (
     LEAST_COUNT,
     CBMode,
@@ -24,7 +25,6 @@ from losses.reweighted import (
     class_balanced_weights,
     focal_losses,
     mean_output,
-    require_choice,
     require_effective_number,
     require_focus,
 )
@@ -53,7 +53,7 @@ class BalanceConfig:
     map_beta: float = option(10.0, "rebalance: slope of the smoothing")
     map_gamma: float = option(0.3, "rebalance: share in the middle of the smoothing")
     weight_norm: WeightNorm = option("none", "divide weights by the largest of the image, or of the batch")
-    init_bias: float = option(0.05, "how far logits are shifted by class frequency; 0: not at all")
+    init_bias: float = option(0.05, "scale of the shift of logits by class frequency; 0: no shift")
     neg_scale: float = option(5.0, "factor of the logits of absent labels, and divisor of their weight; 1: none")
     focal_gamma: float = option(2.0, "focusing exponent; 0: none")
     focal_balance: float = option(2.0, "factor of the loss")
@@ -63,8 +63,7 @@ class BalanceConfig:
     )
 
     def __post_init__(self) -> None:
-        require_choice("reweight", self.reweight, Reweight)
-        require_choice("weight_norm", self.weight_norm, WeightNorm)
+        require_choices(self)
         for name in ("map_alpha", "map_gamma", "init_bias"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"--{name} {value}: must be 0 or more")
@@ -72,16 +71,12 @@ class BalanceConfig:
             value = getattr(self, name)
             require(0 < value < math.inf, f"--{name} {value}: must be above 0")
         require_focus(self.focal_gamma, self.focal_balance)
-        require_effective_number(self.cb_beta, self.cb_mode)
+        require_effective_number(self.cb_beta)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistributionBalancedConfig(BalanceConfig, PriorConfig):
     """Settings of the method. Raises: UserError for a value that cannot work."""
-
-    def __post_init__(self) -> None:
-        BalanceConfig.__post_init__(self)
-        PriorConfig.__post_init__(self)
 
 
 def rebalance_weights(
@@ -89,15 +84,15 @@ def rebalance_weights(
 ) -> Tensor:
     """Weights alpha + sigmoid(beta (r_ij - gamma)), r_ij = (1/n_j) / sum_k y_ik / n_k (Wu et al., ECCV 2020).
 
-    r is how often class j alone would have the image sampled, over how often all its labels do, when classes are
-    sampled alike. Absent labels are weighed by the same formula.
+    r is the rate at which the image is sampled for class j alone, divided by its rate for all its labels, when classes
+    are sampled uniformly. Absent labels are weighed by the same formula.
 
     Args:
         targets: (B, C) y in [0, 1]. Where all are 0, r is infinite and the weight alpha + 1.
         frequencies: of C classes.
         alpha: least weight.
         beta: slope, above 0.
-        gamma: r that is in the middle.
+        gamma: r in the middle of the smoothing.
 
     Returns:
         (B, C) in [alpha, alpha + 1].
@@ -119,12 +114,12 @@ def logit_bias(frequencies: PositiveCounts, config: BalanceConfig) -> Tensor:
 
 
 def label_weights(targets: Tensor, frequencies: PositiveCounts, config: BalanceConfig) -> Tensor:
-    """The weight that `config.reweight` gives to each label, before any normalisation.
+    """Weight of each label under `config.reweight`, before any normalisation.
 
     Args:
         targets: (B, C) in [0, 1].
         frequencies: of C classes.
-        config: what weight, with which parameters.
+        config: kind of weight and its parameters.
 
     Returns:
         (B, C), a view where rows or columns are equal.
@@ -142,7 +137,7 @@ def label_weights(targets: Tensor, frequencies: PositiveCounts, config: BalanceC
 
 
 def normalised(weight: Tensor, how: WeightNorm) -> Tensor:
-    """Weights (B, C) divided by the largest of their row, or of the GLOBAL batch, which all ranks then must ask for."""
+    """Weights (B, C) divided by the largest of their row, or of the GLOBAL batch: then all ranks must call this."""
     if how == "none":
         return weight
     largest = weight.amax(dim=1, keepdim=True) if how == "by_instance" else all_max(weight.amax())

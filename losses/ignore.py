@@ -1,8 +1,8 @@
-"""IGNORE: rejecting false negatives by the information that goes with the rest of a picture (Song et al., ECCV 2024).
+"""IGNORE: rejecting false negatives by the information that masking removes from an image (Song et al., ECCV 2024).
 
-B images of a batch, G of the global one, C classes, H W size of a picture. Source: published code
-gyeong-ryeol-song/SPML-IGNORE (`losses.py`, `train_resnet.py`). Formulas, and every place where this differs from that
-code: docs/methods/ignore.md. What is masked and rejected: losses/ignore_gap.py.
+B images of a batch, G of the global one, C classes, H W size of an image. Source: published code
+gyeong-ryeol-song/SPML-IGNORE (`losses.py`, `train_resnet.py`). Formulas, and all differences from that code:
+docs/methods/ignore.md. Masking and rejecting: losses/ignore_gap.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_type_hints
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +22,19 @@ from losses.assume_negative import assume_negative_losses
 from losses.common.base import ScheduledCriterion
 from losses.common.functional import at_least_float32
 from losses.common.global_batch import GlobalBatch
-from losses.ignore_gap import Map, Norm, Thresholds, class_maps, kept_pixels, moved, normalised, rejected
+from losses.common.variants import fill_variant_options, require_choices, variant_options
+from losses.ignore_gap import (
+    IgnoreThresholds,
+    Map,
+    Norm,
+    class_maps,
+    kept_pixels,
+    normalised,
+    rejected,
+    updated_thresholds,
+)
 from utils.checks import require
-from utils.options import Shorthand, converter, option
+from utils.options import Shorthand, option
 from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LabelTable, LossOutput, Model, ModelOutput
 
 Unannotated = Literal["kept", "judged"]
@@ -33,11 +43,11 @@ MODES: Mapping[str, Mapping[str, str]] = {
     "train_resnet": {"head": "linear", "cam_map": "activation"},
     "train_q2l": {"head": "q2l", "cam_map": "attention"},
 }
-"""What the published `--mode` stands for."""
+"""Settings that the published `--mode` stands for."""
 
 
 class IgnoreVariant(NamedTuple):
-    """The places where the published code does not do what it is meant to, and what is done there."""
+    """Options for the steps in which the published code differs from what it is meant to do."""
 
     cam_norm: Norm
     unannotated: Unannotated
@@ -54,7 +64,7 @@ def _mode(text: str) -> Mapping[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class IgnoreConfig:
-    """Settings of IGNORE. A member left None is what `variant` says.
+    """Settings of IGNORE. Options left None follow `variant`.
 
     Raises: UserError for a value that cannot work.
     """
@@ -69,40 +79,36 @@ class IgnoreConfig:
     reject_after: int = option(3, "epochs before the first in which labels are rejected", aliases=("warm_up",))
     cam_map: Map = option(
         "activation",
-        "where an observed class is seen: its activations, or, with Query2Label, its attention times the mean feature",
+        "map of an observed class: its activations, or, with Query2Label, its attention times the mean feature",
         shorthands={
             "mode": Shorthand("|".join(MODES), "published flag: --head and --cam_map of the two networks", _mode),
             "backbone": Shorthand("NAME", "published spelling of --model", lambda text: {"model": text}),
         },
     )
-    cam_threshold: float = option(0.8, "places of the map, brought to [0, 1], that exceed this stay in the picture")
+    cam_threshold: float = option(0.8, "pixels whose map value, scaled to [0, 1], exceeds this stay in the image")
     masked_bn: Literal["train", "eval"] = option(
         "train",
-        "BatchNorm while masked pictures pass: as in training, or with running statistics that stay as they are",
+        "BatchNorm in the pass of masked images: as in training, or with running statistics that stay as they are",
     )
     several: Literal["refuse", "union"] = option(
-        "refuse", "images with several observed positives: not taken, or whatever shows one of them stays"
+        "refuse", "images with several observed positives: an error, or the regions of all of them stay"
     )
     strong_aug: bool = option(True, "the assume-negative loss is of the strong view; off: of the weak one")
-    ignore: bool = option(True, "reject labels; off: plain assume-negative, with no masked pictures")
+    ignore: bool = option(True, "reject labels; off: plain assume-negative, without masked images")
     spbc: bool = option(True, "the loss of observed positives in the weak view")
     lat: bool = option(True, "reject only labels whose logit exceeds the mean of their class")
     reg: bool = option(True, "the squared difference between the logits of both views")
-    variant: Literal["fixed", "reference"] = option("fixed", "what is meant, or what the published code does")
+    variant: Literal["fixed", "reference"] = option("fixed", "as it is meant to be, or as in the published code")
     cam_norm: Norm | None = option(
-        None, "a map is brought to [0, 1] by its own extremes, or by the batch's as published (release) or by CALR"
+        None, "a map is scaled to [0, 1] by its own extremes, or by the batch's as published (release) or by CALR"
     )
     unannotated: Unannotated | None = option(
-        None, "labels of images without an observed positive are kept, or judged although nothing is masked"
+        None, "labels of images without an observed positive are kept, or may be rejected although nothing is masked"
     )
 
     def __post_init__(self) -> None:
-        require(self.variant in VARIANTS, f"--variant {self.variant}: must be one of {', '.join(VARIANTS)}")
-        for name, value in self.members()._asdict().items():
-            object.__setattr__(self, name, value)
-        for name, kind in get_type_hints(type(self)).items():
-            value, choices = getattr(self, name), converter(kind)[1]
-            require(not choices or value in choices, f"--{name} {value}: must be one of {', '.join(choices)}")
+        fill_variant_options(self, VARIANTS)
+        require_choices(self)
         for name in ("spbc_weight", "ignore_weight", "reg_weight"):
             require(0 <= getattr(self, name) < math.inf, f"--{name} {getattr(self, name)}: must be 0 or more")
         for name in ("gap_lambda", "avg_lambda"):
@@ -118,19 +124,14 @@ class IgnoreConfig:
             "--ignore_weight 0: without the SPBC term nothing is left to learn from labels; give one of them weight",
         )
 
-    def members(self) -> IgnoreVariant:
-        """The members in force: each as it was set, or else as `variant` says."""
-        said = {name: getattr(self, name) for name in IgnoreVariant._fields}
-        return VARIANTS[self.variant]._replace(**{name: value for name, value in said.items() if value is not None})
-
 
 class Ignore(ScheduledCriterion):
     """IGNORE (ECCV 2024): SPBC, assume-negative without the labels that are rejected, and agreement of two views.
 
-    The model is called for the weak view, for the masked pictures (no gradient) and for the strong view. State: both
+    The model is called for the weak view, for the masked images (no gradient) and for the strong view. State: both
     thresholds and the epoch. `modified` are the rejected labels. Logged: the terms `spbc`, `ignored` and `reg` as far
-    as they are in use, unweighted; `rejected`, the mean number of labels rejected an image; `gap_threshold`;
-    `kept_area`, the mean share of a picture that masking leaves.
+    as they are in use, unweighted; `rejected`, the mean number of labels rejected per image; `gap_threshold`;
+    `kept_area`, the mean share of an image that masking leaves.
 
     Raises: UserError if no label is UNKNOWN, or images have several observed positives; unless nothing is rejected, or
         `several` allows it.
@@ -149,7 +150,7 @@ class Ignore(ScheduledCriterion):
         self.register_buffer("average_threshold", torch.zeros(info.observed.num_classes))
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
-        """Loss of one batch, and both thresholds moved before they are used: weak view, strong view as second view."""
+        """Loss of one batch: weak view, strong view as second view. Both thresholds are updated before use."""
         config, whole = self.config, GlobalBatch(batch.index)
         weak = model(batch.images, want=frozenset({"cam"} if config.ignore else ()))
         observed = whole.rows(batch.observed)
@@ -168,7 +169,7 @@ class Ignore(ScheduledCriterion):
     def _terms(
         self, weak: Tensor, strong: Tensor, observed: Tensor, shown: Tensor, gone: Tensor, whole: GlobalBatch
     ) -> dict[str, Tensor]:
-        """The terms in use, unweighted; `shown` and `gone` are of the global batch, (G, C)."""
+        """Terms in use, unweighted; `shown` and `gone` are of the global batch, (G, C)."""
         config = self.config
         costs = assume_negative_losses(strong if config.strong_aug else weak, observed, variant="reference")
         terms = {"ignored": whole.total(costs, ~gone) / (~gone).sum().clamp(min=1)}
@@ -183,7 +184,7 @@ class Ignore(ScheduledCriterion):
     def _reject(
         self, model: Model, batch: Batch, weak: ModelOutput, observed: Tensor, whole: GlobalBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Labels rejected in the global batch (G, C) bool, and figures for the log. Moves the thresholds."""
+        """Labels rejected in the global batch (G, C) bool, and numbers for the log. Updates the thresholds."""
         kept = self._kept_pixels(weak, batch)
         logits = at_least_float32(weak.logits)
         frozen = _norms_in_evaluation(model) if self.config.masked_bn == "eval" else nullcontext()
@@ -192,8 +193,8 @@ class Ignore(ScheduledCriterion):
         if self.config.unannotated == "kept":  # BatchNorm and dropout make a gap where nothing is masked
             gap = gap.where((batch.observed == PRESENT).any(dim=1, keepdim=True), 0)
         gap, logits = whole.rows(torch.stack([gap, logits], dim=1)).unbind(dim=1)
-        thresholds = moved(
-            Thresholds(self.gap_threshold, self.average_threshold),
+        thresholds = updated_thresholds(
+            IgnoreThresholds(self.gap_threshold, self.average_threshold),
             gap,
             logits,
             observed == PRESENT,
@@ -204,27 +205,27 @@ class Ignore(ScheduledCriterion):
         gone = rejected(gap, logits, observed == UNKNOWN, thresholds, lat=self.config.lat)
         if self.epoch <= self.config.reject_after:
             gone = torch.zeros_like(gone)
-        figures = {"rejected": gone.sum() / whole.size, "gap_threshold": self.gap_threshold.clone()}
-        return gone, figures | {"kept_area": kept.to(logits.dtype).mean()}
+        parts = {"rejected": gone.sum() / whole.size, "gap_threshold": self.gap_threshold.clone()}
+        return gone, parts | {"kept_area": kept.to(logits.dtype).mean()}
 
     def _kept_pixels(self, weak: ModelOutput, batch: Batch) -> Tensor:
-        """(B, H, W) bool from the maps of the observed positives."""
+        """(B, H, W) bool, the pixels that masking keeps, from the maps of the observed positives."""
         maps, shown = class_maps(weak, self.config.cam_map), batch.observed == PRESENT
-        if self.config.several == "refuse":  # at most one an image: the rest need not be looked at
+        if self.config.several == "refuse":  # at most one per image: the other maps are not needed
             first = shown.to(torch.uint8).argmax(dim=1, keepdim=True)
             maps, shown = maps.take_along_dim(first[:, :, None, None], dim=1), shown.any(dim=1, keepdim=True)
-        scaled = normalised(maps, shown, self.config.members().cam_norm)
+        scaled = normalised(maps, shown, variant_options(self.config, VARIANTS).cam_norm)
         height, width = batch.images.shape[2:]
         return kept_pixels(scaled, shown, self.config.cam_threshold, (height, width))
 
 
 def _nothing(observed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """No label is rejected, and there is nothing to log of it."""
+    """No rejected label, and nothing to log."""
     return torch.zeros_like(observed, dtype=torch.bool), {}
 
 
 def _require_usable(observed: LabelTable, several: str) -> None:
-    """Raise UserError unless some label may be rejected, and each image says which map to mask by."""
+    """Raise UserError unless some label may be rejected, and each image has one map to mask by."""
     require(
         int(observed.counts(UNKNOWN).sum()) > 0,
         "ignore: no label is unknown, so none may be rejected; take --labels single, or --no-ignore for none",
@@ -239,7 +240,7 @@ def _require_usable(observed: LabelTable, several: str) -> None:
 
 @contextmanager
 def _norms_in_evaluation(model: Model) -> Iterator[None]:
-    """A block in which BatchNorm uses its running statistics and leaves them alone."""
+    """A block in which BatchNorm uses its running statistics and does not change them."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
     norms = [module for module in modules if isinstance(module, _BatchNorm) and module.training]
     for norm in norms:

@@ -1,7 +1,7 @@
-"""Label mask training: some labels are told, the others are learnt (Lanchantin et al., C-Tran, CVPR 2021).
+"""Label mask training: some labels are input, the others are learnt (Lanchantin et al., C-Tran, CVPR 2021).
 
 B batch, C classes. Published code https://github.com/QData/C-Tran (`--use_lmt`).
-Formulas, and every place where this differs from that code: docs/methods/label_mask.md.
+Formulas, and all differences from that code: docs/methods/label_mask.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from losses.asl import reduced
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32, present
 from losses.common.small_loss import share_count
+from losses.common.variants import require_choices
 from utils.checks import require
 from utils.options import option
 from utils.types import UNKNOWN, Batch, LabelledModel, LossOutput
@@ -27,61 +28,59 @@ class LabelMaskConfig:
     """Settings of label mask training. Raises: UserError for a value that cannot work."""
 
     mask_known: float = option(
-        0.75, "largest share of an image's labels that is told; how many is drawn anew each time"
+        0.75, "largest share of an image's labels that the network is given; their number is drawn anew each time"
     )
     mask_reveals: Literal["assumed", "observed"] = option(
-        "assumed", "labels that may be told: all, unknown ones as absent, or only those that are known"
+        "assumed", "labels that may be given: all, unknown ones as absent, or only those that are known"
     )
 
     def __post_init__(self) -> None:
         require(
             0 <= self.mask_known < 1, f"--mask_known {self.mask_known}: must be in [0, 1); the published value is 0.75"
         )
-        require(
-            self.mask_reveals in ("assumed", "observed"),
-            f"--mask_reveals {self.mask_reveals}: must be assumed or observed",
-        )
+        require_choices(self)
 
 
-def told_labels(observed: Tensor, targets: Tensor, most: int, reveals: str) -> Tensor:
-    """The labels that are told of each image, drawn from torch's generator: n of them, n uniform in 0..most.
+def revealed_labels(observed: Tensor, targets: Tensor, most: int, reveals: str) -> Tensor:
+    """Labels of each image that the network is given, drawn from torch's generator: n of them, n uniform in 0..most.
 
     Args:
         observed: (B, C) label codes.
         targets: (B, C) 0/1, UNKNOWN read as ABSENT.
         most: the largest n, at most C.
-        reveals: "observed" keeps those among the n that are UNKNOWN to itself.
+        reveals: "observed" does not reveal those of the n that are UNKNOWN.
 
     Returns:
-        (B, C) label codes: PRESENT and ABSENT where told, UNKNOWN elsewhere.
+        (B, C) label codes: PRESENT and ABSENT where revealed, UNKNOWN elsewhere.
     """
     order = torch.rand_like(targets).argsort(dim=1).argsort(dim=1)
     count = torch.randint(0, most + 1, (len(targets), 1), device=targets.device)
-    told = order < count
+    revealed = order < count
     if reveals == "observed":
-        told = told & (observed != UNKNOWN)
-    return targets.masked_fill(~told, UNKNOWN)
+        revealed = revealed & (observed != UNKNOWN)
+    return targets.masked_fill(~revealed, UNKNOWN)
 
 
 class LabelMask(Criterion):
-    """Label mask training (CVPR 2021): BCE summed over the labels that were not told, and over the batch.
+    """Label mask training (CVPR 2021): BCE summed over the labels that were not revealed, and over the batch.
 
-    It holds no state. Logged: `bce`, the mean over the labels that were not told, and `told`, how many were, an image.
+    It holds no state. Logged: `bce`, the mean over the labels that were not revealed, and `told`, the mean number of
+    revealed labels per image.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     config: LabelMaskConfig
 
     def forward(self, model: LabelledModel, batch: Batch) -> LossOutput:
-        """Loss of one batch: images (B, 3, H, W), observed labels (B, C), of which a head that takes labels is told."""
+        """Loss of one batch: images (B, 3, H, W), observed labels (B, C), some of which are input of the head."""
         targets = present(batch.observed, torch.float32)
         most = int(share_count(torch.tensor(targets.shape[1]), self.config.mask_known))
-        known = told_labels(batch.observed, targets, most, self.config.mask_reveals)
+        known = revealed_labels(batch.observed, targets, most, self.config.mask_reveals)
         logits = at_least_float32(model(batch.images, known=known).logits)
-        asked = known == UNKNOWN
-        losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none") * asked
+        hidden = known == UNKNOWN
+        losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none") * hidden
         parts = {
-            "bce": losses.detach().sum() / asked.sum().clamp(min=1),
-            "told": (~asked).sum(dim=1, dtype=losses.dtype).mean(),
+            "bce": losses.detach().sum() / hidden.sum().clamp(min=1),
+            "told": (~hidden).sum(dim=1, dtype=losses.dtype).mean(),
         }
         return LossOutput(reduced(losses, "sum"), logits.detach(), parts)

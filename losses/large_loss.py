@@ -1,7 +1,7 @@
 """Large Loss Matters: the unknown labels with the largest losses are rejected or corrected (Kim et al., CVPR 2022).
 
 B batch, C classes, N training images. Source: arXiv 2206.03740; published code snucml/LargeLossMatters, `losses.py`,
-`train.py`. Rules, and every place where this differs from that code: docs/methods/large_loss.md.
+`train.py`. Rules, and all differences from that code: docs/methods/large_loss.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, NamedTuple, get_type_hints
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from losses.common.base import ScheduledCriterion
 from losses.common.functional import at_least_float32, present, weighted_bce
 from losses.common.global_batch import GlobalBatch
 from losses.common.memory import write_rows
+from losses.common.variants import fill_variant_options, require_choices
 from utils.checks import require
-from utils.options import converter, option
+from utils.options import option
 from utils.types import PRESENT, UNKNOWN, Batch, Codes, CriterionInfo, LabelTable, LossOutput, Model
 
 Scheme = Literal["LL-R", "LL-Ct", "LL-Cp"]
@@ -34,7 +35,7 @@ _BLOCK = 1 << 22  # labels that are unpacked at a time
 
 
 class LargeLossVariant(NamedTuple):
-    """The places where the published code does not do what its formulas say, and what is done there."""
+    """Options for the steps in which the published code differs from its formulas."""
 
     population: Population
     flip: Flip
@@ -45,7 +46,7 @@ VARIANTS = {"fixed": LargeLossVariant("unknown", "selected"), "reference": Large
 
 @dataclass(frozen=True, kw_only=True)
 class LargeLossConfig:
-    """Settings of the large-loss methods. A member left None is what `variant` says.
+    """Settings of the large-loss methods. Options left None follow `variant`.
 
     Raises: UserError for a value that cannot work.
     """
@@ -54,20 +55,21 @@ class LargeLossConfig:
         "LL-Ct", "reject large losses (LL-R), correct the label once (LL-Ct) or for good (LL-Cp)"
     )
     delta_rel: float = option(
-        0.2, "percentage of a batch's labels that is modified: so much more every epoch, or with LL-Cp always so much"
+        0.2, "percentage of a batch's labels that is modified: added every epoch, or with LL-Cp the same in every epoch"
     )
     start_epoch: int = option(
-        2, "relative threshold: first epoch in which labels are modified; later where the network starts from little"
+        2,
+        "relative threshold: first epoch in which labels are modified; later for a network without pretrained weights",
     )
     schedule: Literal["accumulated", "exact"] = option(
-        "accumulated", "the modified share as summed up in floating point, which at times adds a label, or exact"
+        "accumulated", "modified share summed up in floating point, which sometimes adds one label, or computed exactly"
     )
     threshold: Literal["relative", "absolute"] = option(
         "relative", "modify a share of the labels, or all whose loss exceeds r0 - epoch * delta_abs"
     )
     r0: float = option(2.0, "absolute threshold: where it starts", aliases=("R0",))
     delta_abs: float = option(0.15, "absolute threshold: what it falls by every epoch")
-    variant: Literal["fixed", "reference"] = option("fixed", "what the formulas say, or what the published code does")
+    variant: Literal["fixed", "reference"] = option("fixed", "as in the formulas, or as in the published code")
     population: Population | None = option(
         None, "only unknown labels are ever modified, or, where the threshold is 0, all labels"
     )
@@ -76,12 +78,8 @@ class LargeLossConfig:
     )
 
     def __post_init__(self) -> None:
-        require(self.variant in VARIANTS, f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
-        for name, value in self.members()._asdict().items():
-            object.__setattr__(self, name, value)
-        for name, kind in get_type_hints(type(self)).items():
-            value, choices = getattr(self, name), converter(kind)[1]
-            require(not choices or value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        fill_variant_options(self, VARIANTS)
+        require_choices(self)
         require(0 <= self.delta_rel <= 100, f"delta_rel must be a percentage, 0 to 100, got {self.delta_rel}")
         require(self.start_epoch >= 2, f"start_epoch must be 2 or more, got {self.start_epoch}")
         require(math.isfinite(self.r0), f"r0 must be a finite number, got {self.r0}")
@@ -91,29 +89,24 @@ class LargeLossConfig:
             "threshold absolute is defined for LL-R and LL-Ct only: choose another mod_scheme, or threshold relative",
         )
 
-    def members(self) -> LargeLossVariant:
-        """The members in force: each as it was set, or else as `variant` says."""
-        said = {name: getattr(self, name) for name in LargeLossVariant._fields}
-        return VARIANTS[self.variant]._replace(**{name: value for name, value in said.items() if value is not None})
-
     @property
     def delta(self) -> float | Fraction:
-        """`delta_rel` as a share; a fraction where the schedule is exact, so that nothing is rounded on the way."""
+        """`delta_rel` as a share; a `Fraction` where the schedule is exact, so that nothing is rounded."""
         return Fraction(repr(self.delta_rel)) / 100 if self.schedule == "exact" else self.delta_rel / 100
 
     @property
     def modifies(self) -> bool:
-        """Whether any label is ever modified: a share of 0 is plain assume-negative."""
+        """True if any label is ever modified: a share of 0 is plain assume-negative."""
         return self.threshold == "absolute" or self.delta_rel > 0
 
 
 def modified_share(scheme: Scheme, delta: float | Fraction, epoch: int, start: int = 2) -> float | Fraction:
-    """The share of a batch's labels that is modified: none in the first epoch, then (t - 1) delta, with LL-Cp delta.
+    """Share of a batch's labels that is modified: none in the first epoch, then (t - 1) delta, with LL-Cp delta.
 
-    A later start moves the whole schedule: at epoch t it then is what it would have been at t - start + 2.
+    A later start shifts the whole schedule: the share at epoch t is then that of t - start + 2.
 
-    The share is what delta, taken off once an epoch, leaves missing to 1, as in the published code (`train.py`): floats
-    carry their rounding along, which at times adds one label.
+    As in the published code (`train.py`), delta is subtracted from 1 once per epoch, and the share is 1 minus the rest:
+    floats accumulate rounding, which sometimes adds one label.
 
     Args:
         scheme: how labels are modified.
@@ -135,12 +128,12 @@ def modified_share(scheme: Scheme, delta: float | Fraction, epoch: int, start: i
 
 
 def label_count(entries: int, share: float | Fraction) -> int:
-    """How many of `entries` labels a share of them is, rounded up."""
+    """Number of labels in a share of `entries` labels, rounded up."""
     return math.ceil(entries * share)
 
 
 def kth_largest(losses: Tensor, count: int) -> Tensor:
-    """The `count`-th largest loss, or the smallest where there are fewer. Nothing waits for the device.
+    """`count`-th largest loss, or the smallest where there are fewer. Nothing waits for the device.
 
     Args:
         losses: of any shape, with -inf at entries that do not take part.
@@ -174,25 +167,25 @@ def large_loss(logits: Tensor, targets: Tensor, selected: Tensor, scheme: Scheme
 
 
 def packed(flags: Tensor) -> Tensor:
-    """(B, ceil(C/8)) uint8 that hold the (B, C) bool `flags`, eight a byte, the first in the lowest bit."""
+    """(B, ceil(C/8)) uint8 with the (B, C) bool `flags`, eight per byte, the first in the lowest bit."""
     padded = F.pad(flags.to(torch.uint8), (0, -flags.shape[1] % 8)).reshape(len(flags), -1, 8)
-    return (padded << _places(flags)).sum(dim=2, dtype=torch.uint8)
+    return (padded << _bits(flags)).sum(dim=2, dtype=torch.uint8)
 
 
 def unpacked(rows: Tensor, classes: int) -> Tensor:
-    """(B, C) bool from what `packed` made of them."""
-    return (rows[:, :, None] >> _places(rows) & 1).flatten(1)[:, :classes].bool()
+    """(B, C) bool from rows that `packed` returned."""
+    return (rows[:, :, None] >> _bits(rows) & 1).flatten(1)[:, :classes].bool()
 
 
-def _places(beside: Tensor) -> Tensor:
-    return torch.arange(8, dtype=torch.uint8, device=beside.device)
+def _bits(like: Tensor) -> Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=like.device)
 
 
 class LargeLoss(ScheduledCriterion):
-    """LL-R, LL-Ct and LL-Cp (CVPR 2022): assume negative, but not where the loss says that this is wrong.
+    """LL-R, LL-Ct and LL-Cp (CVPR 2022): assume negative, except for labels with a large loss.
 
-    State: the epoch; for LL-Cp `corrected` (N, ceil(C/8)), the labels that were corrected for good, a bit each. Logged:
-    `bce` before modification, and `modified`, the mean number of labels modified an image.
+    State: the epoch; for LL-Cp `corrected` (N, ceil(C/8)), the labels that were corrected for good, one bit each.
+    Logged: `bce` before modification, and `modified`, the mean number of labels modified per image.
     """
 
     config: LargeLossConfig
@@ -211,7 +204,7 @@ class LargeLoss(ScheduledCriterion):
         self.register_buffer("corrected", corrected)
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
-        """Loss of one batch; LL-Cp then corrects what it selected, for every later visit to these images."""
+        """Loss of one batch; LL-Cp then corrects the selected labels, for every later visit to these images."""
         logits = at_least_float32(model(batch.images).logits)
         observed = batch.observed
         if self.corrected is not None:
@@ -274,7 +267,7 @@ class LargeLoss(ScheduledCriterion):
 
 
 def _stored(codes: Codes) -> csr_array:
-    """The known labels of dense rows; those that are ABSENT are stored too."""
+    """Known labels of dense rows as a CSR array; those that are ABSENT are stored too."""
     known = codes != UNKNOWN
     bounds = np.concatenate([[0], known.sum(axis=1).cumsum()])
     return csr_array((codes[known], known.nonzero()[1], bounds), shape=codes.shape)

@@ -1,7 +1,7 @@
-"""NDLP: long-tailed classes under candidate labels, learnt from pseudo labels that correct themselves.
+"""NDLP: long-tailed classes under candidate labels, learnt from pseudo labels that are refined in training.
 
 B batch, C classes, N training images, n images chosen for mixup. Source: NDLP, published code zhongjingyu1/NDLP,
-`main/train.py`. Formulas, and every place where this differs from that code: docs/methods/ndlp.md.
+`main/train.py`. Formulas, and all differences from that code: docs/methods/ndlp.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_type_hints
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from losses.common.base import ScheduledCriterion
 from losses.common.functional import at_least_float32
 from losses.common.memory import check_memory, write_rows
 from losses.common.mixup import draw_mixture, running_statistics_kept
+from losses.common.variants import fill_variant_options, variant_options
 from losses.distribution_balanced import BalanceConfig, distribution_balanced, logit_bias
 from losses.ndlp_confidence import (
     Repeats,
@@ -38,10 +39,10 @@ from losses.ndlp_confidence import (
     sharpened_each,
 )
 from losses.reweighted import PositiveCounts, class_frequencies
-from utils.checks import UserError, require
+from utils.checks import require
 from utils.collectives import gather_rows, rank, world_size
 from utils.console import say
-from utils.options import converter, option
+from utils.options import as_text, option
 from utils.types import PRESENT, Batch, CriterionInfo, LossOutput, Model
 
 Distribution = Literal["bounded", "reference"]
@@ -53,7 +54,7 @@ Rejected = Literal["absent", "ignored"]
 
 
 class NDLPVariant(NamedTuple):
-    """The places where the published code does not do what it should, and what is done there."""
+    """Options for the steps in which the published code does not do what it should."""
 
     distribution: Distribution
     update_logits: UpdateLogits
@@ -67,29 +68,31 @@ VARIANTS = {
 }
 
 
-class Rules(NamedTuple):
-    """How confidences are sharpened and what a prediction says of them."""
+class _ConfidenceRules(NamedTuple):
+    """Functions that sharpen confidences, and that turn logits into confidences."""
 
     sharpened: Callable[[Tensor, float], Tensor]
     predicted: Callable[[Tensor, Tensor], Tensor]
 
 
-RULES: Mapping[Confidence, Rules] = {
-    "softmax": Rules(sharpened, predicted_confidence),
-    "sigmoid": Rules(sharpened_each, predicted_confidence_each),
+RULES: Mapping[Confidence, _ConfidenceRules] = {
+    "softmax": _ConfidenceRules(sharpened, predicted_confidence),
+    "sigmoid": _ConfidenceRules(sharpened_each, predicted_confidence_each),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class NDLPConfig(BalanceConfig):
-    """Settings of NDLP; the defaults are the published voc-lt ones. A member left None is what `variant` says.
+    """Settings of NDLP; the defaults are the published voc-lt ones. Options left None follow `variant`.
 
     Raises: UserError for a value that cannot work.
     """
 
     gamma: float = option(3.0, "exponent that sharpens an image's label confidences (paper: 3 on voc-lt, else 2)")
     eta: float = option(0.9, "weight of the mixup loss at the end of its ramp")
-    alpha_range: str = option("0.4,0.8", "share of a batch that is chosen for mixup: at the ramp's start, at its end")
+    alpha_range: tuple[float, ...] = option(
+        (0.4, 0.8), "share of a batch that is chosen for mixup: at the ramp's start, at its end"
+    )
     ramp_epochs: int | None = option(
         None, "epochs over which both ramps rise, from the first (default: all epochs, so that no end is reached)"
     )
@@ -97,8 +100,8 @@ class NDLPConfig(BalanceConfig):
     mixup_beta: float = option(4.0, "both parameters of the Beta distribution that mixup draws its portion from")
     prior: NDLPPrior = option(
         "clean",
-        "where the loss has its class frequencies from: the clean labels, as published, although candidates hide them; "
-        "the candidate labels; or the confidences, anew every epoch",
+        "source of the loss's class frequencies: the clean labels, as published, although candidates hide them; the "
+        "candidate labels; or the confidences, anew every epoch",
     )
     confidence: Confidence = option(
         "softmax",
@@ -109,55 +112,34 @@ class NDLPConfig(BalanceConfig):
     )
     candidate_epochs: int = option(0, "first epochs, in which every candidate is a pseudo label (published: none)")
     distribution_mu: float = option(0.1, "distribution bounded: weight of a batch in the running distribution")
-    max_ratio: float = option(10.0, "distribution bounded: furthest that a batch moves a class from uniform")
-    variant: Literal["fixed", "reference"] = option("fixed", "what works as it should, or what the published code does")
+    max_ratio: float = option(10.0, "distribution bounded: largest factor by which a batch moves a class from uniform")
+    variant: Literal["fixed", "reference"] = option("fixed", "as it should be, or as in the published code")
     distribution: Distribution | None = option(
         None, "which classes get more images chosen: running mean within bounds, or the published growing quotient"
     )
     update_logits: UpdateLogits | None = option(
-        None, "confidences follow the logits that testing sees, or those with the loss's class bias"
+        None, "confidences follow the logits as in testing, or those with the loss's class bias"
     )
     repeats: Repeats | None = option(
-        None, "an image that a batch holds more than once moves by the mean of its predictions, or by the last"
+        None, "an image that occurs more than once in a batch moves by the mean of its predictions, or by the last"
     )
     mix_statistics: MixStatistics | None = option(
         None, "BatchNorm's running statistics in the mixup pass: kept as they are, or updated by mixed images"
     )
 
     def __post_init__(self) -> None:
+        fill_variant_options(self, VARIANTS)
         super().__post_init__()
-        require(self.variant in VARIANTS, f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
-        for name, value in self.members()._asdict().items():
-            object.__setattr__(self, name, value)
-        hints = get_type_hints(NDLPConfig)
-        for name in ("prior", "confidence", "rejected", *NDLPVariant._fields):
-            value, choices = getattr(self, name), converter(hints[name])[1]
-            require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
         _check_numbers(self)
-
-    def members(self) -> NDLPVariant:
-        """The members in force: each as it was set, or else as `variant` says."""
-        said = {name: getattr(self, name) for name in NDLPVariant._fields}
-        return VARIANTS[self.variant]._replace(**{name: value for name, value in said.items() if value is not None})
-
-    @property
-    def alphas(self) -> tuple[float, float]:
-        """The two ends of `alpha_range`."""
-        return parse_range(self.alpha_range)
-
-
-def parse_range(text: str) -> tuple[float, float]:
-    """Two shares from a text such as "0.4,0.8". Raises: UserError unless it is two numbers in [0, 1]."""
-    try:
-        start, end = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"alpha_range must be two shares such as 0.4,0.8, got {text!r}") from None
-    require(0 <= start <= 1 and 0 <= end <= 1, f"alpha_range must hold shares in [0, 1] such as 0.4,0.8, got {text}")
-    return start, end
 
 
 def _check_numbers(config: NDLPConfig) -> None:
-    parse_range(config.alpha_range)
+    shares, text = config.alpha_range, as_text(config.alpha_range)
+    require(len(shares) == 2, f"alpha_range must be two shares such as 0.4,0.8, got {text!r}")
+    require(
+        all(0 <= share <= 1 for share in shares),
+        f"alpha_range must hold shares in [0, 1] such as 0.4,0.8, got {text}",
+    )
     require(  # a rank may have no mixtures, and then takes no part in a maximum over all ranks
         config.weight_norm != "by_batch", "weight_norm by_batch does not work with ndlp: take none or by_instance"
     )
@@ -179,12 +161,12 @@ def _check_numbers(config: NDLPConfig) -> None:
 
 
 def ramp(epoch: int, length: int) -> float:
-    """How far a ramp of `length` epochs has risen in `epoch`, from 1: 0 in the first, 1 after `length` of them."""
+    """Height of a ramp of `length` epochs in `epoch`, from 1: 0 in the first epoch, 1 after `length` of them."""
     return min((epoch - 1) / length, 1.0)
 
 
 def own_rows(count: int) -> slice:
-    """Where this rank's `count` rows stand among the rows of all ranks."""
+    """Positions of this rank's `count` rows among the rows of all ranks."""
     if world_size() == 1:
         return slice(0, count)
     start = int(gather_rows(torch.tensor([count]))[: rank()].sum())
@@ -205,14 +187,14 @@ def counted_rows(index: Tensor) -> Tensor:
     return (first == torch.arange(len(index), device=index.device)).double()
 
 
-class Everyone(NamedTuple):
-    """A batch as all ranks see it: the rows of all of them, rank 0's first (B is the global batch)."""
+class _NDLPGlobalBatch(NamedTuple):
+    """The batch of all ranks, rank 0's rows first (B is the global batch)."""
 
     rows: Tensor  # (B,) long, of the training set
     counted: Tensor  # (B,) float64: 1, or 0 for a row that only pads a batch smaller than the number of ranks
     soft: Tensor  # (B, C) sharpened confidences
     pseudo: Tensor  # (B, C) bool
-    judged: Tensor  # (B, C) bool, the labels that count in the loss
+    in_loss: Tensor  # (B, C) bool, the labels that count in the loss
     own: slice  # the rows of this rank
 
 
@@ -221,7 +203,7 @@ class NDLP(ScheduledCriterion):
 
     State: `confidence` (N, C) float64, which candidate of an image is true; `log_distribution` (C), which classes get
     more images chosen, begun anew every epoch; `positives` (C), the class frequencies of the loss; the epoch. Logged:
-    `pseudo` and `mix`, the two losses, `pseudo_positives`, their mean number an image, and `chosen`, the share of the
+    `pseudo` and `mix`, the two losses, `pseudo_positives`, their mean number per image, and `chosen`, the share of the
     global batch that was trusted, which from the second epoch on is mixed.
     """
 
@@ -233,7 +215,7 @@ class NDLP(ScheduledCriterion):
 
     def __init__(self, config: NDLPConfig, info: CriterionInfo) -> None:
         super().__init__(config, info)
-        self.members, self.rules = config.members(), RULES[config.confidence]
+        self.options, self.rules = variant_options(config, VARIANTS), RULES[config.confidence]
         classes = info.observed.num_classes
         check_memory(info.observed, 8, "NDLP keeps a confidence")
         confidence = initial_confidence(info.observed)
@@ -247,7 +229,7 @@ class NDLP(ScheduledCriterion):
         self.register_buffer("positives", self._positives())
 
     def _positives(self) -> Tensor:
-        """(C,) float64 by the prior, which is said, for it matters what the loss may know."""
+        """(C,) float64 class counts by the prior, which is printed where the loss uses more than candidate labels."""
         prior = self.config.prior
         if prior == "confidence":
             if rank() == 0:
@@ -257,28 +239,28 @@ class NDLP(ScheduledCriterion):
 
     @property
     def frequencies(self) -> PositiveCounts:
-        """What the loss knows of how often the classes occur."""
+        """Class frequencies that the loss uses."""
         return PositiveCounts(self.positives, len(self.info.observed))
 
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
-        """The distribution begins anew; the class frequencies follow the confidences if the prior says so."""
+        """Reset the distribution; update the class frequencies from the confidences if the prior is "confidence"."""
         super().on_epoch_start(epoch, train_scores)
         self.log_distribution.fill_(-math.log(len(self.log_distribution)))
         if self.config.prior == "confidence":
             self.positives.copy_(self.confidence.sum(dim=0))
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
-        """Loss of one batch; after it, the distribution and then the confidences take in what the batch says."""
+        """Loss of one batch; after it, the distribution and then the confidences are updated from the batch."""
         logits = at_least_float32(model(batch.images).logits)
         candidates = batch.observed == PRESENT
         with torch.autocast(logits.device.type, enabled=False):
-            everyone = self._everyone(batch.index, candidates)
-            pseudo = everyone.pseudo[everyone.own]
-            losses = self._losses(logits, pseudo, everyone.judged[everyone.own])
-            chosen = self._chosen(losses.detach().mean(dim=1), everyone)
-        mix = self._mix_loss(model, batch.images, chosen, everyone)
+            whole = self._global_batch(batch.index, candidates)
+            pseudo = whole.pseudo[whole.own]
+            losses = self._losses(logits, pseudo, whole.in_loss[whole.own])
+            chosen = self._chosen(losses.detach().mean(dim=1), whole)
+        mix = self._mix_loss(model, batch.images, chosen, whole)
         with torch.autocast(logits.device.type, enabled=False):
-            self._learn(logits.detach(), candidates, everyone)
+            self._learn(logits.detach(), candidates, whole)
         total = losses.mean() + self.weight * mix
         parts = {
             "pseudo": losses.mean(),
@@ -291,47 +273,47 @@ class NDLP(ScheduledCriterion):
 
     @property
     def ramp(self) -> float:
-        """How far the ramps have risen in this epoch."""
+        """Height of the ramps in this epoch."""
         return ramp(self.epoch, self.config.ramp_epochs or self.info.epochs)
 
     @property
     def weight(self) -> float:
-        """Of the mixup loss in this epoch."""
+        """Weight of the mixup loss in this epoch."""
         return self.config.eta * self.ramp
 
     @property
     def alpha(self) -> float:
         """Share of a batch that is to be chosen in this epoch."""
-        start, end = self.config.alphas
+        start, end = self.config.alpha_range
         return start + (end - start) * self.ramp
 
-    def _losses(self, logits: Tensor, targets: Tensor, judged: Tensor) -> Tensor:
-        """(B, C) distribution-balanced losses against hard or soft targets, as far (0 to 1) as a label is judged."""
+    def _losses(self, logits: Tensor, targets: Tensor, in_loss: Tensor) -> Tensor:
+        """(B, C) distribution-balanced losses against hard or soft targets, weighted by `in_loss` (0 to 1)."""
         losses = distribution_balanced(logits, targets.to(logits.dtype), self.frequencies, self.config)
-        return losses * judged.to(losses.dtype)
+        return losses * in_loss.to(losses.dtype)
 
-    def _everyone(self, index: Tensor, candidates: Tensor) -> Everyone:
-        """The global batch and its pseudo labels; confidences are the same on every rank, so only rows are told."""
+    def _global_batch(self, index: Tensor, candidates: Tensor) -> _NDLPGlobalBatch:
+        """The global batch and its pseudo labels; confidences are the same on every rank, so only rows are sent."""
         config, rows, candidates = self.config, gather_rows(index), gather_rows(candidates)
         if self.epoch <= config.candidate_epochs:
             soft, pseudo = candidates.double(), candidates
         else:
             soft = self.rules.sharpened(self.confidence[rows], config.gamma)
             pseudo = pseudo_labels(soft, class_thresholds(self.confidence))
-        judged = pseudo | ~candidates if config.rejected == "ignored" else torch.ones_like(pseudo)
-        return Everyone(rows, counted_rows(rows), soft, pseudo, judged, own_rows(len(index)))
+        in_loss = pseudo | ~candidates if config.rejected == "ignored" else torch.ones_like(pseudo)
+        return _NDLPGlobalBatch(rows, counted_rows(rows), soft, pseudo, in_loss, own_rows(len(index)))
 
-    def _chosen(self, losses: Tensor, everyone: Everyone) -> Tensor:
+    def _chosen(self, losses: Tensor, whole: _NDLPGlobalBatch) -> Tensor:
         """(B,) bool of the global batch: the images whose pseudo labels are trusted."""
         distribution = torch.softmax(self.log_distribution, dim=0)  # uniform comes back as exactly 1/C
-        wanted = rows_wanted(distribution, everyone.counted.sum(), self.alpha)
-        pseudo = everyone.pseudo & (everyone.counted > 0)[:, None]
+        wanted = rows_wanted(distribution, whole.counted.sum(), self.alpha)
+        pseudo = whole.pseudo & (whole.counted > 0)[:, None]
         return reliable_rows(gather_rows(losses), pseudo, wanted)
 
-    def _mix_loss(self, model: Model, images: Tensor, chosen: Tensor, everyone: Everyone) -> Tensor:
+    def _mix_loss(self, model: Model, images: Tensor, chosen: Tensor, whole: _NDLPGlobalBatch) -> Tensor:
         """This rank's addend to the mean loss on mixtures of the chosen images; 0 where there is none.
 
-        The ranks share the mixtures evenly, two or more each, whoever's images they are made of.
+        The ranks share the mixtures evenly, two or more each, whichever rank the images are from.
         """
         nothing = images.new_zeros(())
         if self.weight == 0:
@@ -341,34 +323,34 @@ class NDLP(ScheduledCriterion):
         if sharing == 0:  # BatchNorm cannot normalise a single image
             return nothing
         mixture = draw_mixture(len(rows), self.config.mixup_beta, images.device)
-        pictures = mixture.of(gather_rows(images)[rows])
+        mixed = mixture.of(gather_rows(images)[rows])
         if rank() >= sharing:
             return nothing
         mine = slice(rank(), None, sharing)
-        targets, judged = (mixture.of(each[rows].double())[mine] for each in (everyone.soft, everyone.judged))
-        kept = self.members.mix_statistics == "kept"
+        targets, in_loss = (mixture.of(each[rows].double())[mine] for each in (whole.soft, whole.in_loss))
+        kept = self.options.mix_statistics == "kept"
         with running_statistics_kept(model) if kept else nullcontext():
-            logits = at_least_float32(model(pictures[mine]).logits)
+            logits = at_least_float32(model(mixed[mine]).logits)
         with torch.autocast(logits.device.type, enabled=False):
-            mean = self._losses(logits, targets, judged).mean(dim=1).sum() / len(rows)
-        # The engine weights a rank's loss by its share of the batch, which says nothing of its share of the mixtures.
-        return mean * (len(everyone.rows) / len(images))
+            mean = self._losses(logits, targets, in_loss).mean(dim=1).sum() / len(rows)
+        # The engine weights a rank's loss by its share of the batch, which is not its share of the mixtures.
+        return mean * (len(whole.rows) / len(images))
 
     @torch.no_grad()
-    def _learn(self, logits: Tensor, candidates: Tensor, everyone: Everyone) -> None:
-        """Move the distribution by the confidences as they were, then the confidences by the predictions."""
-        if self.members.update_logits == "biased":
+    def _learn(self, logits: Tensor, candidates: Tensor, whole: _NDLPGlobalBatch) -> None:
+        """Update the distribution from the old confidences, then the confidences from the predictions."""
+        if self.options.update_logits == "biased":
             logits = logits + logit_bias(self.frequencies, self.config).to(logits)
-        confidence = self.confidence[everyone.rows]
-        self.log_distribution.copy_(self._next_distribution(class_shares(confidence * everyone.counted[:, None])))
+        confidence = self.confidence[whole.rows]
+        self.log_distribution.copy_(self._next_distribution(class_shares(confidence * whole.counted[:, None])))
         predicted = gather_rows(self.rules.predicted(logits, candidates))
-        predicted = one_per_image(predicted, everyone.rows, self.members.repeats)
+        predicted = one_per_image(predicted, whole.rows, self.options.repeats)
         moved = moved_confidence(confidence, predicted, self.config.mu)
-        write_rows(self.confidence, everyone.rows[everyone.own], moved[everyone.own])
+        write_rows(self.confidence, whole.rows[whole.own], moved[whole.own])
 
     def _next_distribution(self, shares: Tensor) -> Tensor:
-        """(C,) its logarithm after a batch with these class shares (C,)."""
-        if self.members.distribution == "reference":
+        """(C,) logarithm of the distribution after a batch with these class shares (C,)."""
+        if self.options.distribution == "reference":
             return refined_distribution(self.log_distribution, shares)
         config = self.config
         return bounded_distribution(

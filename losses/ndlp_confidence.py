@@ -1,4 +1,4 @@
-"""NDLP's formulas: which candidate labels are believed, which images are reliable, and which classes a batch lacks.
+"""Formulas of NDLP: pseudo labels among the candidates, reliable images, and classes that recent batches lack.
 
 B batch, C classes, N training images, d distribution (C,). Source: NDLP, published code zhongjingyu1/NDLP,
 `main/PML_Confidence.py` and `main/train.py`. Formulas: docs/methods/ndlp.md. They compute in float64, hold no state,
@@ -31,14 +31,13 @@ def initial_confidence(table: LabelTable, *, block: int = 16_384) -> Tensor:
 
 
 def class_thresholds(confidence: Tensor) -> Tensor:
-    """What a confidence must exceed, class by class: the mean over the images whose confidence is not 0.
+    """Threshold of each class: the mean confidence over the images whose confidence is not 0.
 
     Args:
         confidence: (N, C) of the whole training set.
 
     Returns:
-        (C,) phi; +inf for a class that no image has any confidence in, where the published code has NaN: neither is
-        ever exceeded.
+        (C,) phi; +inf for a class without any confidence, where the published code has NaN: neither is ever exceeded.
     """
     counts = (confidence != 0).sum(dim=0)
     return torch.where(counts > 0, confidence.sum(dim=0) / counts.clamp(min=1), math.inf)
@@ -49,7 +48,7 @@ def sharpened(confidence: Tensor, gamma: float) -> Tensor:
 
     Args:
         confidence: (B, C), 0 or more.
-        gamma: above 0; above 1 it widens differences, 1 changes nothing but the sum.
+        gamma: above 0; above 1 it increases differences, 1 changes nothing but the sum.
 
     Returns:
         (B, C) q, rows that sum to 1; rows of zeros stay so. Large exponents do not underflow to empty rows.
@@ -60,7 +59,7 @@ def sharpened(confidence: Tensor, gamma: float) -> Tensor:
 
 
 def sharpened_each(confidence: Tensor, gamma: float) -> Tensor:
-    """Confidences that know nothing of each other, to the power `gamma`: P^g / (P^g + (1 - P)^g), P in [0, 1].
+    """Independent confidences to the power `gamma`: P^g / (P^g + (1 - P)^g), P in [0, 1].
 
     Ours; the same shape (B, C), 0 and 1 stay, 1/2 stays, and 1 for `gamma` changes nothing.
     """
@@ -68,7 +67,7 @@ def sharpened_each(confidence: Tensor, gamma: float) -> Tensor:
 
 
 def pseudo_labels(soft: Tensor, thresholds: Tensor) -> Tensor:
-    """(B, C) bool: where the sharpened confidences (B, C) strictly exceed the thresholds (C,). A row may be empty."""
+    """(B, C) bool: sharpened confidences (B, C) that strictly exceed the thresholds (C,). A row may be empty."""
     return soft > thresholds
 
 
@@ -94,18 +93,18 @@ def predicted_confidence_each(logits: Tensor, candidates: Tensor) -> Tensor:
 
 
 def moved_confidence(confidence: Tensor, predicted: Tensor, mu: float) -> Tensor:
-    """(1 - mu) confidence + mu predicted, all (B, C); a row that nothing was predicted for stays as it was."""
-    spoken = predicted.sum(dim=1, keepdim=True) > 0
-    return torch.where(spoken, (1 - mu) * confidence + mu * predicted, confidence)
+    """(1 - mu) confidence + mu predicted, all (B, C); a row without predictions stays as it was."""
+    has_prediction = predicted.sum(dim=1, keepdim=True) > 0
+    return torch.where(has_prediction, (1 - mu) * confidence + mu * predicted, confidence)
 
 
 def one_per_image(values: Tensor, index: Tensor, repeats: Repeats) -> Tensor:
-    """The same values for all rows of a batch that are of the same image: their mean, or those of the last such row.
+    """Values in which all rows of one image are equal: the mean of these rows, or the last of them.
 
     Args:
         values: (B, C) float64.
         index: (B,) long, the images.
-        repeats: "mean" depends on no order. Writing rows one after the other leaves the "last".
+        repeats: "mean" depends on no order; "last" is what writing the rows one after the other leaves.
 
     Returns:
         (B, C).
@@ -118,12 +117,12 @@ def one_per_image(values: Tensor, index: Tensor, repeats: Repeats) -> Tensor:
 
 
 def rows_wanted(distribution: Tensor, size: int | Tensor, alpha: float) -> Tensor:
-    """(C,) how many reliable images of each class a batch should give: distribution (C,) * batch size * alpha."""
+    """(C,) number of reliable images of each class to choose from a batch: distribution (C,) * batch size * alpha."""
     return distribution * size * alpha
 
 
 def reliable_rows(losses: Tensor, pseudo: Tensor, wanted: Tensor) -> Tensor:
-    """The images whose pseudo labels are trusted: of each class the ones with the smallest losses.
+    """Images whose pseudo labels are trusted: of each class those with the smallest losses.
 
     Of the m images with the pseudo label of a class, min(ceil(wanted), m) are taken and at least 1; none where m is 0.
 
@@ -133,17 +132,17 @@ def reliable_rows(losses: Tensor, pseudo: Tensor, wanted: Tensor) -> Tensor:
         wanted: (C,), see `rows_wanted`.
 
     Returns:
-        (B,) bool, the images that any class has taken.
+        (B,) bool, the images that are taken for any class.
     """
     order = losses.argsort(stable=True)
     ranked = pseudo[order]
-    place = ranked.cumsum(dim=0)  # 1 for the image of a class with the smallest loss
-    taken = (ranked & (place <= wanted.ceil().clamp(min=1))).any(dim=1)
+    number = ranked.cumsum(dim=0)  # 1 for the image of a class with the smallest loss
+    taken = (ranked & (number <= wanted.ceil().clamp(min=1))).any(dim=1)
     return torch.zeros_like(taken).index_copy(0, order, taken)
 
 
 def class_shares(confidence: Tensor) -> Tensor:
-    """(C,) the share that each class has of all confidence in the rows (B, C); zeros where there is none."""
+    """(C,) share of each class in the total confidence of the rows (B, C); zeros where there is none."""
     totals = confidence.sum(dim=0)
     whole = totals.sum()
     return totals / whole.where(whole > 0, 1)
@@ -153,7 +152,7 @@ def refined_distribution(log_distribution: Tensor, shares: Tensor) -> Tensor:
     """One step of d <- d / (e + 1e-8), renormalised, as the published code takes it; exact in logarithms.
 
     e_j is the share of class j in the batch, or d_j where that is 0. The divisions add up over an epoch, so that a few
-    classes soon hold nearly all of d: far below what a float64 could hold, which logarithms still tell apart.
+    classes soon have nearly all of d; the others fall below what a float64 can represent, but their logarithms do not.
 
     Args:
         log_distribution: (C,) log d.
@@ -170,8 +169,8 @@ def refined_distribution(log_distribution: Tensor, shares: Tensor) -> Tensor:
 def bounded_distribution(log_distribution: Tensor, shares: Tensor, *, mu: float, max_ratio: float) -> Tensor:
     """One step of d <- d^(1-mu) g^mu, renormalised; g_j = 1 / (C e_j), kept within 1/max_ratio and max_ratio.
 
-    So d leans towards the classes that the last 1/mu batches or so had little of, and no two classes ever differ by
-    more than max_ratio^2. A class absent from the batch counts as one of the smallest share.
+    So d favours the classes that were rare in about the last 1/mu batches, and no two classes ever differ by more than
+    max_ratio^2. A class absent from the batch counts as one of the smallest share.
 
     Args:
         log_distribution: (C,) log d.

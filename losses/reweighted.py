@@ -2,15 +2,15 @@
 
 B batch, C classes, N training images, n_j the images that class j is in. Sources: Lin et al., ICCV 2017, arXiv
 1708.02002 (focal); Cui et al., CVPR 2019, arXiv 1901.05555 (class-balanced); published code of both for several labels
-an image: wutong16/DistributionBalancedLoss, `mllt/models/losses/resample_loss.py`. Formulas, and where this differs
-from it: docs/methods/reweighted.md.
+per image: wutong16/DistributionBalancedLoss, `mllt/models/losses/resample_loss.py`. Formulas, and differences from it:
+docs/methods/reweighted.md.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from losses.assume_negative import split_mean
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32, present
+from losses.common.variants import require_choices
 from utils.checks import UserError, require
 from utils.collectives import rank
 from utils.console import say
@@ -30,11 +31,11 @@ CBMode = Literal["by_class", "average_n", "average_w", "min_n"]
 CBNorm = Literal["mean", "none"]
 
 LEAST_COUNT = 0.5
-"""What a count below it is taken for: a class that no training image has would else weigh infinitely much."""
+"""Smallest count that is used: the weight of a class without training images would else be infinite."""
 
 
 class PositiveCounts(NamedTuple):
-    """How many training images each class is in, and how many there are."""
+    """Number of training images of each class, and of all."""
 
     positives: Tensor  # (C,) float64; fractions where images are counted by a confidence
     images: int  # N
@@ -45,12 +46,12 @@ class PositiveCounts(NamedTuple):
 
 
 def class_frequencies(info: CriterionInfo, prior: FrequencySource) -> PositiveCounts:
-    """The class frequencies that `prior` asks for.
+    """Class frequencies of the labels that `prior` names.
 
     Args:
-        info: what the criterion is told of the training set.
-        prior: "candidate" counts the PRESENT labels that are trained on; "clean" the true ones, and says so, for the
-            labels of a run are to stand for a truth that nobody knows.
+        info: facts about the training set.
+        prior: "candidate" counts the PRESENT labels that are trained on; "clean" counts the true ones, and prints that
+            it does, because a run normally has no access to them.
 
     Raises:
         UserError: clean labels are asked for and the training set has none.
@@ -134,14 +135,14 @@ def class_balanced_weights(targets: Tensor, frequencies: PositiveCounts, *, beta
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig:
-    """Which labels tell how frequent a class is. Raises: UserError for a choice that there is not."""
+    """Choice of the labels in which classes are counted. Raises: UserError for an unknown value."""
 
     prior: FrequencySource = option(
-        "candidate", "count classes in the labels trained on (candidate), or in the true ones (clean)"
+        "candidate", "count classes in the labels that are trained on (candidate), or in the true ones (clean)"
     )
 
     def __post_init__(self) -> None:
-        require_choice("prior", self.prior, FrequencySource)
+        require_choices(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +169,7 @@ class ClassBalancedConfig(PriorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_focus(self.focal_gamma, self.focal_balance)
-        require_effective_number(self.cb_beta, self.cb_mode)
-        require_choice("cb_norm", self.cb_norm, CBNorm)
+        require_effective_number(self.cb_beta)
 
 
 class Focal(Criterion):
@@ -228,14 +228,8 @@ class ClassBalanced(FrequencyCriterion):
 
 
 def mean_output(losses: Tensor, logits: Tensor, observed: Tensor) -> LossOutput:
-    """The mean of `losses` (B, C), with what PRESENT and other labels (B, C) add to it."""
+    """Mean of `losses` (B, C), and its parts from PRESENT and from other labels (B, C)."""
     return LossOutput(losses.mean(), logits.detach(), split_mean(losses, observed == PRESENT))
-
-
-def require_choice(name: str, value: str, kind: object) -> None:
-    """Raise UserError unless `value`, the setting `name`, is one of a Literal's."""
-    choices = get_args(kind)
-    require(value in choices, f"--{name} {value}: must be one of {', '.join(choices)}")
 
 
 def require_focus(gamma: float, balance: float) -> None:
@@ -244,7 +238,6 @@ def require_focus(gamma: float, balance: float) -> None:
     require(0 < balance < math.inf, f"--focal_balance {balance}: must be above 0; the published value is 2")
 
 
-def require_effective_number(beta: float, mode: str) -> None:
-    """Raise UserError unless the settings of class-balanced weights can work."""
+def require_effective_number(beta: float) -> None:
+    """Raise UserError unless the parameter of class-balanced weights can work."""
     require(0 <= beta < 1, f"--cb_beta {beta}: must be in [0, 1), such as 0.9, 0.99 or 0.999")
-    require_choice("cb_mode", mode, CBMode)

@@ -1,8 +1,8 @@
-"""ROLE: the unknown labels are estimated along with the classifier (Cole et al., CVPR 2021).
+"""ROLE: unknown labels are estimated jointly with the classifier (Cole et al., CVPR 2021).
 
 B batch, C classes, N training images; p the classifier's probabilities, q the estimated labels. Source: arXiv
-2106.09708; published code elijahcole/single-positive-multi-label, `losses.py` and `models.py`. Where this differs from
-it: docs/methods/role.md.
+2106.09708; published code elijahcole/single-positive-multi-label, `losses.py` and `models.py`. Differences from it:
+docs/methods/role.md.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RoleLoss(NamedTuple):
 
 
 def role_losses(logits: Tensor, estimates: Tensor, observed: Tensor, variant: Variant = "fixed") -> RoleLoss:
-    """What ROLE asks of every entry: present labels are likely under both, and the two agree.
+    """Losses of every entry: present labels should be likely under both, and the two should agree.
 
     Args:
         logits: (B, C) of the classifier, in single precision at least.
@@ -90,9 +90,9 @@ class ROLE(Criterion):
     """Regularised online label estimation (Cole et al., CVPR 2021).
 
     State: `estimates`, a parameter (N, C) that the optimiser trains beside the network, without weight decay. Logged:
-    `positive`, `agreement`, `penalty`, the parts of the loss; `estimated`, the number of labels estimated an image.
+    `positive`, `agreement`, `penalty`, the parts of the loss; `estimated`, the estimated number of labels per image.
 
-    Raises: UserError if the labels are stored sparse, being too many for a dense estimate of each.
+    Raises: UserError if the labels are stored sparse because they are too many for a dense estimate of each.
     """
 
     config: ROLEConfig
@@ -108,7 +108,7 @@ class ROLE(Criterion):
         self.estimates = nn.Parameter(initial_estimates(info.observed, derive_seed(info.seed, "label estimates")))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The estimates, at their own learning rate."""
+        """Return the estimates, with their own learning rate."""
         return [{"params": [self.estimates], "lr_mult": self.config.estimator_lr_mult, "weight_decay": 0.0}]
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:

@@ -1,7 +1,7 @@
-"""Losses that take unknown labels for unknown: EPR, IU and PR (Cole et al., CVPR 2021, arXiv 2106.09708).
+"""Losses that treat unknown labels as unknown: EPR, IU and PR (Cole et al., CVPR 2021, arXiv 2106.09708).
 
 B batch, C classes, p the sigmoid of the logits. Published code: elijahcole/single-positive-multi-label, `losses.py`.
-Where this differs from it: docs/methods/single_positive.md.
+Differences from it: docs/methods/single_positive.md.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def positive_losses(logits: Tensor, observed: Tensor, variant: Variant = "fixed"
 
 
 def count_penalty(p: Tensor, expected: float) -> Tensor:
-    """How far the expected number of positives an image is from what it should be: ((mean_b sum_c p) - k)^2 / C^2.
+    """Penalty on the difference of predicted and expected positives per image: ((mean_b sum_c p) - k)^2 / C^2.
 
     The mean is over the GLOBAL batch (Cole et al.). The value is the same on every rank; the gradient is that of
     this rank's part of the mean, so that the ranks' gradients, averaged by their shares of the batch, are the
@@ -64,12 +64,12 @@ def count_penalty(p: Tensor, expected: float) -> Tensor:
 def ranking_losses(logits: Tensor, observed: Tensor) -> Tensor:
     """Pairwise ranking: for every present label i the sum over all others j of max(0, 1 - p_i + p_j).
 
-    Probabilities differ by at most 1, so the maximum never cuts anything off and the sum over pairs is
+    Probabilities differ by at most 1, so the maximum is never active and the sum over pairs is
     n (1 - p_i) + sum_j p_j, n the number of others: no pair is ever formed.
 
     Args:
         logits: (B, C) in single precision at least.
-        observed: (B, C) label codes; all that is not PRESENT is ranked below.
+        observed: (B, C) label codes; every label that is not PRESENT is ranked below.
 
     Returns:
         (B, C), 0 where the label is not PRESENT.
@@ -85,7 +85,7 @@ class EPRConfig(ANConfig):
     """Settings of EPR. Raises: UserError for a value that cannot work, or that is missing."""
 
     expected_num_pos: float | None = option(
-        None, "labels that a picture has on average; must be said where the dataset's settings do not"
+        None, "labels per image on average; must be given where the dataset's settings do not"
     )
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class EPRConfig(ANConfig):
         number = self.expected_num_pos
         require(
             number is not None,
-            "--expected_num_pos is missing: say how many labels a picture has on average "
+            "--expected_num_pos is missing: give the number of labels per image on average "
             "(published: 1.5 for pascal, 2.9 for coco, 1.9 for nuswide, 31.4 for cub)",
         )
         require(
@@ -103,7 +103,7 @@ class EPRConfig(ANConfig):
 
 
 def expected_count(config: EPRConfig, info: CriterionInfo) -> float:
-    """The expected number of positives an image. Raises: UserError if there are fewer classes than that."""
+    """Expected number of positives per image. Raises: UserError if there are fewer classes than that."""
     number, classes = config.expected_num_pos or 0.0, info.observed.num_classes
     require(number <= classes, f"--expected_num_pos {number}: there are only {classes} classes")
     return number
@@ -112,9 +112,9 @@ def expected_count(config: EPRConfig, info: CriterionInfo) -> float:
 class EPR(Criterion):
     """Expected positive regularisation (Cole et al., CVPR 2021).
 
-    Only present labels have a loss; what keeps all others from being predicted too is the known average number of
-    labels an image. It holds no state. Logged: `positive`, the loss of present labels; `penalty`; `predicted`, the
-    number of labels predicted an image.
+    Only present labels have a loss; the known average number of labels per image keeps the others from being predicted
+    too. It holds no state. Logged: `positive`, the loss of present labels; `penalty`; `predicted`, the number of labels
+    predicted per image.
 
     Raises: UserError if a label is known to be absent, for which there is no term.
     """
@@ -153,7 +153,7 @@ def require_known(method: str, info: CriterionInfo) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class IUConfig(ANConfig):
-    """Settings of IU. Raises: UserError for a variant that there is not."""
+    """Settings of IU. Raises: UserError for an unknown variant."""
 
 
 class IU(Criterion):

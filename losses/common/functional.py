@@ -13,7 +13,7 @@ from utils.types import PRESENT
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """`values` in single precision at least, of any shape: half types are widened, float64 stays."""
+    """`values` of any shape in single precision at least: half types become float32, float64 stays."""
     return values if values.dtype == torch.float64 else values.float()
 
 

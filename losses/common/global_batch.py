@@ -1,4 +1,4 @@
-"""A batch as all processes together see it: what selections, thresholds and means over a batch are taken over.
+"""The batch of all processes together, over which selections, thresholds and means of a batch are taken.
 
 G rows of the global batch, B of them on this process.
 """
@@ -40,10 +40,10 @@ class GlobalBatch:
         return values[self._own]
 
     def total(self, values: Tensor, chosen: Tensor) -> Tensor:
-        """What this process brings to the sum of the chosen values of the global batch.
+        """This process's share of the sum of the chosen values of the global batch.
 
-        It is blown up to the global batch, so that the mean over processes, weighted by the rows of each, is that sum.
-        A row that only pads brings nothing. The gradient is there, if only as zeros, when nothing is chosen.
+        It is scaled to the global batch, so that the mean over processes, weighted by the rows of each, is that sum.
+        A row that only pads adds nothing. There is a gradient, if only of zeros, when nothing is chosen.
 
         Args:
             values: (B, ...) with gradient.
@@ -56,15 +56,15 @@ class GlobalBatch:
 
     def _arrange(self, index: Tensor) -> None:
         own = rank() + world_size() * torch.arange(len(index), device=index.device)
-        images, places = gather_rows(torch.stack([index, own], dim=1)).unbind(dim=1)
-        places, order = places.sort()
-        self._own, self._order = torch.searchsorted(places, own), order
+        images, positions = gather_rows(torch.stack([index, own], dim=1)).unbind(dim=1)
+        positions, order = positions.sort()
+        self._own, self._order = torch.searchsorted(positions, own), order
         self.size, self._weight = len(order), len(order) / len(index)
         if self.size <= world_size():
             self._drop_padding(images[order], order, self._own)
 
     def _drop_padding(self, images: Tensor, order: Tensor, own: Tensor) -> None:
-        """Each image once; one row a process."""
+        """Keep each image once, where every process has one row."""
         same = images[:, None] == images[None, :]
         first = same.to(torch.uint8).argmax(dim=1)  # the first of equal maxima, by argmax's contract
         counts = first == torch.arange(len(first), device=first.device)

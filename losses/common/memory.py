@@ -1,4 +1,4 @@
-"""Per-sample state (one row a training image), kept equal on all ranks."""
+"""Per-sample state (one row per training image), kept equal on all ranks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def check_memory(observed: LabelTable, bytes_per_entry: int, what: str) -> None:
     """Refuse state of N x C entries that no machine has the memory for.
 
     Args:
-        observed: the labels (N, C) that there is an entry for each of.
+        observed: the labels (N, C), each of which has an entry.
         bytes_per_entry: size of one entry.
-        what: the method and what it keeps: "CoNeS keeps a confidence".
+        what: the method and its state, such as "CoNeS keeps a confidence".
 
     Raises:
         UserError: the table exceeds `LARGEST_TABLE`.
@@ -34,7 +34,7 @@ def check_memory(observed: LabelTable, bytes_per_entry: int, what: str) -> None:
 
 @torch.no_grad()
 def write_rows(memory: Tensor, index: Tensor, values: Tensor) -> None:
-    """Set `memory[index] = values` with the rows of all ranks, in place and alike on every rank.
+    """Set `memory[index] = values` in place, with the rows of all ranks and alike on every rank.
 
     Where an image occurs more than once (a sampler that pads the last batch repeats some), its first row counts, rank
     0's rows coming first; so the result depends on no order of writing. Alone, nothing waits for the device.
@@ -42,7 +42,7 @@ def write_rows(memory: Tensor, index: Tensor, values: Tensor) -> None:
     Args:
         memory: (N, ...) buffer.
         index: (B,) long, rows of the training set; B may differ from rank to rank.
-        values: (B, ...) what to write, cast to the type of `memory`.
+        values: (B, ...) new rows, cast to the type of `memory`.
     """
     index = gather_rows(index.to(memory.device))
     values = gather_rows(values.to(memory))

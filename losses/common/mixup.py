@@ -19,7 +19,7 @@ from utils.types import Model
 
 
 class Mixture(NamedTuple):
-    """Which image is mixed with which, and how much of it stays."""
+    """Partner of each image, and the portion of the image itself."""
 
     portion: Tensor  # float64 scalar in [1/2, 1], of the image itself
     partners: Tensor  # (n,) long, a permutation
@@ -31,9 +31,9 @@ class Mixture(NamedTuple):
 
 
 def draw_mixture(count: int, beta: float, device: torch.device) -> Mixture:
-    """A portion p of Beta(beta, beta), max(p, 1 - p), and a random permutation of `count`; rank 0's on every rank.
+    """Draw max(p, 1 - p) for a portion p of Beta(beta, beta), and a permutation of `count`; rank 0's on every rank.
 
-    Draws from torch's global generator of `device` and does not wait for it.
+    It uses torch's global generator of `device` and does not wait for the device.
     """
     parameter = torch.full((), beta, dtype=torch.float64, device=device)
     portion = Beta(parameter, parameter, validate_args=False).sample()  # checking the arguments would wait

@@ -1,4 +1,4 @@
-"""Choosing entries by the size of their loss. An entry is a label (a class of an image) or a whole image."""
+"""Selection of entries by the size of their loss. An entry is a label (a class of an image) or a whole image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ROUNDING = 1e-9  # 0.94 * 2150 is 2020.999... in floating point, and means 2021
 
 
 def share_count(size: Tensor, rate: float) -> Tensor:
-    """How many entries a share of them is, rounded down; on the device of `size`.
+    """Number of entries in a share of them, rounded down; on the device of `size`.
 
     Args:
         size: number of entries, integer of any shape.
@@ -20,17 +20,17 @@ def share_count(size: Tensor, rate: float) -> Tensor:
     return (size.double() * rate + _ROUNDING).floor().long()
 
 
-def smallest(losses: Tensor, members: Tensor, count: Tensor) -> Tensor:
-    """The `count` members whose losses are smallest; of equal ones those that come first. Nothing waits for the device.
+def smallest(losses: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
+    """The `count` candidates with the smallest losses, the first of equal ones. Nothing waits for the device.
 
     Args:
         losses: of any shape, finite.
-        members: bool of that shape, the entries that may be chosen.
-        count: scalar, at most the number of members.
+        candidates: bool of that shape, the entries that may be chosen.
+        count: scalar, at most the number of candidates.
 
     Returns:
         Bool of that shape.
     """
-    order = losses.masked_fill(~members, math.inf).flatten().argsort(stable=True)
+    order = losses.masked_fill(~candidates, math.inf).flatten().argsort(stable=True)
     chosen = torch.arange(len(order), device=order.device) < count
-    return torch.empty_like(chosen).scatter(0, order, chosen).view_as(members) & members
+    return torch.empty_like(chosen).scatter(0, order, chosen).view_as(candidates) & candidates

@@ -1,4 +1,4 @@
-"""Two networks for tests: stand-ins whose pictures are the logits already, and two small ones that learn."""
+"""Two networks for tests: stand-ins whose images are the logits already, and two small ones that learn."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from utils.types import Batch, ModelOutput
 
 
 def echo_peers():
-    """Networks for pictures (B, 2C, 1, 1), which hold the logits of f and behind them those of g."""
+    """Networks for images (B, 2C, 1, 1), which hold the logits of f and behind them those of g."""
 
     def network(half):
         return lambda images, want=frozenset(): ModelOutput(images.flatten(1).chunk(2, dim=1)[half])
@@ -21,7 +21,7 @@ def echo_peers():
 
 
 def batch_with(f, g, codes, index=None):
-    """A batch for `echo_peers`; gradients of the logits gather in its pictures."""
+    """A batch for `echo_peers`; gradients of the logits gather in its images."""
     images = torch.cat([torch.as_tensor(f), torch.as_tensor(g)], dim=1)[:, :, None, None].detach().requires_grad_()
     index = torch.arange(len(codes)) if index is None else torch.as_tensor(index)
     return Batch(images, torch.tensor(np.asarray(codes)).float(), index)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from losses.common.functional import weighted_bce
+from losses.common.variants import variant_options
 from losses.cones import (
     VARIANTS,
     CoNeSConfig,
@@ -276,18 +277,18 @@ def test_settings_that_cannot_work_are_refused_by_name(wrong):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_fills_every_member(variant):
+def test_a_variant_fills_every_option(variant):
     config = CoNeSConfig(variant=variant)
-    assert config.members() == VARIANTS[variant]
+    assert variant_options(config, VARIANTS) == VARIANTS[variant]
     assert all(getattr(config, name) == value for name, value in VARIANTS[variant]._asdict().items())
 
 
 @pytest.mark.parametrize("name", CoNeSVariant._fields)
-def test_each_member_is_settable_alone(name):
+def test_each_option_is_settable_alone(name):
     other = "candidates" if name == "prototype_images" else getattr(VARIANTS["reference"], name)
     config = CoNeSConfig(**{name: other})
-    assert config.members() == VARIANTS["fixed"]._replace(**{name: other})
-    assert config.members() != VARIANTS["fixed"]
+    assert variant_options(config, VARIANTS) == VARIANTS["fixed"]._replace(**{name: other})
+    assert variant_options(config, VARIANTS) != VARIANTS["fixed"]
 
 
 def test_settings_are_frozen():

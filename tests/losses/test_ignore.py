@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from losses import Ignore, IgnoreConfig
+from losses.common.variants import variant_options
 from losses.ignore import VARIANTS, IgnoreVariant
 from tests.losses.fake_model import FakeModel, batch_of, info_for
 from tests.oracles import ignore as oracle
@@ -33,7 +34,7 @@ class Answers:
 
 
 def views(codes, index=None, size=8):
-    """A batch of random pictures in two views."""
+    """A batch of random images in two views."""
     index = torch.arange(len(codes)) if index is None else torch.as_tensor(index)
     first, second = torch.randn(2, len(codes), 3, size, size, generator=torch.Generator().manual_seed(1))
     return Batch(first, torch.tensor(np.asarray(codes)).float(), index, second)
@@ -54,7 +55,7 @@ def single(rows, classes, seed, empty=(), known=0.1):
 
 
 def three_logits(shape, seed):
-    """Logits of the weak view, the masked picture and the strong view, float64 (3, B, C)."""
+    """Logits of the weak view, the masked image and the strong view, float64 (3, B, C)."""
     return torch.tensor(np.random.default_rng(seed).normal(0, 2, (3, *shape)))
 
 
@@ -125,7 +126,7 @@ def test_gradient_by_finite_differences_through_both_views():
     assert torch.autograd.gradcheck(total, [logits[0].clone().requires_grad_(), logits[2].clone().requires_grad_()])
 
 
-def test_the_model_sees_the_weak_view_then_the_masked_picture_then_the_strong_view():
+def test_the_model_sees_the_weak_view_then_the_masked_image_then_the_strong_view():
     codes = single(4, 3, 6, empty=[1])
     criterion, batch = build(codes, double=False), views(codes, size=9)
     cam = torch.randn(4, 3, 3, 3)
@@ -179,7 +180,7 @@ def test_images_of_several_positives_show_them_all():
 
 def test_images_without_a_positive_keep_their_labels_unless_judged():
     codes, logits = single(3, 4, 8, empty=[1], known=0), three_logits((3, 4), 2)
-    logits[1, 1] = logits[0, 1] - 50  # noise between two passes of one picture, absurdly large
+    logits[1, 1] = logits[0, 1] - 50  # noise between two passes of one image, absurdly large
     logits[0, 1] = 9
     for unannotated, expected in (("kept", 0), ("judged", 4)):
         criterion = build(codes, unannotated=unannotated)
@@ -311,7 +312,7 @@ class Normed(FakeModel):
         return out
 
 
-def test_masked_pictures_may_leave_batchnorm_alone():
+def test_masked_images_may_leave_batchnorm_alone():
     codes = single(4, 5, 15)
     for masked_bn, expected in (("train", [1, 2, 3]), ("eval", [1, 1, 2])):
         model = Normed(5)
@@ -359,12 +360,12 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(bad):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_members_follow_the_variant_and_can_be_set_alone(variant):
-    assert IgnoreConfig(variant=variant).members() == VARIANTS[variant]
+def test_options_follow_the_variant_and_can_be_set_alone(variant):
+    assert variant_options(IgnoreConfig(variant=variant), VARIANTS) == VARIANTS[variant]
     other = VARIANTS["reference" if variant == "fixed" else "fixed"]
     for name in IgnoreVariant._fields:
         config = IgnoreConfig(variant=variant, **{name: getattr(other, name)})
-        assert config.members() == VARIANTS[variant]._replace(**{name: getattr(other, name)})
+        assert variant_options(config, VARIANTS) == VARIANTS[variant]._replace(**{name: getattr(other, name)})
 
 
 def sparse_info(codes):
@@ -390,7 +391,7 @@ def test_labels_that_do_not_fit_are_refused_saying_what_does(form):
     Ignore(IgnoreConfig(ignore=False), form(complete))
 
 
-def test_a_picture_of_one_row_is_a_batch_too():
+def test_a_image_of_one_row_is_a_batch_too():
     codes = single(1, 5, 16)
     out = build(codes, double=False)(FakeModel(5), batch_of(codes, [0])._replace(second_view=torch.randn(1, 3, 12, 12)))
     assert torch.isfinite(out.total)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses.ignore_gap import Thresholds, class_maps, kept_pixels, moved, normalised, rejected
+from losses.ignore_gap import IgnoreThresholds, class_maps, kept_pixels, normalised, rejected, updated_thresholds
 from tests.losses.fake_model import FakeModel
 from tests.oracles import ignore as oracle
 from tests.ranks import run_ranks
@@ -79,7 +79,7 @@ def test_a_batch_without_positives_stays_whole(how):
 
 
 @pytest.mark.parametrize("how", ["release", "batch_minmax"])
-def test_one_picture_alone_has_no_extremes_but_its_own(how):
+def test_one_image_alone_has_no_extremes_but_its_own(how):
     maps, shown = tensors(*random_maps(2, images=1)[:2])
     assert not kept_pixels(normalised(maps, shown, how), shown, 0.5, (9, 9)).any()
 
@@ -118,7 +118,7 @@ def test_of_several_positives_the_highest_map_counts():
 def test_thresholds_match_loops():
     rng = np.random.default_rng(0)
     held, gap, average = (
-        Thresholds(torch.zeros((), dtype=torch.float64), torch.zeros(4, dtype=torch.float64)),
+        IgnoreThresholds(torch.zeros((), dtype=torch.float64), torch.zeros(4, dtype=torch.float64)),
         0,
         [0] * 4,
     )
@@ -126,29 +126,29 @@ def test_thresholds_match_loops():
         z, z_masked = rng.normal(0, 2, (2, 5, 4))
         observed = np.where(rng.random((5, 4)) < 0.2, 1, -1) if step != 3 else np.full((5, 4), -1)
         gap, average = oracle.move(gap, average, z, z_masked, observed, 0.9, 0.7)
-        held = moved(held, *tensors(np.abs(z - z_masked), z, observed == 1), (0.9, 0.7))
+        held = updated_thresholds(held, *tensors(np.abs(z - z_masked), z, observed == 1), (0.9, 0.7))
         assert float(held.gap) == pytest.approx(gap, rel=1e-12)
         np.testing.assert_allclose(held.average, average, rtol=1e-12)
 
 
 def test_what_is_not_finite_moves_no_threshold():
-    held = Thresholds(torch.tensor(1.5), torch.tensor([0.5, -0.5]))
+    held = IgnoreThresholds(torch.tensor(1.5), torch.tensor([0.5, -0.5]))
     logits, shown = torch.tensor([[math.inf, 1.0], [0.0, 2.0]]), torch.eye(2).bool()
-    after = moved(held, torch.tensor([[math.nan, 1.0], [2.0, 1.0]]), logits, shown, (0.9, 0.9))
-    torch.testing.assert_close(after, Thresholds(torch.tensor(1.5), torch.tensor([0.5, -0.3])))
+    after = updated_thresholds(held, torch.tensor([[math.nan, 1.0], [2.0, 1.0]]), logits, shown, (0.9, 0.9))
+    torch.testing.assert_close(after, IgnoreThresholds(torch.tensor(1.5), torch.tensor([0.5, -0.3])))
 
 
 def test_worked_example():
     z, masked = torch.tensor([[3, 1.5, -0.2, 0.1]]), torch.tensor([[2.4, -0.3, -1.6, -1.5]])
     unknown = torch.tensor([[False, True, True, True]])
-    thresholds = Thresholds(torch.tensor(1.2), torch.tensor([0.5, 0, -1, 0.2]))
+    thresholds = IgnoreThresholds(torch.tensor(1.2), torch.tensor([0.5, 0, -1, 0.2]))
     gap = (z - masked).abs()
     assert rejected(gap, z, unknown, thresholds, lat=True).int().tolist() == [[0, 1, 1, 0]]
     assert rejected(gap, z, unknown, thresholds, lat=False).int().tolist() == [[0, 1, 1, 1]]
 
 
 def test_only_unknown_labels_strictly_above_both_thresholds_are_rejected():
-    thresholds = Thresholds(torch.tensor(1.0), torch.tensor([0.0, 0.0]))
+    thresholds = IgnoreThresholds(torch.tensor(1.0), torch.tensor([0.0, 0.0]))
     gap, z = torch.tensor([[1.0, 1.1], [1.1, 1.1]]), torch.tensor([[1.0, 0.0], [1.0, 0.1]])
     everything = torch.ones(2, 2, dtype=torch.bool)
     assert rejected(gap, z, everything, thresholds, lat=True).int().tolist() == [[0, 0], [1, 1]]

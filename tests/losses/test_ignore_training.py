@@ -90,7 +90,7 @@ def logits_of(step):
 
 
 def share_steps(rank, batches, settings):
-    """For each setting and step: index, total, gradients, modified, masked pictures and thresholds of a process.
+    """For each setting and step: index, total, gradients, modified, masked images and thresholds of a process.
 
     Rank None has whole batches; rank r has rows r, r + 2, ... and the first row where none are left.
     """

@@ -1,4 +1,4 @@
-"""Label mask training against plain loops, what is told, and that processes share a batch."""
+"""Label mask training against plain loops, what is revealed, and that processes share a batch."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from losses import label_mask
-from losses.label_mask import LabelMask, LabelMaskConfig, told_labels
+from losses.label_mask import LabelMask, LabelMaskConfig, revealed_labels
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.ranks import run_ranks
 from utils import collectives
@@ -18,16 +18,16 @@ INDEX = [4, 0, 3, 6, 1]
 
 
 class TellableModel(nn.Module):
-    """Logits of pictures, moved by the labels it is told, which it remembers."""
+    """Logits of images, moved by the labels that are revealed to it, which it remembers."""
 
     def __init__(self, classes=5):
         super().__init__()
         self.inner = FakeModel(classes)
         self.weight = nn.Parameter(torch.linspace(-1, 1, classes**2).view(classes, classes))
-        self.told = []
+        self.revealed = []
 
     def forward(self, images, want=frozenset(), known=None):
-        self.told.append(known)
+        self.revealed.append(known)
         out = self.inner(images, want)
         return out._replace(logits=out.logits + known @ self.weight)
 
@@ -36,52 +36,53 @@ def targets_of(codes):
     return torch.from_numpy((codes == PRESENT).astype(np.float32))
 
 
-def told(codes, most, reveals="assumed", seed=0):
+def revealed(codes, most, reveals="assumed", seed=0):
     torch.manual_seed(seed)
-    return told_labels(torch.from_numpy(codes), targets_of(codes), most, reveals)
+    return revealed_labels(torch.from_numpy(codes), targets_of(codes), most, reveals)
 
 
-def test_what_is_told_is_true_of_the_labels_as_they_are_assumed():
-    known = told(CODES, 3)
+def test_what_is_revealed_is_true_of_the_labels_as_they_are_assumed():
+    known = revealed(CODES, 3)
     shown = known != UNKNOWN
     assert shown.any()
     assert torch.equal(known[shown], targets_of(CODES)[shown])
 
 
-def test_how_many_are_told_is_uniform_and_which_ones_too():
+def test_how_many_are_revealed_is_uniform_and_which_ones_too():
     codes = np.repeat(random_labels(1, 8), 20_000, axis=0)
-    shown = told(codes, 6) != UNKNOWN
+    shown = revealed(codes, 6) != UNKNOWN
     counts = torch.bincount(shown.sum(dim=1), minlength=9)
     np.testing.assert_allclose(counts[:7] / 20_000, 1 / 7, atol=0.012)
     assert not counts[7:].any()
     np.testing.assert_allclose(shown.float().mean(dim=0), 3 / 8, atol=0.02)
 
 
-def test_only_known_labels_are_told_where_that_is_wanted():
+def test_only_known_labels_are_revealed_where_that_is_wanted():
     for seed in range(20):
-        known = told(CODES, 4, "observed", seed)
+        known = revealed(CODES, 4, "observed", seed)
         assert not (known != UNKNOWN)[torch.from_numpy(CODES) == UNKNOWN].any()
-        everything = told(CODES, 4, "assumed", seed)
+        everything = revealed(CODES, 4, "assumed", seed)
         assert torch.equal(known, torch.where(torch.from_numpy(CODES) == UNKNOWN, float(UNKNOWN), everything))
 
 
 def test_labels_without_known_absent_ones_tell_positives_alone():
     codes = np.where(CODES == ABSENT, UNKNOWN, CODES).astype(np.int8)
-    assert set(told(codes, 4, "observed").unique().tolist()) <= {PRESENT, UNKNOWN}
+    assert set(revealed(codes, 4, "observed").unique().tolist()) <= {PRESENT, UNKNOWN}
 
 
 @pytest.mark.parametrize("share, classes, most", [(0.57, 100, 57), (0.75, 5, 3), (0.99, 5, 4), (0.29, 100, 29)])
 def test_the_largest_number_is_the_share_rounded_down_and_no_less(monkeypatch, share, classes, most):
     asked = []
-    monkeypatch.setattr(label_mask, "told_labels", lambda o, t, most, reveals: asked.append(most) or every_second(t))
+    hide = lambda observed, targets, most, reveals: asked.append(most) or every_second(targets)  # noqa: E731
+    monkeypatch.setattr(label_mask, "revealed_labels", hide)
     codes = random_labels(2, classes)
     model = TellableModel(classes)
     LabelMask(LabelMaskConfig(mask_known=share), info_for(codes))(model, batch_of(codes, [0, 1]))
     assert asked == [most]
 
 
-def test_none_is_told_where_none_may_be():
-    assert (told(CODES, 0) == UNKNOWN).all()
+def test_none_is_revealed_where_none_may_be():
+    assert (revealed(CODES, 0) == UNKNOWN).all()
 
 
 def step(config=None, index=INDEX, seed=0):
@@ -97,9 +98,9 @@ def bce(z, y):
 
 @pytest.mark.parametrize("reveals", ["assumed", "observed"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.75, 0.99])
-def test_the_loss_is_the_sum_over_what_was_not_told(reveals, share):
+def test_the_loss_is_the_sum_over_what_was_not_revealed(reveals, share):
     model, out = step(LabelMaskConfig(mask_known=share, mask_reveals=reveals))
-    (known,) = model.told
+    (known,) = model.revealed
     logits, y = out.logits.double().numpy(), (CODES[INDEX] == PRESENT).astype(float)
     total, asked = 0.0, 0
     for n in range(len(INDEX)):
@@ -114,7 +115,7 @@ def test_the_loss_is_the_sum_over_what_was_not_told(reveals, share):
     assert not any(part.requires_grad for part in [out.logits, *out.parts.values()])
 
 
-def test_no_gradient_comes_from_what_was_told():
+def test_no_gradient_comes_from_what_was_revealed():
     torch.manual_seed(0)
     seen = {}
 
@@ -132,7 +133,7 @@ def test_no_gradient_comes_from_what_was_told():
 
 
 def test_each_step_draws_anew_from_the_generator():
-    (one,), (same,), (other,) = (step(seed=seed)[0].told for seed in (1, 1, 2))
+    (one,), (same,), (other,) = (step(seed=seed)[0].revealed for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
@@ -142,9 +143,9 @@ def test_it_keeps_no_state():
 
 
 def share_a_batch(rank):
-    """Loss and gradient as the engine combines them, told every second label."""
+    """Loss and gradient as the engine combines them; every second label is revealed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(label_mask, "told_labels", lambda observed, targets, most, reveals: every_second(targets))
+        patch.setattr(label_mask, "revealed_labels", lambda observed, targets, most, reveals: every_second(targets))
         index = INDEX if rank is None else (INDEX[:2] if rank == 0 else INDEX[2:])
         model, out = step(index=index)
         total = out.total * len(index) / len(INDEX)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from losses import BCE, BCEConfig, LargeLoss, LargeLossConfig
+from losses.common.variants import variant_options
 from losses.large_loss import VARIANTS, LargeLossVariant, kth_largest, label_count, modified_share, unpacked
 from tests.losses.fake_model import info_for
 from tests.oracles import large_loss as oracle
@@ -19,7 +20,7 @@ SCHEMES = ("LL-R", "LL-Ct", "LL-Cp")
 
 
 def echo(images, want=frozenset()):
-    """A model whose pictures (B, C, 1, 1) are the logits already."""
+    """A model whose images (B, C, 1, 1) are the logits already."""
     return ModelOutput(images.flatten(1))
 
 
@@ -277,12 +278,12 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(bad):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_members_follow_the_variant_and_can_be_set_alone(variant):
-    assert LargeLossConfig(variant=variant).members() == VARIANTS[variant]
+def test_options_follow_the_variant_and_can_be_set_alone(variant):
+    assert variant_options(LargeLossConfig(variant=variant), VARIANTS) == VARIANTS[variant]
     other = VARIANTS["reference" if variant == "fixed" else "fixed"]
     for name in LargeLossVariant._fields:
         config = LargeLossConfig(variant=variant, **{name: getattr(other, name)})
-        assert config.members() == VARIANTS[variant]._replace(**{name: getattr(other, name)})
+        assert variant_options(config, VARIANTS) == VARIANTS[variant]._replace(**{name: getattr(other, name)})
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from losses import CRITERIA, NDLP, NDLPConfig
-from losses.ndlp import VARIANTS, counted_rows, own_rows, parse_range, ramp
+from losses.build import typed_config
+from losses.common.variants import variant_options
+from losses.ndlp import VARIANTS, counted_rows, own_rows, ramp
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.oracles import ndlp as oracle
 from utils.checks import UserError
@@ -20,7 +22,7 @@ CODES[0] = [0, 0, 1, -1, 0]  # a sole candidate
 CODES[1] = [0, -1, 0, 0, 0]  # none
 CLEAN = np.array([9, 1, 4, 6, 3])
 INDEX = [4, 0, 7, 9, 4, 11, 1, 5]  # image 4 twice
-PLAIN = {"ramp_epochs": 2, "alpha_range": "0.3,0.5"}
+PLAIN = {"ramp_epochs": 2, "alpha_range": (0.3, 0.5)}
 
 
 def info(codes=CODES):
@@ -49,7 +51,8 @@ def loop_labels(config, epoch, rows, confidence, candidates):
 
 def loop_step(criterion, state, model, batch, mixture, share):
     """Total, pseudo and mix loss of a step by the oracle; `state` is the confidence and the distribution, changed."""
-    config, counts, settings = criterion.config, criterion.positives.numpy(), criterion.config.members()
+    config, counts = criterion.config, criterion.positives.numpy()
+    settings = variant_options(config, VARIANTS)
     index, rows = batch.index.tolist(), state["confidence"][batch.index.numpy()]
     candidates = (batch.observed == 1).numpy()
     soft, labels, counted = loop_labels(config, criterion.epoch, rows, state["confidence"], candidates)
@@ -256,7 +259,7 @@ def test_a_table_that_no_memory_holds_is_refused(monkeypatch):
 
 def test_the_ramp_rises_by_epochs():
     assert [ramp(epoch, 10) for epoch in (1, 2, 10, 11, 99)] == [0, 0.1, 0.9, 1, 1]
-    criterion = build(ramp_epochs=None, alpha_range="0.4,0.8")  # over the run's 4 epochs
+    criterion = build(ramp_epochs=None, alpha_range=(0.4, 0.8))  # over the run's 4 epochs
     found = []
     for epoch in range(1, 5):
         criterion.on_epoch_start(epoch)
@@ -272,19 +275,19 @@ def test_the_distribution_begins_anew_every_epoch():
     np.testing.assert_allclose(criterion.log_distribution.exp(), np.full(CLASSES, 1 / CLASSES))
 
 
-def test_members_follow_the_variant_and_can_be_set_alone():
-    for name, members in VARIANTS.items():
-        assert NDLPConfig(variant=name).members() == members
-        for member in members._fields:
-            other = getattr(VARIANTS["reference" if name == "fixed" else "fixed"], member)
-            config = NDLPConfig(variant=name, **{member: other})
-            assert config.members() == members._replace(**{member: other})
-            assert getattr(config, member) == other
+def test_options_follow_the_variant_and_can_be_set_alone():
+    for name, options in VARIANTS.items():
+        assert variant_options(NDLPConfig(variant=name), VARIANTS) == options
+        for option in options._fields:
+            other = getattr(VARIANTS["reference" if name == "fixed" else "fixed"], option)
+            config = NDLPConfig(variant=name, **{option: other})
+            assert variant_options(config, VARIANTS) == options._replace(**{option: other})
+            assert getattr(config, option) == other
 
 
 @pytest.mark.parametrize("text, ends", [("0.4,0.8", (0.4, 0.8)), ("0, 1", (0, 1)), ("0.8,0.4", (0.8, 0.4))])
 def test_a_range_is_two_shares(text, ends):
-    assert parse_range(text) == ends
+    assert typed_config("ndlp", NDLPConfig, {"alpha_range": text}).alpha_range == ends
 
 
 @pytest.mark.parametrize(
@@ -294,12 +297,12 @@ def test_a_range_is_two_shares(text, ends):
         {"gamma": math.inf},
         {"eta": -0.1},
         {"eta": math.nan},
-        {"alpha_range": "0.4"},
-        {"alpha_range": "0.4,0.8,0.9"},
-        {"alpha_range": "a,b"},
-        {"alpha_range": "0.4,nan"},
-        {"alpha_range": "-0.1,0.8"},
-        {"alpha_range": "0.4,40"},
+        {"alpha_range": ()},
+        {"alpha_range": (0.4,)},
+        {"alpha_range": (0.4, 0.8, 0.9)},
+        {"alpha_range": (0.4, math.nan)},
+        {"alpha_range": (-0.1, 0.8)},
+        {"alpha_range": (0.4, 40)},
         {"ramp_epochs": 0},
         {"mu": 1.1},
         {"distribution_mu": -0.1},

@@ -51,7 +51,7 @@ def test_training_lowers_the_loss(variant):
 
 
 OTHERS = {name: getattr(VARIANTS["reference"], name) for name in NDLPVariant._fields if name != "mix_statistics"}
-OTHERS |= {"gamma": 1.0, "eta": 0.1, "alpha_range": "0.9,1", "ramp_epochs": 2, "mu": 0.1, "mixup_beta": 0.1}
+OTHERS |= {"gamma": 1.0, "eta": 0.1, "alpha_range": (0.9, 1), "ramp_epochs": 2, "mu": 0.1, "mixup_beta": 0.1}
 OTHERS |= {"confidence": "sigmoid", "rejected": "ignored", "candidate_epochs": 2}
 OTHERS |= {"prior": "candidate", "distribution_mu": 0.9, "max_ratio": 2.0, "neg_scale": 2.0, "init_bias": 0.2}
 
@@ -154,7 +154,7 @@ def test_two_ranks_have_the_loss_and_the_state_of_one_process_on_the_whole_batch
 
 def share_short_batches(rank, world_size):
     """State after batches of two images dealt out by the sampler, which pads them for three processes."""
-    criterion, model = build(alpha_range="1,1"), FakeModel(CLASSES)
+    criterion, model = build(alpha_range=(1, 1)), FakeModel(CLASSES)
     sampler, chosen = ShuffledBatches(ROWS, 2, seed=0, rank=rank, world_size=world_size), []
     for epoch in range(1, 4):
         criterion.on_epoch_start(epoch)
