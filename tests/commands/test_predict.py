@@ -221,7 +221,7 @@ def test_other_files_are_no_checkpoints(folder):
 def test_help_says_what_it_takes(folder):
     done = run_process(folder, "predict.py", "--help")
     assert done.returncode == 0
-    assert "name images, and folders of images, anywhere" in done.stdout
+    assert "name images, and folders of images" in done.stdout
     assert "--heatmaps" in done.stdout
 
 
