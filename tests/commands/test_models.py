@@ -102,7 +102,6 @@ def test_networks_of_timm_that_will_not_do_are_refused_in_one_line(folder, model
         (("--head", "ctran", "--hidden_dim", "8", "--nheads", "3"), ("--nheads 3",)),
         (("--loss", "label_mask", "--head", "ctran", "--mask_known", "1"), ("--mask_known 1.0",)),
         (("--head", "gcn", "--train_mode", "linear_fixed_features"), ("GCNHead",)),
-        (("--head", "q2l", "--boostlu", "5"), ("--boostlu", "--head linear or csra")),
         (("--head", "q2l", "--train_mode", "linear_fixed_features"), ("Query2LabelHead",)),
         (("--ema", "1"), ("--ema 1.0",)),
     ],
