@@ -1,6 +1,6 @@
-"""Pictures of an analysis: lines over epochs or over the values of a setting, and when labels are memorised.
+"""Plots of an analysis: lines over epochs or over the values of a setting, and when labels are memorised.
 
-The bars and the sheets of pictures of an analysis are those of `utils.plots`.
+Bars and contact sheets are those of `utils.plots`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LEAST = 2.0  # height of an axis of percentages, in points
 
 
 class Line(NamedTuple):
-    """A line of a figure."""
+    """A line of a plot."""
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -31,7 +31,7 @@ class Line(NamedTuple):
 def plot_lines(
     lines: Sequence[Line], path: Path, *, title: str, xlabel: str, ylabel: str, ticks: Sequence[str] = ()
 ) -> None:
-    """Percentages over epochs; or over `ticks`, whose texts stand at 0, 1, 2, ..."""
+    """Plot percentages over epochs; or over `ticks`, whose texts are at 0, 1, 2, ..."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -47,7 +47,7 @@ def plot_lines(
 
 
 def plot_memorisation(lines: Sequence[Line], first: Mapping[str, float], path: Path) -> None:
-    """Mean losses over epochs, and which share of each group of labels had its highest loss in the first epoch."""
+    """Plot mean losses over epochs, and the share of each group of labels with its highest loss in the first epoch."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, shares = figure.subplots(1, 2)
     losses.set(xlabel="epoch", title="mean loss, unknown labels as absent")
@@ -56,10 +56,10 @@ def plot_memorisation(lines: Sequence[Line], first: Mapping[str, float], path: P
     early = 100 * np.array(list(first.values()))
     shares.barh(list(first), early, color=COLOURS[0], label="in epoch 1")
     shares.barh(list(first), 100 - early, left=early, color="#d0d0d0", label="later")
-    for place, value in enumerate(early.tolist()):
-        inside = value > 15  # else there is no room for the number within the bar
-        where, colour = (2.0, "white") if inside else (value + 2, "black")
-        shares.annotate(f"{value:.1f}", (where, place), va="center", color=colour, fontweight="bold")
+    for bar, value in enumerate(early.tolist()):
+        inside = value > 15  # a shorter bar has no space for the number
+        left, colour = (2.0, "white") if inside else (value + 2, "black")
+        shares.annotate(f"{value:.1f}", (left, bar), va="center", color=colour, fontweight="bold")
     shares.set(xlim=(0, 100), xlabel="labels (%)", title="highest loss of a label")
     shares.invert_yaxis()
     figure.legend(*shares.get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
@@ -67,10 +67,10 @@ def plot_memorisation(lines: Sequence[Line], first: Mapping[str, float], path: P
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
-    """Lines with a mark at each point, on whole numbers; a key where there are any."""
+    """Draw lines with a mark at each point and ticks at whole numbers; with a legend if there are any lines."""
     for line in lines:
-        how = {"linestyle": "--", "linewidth": 1.2} if line.dashed else {"marker": "."}
-        axes.plot(*zip(*line.points, strict=True), color=line.colour, label=plain_name(line.label, 60), **how)
+        style = {"linestyle": "--", "linewidth": 1.2} if line.dashed else {"marker": "."}
+        axes.plot(*zip(*line.points, strict=True), color=line.colour, label=plain_name(line.label, 60), **style)
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     axes.grid(alpha=0.3)
     if lines:

@@ -4,14 +4,14 @@ import signal
 
 
 class UserError(Exception):
-    """What was asked cannot be done: one line that says what, where and what to do. Ends in exit code 2."""
+    """A request that cannot be met: one line that says what, where and what to do. Ends in exit code 2."""
 
 
 class RunError(Exception):
-    """A run that had started could not go on; what it saved before is intact. Ends in exit code 1."""
+    """A run that started and could not go on; files saved before are intact. Ends in exit code 1."""
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked the run to stop
+class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop
     """A run stopped on a signal after saving."""
 
     def __init__(self, number: int) -> None:

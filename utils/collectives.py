@@ -1,7 +1,7 @@
-"""What the ranks of a run tell each other. Every function is a no-op for a run of one process.
+"""Communication between the ranks of a run. Every function is a no-op for a run of one process.
 
-All of them are collective: every rank must call them, in the same order. Results carry no gradient. Tensors that the
-backend cannot send from where they lie (CPU tensors under NCCL, CUDA tensors under gloo) make a detour and come back.
+All of them are collective: every rank must call them, in the same order. Results have no gradient. Tensors on a device
+that the backend cannot send from (CPU tensors under NCCL, CUDA tensors under gloo) are moved to another one and back.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from torch import distributed as dist
 
 
 def world_size() -> int:
-    """How many processes share this run; 1 when it was not launched as several."""
+    """Number of processes of this run; 1 unless it was launched as several."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank has reached this call."""
     if world_size() > 1:
         dist.barrier()
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """The sum over ranks of a tensor of one shape, the same on every rank."""
+    """Sum over ranks of a tensor of one shape, the same on every rank."""
     return _reduced(values, dist.ReduceOp.SUM) if world_size() > 1 else values.detach()
 
 
 def all_max(values: Tensor) -> Tensor:
-    """The elementwise maximum over ranks of a tensor of one shape, the same on every rank."""
+    """Elementwise maximum over ranks of a tensor of one shape, the same on every rank."""
     return _reduced(values, dist.ReduceOp.MAX) if world_size() > 1 else values.detach()
 
 
@@ -78,7 +78,7 @@ def _gathered(values: Tensor) -> list[Tensor]:
 
 
 def _sendable(values: Tensor) -> Tensor:
-    """`values`, contiguous, where the backend can send it from."""
+    """`values`, contiguous, on a device that the backend can send from."""
     backends = dict(part.split(":") for part in dist.get_backend_config().split(","))
     # gloo accepts CUDA tensors for some collectives only, so under gloo everything goes by way of the CPU
     usable = [kind for kind, name in backends.items() if kind == "cpu" or name != "gloo"]

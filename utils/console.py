@@ -1,4 +1,4 @@
-"""What a person watching sees: plain lines, and progress bars where the output is a terminal."""
+"""Output for a person: plain lines, and progress bars where the output is a terminal."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def warn(text: str) -> None:
 
 
 def is_terminal() -> bool:
-    """Whether a person sees progress bars."""
+    """Tell whether progress bars would be seen."""
     return sys.stderr.isatty()
 
 
 class Progress(Iterable[Item]):
-    """Iterates with a bar on a terminal (rate, time left, and what `show` is given), silently elsewhere."""
+    """Iterates with a bar on a terminal (rate, time left, and a text), silently elsewhere."""
 
     def __init__(self, items: Iterable[Item], *, total: int, done: int = 0, label: str, unit: str, shown: bool) -> None:
         self._items = items

@@ -1,4 +1,4 @@
-"""How often labels are observed together. N rows, C classes."""
+"""Counts of labels that are observed together. N rows, C classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from utils.types import PRESENT, LabelTable
 
 
 def cooccurrence(table: LabelTable, *, block: int = 16_384) -> NDArray[np.int64]:
-    """In how many rows two classes are both PRESENT; on the diagonal, in how many one is.
+    """Number of rows in which two classes are both PRESENT; on the diagonal, in which one is.
 
     A sparse table is never made dense. A dense one is read in blocks of rows, whose products are of float32, which is
     fast, and below 2**24, where it is exact.

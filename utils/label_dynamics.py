@@ -1,9 +1,9 @@
-"""How training treats single labels: when each is memorised, and how right a method is in changing it.
+"""Training dynamics of single labels: when each is memorised, and how often a method is right to modify it.
 
-N pictures, C classes, B batch. Source: Kim et al., "Large Loss Matters in Weakly Supervised Multi-Label
+N images, C classes, B batch. Source: Kim et al., "Large Loss Matters in Weakly Supervised Multi-Label
 Classification" (CVPR 2022), Figures 1, 3 and 4 and Table 1. Labels are codes: 1 present, 0 absent, -1 unknown; labels
-whose truth is UNKNOWN are left out. Shares are fractions. Tables lie on the device they are made on, and taking a batch
-in never waits for it.
+whose truth is UNKNOWN are left out. Shares are fractions. Tables stay on the device on which they are made, and adding
+a batch never waits for it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor
 from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable, StateDict
 
 GROUPS = {"TP": (PRESENT, PRESENT), "TN": (UNKNOWN, ABSENT), "FN": (UNKNOWN, PRESENT)}
-"""The groups of labels by what is observed and what is true: an unknown label is trained on as a negative."""
+"""Groups of labels by observed and true code: an unknown label is trained on as a negative."""
 
 MOST_EPOCHS = 32767
 LAST_MODIFIED = 255
-"""Labels first modified in a later epoch than this are written down as of this one."""
+"""Labels first modified in a later epoch than this are stored as of this one."""
 _BLOCK = 1 << 22  # labels that are counted at a time
 
 
 class EpochShare(NamedTuple):
-    """Of the labels of a group, the share with the highest loss in epoch 1 (warm-up) and in a later one (regular)."""
+    """Shares of a group of labels with the highest loss in epoch 1 (warm-up) and in a later one (regular)."""
 
     warmup: float  # NaN without labels, like the next
     regular: float
@@ -35,9 +35,9 @@ class EpochShare(NamedTuple):
 
 
 class HighestLoss:
-    """The highest loss of each label so far, and the first epoch in which it was reached.
+    """Highest loss of each label so far, and the first epoch in which it was reached.
 
-    State: `loss` (N, C) float32 and `epoch` (N, C) int16, 0 for labels not seen yet; 6 bytes a label.
+    State: `loss` (N, C) float32 and `epoch` (N, C) int16, 0 for labels not seen yet; 6 bytes per label.
     """
 
     BYTES = 6
@@ -48,7 +48,7 @@ class HighestLoss:
 
     @torch.no_grad()
     def add(self, epoch: int, index: Tensor, losses: Tensor) -> None:
-        """Take the losses of a batch in; epochs must not go backwards.
+        """Add the losses of a batch; epochs must not decrease.
 
         Args:
             epoch: from 1 to `MOST_EPOCHS`.
@@ -76,20 +76,20 @@ class HighestLoss:
 
 
 def memorisation(epoch: Tensor, observed: LabelTable, truth: LabelTable) -> dict[str, EpochShare]:
-    """Table 1: for each of `GROUPS`, whether labels had their highest loss in the first epoch or later.
+    """Table 1: for each of `GROUPS`, shares of labels with the highest loss in the first epoch and later.
 
     Args:
         epoch: (N, C) of the highest loss, from 1; labels with 0 are left out.
-        observed: (N, C) codes that were trained on.
+        observed: (N, C) codes of the training labels.
         truth: (N, C) codes.
     """
     counts = dict.fromkeys(GROUPS, np.zeros(2, dtype=np.int64))
     size = max(1, _BLOCK // max(observed.num_classes, 1))
     for start in range(0, len(observed), size):
         rows = slice(start, start + size)
-        when, seen, true = epoch[rows].cpu().numpy(), observed.rows(rows), truth.rows(rows)
-        for name, (code, fact) in GROUPS.items():
-            group = when[(seen == code) & (true == fact)]
+        epochs, seen, true = epoch[rows].cpu().numpy(), observed.rows(rows), truth.rows(rows)
+        for name, (seen_code, true_code) in GROUPS.items():
+            group = epochs[(seen == seen_code) & (true == true_code)]
             counts[name] = counts[name] + np.array([(group == 1).sum(), (group > 1).sum()])
     return {name: EpochShare(share(*pair), share(*pair[::-1]), int(pair.sum())) for name, pair in counts.items()}
 
@@ -100,9 +100,9 @@ def share(part: int, rest: int) -> float:
 
 
 class GroupLosses:
-    """The mean loss of the labels of each of `GROUPS` in an epoch (Figure 1).
+    """Mean loss of the labels of each of `GROUPS` in an epoch (Figure 1).
 
-    State: `sums` (3, 2) float64, the sum of the losses of a group and how many labels it is of.
+    State: `sums` (3, 2) float64, the sum of the losses of a group and its number of labels.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -114,15 +114,15 @@ class GroupLosses:
 
     @torch.no_grad()
     def add(self, observed: Tensor, truth: Tensor, losses: Tensor) -> None:
-        """Take a batch in: codes, codes and losses, each (B, C)."""
+        """Add a batch: codes, codes and losses, each (B, C)."""
         found = []
-        for code, fact in GROUPS.values():
-            group = (observed == code) & (truth == fact)
+        for seen_code, true_code in GROUPS.values():
+            group = (observed == seen_code) & (truth == true_code)
             found.append(torch.stack([losses.double().masked_fill(~group, 0).sum(), group.sum().double()]))
         self.sums += torch.stack(found)
 
     def means(self) -> dict[str, float]:
-        """The mean loss of each group; NaN for a group without labels."""
+        """Mean loss of each group; NaN for a group without labels."""
         rows = zip(GROUPS, self.sums.tolist(), strict=True)
         return {name: total / labels if labels else math.nan for name, (total, labels) in rows}
 
@@ -136,35 +136,35 @@ class GroupLosses:
 
 
 class Modifications:
-    """Of the labels that a method modified, how many are truly present, in an epoch and over the run; and since when.
+    """Counts of modified labels that are truly present, in an epoch and over the run, and the epochs of modification.
 
     State: `first` (N, C) uint8, the epoch in which a label was modified first, 0 for those that never were and
-    `LAST_MODIFIED` for that and all later ones, 1 byte a label; and ten counters.
+    `LAST_MODIFIED` for that and all later ones, 1 byte per label; and ten counters.
     """
 
     BYTES = 1
 
     def __init__(self, rows: int, classes: int, device: torch.device | str = "cpu") -> None:
         self.first = torch.zeros((rows, classes), dtype=torch.uint8, device=device)
-        # Truly present and truly absent labels: of those that are modified, that are unknown, and that are both.
+        # Truly present and truly absent labels among those that are modified, that are unknown, and that are both.
         self.counts = torch.zeros((3, 2), dtype=torch.int64, device=device)
-        # The same of those modified in any epoch, and of those of them that are unknown.
+        # The same for labels modified in any epoch, and for the unknown ones of these.
         self.ever_counts = torch.zeros((2, 2), dtype=torch.int64, device=device)
 
     def start_epoch(self) -> None:
-        """Begin the counts of an epoch; what was ever modified stays."""
+        """Begin the counts of an epoch; labels modified in earlier epochs stay recorded."""
         self.counts.zero_()
 
     @torch.no_grad()
     def add(self, epoch: int, index: Tensor, observed: Tensor, truth: Tensor, modified: Tensor) -> None:
-        """Take a batch in.
+        """Add a batch.
 
         Args:
             epoch: from 1.
             index: (B,) long, rows, each once.
             observed: (B, C) codes.
             truth: (B, C) codes.
-            modified: (B, C) bool, the labels that this step turned or left out.
+            modified: (B, C) bool, the labels that this step changed or left out.
         """
         before = self.first[index]
         unknown, new = observed == UNKNOWN, modified & (before == 0)
@@ -176,20 +176,20 @@ class Modifications:
     def figures(self) -> dict[str, float]:
         """Shares; NaN where there are no labels.
 
-        Of truly present labels: `modified_true`, of the labels modified in the epoch (Figure 4); `modified_ever_true`,
-        of those modified in any epoch so far, each once; `unknown_true`, of all unknown labels seen in the epoch, which
-        is what a choice at random would give. And of the false negatives, the unknown labels that are truly present:
-        `found`, those modified in the epoch; `found_ever`, those modified in any epoch so far.
+        Shares of truly present labels: `modified_true`, among the labels modified in the epoch (Figure 4);
+        `modified_ever_true`, among those modified in any epoch so far, each once; `unknown_true`, among all unknown
+        labels seen in the epoch, as a random choice would give. Shares of the false negatives, the unknown labels that
+        are truly present: `found`, those modified in the epoch; `found_ever`, those modified in any epoch so far.
         """
-        modified, unknown, turned = self.counts.tolist()
-        ever, turned_ever = self.ever_counts.tolist()
+        modified, unknown, both = self.counts.tolist()
+        ever, both_ever = self.ever_counts.tolist()
         missing = unknown[0]
         return {
             "modified_true": share(*modified),
             "modified_ever_true": share(*ever),
             "unknown_true": share(*unknown),
-            "found": share(turned[0], missing - turned[0]),
-            "found_ever": share(turned_ever[0], missing - turned_ever[0]),
+            "found": share(both[0], missing - both[0]),
+            "found_ever": share(both_ever[0], missing - both_ever[0]),
         }
 
     def state_dict(self) -> StateDict:
@@ -198,10 +198,10 @@ class Modifications:
 
     def load_state_dict(self, state: StateDict) -> None:
         """Go on from a saved state."""
-        for name, held in self.state_dict().items():
-            held.copy_(state[name])
+        for name, values in self.state_dict().items():
+            values.copy_(state[name])
 
 
 def modification_counts(truth: Tensor, chosen: Tensor) -> Tensor:
-    """(2,) int64: how many of the chosen labels are truly present and truly absent; of any shape, alike."""
-    return torch.stack([((truth == fact) & chosen).sum() for fact in (PRESENT, ABSENT)])
+    """(2,) int64: numbers of chosen labels that are truly present and truly absent; arguments of any equal shape."""
+    return torch.stack([((truth == code) & chosen).sum() for code in (PRESENT, ABSENT)])

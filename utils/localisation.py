@@ -1,8 +1,8 @@
-"""The pointing game: does the highest place of a class's activation map lie on an object of that class?
+"""The pointing game: is the peak of a class's activation map on an object of that class?
 
-C classes, h w activation map, H W picture. Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop"
+C classes, h w activation map, H W image. Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop"
 (ECCV 2016); used to compare methods in Kim et al., "Large Loss Matters" (CVPR 2022), Table 4. A map covers its whole
-picture. Points and boxes are in pixels of the picture, counted from 0. All figures are fractions.
+image. Points and boxes are in pixels of the image, counted from 0. All values are fractions.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Maps = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 
-class Cases(NamedTuple):
-    """What one picture adds: K classes, and whether each was hit."""
+class PointingCases(NamedTuple):
+    """Cases of one image: K classes, and True for each that was hit."""
 
     label: Index  # (K,)
     hit: Mask  # (K,)
@@ -33,15 +33,15 @@ class PointingResult(NamedTuple):
 
     mean: float  # over the classes that have a case; NaN where none has
     per_class: NDArray[np.float64]
-    cases: Index  # (C,) pictures that show the class and have a box of it
+    cases: Index  # (C,) images that show the class and have a box of it
 
 
 class PointingGame:
-    """Hits and cases over the pictures of a split; C numbers each, whatever the number of pictures.
+    """Hits and cases over the images of a split; C numbers each, for any number of images.
 
     Args:
         num_classes: C.
-        tolerance: pixels that a point may lie beside a box and still hit; 15 in much of the literature.
+        tolerance: distance in pixels from a box at which a point still hits; 15 in much of the literature.
 
     Raises:
         ValueError: the tolerance is negative or not finite.
@@ -55,27 +55,27 @@ class PointingGame:
         self._cases = np.zeros(num_classes, dtype=np.int64)
 
     def add(self, maps: Maps, truth: Codes, boxes: Boxes, size: tuple[int, int]) -> None:
-        """Count one picture; the arguments are those of `hits`."""
+        """Count one image; the arguments are those of `hits`."""
         label, hit = hits(maps, truth, boxes, size, self.tolerance)
         self._cases[label] += 1
         self._hits[label] += hit
 
     def result(self) -> PointingResult:
-        """The figures of the pictures of all processes. Collective: every process must call it."""
+        """Result over the images of all processes. Collective: every process must call it."""
         counted, cases = all_sum(torch.from_numpy(np.stack([self._hits, self._cases]))).numpy()
         per_class = np.full(len(cases), np.nan)
         np.divide(counted, cases, out=per_class, where=cases > 0)
         return PointingResult(float(per_class[cases > 0].mean()) if cases.any() else math.nan, per_class, cases)
 
 
-def hits(maps: Maps, truth: Codes, boxes: Boxes, size: tuple[int, int], tolerance: float = 0.0) -> Cases:
-    """Which classes of one picture are hit: the highest place of the map lies in any box of the class, rim included.
+def hits(maps: Maps, truth: Codes, boxes: Boxes, size: tuple[int, int], tolerance: float = 0.0) -> PointingCases:
+    """Classes of one image that are hit: the peak of the map lies in any box of the class, border included.
 
     Args:
         maps: (C, h, w), finite.
         truth: (C,) codes; only classes that are PRESENT and have a box are cases.
-        boxes: those of this picture (`by_image`); their rows are not read.
-        size: H and W of the picture as the boxes know it.
+        boxes: those of this image (`by_image`); their rows are not read.
+        size: H and W of the image to which the boxes refer.
         tolerance: largest distance in pixels between the point and the nearest box.
     """
     wanted = truth[boxes.label] == PRESENT
@@ -86,14 +86,14 @@ def hits(maps: Maps, truth: Codes, boxes: Boxes, size: tuple[int, int], toleranc
     near = np.hypot(outside[:, 0], outside[:, 1]) <= tolerance
     hit = np.zeros(len(label), dtype=np.bool_)
     hit[which[near]] = True
-    return Cases(label, hit)
+    return PointingCases(label, hit)
 
 
 def peaks(maps: Maps, height: int, width: int) -> Index:
-    """The highest pixel x, y (K, 2) of each map, resized bilinearly to the picture; the first by rows of equal ones.
+    """Highest pixel x, y (K, 2) of each map, resized bilinearly to the image; the first by rows of equal ones.
 
-    Resizing is in double precision with the corners of the outer pixels aligned (`align_corners=False`), places beyond
-    the centres of the outer cells taking the value there. Between two cells' centres the resized map is linear, so it
+    Resizing is in double precision with the corners of the outer pixels aligned (`align_corners=False`); pixels beyond
+    the centres of the outer cells take the value there. Between two cells' centres the resized map is linear, so it
     is computed only at the first and last pixel there: at most 2h x 2w of the H x W pixels, with the same maximum.
 
     Args:
@@ -108,27 +108,27 @@ def peaks(maps: Maps, height: int, width: int) -> Index:
     return np.stack([columns.pixels[x], rows.pixels[y]], axis=1)
 
 
-def by_image(boxes: Boxes, pictures: int) -> list[Boxes]:
-    """The boxes of each of `pictures` rows, in their order."""
+def by_image(boxes: Boxes, images: int) -> list[Boxes]:
+    """Boxes of each of `images` rows, in their order."""
     order = np.argsort(boxes.row, kind="stable")
-    ends = np.searchsorted(boxes.row[order], np.arange(1, pictures))
+    ends = np.searchsorted(boxes.row[order], np.arange(1, images))
     return [Boxes(boxes.row[part], boxes.label[part], boxes.corners[part]) for part in np.split(order, ends)]
 
 
 class _Axis:
-    """One axis of a map of `cells` on `pixels`, those alone at which a bilinear maximum can lie."""
+    """One axis of a map of `cells` on `pixels`, reduced to the pixels at which a bilinear maximum can lie."""
 
     def __init__(self, cells: int, pixels: int) -> None:
-        place = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
-        cell = place.astype(np.int64)
+        position = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
+        cell = position.astype(np.int64)
         turns = np.flatnonzero(np.diff(cell))
         self.pixels: Index = np.unique(np.concatenate([[0], turns, turns + 1, [pixels - 1]]))
         self._low = cell[self.pixels]
         self._high = np.minimum(self._low + 1, cells - 1)
-        self._weight = place[self.pixels] - self._low
+        self._weight = position[self.pixels] - self._low
 
     def resized(self, values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
         """`values` at these pixels along `axis`; equal cells stay exactly equal."""
         low, high = values.take(self._low, axis), values.take(self._high, axis)
-        weight = self._weight.reshape([-1 if place == axis else 1 for place in range(values.ndim)])
+        weight = self._weight.reshape([-1 if each == axis else 1 for each in range(values.ndim)])
         return np.asarray(low + weight * (high - low))

@@ -1,4 +1,4 @@
-"""What a long tail is, in numbers: how often each class occurs, with which others, and which classes that makes rare.
+"""Statistics of long-tailed labels: class frequencies, co-occurrence, and groups of frequent and rare classes.
 
 N rows, C classes. UNKNOWN entries count as ABSENT, as in the papers.
 """
@@ -23,7 +23,7 @@ MIDDLE_FROM = 20
 
 
 class ClassFrequencies(NamedTuple):
-    """What the distribution-balanced loss and its sampler know of the training labels."""
+    """Label statistics that the distribution-balanced loss and its sampler use."""
 
     class_freq: Index
     """(C,) rows that have the class."""
@@ -34,43 +34,43 @@ class ClassFrequencies(NamedTuple):
 
 
 class GroupFigures(NamedTuple):
-    """How well a group of classes is recognised; fractions, NaN for a group of which nothing is known."""
+    """Metrics of a group of classes; fractions, NaN for a group without known labels."""
 
     mAP: float  # noqa: N815 - the field's own spelling; a class without positives counts as 0
     micro_F1: float  # noqa: N815 - of all predictions for classes of the group together
     macro_F1: float  # noqa: N815 - mean over its classes, 0 for one neither predicted nor present
-    accuracy: float  # mean over its classes of the share of right predictions, of presence and absence alike
+    accuracy: float  # mean over its classes of the share of correct predictions, of presence and absence alike
 
 
 def group_figures(per_class: NDArray[np.float64], tally: Tally, groups: Mapping[str, Index]) -> dict[str, GroupFigures]:
-    """The figures of each group and, under "total", of all classes.
+    """Metrics of each group and, under "total", of all classes.
 
     As in published code wutong16/DistributionBalancedLoss, mllt/core/evaluation/eval_tools.py, which predicts where a
-    logit is above 0. A class of which nothing is known is left out. A micro or macro F1 is no CF1 or OF1: macro F1 is a
+    logit is above 0. A class without known labels is left out. A micro or macro F1 is no CF1 or OF1: macro F1 is a
     mean of F1s, CF1 the F1 of means; micro F1 of all classes is OF1.
 
     Args:
         per_class: (C,) average precision, NaN for a class without positives: `Metrics.per_class`.
-        tally: (C,) counts of what was predicted: `Metrics.tally`.
+        tally: (C,) counts of predictions: `Metrics.tally`.
         groups: the classes of each group.
     """
-    right = tally.known - tally.chosen - tally.positives + 2 * tally.true
-    accuracy = right / np.maximum(tally.known, 1)
+    correct = tally.known - tally.chosen - tally.positives + 2 * tally.true
+    accuracy = correct / np.maximum(tally.known, 1)
     named = {**groups, "total": np.arange(len(per_class))}
     means = group_map(per_class, tally.known > 0, named)
     result = {}
     for name, classes in named.items():
-        judged = classes[tally.known[classes] > 0]
-        f1 = _f1(tally.true[judged], tally.chosen[judged] + tally.positives[judged])
-        pooled = _f1(tally.true[judged].sum(keepdims=True), (tally.chosen + tally.positives)[judged].sum(keepdims=True))
-        figures = (pooled.mean(), f1.mean(), accuracy[judged].mean()) if len(judged) else (math.nan,) * 3
+        known = classes[tally.known[classes] > 0]
+        f1 = _f1(tally.true[known], tally.chosen[known] + tally.positives[known])
+        pooled = _f1(tally.true[known].sum(keepdims=True), (tally.chosen + tally.positives)[known].sum(keepdims=True))
+        figures = (pooled.mean(), f1.mean(), accuracy[known].mean()) if len(known) else (math.nan,) * 3
         result[name] = GroupFigures(means[name], *map(float, figures))
     return result
 
 
-def _f1(true: Index, named: Index) -> NDArray[np.float64]:
-    """F1 of true positives and of predictions and positives together, 0 where there are none of these."""
-    return 2 * true / np.maximum(named, 1)
+def _f1(true: Index, total: Index) -> NDArray[np.float64]:
+    """F1 from true positives and from the total of predictions and positives, 0 where that is 0."""
+    return 2 * true / np.maximum(total, 1)
 
 
 def class_groups(counts: Index) -> dict[str, Index]:
@@ -85,8 +85,8 @@ def class_groups(counts: Index) -> dict[str, Index]:
         Class numbers, ascending, under "head", "middle" and "tail"; a group may be empty.
     """
     head, tail = counts >= HEAD_FROM, counts < MIDDLE_FROM
-    members = {"head": head, "middle": ~head & ~tail, "tail": tail}
-    return {name: np.flatnonzero(member).astype(np.int64) for name, member in members.items()}
+    groups = {"head": head, "middle": ~head & ~tail, "tail": tail}
+    return {name: np.flatnonzero(group).astype(np.int64) for name, group in groups.items()}
 
 
 def positives(truth: LabelTable) -> tuple[Index, Index]:
@@ -95,14 +95,14 @@ def positives(truth: LabelTable) -> tuple[Index, Index]:
         kept = truth.codes.data == PRESENT
         row = np.repeat(np.arange(len(truth), dtype=np.int64), np.diff(truth.codes.indptr))[kept]
         label = truth.codes.indices[kept].astype(np.int64)
-        order = np.lexsort((label, row))  # the classes of a CSR row may stand in any order
+        order = np.lexsort((label, row))  # the classes of a CSR row may be in any order
         return row[order], label[order]
     row, label = np.nonzero(truth.dense() == PRESENT)
     return row.astype(np.int64), label.astype(np.int64)
 
 
 def class_frequencies(truth: LabelTable) -> ClassFrequencies:
-    """How often classes occur, alone and together, in training labels; all of it follows from the labels alone.
+    """Frequencies of classes, alone and together, in training labels.
 
     Wu et al., ECCV 2020, published code wutong16/DistributionBalancedLoss, appendix (`class_freq.pkl`).
 
@@ -110,8 +110,8 @@ def class_frequencies(truth: LabelTable) -> ClassFrequencies:
         truth: (N, C) labels. The result holds C x C doubles, whatever the table's storage.
     """
     row, label = positives(truth)
-    members = csr_array((np.ones(len(row)), (row, label)), shape=(len(truth), truth.num_classes))
-    together = (members.T @ members).toarray()
+    present = csr_array((np.ones(len(row)), (row, label)), shape=(len(truth), truth.num_classes))
+    together = (present.T @ present).toarray()
     count = np.diagonal(together)
     conditional = np.divide(together, count[:, None], out=np.zeros_like(together), where=count[:, None] > 0)
     class_freq = count.astype(np.int64)

@@ -1,8 +1,8 @@
 """Multi-label metrics of scores against truth that may hold unknown entries.
 
 N images, C classes. Scores are (N, C) floats, truth is (N, C) int8: 1 present, 0 absent, -1 unknown. An unknown entry
-is left out of its class, in average precision as in precision and recall. All figures are fractions. Where little is
-known, the M known entries with their scores are enough: `evaluate_known` gives the same figures from them.
+is left out of its class, in average precision as in precision and recall. All values are fractions. Where few entries
+are known, these M entries with their scores are enough: `evaluate_known` gives the same metrics from them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Scores = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 TOP = 3
-"""Labels per image that the top-k figures of the multi-label papers count as predicted."""
+"""Labels per image that the top-k metrics of the multi-label papers count as predicted."""
 
 
 class PrecisionRecall(NamedTuple):
@@ -34,7 +34,7 @@ class PrecisionRecall(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Entries whose truth is known, counted class by class, (C,) each: what precision, recall and F1 are made of."""
+    """Counts per class, (C,) each, of entries whose truth is known: precision, recall and F1 follow from them."""
 
     true: Index  # predicted and present
     chosen: Index  # predicted
@@ -43,7 +43,7 @@ class Tally(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What an evaluation reports. `per_class` is (C,) average precision, NaN for a class without positives."""
+    """Result of an evaluation. `per_class` is (C,) average precision, NaN for a class without positives."""
 
     mAP: float  # noqa: N815 - the field's own spelling; mean over the classes that have positives
     mAP_all: float  # noqa: N815 - the same sum over all classes: those without positives count as 0
@@ -52,23 +52,23 @@ class Metrics(NamedTuple):
     at_top: PrecisionRecall
     classes_without_positives: tuple[int, ...]
     known: Mask
-    """(C,) whether anything is known of a class: what tells one without positives from one never judged."""
+    """(C,) True if a class has known entries; False if it was not evaluated, which `per_class` alone does not show."""
     tally: Tally
-    """What was predicted at the threshold."""
+    """Counts of the predictions at the threshold."""
 
     def as_dict(self) -> dict[str, float]:
-        """Figures by their usual names: mAP, mAP_all, CP, CR, CF1, OP, OR, OF1, and the top-3 ones as "CP@3"."""
+        """Metrics by their usual names: mAP, mAP_all, CP, CR, CF1, OP, OR, OF1, and the top-3 ones as "CP@3"."""
         top = {f"{name}@{TOP}": value for name, value in self.at_top._asdict().items()}
         return {"mAP": self.mAP, "mAP_all": self.mAP_all, **self.at_threshold._asdict(), **top}
 
 
 class KnownScores(NamedTuple):
-    """The M entries of a truth (N, C) that are known, in any order, and what was scored there."""
+    """The M known entries of a truth (N, C), in any order, and their scores."""
 
     label: Index  # (M,) the class
     present: Mask  # (M,) the truth
     score: Scores  # (M,)
-    in_top: Mask  # (M,) whether the entry is one of the `TOP` highest of its image, unknown ones included
+    in_top: Mask  # (M,) True if the entry is one of the `TOP` highest of its image, unknown ones included
     num_classes: int
 
 
@@ -103,7 +103,7 @@ def precision_recall(predicted: Mask, present: Mask, known: Mask) -> PrecisionRe
     labels first. A ratio or mean over nothing is 0.
 
     The published evaluators (CSRA, utils/evaluation/cal_PR.py, and its descendants) count one false prediction for a
-    class without any, which lowers their OP a little; pooled precision here counts what was predicted and no more.
+    class without any, which lowers their OP a little; pooled precision here counts actual predictions only.
 
     Args:
         predicted: (N, C) True where a label is predicted.
@@ -127,11 +127,11 @@ def evaluate_scores(scores: Scores, truth: Codes, threshold: float = 0.0) -> Met
     """All metrics of an evaluation.
 
     Args:
-        scores: (N, C) logits or probabilities. Rank logits where they are at hand: a saturated sigmoid makes ties.
+        scores: (N, C) logits or probabilities. Prefer logits for ranking: a saturated sigmoid makes ties.
         truth: (N, C) 1 present, 0 absent, -1 unknown.
         threshold: a score of at least this is a prediction: 0 for logits (sigmoid 0.5), 0.5 for probabilities.
 
-    Returns: the figures; mAP is 0 when no class has positives, and `classes_without_positives` then lists them all.
+    Returns: the metrics; mAP is 0 when no class has positives, and `classes_without_positives` then lists them all.
     Raises: ValueError when shapes differ or a score is NaN, known or not.
     """
     if scores.shape != truth.shape or scores.ndim != 2:
@@ -151,14 +151,14 @@ def evaluate_scores(scores: Scores, truth: Codes, threshold: float = 0.0) -> Met
 
 
 def known_scores(scores: Scores, truth: Codes) -> KnownScores:
-    """What of scores (B, C), of a batch perhaps, `evaluate_known` needs for truth (B, C)."""
+    """Input of `evaluate_known` from scores and truth (B, C), of a batch for example."""
     row, label = np.nonzero(truth != UNKNOWN)
     in_top = top_mask(scores, TOP)[row, label]
     return KnownScores(label, truth[row, label] == PRESENT, scores[row, label], in_top, truth.shape[1])
 
 
 def evaluate_known(entries: KnownScores, threshold: float = 0.0) -> Metrics:
-    """What `evaluate_scores` gives, from the known entries alone: neither scores nor truth are ever (N, C).
+    """Result of `evaluate_scores` from the known entries alone: neither scores nor truth are ever (N, C).
 
     Args:
         entries: the known entries and their scores.
@@ -183,16 +183,16 @@ def evaluate_known(entries: KnownScores, threshold: float = 0.0) -> Metrics:
 def group_map(per_class: NDArray[np.float64], known: Mask, groups: Mapping[str, Index]) -> dict[str, float]:
     """Mean average precision of each group of classes, as large-vocabulary test sets are reported.
 
-    A class that is known but has no positive counts as 0; one of which nothing is known is left out. That is the rule
-    of Kim et al. (CVPR 2022, Table 3; published code, snucml/LargeLossMatters, instrumentation.py), whose list of
-    classes closes up where one is left out, so that later classes fall into the groups of others; here none moves.
+    A class that has known entries but no positive counts as 0; one without known entries is left out. That is the rule
+    of Kim et al. (CVPR 2022, Table 3; published code, snucml/LargeLossMatters, instrumentation.py). There, a class that
+    is left out shifts all later classes by one, so that some fall into other groups; here none moves.
 
     Args:
         per_class: (C,) average precision, NaN for a class without positives: `Metrics.per_class`.
-        known: (C,) whether anything is known of a class: `Metrics.known`.
+        known: (C,) True if a class has known entries: `Metrics.known`.
         groups: the classes of each group.
 
-    Returns: a fraction a group; NaN where a group has no class of which anything is known.
+    Returns: a fraction per group; NaN for a group without known entries.
     """
     values = np.nan_to_num(per_class, nan=0.0)
     chosen = {name: values[classes[known[classes]]] for name, classes in groups.items()}
@@ -202,11 +202,11 @@ def group_map(per_class: NDArray[np.float64], known: Mask, groups: Mapping[str, 
 def top_mask(scores: Scores, count: int) -> Mask:
     """(N, C) True at the `count` highest scores of each row, all of them in a row of fewer classes.
 
-    Among equal scores the class listed first is taken. Whether an entry is known plays no part: a prediction must
+    Among equal scores the class listed first is taken. Unknown entries are treated like known ones: a prediction must
     not depend on the truth.
     """
     left = np.array(scores, dtype=np.result_type(scores, np.float16))
-    np.maximum(left, np.finfo(left.dtype).min, out=left)  # so that -inf can mark what is taken
+    np.maximum(left, np.finfo(left.dtype).min, out=left)  # so that -inf can mark entries that are taken
     taken = np.zeros(scores.shape, dtype=bool)
     rows = np.arange(len(scores))
     for _ in range(min(count, scores.shape[1])):
@@ -217,7 +217,7 @@ def top_mask(scores: Scores, count: int) -> Mask:
 
 
 def _metrics(per_class: NDArray[np.float64], tally: Tally, *, at_top: PrecisionRecall) -> Metrics:
-    """The figures of an evaluation with their means over classes."""
+    """Metrics of an evaluation with their means over classes."""
     defined = ~np.isnan(per_class)
     return Metrics(
         mAP=_mean(per_class[defined]),
@@ -232,7 +232,7 @@ def _metrics(per_class: NDArray[np.float64], tally: Tally, *, at_top: PrecisionR
 
 
 def _count_known(entries: KnownScores, predicted: Mask) -> Tally:
-    """Predictions (M,) at the known entries, counted."""
+    """Counts of predictions (M,) at the known entries."""
     label, present = entries.label, entries.present
     parts = (label[predicted & present], label[predicted], label[present], label)
     true, chosen, positives, known = (np.bincount(part, minlength=entries.num_classes) for part in parts)
@@ -241,8 +241,8 @@ def _count_known(entries: KnownScores, predicted: Mask) -> Tally:
 
 def _ratios(count: Tally) -> PrecisionRecall:
     """Precision, recall and F1 of counted entries."""
-    has_positives, judged = count.positives > 0, count.known > 0
-    class_precision = _mean(count.true[judged] / np.maximum(count.chosen[judged], 1))
+    has_positives, known = count.positives > 0, count.known > 0
+    class_precision = _mean(count.true[known] / np.maximum(count.chosen[known], 1))
     class_recall = _mean(count.true[has_positives] / count.positives[has_positives])
     overall_precision = count.true.sum() / max(count.chosen.sum(), 1)
     overall_recall = count.true.sum() / max(count.positives.sum(), 1)

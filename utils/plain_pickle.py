@@ -1,7 +1,7 @@
-"""Pickles of plain data, read without importing or calling anything that they name.
+"""Reader of pickles of plain data that imports and calls nothing that they name.
 
-A pickle may name any function to be called while it loads. Here a handful of names that plain arrays and containers
-need have stand-ins, and everything else is refused by name.
+A pickle may name any function to be called while it loads. Here the few names that plain arrays and containers need
+have stand-ins, and everything else is refused by name.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _PLAIN_DTYPE = re.compile(r"[biufcSU][0-9]{1,9}|O[48]?")
 
 
 class RefusedGlobal(pickle.UnpicklingError):
-    """A pickle asked for a name that plain data never needs."""
+    """A pickle names something that plain data never needs."""
 
 
 class _DType:
-    """What stands for `numpy.dtype` in a pickle: numbers, booleans, strings and objects, in either byte order.
+    """Stand-in of `numpy.dtype` in a pickle: numbers, booleans, strings and objects, in either byte order.
 
-    numpy's own `__setstate__` methods trust what they are given, and bytes made for it can crash or worse; these
-    stand-ins check first and hand over only what fits.
+    numpy's own `__setstate__` methods trust their input, and hostile bytes can crash the process or worse; these
+    stand-ins check first and pass on only valid state.
     """
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
@@ -40,7 +40,7 @@ class _DType:
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Take the byte order; subarrays, names and fields are not plain."""
+        """Read the byte order; subarrays, names and fields are not plain."""
         if state[2:5] != (None, None, None):
             raise ValueError("structured arrays are not plain")
         if state[1] in ("<", ">"):
@@ -48,11 +48,11 @@ class _DType:
 
 
 class Fields:
-    """What stands for an object that is nothing but named values, such as `argparse.Namespace`, until all is read."""
+    """Stand-in of an object of named values only, such as `argparse.Namespace`, until all is read."""
 
 
 class _Array:
-    """What stands for an array in a pickle until all of it is read: numpy makes it empty and sets its state later."""
+    """Stand-in of an array until all of the pickle is read: numpy makes it empty and sets its state later."""
 
     state: tuple[Any, ...] = ()
 
@@ -61,20 +61,20 @@ class _Array:
         self.state = state
 
     def array(self, done: dict[int, Any]) -> NDArray[Any]:
-        """The array itself, its objects settled."""
+        """Return the array, with all stand-ins in it replaced."""
         _, shape, stand_in, fortran, data = self.state
         if stand_in.dtype.kind != "O":
             return _from_buffer(data, stand_in, shape, "F" if fortran else "C")
         if len(data) != math.prod(shape):
             raise ValueError(f"{len(data)} objects for an array of shape {shape}")
         flat = np.empty(len(data), dtype=object)
-        for place, value in enumerate(data):
-            flat[place] = settled(value, done)
+        for position, value in enumerate(data):
+            flat[position] = without_stand_ins(value, done)
         return flat.reshape(shape)  # numpy lists the objects in C order, whatever the flag says
 
 
-def settled(value: Any, done: dict[int, Any]) -> Any:
-    """`value` with every stand-in replaced by its array; `done` holds by id what has been replaced already."""
+def without_stand_ins(value: Any, done: dict[int, Any]) -> Any:
+    """`value` with every stand-in replaced by its data; `done` maps ids of values to results that exist already."""
     if id(value) not in done:
         done[id(value)] = _replaced(value, done)
     return done[id(value)]
@@ -84,27 +84,27 @@ def _replaced(value: Any, done: dict[int, Any]) -> Any:
     if isinstance(value, _Array):
         return value.array(done)
     if isinstance(value, Fields):
-        return {key: settled(item, done) for key, item in vars(value).items()}
+        return {key: without_stand_ins(item, done) for key, item in vars(value).items()}
     if isinstance(value, dict):
-        made = type(value)()
-        made.update({settled(key, done): settled(item, done) for key, item in value.items()})
-        return made
+        result = type(value)()
+        result.update({without_stand_ins(key, done): without_stand_ins(item, done) for key, item in value.items()})
+        return result
     if isinstance(value, list | tuple | set | frozenset):
-        return type(value)([settled(item, done) for item in value])
+        return type(value)([without_stand_ins(item, done) for item in value])
     if isinstance(value, _DType | type) or callable(value):
-        raise ValueError("a type or function stands where data should")
+        raise ValueError("a type or function where data is expected")
     return value
 
 
 def _reconstruct(kind: type, shape: object, code: object) -> _Array:
-    """What protocols below 5 call for an empty array, to be given its state later."""
+    """Replacement of numpy's `_reconstruct`, which protocols below 5 call for an empty array."""
     if kind is not _Array:
         raise ValueError("only plain arrays are rebuilt")
     return _Array()
 
 
 def _from_buffer(data: bytes | str, stand_in: _DType, shape: tuple[int, ...], order: Any) -> NDArray[Any]:
-    """What protocol 5 calls for an array; Python 2 wrote the bytes as a string."""
+    """Replacement of numpy's `_frombuffer`, which protocol 5 calls; Python 2 wrote the bytes as a string."""
     raw = data.encode("latin1") if isinstance(data, str) else bytes(memoryview(data))
     dtype = stand_in.dtype
     if dtype.kind == "O" or len(raw) != math.prod(shape) * dtype.itemsize:
@@ -113,37 +113,37 @@ def _from_buffer(data: bytes | str, stand_in: _DType, shape: tuple[int, ...], or
 
 
 def _scalar(stand_in: _DType, data: bytes | str) -> Any:
-    """What numpy's numbers are pickled as."""
+    """Replacement of numpy's `scalar`, as which its numbers are pickled."""
     return _from_buffer(data, stand_in, (), "C")[()]
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """`_codecs.encode`, the way protocol 2 stores bytes, in the one encoding it uses for that."""
+    """Replacement of `_codecs.encode`, with which protocol 2 stores bytes, for the one encoding that it uses."""
     if encoding not in ("latin1", "latin-1"):
         raise RefusedGlobal(f"_codecs.encode to {encoding!r}")
     return codecs.latin_1_encode(text)[0]
 
 
 def _hashable(values: Iterable[Any]) -> list[Any]:
-    """The values, all of them numbers, strings or tuples of such."""
-    held = list(values)
-    for value in held:
+    """Return the values. Raises: ValueError unless all are numbers, strings or tuples of such."""
+    result = list(values)
+    for value in result:
         for part in value if isinstance(value, tuple) else (value,):
             if not isinstance(part, str | bytes | int | float | complex | np.generic | None):
-                raise ValueError(f"a {type(part).__name__} stands where a number or a string should")
-    return held
+                raise ValueError(f"a {type(part).__name__} where a number or a string is expected")
+    return result
 
 
-def _set(members: Iterable[Any] = ()) -> set[Any]:
-    """What protocols below 4 call for a set."""
-    return set(_hashable(members))
+def _set(values: Iterable[Any] = ()) -> set[Any]:
+    """Replacement of `set`, which protocols below 4 call."""
+    return set(_hashable(values))
 
 
 def _ordered(pairs: Iterable[Sequence[Any]] = ()) -> OrderedDict[Any, Any]:
-    """What protocol 2 may call for an ordered dictionary with its content."""
-    held = [tuple(pair) for pair in pairs]
-    _hashable(pair[0] for pair in held)
-    return OrderedDict(held)
+    """Replacement of `OrderedDict`, which protocol 2 may call with the content."""
+    items = [tuple(pair) for pair in pairs]
+    _hashable(pair[0] for pair in items)
+    return OrderedDict(items)
 
 
 ADMITTED: dict[tuple[str, str], Any] = {
@@ -151,11 +151,11 @@ ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _DType,
     ("collections", "OrderedDict"): _ordered,
     ("_codecs", "encode"): _latin1,
-    ("builtins", "set"): _set,  # protocols before 4 have no sign of their own for a set
+    ("builtins", "set"): _set,  # protocols before 4 have no operation for a set
     ("__builtin__", "set"): _set,  # the same module under Python 2's name
 }
 NUMPY: dict[str, Any] = {"numpy.ndarray": _Array, "numpy.dtype": _DType}
-"""Stand-ins of what numpy's arrays and numbers are pickled with, by full name."""
+"""Stand-ins of the names in pickles of numpy's arrays and numbers, by full name."""
 
 for _core in ("numpy.core", "numpy._core"):  # the same functions under numpy 1's name and numpy 2's
     ADMITTED[(f"{_core}.multiarray", "_reconstruct")] = _reconstruct
@@ -166,17 +166,17 @@ for _core in ("numpy.core", "numpy._core"):  # the same functions under numpy 1'
     NUMPY[f"{_core}.numeric._frombuffer"] = _from_buffer
 
 
-class PlainUnpickler(pickle._Unpickler):  # the one in C cannot be watched
+class PlainUnpickler(pickle._Unpickler):  # operations of the one in C cannot be replaced
     """Unpickles built-in containers, numbers, strings and stand-ins of numpy arrays; imports nothing.
 
-    What is hashed, keys and members of sets, must be plain: a tuple of a tuple of itself, sixty times over, is a
-    hundred bytes that take years to hash.
+    Values that are hashed, keys and elements of sets, must be plain: tuples nested sixty times, each with the inner one
+    twice, are a hundred bytes that take years to hash.
     """
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of an admitted global; any other is refused by name, before it is looked up."""
+        """Return the stand-in of an admitted global. Raises: RefusedGlobal for any other, before it is looked up."""
         try:
             return ADMITTED[(module, name)]
         except KeyError:
@@ -184,7 +184,7 @@ class PlainUnpickler(pickle._Unpickler):  # the one in C cannot be watched
 
 
 def _watched(operation: int, first_key: int, step: int) -> None:
-    """Let one operation of pickles that hashes look at what it is about to hash."""
+    """Make an operation of pickles check the values that it is about to hash."""
     plain = PlainUnpickler.dispatch[operation]
 
     def watching(unpickler: PlainUnpickler) -> None:
@@ -202,12 +202,12 @@ for _operation in (pickle.ADDITEMS[0], pickle.FROZENSET[0]):
 
 
 def named_globals(stream: BinaryIO) -> list[str]:
-    """The full names that a pickle asks for, in its order, up to where it ends or is damaged; nothing is run.
+    """Full names in a pickle, in its order, up to its end or the first damage; nothing is run.
 
-    Names of Python 2, which older protocols write, come as those of today. What is no pickle names nothing.
+    Names of Python 2, which older protocols write, are translated to Python 3. Empty for a file that is no pickle.
     """
     names: list[str] = []
-    texts: list[Any] = []  # what was pushed last, as far as it is text
+    texts: list[Any] = []  # the texts that were pushed last
     memo: dict[int, Any] = {}
     pickled = False
     with suppress(Exception):  # a damaged pickle can raise nearly any

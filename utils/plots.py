@@ -1,8 +1,8 @@
-"""Pictures of a run: curves over epochs, and test pictures with labels, scores and class activation maps.
+"""Plots of a run: curves over epochs, and test images with labels, scores and class activation maps.
 
-Pictures of a dataset: classes as bars, what appears together, labels an image, and a sheet of pictures with labels.
+Plots of a dataset: bars of classes, co-occurrence, labels per image, and contact sheets of images with labels.
 
-matplotlib's object interface only, so that nothing global is touched and no window system is needed.
+Only matplotlib's object interface is used, which has no global state and needs no window system.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ RIGHT, WRONG = "#2e7d32", "#c62828"
 
 _NAMED = 40  # classes in one column of bars
 _LETTERS = 40  # in a line of labels, all columns and signs together
-_LABELS = 10  # labels beside a picture of a contact sheet; the rest is counted
-_THUMBNAIL = 264  # pixels, the longer side of a picture of a contact sheet
+_LABELS = 10  # labels below an image of a contact sheet; the rest is counted
+_THUMBNAIL = 264  # pixels, the longer side of an image of a contact sheet
 _ACROSS, _CARD, _LINE, _KEY = 4, 2.6, 0.16, 0.35  # its cards in a row; inches of a card, a line of labels, and the key
 _LOG_START = 0.5  # images, where bars on a logarithmic scale start: below 1, so that a 1 is seen
 
 
 class ModelView(NamedTuple):
-    """What one model sees in one picture."""
+    """Predictions of one model for one image."""
 
     labels: tuple[str, ...]  # the highest-scoring classes, best first
     scores: tuple[float, ...]  # their probabilities
-    right: tuple[bool, ...]  # whether they are true
+    right: tuple[bool, ...]  # True for those that are present
     cam: NDArray[np.float32]  # (h, w) activation map of the first
 
 
 class Example(NamedTuple):
-    """One picture, what is true of it, and what each model sees in it."""
+    """One image, its true labels, and the predictions of each model."""
 
-    picture: Image.Image
+    image: Image.Image
     truth: tuple[str, ...]
     views: Sequence[ModelView]
 
 
 class Mark(NamedTuple):
-    """How a label is written on a contact sheet: a sign as well, for colours alone do not reach everybody."""
+    """Style of a label on a contact sheet: a sign and a colour, because not everybody can tell colours apart."""
 
     sign: str
     colour: str
@@ -70,14 +70,14 @@ MARKS = {
 
 
 class Card(NamedTuple):
-    """One picture of a contact sheet and its labels: texts, each with its kind, a key of the marks."""
+    """One image of a contact sheet and its labels: texts, each with its kind, a key of the marks."""
 
-    picture: Image.Image
+    image: Image.Image
     labels: Sequence[tuple[str, str]]
 
 
 def plot_curves(histories: Mapping[str, History], path: Path) -> None:
-    """Training loss and mAP (%) over epochs, a line a run; validation mAP drawn through, test mAP dashed."""
+    """Plot training loss and mAP (%) over epochs, one line per run; validation mAP solid, test mAP dashed."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for (name, history), colour in zip(histories.items(), _cycle(len(histories)), strict=True):
@@ -96,15 +96,15 @@ def plot_curves(histories: Mapping[str, History], path: Path) -> None:
 
 
 def plot_examples(examples: Sequence[Example], models: Sequence[str], path: Path) -> None:
-    """A row a picture: the picture with its true labels, then each model's best classes over its activation map."""
+    """Plot one row per image: the image with its true labels, then each model's best classes over its map."""
     columns = 1 + len(models)
     figure = Figure(figsize=(2.3 * columns, 2.5 * len(examples)), layout="constrained")
     grid = figure.subplots(len(examples), columns, squeeze=False)
     for row, example in zip(grid, examples, strict=True):
-        row[0].imshow(example.picture, interpolation="nearest")
+        row[0].imshow(example.image, interpolation="nearest")
         row[0].set_title("\n".join(example.truth) or "no label", fontsize=8)
         for axes, view in zip(row[1:], example.views, strict=True):
-            _draw_view(axes, example.picture, view)
+            _draw_view(axes, example.image, view)
     for axes, name in zip(grid[0], ("truth", *models), strict=True):
         axes.annotate(name, (0.5, 1.42), xycoords="axes fraction", ha="center", fontsize=10, fontweight="bold")
     for axes in grid.flat:
@@ -113,7 +113,7 @@ def plot_examples(examples: Sequence[Example], models: Sequence[str], path: Path
 
 
 def plot_bars(names: Sequence[str], series: Mapping[str, NDArray[np.int64]], path: Path, *, log: bool) -> None:
-    """A bar a class and series with its number beside it, the most frequent class first.
+    """Plot one bar per class and series with its number beside it, the most frequent class first.
 
     Where there are more classes than can be named, the first and the last 40 are drawn.
     """
@@ -129,7 +129,7 @@ def plot_bars(names: Sequence[str], series: Mapping[str, NDArray[np.int64]], pat
 
 
 def plot_shares(names: Sequence[str], series: Mapping[str, NDArray[np.float64]], path: Path, *, xlabel: str) -> None:
-    """A bar a class and series, shares in [0, 1] drawn as percentages, in the order given; NaN leaves no bar.
+    """Plot one bar per class and series, shares in [0, 1] as percentages, in the given order; no bar for NaN.
 
     Where there are more classes than can be named, the first and the last 40 are drawn.
     """
@@ -149,27 +149,27 @@ def plot_tail(
     groups: Mapping[str, NDArray[np.int64]],
     path: Path,
 ) -> None:
-    """Average precision class by class over its number of training images, the most frequent class first.
+    """Plot average precision per class above its number of training images, the most frequent class first.
 
     Args:
         names: C class names.
         counts: (C,) training images of each class.
-        precision: (C,) average precision in [0, 1], drawn as a percentage; NaN leaves no bar.
+        precision: (C,) average precision in [0, 1], drawn as a percentage; no bar for NaN.
         groups: the classes of each group; each has a colour, and a dashed line at the mean of its bars.
         path: the file to make.
     """
     order = np.argsort(-counts, kind="stable")
-    place = np.argsort(order)
+    position = np.argsort(order)
     figure = Figure(figsize=(min(max(6.0, 1.5 + 0.16 * len(names)), 40.0), 5.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    for (name, members), colour in zip(groups.items(), _cycle(len(groups)), strict=True):
-        at, values = place[members], 100 * precision[members]
-        label = f"{name}, {len(members)} classes"
+    for (name, classes), colour in zip(groups.items(), _cycle(len(groups)), strict=True):
+        at, values = position[classes], 100 * precision[classes]
+        label = f"{name}, {len(classes)} classes"
         if np.isfinite(values).any():
             label, mean = f"{label}, mean {np.nanmean(values):.1f}", np.nanmean(values)
             upper.plot([at.min() - 0.5, at.max() + 0.5], [mean, mean], color=colour, linestyle="--", linewidth=1)
         upper.bar(at, values, width=0.8, color=colour, label=label)
-        lower.bar(at, np.maximum(counts[members] - _LOG_START, 0), width=0.8, bottom=_LOG_START, color=colour)
+        lower.bar(at, np.maximum(counts[classes] - _LOG_START, 0), width=0.8, bottom=_LOG_START, color=colour)
     upper.set(ylabel="average precision (%)", ylim=(0, 100), xlim=(-1, len(names)))
     lower.set(ylabel="training images", yscale="log", ylim=(_LOG_START, 2.0 * max(1, int(counts.max(initial=0)))))
     shown = [plain_name(names[row], 16) for row in order] if len(names) <= 2 * _NAMED + 1 else []
@@ -177,22 +177,23 @@ def plot_tail(
     for axes in (upper, lower):
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-    named, narrow = upper.get_legend_handles_labels(), {"columnspacing": 1.2, "handlelength": 1.2}
-    figure.legend(*named, loc="outside upper center", ncols=len(groups), fontsize=7.5, **narrow)
+    spacing = {"columnspacing": 1.2, "handlelength": 1.2}
+    handles = upper.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(groups), fontsize=7.5, **spacing)
     save_figure(figure, path)
 
 
 def plot_heat_map(names: Sequence[str], values: NDArray[np.float64], path: Path, *, title: str) -> None:
-    """A square of shares in [0, 1] (K, K), row by column; the diagonal is left out. Small shares are spread out."""
+    """Plot a square of shares in [0, 1] (K, K), row by column, without the diagonal; small shares are spread out."""
     side = max(5.0, 3.2 + 0.17 * len(names))
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")
     axes = figure.subplots()
     shown = np.ma.masked_array(values, np.eye(len(names), dtype=bool))
     drawn = axes.imshow(shown, cmap="BuPu", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest")
     axes.set_facecolor("#d0d0d0")
-    places, texts = np.arange(len(names)), [plain_name(name) for name in names]
-    axes.set_xticks(places, texts, rotation=90, fontsize=7)
-    axes.set_yticks(places, texts, fontsize=7)
+    ticks, texts = np.arange(len(names)), [plain_name(name) for name in names]
+    axes.set_xticks(ticks, texts, rotation=90, fontsize=7)
+    axes.set_yticks(ticks, texts, fontsize=7)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_title(title, fontsize=9)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.6, ticks=(0, 0.05, 0.2, 0.5, 1.0))
@@ -201,7 +202,7 @@ def plot_heat_map(names: Sequence[str], values: NDArray[np.float64], path: Path,
 
 
 def plot_counts(series: Mapping[str, NDArray[np.int64]], path: Path, *, xlabel: str) -> None:
-    """How many images hold 0, 1, 2, ... of something, as shares (%) of each series, so that sizes do not matter."""
+    """Plot shares (%) of images with 0, 1, 2, ... of something; shares, so that series of any size compare."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for (name, counts), colour in zip(series.items(), _cycle(len(series)), strict=True):
@@ -218,30 +219,30 @@ def plot_counts(series: Mapping[str, NDArray[np.int64]], path: Path, *, xlabel: 
 def plot_contact_sheet(
     cards: Sequence[Card], path: Path, *, marks: Mapping[str, Mark] = MARKS, columns: int = 2
 ) -> None:
-    """A grid of pictures, four in a row, each above its labels; a key says what the colours and signs mean.
+    """Plot a grid of images, four in a row, each above its labels; a key explains the colours and signs.
 
     Args:
-        cards: the pictures and their labels.
+        cards: the images and their labels.
         path: the file to make.
-        marks: how labels of each kind are written.
-        columns: how many labels stand in a line; the fewer, the longer they may be.
+        marks: style of each kind of label.
+        columns: labels per line; the fewer, the longer they may be.
     """
-    written = [_Written(card.picture, _label_lines(card.labels, marks, columns)) for card in cards]
-    rows = [written[start : start + _ACROSS] for start in range(0, len(cards), _ACROSS)]
+    drawn = [_DrawnCard(card.image, _label_lines(card.labels, marks, columns)) for card in cards]
+    rows = [drawn[start : start + _ACROSS] for start in range(0, len(cards), _ACROSS)]
     heights = [_card_height(row) for row in rows]
     figure = Figure(figsize=(_CARD * _ACROSS, sum(heights) + _KEY))
     top = figure.get_figheight() - _KEY
     used = {kind for card in cards for _, kind in card.labels}
     _draw_key(figure, {kind: mark for kind, mark in marks.items() if kind in used})
     for row, height in zip(rows, heights, strict=True):
-        for place, card in enumerate(row):
-            _draw_card(figure, card, place * _CARD + 0.1, top - _picture_height(row), columns)
+        for column, card in enumerate(row):
+            _draw_card(figure, card, column * _CARD + 0.1, top - _image_height(row), columns)
         top -= height
     save_figure(figure, path)
 
 
 def heat(cam: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """An activation map (h, w) as heat in [0, 1] at (width, height) `size`: negative evidence is no heat."""
+    """Activation map (h, w) as heat in [0, 1] at (width, height) `size`; negative values become 0."""
     positive = np.maximum(cam, 0)
     top = positive.max()
     scaled = Image.fromarray((positive / top if top > 0 else positive).astype(np.float32))
@@ -249,9 +250,9 @@ def heat(cam: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]
     return np.minimum(np.maximum(resized, 0), 1)
 
 
-def _draw_view(axes: object, picture: Image.Image, view: ModelView) -> None:
-    warmth = heat(view.cam, picture.size)
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)
+def _draw_view(axes: object, image: Image.Image, view: ModelView) -> None:
+    warmth = heat(view.cam, image.size)
+    grey = np.asarray(image.convert("L"), dtype=np.float32)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest")  # type: ignore[attr-defined]
     axes.imshow(warmth, cmap="inferno", alpha=0.65 * warmth, vmin=0, vmax=1)  # type: ignore[attr-defined]
     for line, (label, score, right) in enumerate(zip(view.labels, view.scores, view.right, strict=True)):
@@ -266,7 +267,7 @@ def _draw_view(axes: object, picture: Image.Image, view: ModelView) -> None:
 
 
 def _bar_columns(count: int, series: int, ends: tuple[str, str]) -> tuple[Figure, list[tuple[Axes, NDArray[np.int64]]]]:
-    """A figure for bars, and its one or two columns with the places of their classes; `ends` names what is left."""
+    """Figure for bars, and its one or two columns with the rows of their classes; `ends` names the two columns."""
     rows = np.arange(count)
     length = count if count <= _NAMED else min(-(-count // 2), _NAMED)
     columns = [rows] if length == count else [rows[:length], rows[max(length, count - _NAMED) :]]
@@ -286,31 +287,31 @@ def _bar_legend(figure: Figure, series: int) -> None:
 
 
 def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, NDArray[Any]], form: str) -> None:
-    """Horizontal bars from the top down, those of one class together, each with its value written as `form` says."""
+    """Draw horizontal bars from the top down, those of one class together, each with its value in the format `form`."""
     thickness = 0.84 / len(series)
     for number, ((label, values), colour) in enumerate(zip(series.items(), _cycle(len(series)), strict=True)):
-        places = np.arange(len(names)) + thickness * (number - (len(series) - 1) / 2)
-        axes.barh(places, values, height=thickness, color=colour, label=label)
-        for place, value in zip(places, values.tolist(), strict=True):
+        heights = np.arange(len(names)) + thickness * (number - (len(series) - 1) / 2)
+        axes.barh(heights, values, height=thickness, color=colour, label=label)
+        for height, value in zip(heights, values.tolist(), strict=True):
             if value == value:
-                end = (max(value, axes.get_xlim()[0]), place)
+                end = (max(value, axes.get_xlim()[0]), height)
                 axes.annotate(f"{value:{form}}", end, (2, 0), textcoords="offset points", fontsize=6, va="center")
     axes.set_yticks(np.arange(len(names)), [plain_name(name) for name in names], fontsize=8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
 
 
-class _Written(NamedTuple):
-    """A picture of a contact sheet and the lines below it, each a few texts with their colours."""
+class _DrawnCard(NamedTuple):
+    """An image of a contact sheet and the lines below it, each a few texts with their colours."""
 
-    picture: Image.Image
+    image: Image.Image
     lines: list[list[tuple[str, str]]]
 
 
 def _label_lines(
     labels: Sequence[tuple[str, str]], marks: Mapping[str, Mark], columns: int
 ) -> list[list[tuple[str, str]]]:
-    """Lines of up to `columns` labels each, as texts with colours; what there is no room for is counted."""
+    """Lines of up to `columns` labels each, as texts with colours; labels that do not fit are counted."""
     longest = _LETTERS // columns - 3
     shown = [(f"{marks[kind].sign} {plain_name(text, longest)}", marks[kind].colour) for text, kind in labels]
     if len(shown) > _LABELS:
@@ -319,35 +320,35 @@ def _label_lines(
     return [shown[start : start + columns] for start in range(0, len(shown), columns)]
 
 
-def _thumbnail(picture: Image.Image) -> Image.Image:
-    small = picture.copy()
+def _thumbnail(image: Image.Image) -> Image.Image:
+    small = image.copy()
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return small
 
 
-def _drawn_size(picture: Image.Image) -> tuple[float, float]:
-    """Width and height in inches on a contact sheet, at least a tenth of the place a picture has."""
-    scale = (_CARD - 0.2) / max(picture.size)
-    width, height = (max(scale * side, 0.1 * _CARD) for side in picture.size)
+def _drawn_size(image: Image.Image) -> tuple[float, float]:
+    """Width and height in inches on a contact sheet, at least a tenth of the card."""
+    scale = (_CARD - 0.2) / max(image.size)
+    width, height = (max(scale * side, 0.1 * _CARD) for side in image.size)
     return width, height
 
 
-def _picture_height(row: Sequence[_Written]) -> float:
-    """Height (inches) of the highest picture of a row of cards."""
-    return max(_drawn_size(card.picture)[1] for card in row)
+def _image_height(row: Sequence[_DrawnCard]) -> float:
+    """Height (inches) of the highest image of a row of cards."""
+    return max(_drawn_size(card.image)[1] for card in row)
 
 
-def _card_height(row: Sequence[_Written]) -> float:
-    """Height (inches) of a row of cards: its highest picture, its longest list of labels, and a gap."""
-    return _picture_height(row) + _LINE * max(len(card.lines) for card in row) + 0.25
+def _card_height(row: Sequence[_DrawnCard]) -> float:
+    """Height (inches) of a row of cards: its highest image, its longest list of labels, and a gap."""
+    return _image_height(row) + _LINE * max(len(card.lines) for card in row) + 0.25
 
 
-def _draw_card(figure: Figure, card: _Written, left: float, base: float, columns: int) -> None:
-    """A picture that stands at (left, base), in inches from the lower left corner, and its labels below."""
+def _draw_card(figure: Figure, card: _DrawnCard, left: float, base: float, columns: int) -> None:
+    """Draw an image at (left, base), in inches from the lower left corner, and its labels below."""
     wide, high = figure.get_size_inches()
-    width, height = _drawn_size(card.picture)
+    width, height = _drawn_size(card.image)
     axes = figure.add_axes((left / wide, base / high, width / wide, height / high))
-    axes.imshow(_thumbnail(card.picture), interpolation="nearest", aspect="auto")
+    axes.imshow(_thumbnail(card.image), interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     for line, texts in enumerate(card.lines):
         y = (base - 0.05 - _LINE * (line + 0.5)) / high
@@ -356,7 +357,7 @@ def _draw_card(figure: Figure, card: _Written, left: float, base: float, columns
 
 
 def _draw_key(figure: Figure, marks: Mapping[str, Mark]) -> None:
-    """One line at the top that explains the signs in use."""
+    """Draw one line at the top that explains the signs in use."""
     wide, high = figure.get_size_inches()
     left = 0.1
     for mark in marks.values():
@@ -366,7 +367,7 @@ def _draw_key(figure: Figure, marks: Mapping[str, Mark]) -> None:
 
 
 def plain_name(name: str, longest: int = 28) -> str:
-    """A class name as one short line that matplotlib does not take for a formula."""
+    """Class name as one short line that matplotlib does not read as a formula."""
     text = " ".join(name.split())
     text = text if len(text) <= longest else text[: longest - 1] + "\u2026"
     return text.replace("$", r"\$")
@@ -386,5 +387,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # letters the font lacks come out as boxes, which is seen anyway
+        warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks become boxes, which is seen
         write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))

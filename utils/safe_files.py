@@ -1,10 +1,10 @@
-"""Reading files that others made without ever running code from them, and writing files that are whole or absent.
+"""Readers of files from elsewhere that never run code from them, and a writer of files that are complete or absent.
 
 Published label files are pickles, and a pickle may name any function to be called while it loads. The readers here
-admit the handful of names that plain arrays and dictionaries need, and refuse everything else by name.
+admit the few names that plain arrays and dictionaries need, and refuse everything else by name.
 
-Published checkpoints are pickles too, with tensors beside. torch reads them with `weights_only=True`, and what else
-they hold (numbers of numpy, Munch, Namespace) is mapped to plain containers; no class of another package is imported.
+Published checkpoints are pickles too, with tensors beside. torch reads them with `weights_only=True`; other content
+(numbers of numpy, Munch, Namespace) is mapped to plain containers, and no class of another package is imported.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.checks import RunError, UserError, require
-from utils.plain_pickle import NUMPY, Fields, PlainUnpickler, RefusedGlobal, named_globals, settled
+from utils.plain_pickle import NUMPY, Fields, PlainUnpickler, RefusedGlobal, named_globals, without_stand_ins
 
 _STAND_INS: list[Any] = [
     (stand_in, name) for name, stand_in in {**NUMPY, "munch.Munch": OrderedDict, "argparse.Namespace": Fields}.items()
 ]
-"""What published checkpoints hold beside tensors, each name with what is made in its place."""
+"""Names in published checkpoints besides tensors, and their stand-ins."""
 
 
 _NUMBERS = frozenset(
@@ -43,7 +43,7 @@ _NUMBERS = frozenset(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file for reading; UserError where it cannot be opened or read."""
+    """The file, open for reading. Raises: UserError where it cannot be opened or read."""
     try:
         with path.open("rb") as file:
             yield file
@@ -52,14 +52,14 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _first_line(error: Exception) -> str:
-    """What an error of another library says, cut to a part of one line."""
+    """First line of an error of another library, shortened."""
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _unpickle(file: BinaryIO, path: Path) -> Any:
-    """The plain data pickled at the file's position. A damaged pickle can raise nearly any exception."""
+    """Return the plain data pickled at the file's position. A damaged pickle can raise nearly any exception."""
     try:
-        return settled(PlainUnpickler(file, encoding="latin1").load(), {})
+        return without_stand_ins(PlainUnpickler(file, encoding="latin1").load(), {})
     except RefusedGlobal as error:
         raise UserError(
             f"{path}: refused: the file asks to run {error}, which plain labels never need; use a copy you trust"
@@ -73,7 +73,7 @@ def _unpickle(file: BinaryIO, path: Path) -> Any:
 
 
 def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and dtype of an `.npy` file, leaving the position at its data."""
+    """Shape, Fortran order and dtype of an `.npy` file, whose position is then at its data."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         version = np.lib.format.read_magic(file)
@@ -82,9 +82,9 @@ def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.d
         raise UserError(f"{path}: .npy format {error} is not supported; save it again with numpy.save") from error
     except OSError:
         raise
-    except Exception as error:  # numpy parses the header as Python source, so damage shows in many ways
+    except Exception as error:  # numpy parses the header as Python source, so damage can raise many exceptions
         raise UserError(f"{path}: not an .npy file ({_first_line(error)})") from error
-    sides: tuple[Any, ...] = shape  # the header may say anything
+    sides: tuple[Any, ...] = shape  # a header may contain anything
     if not all(type(side) is int and 0 <= side < 2**62 for side in sides) or (math.prod(sides) and not dtype.itemsize):
         raise UserError(f"{path}: not an .npy file (no array has shape {str(shape)[:60]} of {dtype})")
     return shape, fortran, dtype
@@ -99,16 +99,16 @@ def load_npy(path: Path) -> NDArray[Any]:
         shape, fortran, dtype = _npy_header(file, path)
         require(not dtype.hasobject, f"{path}: holds pickled Python objects, not a plain array; convert it first")
         count = math.prod(shape)  # Python integers: a hostile shape cannot overflow
-        held, wanted = os.fstat(file.fileno()).st_size - file.tell(), count * dtype.itemsize
-        require(held >= wanted, f"{path}: cut short: {held} bytes of data where {shape} {dtype} needs {wanted}")
+        size, wanted = os.fstat(file.fileno()).st_size - file.tell(), count * dtype.itemsize
+        require(size >= wanted, f"{path}: cut short: {size} bytes of data where {shape} {dtype} needs {wanted}")
         values = np.fromfile(file, dtype=dtype, count=count)
-    if dtype.kind == "U" and not (sound := _is_text(values)).all():
-        raise UserError(f"{path}: text {sound.argmin()} holds what is no character; fetch or save it again")
+    if dtype.kind == "U" and not (valid := _is_text(values)).all():
+        raise UserError(f"{path}: text {valid.argmin()} contains an invalid character; fetch or save it again")
     return values.reshape(shape, order="F" if fortran else "C")
 
 
 def _is_text(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """(N,) whether each of N texts consists of characters; numpy takes that on trust, and crashes."""
+    """(N,) True for each text of valid characters; numpy does not check that, and crashes."""
     points = values.view(np.dtype("u4").newbyteorder(values.dtype.byteorder)).reshape(
         len(values), values.dtype.itemsize // 4
     )
@@ -116,7 +116,7 @@ def _is_text(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def load_pickled_npy(path: Path) -> Any:
-    """What a published `.npy` holding one pickled object (a 0-d object array) contains, usually a dictionary.
+    """Return the pickled object in a published `.npy` (a 0-d object array), usually a dictionary.
 
     Raises: UserError when the file is missing or damaged, is a plain array, or names anything but numpy's own
         reconstruction functions (CoNeS, published code, utils/pml_data.py writes such files).
@@ -124,14 +124,14 @@ def load_pickled_npy(path: Path) -> Any:
     with _opened(path) as file:
         shape, _, dtype = _npy_header(file, path)
         require(dtype.hasobject, f"{path}: a plain {dtype} array {shape} where a pickled dictionary was expected")
-        held = _unpickle(file, path)
-    if not (isinstance(held, np.ndarray) and held.dtype.kind == "O" and held.shape == ()):
-        raise UserError(f"{path}: expected one pickled object, found {type(held).__name__} with shape {shape}")
-    return held.item()
+        content = _unpickle(file, path)
+    if not (isinstance(content, np.ndarray) and content.dtype.kind == "O" and content.shape == ()):
+        raise UserError(f"{path}: expected one pickled object, found {type(content).__name__} with shape {shape}")
+    return content.item()
 
 
 def load_pickle(path: Path) -> Any:
-    """The plain data (containers, numbers, strings, numpy arrays) of a pickle, Python 2's included.
+    """Return the plain data (containers, numbers, strings, numpy arrays) of a pickle, Python 2's included.
 
     Raises: UserError when the file is missing, damaged or names any other class or function.
     """
@@ -140,9 +140,9 @@ def load_pickle(path: Path) -> Any:
 
 
 def load_tensors(path: Path) -> Any:
-    """The content of a `.safetensors` file (name to tensor), or of a torch file of plain data, on the CPU.
+    """Return the content of a `.safetensors` file (name to tensor), or of a torch file of plain data, on the CPU.
 
-    A Munch or Namespace comes as a dictionary, numbers and arrays of numpy as they are.
+    A Munch or Namespace becomes a dictionary; numbers and arrays of numpy stay as they are.
 
     Raises: UserError when the file is missing, damaged, or a torch file that names more than tensors and containers.
     """
@@ -153,7 +153,7 @@ def load_tensors(path: Path) -> Any:
             _require_stored(file)
             with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
                 warnings.simplefilter("ignore", UserWarning)  # a foreign pickle makes torch warn before it refuses
-                return settled(torch.load(file, map_location="cpu", weights_only=True), {})
+                return without_stand_ins(torch.load(file, map_location="cpu", weights_only=True), {})
         except OSError:
             raise
         except Exception as error:
@@ -161,7 +161,7 @@ def load_tensors(path: Path) -> Any:
 
 
 def load_metadata(path: Path) -> dict[str, str]:
-    """What a `.safetensors` file says of itself. Raises: UserError when it cannot be read."""
+    """Return the metadata of a `.safetensors` file. Raises: UserError when it cannot be read."""
     with _opened(path):
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -171,7 +171,7 @@ def load_metadata(path: Path) -> dict[str, str]:
 
 
 def _require_stored(file: BinaryIO) -> None:
-    """Raise ValueError for a zip file that grows when it is opened; what torch writes is never compressed."""
+    """Raise ValueError for a zip file that grows when it is unpacked; torch never writes compressed files."""
     if zipfile.is_zipfile(file):
         size = os.fstat(file.fileno()).st_size
         with zipfile.ZipFile(file) as archive:
@@ -182,22 +182,22 @@ def _require_stored(file: BinaryIO) -> None:
 
 
 def _why_not_tensors(path: Path, error: Exception) -> str:
-    """One line: the names the file wanted to call, or what it is, or that it is damaged."""
+    """Message in one line: the names that the file would call, or that it is a program, or that it is damaged."""
     names = _foreign_globals(path)
     if "TorchScript" in str(error) or any(name.startswith("__torch__.") for name in names):
         return f"{path}: refused: a TorchScript archive is a program; only tensors in plain containers are loaded"
     if names:
         wanted = ", ".join(name[:80] for name in names[:5])
         return f"{path}: refused: the file asks to run {wanted}; only tensors in plain containers are loaded"
-    told = [line for line in str(error).splitlines() if line and "weights_only" not in line.lower()]
-    reason = (told or [type(error).__name__])[0].removeprefix("Weights only load failed. ")[:160]
+    lines = [line for line in str(error).splitlines() if line and "weights_only" not in line.lower()]
+    reason = (lines or [type(error).__name__])[0].removeprefix("Weights only load failed. ")[:160]
     return f"{path}: not a readable file of tensors ({reason}); fetch or save it again"
 
 
 def _foreign_globals(path: Path) -> list[str]:
-    """Names in the pickles of a torch file that are neither torch's nor mapped; only a refusal's wording needs them."""
+    """Names in the pickles of a torch file that are neither torch's nor mapped; only the error message needs them."""
     found: dict[str, None] = {}
-    with suppress(Exception):  # whatever is wrong with the file is told by the error that led here
+    with suppress(Exception):  # the error that led here says what is wrong with the file
         for name in (name for stream in _pickles(path) for name in named_globals(stream)):
             found[name] = None
     known = {name for _, name in _STAND_INS} | {"collections.OrderedDict", "_codecs.encode"}
@@ -205,7 +205,7 @@ def _foreign_globals(path: Path) -> list[str]:
 
 
 def _pickles(path: Path) -> Iterator[BinaryIO]:
-    """The pickles of a torch file: `data.pkl` of a zip file; of an older file those that stand one behind another."""
+    """Pickles of a torch file: `data.pkl` of a zip file; in an older file several, one after the other."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for record in archive.infolist():
@@ -218,15 +218,15 @@ def _pickles(path: Path) -> Iterator[BinaryIO]:
             yield file
 
 
-def is_state(held: Any) -> TypeGuard[Mapping[str, Tensor]]:
-    """Whether something is names with a tensor each, at least one, and nothing else."""
-    if not isinstance(held, Mapping) or not held:
+def is_state(content: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    """Tell whether something is a mapping of names to tensors, at least one, and nothing else."""
+    if not isinstance(content, Mapping) or not content:
         return False
-    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in held.items())
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
 
 
 def require_plain_tensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """Raise UserError unless every tensor is of real numbers, whole in the file and finite.
+    """Raise UserError unless every tensor is of real numbers, complete in the file and finite.
 
     A file may declare a shape that it does not store (one number repeated a trillion times).
     """
@@ -246,7 +246,7 @@ def require_plain_tensors(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that at every moment `path` is the whole old file or the whole new one.
+    """Write a file so that at every moment `path` is the complete old file or the complete new one.
 
     Args:
         path: the file to make or replace; its folder exists.
@@ -269,5 +269,5 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             f"{path}: cannot be written: {cause.strerror or cause}; what was there before is intact"
         ) from error
     finally:
-        with suppress(OSError):  # gone after the rename, never made, or out of reach: the reason is told above
+        with suppress(OSError):  # gone after the rename, never made, or out of reach: the error above says why
             temporary.unlink()

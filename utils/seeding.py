@@ -10,10 +10,10 @@ import operator
 def derive_seed(*parts: int | str) -> int:
     """A seed of 63 bits from whole numbers and words, the same on every machine and in every process.
 
-    BLAKE2b of the parts in order, types included: `mix(1, 2)`, `mix(12)`, `mix("1", 2)` and `mix(2, 1)` all differ.
+    BLAKE2b of the parts in order, types included: seeds of (1, 2), (12), ("1", 2) and (2, 1) all differ.
 
     Args:
-        parts: numbers of any size and sign, numpy's included, and words: what the seed is to depend on.
+        parts: numbers of any size and sign, numpy's included, and words that the seed depends on.
 
     Raises:
         TypeError: a part is neither a whole number nor a word.

@@ -20,7 +20,7 @@ from torch import Tensor
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 """The one code for truth and observation alike, int8. Other codes live in converters beside their file formats."""
 
-_BLOCK = 1 << 22  # entries of a table that are worked on at a time
+_BLOCK = 1 << 22  # entries of a table that are processed at a time
 
 Codes = NDArray[np.int8]
 Index = NDArray[np.int64]
@@ -29,7 +29,7 @@ Index = NDArray[np.int64]
 class LabelTable:
     """N x C label codes: a dense int8 array, or a scipy CSR array whose unstored entries all mean `default`.
 
-    A stored zero of a CSR table is a label like any other (ABSENT), not an empty place.
+    A stored zero of a CSR table is a label like any other (ABSENT), not a missing entry.
     """
 
     def __init__(self, codes: Codes | csr_array, *, default: int = ABSENT) -> None:
@@ -53,7 +53,7 @@ class LabelTable:
 
     @property
     def stores_known_only(self) -> bool:
-        """Whether unstored entries are UNKNOWN: a table of few known labels, perhaps too large to be made dense."""
+        """True if unstored entries are UNKNOWN: a table of few known labels, perhaps too large to be made dense."""
         return isinstance(self.codes, csr_array) and self.default == UNKNOWN
 
     def rows(self, index: Index | slice) -> Codes:
@@ -74,19 +74,20 @@ class LabelTable:
         return self.rows(slice(None))
 
     def counts(self, code: int = PRESENT) -> Index:
-        """(C,) how many rows hold `code`, class by class."""
+        """(C,) number of rows with `code` in each class."""
         if not isinstance(self.codes, csr_array):
             return np.asarray((self.codes == code).sum(axis=0, dtype=np.int64))
-        held = np.zeros(self.num_classes, dtype=np.int64)
+        matching = np.zeros(self.num_classes, dtype=np.int64)
         stored = np.zeros(self.num_classes, dtype=np.int64)
-        for start in range(0, len(self.codes.data), _BLOCK):  # bincount makes a wide copy of what it is given
-            columns = self.codes.indices[start : start + _BLOCK]
+        for start in range(0, len(self.codes.data), _BLOCK):  # bincount copies its input as int64
+            part = slice(start, start + _BLOCK)
+            columns = self.codes.indices[part]
             stored += np.bincount(columns, minlength=self.num_classes)
-            held += np.bincount(columns[self.codes.data[start : start + _BLOCK] == code], minlength=self.num_classes)
-        return held + (len(self) - stored) if code == self.default else held
+            matching += np.bincount(columns[self.codes.data[part] == code], minlength=self.num_classes)
+        return matching + (len(self) - stored) if code == self.default else matching
 
     def hash(self) -> str:
-        """SHA-256 (hex) of shape and codes; equal for equal labels however they are stored."""
+        """SHA-256 (hex) of shape and codes; equal for equal labels, dense or sparse."""
         if not self._hash:
             digest = hashlib.sha256(repr((len(self), self.num_classes)).encode())
             size = max(1, _BLOCK // max(self.num_classes, 1))
@@ -97,33 +98,33 @@ class LabelTable:
 
 
 class Images(Protocol):
-    """Where the pictures of a dataset are: files, or arrays in memory."""
+    """Images of a dataset: files, or arrays in memory."""
 
     def __len__(self) -> int: ...
 
     def open(self, row: int) -> Image.Image:
-        """The picture of one row as a loaded RGB image. Raises: RunError naming the file when it cannot be read."""
+        """Return the loaded RGB image of one row. Raises: RunError naming the file when it cannot be read."""
         ...
 
     def name(self, row: int) -> str:
-        """What to call that picture in a message: its path, or its id."""
+        """Name of that image for messages: its path, or its id."""
         ...
 
     def take(self, index: Index) -> Images:
-        """The pictures of the rows at `index`."""
+        """Images of the rows at `index`."""
         ...
 
     def missing(self) -> Index:
-        """(M,) the rows whose picture is not there."""
+        """(M,) rows whose image is missing."""
         ...
 
     def check(self) -> None:
-        """Raise UserError naming the first picture that is missing or damaged."""
+        """Raise UserError naming the first image that is missing or damaged."""
         ...
 
 
 class Boxes(NamedTuple):
-    """Objects in pictures: rows and classes (M,), corners (M, 4) x1 y1 x2 y2 in pixels counted from 0."""
+    """Objects in images: rows and classes (M,), corners (M, 4) x1 y1 x2 y2 in pixels counted from 0."""
 
     row: Index
     label: Index
@@ -132,7 +133,7 @@ class Boxes(NamedTuple):
 
 @dataclass(frozen=True)
 class Annotations:
-    """What is true and where the pictures are. Rows are ordered by image id."""
+    """Images and their true labels. Rows are ordered by image id."""
 
     images: Images
     ids: tuple[str, ...]
@@ -140,13 +141,13 @@ class Annotations:
     truth: LabelTable
     boxes: Boxes | None = None
     given: LabelTable | None = None
-    """Labels that the dataset's own files offer for training where they are not the truth itself."""
+    """Labels for training in the dataset's own files, where they are not the truth itself."""
     places: Index | None = None
-    """(N,) where each row stands in the published files whose order a recipe draws in; None: by its id as a text."""
+    """(N,) position of each row in the published files whose order recipes draw in; None: order of the ids as text."""
 
     def __post_init__(self) -> None:
         parts: dict[str, Sized | None] = {
-            "pictures": self.images,
+            "images": self.images,
             "truth": self.truth,
             "given": self.given,
             "places": self.places,
@@ -164,10 +165,10 @@ class Annotations:
         """The annotations of the rows at `index`, in that order."""
         boxes = None
         if self.boxes is not None:
-            place = np.full(len(self), -1, dtype=np.int64)
-            place[index] = np.arange(len(index))
-            kept = place[self.boxes.row] >= 0
-            boxes = Boxes(place[self.boxes.row[kept]], self.boxes.label[kept], self.boxes.corners[kept])
+            new_row = np.full(len(self), -1, dtype=np.int64)
+            new_row[index] = np.arange(len(index))
+            kept = new_row[self.boxes.row] >= 0
+            boxes = Boxes(new_row[self.boxes.row[kept]], self.boxes.label[kept], self.boxes.corners[kept])
         return Annotations(
             self.images.take(index),
             tuple(self.ids[row] for row in index),
@@ -179,18 +180,18 @@ class Annotations:
         )
 
     def recipe_order(self) -> Index:
-        """(N,) the rows in the order that the published recipes draw in: "100" before "9" where ids are numbers."""
+        """(N,) rows in the order in which the published recipes draw: "100" before "9" where ids are numbers."""
         if self.places is not None:
             return np.argsort(self.places, kind="stable")
         return np.array(sorted(range(len(self)), key=self.ids.__getitem__), dtype=np.int64)
 
     def row_hash(self) -> str:
-        """SHA-256 (hex) of the ids in order and the class names: what a label file must have been made for."""
+        """SHA-256 (hex) of the ids in order and the class names, which a label file must match."""
         return hashlib.sha256("\n".join([*self.ids, "", *self.classes]).encode()).hexdigest()
 
 
 class Splits(NamedTuple):
-    """What a dataset reader returns."""
+    """Result of a dataset reader."""
 
     train: Annotations
     test: Annotations
@@ -215,7 +216,7 @@ class Batch(NamedTuple):
 
 
 class ModelOutput(NamedTuple):
-    """What every model returns."""
+    """Output of every model."""
 
     logits: Tensor  # (B, C)
     features: Tensor | None = None  # (B, D, h, w)
@@ -223,7 +224,7 @@ class ModelOutput(NamedTuple):
 
 
 class Model(Protocol):
-    """What a criterion may do with a model: call it, asking by name for what it needs besides the logits."""
+    """A model as criteria use it: a call that names the outputs it wants besides the logits."""
 
     def __call__(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
         """Images (B, 3, H, W) in, logits (B, C) out."""
@@ -231,31 +232,31 @@ class Model(Protocol):
 
 
 class LabelledModel(Protocol):
-    """What a criterion that tells labels may do with a model besides."""
+    """A model that also takes known labels as input."""
 
     def __call__(self, images: Tensor, want: frozenset[str] = frozenset(), known: Tensor | None = None) -> ModelOutput:
-        """Images (B, 3, H, W) and the labels that are told, (B, C) codes, UNKNOWN where none is; logits (B, C) out."""
+        """Images (B, 3, H, W) and known labels, (B, C) codes, UNKNOWN where none is given; logits (B, C) out."""
         ...
 
 
 class PeerModels(Protocol):
-    """What a criterion of two networks is given in place of a `Model`: each is called by itself."""
+    """Both networks of a criterion that needs two, instead of a `Model`: each is called by itself."""
 
     f: Model
     g: Model
 
 
 class LossOutput(NamedTuple):
-    """What every criterion returns."""
+    """Output of every criterion."""
 
     total: Tensor  # scalar; without gradient it means: no optimiser step for this batch
     logits: Tensor  # (B, C) detached
     parts: dict[str, Tensor]  # detached scalars for the log
-    modified: Tensor | None = None  # (B, C) bool: labels that this step turned or left out, for analysis
+    modified: Tensor | None = None  # (B, C) bool: labels that this step changed or left out, for analysis
 
 
 class ClassCounts(NamedTuple):
-    """Positives per class (C,) and where the counts come from, so that nobody uses clean counts unawares."""
+    """Positives per class (C,) and their origin, so that clean counts are never used unnoticed."""
 
     values: Index
     origin: str  # observed | candidate | clean

@@ -28,13 +28,13 @@ def test_golden_pointing_game():
     assert golden["boxes_columns"].tolist() == ["image", "class", "x1", "y1", "x2", "y2"]
     game = PointingGame(maps.shape[1])
     found = np.zeros_like(golden["hit"])
-    for picture, boxes in enumerate(by_image(boxes_of(golden["boxes"]), len(maps))):
-        size = tuple(map(int, sizes[picture]))
-        np.testing.assert_array_equal(peaks(maps[picture], *size), golden["points_xy"][picture])
-        truth = golden["labels"][picture].astype(np.int8)
-        label, hit = hits(maps[picture], truth, boxes, size)
-        found[picture, label] = hit
-        game.add(maps[picture], truth, boxes, size)
+    for image, boxes in enumerate(by_image(boxes_of(golden["boxes"]), len(maps))):
+        size = tuple(map(int, sizes[image]))
+        np.testing.assert_array_equal(peaks(maps[image], *size), golden["points_xy"][image])
+        truth = golden["labels"][image].astype(np.int8)
+        label, hit = hits(maps[image], truth, boxes, size)
+        found[image, label] = hit
+        game.add(maps[image], truth, boxes, size)
     np.testing.assert_array_equal(found, golden["hit"])
     result = game.result()
     np.testing.assert_array_equal(result.cases, golden["total_per_class"])
@@ -62,7 +62,7 @@ def test_the_peak_of_a_flat_map_is_the_first_pixel():
     assert peaks(np.full((2, 7, 7), -3.7), 375, 500).tolist() == [[0, 0], [0, 0]]
 
 
-def test_a_map_of_the_pictures_own_size_is_taken_as_it_is():
+def test_a_map_of_the_images_own_size_is_taken_as_it_is():
     maps = np.random.default_rng(0).normal(size=(5, 6, 9))
     expected = [divmod(int(one.argmax()), 9)[::-1] for one in maps]
     assert peaks(maps, 6, 9).tolist() == [list(point) for point in expected]
@@ -140,7 +140,7 @@ def test_a_tolerance_that_is_no_distance_is_refused(tolerance):
         PointingGame(2, tolerance)
 
 
-def test_boxes_come_apart_by_picture_in_their_order():
+def test_boxes_come_apart_by_image_in_their_order():
     boxes = boxes_of([(2, 0, 0, 0, 1, 1), (0, 1, 0, 0, 2, 2), (2, 3, 0, 0, 3, 3), (0, 2, 0, 0, 4, 4)])
     parts = by_image(boxes, 4)
     assert [part.label.tolist() for part in parts] == [[1, 2], [], [0, 3], []]
@@ -148,13 +148,13 @@ def test_boxes_come_apart_by_picture_in_their_order():
     assert [len(part.row) for part in by_image(boxes_of([]), 2)] == [0, 0]
 
 
-def share_of_pictures(rank):
+def share_of_images(rank):
     game = PointingGame(2)
-    for picture in range(5)[rank::2]:
-        game.add(spike(picture, picture, (2, 5, 5)), np.ones(2, dtype=np.int8), boxes_of([(0, 0, 3, 3, 4, 4)]), (5, 5))
+    for image in range(5)[rank::2]:
+        game.add(spike(image, image, (2, 5, 5)), np.ones(2, dtype=np.int8), boxes_of([(0, 0, 3, 3, 4, 4)]), (5, 5))
     result = game.result()
     return result.mean, result.per_class.tolist()[0], result.cases.tolist()
 
 
 def test_processes_count_together():
-    assert run_ranks(share_of_pictures) == [(0.4, 0.4, [5, 0])] * 2
+    assert run_ranks(share_of_images) == [(0.4, 0.4, [5, 0])] * 2

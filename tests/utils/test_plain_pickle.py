@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 import pytest
 
-from utils.plain_pickle import Fields, named_globals, settled
+from utils.plain_pickle import Fields, named_globals, without_stand_ins
 
 
 class Calls:
@@ -57,11 +57,11 @@ def test_objects_of_named_values_become_dictionaries_wherever_they_are():
     inner.lr = 0.1
     outer.options, outer.names = [inner], ("a", {"b": inner})
     expected = {"lr": 0.1}
-    assert settled({"x": outer}, {}) == {"x": {"options": [expected], "names": ("a", {"b": expected})}}
+    assert without_stand_ins({"x": outer}, {}) == {"x": {"options": [expected], "names": ("a", {"b": expected})}}
 
 
 def test_what_holds_itself_is_no_plain_data():
     turning = Fields()
     turning.own = [turning]
     with pytest.raises(RecursionError):
-        settled(turning, {})
+        without_stand_ins(turning, {})

@@ -34,12 +34,12 @@ def test_curves_are_drawn_for_whatever_columns_there_are(tmp_path):
     assert Image.open(tmp_path / "c.png").size[0] > 500
 
 
-def test_the_grid_has_a_row_a_picture_and_shows_the_heat(tmp_path):
-    picture = Image.new("RGB", (20, 16), (90, 90, 90))
+def test_the_grid_has_one_row_per_image_and_shows_the_heat(tmp_path):
+    image = Image.new("RGB", (20, 16), (90, 90, 90))
     cold, hot = np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)
 
     def example(cam):
-        return Example(picture, ("cat",), [ModelView(("cat", "dog"), (0.9, 0.2), (True, False), cam)])
+        return Example(image, ("cat",), [ModelView(("cat", "dog"), (0.9, 0.2), (True, False), cam)])
 
     plot_examples([example(cold)], ["m"], tmp_path / "cold.png")
     plot_examples([example(hot)], ["m"], tmp_path / "hot.png")
@@ -120,15 +120,15 @@ def test_counts_are_drawn_as_shares(tmp_path):
 
 
 def test_labels_of_a_contact_sheet_have_the_colour_of_their_kind(tmp_path):
-    picture = Image.new("RGB", (30, 20), (255, 255, 255))
+    image = Image.new("RGB", (30, 20), (255, 255, 255))
     for kind in MARKS:
-        plot_contact_sheet([Card(picture, [("MMMM", kind)])], tmp_path / f"{kind}.png")
+        plot_contact_sheet([Card(image, [("MMMM", kind)])], tmp_path / f"{kind}.png")
         for other, mark in MARKS.items():
             assert (area(tmp_path / f"{kind}.png", mark.colour) > 30) == (other == kind)
 
 
 @pytest.mark.parametrize("sizes", [[(500, 3)], [(3, 500)] * 5, [(1, 1), (4000, 30)]])
-def test_a_contact_sheet_shows_pictures_of_any_shape_with_any_number_of_labels(tmp_path, sizes):
+def test_a_contact_sheet_shows_images_of_any_shape_with_any_number_of_labels(tmp_path, sizes):
     labels = [[(f"class {k}", "wrong") for k in range(n * 40)] for n in range(len(sizes))]
     cards = [Card(Image.new("RGB", size, (0, 0, 255)), each) for size, each in zip(sizes, labels, strict=True)]
     plot_contact_sheet(cards, tmp_path / "s.png")
@@ -138,9 +138,9 @@ def test_a_contact_sheet_shows_pictures_of_any_shape_with_any_number_of_labels(t
 
 def test_a_contact_sheet_takes_other_marks_and_longer_labels_in_one_column(tmp_path):
     marks = {"seen": Mark("+", "#123456", "seen"), "unused": Mark("-", "#ff00ff", "unused")}
-    picture = Image.new("RGB", (30, 20), (255, 255, 255))
+    image = Image.new("RGB", (30, 20), (255, 255, 255))
     for columns in (1, 2):
-        cards = [Card(picture, [("M" * 40, "seen")])]
+        cards = [Card(image, [("M" * 40, "seen")])]
         plot_contact_sheet(cards, tmp_path / f"{columns}.png", marks=marks, columns=columns)
         assert area(tmp_path / f"{columns}.png", "#ff00ff") == 0
     one, two = (area(tmp_path / f"{columns}.png", "#123456") for columns in (1, 2))

@@ -251,7 +251,7 @@ def test_what_is_done_to_sets_beyond_filling_them_is_refused(tmp_path, data):
 def test_a_set_of_arrays_is_refused(tmp_path):
     file = tmp_path / "class_split.pkl"
     file.write_bytes(pickle.dumps(Calls(set, [LABELS]), 2))
-    with pytest.raises(UserError, match="stands where a number or a string should") as error:
+    with pytest.raises(UserError, match="where a number or a string is expected") as error:
         load_pickle(file)
     one_line(error, file)
 
@@ -464,7 +464,7 @@ def test_a_header_with_a_shape_that_no_array_has_is_refused(tmp_path, shape):
 def test_texts_that_are_none_are_refused(tmp_path):
     file = tmp_path / "x.npy"
     np.save(file, np.array([0x110000, 65], dtype="u4").view("U2"))
-    with pytest.raises(UserError, match="text 0 holds what is no character"):
+    with pytest.raises(UserError, match="text 0 contains an invalid character"):
         load_npy(file)
     np.save(file, np.array(["a\u00e9", "\U0001f600"]))
     assert load_npy(file).tolist() == ["a\u00e9", "\U0001f600"]

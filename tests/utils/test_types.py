@@ -154,7 +154,7 @@ def test_row_hash_depends_on_ids_their_order_and_the_classes():
 
 def test_annotations_whose_parts_do_not_fit_are_refused():
     whole = annotations()
-    with pytest.raises(ValueError, match="pictures"):
+    with pytest.raises(ValueError, match="images"):
         Annotations(whole.images, whole.ids[:2], whole.classes, whole.truth)
     with pytest.raises(ValueError, match="class names"):
         Annotations(whole.images, whole.ids, ("a",), whole.truth)
