@@ -126,7 +126,9 @@ def _classifier_weight(module: nn.Module, name: str | None) -> Tensor | None:
         return layer.weight[:, :, None, None]
     if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1:
         return layer.weight
-    raise ValueError(f"as_model: classifier={name!r} is {layer}; a linear layer or a 1x1 convolution is needed")
+    raise ValueError(
+        f"as_model: classifier={name!r} is {type(layer).__name__}; a linear layer or a 1x1 convolution is needed"
+    )
 
 
 def _as_output(returned: Any) -> ModelOutput:

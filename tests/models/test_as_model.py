@@ -127,7 +127,8 @@ def test_other_wishes_are_refused():
         ({"features": "bodi"}, "features='bodi' is no submodule of Small; there are body"),
         ({"features": ""}, "there are body, unused, last"),
         ({"classifier": "fc"}, "classifier='fc' is no submodule"),
-        ({"classifier": "body.0"}, r"classifier='body.0' is Conv2d\(.*a linear layer or a 1x1"),
+        ({"classifier": "body.0"}, "classifier='body.0' is Conv2d; a linear layer or a 1x1 convolution is needed"),
+        ({"classifier": "body"}, "classifier='body' is Sequential; a linear layer or a 1x1 convolution is needed"),
     ],
 )
 def test_names_are_checked_when_a_network_is_wrapped(names, part):
