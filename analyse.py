@@ -1,4 +1,4 @@
-"""What training with missing labels did: memorisation, modified labels, activation maps, and sweeps over a setting.
+"""The effects of training with missing labels: memorisation, modified labels, activation maps, and sweeps.
 
 For instance:
 
@@ -6,24 +6,23 @@ For instance:
     python analyse.py modification runs/ll-r runs/ll-cp --output runs/figures
     python analyse.py pointing runs/an runs/ll-r --tolerance 15
     python analyse.py found runs/ll-r runs/cls
-    python analyse.py modified runs/ll-r --pictures 12
+    python analyse.py modified runs/ll-r --images 12
     python analyse.py sweep --setting delta_rel --values 0,0.1,0.2 -- main_llm.py --dataset digits --seed 0
 """
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from engine.analysis.command import analyse_command
-from engine.analysis.sweep import Main
 from engine.core.cli import run
+from engine.core.usage import check_subcommand
 
 
-def training_main(name: str) -> Main:
+def training_main(name: str) -> Callable[[Sequence[str]], int]:
     """The main function of a training script."""
-    main: Main = importlib.import_module(name).main
+    main: Callable[[Sequence[str]], int] = importlib.import_module(name).main
     return main
 
 
@@ -32,7 +31,11 @@ SCRIPTS = {path.name: partial(training_main, path.stem) for path in sorted(Path(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the first word says, write a figure and a table; returns the exit code."""
-    return analyse_command(sys.argv[1:] if argv is None else argv, program="analyse.py", scripts=SCRIPTS)
+    words = sys.argv[1:] if argv is None else argv
+    check_subcommand("analyse.py", words)
+    from engine.analysis.command import analyse_command  # takes seconds to import, torch with it
+
+    return analyse_command(words, scripts=SCRIPTS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Finished runs side by side: a table, their curves, and a grid of test pictures with labels, scores and CAMs.
+"""Finished runs side by side: a table, their curves, and a grid of test images with labels, scores and CAMs.
 
 For instance:
 
@@ -7,13 +7,16 @@ For instance:
 
 from collections.abc import Sequence
 
-from engine.analysis.compare import compare_command
 from engine.core.cli import run
+from engine.core.usage import check_usage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the runs, print the table, write the pictures; returns the exit code."""
-    return compare_command(argv, program="compare.py")
+    """Read the runs, print the table, draw the figures; returns the exit code."""
+    check_usage("compare.py", argv)
+    from engine.analysis.compare import compare_command  # takes seconds to import, torch with it
+
+    return compare_command(argv)
 
 
 if __name__ == "__main__":

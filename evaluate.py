@@ -14,12 +14,15 @@ that papers released are read as well (docs/checkpoints.md).
 from collections.abc import Sequence
 
 from engine.core.cli import run
-from engine.evaluation.command import score_command
+from engine.core.usage import check_usage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Load, score, print the table; returns the exit code."""
-    return score_command(argv, program="evaluate.py")
+    check_usage("evaluate.py", argv)
+    from engine.evaluation.command import evaluate_command  # takes seconds to import, torch with it
+
+    return evaluate_command(argv)
 
 
 if __name__ == "__main__":

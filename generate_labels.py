@@ -1,4 +1,4 @@
-"""Write the observed labels of a dataset under a seeded regime; needs its annotations, not its pictures.
+"""Write the observed labels of a dataset under a seeded regime; needs its annotations, not its images.
 
 For instance:
 
@@ -12,12 +12,15 @@ Without `--out` the file goes where the training scripts look for it.
 from collections.abc import Sequence
 
 from engine.core.cli import run
-from engine.generate_labels import generate_command
+from engine.core.usage import check_usage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw, write, report; returns the exit code."""
-    return generate_command(argv, program="generate_labels.py")
+    check_usage("generate_labels.py", argv)
+    from engine.generate_labels import generate_command  # takes seconds to import, torch with it
+
+    return generate_command(argv)
 
 
 if __name__ == "__main__":

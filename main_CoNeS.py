@@ -10,14 +10,17 @@ For instance:
 from collections.abc import Sequence
 
 from engine.core.cli import run
-from engine.training.run import train_command
+from engine.core.usage import check_usage
 
 DEFAULTS = {"dataset": "voc07", "labels": "candidate"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate, write the run folder; returns the exit code."""
-    return train_command("cones", DEFAULTS, argv, program="main_CoNeS.py")
+    check_usage("main_CoNeS.py", argv)
+    from engine.training.run import train_command  # takes seconds to import, torch with it
+
+    return train_command("main_CoNeS.py", DEFAULTS, argv)
 
 
 if __name__ == "__main__":

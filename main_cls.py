@@ -10,8 +10,7 @@ For instance:
 from collections.abc import Sequence
 
 from engine.core.cli import run
-from engine.training.run import train_command
-from losses import CO_TRAINING
+from engine.core.usage import check_usage
 
 DEFAULTS = {
     "dataset": "coco",
@@ -35,7 +34,10 @@ DEFAULTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate, write the run folder; returns the exit code."""
-    return train_command(CO_TRAINING, DEFAULTS, argv, program="main_cls.py", choice="method")
+    check_usage("main_cls.py", argv)
+    from engine.training.run import train_command  # takes seconds to import, torch with it
+
+    return train_command("main_cls.py", DEFAULTS, argv)
 
 
 if __name__ == "__main__":

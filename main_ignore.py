@@ -1,4 +1,4 @@
-"""IGNORE: one observed positive an image, labels rejected by the information that goes with the rest of the picture.
+"""IGNORE: one observed positive per image, labels rejected by the information that goes with the rest of the image.
 
 For instance:
 
@@ -11,7 +11,7 @@ For instance:
 from collections.abc import Sequence
 
 from engine.core.cli import run
-from engine.training.run import train_command
+from engine.core.usage import check_usage
 
 DEFAULTS = {
     "dataset": "pascal",
@@ -35,7 +35,10 @@ DEFAULTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate, write the run folder; returns the exit code."""
-    return train_command("ignore", DEFAULTS, argv, program="main_ignore.py")
+    check_usage("main_ignore.py", argv)
+    from engine.training.run import train_command  # takes seconds to import, torch with it
+
+    return train_command("main_ignore.py", DEFAULTS, argv)
 
 
 if __name__ == "__main__":

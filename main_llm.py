@@ -1,4 +1,4 @@
-"""Large Loss Matters (LL-R, LL-Ct, LL-Cp): labels that are missing, most often all but one positive an image.
+"""Large Loss Matters (LL-R, LL-Ct, LL-Cp): labels that are missing, most often all but one positive per image.
 
 For instance:
 
@@ -11,7 +11,7 @@ For instance:
 from collections.abc import Sequence
 
 from engine.core.cli import run
-from engine.training.run import train_command
+from engine.core.usage import check_usage
 
 DEFAULTS = {
     "dataset": "pascal",
@@ -34,7 +34,10 @@ DEFAULTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate, write the run folder; returns the exit code."""
-    return train_command("large_loss", DEFAULTS, argv, program="main_llm.py")
+    check_usage("main_llm.py", argv)
+    from engine.training.run import train_command  # takes seconds to import, torch with it
+
+    return train_command("main_llm.py", DEFAULTS, argv)
 
 
 if __name__ == "__main__":

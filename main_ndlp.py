@@ -10,7 +10,7 @@ For instance:
 from collections.abc import Sequence
 
 from engine.core.cli import run
-from engine.training.run import train_command
+from engine.core.usage import check_usage
 
 DEFAULTS = {
     "dataset": "voc-lt",
@@ -35,7 +35,10 @@ DEFAULTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate, write the run folder; returns the exit code."""
-    return train_command("ndlp", DEFAULTS, argv, program="main_ndlp.py")
+    check_usage("main_ndlp.py", argv)
+    from engine.training.run import train_command  # takes seconds to import, torch with it
+
+    return train_command("main_ndlp.py", DEFAULTS, argv)
 
 
 if __name__ == "__main__":

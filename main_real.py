@@ -10,14 +10,18 @@ For instance:
 from collections.abc import Sequence
 
 from engine.core.cli import run
-from engine.training.run import train_command
+from engine.core.usage import check_usage
 
 DEFAULTS = {"dataset": "nuswide", "labels": "given", "img_size": 224}
+METHOD = "cones"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate, write the run folder; returns the exit code."""
-    return train_command("cones", DEFAULTS, argv, program="main_real.py")
+    check_usage("main_real.py", argv)
+    from engine.training.run import train_command  # takes seconds to import, torch with it
+
+    return train_command("main_real.py", DEFAULTS, argv, method=METHOD)
 
 
 if __name__ == "__main__":

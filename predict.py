@@ -1,4 +1,4 @@
-"""Labels of pictures by a trained checkpoint, or the checkpoint as a file for other programs.
+"""Labels of images by a trained checkpoint, or the checkpoint as a file for other programs.
 
 For instance:
 
@@ -6,19 +6,21 @@ For instance:
     python predict.py photos/ --load_from best.pth --json labels.json --html labels.html --heatmaps maps
     python predict.py --load_from best.pth --export onnx --output model.onnx
 
-Exit code 0: done; 1: done, but for pictures that could not be read; 2: what was asked cannot be done.
+Exit code 0: done; 1: done, but for images that could not be read; 2: what was asked cannot be done.
 """
 
-import sys
 from collections.abc import Sequence
 
 from engine.core.cli import run
-from engine.prediction.command import predict_command
+from engine.core.usage import check_usage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict or export; returns the exit code."""
-    return predict_command(sys.argv[1:] if argv is None else argv, program="predict.py")
+    check_usage("predict.py", argv)
+    from engine.prediction.command import predict_command  # takes seconds to import, torch with it
+
+    return predict_command(argv)
 
 
 if __name__ == "__main__":

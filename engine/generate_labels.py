@@ -10,8 +10,8 @@ from data.build import LABEL_FOLDER, DatasetConfig, load_splits
 from data.datasets.formatted import names_below, write_formatted
 from data.labels.files import native_path, published_path, write_native, write_published
 from data.labels.regime import Regime, observe
-from engine.core.settings import parse_settings
-from engine.training.config import TRAINING_CONFIGS
+from engine.core.setting_table import training_names
+from engine.core.settings import Command, parse_settings
 from utils.checks import require
 from utils.console import say
 from utils.options import option
@@ -20,7 +20,7 @@ from utils.types import Splits
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
-    """Where labels are written, and in which form."""
+    """The file of the labels, and its form."""
 
     seed: int = option(0, "seed of the dataset, and of the labels where --label_seed says nothing")
     out: Path | None = option(None, "file to write (default: where the training scripts look for it)")
@@ -38,21 +38,26 @@ class OutputConfig:
         )
 
 
-def generate_command(argv: Sequence[str] | None = None, *, program: str) -> int:
-    """Draw the labels of `--labels`, write them, say what they are. Returns the exit code."""
-    sections = {"data": DatasetConfig, "output": OutputConfig}
-    settings = parse_settings(
-        sections, argv, program=program, defaults={"dataset": "voc07"}, elsewhere=TRAINING_CONFIGS
-    )
-    config: DatasetConfig = settings.sections["data"]
-    output: OutputConfig = settings.sections["output"]
-    require(config.label_file is None, "--label_file: names labels to read; here --out names the file to write")
-    splits, regime = load_splits(config, output.seed, need_images=False), config.regime(output.seed)
+GENERATE = Command(
+    program="generate_labels.py",
+    about="Write the observed labels of a dataset under a seeded regime; needs its annotations, not its images.",
+    groups={"data": (DatasetConfig,), "labels": (Regime,), "output": (OutputConfig,)},
+    defaults={"dataset": "voc07"},
+)
+COMMANDS = (GENERATE,)
+
+
+def generate_command(argv: Sequence[str] | None = None) -> int:
+    """Draw the labels of `--labels`, write them, print a summary. Returns the exit code."""
+    settings = parse_settings(GENERATE, argv, elsewhere=training_names())
+    config, output, regime = settings.of(DatasetConfig), settings.of(OutputConfig), settings.of(Regime)
+    require(regime.label_file is None, "--label_file: names labels to read; here --out names the file to write")
+    splits, regime = load_splits(config, output.seed, need_images=False), regime.with_seed(output.seed)
     if output.formatted is not None:
         return _write_arrays(output.formatted, splits, config, regime, overwrite=output.overwrite)
     train = splits.train
-    place = published_path if output.published else native_path
-    path = output.out or place(LABEL_FOLDER, config.dataset, regime, train)
+    default_path = published_path if output.published else native_path
+    path = output.out or default_path(LABEL_FOLDER, config.dataset, regime, train)
     require(output.overwrite or not path.exists(), f"{path}: exists already; name another --out, or add --overwrite")
     table = observe(train, regime)
     write = write_published if output.published else write_native

@@ -1,42 +1,22 @@
 """The places that name methods, datasets and scripts agree with each other."""
 
-import ast
-import importlib
-import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from data.datasets import DATASETS, SYNONYMS
-from engine.core.settings import read_yaml, setting_table
-from engine.training.config import SECTIONS, choice_config
-from losses import CRITERIA
+from engine.core.setting_table import joined, settings_of
+from engine.core.settings_files import read_settings_file
+from engine.training.config import training_command
+from losses import CRITERIA, methods_of
+from tools.tables import generated
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 PAGES = ROOT / "docs" / "methods"
 PUBLISHED = dict.fromkeys(("voc", "coco", "nuswide"), "ndlp")
 """Folders of settings files that have the names of a published repository, and the method those are for."""
-
-
-def script_methods():
-    """Entry script -> the method it trains, or those of which a flag chooses one, read from its train_command."""
-    found = {}
-    for path in ROOT.glob("main_*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "train_command":
-                said = node.args[0]
-                named = isinstance(said, ast.Name)
-                value = getattr(importlib.import_module(path.stem), said.id) if named else ast.literal_eval(said)
-                found[path.name] = value
-    return found
-
-
-def choice_flag(script):
-    """The flag by which a script of several methods chooses one."""
-    given = re.search(r'choice="(\w+)"', (ROOT / script).read_text())
-    return given[1] if given else "loss"
 
 
 def page(method):
@@ -46,10 +26,9 @@ def page(method):
 
 
 def test_every_method_has_a_script_and_every_script_a_method():
-    methods = script_methods()
-    assert set(methods) == {path.name for path in ROOT.glob("main_*.py")}
-    trained = [{said} if isinstance(said, str) else set(said) for said in methods.values()]
-    assert set().union(*trained) == set(CRITERIA)
+    scripts = {path.name for path in ROOT.glob("main_*.py")}
+    assert {method.script for method in CRITERIA.values()} | {"main_real.py"} == scripts  # that one trains CoNeS
+    assert all(methods_of(script) for script in scripts - {"main_real.py"})
 
 
 def test_every_method_has_a_page_that_says_its_name_and_every_page_a_method():
@@ -59,12 +38,15 @@ def test_every_method_has_a_page_that_says_its_name_and_every_page_a_method():
         assert path.stem == method or f"`{method}`" in path.read_text(), f"{path.name} says nothing of {method}"
 
 
-def test_the_readme_names_every_script_and_every_page():
+def test_the_readme_names_every_script():
     readme = (ROOT / "README.md").read_text()
-    for script in script_methods():
-        assert f"`{script}`" in readme, f"README.md says nothing of {script}"
-    for path in PAGES.glob("*.md"):
-        assert f"docs/methods/{path.name}" in readme, f"README.md says nothing of {path.name}"
+    for path in ROOT.glob("*.py"):
+        assert path.name in readme, f"README.md says nothing of {path.name}"
+
+
+def test_generated_tables_are_as_the_code_says():
+    stale = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
+    assert not stale, f"`make tables` writes {', '.join(str(path.relative_to(ROOT)) for path in stale)}"
 
 
 def test_every_method_has_a_test_of_its_file():
@@ -73,13 +55,13 @@ def test_every_method_has_a_test_of_its_file():
         assert (ROOT / "tests" / "losses" / f"test_{module}.py").exists()
 
 
-def test_every_dataset_has_settings_and_a_section_in_the_docs():
+def test_every_dataset_has_settings_and_a_page_in_the_docs():
     assert {path.stem for path in (CONFIGS / "datasets").glob("*.yaml")} == set(DATASETS)
     assert set(SYNONYMS.values()) <= set(DATASETS)
     assert not set(SYNONYMS) & set(DATASETS)
-    docs = (ROOT / "docs" / "data.md").read_text()
+    pages = [path.read_text() for path in sorted((ROOT / "docs" / "datasets").glob("*.md"))]
     for name in DATASETS:
-        assert f"`{name}`" in docs, f"docs/data.md says nothing of {name}"
+        assert any(f"`{name}`" in page for page in pages), f"no page in docs/datasets names {name}"
 
 
 SETTINGS = sorted(set(CONFIGS.rglob("*.yaml")) - {CONFIGS / "released.yaml"})  # that one is no settings file
@@ -101,9 +83,9 @@ def test_every_settings_file_is_for_something_and_reads(path):
         assert folder == "datasets" or folder in CRITERIA
     chosen = yaml.safe_load(path.read_text()).get("loss", next(iter(CRITERIA)))
     method = CRITERIA[folder] if folder in CRITERIA else CRITERIA[chosen]
-    read_yaml(
-        path, setting_table({"choice": choice_config(list(CRITERIA), "loss"), **SECTIONS, "method": method.config})
-    )
+    command = training_command("main_BCE.py", {}).table()
+    table = {**command.shared, **{name: each for head in command.heads.values() for name, each in head.items()}}
+    read_settings_file(path, joined([table, settings_of(method.config, "method")]))
 
 
 THROUGH_OTHERS = {

@@ -1,8 +1,9 @@
-"""Which labels of a dataset training sees: the regime, and what it makes of the truth."""
+"""Label regimes: the labels of a dataset that training sees, drawn from the true ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,6 +24,7 @@ from data.labels.regimes import (
     semi_labels,
 )
 from utils.checks import require
+from utils.options import Shorthand, option
 from utils.types import Annotations, LabelTable
 
 RegimeName = Literal["candidate", "dropped", "single", "observed", "known", "flip", "semi", "full", "given"]
@@ -39,36 +41,55 @@ _PARAMETERS = {
 _RATES = ("partial_rate", "drop_rate", "known_rate", "rho_pos", "rho_neg", "labelled_share")
 
 
+def labels_left(text: str) -> dict[str, str]:
+    """The settings that `--labels_left` stands for: a percentage of the positives, or `single`, one per image.
+
+    Raises: ValueError for anything else.
+    """
+    if text == "single":
+        return {"labels": "single"}
+    try:
+        dropped = (100 - Decimal(text)) / 100
+    except InvalidOperation:
+        dropped = Decimal("NaN")
+    if not dropped.is_finite() or not 0 <= dropped <= 1:
+        raise ValueError("must be single, or a percentage such as 75, 50 or 25")
+    return {"labels": "dropped", "drop_rate": str(dropped)}
+
+
+LABELS_LEFT = Shorthand(
+    "PERCENT|single",
+    "published spelling: 25 is --labels dropped --drop_rate 0.75, single is --labels single",
+    labels_left,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Regime:
-    """Which labels training sees, and by which draws. Raises: UserError when a value is none of its range."""
+    """Which labels training sees, and by which draws. Raises: UserError when a value is outside its range."""
 
-    name: RegimeName
-    partial_rate: float = 0.1
-    """candidate: chance of each absent class to be a candidate too."""
-    class_rates: Path | None = None
-    """candidate: CSV file with the chance of each class, in place of `partial_rate`."""
-    confusion: Path | None = None
-    """candidate: CSV file with the chance of each class to bring each other, in place of `partial_rate`."""
-    drop_rate: float = 0.75
-    """dropped: chance of each positive to go unlabelled."""
-    keep_one: bool = False
-    """dropped: no row loses all of its positives."""
-    num_pos: int = 1
-    """observed: positives kept per row, -1 for all."""
-    num_neg: int = 0
-    """observed: negatives kept per row, -1 for all."""
-    known_rate: float = 0.1
-    """known: chance of each label, present or absent, to be known."""
-    rho_pos: float = 0.1
-    """flip: chance of each present label to be seen absent."""
-    rho_neg: float = 0.1
-    """flip: chance of each absent label to be seen present."""
-    labelled_share: float = 0.1
-    """semi: share of the rows that are labelled, fully."""
-    seed: int = 0
-    rng: GeneratorKind = "published"
-    """numpy's legacy generator, as the published label files, or its faster present one."""
+    labels: RegimeName = option(
+        "candidate",
+        "label regime: the recipe by which observed labels come from the true ones",
+        shorthands={"labels_left": LABELS_LEFT},
+        common=True,
+    )
+    partial_rate: float = option(0.1, "candidate: chance of each absent class to be a candidate too", common=True)
+    class_rates: Path | None = option(None, "candidate: a rate for each class instead, from a CSV file class,rate")
+    confusion: Path | None = option(None, "candidate: chances that one class brings another along, from a CSV file")
+    drop_rate: float = option(0.75, "dropped: chance of each positive to go unlabelled", common=True)
+    keep_one: bool = option(False, "dropped: leave every image at least one positive")
+    num_pos: int = option(1, "observed: positives kept per image, -1 for all")
+    num_neg: int = option(0, "observed: negatives kept per image, -1 for all")
+    known_rate: float = option(0.1, "known: chance of each entry, present or absent, to be known")
+    rho_pos: float = option(0.1, "flip: chance of each present label to be seen as absent")
+    rho_neg: float = option(0.1, "flip: chance of each absent label to be seen as present")
+    labelled_share: float = option(0.1, "semi: share of the images that are labelled, fully")
+    label_file: Path | None = option(None, "take the observed labels from this file")
+    label_seed: int | None = option(None, "seed of the label regime (default: --seed)")
+    label_rng: GeneratorKind = option(
+        "published", "draw labels in the published order, or by the faster native generator"
+    )
 
     def __post_init__(self) -> None:
         names, generators = get_args(RegimeName), get_args(GeneratorKind)
@@ -84,9 +105,28 @@ class Regime:
         if by_class and self.name != "candidate":
             require(False, f"{by_class[0]} is set: it is for candidate labels, not for {self.name} labels")
 
+    def with_seed(self, seed: int) -> Regime:
+        """The same regime, drawn by `seed` where `--label_seed` is not given."""
+        return self if self.label_seed is not None else replace(self, label_seed=seed)
+
+    @property
+    def name(self) -> RegimeName:
+        """The recipe, `--labels`."""
+        return self.labels
+
+    @property
+    def seed(self) -> int:
+        """The seed of the draws; 0 where nobody has decided it."""
+        return self.label_seed or 0
+
+    @property
+    def rng(self) -> GeneratorKind:
+        """Numpy's legacy generator, which drew the published label files, or its present one, which is faster."""
+        return self.label_rng
+
     @property
     def is_drawn(self) -> bool:
-        """Whether chance has a part in these labels, so that they are worth a file."""
+        """True if chance has a part in these labels, so that they are worth a file."""
         return self.name not in ("full", "given")
 
     @property
@@ -97,7 +137,7 @@ class Regime:
         return None if by_class or len(names) != 1 else float(getattr(self, names[0]))
 
     def parameters(self) -> dict[str, Any]:
-        """What tells this regime from others of its name, besides seed and generator; of a file, a hash of its content.
+        """Parameters that tell this regime from others of its name, without seed and generator; of a file, its hash.
 
         Raises:
             UserError: the file of class rates, or the confusion, cannot be read.

@@ -13,26 +13,29 @@ from torch.utils.data import DataLoader
 
 from data.images.caching import Keep
 from data.images.decoders import Decoder, require_decoder
-from data.loading.dataset import Collate, ImageDataset, Transform
+from data.loading.dataset import Collate, ImageBatch, ImageDataset, Transform
+from data.loading.eval_view import EvalView
 from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches, TrainingBatches, class_members
 from data.loading.transforms import Normalizer
 from utils.checks import require
 from utils.options import option
 from utils.types import Annotations, Batch, LabelTable
 
-_PREFETCH = 4  # batches each worker is ahead; a batch of 16 pictures of 448 x 448 takes 10 MB
+_PREFETCH = 4  # batches each worker is ahead; a batch of 16 images of 448 x 448 takes 10 MB
 _MOST_WORKERS = 8
-_START = "fork" if sys.platform == "linux" else None  # the only start that shares pictures kept in memory
+_START = "fork" if sys.platform == "linux" else None  # the only start that shares images kept in memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """How pictures become batches."""
+    """The way from images to batches."""
 
-    img_size: int = option(448, "side of the square the picture is brought to, in pixels")
-    batch_size: int = option(16, "images a step, over all processes together", aliases=("bsize",))
+    img_size: int = option(448, "side of the square that an image is resized to, in pixels", common=True)
+    batch_size: int = option(16, "images per step, over all processes together", aliases=("bsize",), common=True)
     augment: Literal["crop", "resize-crop", "flip", "multiscale", "side-crop", "photometric", "shift", "none"] = option(
-        "crop", "augmentation of training images; pictures are scored whole, but beside resize-crop in a centre crop"
+        "crop",
+        "augmentation of training images; images are scored whole, but beside resize-crop in a centre crop",
+        common=True,
     )
     second_view: Literal["same", "randaugment"] = option(
         "same", "methods that compare two views: the second has --augment drawn anew, or RandAugment before it"
@@ -41,11 +44,9 @@ class LoaderConfig:
         "unit", "scale of the pixels: [0, 1], ImageNet's, +-2, +-1"
     )
     decoder: Decoder = option(
-        "pillow", "what decodes and resizes: pillow gives the papers' pixels, torchcodec is faster and within 2/255"
+        "pillow", "decodes and resizes: pillow gives the papers' pixels, torchcodec is faster and within 2/255"
     )
-    cache: Keep = option(
-        "none", "keep pictures: ram, all files in memory; disk, their pixels in one file in --cache_dir"
-    )
+    cache: Keep = option("none", "keep images: ram, all files in memory; disk, their pixels in one file in --cache_dir")
     sampler: Literal["shuffled", "class-aware"] = option(
         "shuffled", "order of an epoch: every image once, or classes in turn, so that rare ones are seen as often"
     )
@@ -57,7 +58,7 @@ class LoaderConfig:
     )
     sampler_run: int = option(3, "class-aware: images taken at each class")
     num_workers: int | None = option(None, "loader processes (default: none on a CPU, up to 8 beside a GPU)")
-    check_images: bool = option(True, "decode every picture once before the first training on it")
+    check_images: bool = option(True, "decode every image once before the first training on it")
 
     def __post_init__(self) -> None:
         require(self.img_size >= 8, f"--img_size {self.img_size}: must be at least 8 pixels")
@@ -67,8 +68,12 @@ class LoaderConfig:
         require(self.sampler_run >= 1, f"--sampler_run {self.sampler_run}: must be at least 1 image")
         require_decoder(self.decoder)
 
+    def eval_view(self) -> EvalView:
+        """The view in which images are scored."""
+        return EvalView(self.img_size, self.augment, self.normalize, self.decoder)
+
     def workers(self, *, beside_gpu: bool, processes: int) -> int:
-        """Loader processes for each of `processes` on this machine: what the settings say, else what helps.
+        """Loader processes for each of `processes` on this machine: as set, else as many as help.
 
         A GPU leaves the cores idle. On a CPU training itself takes them all, and workers only get in its way.
         """
@@ -77,8 +82,8 @@ class LoaderConfig:
         return min(_MOST_WORKERS, max(1, _cores() // processes)) if beside_gpu else 0
 
 
-class ImageLoader(DataLoader[Batch]):
-    """Yields batches whose pictures are bytes, and makes floats of them once they are where they are used.
+class ImageLoader(DataLoader[ImageBatch]):
+    """Yields batches of image bytes, and turns them into the input of a criterion on the device where it is used.
 
     Bytes travel between processes and to a GPU in a quarter of the time, and a GPU converts them in no time.
     """
@@ -107,12 +112,15 @@ class ImageLoader(DataLoader[Batch]):
         self.normalizer = normalizer
         self.num_classes = collate.truth.num_classes
 
-    def ready(self, batch: Batch) -> Batch:
-        """A batch of this loader, wherever it was moved to, with its pictures as float32, normalised."""
-        second = batch.second_view
-        return batch._replace(
-            images=self.normalizer(batch.images), second_view=None if second is None else self.normalizer(second)
-        )
+    def to_batch(self, raw: ImageBatch, device: torch.device) -> Batch:
+        """A batch of this loader on `device`, its images float32 and normalised; the truth stays where it is."""
+        views = [
+            None if pixels is None else self.normalizer(pixels.to(device, non_blocking=True))
+            for pixels in (raw.pixels, raw.second_pixels)
+        ]
+        observed, index = (each.to(device, non_blocking=True) for each in (raw.observed, raw.index))
+        assert views[0] is not None
+        return Batch(views[0], observed, index, views[1], raw.truth)
 
 
 def training_batches(
@@ -145,7 +153,7 @@ def build_loader(
     num_workers: int,
     pin_memory: bool,
 ) -> ImageLoader:
-    """A loader of `Batch`es of these pictures with these labels, in the order of `batches`."""
+    """A loader of these images with these labels, in the order of `batches`."""
     return ImageLoader(
         ImageDataset(annotations.images, views, seed=seed, decoder=decoder),
         batches,

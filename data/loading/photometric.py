@@ -1,4 +1,4 @@
-"""The augmentation of the long-tail papers: pictures cut at their sides, brightness, contrast and colours distorted.
+"""The augmentation of the long-tail papers: images cut at their sides, brightness, contrast and colours distorted.
 
 Wu et al., ECCV 2020, published code wutong16/DistributionBalancedLoss, `extra_aug` of configs/voc and configs/coco,
 which NDLP takes over; it is that of SSD (Liu et al., ECCV 2016). H W: height and width in pixels.
@@ -16,14 +16,14 @@ from torchvision.transforms.v2 import functional as F
 from data.images.decoders import DecodedImage, as_tensor
 
 _TRIES = 50
-_FLATTEST, _TALLEST = 0.5, 2.0  # height over width of what is left of a picture
+_FLATTEST, _TALLEST = 0.5, 2.0  # height over width of what is left of an image
 
 
 class Distortion(NamedTuple):
-    """What is done to the colours of one picture; by default nothing."""
+    """Changes to the colours of one image; by default none."""
 
     brightness: float = 0.0  # added to each value
-    contrast: float = 1.0  # what each value is multiplied by
+    contrast: float = 1.0  # factor of each value is multiplied by
     contrast_first: bool = True  # before saturation and hue, or behind them
     saturation: float = 1.0
     hue: float = 0.0  # degrees of 360
@@ -33,22 +33,22 @@ class Distortion(NamedTuple):
 class Photometric:
     """Colours distorted at random, each kind with probability 1/2: see `draw_distortion`.
 
-    The published code goes on with values outside 0 to 255 and with fractions; here a picture stays bytes, so values
+    The published code goes on with values outside 0 to 255 and with fractions; here an image stays bytes, so values
     are rounded and cut off, once, behind the last distortion.
     """
 
-    def __call__(self, picture: DecodedImage) -> DecodedImage:
-        """A picture of the same kind and size."""
-        values = distorted(as_tensor(picture).float(), draw_distortion())
+    def __call__(self, image: DecodedImage) -> DecodedImage:
+        """An image of the same kind and size."""
+        values = distorted(as_tensor(image).float(), draw_distortion())
         pixels = values.round().clamp(0, 255).to(torch.uint8)
-        return pixels if isinstance(picture, Tensor) else Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+        return pixels if isinstance(image, Tensor) else Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 class SideCut:
-    """A part of a picture, each of its sides 80 to 100 % of the picture's, at any place; not resized.
+    """A part of an image, each of its sides 80 to 100 % of the image's, at any position; not resized.
 
-    Sides are drawn anew where height over width is not in [1/2, 2]; after 50 draws the picture stays whole. Every
-    place is as likely. In the published code the offset starts at 1 pixel instead of 0, by a slip of an argument.
+    Sides are drawn anew where height over width is not in [1/2, 2]; after 50 draws the image stays whole. Every
+    position is as likely. In the published code the offset starts at 1 pixel instead of 0, by a slip of an argument.
 
     Args:
         least: smallest share of a side.
@@ -57,19 +57,19 @@ class SideCut:
     def __init__(self, least: float = 0.8) -> None:
         self.least = least
 
-    def __call__(self, picture: DecodedImage) -> DecodedImage:
-        """What is left of the picture."""
-        rows, columns = F.get_size(picture)
+    def __call__(self, image: DecodedImage) -> DecodedImage:
+        """The part of the image that is left."""
+        rows, columns = F.get_size(image)
         for _ in range(_TRIES):
             width, height = (max(1, int(side * _between(self.least, 1.0))) for side in (columns, rows))
             if _FLATTEST <= height / width <= _TALLEST:
                 left, top = (int(torch.randint(room + 1, (1,))) for room in (columns - width, rows - height))
-                return _cut(picture, top, left, height, width)
-        return picture
+                return _cut(image, top, left, height, width)
+        return image
 
 
 def draw_distortion() -> Distortion:
-    """What happens to one picture, drawn from torch's default CPU generator, each in half of the pictures.
+    """The changes to one image, drawn from torch's default CPU generator, each in half of the images.
 
     In order: brightness, -32 to 32; contrast, 0.5 to 1.5, and whether it comes before saturation and hue; saturation,
     0.5 to 1.5; hue, -18 to 18 degrees; an order of the channels. A value is drawn where its coin says so.
@@ -111,13 +111,13 @@ def recoloured(pixels: Tensor, saturation: float, hue: float) -> Tensor:
     divisor = torch.where(spread > 0, spread, torch.ones_like(spread))  # grey has no hue, and none is seen
     from_green = torch.where(top == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
     sixths = torch.where(top == red, (green - blue) / divisor, from_green) + hue / 60
-    places = [(start + sixths) % 6 for start in (5, 3, 1)]
-    return torch.stack([top - saturation * spread * torch.minimum(k, 4 - k).clamp(0, 1) for k in places])
+    positions = [(start + sixths) % 6 for start in (5, 3, 1)]
+    return torch.stack([top - saturation * spread * torch.minimum(k, 4 - k).clamp(0, 1) for k in positions])
 
 
-def _cut(picture: DecodedImage, top: int, left: int, height: int, width: int) -> DecodedImage:
-    """A part of a picture, a tensor's in memory of its own with the channels innermost."""
-    part: DecodedImage = F.crop(picture, top, left, height, width)
+def _cut(image: DecodedImage, top: int, left: int, height: int, width: int) -> DecodedImage:
+    """A part of an image, a tensor's in memory of its own with the channels innermost."""
+    part: DecodedImage = F.crop(image, top, left, height, width)
     return part.permute(1, 2, 0).contiguous().permute(2, 0, 1) if isinstance(part, Tensor) else part
 
 

@@ -1,4 +1,4 @@
-"""Which rows form which batch: a pure function of seed and epoch, whatever the number of workers or processes."""
+"""The rows of each batch: a pure function of seed and epoch, whatever the number of workers or processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.types import Index, LabelTable
 
 
 class Sample(NamedTuple):
-    """One place in one epoch: what a loader asks the dataset for, and all that augmentation may depend on."""
+    """One position in one epoch: the request of a loader to a dataset, and all that augmentation may depend on."""
 
     epoch: int
     position: int
@@ -51,12 +51,12 @@ class TrainingBatches(Sampler[list[Sample]]):
         for batch in range(self.start, len(self)):
             first = batch * self.batch_size
             size = min(self.batch_size, self.rows - first)
-            places = range(self.rank, size, self.world_size) if size >= self.world_size else [self.rank % size]
-            yield [Sample(self.epoch, first + place, int(order[first + place])) for place in places]
+            own = range(self.rank, size, self.world_size) if size >= self.world_size else [self.rank % size]
+            yield [Sample(self.epoch, first + offset, int(order[first + offset])) for offset in own]
 
 
 class ShuffledBatches(TrainingBatches):
-    """Every row once an epoch; order = f(seed, epoch)."""
+    """Every row once per epoch; order = f(seed, epoch)."""
 
     def order(self, epoch: int) -> Index:
         """(N,) all rows, permuted."""
@@ -72,14 +72,15 @@ class ClassAwareBatches(TrainingBatches):
     fewer rows than that repeats them at once. An epoch has int(n K / reduce) draws, n the rows of the most frequent
     class and K the classes, and a last batch that is not full is left out.
 
-    The published sampler keeps its places in those sequences in memory and draws from one generator. Here the places
-    at the start of an epoch are computed, and each pass has a generator of its own, so that order = f(seed, epoch).
+    The published sampler keeps its positions in those sequences in memory and draws from one generator. Here the
+    positions at the start of an epoch are computed, and each pass has a generator of its own, so order = f(seed,
+    epoch).
 
     Args:
         members: the rows of each class, as `class_members` gives them, none empty.
-        batch_size: samples a global batch.
+        batch_size: samples per global batch.
         seed: of the order.
-        reduce: what the length of an epoch is divided by.
+        reduce: divisor of the length of an epoch.
         run: rows that are taken at each class.
         rank: of this process.
         world_size: number of processes.
@@ -102,23 +103,23 @@ class ClassAwareBatches(TrainingBatches):
         super().__init__(whole or self.draws, batch_size, seed=seed, rank=rank, world_size=world_size)
 
     @property
-    def groups_an_epoch(self) -> int:
-        """Classes that an epoch comes to; the last of them may have fewer rows than `run`."""
+    def groups_per_epoch(self) -> int:
+        """Classes that an epoch visits; the last of them may have fewer rows than `run`."""
         return -(-self.draws // self.run)
 
     def groups(self, epoch: int) -> Index:
-        """(G,) the classes of an epoch in order, as places in `members`."""
-        return self._classes((epoch - 1) * self.groups_an_epoch, self.groups_an_epoch)
+        """(G,) the classes of an epoch in order, as indices into `members`."""
+        return self._classes((epoch - 1) * self.groups_per_epoch, self.groups_per_epoch)
 
     def order(self, epoch: int) -> Index:
         """(draws,) the rows of an epoch."""
         drawn = np.repeat(self.groups(epoch), self.run)[: self.draws]
         counts, before = np.bincount(drawn, minlength=len(self.members)), self._drawn_before(epoch)
-        places = np.split(np.argsort(drawn, kind="stable"), np.cumsum(counts)[:-1])
+        positions = np.split(np.argsort(drawn, kind="stable"), np.cumsum(counts)[:-1])
         rows = np.empty(self.draws, dtype=np.int64)
         for label, own in enumerate(self.members):
             part = cycled(len(own), int(before[label]), int(counts[label]), self.seed, "members", label)
-            rows[places[label]] = own[part]
+            rows[positions[label]] = own[part]
         return rows
 
     def _classes(self, first: int, count: int) -> Index:
@@ -126,7 +127,7 @@ class ClassAwareBatches(TrainingBatches):
 
     def _drawn_before(self, epoch: int) -> Index:
         """(K,) rows that earlier epochs took of each class."""
-        groups, kinds = self.groups_an_epoch, len(self.members)
+        groups, kinds = self.groups_per_epoch, len(self.members)
         passes, rest = divmod((epoch - 1) * groups, kinds)
         visits = passes + np.bincount(self._classes(passes * kinds, rest), minlength=kinds)
         cut = [int(self._classes(number * groups - 1, 1)[0]) for number in range(1, epoch)]
@@ -135,7 +136,7 @@ class ClassAwareBatches(TrainingBatches):
 
 
 def cycled(size: int, first: int, count: int, seed: int, *key: int | str) -> Index:
-    """(count,) places `first`, `first + 1`, ... of an endless sequence of all numbers below `size`, pass after pass.
+    """(count,) items `first`, `first + 1`, ... of an endless sequence of all numbers below `size`, pass after pass.
 
     Each pass is a permutation of its own, decided by `seed`, `key` and its number.
     """
@@ -160,12 +161,12 @@ class OrderedBatches(Sampler[list[Sample]]):
     """Every row once, in order, shared out among the processes without padding; for evaluation."""
 
     def __init__(self, rows: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.places = range(rank, rows, world_size)
+        self.rows = range(rank, rows, world_size)
         self.batch_size = max(1, batch_size // world_size)
 
     def __len__(self) -> int:
-        return -(-len(self.places) // self.batch_size)
+        return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        for first in range(0, len(self.places), self.batch_size):
-            yield [Sample(0, row, row) for row in self.places[first : first + self.batch_size]]
+        for first in range(0, len(self.rows), self.batch_size):
+            yield [Sample(0, row, row) for row in self.rows[first : first + self.batch_size]]

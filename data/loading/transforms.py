@@ -1,6 +1,6 @@
-"""From a picture to the tensor a model sees. B batch; H W height and width, s side of the square a model gets, pixels.
+"""From an image to the tensor a model sees. B batch; H W height and width, s side of the square a model gets, pixels.
 
-A picture is Pillow's or a tensor of bytes, and each step works on both with the same draws. Pictures stay bytes up to
+An image is Pillow's or a tensor of bytes, and each step works on both with the same draws. Images stay bytes up to
 where a batch is used; a `Normalizer` makes floats of them there. All chance comes from torch's default CPU generator;
 `sample_generator` makes it a function of one seed.
 """
@@ -42,7 +42,7 @@ NORMALIZATIONS: dict[str, Normalization | None] = {
     "half": Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
     "centred": Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-"""How pixels are scaled; None leaves them in [0, 1], as CoNeS and CSRA do although their weights are ImageNet's."""
+"""Scales of the pixels by name; None leaves them in [0, 1], as CoNeS and CSRA do with ImageNet weights."""
 
 
 @contextmanager
@@ -57,24 +57,24 @@ def sample_generator(seed: int) -> Iterator[None]:
 
 
 class Pipeline:
-    """Steps from picture to picture, then uint8 (3, s, s). Grey pictures become RGB first."""
+    """Steps from image to image, then uint8 (3, s, s). Grey images become RGB first."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = tuple(steps)
 
-    def __call__(self, picture: DecodedImage) -> Tensor:
-        """The bytes of one picture, channels innermost in memory; the picture itself stays as it is."""
-        if isinstance(picture, Image.Image) and picture.mode != "RGB":
-            picture = picture.convert("RGB")
+    def __call__(self, image: DecodedImage) -> Tensor:
+        """The bytes of one image, channels innermost in memory; the image itself stays unchanged."""
+        if isinstance(image, Image.Image) and image.mode != "RGB":
+            image = image.convert("RGB")
         for step in self.steps:
-            picture = step(picture)
-        return as_tensor(picture)
+            image = step(image)
+        return as_tensor(image)
 
 
 class Normalizer:
-    """From the bytes of a batch to what a model sees of them, on the device they are on.
+    """From the bytes of a batch to the input of a model, on the device they are on.
 
-    Every value is rounded as if each picture had been converted alone, on a CPU as on a GPU.
+    Every value is rounded as if each image had been converted alone, on a CPU as on a GPU.
     """
 
     def __init__(self, normalization: Normalization | None) -> None:
@@ -103,13 +103,13 @@ class Resize:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, picture: DecodedImage) -> DecodedImage:
-        """A picture of s x s; the same one where it has that size already."""
-        return picture if F.get_size(picture) == [self.size, self.size] else _resized(picture, self.size)
+    def __call__(self, image: DecodedImage) -> DecodedImage:
+        """An image of s x s; the same one where it has that size already."""
+        return image if F.get_size(image) == [self.size, self.size] else _resized(image, self.size)
 
 
 class RandomCrop:
-    """A part of s x s pixels, at any place of a picture that is at least that large, each place as likely.
+    """A part of s x s pixels, at any position of an image that is at least that large, each as likely.
 
     Draws and pixels are those of torchvision's RandomCrop.
     """
@@ -117,89 +117,89 @@ class RandomCrop:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, picture: DecodedImage) -> DecodedImage:
-        """A picture of s x s."""
-        height, width = F.get_size(picture)
+    def __call__(self, image: DecodedImage) -> DecodedImage:
+        """An image of s x s."""
+        height, width = F.get_size(image)
         top, left = (_draw(side - self.size + 1) for side in (height, width))
-        return _window(picture, (left, top, self.size, self.size))
+        return _window(image, (left, top, self.size, self.size))
 
 
 class CenterCrop:
-    """The s x s pixels in the middle of a picture that is at least that large."""
+    """The s x s pixels in the middle of an image that is at least that large."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, picture: DecodedImage) -> DecodedImage:
-        """A picture of s x s."""
-        height, width = F.get_size(picture)
-        return _window(picture, ((width - self.size) // 2, (height - self.size) // 2, self.size, self.size))
+    def __call__(self, image: DecodedImage) -> DecodedImage:
+        """An image of s x s."""
+        height, width = F.get_size(image)
+        return _window(image, ((width - self.size) // 2, (height - self.size) // 2, self.size, self.size))
 
 
 class FlippedCrop:
-    """Half of the pictures mirrored, then a random part of each, bilinear to s x s.
+    """Half of the images mirrored, then a random part of each, bilinear to s x s.
 
     Draws and pixels are those of torchvision's RandomHorizontalFlip and RandomResizedCrop one after the other; but only
-    what is left of a picture is mirrored.
+    what is left of an image is mirrored.
 
     Args:
         size: s, in pixels.
-        scale: least and greatest share of the picture's area.
+        scale: least and greatest share of the image's area.
     """
 
     def __init__(self, size: int, scale: tuple[float, float]) -> None:
         self.size = size
         self._draw = v2.RandomResizedCrop(size, scale=scale)
 
-    def __call__(self, picture: DecodedImage) -> DecodedImage:
-        """A picture of s x s."""
+    def __call__(self, image: DecodedImage) -> DecodedImage:
+        """An image of s x s."""
         mirrored = bool(torch.rand(1) < 0.5)
-        box = self._draw.make_params([picture])
+        box = self._draw.make_params([image])
         left, width = box["left"], box["width"]
         if mirrored:
-            left = F.get_size(picture)[1] - left - width
-        part = _cropped(picture, (left, box["top"], width, box["height"]))
+            left = F.get_size(image)[1] - left - width
+        part = _cropped(image, (left, box["top"], width, box["height"]))
         return _resized(F.horizontal_flip(part) if mirrored else part, self.size)
 
 
 class ReflectShift:
-    """A picture moved by up to `most` pixels each way; what comes in at an edge is the picture mirrored there."""
+    """An image moved by up to `most` pixels each way; what comes in at an edge is the image mirrored there."""
 
     def __init__(self, most: int) -> None:
         self.most = most
 
-    def __call__(self, picture: DecodedImage) -> DecodedImage:
-        """A picture of the same size. Equals padding by reflection and a random crop, at half their cost."""
+    def __call__(self, image: DecodedImage) -> DecodedImage:
+        """An image of the same size. Equals padding by reflection and a random crop, at half their cost."""
         down, right = torch.randint(-self.most, self.most + 1, (2,)).tolist()
-        height, width = F.get_size(picture)
+        height, width = F.get_size(image)
         rows, columns = _mirrored(height, down)[:, None], _mirrored(width, right)
-        if isinstance(picture, Tensor):
-            return picture.permute(1, 2, 0)[rows, columns].permute(2, 0, 1)
-        return Image.fromarray(np.asarray(picture)[rows, columns])
+        if isinstance(image, Tensor):
+            return image.permute(1, 2, 0)[rows, columns].permute(2, 0, 1)
+        return Image.fromarray(np.asarray(image)[rows, columns])
 
 
 class MultiScaleCrop:
-    """A crop of one of a few sizes at one of 13 places, then bilinear to s x s (CoNeS, published code, utils/util.py).
+    """A crop of one of a few sizes at one of 13 positions, then bilinear to s x s (CoNeS, published utils/util.py).
 
     Args:
         size: s, in pixels.
-        scales: sides of the crop as shares of the shorter side of the picture.
-        max_distort: how many places of `scales` width and height may lie apart.
+        scales: sides of the crop as shares of the shorter side of the image.
+        max_distort: how many steps of `scales` width and height may lie apart.
     """
 
     def __init__(self, size: int, scales: Sequence[float] = (1, 0.9, 0.8, 0.7, 0.6), max_distort: int = 2) -> None:
         self.size, self.scales, self.max_distort = size, tuple(scales), max_distort
 
-    def __call__(self, picture: DecodedImage) -> DecodedImage:
-        """A picture of s x s. A crop is cut at the picture's edges, which it passes by 2 pixels at most."""
-        rows, columns = F.get_size(picture)
+    def __call__(self, image: DecodedImage) -> DecodedImage:
+        """An image of s x s. A crop is cut at the image's edges, which it passes by 2 pixels at most."""
+        rows, columns = F.get_size(image)
         pairs = crop_pairs(columns, rows, self.size, self.scales, self.max_distort)
         width, height = (max(side, 1) for side in pairs[_draw(len(pairs))])
         offsets = crop_offsets(columns, rows, width, height)
         left, top = offsets[_draw(len(offsets))]
         right, bottom = min(left + width, columns), min(top + height, rows)
         left, top = max(left, 0), max(top, 0)
-        return _resized(_cropped(picture, (left, top, right - left, bottom - top)), self.size)
+        return _resized(_cropped(image, (left, top, right - left, bottom - top)), self.size)
 
 
 def crop_pairs(
@@ -212,8 +212,8 @@ def crop_pairs(
     shorter = min(image_width, image_height)
     sides = [int(shorter * scale) for scale in scales]
     sides = [size if abs(side - size) < 3 else side for side in sides]
-    places = range(len(sides))
-    return [(sides[j], sides[i]) for i in places for j in places if abs(i - j) <= max_distort]
+    indices = range(len(sides))
+    return [(sides[j], sides[i]) for i in indices for j in indices if abs(i - j) <= max_distort]
 
 
 def crop_offsets(image_width: int, image_height: int, width: int, height: int) -> list[tuple[int, int]]:
@@ -272,23 +272,23 @@ AUGMENTATIONS: dict[str, Callable[[int], list[Step]]] = {
     "shift": _shift,
     "none": _none,
 }
-"""What training pictures go through, by name; each ends in s x s."""
+"""Steps of training images by name; each ends in s x s."""
 
 
 def _randaugment() -> list[Step]:
-    """The strong view of IGNORE: three of torchvision's 14 operations at magnitude 5, on the picture as it is."""
+    """The strong view of IGNORE: three of torchvision's 14 operations at magnitude 5, before any resizing."""
     return [v2.RandAugment(num_ops=3, magnitude=5)]
 
 
 SECOND_VIEWS: dict[str, Callable[[], list[Step]]] = {"same": list, "randaugment": _randaugment}
-"""What a picture goes through in its second view, by name, before its augmentation, which draws anew for each view."""
+"""Steps of the second view of an image by name, before its augmentation, which draws anew for each view."""
 
 CENTRED = frozenset({"resize-crop"})
-"""Augmentations beside which pictures are scored in a centre crop; all others score whole pictures."""
+"""Augmentations beside which images are scored in a centre crop; all others score whole images."""
 
 
 def train_transform(augment: str, size: int) -> Pipeline:
-    """The transform of training pictures: any picture -> uint8 (3, size, size).
+    """The transform of training images: any image -> uint8 (3, size, size).
 
     Args:
         augment: a name of `AUGMENTATIONS`.
@@ -303,7 +303,7 @@ def train_transform(augment: str, size: int) -> Pipeline:
 
 
 def second_transform(second: str, augment: str, size: int) -> Pipeline:
-    """The transform of the second view of training pictures, for methods that compare two.
+    """The transform of the second view of training images, for methods that compare two.
 
     Args:
         second: a name of `SECOND_VIEWS`.
@@ -317,20 +317,11 @@ def second_transform(second: str, augment: str, size: int) -> Pipeline:
     return Pipeline([*SECOND_VIEWS[second](), *train_transform(augment, size).steps])
 
 
-def test_transform(size: int) -> Pipeline:
-    """The transform of whole pictures: bilinear to `size` x `size`, whatever the aspect; nothing random.
+def eval_transform(augment: str, size: int) -> Pipeline:
+    """The transform of images that are scored, after training under `augment`; nothing random.
 
-    Raises:
-        UserError: a size below 1.
-    """
-    return train_transform("none", size)
-
-
-def scoring_transform(augment: str, size: int) -> Pipeline:
-    """The transform of pictures that are scored, after training under `augment`; nothing random.
-
-    The whole picture; but for a name in `CENTRED` the middle of the larger picture that training sees windows of, so
-    that things are as large in both.
+    The whole image, bilinear to `size` x `size` whatever its aspect; but for a name in `CENTRED` the middle of the
+    larger image that training crops windows from, so that things are as large in both.
 
     Args:
         augment: a name of `AUGMENTATIONS`.
@@ -340,7 +331,7 @@ def scoring_transform(augment: str, size: int) -> Pipeline:
         UserError: an unknown name, or a size below 1.
     """
     _check("augment", augment, AUGMENTATIONS)
-    whole = test_transform(size)
+    whole = train_transform("none", size)
     return Pipeline([Resize(_with_margin(size)), CenterCrop(size)]) if augment in CENTRED else whole
 
 
@@ -355,37 +346,37 @@ def _check(flag: str, name: str, known: Mapping[str, Any]) -> None:
 
 
 def _with_margin(size: int) -> int:
-    """The side of the picture that windows of `size` are cut from, pixels."""
+    """The side of the image that windows of `size` are cut from, pixels."""
     return round(size * 8 / 7)
 
 
-def _window(picture: DecodedImage, box: Box) -> DecodedImage:
+def _window(image: DecodedImage, box: Box) -> DecodedImage:
     """The part inside left, top, width and height, in memory of its own with the channels innermost."""
-    part = _cropped(picture, box)
+    part = _cropped(image, box)
     return part.permute(1, 2, 0).contiguous().permute(2, 0, 1) if isinstance(part, Tensor) else part
 
 
-def _cropped(picture: DecodedImage, box: Box) -> DecodedImage:
-    """The part of a picture inside left, top, width and height."""
+def _cropped(image: DecodedImage, box: Box) -> DecodedImage:
+    """The part of an image inside left, top, width and height."""
     left, top, width, height = box
-    if isinstance(picture, Tensor):
-        return picture[:, top : top + height, left : left + width]
-    return picture.crop((left, top, left + width, top + height))
+    if isinstance(image, Tensor):
+        return image[:, top : top + height, left : left + width]
+    return image.crop((left, top, left + width, top + height))
 
 
-def _resized(picture: DecodedImage, size: int) -> DecodedImage:
+def _resized(image: DecodedImage, size: int) -> DecodedImage:
     """Bilinear with antialiasing; of a tensor as fast as can be, with the channels innermost in memory."""
-    if not isinstance(picture, Tensor):
-        return picture.resize((size, size), Image.Resampling.BILINEAR)
-    batch = picture.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
+    if not isinstance(image, Tensor):
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    batch = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
     return interpolate(batch, (size, size), mode="bilinear", antialias=True)[0]
 
 
 def _mirrored(length: int, shift: int) -> NDArray[np.int64]:
-    """Positions `shift`, ..., `shift + length - 1` of a line mirrored at its first and last place, without repeats."""
+    """Positions `shift`, ..., `shift + length - 1` of a line mirrored at both ends, without repeats."""
     period = max(2 * (length - 1), 1)
-    places = np.arange(shift, shift + length) % period
-    return np.minimum(places, period - places)
+    positions = np.arange(shift, shift + length) % period
+    return np.minimum(positions, period - positions)
 
 
 def _draw(choices: int) -> int:

@@ -21,7 +21,7 @@ from utils.types import Annotations, Index
 class SplitConfig:
     """Choice of the rows of the training set that train and that validate."""
 
-    val_frac: float = option(0.0, "share of the training set held out for validation")
+    val_frac: float = option(0.0, "share of the training set held out for validation", common=True)
     split_seed: int | None = option(None, "seed of that split (default: --seed)")
     ss_frac_train: float = option(1.0, "share of the training rows left after the split that is used")
     ss_frac_val: float = option(1.0, "share of the validation rows that is used")

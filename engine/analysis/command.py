@@ -1,4 +1,4 @@
-"""`analyse.py`: what training with missing labels did, after Kim et al., "Large Loss Matters" (CVPR 2022)."""
+"""`analyse.py`: the effects of training with missing labels, after Kim et al., "Large Loss Matters" (CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from engine.analysis.compare import COMPARE
 from engine.analysis.finished_runs import (
     FinishedRun,
     ReportConfig,
@@ -13,19 +14,21 @@ from engine.analysis.finished_runs import (
     make_report,
     read_run,
     run_labels,
+    run_paths,
     write_table,
 )
 from engine.analysis.modified_labels import ModifiedConfig, modified
 from engine.analysis.pointing_game import PointingConfig, pointing
-from engine.analysis.sweep import Scripts, sweep_command
-from engine.core.cli import split_words
-from engine.core.settings import parse_settings
-from engine.training.config import TRAINING_CONFIGS
+from engine.analysis.sweep import SWEEP, Scripts, sweep_command
+from engine.core.setting_table import training_names
+from engine.core.settings import Command, parse_settings
 from utils.analysis_plots import Line, plot_lines, plot_memorisation
 from utils.checks import UserError, require
 from utils.console import say
 from utils.label_dynamics import GROUPS
 from utils.plots import COLOURS
+
+PROGRAM = "analyse.py"
 
 
 class Analysis(NamedTuple):
@@ -33,46 +36,33 @@ class Analysis(NamedTuple):
 
     about: str
     config: type[Any]
-    several: bool  # whether it takes more than one run
+    several: bool  # True if it takes more than one run
     run: Callable[[Sequence[FinishedRun], Any, ReportFiles], str]  # leaves the report; what to say
 
 
-def analyse_command(argv: Sequence[str], *, program: str, scripts: Scripts) -> int:
+def analyse_command(argv: Sequence[str], *, scripts: Scripts) -> int:
     """Do one analysis: the first word says which. Prints its main figures and what it wrote. Returns the exit code.
 
     Args:
         argv: the command line without the program.
-        program: name of the script, for messages and help.
         scripts: the training scripts that a sweep may run.
 
     Raises:
-        UserError: no such analysis, no such run, or a run that lacks what is to be analysed.
+        UserError: no such analysis, no such run, or a run that lacks the records for it.
     """
-    what, words = (argv[0], argv[1:]) if argv else ("", argv)
-    if what in ("-h", "--help"):
-        say(_overview(program))
-        return 0
+    what, words = argv[0], argv[1:]
+    program = f"{PROGRAM} {what}"
     require(
-        what in (*ANALYSES, "sweep"),
-        f"{program}{what and ' '}{what}: say first what to do: {', '.join(ANALYSES)} or sweep",
+        int(os.environ.get("WORLD_SIZE", "1")) == 1, f"{PROGRAM}: works in one process; start it without a launcher"
     )
-    require(
-        int(os.environ.get("WORLD_SIZE", "1")) == 1, f"{program}: works in one process; start it without a launcher"
-    )
-    program = f"{program} {what}"
     if what == "sweep":
-        return sweep_command(words, program=program, scripts=scripts)
+        return sweep_command(words, scripts=scripts)
     analysis = ANALYSES[what]
-    paths, flags = split_words(words)
-    if {"-h", "--help"} & set(flags):
-        say(f"{analysis.about}; name the {'folders of runs' if analysis.several else 'folder of the run'} anywhere\n")
-    settings = parse_settings(
-        {"analysis": analysis.config}, flags, program=program, defaults={}, elsewhere=TRAINING_CONFIGS
-    )
+    settings = parse_settings(_command(what), words, elsewhere=training_names())
+    paths, config = run_paths(settings.words), settings.of(analysis.config)
     require(bool(paths), f"{program}: name the folder of a finished run{', or several' if analysis.several else ''}")
     require(len(paths) == 1 or analysis.several, f"{program}: takes one run, not {len(paths)}")
     runs = [read_run(path) for path in paths]
-    config: ReportConfig = settings.sections["analysis"]
     report = make_report(config.output or paths[0], what)
     say(analysis.run(runs, config, report))
     for path in report:
@@ -80,8 +70,19 @@ def analyse_command(argv: Sequence[str], *, program: str, scripts: Scripts) -> i
     return 0
 
 
+def _command(what: str) -> Command:
+    """The settings of one analysis."""
+    analysis = ANALYSES[what]
+    return Command(
+        program=f"{PROGRAM} {what}",
+        about=f"{analysis.about[0].upper()}{analysis.about[1:]}.",
+        groups={"analysis": (analysis.config,)},
+        words="RUN [RUN ...]" if analysis.several else "RUN",
+    )
+
+
 def memorisation(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles) -> str:
-    """Table 1 and Figure 1: when labels have their highest loss, and how large losses are, by group of labels."""
+    """Table 1 and Figure 1: the epoch in which labels have their highest loss, and the size of losses."""
     (run,) = runs
     columns = [*(f"an_loss_{name}" for name in GROUPS), *(f"warmup_{name}" for name in GROUPS)]
     _require_recorded(run, columns, "memorisation")
@@ -96,7 +97,7 @@ def memorisation(runs: Sequence[FinishedRun], config: ReportConfig, report: Repo
 
 
 def modification(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles) -> str:
-    """Figure 4: of the labels that each run modified, how many are truly present."""
+    """Figure 4: the share of the labels modified by each run that are truly present."""
     columns = ["modified_true", "modified_ever_true", "unknown_true"]
     for run in runs:
         _require_recorded(run, columns[2:], "modification")
@@ -106,14 +107,14 @@ def modification(runs: Sequence[FinishedRun], config: ReportConfig, report: Repo
         {"run": label, **_row(row, columns)} for label, run in zip(labels, runs, strict=True) for row in run.history
     ]
     write_table(report.table, rows)
-    lines = [_precision_line(run, label, place) for place, (label, run) in enumerate(zip(labels, runs, strict=True))]
+    lines = [_precision_line(run, label, index) for index, (label, run) in enumerate(zip(labels, runs, strict=True))]
     title, share = "truly present: of modified labels, and of all unknown ones (base rate)", "truly present (%)"
     plot_lines([*lines, *_base_rates(runs, labels)], report.figure, title=title, xlabel="epoch", ylabel=share)
     return "\n".join(_precision_text(run, label) for run, label in zip(runs, labels, strict=True))
 
 
 def found(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles) -> str:
-    """Figure 3 of CLS (AAAI 2025): how many of the false negatives each run has found, epoch by epoch."""
+    """Figure 3 of CLS (AAAI 2025): the share of the false negatives that each run has found, epoch by epoch."""
     for run in runs:
         _require_recorded(run, ["found"], "modification")
     labels, columns = run_labels(runs), ["found", "found_ever"]
@@ -123,20 +124,20 @@ def found(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles
     )
     figures = ["found_ever" if _for_good(run) else "found" for run in runs]
     lines = [
-        Line(label, [(epoch, 100 * value) for epoch, value in run.column(name)], COLOURS[place % len(COLOURS)])
-        for place, (label, run, name) in enumerate(zip(labels, runs, figures, strict=True))
+        Line(label, [(epoch, 100 * value) for epoch, value in run.column(name)], COLOURS[index % len(COLOURS)])
+        for index, (label, run, name) in enumerate(zip(labels, runs, figures, strict=True))
     ]
     title = "false negatives found: unknown labels that are truly present and were modified"
     plot_lines(lines, report.figure, title=title, xlabel="epoch", ylabel="false negatives (%)")
     shares = [100 * run.column(name)[-1][1] for run, name in zip(runs, figures, strict=True)]
-    told = zip(labels, shares, runs, strict=True)
-    return "\n".join(f"{label}: {value:.1f} % found in epoch {len(run.history)}" for label, value, run in told)
+    rows = zip(labels, shares, runs, strict=True)
+    return "\n".join(f"{label}: {value:.1f} % found in epoch {len(run.history)}" for label, value, run in rows)
 
 
-def _precision_line(run: FinishedRun, label: str, place: int) -> Line:
+def _precision_line(run: FinishedRun, label: str, index: int) -> Line:
     so_far = f"{label}, corrected so far" if _for_good(run) else f"{label}, modified in the epoch"
     points = [(epoch, 100 * value) for epoch, value in run.column(_figure(run))]
-    return Line(so_far, points, COLOURS[place % len(COLOURS)])
+    return Line(so_far, points, COLOURS[index % len(COLOURS)])
 
 
 def _precision_text(run: FinishedRun, label: str) -> str:
@@ -147,20 +148,20 @@ def _precision_text(run: FinishedRun, label: str) -> str:
 
 
 def _base_rates(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[Line]:
-    """What a choice at random would give: one line, or one for each run where they differ."""
+    """The share of a choice at random: one line, or one for each run where they differ."""
     points = [tuple((epoch, 100 * value) for epoch, value in run.column("unknown_true")) for run in runs]
     longest = max(points, key=len)
     if len({round(value, 6) for line in points for _, value in line}) == 1:
         return [Line("base rate: all unknown labels", longest, "#606060", dashed=True)]
     return [
-        Line(f"{label}, base rate: all unknown labels", line, COLOURS[place % len(COLOURS)], dashed=True)
-        for place, (label, line) in enumerate(zip(labels, points, strict=True))
+        Line(f"{label}, base rate: all unknown labels", line, COLOURS[index % len(COLOURS)], dashed=True)
+        for index, (label, line) in enumerate(zip(labels, points, strict=True))
     ]
 
 
 def _for_good(run: FinishedRun) -> bool:
-    """Whether what the run modified stays so, and its figure is therefore that of all labels modified so far."""
-    return run.values.get("mod_scheme") == "LL-Cp"
+    """True if the run modifies labels for good, so that its figure is that of all labels modified so far."""
+    return getattr(run.method_config, "mod_scheme", "") == "LL-Cp"
 
 
 def _figure(run: FinishedRun) -> str:
@@ -177,20 +178,18 @@ def _row(row: dict[str, float], columns: Sequence[str]) -> dict[str, float | Non
     return {"epoch": int(row["epoch"]), **{name: row.get(name) for name in columns}}
 
 
-def _overview(program: str) -> str:
-    lines = [f"usage: {program} WHAT RUN [RUN ...] [flags], or {program} sweep flags -- main_llm.py flags", ""]
-    lines += [f"  {name:13} {analysis.about}" for name, analysis in ANALYSES.items()]
-    lines += ["  sweep         a run for each value of a setting, and its metric against the value", ""]
-    return "\n".join([*lines, f"{program} WHAT --help lists the flags."])
-
-
 _MEANING = {"TP": "TP: seen as present", "TN": "TN: unknown, absent", "FN": "FN: unknown, present"}
 
 ANALYSES = {
-    "memorisation": Analysis("when labels have their highest loss, of one run", ReportConfig, False, memorisation),
-    "modification": Analysis("how many modified labels are truly present", ReportConfig, True, modification),
-    "found": Analysis("how many of the false negatives were found", ReportConfig, True, found),
-    "pointing": Analysis("whether activation maps are highest on their objects", PointingConfig, True, pointing),
-    "modified": Analysis("pictures of which labels were modified, of one run", ModifiedConfig, False, modified),
+    "memorisation": Analysis(
+        "epochs in which labels have their highest loss, of one run", ReportConfig, False, memorisation
+    ),
+    "modification": Analysis("share of modified labels that are truly present", ReportConfig, True, modification),
+    "found": Analysis("share of the false negatives that were found", ReportConfig, True, found),
+    "pointing": Analysis("share of activation maps that are highest on their objects", PointingConfig, True, pointing),
+    "modified": Analysis("images with the labels that were modified, of one run", ModifiedConfig, False, modified),
 }
 """The analyses of finished runs by name."""
+
+COMMANDS = (*map(_command, ANALYSES), SWEEP, COMPARE)
+"""The settings of all commands of this room."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from engine.core.checkpoint import SavedModel, read_model
 from engine.core.run_folder import read_history, read_result
-from engine.core.settings import read_yaml, setting_table
-from engine.training.config import CHOICES, SECTIONS
+from engine.core.setting_table import training_names
+from engine.core.settings_files import read_run_settings
+from engine.training.config import run_command
 from engine.training.recorder import LABELS_FILE
 from losses import CRITERIA
 from models.peers import Network
@@ -34,13 +35,13 @@ _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Where an analysis leaves its files."""
+    """The folder where an analysis leaves its files."""
 
     output: Path | None = option(None, "folder of the figure and the table (default: that of the first run)")
 
 
 class ReportFiles(NamedTuple):
-    """Where an analysis leaves its figure and its table."""
+    """Paths of the figure and the table that an analysis leaves."""
 
     figure: Path
     table: Path
@@ -48,24 +49,29 @@ class ReportFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run: what its folder says."""
+    """A finished run, read from its folder."""
 
     path: Path
     method: str
     result: dict[str, Any]
-    values: dict[str, Any]  # every setting
-    history: list[dict[str, float]]  # a row an epoch, of the figures that there are
+    history: list[dict[str, float]]  # one row per epoch, of the figures that there are
+    settings: Mapping[str, Any]  # typed; `config` gives those of a config class
 
     @property
     def label(self) -> str:
-        """What to call it in a figure: its method, or the scheme where the method has several."""
-        return str(self.values.get("mod_scheme", self.method))
+        """Its name in a figure: the method, or the scheme where the method has several."""
+        return str(getattr(self.method_config, "mod_scheme", self.method))
+
+    @property
+    def method_config(self) -> Any:
+        """The settings of its method."""
+        return self.config(CRITERIA[self.method].config)
 
     def config(self, kind: type[Config], **changes: Any) -> Config:
-        """The settings of one section as its config class, with `changes`; those that are None change nothing."""
+        """The settings that belong to a config class, with `changes`; those that are None change nothing."""
         names = kind.__dataclass_fields__  # type: ignore[attr-defined]
-        told = {name: value for name, value in changes.items() if value is not None}
-        return kind(**{name: self.values[name] for name in names} | told)
+        given = {name: value for name, value in changes.items() if value is not None}
+        return kind(**{name: self.settings[name] for name in names} | given)
 
     def saved(self) -> SavedModel:
         """The checkpoint of the selected epoch. Raises: UserError when it is missing or damaged."""
@@ -84,7 +90,7 @@ class FinishedRun:
 
         Args:
             name: the array.
-            record: what `--record` must say for it to be there.
+            record: the value of `--record` under which it is written.
 
         Raises:
             UserError: it was not written, or the file is damaged.
@@ -105,20 +111,21 @@ class FinishedRun:
 
 
 def read_run(path: Path) -> FinishedRun:
-    """What the folder of a run says. Raises: UserError when it is no finished run, or its files are damaged."""
+    """Read the folder of a run. Raises: UserError when it is no finished run, or its files are damaged."""
     result = read_result(path)
     method = result.get("method") if isinstance(result, dict) else None
     if not isinstance(method, str) or method not in CRITERIA:
         raise UserError(f"{path / 'result.json'}: is of no method known here; name the folder of a training run")
-    table = setting_table({**SECTIONS, method: CRITERIA[method].config})
-    defaults = {name: setting.default for name, setting in table.items()}
-    values = defaults | read_yaml(path / "settings.yaml", table, CHOICES).plain.values
-    history = _history(path)
-    return FinishedRun(path, method, result, values, history)
+    command, file = run_command(method).table(), path / "settings.yaml"
+    every = command.with_all_heads(method)
+    known = training_names()
+    head = read_run_settings(file, every, known - every.keys())["head"]
+    table = command.of(method, head)
+    return FinishedRun(path, method, result, _history(path), read_run_settings(file, table, known - table.keys()))
 
 
 def _history(path: Path) -> list[dict[str, float]]:
-    """The log of a run, a row an epoch."""
+    """The log of a run, one row per epoch."""
     history = read_history(path)
     sound = bool(history) and all(math.isfinite(row.get("epoch", math.nan)) for row in history)
     require(sound, f"{path / 'metrics.csv'}: not readable (no rows, or one without its epoch)")
@@ -135,18 +142,24 @@ def built_for(saved: SavedModel, annotations: Annotations) -> Network:
     return saved.build()
 
 
+def run_paths(words: Sequence[str]) -> list[Path]:
+    """The folders that a command line names, each once."""
+    return list(dict.fromkeys(Path(word).expanduser() for word in words))
+
+
 def run_labels(runs: Sequence[FinishedRun]) -> list[str]:
-    """What to call each run in one figure: its label, and its folder where two share one."""
+    """The name of each run in one figure: its label, and its folder where two share one."""
     labels = [run.label for run in runs]
     folders = [run.path.name for run in runs]
-    told = folders if len(set(folders)) == len(runs) else [str(run.path) for run in runs]
+    names = folders if len(set(folders)) == len(runs) else [str(run.path) for run in runs]
     return [
-        label if labels.count(label) == 1 else f"{label} ({folder})" for label, folder in zip(labels, told, strict=True)
+        label if labels.count(label) == 1 else f"{label} ({folder})"
+        for label, folder in zip(labels, names, strict=True)
     ]
 
 
 def make_report(folder: Path, name: str) -> ReportFiles:
-    """Where an analysis called `name` leaves its files. Raises: UserError when `folder` cannot be made."""
+    """Paths of the files of an analysis called `name`. Raises: UserError when `folder` cannot be made."""
     make_folder(folder)
     return ReportFiles(folder / f"{name}.png", folder / f"{name}.csv")
 
@@ -160,7 +173,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, atomically, with the columns of the first; what is NaN or None becomes an empty cell."""
+    """Write rows as CSV, atomically, with the columns of the first; NaN and None become empty cells."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -1,6 +1,6 @@
-"""Training pictures of which labels were modified: which, when, whether rightly, and what the model says at the end.
+"""Training images with the labels that were modified: epoch, truth, and the score of the model at the end.
 
-N pictures, C classes. After Kim et al., "Large Loss Matters" (CVPR 2022), Figure 3.
+N images, C classes. After Kim et al., "Large Loss Matters" (CVPR 2022), Figure 3.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.build import Data, DatasetConfig, build_data
+from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
 from data.subsets.splits import TrainingSplitConfig
 from engine.analysis.finished_runs import FinishedRun, ReportConfig, ReportFiles, write_table
 from engine.core.distributed import Runtime
 from engine.core.scoring import evaluation_loader, require_finite, score
+from engine.training.config import RunConfig
 from utils.checks import require
 from utils.label_dynamics import LAST_MODIFIED
 from utils.options import option
@@ -38,29 +40,31 @@ _BLOCK = 4096  # rows whose truth is looked at at a time
 
 @dataclass(frozen=True, kw_only=True)
 class ModifiedConfig(ReportConfig):
-    """Which pictures are drawn, and where the model runs."""
+    """The images that are drawn, and the device of the model."""
 
-    pictures: int = option(12, "training pictures in the figure, drawn by chance of those with a modified label")
+    images: int = option(
+        12, "training images in the figure, drawn by chance of those with a modified label", aliases=("pictures",)
+    )
     draw_seed: int = option(0, "seed of that draw")
     path_images: Path | None = option(None, "folder of the dataset, where it is another than in training")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "device of the computation")
 
     def __post_init__(self) -> None:
-        require(1 <= self.pictures <= 200, f"--pictures {self.pictures}: must be in 1 .. 200")
+        require(1 <= self.images <= 200, f"--images {self.images}: must be in 1 .. 200")
         require(self.draw_seed >= 0, f"--draw_seed {self.draw_seed}: must not be negative")
 
 
 class Counts(NamedTuple):
-    """How many labels were modified, in how many pictures, and what is true of them."""
+    """Numbers of modified labels, of images with one, and of those labels that are present and absent."""
 
     labels: int
-    pictures: int
+    images: int
     present: int
     absent: int
 
 
 def modified(runs: Sequence[FinishedRun], config: ModifiedConfig, report: ReportFiles) -> str:
-    """Figure 3: draws training pictures with their modified labels. Returns what to say of all of them.
+    """Figure 3: plot training images with their modified labels. Returns a line about all of them.
 
     Raises:
         UserError: the run recorded no modified labels, or its dataset is gone or another one now.
@@ -71,26 +75,26 @@ def modified(runs: Sequence[FinishedRun], config: ModifiedConfig, report: Report
     require(
         first.shape == (len(data.train), len(data.train.classes)) and first.dtype == np.uint8,
         f"{run.path}: recorded {first.dtype} {first.shape}, but its dataset now has {len(data.train)} training "
-        f"pictures and {len(data.train.classes)} classes; give the dataset it was trained on",
+        f"images and {len(data.train.classes)} classes; give the dataset it was trained on",
     )
     counts = count(first, data.train.truth)
     require(counts.labels > 0, f"{run.path}: {run.method} modified no label in its epochs")
-    rows = draw_rows(first, config.pictures, config.draw_seed)
+    rows = draw_rows(first, config.images, config.draw_seed)
     scores = final_scores(run, data, rows, config.device)
     write_table(report.table, _table(first, data, rows, scores))
     cards = _cards(first, data, rows, scores)
     plot_contact_sheet(cards, report.figure, marks=MARKS, columns=1)
-    judged = max(counts.present + counts.absent, 1)
+    known = max(counts.present + counts.absent, 1)
     return (
-        f"{run.label}: {counts.labels:,} labels of {counts.pictures:,} of {len(data.train):,} training pictures were "
-        f"modified, {100 * counts.present / judged:.1f} % of them are truly present; {len(rows)} pictures drawn"
+        f"{run.label}: {counts.labels:,} labels of {counts.images:,} of {len(data.train):,} training images were "
+        f"modified, {100 * counts.present / known:.1f} % of them are truly present; {len(rows)} images drawn"
     )
 
 
 def training_data(run: FinishedRun, path_images: Path | None) -> Data:
     """The data that the run was trained on. Raises: UserError when it is gone, or its labels are others now."""
     config = run.config(DatasetConfig, path_images=path_images)
-    data = build_data(config, run.config(TrainingSplitConfig), run.values["seed"])
+    data = build_data(config, run.config(Regime), run.config(TrainingSplitConfig), run.config(RunConfig).seed)
     require(
         data.labels.label_hash == run.result.get("label_hash"),
         f"{run.path}: was trained on other labels than its settings now give (hash {data.labels.label_hash[:12]}); "
@@ -117,12 +121,12 @@ def draw_rows(first: NDArray[np.uint8], number: int, seed: int) -> Index:
 
 
 def final_scores(run: FinishedRun, data: Data, rows: Index, device: str) -> NDArray[np.float64]:
-    """Probabilities (K, C) that the model of the selected epoch gives to the training pictures `rows`."""
+    """Probabilities (K, C) that the model of the selected epoch gives to the training images `rows`."""
     runtime = Runtime(device, "fp32")
     try:
         shown = data.train.take(rows)
         loader = evaluation_loader(shown, run.config(LoaderConfig), runtime, num_workers=0)
-        logits = score(runtime.place(run.model(data.train)), loader, len(rows), runtime)
+        logits = score(runtime.to_device(run.model(data.train)), loader, len(rows), runtime)
     finally:
         runtime.close()
     require_finite(bool(np.isfinite(logits).all()), "scoring")
@@ -130,40 +134,40 @@ def final_scores(run: FinishedRun, data: Data, rows: Index, device: str) -> NDAr
 
 
 def _modified_classes(first: NDArray[np.uint8], row: int) -> list[int]:
-    """The classes of a picture that were modified, the first modified first."""
+    """The modified classes of an image, the first modified first."""
     classes = np.flatnonzero(first[row])
     return [int(k) for k in classes[np.argsort(first[row, classes], kind="stable")]]
 
 
 def _table(first: NDArray[np.uint8], data: Data, rows: Index, scores: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """A row a modified label of the pictures drawn."""
+    """One row per modified label of the images drawn."""
     truth = data.train.truth.rows(rows)
     return [
         {
             "image": data.train.ids[row],
             "class": data.train.classes[k],
             "first_modified": int(first[row, k]),
-            "truth": int(truth[place, k]),
-            "score": float(scores[place, k]),
+            "truth": int(truth[drawn, k]),
+            "score": float(scores[drawn, k]),
         }
-        for place, row in enumerate(rows.tolist())
+        for drawn, row in enumerate(rows.tolist())
         for k in _modified_classes(first, row)
     ]
 
 
 def _cards(first: NDArray[np.uint8], data: Data, rows: Index, scores: NDArray[np.float64]) -> list[Card]:
-    """The pictures drawn, each with its given and its modified labels."""
+    """The images drawn, each with its given and its modified labels."""
     truth, observed, names = data.train.truth.rows(rows), data.observed.rows(rows), data.train.classes
     cards = []
-    for place, row in enumerate(rows.tolist()):
-        labels = [(names[k], "given") for k in np.flatnonzero(observed[place] == PRESENT)]
+    for drawn, row in enumerate(rows.tolist()):
+        labels = [(names[k], "given") for k in np.flatnonzero(observed[drawn] == PRESENT)]
         for k in _modified_classes(first, row):
-            text = f"epoch {epoch_text(int(first[row, k]))}, score {scores[place, k]:.2f}: {names[k]}"
-            labels.append((text, _KINDS[int(truth[place, k])]))
+            text = f"epoch {epoch_text(int(first[row, k]))}, score {scores[drawn, k]:.2f}: {names[k]}"
+            labels.append((text, _KINDS[int(truth[drawn, k])]))
         cards.append(Card(data.train.images.open(row), labels))
     return cards
 
 
 def epoch_text(epoch: int) -> str:
-    """The epoch of a first modification; what is written down as the last one may have been later."""
+    """The epoch of a first modification as text; the last one that can be recorded also stands for later ones."""
     return f"{epoch}+" if epoch == LAST_MODIFIED else str(epoch)

@@ -1,31 +1,28 @@
-"""The pointing game of finished runs: their activation maps on the test pictures against the boxes of the dataset.
+"""The pointing game of finished runs: their activation maps on the test images against the boxes of the dataset.
 
 B batch, C classes. After Kim et al., "Large Loss Matters" (CVPR 2022), Table 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as F
 
 from data.build import DatasetConfig, load_splits
-from data.images.decoders import DecodedImage, image_opener
-from data.images.files import in_threads
+from data.loading.eval_view import EvalView
 from data.loading.loader import LoaderConfig
-from data.loading.transforms import normalizer, test_transform
 from engine.analysis.finished_runs import FinishedRun, ReportConfig, ReportFiles, run_labels, write_table
 from engine.core.distributed import Runtime
+from engine.core.inference import infer, viewed_batches
 from engine.core.scoring import require_finite
+from engine.training.config import RunConfig
+from models.build import ModelConfig
 from utils.checks import UserError, require
 from utils.localisation import PointingGame, PointingResult, by_image
 from utils.options import option
@@ -35,21 +32,14 @@ from utils.types import PRESENT, Annotations, Index
 
 @dataclass(frozen=True, kw_only=True)
 class PointingConfig(ReportConfig):
-    """What counts as a hit, and where the models run."""
+    """The rule of a hit, and the device of the models."""
 
     tolerance: float = option(0.0, "pixels that a point may lie beside a box and still hit; the literature has 15 too")
     path_images: Path | None = option(None, "folder of the dataset, where it is another than in training")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "device of the computation")
 
     def __post_init__(self) -> None:
         require(self.tolerance >= 0, f"--tolerance {self.tolerance}: must not be negative")
-
-
-class Viewed(NamedTuple):
-    """A picture as a model takes it, and its own size."""
-
-    pixels: Tensor  # (3, s, s) uint8
-    size: tuple[int, int]  # height and width, in pixels
 
 
 def pointing(runs: Sequence[FinishedRun], config: PointingConfig, report: ReportFiles) -> str:
@@ -74,24 +64,22 @@ def pointing(runs: Sequence[FinishedRun], config: PointingConfig, report: Report
     return "\n".join(_text(label, result, config.tolerance) for label, result in zip(labels, results, strict=True))
 
 
-@torch.no_grad()
 def play(run: FinishedRun, test: Annotations, runtime: Runtime, tolerance: float) -> PointingResult:
-    """The result of one run on pictures with boxes. Each picture is decoded once; those without a case never."""
+    """The result of one run on images with boxes, both in the view of evaluation.
+
+    Each image is decoded once; those without a case never.
+    """
     assert test.boxes is not None
     loader = run.config(LoaderConfig)
-    boxes = by_image(test.boxes, len(test))
-    rows = rows_with_cases(test)
-    opener, transform = image_opener(test.images, loader.decoder), test_transform(loader.img_size)
-    views = in_threads(partial(_view, opener=opener, transform=transform), rows.tolist(), "pointing game")
-    model, normalise = runtime.place(run.model(test)).eval(), normalizer(loader.normalize)
+    view, boxes, rows = loader.eval_view(), by_image(test.boxes, len(test)), rows_with_cases(test)
+    model = runtime.to_device(run.model(test)).eval()
     game = PointingGame(len(test.classes), tolerance)
-    for start in range(0, len(rows), loader.batch_size):
-        part = rows[start : start + loader.batch_size]
-        batch = list(islice(views, len(part)))
-        images = torch.stack([view.pixels for view in batch]).to(runtime.device)
-        maps = _maps(model, normalise(images), run)
-        for row, view, each, truth in zip(part.tolist(), batch, maps, test.truth.rows(part), strict=True):
-            game.add(each, truth, boxes[row], view.size)
+    for batch in viewed_batches(view, test.images, rows.tolist(), loader.batch_size, "pointing game"):
+        maps = _maps(model, [image.pixels for image in batch], view, run)
+        truth = test.truth.rows(np.array([image.row for image in batch]))
+        for image, each, codes in zip(batch, maps, truth, strict=True):
+            visible = view.visible_boxes(boxes[image.row], image.size)
+            game.add(each, codes, visible.boxes, visible.size)
     return game.result()
 
 
@@ -108,7 +96,7 @@ def rows_with_cases(annotations: Annotations) -> Index:
 def _boxed_test(run: FinishedRun, path_images: Path | None) -> Annotations:
     """The test set of a run's dataset. Raises: UserError when it has no boxes."""
     config = run.config(DatasetConfig, path_images=path_images)
-    test = load_splits(config, run.values["seed"], need_images=True).test
+    test = load_splits(config, run.config(RunConfig).seed, need_images=True).test
     if config.missing_images == "skip":
         test = test.take(np.setdiff1d(np.arange(len(test)), test.images.missing()))
     if test.boxes is None or not len(rows_with_cases(test)):
@@ -119,18 +107,13 @@ def _boxed_test(run: FinishedRun, path_images: Path | None) -> Annotations:
     return test
 
 
-def _view(row: int, opener: Callable[[int], DecodedImage], transform: Callable[[DecodedImage], Tensor]) -> Viewed:
-    picture = opener(row)
-    height, width = F.get_size(picture)
-    return Viewed(transform(picture), (height, width))
-
-
-def _maps(model: nn.Module, images: Tensor, run: FinishedRun) -> NDArray[np.float32]:
+def _maps(model: nn.Module, pixels: Sequence[Tensor], view: EvalView, run: FinishedRun) -> NDArray[np.float32]:
     """Activation maps (B, C, h, w)."""
-    cam = model(images, want=frozenset({"cam"})).cam
+    cam = infer(model, pixels, view, want=frozenset({"cam"})).cam
     if cam is None:
-        raise UserError(f"{run.path}: its model ({run.values['model']}, {run.values['head']}) has no activation maps")
-    maps: NDArray[np.float32] = cam.float().cpu().numpy()
+        config = run.config(ModelConfig)
+        raise UserError(f"{run.path}: its model ({config.model}, {config.head}) has no activation maps")
+    maps: NDArray[np.float32] = cam.cpu().numpy()
     require_finite(bool(np.isfinite(maps).all()), "pointing game")
     return maps
 
@@ -138,7 +121,7 @@ def _maps(model: nn.Module, images: Tensor, run: FinishedRun) -> NDArray[np.floa
 def _table(
     labels: Sequence[str], classes: Sequence[str], results: Sequence[PointingResult]
 ) -> list[dict[str, str | int | float]]:
-    """A row a run and class, and one of the mean."""
+    """One row per run and class, and one for the mean."""
     rows: list[dict[str, str | int | float]] = []
     for label, result in zip(labels, results, strict=True):
         for name, cases, value in zip(classes, result.cases.tolist(), result.per_class.tolist(), strict=True):

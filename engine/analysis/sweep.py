@@ -14,8 +14,8 @@ import numpy as np
 
 from engine.analysis.finished_runs import ReportFiles, make_report, write_table
 from engine.core.run_folder import read_result
-from engine.core.settings import parse_settings
-from engine.training.config import TRAINING_CONFIGS
+from engine.core.setting_table import training_names
+from engine.core.settings import Command, parse_settings
 from utils.analysis_plots import Line, plot_lines
 from utils.checks import require
 from utils.console import say
@@ -33,7 +33,7 @@ _VALUE = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*|\.[0-9]+")
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """Which setting takes which values."""
+    """The setting that is varied, and its values."""
 
     setting: str | None = option(None, "the setting, such as delta_rel or ss_frac_train")
     values: str | None = option(None, "its values, with commas between them")
@@ -52,7 +52,7 @@ class SweepConfig:
         require(
             not odd, f"--values {self.values}: {odd[:1] and odd[0]!r} is no plain value (letters, digits, and . + - _)"
         )
-        same = [value for place, value in enumerate(self.listed) if _key(value) in map(_key, self.listed[:place])]
+        same = [value for index, value in enumerate(self.listed) if _key(value) in map(_key, self.listed[:index])]
         require(not same, f"--values {self.values}: {same[:1] and same[0]} comes twice")
 
     @property
@@ -61,12 +61,11 @@ class SweepConfig:
         return [value.strip() for value in str(self.values).split(",")]
 
 
-def sweep_command(argv: Sequence[str], *, program: str, scripts: Scripts) -> int:
+def sweep_command(argv: Sequence[str], *, scripts: Scripts) -> int:
     """Train once for each value, draw and write the metric. The same command goes on where an earlier one stopped.
 
     Args:
         argv: flags of the sweep, then `--`, then a training script and its flags.
-        program: what this is called, for messages and help.
         scripts: the training scripts there are.
 
     Returns:
@@ -77,8 +76,8 @@ def sweep_command(argv: Sequence[str], *, program: str, scripts: Scripts) -> int
     """
     end = list(argv).index("--") if "--" in argv else len(argv)
     own, command = argv[:end], argv[end + 1 :]
-    settings = parse_settings({"sweep": SweepConfig}, own, program=program, defaults={}, elsewhere=TRAINING_CONFIGS)
-    config: SweepConfig = settings.sections["sweep"]
+    config = parse_settings(SWEEP, own, elsewhere=training_names()).of(SweepConfig)
+    program = SWEEP.program
     known = ", ".join(scripts)
     require(bool(command), f"{program}: end with -- and a training script with its flags; there are {known}")
     script, words = command[0].removeprefix("./"), list(command[1:])
@@ -98,13 +97,20 @@ def sweep_command(argv: Sequence[str], *, program: str, scripts: Scripts) -> int
     return 0
 
 
+SWEEP = Command(
+    program="analyse.py sweep",
+    about="One training run for each value of a setting, and a metric against the value; end with -- SCRIPT FLAGS.",
+    groups={"sweep": (SweepConfig,)},
+)
+
+
 def run_folder(folder: Path, config: SweepConfig, value: str) -> Path:
-    """Where the run of one value stands."""
+    """The folder of the run of one value."""
     return folder / f"{config.setting}-{value}"
 
 
 def summarise(config: SweepConfig, results: Mapping[str, dict[str, Any]], report: ReportFiles) -> str:
-    """Write the table, draw the figure; what to say of them."""
+    """Write the table, draw the figure; return a line about them."""
     parts = {"test": "test", "validation": "validation, selected epoch"}
     rows = [
         {
@@ -117,8 +123,8 @@ def summarise(config: SweepConfig, results: Mapping[str, dict[str, Any]], report
     write_table(report.table, rows)
     lines = []
     for (part, label), colour in zip(parts.items(), COLOURS, strict=False):
-        points = [(float(place), row[f"{part}_{config.metric}"]) for place, row in enumerate(rows)]
-        there = [(place, 100 * figure) for place, figure in points if figure is not None]
+        points = [(float(index), row[f"{part}_{config.metric}"]) for index, row in enumerate(rows)]
+        there = [(index, 100 * figure) for index, figure in points if figure is not None]
         if there:
             lines.append(Line(label, there, colour))
     method, dataset, labels = (_each(results, name) for name in ("method", "dataset", "labels"))
@@ -135,7 +141,7 @@ def summarise(config: SweepConfig, results: Mapping[str, dict[str, Any]], report
 
 
 def _each(results: Mapping[str, Mapping[str, Any]], name: str) -> str:
-    """What the results say of `name`, each answer once."""
+    """The values of `name` in the results, each once."""
     return ", ".join(dict.fromkeys(str(result[name]) for result in results.values()))
 
 
@@ -176,7 +182,7 @@ def _require_free(words: Sequence[str], config: SweepConfig, program: str) -> No
 
 
 def _key(value: str) -> object:
-    """What a value is compared by: 0.1 and 0.10 are one."""
+    """The key by which values are compared: 0.1 and 0.10 are one."""
     try:
         return float(value)
     except ValueError:

@@ -20,6 +20,7 @@ from models.peers import Network, Peers, build_peers
 from models.released import Released, recognise, released_of
 from models.released.contents import Contents, HeadOverrides
 from utils.checks import UserError, require
+from utils.options import as_text
 from utils.safe_files import is_state, load_metadata, load_tensors, require_plain_tensors, write_atomically
 from utils.types import StateDict
 
@@ -245,5 +246,5 @@ def read_state(path: Path) -> StateDict:
 
 
 def plain_values(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with paths as text, so that a checkpoint holds nothing but tensors and plain values."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    """Settings with paths and lists as text, so that a checkpoint holds nothing but tensors and plain values."""
+    return {name: as_text(value) if isinstance(value, Path | tuple) else value for name, value in settings.items()}

@@ -1,4 +1,4 @@
-"""How a script ends: exit codes, and one line instead of a traceback for what is not a fault of the code."""
+"""The end of a script: exit codes, and one line instead of a traceback for all that is not a fault of the code."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from utils.checks import Interrupted, RunError, UserError
 from utils.console import warn
-
-_ALONE = frozenset({"-h", "--help", "--print_config"})  # the only flags without a value
 
 
 def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
@@ -47,18 +44,3 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
 def run(main: Callable[[Sequence[str] | None], int]) -> None:
     """The last line of every script."""
     sys.exit(exit_code(main))
-
-
-def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The run folders (each once) and the flags with their values, in whatever order they are mixed."""
-    paths: list[Path] = []
-    flags: list[str] = []
-    left = iter(words)
-    for word in left:
-        if not word.startswith("-"):
-            paths.append(Path(word).expanduser())
-        elif "=" in word or word in _ALONE:
-            flags.append(word)
-        else:
-            flags += [word, *([value] if (value := next(left, None)) is not None else [])]
-    return list(dict.fromkeys(paths)), flags

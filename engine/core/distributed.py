@@ -16,11 +16,11 @@ from torch.optim import Optimizer
 from models.peers import Peers
 from utils import collectives
 from utils.checks import UserError, require
-from utils.types import Batch, StateDict
+from utils.types import StateDict
 
 
 class Runtime:
-    """Where and how a run computes. Works unlaunched on one device, and under `torchrun` or `accelerate launch`."""
+    """Device, precision and processes of a run: one device, or many under `torchrun` or `accelerate launch`."""
 
     def __init__(self, device: str, precision: str) -> None:
         require(device != "cuda" or torch.cuda.is_available(), "--device cuda: no CUDA device here; use --device cpu")
@@ -55,7 +55,7 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and prints."""
+        """True for the process that writes files and prints."""
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -69,17 +69,17 @@ class Runtime:
         wrapped: nn.Module = self._accelerator.prepare_model(module.to(memory_format=torch.channels_last))
         return wrapped
 
-    def place(self, module: nn.Module) -> nn.Module:
+    def to_device(self, module: nn.Module) -> nn.Module:
         """A network on its device, in the chosen precision with float32 outputs, for computing without gradients.
 
         Of two networks each by itself.
         """
         if isinstance(module, Peers):
-            return module.each(self.place)
-        placed: nn.Module = self._accelerator.prepare_model(
+            return module.each(self.to_device)
+        moved: nn.Module = self._accelerator.prepare_model(
             module.to(memory_format=torch.channels_last), evaluation_mode=True
         )
-        return placed
+        return moved
 
     def wrap_optimizer(self, optimizer: Optimizer) -> Optimizer:
         """The optimiser, skipping steps whose half-precision gradients overflowed."""
@@ -100,18 +100,6 @@ class Runtime:
         """
         weight = share * self.world_size
         self._accelerator.backward(loss if weight == 1.0 else loss * weight)
-
-    def to_device(self, batch: Batch) -> Batch:
-        """The batch on this process's device, pictures as the loader gives them; the truth stays behind.
-
-        No criterion reads the truth.
-        """
-        moved: dict[str, Any] = {
-            name: None if part is None else part.to(self.device, non_blocking=True)
-            for name, part in batch._asdict().items()
-            if name != "truth"
-        }
-        return batch._replace(**moved)
 
     def unsynchronised(self, module: nn.Module) -> ExitStack:
         """A block whose passes through a wrapped network leave its gradients to each process.
@@ -144,8 +132,8 @@ class Runtime:
 
         Comes after gradients are averaged; of half precision, the loss scale is taken out first.
         """
-        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._accelerator.clip_grad_norm_(held, most)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._accelerator.clip_grad_norm_(parameters, most)
 
     def average_buffers(self, module: nn.Module) -> None:
         """Give all processes the mean of their floating-point buffers (BatchNorm statistics).
@@ -159,7 +147,7 @@ class Runtime:
                     buffer.copy_(collectives.all_sum(buffer) / self.world_size)
 
     def agree(self, flag: bool) -> bool:
-        """Whether any process says yes; the same answer everywhere."""
+        """True if any process says so; the same answer everywhere."""
         if self.world_size == 1:
             return flag
         return bool(collectives.all_max(torch.tensor(int(flag), device=self.device)).item())
@@ -178,7 +166,7 @@ class Runtime:
         return turn
 
     def state_dict(self) -> StateDict:
-        """What a resumed run needs of the precision machinery: the loss scale of fp16."""
+        """State of the precision machinery that a resumed run needs: the loss scale of fp16."""
         scaler = self._accelerator.scaler
         return {} if scaler is None else {"scaler": scaler.state_dict()}
 

@@ -15,7 +15,7 @@ import yaml
 
 from data.datasets import DATASETS
 from data.loading.transforms import NORMALIZATIONS
-from engine.core.settings import CONFIGS
+from engine.core.setting_table import CONFIGS
 from models.released import FAMILIES
 from models.released.contents import HeadOverrides
 from utils.checks import UserError, require

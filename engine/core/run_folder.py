@@ -1,4 +1,4 @@
-"""The folder of a run: what is written there, when, and what an existing one allows."""
+"""The folder of a run: the files written there, and what may be done in one that exists."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.checkpoint import plain_values
-from engine.core.settings import Setting, Settings, read_yaml
+from engine.core.settings import Settings
+from engine.core.settings_files import read_run_settings
 from utils.checks import UserError, require
 from utils.console import say
+from utils.options import as_text
 from utils.safe_files import write_atomically
 
 FREE_ON_RESUME = frozenset(
@@ -55,12 +57,13 @@ class RunFolder:
         """The result of a finished run."""
         return read_result(self.path) if (self.path / "result.json").exists() else None
 
-    def check(
-        self, resume: bool, settings: Settings, table: Mapping[str, Setting], foreign: frozenset[str] = frozenset()
-    ) -> None:
-        """Raise UserError when the folder holds something this run may not touch.
+    def check(self, resume: bool, settings: Settings, known: frozenset[str]) -> None:
+        """Raise UserError when the folder holds something that this run may not touch.
 
-        The run that is there may have settings named in `foreign`, of a method that this one does not have.
+        Args:
+            resume: True if the run that is there may be gone on with.
+            settings: those of this run.
+            known: names of settings that a run may have, of any method and head.
         """
         require(not self.path.exists() or self.path.is_dir(), f"--output {self.path}: is a file")
         used = self.path.is_dir() and any(self.path.iterdir())
@@ -70,31 +73,31 @@ class RunFolder:
         if resume and not self.state.exists() and self.result is None:
             say(f"--resume: nothing saved in {self.path} yet, starting")
         if used:
-            self._check_settings(settings, table, foreign)
+            self._check_settings(settings, known)
         self._check_writable()
 
-    def start(self, settings: Settings, facts: dict[str, Any]) -> None:
-        """Write the settings and say what is about to happen."""
+    def start(self, settings: Settings, info: dict[str, Any]) -> None:
+        """Write the settings, and print what is about to happen.
+
+        Args:
+            settings: those of the run.
+            info: subject and progress of the run, for the log.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._write("settings.yaml", settings.as_yaml(f"{facts['method']} on {facts['dataset']}; --config reads this"))
-        self._append({"event": "start", **facts})
-        images = facts["images"]
-        file = (
-            facts["label_file"] and f" {facts['label_file']} ({'made now' if facts['label_file_made_now'] else 'read'})"
-        )
-        say(f"{facts['method']} on {facts['dataset']}: " + ", ".join(f"{n} {part}" for part, n in images.items() if n))
-        say(
-            f"labels: {facts['labels']},{file or ' no file'}, seed {facts['label_seed']}, "
-            f"hash {facts['label_hash'][:12]}"
-        )
-        if facts["sampler"] != "shuffled":
-            say(f"sampler: {facts['sampler']}")
-        say(f"device: {facts['device']} x {facts['processes']}, {facts['precision']}; writing to {self.path}")
-        if facts["epoch"] > 1 or facts["step"] > 0:
-            say(f"resuming at epoch {facts['epoch']}, after step {facts['step']}")
+        self._write("settings.yaml", settings.as_yaml(f"{info['method']} on {info['dataset']}; --config reads this"))
+        self._append({"event": "start", **info})
+        images = info["images"]
+        file = info["label_file"] and f" {info['label_file']} ({'made now' if info['label_file_made_now'] else 'read'})"
+        say(f"{info['method']} on {info['dataset']}: " + ", ".join(f"{n} {part}" for part, n in images.items() if n))
+        say(f"labels: {info['labels']},{file or ' no file'}, seed {info['label_seed']}, hash {info['label_hash'][:12]}")
+        if info["sampler"] != "shuffled":
+            say(f"sampler: {info['sampler']}")
+        say(f"device: {info['device']} x {info['processes']}, {info['precision']}; writing to {self.path}")
+        if info["epoch"] > 1 or info["step"] > 0:
+            say(f"resuming at epoch {info['epoch']}, after step {info['step']}")
 
     def log_epoch(self, history: Sequence[Mapping[str, float]], epochs: int) -> None:
-        """Write `metrics.csv` (a row an epoch), append to `log.jsonl`, print a line."""
+        """Write `metrics.csv` (one row per epoch), append to `log.jsonl`, print a line."""
         columns = list(dict.fromkeys(name for row in history for name in row))
         table = io.StringIO()
         writer = csv.DictWriter(table, columns, lineterminator="\n")
@@ -135,18 +138,18 @@ class RunFolder:
             )
         return "\n".join([*lines, f"written: {self.path}"])
 
-    def _check_settings(self, settings: Settings, table: Mapping[str, Setting], foreign: frozenset[str]) -> None:
-        """The run in the folder must be this run: no setting that changes its result may differ."""
+    def _check_settings(self, settings: Settings, known: frozenset[str]) -> None:
+        """Raise UserError unless the run in the folder is this run: no setting that changes its result may differ."""
         file = self.path / "settings.yaml"
         require(
             file.exists(), f"--resume: {self.path} holds other files but no run (no settings.yaml); name another folder"
         )
-        before = read_yaml(file, table, foreign).plain.values
+        before = read_run_settings(file, settings.table, known - settings.table.keys())
         for name, value in settings.values.items():
-            if name not in FREE_ON_RESUME and before.get(name) != value:
+            if name not in FREE_ON_RESUME and before[name] != value:
                 raise UserError(
-                    f"--resume: {self.path} was started with --{name} {before.get(name)}, now it is {value}; "
-                    "give the same settings or another --output"
+                    f"--resume: {self.path} was started with --{name} {as_text(before[name]) or None}, now it is "
+                    f"{as_text(value) or None}; give the same settings or another --output"
                 )
 
     def _check_writable(self) -> None:
@@ -186,13 +189,13 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def beside(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """What a result says of the second of two networks (`g`) and of their `ensemble`; nothing of a single network."""
+    """The figures of the second of two networks (`g`) and of their `ensemble`; none of a single network."""
     extra = result.get("extra") or {}
     return {name: extra[name] for name in _BESIDE if name in extra}
 
 
 def _percentages(figures: Mapping[str, float]) -> str:
-    """All figures but those of each picture's highest scores, on one line."""
+    """All figures but those of each image's highest scores, on one line."""
     return "  ".join(f"{name} {100 * value:.2f}" for name, value in figures.items() if "@" not in name)
 
 

@@ -1,10 +1,10 @@
-"""Scoring a split: every picture once, ranked by float32 logits."""
+"""Scoring a split: every image once, ranked by float32 logits."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from data.loading.loader import ImageLoader, LoaderConfig, build_loader
 from data.loading.samplers import OrderedBatches
-from data.loading.transforms import normalizer, scoring_transform
 from engine.core.distributed import Runtime
 from models.peers import Peers
 from utils import collectives
@@ -25,14 +24,14 @@ from utils.types import Annotations, Batch, Index, LabelTable
 
 
 class BatchLoader(Protocol):
-    """What training and scoring read batches from: `ImageLoader`, or something that stands in for it."""
+    """The source of batches for training and scoring: `ImageLoader`, or a loader of features."""
 
     num_classes: int
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
-    def ready(self, batch: Batch) -> Batch:
-        """A batch of this loader, wherever it was moved to, as a model takes it."""
+    def to_batch(self, raw: Any, device: torch.device) -> Batch:
+        """What iterating yielded, as the input of a criterion on `device`; the truth stays where it is."""
         ...
 
 
@@ -41,8 +40,7 @@ class EvalResult(NamedTuple):
 
     metrics: Metrics
     beside: Mapping[str, Metrics]
-    """Where the model is two networks, of which the first is the one reported: the second, `g`, and their `ensemble`.
-    """
+    """Of two networks, of which the first, f, is the one reported: the metrics of `g`, and of their `ensemble`."""
     scores: NDArray[np.float32] | None
     """(N, C) the logits that `metrics` are of, rows in order; None where the truth stores known entries only."""
 
@@ -50,15 +48,16 @@ class EvalResult(NamedTuple):
 def evaluation_loader(
     annotations: Annotations, config: LoaderConfig, runtime: Runtime, num_workers: int
 ) -> ImageLoader:
-    """The split in order, in its test view, shared out among the processes without padding."""
+    """The split in order, in the view of evaluation, shared out among the processes without padding."""
+    view = config.eval_view()
     batches = OrderedBatches(len(annotations), config.batch_size, rank=runtime.rank, world_size=runtime.world_size)
     return build_loader(
         annotations,
         annotations.truth,
-        [scoring_transform(config.augment, config.img_size)],
+        [view.transform],
         batches,
-        normalizer=normalizer(config.normalize),
-        decoder=config.decoder,
+        normalizer=view.normalizer,
+        decoder=view.decoder,
         seed=0,
         num_workers=num_workers,
         pin_memory=runtime.device.type == "cuda",
@@ -97,13 +96,13 @@ def rows_in_order(
     label: str,
     after_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
-    """What `compute` makes of images, (B, width) a batch: (N, width) float32 in row order, on every process."""
+    """The results (N, width) of `compute`, (B, width) per batch of images: float32, in row order, on every process."""
     # A process without a row still takes part in the gathering.
     index = [torch.empty(0, dtype=torch.long, device=runtime.device)]
     values = [torch.empty(0, width, device=runtime.device)]
-    for place, found in _computed(compute, loader, rows, runtime, label, after_batch):
-        index.append(place)
-        values.append(found)
+    for batch_index, computed in _computed(compute, loader, rows, runtime, label, after_batch):
+        index.append(batch_index)
+        values.append(computed)
     order = collectives.gather_rows(torch.cat(index)).cpu().numpy()
     gathered = collectives.gather_rows(torch.cat(values)).cpu().numpy()
     result = np.empty_like(gathered)
@@ -136,10 +135,10 @@ def score_known(
     # A process without a row takes part all the same.
     parts = [[known_scores(nothing, nothing.astype(np.int8))] for _ in range(views)]
     finite = True
-    for place, values in _computed(compute, loader, len(truth), runtime, label, after_batch):
+    for index, values in _computed(compute, loader, len(truth), runtime, label, after_batch):
         logits = values.cpu().numpy()
         finite = finite and bool(np.isfinite(logits).all())
-        codes = truth.rows(place.cpu().numpy())
+        codes = truth.rows(index.cpu().numpy())
         for view, columns in zip(parts, np.split(logits, views, axis=1), strict=True):
             view.append(known_scores(columns, codes))
     require_finite(not runtime.agree(not finite), label)
@@ -179,15 +178,15 @@ def measure(
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
 ) -> EvalResult:
-    """The metrics of what `loader` gives, against `truth`; otherwise as `evaluate`. Every picture is computed once."""
+    """The metrics of the images of `loader` against `truth`; otherwise as `evaluate`. Every image is computed once."""
     names = ("f", "g", "ensemble") if isinstance(model, Peers) else ("f",)
-    found: list[Metrics] = []
+    metrics: list[Metrics] = []
     model.eval()
     first: NDArray[np.float32] | None = None
     if truth.stores_known_only:
         compute = _all_views(model)
         known = score_known(compute, len(names), loader, truth, runtime, label=label, after_batch=after_batch)
-        found = [evaluate_known(scores) for scores in known]
+        metrics = [evaluate_known(scores) for scores in known]
     else:
         width = len(names) * truth.num_classes
         scores = rows_in_order(
@@ -196,8 +195,8 @@ def measure(
         require_finite(bool(np.isfinite(scores).all()), label)
         views, codes = np.split(scores, len(names), axis=1), truth.dense()
         first = views[0]
-        found = [evaluate_scores(view, codes) for view in views]
-    return EvalResult(found[0], dict(zip(names[1:], found[1:], strict=True)), first)
+        metrics = [evaluate_scores(view, codes) for view in views]
+    return EvalResult(metrics[0], dict(zip(names[1:], metrics[1:], strict=True)), first)
 
 
 def _all_views(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -208,7 +207,7 @@ def _all_views(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def groups_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, float | None]:
-    """Mean average precision of each group of classes by name; None for a group without a class that was judged."""
+    """Mean average precision of each group of classes by name; None for a group without an evaluated class."""
     means = group_map(metrics.per_class, metrics.known, groups)
     return {name: None if math.isnan(value) else value for name, value in means.items()}
 
@@ -253,10 +252,10 @@ def _computed(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows (B,) and float32 values (B, ...) of each batch of this process."""
     bar = Progress(loader, total=rows, label=label, unit="img", shown=runtime.is_main)
-    for batch in bar:
-        moved = loader.ready(runtime.to_device(batch))
-        yield moved.index, compute(moved.images).float()
-        bar.advance(len(moved.index) * runtime.world_size)
+    for raw in bar:
+        batch = loader.to_batch(raw, runtime.device)
+        yield batch.index, compute(batch.images).float()
+        bar.advance(len(batch.index) * runtime.world_size)
         after_batch()
 
 

@@ -1,4 +1,4 @@
-"""Whether the classes of a checkpoint are those of a dataset, in its order; released files mostly name none."""
+"""Comparison of the classes of a checkpoint with those of a dataset; released files mostly name none."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _plain_name(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def said_of_order(saved: SavedModel, test: Annotations, dataset: str) -> str:
-    """What is known of the order of classes in a checkpoint that has no names, or has others; else nothing."""
+def class_order_note(saved: SavedModel, test: Annotations, dataset: str) -> str:
+    """A line on the order of classes in a checkpoint that has no names, or other ones; else nothing."""
     if saved.released is None and saved.classes:
         return ""
     if saved.classes and tuple(map(_plain_name, saved.classes)) == tuple(map(_plain_name, test.classes)):

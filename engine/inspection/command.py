@@ -30,12 +30,12 @@ from data.inspection import (
     shared_sizes,
 )
 from data.labels.files import native_path, published_path, resolve_labels
-from data.labels.regime import observe
+from data.labels.regime import Regime, observe
 from data.subsets.splits import SplitConfig, split_rows
-from engine.core.settings import parse_settings
+from engine.core.setting_table import training_names
+from engine.core.settings import Command, parse_settings
 from engine.inspection.report import DataRead, Findings, report
 from engine.inspection.text import as_text
-from engine.training.config import TRAINING_CONFIGS
 from utils.checks import RunError, UserError, require
 from utils.console import say
 from utils.options import option
@@ -64,14 +64,20 @@ class InspectionConfig:
         require(0 <= self.seed < 2**32, f"--seed {self.seed}: must be in 0 .. 2^32 - 1")
 
 
-def inspect_command(argv: Sequence[str] | None = None, *, program: str) -> int:
+INSPECT = Command(
+    program="inspect_data.py",
+    about="The content of a dataset, and its faults: labels, noise of a label regime, images, duplicates, splits.",
+    groups={"data": (DatasetConfig, SplitConfig), "labels": (Regime,), "inspection": (InspectionConfig,)},
+)
+COMMANDS = (INSPECT,)
+
+
+def inspect_command(argv: Sequence[str] | None = None) -> int:
     """Inspect a dataset, print and write the report. Returns 0 when the dataset is usable as it is, else 1."""
-    sections = {"data": DatasetConfig, "split": SplitConfig, "inspection": InspectionConfig}
-    settings = parse_settings(sections, argv, program=program, defaults={}, elsewhere=TRAINING_CONFIGS)
-    config: InspectionConfig = settings.sections["inspection"]
-    dataset: DatasetConfig = settings.sections["data"]
+    settings = parse_settings(INSPECT, argv, elsewhere=training_names())
+    config, dataset = settings.of(InspectionConfig), settings.of(DatasetConfig)
     folder = config.output or Path("runs") / f"inspect-{dataset.dataset}"
-    data = read_dataset(dataset, settings.sections["split"], config.seed)
+    data = read_dataset(dataset, settings.of(Regime).with_seed(config.seed), settings.of(SplitConfig), config.seed)
     _make_folder(folder)
     findings = inspect_dataset(data, config.check_images)
     content = report(findings, skip_missing=dataset.missing_images == "skip")
@@ -83,20 +89,20 @@ def inspect_command(argv: Sequence[str] | None = None, *, program: str) -> int:
     return 0 if content["usable"] else 1
 
 
-def read_dataset(dataset: DatasetConfig, split: SplitConfig, seed: int) -> DataRead:
+def read_dataset(dataset: DatasetConfig, regime: Regime, split: SplitConfig, seed: int) -> DataRead:
     """Read a dataset and the labels that training would see of it; images may be missing.
 
     Raises:
         UserError: annotations or labels cannot be read.
     """
     splits = load_splits(dataset, seed, need_images=False)
-    labels, file = _labels(splits.train, dataset, seed)
+    labels, file = _labels(splits.train, dataset.dataset, regime)
     rows, held_out = split_rows(splits.train, split, seed)
     parts = {"train": splits.train.take(rows)}
     if len(held_out):
         parts["validation"] = splits.train.take(held_out)
     parts["test"] = splits.test
-    return DataRead(dataset.dataset, parts, labels.take(rows), dataset.regime(seed), file, splits.groups)
+    return DataRead(dataset.dataset, parts, labels.take(rows), regime, file, splits.groups)
 
 
 def inspect_dataset(data: DataRead, check_images: bool) -> Findings:
@@ -121,15 +127,14 @@ def inspect_dataset(data: DataRead, check_images: bool) -> Findings:
     )
 
 
-def _labels(train: Annotations, dataset: DatasetConfig, seed: int) -> tuple[LabelTable, Path | None]:
+def _labels(train: Annotations, dataset: str, regime: Regime) -> tuple[LabelTable, Path | None]:
     """The labels that a training run would read or draw, and their file if one exists; none is written."""
-    regime = dataset.regime(seed)
-    files = [native_path(LABEL_FOLDER, dataset.dataset, regime, train)] if regime.is_drawn else []
+    files = [native_path(LABEL_FOLDER, dataset, regime, train)] if regime.is_drawn else []
     if regime.name == "candidate" and regime.rng == "published":
-        files.append(published_path(LABEL_FOLDER, dataset.dataset, regime, train))
-    if dataset.label_file is None and not any(file.is_file() for file in files):
+        files.append(published_path(LABEL_FOLDER, dataset, regime, train))
+    if regime.label_file is None and not any(file.is_file() for file in files):
         return observe(train, regime), None
-    resolved = resolve_labels(train, dataset.dataset, regime, LABEL_FOLDER, dataset.label_file)
+    resolved = resolve_labels(train, dataset, regime, LABEL_FOLDER, regime.label_file)
     return resolved.table, resolved.path
 
 

@@ -16,14 +16,13 @@ from typing import Literal
 from data.images.decoders import Decoder
 from data.images.files import FileImages
 from engine.core.checkpoint import SavedModel, read_model
-from engine.core.cli import split_words
-from engine.core.settings import parse_settings
+from engine.core.setting_table import training_names
+from engine.core.settings import Command, parse_settings
 from engine.prediction.export import FORMATS, TOLERANCE, export_model
 from engine.prediction.heatmaps import write_maps
 from engine.prediction.html import Page, Tile, contact_sheet
 from engine.prediction.predictor import Label, Prediction, Predictor, Unreadable, class_names
 from engine.prediction.sources import FoundImages, ImageFile, find_images, shown
-from engine.training.config import TRAINING_CONFIGS
 from utils.checks import RunError, UserError, require
 from utils.console import say, warn
 from utils.options import option
@@ -79,31 +78,35 @@ class PredictionResults:
     unreadable: list[Unreadable] = field(default_factory=list)
 
 
-def predict_command(argv: Sequence[str], *, program: str) -> int:
+PREDICT = Command(
+    program="predict.py",
+    about="Labels of images by a checkpoint; name images, and folders of images. Or the checkpoint, exported.",
+    groups={"prediction": (PredictConfig,)},
+    words="IMAGE|FOLDER [...]",
+)
+COMMANDS = (PREDICT,)
+
+
+def predict_command(argv: Sequence[str] | None = None) -> int:
     """Predict the images named among the flags, or export. Returns the exit code.
 
     Args:
-        argv: the command line without the program.
-        program: name of the script, for messages and help.
+        argv: the command line without the program, None for the real one.
 
     Raises:
         UserError: the request cannot be fulfilled; nothing has been written then.
         RunError: a file cannot be written, or a score is not finite.
     """
-    paths, flags = split_words(argv)
-    if {"-h", "--help"} & set(flags):
-        say("labels of images by a checkpoint; name images, and folders of images, anywhere\n")
-    settings = parse_settings(
-        {"prediction": PredictConfig}, flags, program=program, defaults={}, elsewhere=TRAINING_CONFIGS
-    )
-    config: PredictConfig = settings.sections["prediction"]
+    settings = parse_settings(PREDICT, argv, elsewhere=training_names())
+    config = settings.of(PredictConfig)
+    paths = list(dict.fromkeys(Path(word).expanduser() for word in settings.words))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    require(processes == 1, f"{program}: works in one process; start it without a launcher")
+    require(processes == 1, "predict.py: works in one process; start it without a launcher")
     if config.export is not None:
         require(not paths, f"--export {config.export}: predicts nothing; leave {paths and shown(paths[0])} out")
         _check_files(config, [])
         return _export(config)
-    require(bool(paths), f"{program}: name an image, or a folder of images")
+    require(bool(paths), "predict.py: name an image, or a folder of images")
     images = find_images(paths)
     _check_files(config, [source.path for source in images.sources])
     if config.heatmaps is not None:
@@ -229,7 +232,7 @@ def _report(
     results.labels.append((source, labels))
     say(f"{shown(source.path)}: {', '.join(f'{one.name} {one.score:.3f}' for one in labels) or 'no label'}")
     if config.heatmaps is not None:
-        write_maps(prediction, labels[: config.heatmap_top], source, config.heatmaps, predictor.seen)
+        write_maps(prediction, labels[: config.heatmap_top], source, config.heatmaps, predictor.view.visible)
     if config.html is not None:
         results.tiles.append(_tile(source, labels))
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from data.loading.loader import LoaderConfig
-from data.loading.transforms import NORMALIZATIONS, CenterCrop, Resize, eval_transform
+from data.loading.eval_view import EvalView
+from data.loading.transforms import NORMALIZATIONS
 from engine.core.checkpoint import SavedModel
 from engine.prediction.predictor import reported_network, view_of
 from utils.checks import RunError, require
@@ -97,14 +97,12 @@ def export_model(saved: SavedModel, classes: Sequence[str], kind: str, path: Pat
     return difference
 
 
-def texts(saved: SavedModel, classes: Sequence[str], view: LoaderConfig) -> dict[str, str]:
+def texts(saved: SavedModel, classes: Sequence[str], view: EvalView) -> dict[str, str]:
     """Texts embedded in the file, by name."""
-    steps = eval_transform(view.augment, view.img_size).steps
-    sides = [step.size for step in steps if isinstance(step, Resize | CenterCrop)]
     return {
         "classes": json.dumps(list(classes)),
         "img_size": str(view.img_size),
-        "resize": str(sides[0]),
+        "resize": str(view.resized),
         "input": f"pixels: RGB, float32 in [0, 1], (batch, 3, {view.img_size}, {view.img_size}); normalised inside",
         "output": f"logits: (batch, {len(classes)}), one column per class; a sigmoid makes probabilities of them",
         "normalize": view.normalize,
@@ -119,7 +117,7 @@ def _require_packages(kind: str, file_format: ExportFormat) -> None:
     require(not missing, f"--export {kind}: {' and '.join(missing)} not installed; pip install {install}")
 
 
-def _written(model: nn.Module, kind: str, view: LoaderConfig, embedded: Mapping[str, str]) -> bytes:
+def _written(model: nn.Module, kind: str, view: EvalView, embedded: Mapping[str, str]) -> bytes:
     """The bytes of the file."""
     try:
         with _quiet():
@@ -129,7 +127,7 @@ def _written(model: nn.Module, kind: str, view: LoaderConfig, embedded: Mapping[
         raise RunError(f"--export {kind}: torch cannot export this network ({reason[:160]})") from error
 
 
-def _compared(model: nn.Module, kind: str, view: LoaderConfig, content: bytes) -> float | None:
+def _compared(model: nn.Module, kind: str, view: EvalView, content: bytes) -> float | None:
     """The largest difference on random pixels of several batch sizes."""
     file_format = FORMATS[kind]
     if importlib.util.find_spec(file_format.reader) is None:
@@ -153,7 +151,7 @@ def _compared(model: nn.Module, kind: str, view: LoaderConfig, content: bytes) -
     return largest
 
 
-def _pixels(batch: int, view: LoaderConfig) -> Tensor:
+def _pixels(batch: int, view: EvalView) -> Tensor:
     """Random pixels (B, 3, s, s), the same each time."""
     generator = torch.Generator().manual_seed(batch)
     return torch.rand(batch, 3, view.img_size, view.img_size, generator=generator)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.images.files import FileImages
-from engine.prediction.predictor import Label, Prediction, VisiblePart
+from data.loading.eval_view import VisiblePart
+from engine.prediction.predictor import Label, Prediction
 from engine.prediction.sources import ImageFile
 from utils.plots import heat
 from utils.safe_files import write_atomically

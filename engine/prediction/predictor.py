@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import expit
 from torch import Tensor, nn
 
-from data.images.decoders import Decoder, image_opener
+from data.images.decoders import Decoder
 from data.images.files import ArrayImages, FileImages, fault, in_threads, to_rgb
+from data.loading.eval_view import EvalView
 from data.loading.loader import LoaderConfig
-from data.loading.transforms import CenterCrop, Pipeline, Resize, eval_transform, normalizer
 from engine.core.checkpoint import SavedModel, read_model
 from engine.core.distributed import Runtime
+from engine.core.inference import infer
 from engine.core.scoring import require_finite
-from engine.core.settings import setting_table, typed_values
+from engine.core.setting_table import settings_of
+from engine.core.settings_files import typed_values
 from models.classifier import Classifier
 from models.peers import Peers
 from utils.checks import RunError, require
@@ -44,13 +45,6 @@ class Label(NamedTuple):
     name: str
     score: float
     column: int  # from 0
-
-
-class VisiblePart(NamedTuple):
-    """The part of an image that a model sees, as fractions of width and height; the whole image is 0 to 1."""
-
-    start: float
-    end: float
 
 
 @dataclass(frozen=True)
@@ -90,14 +84,11 @@ class Predictor:
     Args:
         network: on its device, in evaluation mode.
         classes: C names.
-        view: settings of the preprocessing.
+        view: the view of evaluation.
     """
 
-    def __init__(self, network: nn.Module, classes: Sequence[str], view: LoaderConfig) -> None:
+    def __init__(self, network: nn.Module, classes: Sequence[str], view: EvalView) -> None:
         self.network, self.classes, self.view = network, tuple(classes), view
-        self.device = next(network.parameters()).device
-        self._transform = eval_transform(view.augment, view.img_size)
-        self._normalise = normalizer(view.normalize)
 
     @classmethod
     def load(
@@ -122,12 +113,7 @@ class Predictor:
     ) -> Predictor:
         """The predictor of a checkpoint already read; otherwise as `load`."""
         names, view = class_names(saved, classes), view_of(saved, decoder)
-        return cls(Runtime(device, "fp32").place(reported_network(saved)).eval(), names, view)
-
-    @property
-    def seen(self) -> VisiblePart:
-        """The part of each side that is scored: all, or the middle."""
-        return seen_part(self._transform)
+        return cls(Runtime(device, "fp32").to_device(reported_network(saved)).eval(), names, view)
 
     def predict(
         self,
@@ -158,28 +144,26 @@ class Predictor:
             yield from self._predicted([one for one in batch if isinstance(one, _Read)], maps)
 
     def _read(self, item: tuple[int, ImageInput]) -> _Read | Unreadable:
-        """An image, preprocessed."""
-        row, image = item
+        """An image in the view of evaluation."""
+        number, image = item
         if isinstance(image, Image.Image):
-            name = f"image {row + 1}"
+            name = f"image {number + 1}"
             array = ArrayImages(np.asarray(to_rgb(image))[None], [name])
-            return _Read(name, self._transform(image_opener(array, self.view.decoder)(0)))
+            return _Read(name, self.view.transform(self.view.opener(array)(0)))
         name = os.fspath(image)
         try:
-            return _Read(name, self._transform(image_opener(FileImages([name]), self.view.decoder)(0)))
+            return _Read(name, self.view.transform(self.view.opener(FileImages([name]))(0)))
         except RunError as error:
             return Unreadable(name, fault(name) or f"cannot be read ({error.__cause__})")
 
-    @torch.no_grad()
     def _predicted(self, batch: Sequence[_Read], maps: bool) -> list[Prediction]:
-        """The predictions of preprocessed images."""
+        """The predictions of images in the view of evaluation."""
         if not batch:
             return []
-        images = self._normalise(torch.stack([one.pixels for one in batch]).to(self.device))
-        output = self.network(images, want=frozenset({"cam"} if maps else ()))
-        logits = output.logits.float().cpu().numpy()
+        output = infer(self.network, [one.pixels for one in batch], self.view, want=frozenset({"cam"} if maps else ()))
+        logits = output.logits.cpu().numpy()
         require_finite(bool(np.isfinite(logits).all()), "predicting")
-        cams = output.cam.float().cpu().numpy() if maps else [None] * len(batch)
+        cams = output.cam.cpu().numpy() if maps and output.cam is not None else [None] * len(batch)
         return [Prediction(one.name, self.classes, row, cam) for one, row, cam in zip(batch, logits, cams, strict=True)]
 
 
@@ -208,20 +192,12 @@ def class_names(saved: SavedModel, given: Sequence[str] = ()) -> tuple[str, ...]
     return tuple(given) or saved.classes
 
 
-def view_of(saved: SavedModel, decoder: Decoder | None = None) -> LoaderConfig:
-    """Preprocessing of evaluation in the training run of a checkpoint. Raises: UserError if settings are damaged."""
-    values = {name: str(saved.settings[name]) for name in _VIEW if saved.settings.get(name) is not None}
+def view_of(saved: SavedModel, decoder: Decoder | None = None) -> EvalView:
+    """The view of evaluation in the training run of a checkpoint. Raises: UserError if its settings are damaged."""
+    texts = {name: str(saved.settings[name]) for name in _VIEW if saved.settings.get(name) is not None}
     if decoder is not None:
-        values["decoder"] = decoder
-    return LoaderConfig(**typed_values(values, setting_table({"loader": LoaderConfig}), str(saved.path)))
-
-
-def seen_part(transform: Pipeline) -> VisiblePart:
-    """The part of each side that a transform of `eval_transform` keeps."""
-    sizes = [step.size for step in transform.steps if isinstance(step, Resize | CenterCrop)]
-    whole, kept = sizes[0], sizes[-1]
-    start = (whole - kept) // 2
-    return VisiblePart(start / whole, (start + kept) / whole)
+        texts["decoder"] = decoder
+    return LoaderConfig(**typed_values(texts, settings_of(LoaderConfig, "data"), str(saved.path))).eval_view()
 
 
 def _report(one: Unreadable, listener: Callable[[Unreadable], object] | None) -> None:

@@ -1,26 +1,29 @@
-"""The settings that every training script shares, and the choice of a method where a script has several."""
+"""The settings that every training script shares, and the commands that train."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, make_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data.build import DatasetConfig
+from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
 from data.subsets.splits import TrainingSplitConfig
-from engine.core.settings import peek
+from engine.core.setting_table import Groups
+from engine.core.settings import Command
 from engine.training.optim import OptimConfig
 from engine.training.recorder import RecordConfig
-from losses import CRITERIA
+from losses import CRITERIA, methods_of
 from models.build import ModelConfig
+from models.heads import HEADS
 from utils.checks import require
 from utils.options import Shorthand, option
 
 
 def _gpu_num(text: str) -> Mapping[str, str]:
-    """Nothing to set for the first GPU; which one that is, is for the environment to say."""
+    """Nothing to set for the first GPU; the environment says which one that is."""
     if text != "0":
         raise ValueError("GPUs are chosen from outside: set CUDA_VISIBLE_DEVICES to this number, and give 0")
     return {}
@@ -33,19 +36,19 @@ TrainMode = Literal["end_to_end", "linear_init", "linear", "linear_fixed_feature
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How long, what of the network learns, where, and what is kept."""
+    """Length of a run, the part of the network that learns, the device, and the files that are kept."""
 
-    epochs: int = option(30, "passes over the training set", aliases=("total_epoch", "num_epochs"))
-    seed: int = option(0, "drives everything random: order, augmentation, initialisation, split, labels")
+    epochs: int = option(30, "passes over the training set", aliases=("total_epoch", "num_epochs"), common=True)
+    seed: int = option(0, "drives everything random: order, augmentation, initialisation, split, labels", common=True)
     train_seed: int | None = option(
         None, "seed of initialisation, order and augmentation alone, for another run on the same data (default: --seed)"
     )
     train_mode: TrainMode | None = option(
         None,
-        "what learns: all (end_to_end, the default), first only the head (linear_init), only the head (linear), or "
-        "only the head, on features that are computed once (linear_fixed_features)",
+        "learns: all (end_to_end, the default), first only the head (linear_init), only the head (linear), or only the "
+        "head, on features that are computed once (linear_fixed_features)",
     )
-    linear_epochs: int = option(25, "linear_init: how many of the --epochs leave the backbone as it is")
+    linear_epochs: int = option(25, "linear_init: number of the --epochs that leave the backbone frozen")
     use_feats: bool = option(False, "published spelling of --train_mode linear_fixed_features")
     freeze_feature_extractor: bool = option(False, "published spelling of --train_mode linear")
     selection: Literal["validation", "last", "test"] | None = option(
@@ -55,15 +58,15 @@ class RunConfig:
         None, "stop when the mAP that selects is more than so many points below its best (LargeLossMatters: 3)"
     )
     test_every: int = option(1, "score the test set every so many epochs, for the log only; 0: at the end only")
-    test_after: int = option(
-        0, "for the log, score the test set only behind this many epochs", aliases=("test_epochs",)
+    test_after: int = option(0, "for the log, score the test set only after this many epochs", aliases=("test_epochs",))
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "device of the computation", shorthands={"gpu_num": GPU_NUM}, common=True
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute", shorthands={"gpu_num": GPU_NUM})
     gpus: int | None = option(None, "published flag: number of processes; only checked, torchrun starts them")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "precision of the networks' forward pass")
-    threads: int | None = option(None, "CPU threads of the computation (default: one a core)")
-    output: Path | None = option(None, "folder of the run (default: runs/<method>-<dataset>-<time>)")
-    resume: bool = option(False, "go on with the run in --output; starts it when nothing is there yet")
+    threads: int | None = option(None, "CPU threads of the computation (default: one per core)")
+    output: Path | None = option(None, "folder of the run (default: runs/<method>-<dataset>-<time>)", common=True)
+    resume: bool = option(False, "go on with the run in --output; starts it when nothing is there yet", common=True)
     save_minutes: float = option(10.0, "minutes between two saves within an epoch; 0 saves after every step")
     print_freq: int = option(100, "steps between two looks at the running loss")
 
@@ -97,12 +100,12 @@ class RunConfig:
 
     @property
     def training_seed(self) -> int:
-        """The seed of what is random in training: initialisation, order, augmentation, draws inside a step."""
+        """The seed of all chance in training: initialisation, order, augmentation, draws inside a step."""
         return self.seed if self.train_seed is None else self.train_seed
 
     @property
     def frozen_epochs(self) -> int:
-        """How many epochs, from the first on, leave the backbone as it is."""
+        """Number of epochs, from the first on, in which the backbone is frozen."""
         return {"end_to_end": 0, "linear_init": self.linear_epochs}.get(self.train_mode or "", self.epochs)
 
 
@@ -121,56 +124,41 @@ def _train_mode(config: RunConfig) -> TrainMode:
     return "linear" if config.freeze_feature_extractor else "end_to_end"
 
 
-SECTIONS: dict[str, type] = {
-    "data": DatasetConfig,
-    "split": TrainingSplitConfig,
-    "loader": LoaderConfig,
-    "model": ModelConfig,
-    "optimiser": OptimConfig,
-    "run": RunConfig,
-    "recording": RecordConfig,
+SHARED: Groups = {
+    "data": (DatasetConfig, TrainingSplitConfig, LoaderConfig),
+    "labels": (Regime,),
+    "model": (ModelConfig,),
+    "optimiser": (OptimConfig,),
+    "run": (RunConfig, RecordConfig),
 }
-"""The settings every training script shares; the method's own come on top."""
-
-CHOICES = frozenset({"loss", "method"})
-"""Flags by which a script of several methods chooses one."""
-
-TRAINING_CONFIGS: tuple[type, ...] = (
-    *SECTIONS.values(),
-    *(method.config for method in CRITERIA.values()),
-    *(make_dataclass("Choice", [(flag, str, option("", "which method"))], frozen=True) for flag in sorted(CHOICES)),
-)
-"""All config classes of training: their keys may stand in settings files that other commands read as well."""
+"""The settings that every training script shares; those of the method and of the head come on top."""
 
 
-def training_sections(
-    methods: str | Sequence[str], argv: Sequence[str] | None, *, program: str, flag: str
-) -> tuple[str, dict[str, type]]:
-    """The method to train, and the sections of its settings.
+def training_command(program: str, defaults: Mapping[str, Any], *, method: str = "", about: str = "") -> Command:
+    """The settings of a training script.
 
     Args:
-        methods: one name of `CRITERIA`, or several, of which `--<flag>` or `<flag>:` in a settings file chooses one;
-            the first where nobody chooses.
-        argv: the command line without the program, None for the real one.
-        program: name of the script, for messages.
-        flag: one of `CHOICES`.
-
-    Raises:
-        UserError: the choice is none of `methods`, or a settings file cannot be read.
+        program: name of the script; it trains the methods that name it in `losses.CRITERIA`.
+        defaults: values that the script sets differently from the code's defaults.
+        method: the one method it trains instead.
+        about: one line for `--help`.
     """
-    if isinstance(methods, str):
-        return methods, {**SECTIONS, methods: CRITERIA[methods].config}
-    choice = choice_config(methods, flag)
-    beside = [*SECTIONS.values(), *(CRITERIA[name].config for name in methods)]
-    method: str = peek(flag, choice, beside, argv, program=program)
-    return method, {"choice": choice, **SECTIONS, method: CRITERIA[method].config}
-
-
-def choice_config(methods: Sequence[str], flag: str) -> type:
-    """A config class of one setting, `flag`, whose values are `methods`; the first is the default."""
-    setting = (
-        flag,
-        Literal[tuple(methods)],
-        option(methods[0], "which of these methods is trained; its flags are below"),
+    methods = (method,) if method else methods_of(program)
+    return Command(
+        program=program,
+        about=about,
+        groups=SHARED,
+        defaults=defaults,
+        choice=CHOICES.get(program, "loss") if len(methods) > 1 else "",
+        methods={name: CRITERIA[name].config for name in methods},
+        heads={name: head.config for name, head in HEADS.items()},
     )
-    return make_dataclass("Choice", [setting], frozen=True, kw_only=True)
+
+
+def run_command(method: str) -> Command:
+    """The settings of a run of `method`, whatever script trained it."""
+    return training_command("a run", {}, method=method)
+
+
+CHOICES = {"main_cls.py": "method"}
+"""Flags by which scripts of several methods choose one, where it is not `--loss`."""

@@ -18,7 +18,7 @@ class EMA:
     averaged likewise, and are those of all processes from the end of an epoch on.
 
     Args:
-        source: what is trained, before the runtime wraps it; it is copied.
+        source: the network in training, before the runtime wraps it; it is copied.
         decay: above 0 and below 1.
     """
 
@@ -42,7 +42,7 @@ class EMA:
         runtime.average_buffers(self.network)
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """What stays as it is in the source stays as it is here."""
+        """Freeze here what is frozen in the source."""
         self.network.freeze_backbone(frozen)
 
     def state_dict(self) -> StateDict:

@@ -1,4 +1,4 @@
-"""What models see in test pictures: the examples of a run and of a comparison."""
+"""Figures of a run: a few test images with the labels and maps of models, and average precision along the tail."""
 
 from __future__ import annotations
 
@@ -6,66 +6,77 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from data.build import Data
-from data.loading.loader import LoaderConfig
-from data.loading.transforms import normalizer, test_transform
+from data.images.decoders import DecodedImage, as_tensor
+from data.loading.eval_view import EvalView
+from engine.core.inference import infer
 from models.peers import Network
 from utils.metrics import Metrics
 from utils.plots import Example, ModelView, plot_examples, plot_tail
-from utils.types import PRESENT, Annotations
+from utils.types import PRESENT, Annotations, ModelOutput
 
 EXAMPLES = 8
-"""Pictures of a run."""
+"""Images of a run."""
 SHOWN = 3
-"""Classes named beside each picture."""
+"""Classes named beside each image."""
 
 
 def choose_rows(truth: Annotations, count: int, seed: int = 0) -> list[int]:
-    """Up to `count` rows (sorted) with at least one true label, pictures with several labels first: they say more."""
+    """Up to `count` rows (sorted) with at least one true label; images with several labels first, they show more."""
     order = np.random.default_rng(seed).permutation(len(truth))
     blocks = [order[start : start + 4096] for start in range(0, len(order), 4096)]  # never all rows as one matrix
     present = np.concatenate([(truth.truth.rows(rows) == PRESENT).sum(axis=1) for rows in blocks])
     ranked = np.argsort(-np.minimum(present, 3), kind="stable")
-    return sorted(int(order[place]) for place in ranked[:count] if present[place])
+    return sorted(int(order[index]) for index in ranked[:count] if present[index])
 
 
 def draw_tail(data: Data, metrics: Metrics, path: Path) -> None:
-    """Average precision of each class over its true training images, where the dataset says head, middle and tail."""
+    """Plot average precision per class over its true training images, where there are head, middle and tail."""
     if data.groups.keys() >= {"head", "middle", "tail"}:
         groups = {name: data.groups[name] for name in ("head", "middle", "tail")}
         plot_tail(data.test.classes, data.train.truth.counts(), metrics.per_class, groups, path)
 
 
-def draw_examples(method: str, model: Network, test: Annotations, config: LoaderConfig, path: Path) -> None:
-    """A few test pictures with what is true of them and what the model sees; nothing where none has a label."""
+def draw_examples(method: str, model: Network, test: Annotations, view: EvalView, path: Path) -> None:
+    """Plot a few test images with their true labels and the model's; nothing where none has a label."""
     rows = choose_rows(test, EXAMPLES)
     if rows:
-        plot_examples(examples([model], test, rows, config), [method], path)
+        plot_examples(examples([model], test, rows, view), [method], path)
 
 
-@torch.no_grad()
-def examples(
-    models: Sequence[Network], annotations: Annotations, rows: Sequence[int], config: LoaderConfig
-) -> list[Example]:
-    """The pictures of `rows` with what is true of them and what each model sees, computed on the models' device."""
-    transform = test_transform(config.img_size)
-    pictures = [annotations.images.open(row) for row in rows]
-    images = normalizer(config.normalize)(torch.stack([transform(picture) for picture in pictures]))
+def examples(models: Sequence[Network], annotations: Annotations, rows: Sequence[int], view: EvalView) -> list[Example]:
+    """The images of `rows`, as far as models see them, with their true labels and each model's highest scores."""
+    opener = view.opener(annotations.images)
+    images = [opener(row) for row in rows]
+    pixels = [view.transform(image) for image in images]
     truth = annotations.truth.rows(np.array(rows, dtype=np.int64)) == PRESENT
-    seen = [_views(model, images, truth, annotations.classes) for model in models]
+    views = []
+    for model in models:
+        output = infer(model.eval(), pixels, view, want=frozenset({"cam"}))
+        views.append(_model_views(output, truth, annotations.classes))
     names = [tuple(np.array(annotations.classes)[row].tolist()) for row in truth]
-    return [Example(*parts) for parts in zip(pictures, names, zip(*seen, strict=True), strict=True)]
+    shown = [visible_image(image, view) for image in images]
+    return [Example(*parts) for parts in zip(shown, names, zip(*views, strict=True), strict=True)]
 
 
-def _views(model: Network, images: torch.Tensor, truth: np.ndarray, classes: Sequence[str]) -> list[ModelView]:
-    model.eval()
-    device = next(model.parameters()).device
-    output = model(images.to(device), want=frozenset({"cam"}))
+def visible_image(image: DecodedImage, view: EvalView) -> Image.Image:
+    """The part of an image that models see in the view of evaluation, in the image's own pixels."""
+    whole = image if isinstance(image, Image.Image) else Image.fromarray(as_tensor(image).permute(1, 2, 0).numpy())
+    start, end = view.visible
+    if (start, end) == (0.0, 1.0):
+        return whole
+    left, top, right, bottom = (round(side * share) for share in (start, end) for side in whole.size)
+    return whole.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+
+
+def _model_views(output: ModelOutput, truth: NDArray[np.bool_], classes: Sequence[str]) -> list[ModelView]:
+    """The highest scores of each image, and the map of the highest."""
     assert output.cam is not None
     scores, best = output.logits.sigmoid().topk(min(SHOWN, len(classes)))
-    maps = output.cam.float().cpu().numpy()
+    maps = output.cam.cpu().numpy()
     return [
         ModelView(
             tuple(classes[k] for k in labels),

@@ -1,7 +1,7 @@
 """Features of a frozen backbone, computed once and kept: what a linear layer is trained on in seconds.
 
 N rows, D feature width. As with the pre-extracted features of the single-positive papers (Cole et al., CVPR 2021,
-published code, single-positive-multi-label), pictures are seen in their test view and maps are averaged over places.
+published code, single-positive-multi-label), images are in the view of evaluation and maps are averaged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data.loading.loader import LoaderConfig
 from data.loading.transforms import CENTRED
 from engine.core.distributed import Runtime
 from engine.core.scoring import require_finite, rows_in_order
-from engine.training.loaders import ImageLoaders, SplitName, rows_of
+from engine.training.loaders import ImageLoaders, SplitName, split_of
 from models.classifier import Classifier, Pooling
 from utils.checks import require
 from utils.types import Annotations, Images
@@ -30,13 +30,13 @@ Features = NDArray[np.float32]
 
 _VERSION = "pooled features 1"
 _SCORED = ("decoder", "img_size", "normalize", "batch_size")
-"""Settings of the loader that a test view depends on; the size of a batch by rounding only."""
+"""Settings of the loader that the view of evaluation depends on; the size of a batch by rounding only."""
 
 
 def require_pooled(network: Classifier, needs: frozenset[str], method: str) -> None:
     """Raise UserError unless pooled features are all that `network` and a criterion with these `needs` look at."""
     why = "--train_mode linear_fixed_features: there are pooled features only, but"
-    instead = "; take --train_mode linear, which reads the pictures in every epoch"
+    instead = "; take --train_mode linear, which reads the images in every epoch"
     maps = sorted(needs & {"cam", "features", "second_view", "peers"})
     require(not maps, f"{why} {method} needs {', '.join(maps)}{instead}")
     head = type(network.head).__name__
@@ -44,37 +44,37 @@ def require_pooled(network: Classifier, needs: frozenset[str], method: str) -> N
 
 
 def pooled_features(
-    network: Classifier, feed: ImageLoaders, parts: Mapping[SplitName, int], cache: Cache
+    network: Classifier, loaders: ImageLoaders, splits: Mapping[SplitName, int], cache: Cache
 ) -> dict[SplitName, Features]:
-    """The features of each part, from the cache where it has them.
+    """The features of each split, from the cache where it has them.
 
     Args:
         network: on the CPU; moved to the device of the run and left in evaluation mode.
-        feed: the pictures.
-        parts: the parts wanted, with their numbers of rows.
-        cache: where the features are kept, in files of N * D * 4 bytes.
+        loaders: of the images.
+        splits: the splits wanted, with their numbers of rows.
+        cache: keeps the features, in files of N * D * 4 bytes.
 
     Returns:
-        (N, D) float32 a part, rows in order, on every process.
+        (N, D) float32 per split, rows in order, on every process.
 
     Raises:
-        RunError: a picture cannot be read, or a feature is not finite.
+        RunError: an image cannot be read, or a feature is not finite.
     """
-    runtime = feed.runtime
-    model = runtime.place(Pooling(network)).eval()
+    runtime = loaders.runtime
+    model = runtime.to_device(Pooling(network)).eval()
     weights = weights_hash(network.backbone)
     result: dict[SplitName, Features] = {}
-    for part, rows in parts.items():
-        entry = features_fingerprint(weights, rows_of(feed.data, part), feed.config, runtime)
+    for split, rows in splits.items():
+        entry = features_fingerprint(weights, split_of(loaders.data, split), loaders.config, runtime)
         found = None if entry is None else _recall(cache, entry, (rows, network.feature_width))
         if runtime.agree(found is None):
-            loader = feed.scoring(part)
-            found = rows_in_order(model, network.feature_width, loader, rows, runtime, label=f"features of {part}")
-            require_finite(bool(np.isfinite(found).all()), f"features of {part}")
+            loader, label = loaders.scoring(split), f"features of {split}"
+            found = rows_in_order(model, network.feature_width, loader, rows, runtime, label=label)
+            require_finite(bool(np.isfinite(found).all()), label)
             if entry is not None and runtime.is_main:
                 cache.save("features", entry, {"features": found})
         assert found is not None
-        result[part] = found
+        result[split] = found
     return result
 
 
@@ -89,22 +89,22 @@ def weights_hash(module: torch.nn.Module) -> str:
 
 
 def features_fingerprint(weights: str, annotations: Annotations, config: LoaderConfig, runtime: Runtime) -> str | None:
-    """SHA-256 (hex) of all that features depend on: weights, rows, pictures, their view, how is computed.
+    """SHA-256 (hex) of all that features depend on: weights, rows, images, their view, precision and device.
 
-    None for pictures of which nothing tells whether they have changed.
+    None for images of which nothing shows that they have changed.
     """
-    pictures = _marks(annotations.images)
-    if pictures is None:
+    marks = _marks(annotations.images)
+    if marks is None:
         return None
     view = {name: getattr(config, name) for name in _SCORED}
     view["centred"] = config.augment in CENTRED
     computed = [runtime.precision, runtime.device.type, runtime.world_size, torch.__version__]
-    said = json.dumps([_VERSION, weights, annotations.row_hash(), view, computed])
-    return hashlib.sha256(said.encode() + pictures).hexdigest()
+    text = json.dumps([_VERSION, weights, annotations.row_hash(), view, computed])
+    return hashlib.sha256(text.encode() + marks).hexdigest()
 
 
 def _marks(images: Images) -> bytes | None:
-    """What changes when a picture does: marks of the files, or a hash of pixels that are in memory anyway."""
+    """Bytes that change when an image does: marks of the files, or a hash of pixels that are in memory anyway."""
     if isinstance(images, ArrayImages):
         digest = hashlib.sha256()
         for row in range(len(images)):
@@ -116,9 +116,9 @@ def _marks(images: Images) -> bytes | None:
 
 
 def _recall(cache: Cache, entry: str, shape: tuple[int, int]) -> Features | None:
-    """The features of an entry, None where it is absent or is not what it should be."""
-    held = cache.load("features", entry, ["features"])
-    if held is None or held["features"].shape != shape or held["features"].dtype != np.float32:
+    """The features of an entry; None where it is absent, or of another shape or type."""
+    content = cache.load("features", entry, ["features"])
+    if content is None or content["features"].shape != shape or content["features"].dtype != np.float32:
         return None
-    features: Features = held["features"]
+    features: Features = content["features"]
     return features

@@ -1,14 +1,15 @@
-"""What a run trains and scores on: its pictures, or the features that stand in for them. N rows, D features."""
+"""Loaders of a run: of its images, or of features that stand in for them. N rows, B batch, D features."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data.build import Data
 from data.loading.loader import LoaderConfig, build_loader
@@ -21,28 +22,28 @@ from utils.types import Annotations, Batch, LabelTable
 SplitName = Literal["train", "validation", "test"]
 
 
-def rows_of(data: Data, part: SplitName) -> Annotations:
-    """The annotations of a part that there is."""
-    found = {"train": data.train, "validation": data.validation, "test": data.test}[part]
-    assert found is not None
-    return found
+def split_of(data: Data, name: SplitName) -> Annotations:
+    """The annotations of a split that there is."""
+    split = {"train": data.train, "validation": data.validation, "test": data.test}[name]
+    assert split is not None
+    return split
 
 
 class LoaderFactory(Protocol):
-    """Gives the batches of a run."""
+    """Makes the loaders of a run."""
 
     def training(self, batches: TrainingBatches, views: int) -> BatchLoader:
         """The training set with its observed labels, as `batches` orders it, in so many augmented views."""
         ...
 
-    def scoring(self, part: SplitName) -> BatchLoader:
-        """A part in order, as it is scored."""
+    def scoring(self, split: SplitName) -> BatchLoader:
+        """A split in order, in the view of evaluation."""
         ...
 
 
 @dataclass(frozen=True)
 class ImageLoaders:
-    """Batches of pictures."""
+    """Loaders of images."""
 
     data: Data
     config: LoaderConfig
@@ -51,9 +52,9 @@ class ImageLoaders:
     seed: int
 
     def training(self, batches: TrainingBatches, views: int) -> BatchLoader:
-        """Pictures under augmentation. Raises: ValueError for more than two views."""
+        """Images under augmentation. Raises: ValueError for more than two views."""
         if views > 2:
-            raise ValueError(f"pictures have two views at most, not {views}")
+            raise ValueError(f"images have two views at most, not {views}")
         augment, size = self.config.augment, self.config.img_size
         transforms = [train_transform(augment, size), second_transform(self.config.second_view, augment, size)]
         return build_loader(
@@ -68,14 +69,14 @@ class ImageLoaders:
             pin_memory=self.runtime.device.type == "cuda",
         )
 
-    def scoring(self, part: SplitName) -> BatchLoader:
-        """Pictures in their test view."""
-        return evaluation_loader(rows_of(self.data, part), self.config, self.runtime, self.workers)
+    def scoring(self, split: SplitName) -> BatchLoader:
+        """Images in the view of evaluation."""
+        return evaluation_loader(split_of(self.data, split), self.config, self.runtime, self.workers)
 
 
 @dataclass(frozen=True)
 class FeatureLoaders:
-    """Batches of features (N, D) float32 that were computed once; a batch holds them in the place of its images."""
+    """Loaders of features (N, D) float32 that were computed once and stand in for images."""
 
     data: Data
     features: Mapping[SplitName, NDArray[np.float32]]
@@ -88,16 +89,25 @@ class FeatureLoaders:
             raise ValueError(f"features have one view, not {views}")
         return FeatureLoader(self.features["train"], self.data.observed, self.data.train.truth, batches)
 
-    def scoring(self, part: SplitName) -> BatchLoader:
-        """The features of a part."""
-        features, truth = self.features[part], rows_of(self.data, part).truth
+    def scoring(self, split: SplitName) -> BatchLoader:
+        """The features of a split."""
+        features, truth = self.features[split], split_of(self.data, split).truth
         rank, world_size = self.runtime.rank, self.runtime.world_size
         batches = OrderedBatches(len(features), self.batch_size, rank=rank, world_size=world_size)
         return FeatureLoader(features, truth, truth, batches)
 
 
+class FeatureBatch(NamedTuple):
+    """A batch of pooled features as it leaves its loader."""
+
+    features: Tensor  # (B, D) float32
+    observed: Tensor  # (B, C) float: 1, 0, -1
+    index: Tensor  # type: ignore[assignment]  # (B,) long; hides tuple.index, unused here
+    truth: Tensor  # (B, C) int8
+
+
 class FeatureLoader:
-    """Yields batches of rows of an array: `images` is (B, D) float32."""
+    """Yields batches of rows of an array of pooled features."""
 
     def __init__(
         self,
@@ -109,13 +119,14 @@ class FeatureLoader:
         self.features, self.observed, self.truth, self.batches = features, observed, truth, batches
         self.num_classes = truth.num_classes
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[FeatureBatch]:
         for samples in self.batches:
             rows = np.array([sample.row for sample in samples], dtype=np.int64)
             observed = torch.from_numpy(self.observed.rows(rows)).float()
             truth = torch.from_numpy(self.truth.rows(rows))
-            yield Batch(torch.from_numpy(self.features[rows]), observed, torch.from_numpy(rows), None, truth)
+            yield FeatureBatch(torch.from_numpy(self.features[rows]), observed, torch.from_numpy(rows), truth)
 
-    def ready(self, batch: Batch) -> Batch:
-        """The batch: features need nothing more."""
-        return batch
+    def to_batch(self, raw: FeatureBatch, device: torch.device) -> Batch:
+        """A batch of this loader on `device`: each feature is an image of one pixel; the truth stays where it is."""
+        features, observed, index = (each.to(device) for each in raw[:3])
+        return Batch(features[:, :, None, None], observed, index, truth=raw.truth)

@@ -1,4 +1,4 @@
-"""The epoch loop: steps, schedule, validation, selection, saving, and going on exactly where a killed run stopped."""
+"""The epoch loop: steps, schedule, saving, and going on exactly where a killed run stopped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class StopRequest:
 
 @dataclass
 class TrainState:
-    """Where a run is: `step` batches of `epoch` are done. All of it is plain values, stored with every save."""
+    """Progress of a run: `step` batches of `epoch` are done. All of it is plain values, stored with every save."""
 
     epoch: int = 1
     step: int = 0
@@ -68,9 +68,9 @@ class TrainState:
     images: int = 0  # trained on, whole run
     best_epoch: int = 0
     best_score: float = -math.inf
-    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
-    plateau: dict[str, Any] = field(default_factory=dict)  # what of `Plateau` is no default
-    stopped: bool = False  # before all epochs were trained: no better one is to be expected
+    history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
+    plateau: dict[str, Any] = field(default_factory=dict)  # the fields of `Plateau`; empty before the first score
+    stopped: bool = False  # before all epochs were trained, as no better one is to be expected
 
     @property
     def trained(self) -> int:
@@ -79,27 +79,27 @@ class TrainState:
 
 
 class Learner(NamedTuple):
-    """What learns. `model` is wrapped by the runtime."""
+    """The parts that learn. `model` is wrapped by the runtime."""
 
     model: nn.Module
     criterion: Criterion
     optimizer: Optimizer
     optim: OptimConfig
-    averaging: EMA | None = None
+    ema: EMA | None = None
 
 
 class Freezing(NamedTuple):
-    """Epochs, from the first on, in which a part of the model stays as it is, and what freezes that part."""
+    """Epochs, from the first on, in which a part of the model is frozen, and the function that freezes it."""
 
     epochs: int
     freeze: Callable[[bool], None]
 
 
 class Hooks(NamedTuple):
-    """What a run does besides training, each at its moment; by default nothing."""
+    """Actions of a run besides training, each at its moment; by default none."""
 
-    train_scores: Callable[[], Tensor | None] = lambda: None
-    """Before an epoch: what the criterion gets, logits (N, C) of the training set."""
+    train_scores: Callable[[int], Tensor | None] = lambda epoch: None
+    """Before an epoch: logits (N, C) of the training set for the criterion, or None."""
     after_step: Callable[[int, Batch, LossOutput], None] = lambda epoch, batch, loss: None
     """After each step: the epoch, the batch, on the device except for its truth, and what the criterion returned."""
     epoch_figures: Callable[[int], dict[str, float]] = lambda epoch: {}
@@ -129,7 +129,7 @@ class Loop:
         self.epochs, self.seed = epochs, seed
         self.save_seconds, self.print_freq, self._save = save_minutes * 60, print_freq, save
         self.freezing, self.hooks = freezing, hooks
-        self.at = TrainState()
+        self.state = TrainState()
         self.stop = StopRequest()
         self._sums: dict[str, Tensor] = {}
         self._saved_at = time.monotonic()
@@ -142,18 +142,18 @@ class Loop:
             RunError: the loss is not finite.
         """
         with self.stop:
-            while self.at.epoch <= self.epochs and not self.at.stopped:
+            while self.state.epoch <= self.epochs and not self.state.stopped:
                 self._train_epoch()
                 row = self._epoch_row()
-                after_epoch(self.at.epoch, row)
-                self.at.history.append(row)
-                self.at.epoch, self.at.step = self.at.epoch + 1, 0
-                self.at.sums, self._sums = {}, {}
+                after_epoch(self.state.epoch, row)
+                self.state.history.append(row)
+                self.state.epoch, self.state.step = self.state.epoch + 1, 0
+                self.state.sums, self._sums = {}, {}
                 self.save()
 
     def follow(self, score: float) -> None:
-        """Let the plateau schedule know how good the epoch just trained is; called once an epoch, if at all."""
-        self.at.plateau = after_score(Plateau(**self.at.plateau), score, self.learner.optim)._asdict()
+        """Give the plateau schedule the score of the epoch just trained; called once per epoch, if at all."""
+        self.state.plateau = after_score(Plateau(**self.state.plateau), score, self.learner.optim)._asdict()
 
     def check_stop(self) -> None:
         """Save and raise `Interrupted` when a signal has asked for it (on any process)."""
@@ -169,61 +169,61 @@ class Loop:
 
     def state_dict(self) -> StateDict:
         """Tensors and plain values only."""
-        self.at.sums = {name: value.item() for name, value in self._sums.items()}
-        averaging = self.learner.averaging
+        self.state.sums = {name: value.item() for name, value in self._sums.items()}
+        ema = self.learner.ema
         return {
             "model": self.runtime.unwrap(self.learner.model).state_dict(),
             "criterion": self.learner.criterion.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
-            "averaging": averaging.state_dict() if averaging else {},
+            "averaging": ema.state_dict() if ema else {},
             "runtime": self.runtime.state_dict(),
-            "position": asdict(self.at),
+            "position": asdict(self.state),
         }
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Stand where the saved run stood."""
+        """Take up the state of a saved run."""
         self.runtime.unwrap(self.learner.model).load_state_dict(state["model"])
         self.learner.criterion.load_state_dict(state["criterion"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
-        if self.learner.averaging:
-            self.learner.averaging.load_state_dict(state["averaging"])
+        if self.learner.ema:
+            self.learner.ema.load_state_dict(state["averaging"])
         self.runtime.load_state_dict(state["runtime"])
-        self.at = TrainState(**state["position"])
+        self.state = TrainState(**state["position"])
 
     @property
     def _frozen(self) -> bool:
-        """Whether a part of the model stays as it is in this epoch."""
-        return self.at.epoch <= self.freezing.epochs
+        """True if a part of the model is frozen in this epoch."""
+        return self.state.epoch <= self.freezing.epochs
 
     def _train_epoch(self) -> None:
-        at = self.at
+        state = self.state
         self.freezing.freeze(self._frozen)
-        if at.step == 0:  # a resumed epoch has had its start already
-            self.learner.criterion.on_epoch_start(at.epoch, self.hooks.train_scores())
-        self._sums = {name: self._number(value) for name, value in at.sums.items()}
-        if at.step < len(self.batches):
+        if state.step == 0:  # a resumed epoch has had its start already
+            self.learner.criterion.on_epoch_start(state.epoch, self.hooks.train_scores(state.epoch))
+        self._sums = {name: self._number(value) for name, value in state.sums.items()}
+        if state.step < len(self.batches):
             self._train_steps()
         self.runtime.average_buffers(self.learner.model)
-        if self.learner.averaging:
-            self.learner.averaging.end_epoch(self.runtime)
+        if self.learner.ema:
+            self.learner.ema.end_epoch(self.runtime)
 
     def _train_steps(self) -> None:
-        at, rows, size = self.at, self.batches.rows, self.batches.batch_size
-        self.batches.set_epoch(at.epoch, at.step)
+        state, rows, size = self.state, self.batches.rows, self.batches.batch_size
+        self.batches.set_epoch(state.epoch, state.step)
         self.learner.model.train()
         self.learner.criterion.train()
-        label = f"epoch {at.epoch}/{self.epochs}"
+        label = f"epoch {state.epoch}/{self.epochs}"
         bar = Progress(
-            self.loader, total=rows, done=at.step * size, label=label, unit="img", shown=self.runtime.is_main
+            self.loader, total=rows, done=state.step * size, label=label, unit="img", shown=self.runtime.is_main
         )
         clock = time.perf_counter()
-        for batch in bar:
-            images = min(size, rows - at.step * size)
-            for name, value in self._step(batch, images).items():
+        for raw in bar:
+            images = min(size, rows - state.step * size)
+            for name, value in self._step(raw, images).items():
                 self._sums[name] = self._sums.get(name, self._number(0.0)) + value.double()
-            at.step, at.images = at.step + 1, at.images + images
+            state.step, state.images = state.step + 1, state.images + images
             now = time.perf_counter()
-            clock, at.seconds = now, at.seconds + now - clock
+            clock, state.seconds = now, state.seconds + now - clock
             bar.advance(images, self._look(label))
             if time.monotonic() - self._saved_at >= self.save_seconds:
                 self.save()
@@ -233,23 +233,23 @@ class Loop:
         """A running sum on the device, so that adding to it waits for nothing."""
         return torch.tensor(value, dtype=torch.float64, device=self.runtime.device)
 
-    def _step(self, batch: Batch, global_size: int) -> dict[str, Tensor]:
+    def _step(self, raw: Any, global_size: int) -> dict[str, Tensor]:
         """One optimiser step; the losses of it, detached."""
-        at, (model, criterion, optimizer, optim, averaging) = self.at, self.learner
+        state, (model, criterion, optimizer, optim, ema) = self.state, self.learner
         steps = len(self.batches)
-        number = (at.epoch - 1) * steps + at.step
+        number = (state.epoch - 1) * steps + state.step
         torch.manual_seed(derive_seed(self.seed, "step", number, self.runtime.rank))
-        factor = learning_rate_factor(number, steps, self.epochs, optim) * Plateau(**at.plateau).factor
+        factor = learning_rate_factor(number, steps, self.epochs, optim) * Plateau(**state.plateau).factor
         set_learning_rate(optimizer, factor)
         if optim.scheduler == "one_cycle":
             set_momentum(optimizer, one_cycle(number, steps * self.epochs, optim.pct_start).momentum)
-        moved = self.loader.ready(self.runtime.to_device(batch))
+        batch = self.loader.to_batch(raw, self.runtime.device)
         frozen = self._frozen
         with self.runtime.unsynchronised(model) if frozen else nullcontext():
-            loss = criterion(model, moved)
+            loss = criterion(model, batch)
             if loss.total.requires_grad:
                 optimizer.zero_grad()
-                self.runtime.backward(loss.total, len(moved.index) / max(global_size, self.runtime.world_size))
+                self.runtime.backward(loss.total, len(batch.index) / max(global_size, self.runtime.world_size))
         if loss.total.requires_grad:
             if frozen:
                 self.runtime.average_gradients(model)
@@ -258,9 +258,9 @@ class Loop:
             if optim.clip_grad is not None:
                 self.runtime.clip_gradients(optimizer, optim.clip_grad)
             optimizer.step()
-            if averaging:
-                averaging.update()
-        self.hooks.after_step(at.epoch, moved, loss)
+            if ema:
+                ema.update()
+        self.hooks.after_step(state.epoch, batch, loss)
         return {"loss": loss.total.detach(), **loss.parts}
 
     def _look(self, label: str) -> str:
@@ -268,31 +268,36 @@ class Loop:
 
         On a CPU a look costs nothing; on a GPU it waits for the step to end, so the bar gets one as seldom as a line.
         """
-        due = self.at.step % self.print_freq == 0
+        due = self.state.step % self.print_freq == 0
         if not due and self.runtime.device.type != "cpu":
             return ""
         text = self._report()
         if due and self.runtime.is_main and not is_terminal():
-            speed = self.at.images / max(self.at.seconds, 1e-9)
-            left = (len(self.batches) - self.at.step) * self.batches.batch_size / max(speed, 1e-9)
-            say(f"{label}  step {self.at.step}/{len(self.batches)}  {text}  {speed:.1f} images/s  {left:.0f} s left")
+            speed = self.state.images / max(self.state.seconds, 1e-9)
+            left = (len(self.batches) - self.state.step) * self.batches.batch_size / max(speed, 1e-9)
+            say(f"{label}  step {self.state.step}/{len(self.batches)}  {text}  {speed:.1f} images/s  {left:.0f} s left")
         return text
 
     def _report(self) -> str:
         """The running mean loss as text; the moment at which a broken run is noticed."""
-        mean = self._sums["loss"].item() / self.at.step
+        mean = self._sums["loss"].item() / self.state.step
         if not math.isfinite(mean):
             raise RunError(
-                f"the loss is {mean} at epoch {self.at.epoch}, step {self.at.step}; try a lower --lr, or --precision "
-                "fp32; the last save is intact"
+                f"the loss is {mean} at epoch {self.state.epoch}, step {self.state.step}; try a lower --lr, or "
+                "--precision fp32; the last save is intact"
             )
         return f"loss {mean:.4f}"
 
     def _epoch_row(self) -> dict[str, float]:
         """The log of the epoch just trained: mean losses, learning rate, speed so far."""
-        at = self.at
+        state = self.state
         self._report()
-        means = {name: value.item() / at.step for name, value in self._sums.items()}
+        means = {name: value.item() / state.step for name, value in self._sums.items()}
         rate = self.learner.optimizer.param_groups[0]["lr"]
-        figures = {**means, **self.hooks.epoch_figures(at.epoch)}
-        return {"epoch": at.epoch, **figures, "lr": rate, "images_per_second": at.images / max(at.seconds, 1e-9)}
+        figures = {**means, **self.hooks.epoch_figures(state.epoch)}
+        return {
+            "epoch": state.epoch,
+            **figures,
+            "lr": rate,
+            "images_per_second": state.images / max(state.seconds, 1e-9),
+        }

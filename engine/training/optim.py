@@ -10,15 +10,15 @@ from typing import Any, Literal, NamedTuple
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from utils.checks import require
-from utils.options import option
+from utils.options import as_text, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Optimiser and schedule; the defaults are those of CoNeS and its BCE baseline."""
 
-    optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "update rule")
-    lr: float = option(0.01, "learning rate of the backbone")
+    optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "update rule", common=True)
+    lr: float = option(0.01, "learning rate of the backbone", common=True)
     head_lr_mult: float = option(
         1.0, "the head learns this many times faster (CoNeS' code means 10 but runs 1)", aliases=("lr_mult",)
     )
@@ -26,11 +26,11 @@ class OptimConfig:
     w_d: float = option(1e-4, "weight decay", aliases=("weight_decay",))
     scheduler: Literal["step", "cosine", "plateau", "constant", "one_cycle"] = option(
         "step",
-        "how the learning rate falls after the warm-up; plateau: when the mAP that is watched stops rising; one_cycle: "
+        "fall of the learning rate after the warm-up; plateau: when the mAP that is watched stops rising; one_cycle: "
         "up and down along cosines, without warm-up",
     )
     step_size: int = option(4, "epochs between two decays of the step scheduler")
-    milestones: str | None = option(None, "step: decay after these epochs instead, such as 5,7")
+    milestones: tuple[int, ...] | None = option(None, "step: decay after these epochs instead, such as 5,7")
     lr_gamma: float = option(0.1, "factor of each decay of the step and plateau schedulers")
     patience: int = option(3, "plateau: epochs without a better mAP before the next one makes the rate decay")
     min_lr: float = option(1e-7, "plateau: learning rate of the backbone below which nothing decays")
@@ -72,7 +72,12 @@ class OptimConfig:
             "--scheduler one_cycle: rises by itself, with no warm-up before it; give --warmup_epoch 0, and no "
             "--warmup_steps or --warmup_ratio",
         )
-        first = self.decay_epochs[0] if self.milestones is not None else self.step_size
+        rising = all(one < other for one, other in pairwise([0, *(self.milestones or ())]))
+        require(
+            self.milestones is None or (bool(self.milestones) and rising),
+            f"--milestones {as_text(self.milestones)}: give epochs, whole numbers from 1 in rising order, such as 5,7",
+        )
+        first = self.milestones[0] if self.milestones is not None else self.step_size
         flag = "step_size" if self.milestones is None else "milestones"
         require(
             self.scheduler != "step" or self.warmup_steps is not None or self.warmup_epoch <= first,
@@ -80,21 +85,9 @@ class OptimConfig:
             "first decay; shorten one of them",
         )
 
-    @property
-    def decay_epochs(self) -> tuple[int, ...]:
-        """The epochs of `--milestones`. Raises: UserError unless they are whole numbers, rising, from 1."""
-        words = (self.milestones or "").replace(",", " ").split()
-        numbers = [int(word) if word.isdecimal() else 0 for word in words]
-        rising = all(one < other for one, other in pairwise([0, *numbers]))
-        require(
-            self.milestones is None or (bool(numbers) and rising),
-            f"--milestones {self.milestones}: give epochs, whole numbers from 1 in rising order, such as 5,7",
-        )
-        return tuple(numbers)
-
 
 class Plateau(NamedTuple):
-    """What the plateau schedule remembers of the scores of all epochs."""
+    """Memory of the plateau schedule over the scores of all epochs."""
 
     factor: float = 1.0  # of the learning rate, from now on
     best: float = -math.inf
@@ -102,7 +95,7 @@ class Plateau(NamedTuple):
 
 
 BETTER = 1e-4
-"""By which share of the best a score must lie above it to count as better."""
+"""Share of the best by which a score must lie above it to count as better."""
 
 
 def after_score(plateau: Plateau, score: float, config: OptimConfig) -> Plateau:
@@ -121,7 +114,7 @@ def after_score(plateau: Plateau, score: float, config: OptimConfig) -> Plateau:
 
 
 class OneCycle(NamedTuple):
-    """What the one-cycle schedule sets at a step."""
+    """Values that the one-cycle schedule sets at a step."""
 
     factor: float  # of the learning rate
     momentum: float  # of SGD; of Adam beta 1
@@ -158,11 +151,11 @@ def _between(start: OneCycle, end: OneCycle, way: float) -> OneCycle:
 
 
 def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:
-    """What the base learning rate is multiplied with at optimiser step `step` (from 0); a plateau decays it further.
+    """Factor of the base learning rate at optimiser step `step` (from 0); a plateau decays it further.
 
     Warm-up as published with CoNeS (utils/evaluation/warmUpLR.py): step t of W uses t / (W + 1e-8), so the first step
     has rate 0; from a ratio r on, r + (1 - r) t / (W + 1e-8), as published with distribution-balanced loss (mmcv).
-    Step decay once an epoch; cosine falls to 0 step by step over what remains after the warm-up; one cycle: see there.
+    Step decay once per epoch; cosine falls to 0 step by step over what remains after the warm-up; one cycle: see there.
     """
     if config.scheduler == "one_cycle":
         return one_cycle(step, epochs * steps_per_epoch, config.pct_start).factor
@@ -178,10 +171,10 @@ def learning_rate_factor(step: int, steps_per_epoch: int, epochs: int, config: O
 
 
 def _decays(epochs: int, config: OptimConfig) -> int:
-    """How many decays of the step scheduler lie behind so many whole epochs."""
+    """Number of decays of the step scheduler in so many whole epochs."""
     if config.milestones is None:
         return epochs // config.step_size
-    return sum(epochs >= milestone for milestone in config.decay_epochs)
+    return sum(epochs >= milestone for milestone in config.milestones)
 
 
 def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimizer:

@@ -1,4 +1,4 @@
-"""What a run says of itself: the facts it starts with, and the content of its `result.json`."""
+"""The information that a run starts with, and the content of its `result.json`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torchvision
 
-from data.build import Data
+from data.build import Data, DatasetConfig
 from data.loading.loader import LoaderConfig
 from engine.core.distributed import Runtime
 from engine.core.scoring import EvalResult, beside_as_dict, group_figures_as_dict, groups_as_dict
@@ -20,20 +20,19 @@ from utils.metrics import Metrics
 
 
 class FinalResults(NamedTuple):
-    """What a run has scored at its end."""
+    """The results of a run at its end."""
 
     chosen: EvalResult  # the selected epoch on the test set
     last: EvalResult  # the last epoch there
     validation: EvalResult | None  # the selected epoch on the validation split
 
 
-def run_info(method: str, settings: Settings, data: Data, runtime: Runtime, at: TrainState) -> dict[str, Any]:
-    """What a run is about, for the console and the log."""
-    config: RunConfig = settings.sections["run"]
-    labels = data.labels
+def run_info(settings: Settings, data: Data, runtime: Runtime, state: TrainState) -> dict[str, Any]:
+    """The subject of a run, for the console and the log."""
+    config, labels = settings.of(RunConfig), data.labels
     return {
-        "method": method,
-        "dataset": settings.values["dataset"],
+        "method": settings.method,
+        "dataset": settings.of(DatasetConfig).dataset,
         "images": {"train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test)},
         "labels": data.regime.describe(),
         "label_file": labels.path and str(labels.path),
@@ -41,57 +40,50 @@ def run_info(method: str, settings: Settings, data: Data, runtime: Runtime, at: 
         "label_seed": data.regime.seed,
         "label_hash": labels.label_hash,
         "train_mode": config.train_mode,
-        "sampler": sampler_text(settings.sections["loader"]),
+        "sampler": sampler_text(settings.of(LoaderConfig)),
         "device": str(runtime.device),
         "processes": runtime.world_size,
         "precision": config.precision,
-        "epoch": at.epoch,
-        "step": at.step,
+        "epoch": state.epoch,
+        "step": state.step,
     }
 
 
 def sampler_text(config: LoaderConfig) -> str:
-    """The order of training in words, and whose labels decide it, for the console and the log."""
+    """The order of training in words, and the labels that decide it, for the console and the log."""
     if config.sampler == "shuffled":
         return "shuffled"
-    whose = {"observed": "the observed labels", "clean": "the CLEAN labels, which partial labels do not tell"}
+    whose = {"observed": "the observed labels", "clean": "the CLEAN labels, which partial labels do not show"}
     return f"class-aware by {whose[config.sampler_labels]}"
 
 
-def result(
-    method: str,
-    settings: Settings,
-    data: Data,
-    selection: str,
-    at: TrainState,
-    scores: FinalResults,
-) -> dict[str, Any]:
-    """The content of `result.json` of a run that has come to its end, at `at`."""
-    regime, classes, config = data.regime, data.test.classes, settings.sections["run"]
-    chosen = scores.chosen.metrics
+def result(settings: Settings, data: Data, selection: str, state: TrainState, results: FinalResults) -> dict[str, Any]:
+    """The content of `result.json` of a run that has come to its end."""
+    regime, classes, config = data.regime, data.test.classes, settings.of(RunConfig)
+    chosen = results.chosen.metrics
     return {
-        "method": method,
-        "variant": settings.values.get("variant"),
-        "dataset": settings.values["dataset"],
+        "method": settings.method,
+        "variant": getattr(settings.method_config, "variant", None),
+        "dataset": settings.of(DatasetConfig).dataset,
         "labels": regime.name,
         "rate": regime.rate,
         "seed": config.seed,
         "train_seed": config.training_seed,
         "epochs": config.epochs,
-        "epochs_trained": at.trained,
+        "epochs_trained": state.trained,
         "train_mode": config.train_mode,
         "selection": selection,
-        "selected_epoch": at.best_epoch,
+        "selected_epoch": state.best_epoch,
         "test": chosen.as_dict(),
-        "last": scores.last.metrics.as_dict(),
-        "validation": None if scores.validation is None else scores.validation.metrics.as_dict(),
+        "last": results.last.metrics.as_dict(),
+        "validation": None if results.validation is None else results.validation.metrics.as_dict(),
         "extra": {
             **_grouped(chosen, data),
-            **({"last": _grouped(scores.last.metrics, data)} if data.groups else {}),
-            **beside_as_dict(scores.chosen),
+            **({"last": _grouped(results.last.metrics, data)} if data.groups else {}),
+            **beside_as_dict(results.chosen),
             "classes_without_positives": [classes[k] for k in chosen.classes_without_positives],
         },
-        "images_per_second": at.images / max(at.seconds, 1e-9),
+        "images_per_second": state.images / max(state.seconds, 1e-9),
         "label_hash": data.labels.label_hash,
         "versions": versions(),
     }

@@ -8,6 +8,7 @@ import pytest
 from data import build
 from data.build import DatasetConfig, build_data
 from data.images.files import ArrayImages
+from data.labels.regime import Regime
 from data.subsets.splits import TrainingSplitConfig
 from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, LabelTable, Splits
@@ -38,8 +39,8 @@ def dataset(monkeypatch, tmp_path):
 
 
 def built(labels="single", label_file=None, seed=0, **split):
-    config = DatasetConfig(dataset="digits", labels=labels, label_file=label_file)
-    return build_data(config, TrainingSplitConfig(**split), seed)
+    regime = Regime(labels=labels, label_file=label_file)
+    return build_data(DatasetConfig(dataset="digits"), regime, TrainingSplitConfig(**split), seed)
 
 
 def test_by_default_observed_labels_train_and_true_ones_validate():

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from data.build import build_data
-from data.loading.transforms import normalizer, test_transform
+from data.build import DatasetConfig, build_data
+from data.labels.regime import Regime
+from data.loading.transforms import eval_transform, normalizer
+from data.subsets.splits import TrainingSplitConfig
 from engine.analysis.command import analyse_command
 from engine.core.checkpoint import save_model
 from engine.core.settings import parse_settings
-from engine.training.config import SECTIONS
+from engine.training.config import RunConfig, run_command
 from engine.training.recorder import LABELS_FILE
-from losses import CRITERIA
-from models.build import build_model
+from models.build import architecture_from, build_model
 from utils.checks import UserError
 from utils.types import UNKNOWN
 
@@ -33,8 +34,7 @@ class Folder(NamedTuple):
 
 def settings_of(method, words):
     """The settings of a run of a method."""
-    sections = {**SECTIONS, method: CRITERIA[method].config}
-    return parse_settings(sections, [str(word) for word in words], program="test", defaults={})
+    return parse_settings(run_command(method), [str(word) for word in words])
 
 
 def log_folder(path, method, history, words=(), arrays=None, **result):
@@ -56,11 +56,12 @@ def log_folder(path, method, history, words=(), arrays=None, **result):
 def model_folder(path, method, words, arrays=None, seed=0):
     """A run with a network of random weights as its best, on the data that its settings give."""
     settings = settings_of(method, words)
-    data = build_data(settings.sections["data"], settings.sections["split"], settings.values["seed"])
-    network = build_model(settings.sections["model"], len(data.train.classes), seed)
+    configs = (settings.of(config) for config in (DatasetConfig, Regime, TrainingSplitConfig))
+    data = build_data(*configs, settings.of(RunConfig).seed)
+    network = build_model(architecture_from(settings.values), len(data.train.classes), seed)
     made = arrays(data) if arrays is not None else None
     log_folder(path, method, [{"epoch": 1, "loss": 1.0}], words, made, label_hash=data.labels.label_hash)
-    save_model(path / "best.pth", network, data.train.classes, settings.values, 1)
+    save_model(path / "best.pth", network, data.train.classes, dict(settings.values), 1)
     return Folder(path, data, network.eval())
 
 
@@ -75,13 +76,13 @@ def modified_arrays(data):
 def seen_by_hand(folder, annotations, row):
     """What the network of a run makes of one picture: logits, features and maps."""
     with torch.no_grad():
-        picture = normalizer("unit")(test_transform(32)(annotations.images.open(row))[None])
+        picture = normalizer("unit")(eval_transform("none", 32)(annotations.images.open(row))[None])
         return folder.network(picture, want=frozenset({"cam"}))
 
 
 def analyse(*words, scripts=None):
     """Run `analyse.py` without its script."""
-    return analyse_command([str(word) for word in words], program="analyse.py", scripts=scripts or {})
+    return analyse_command([str(word) for word in words], scripts=scripts or {})
 
 
 def refused(*words, **how):

@@ -28,18 +28,18 @@ from tests.data.trees import annotations, real_data, source
 from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable
 
-CANDIDATE = Regime(name="candidate", partial_rate=0.2, seed=3)
+CANDIDATE = Regime(labels="candidate", partial_rate=0.2, label_seed=3)
 DRAWN = [
     CANDIDATE,
-    Regime(name="candidate", partial_rate=0.2, seed=3, rng="native"),
-    Regime(name="dropped", drop_rate=0.5, seed=3),
-    Regime(name="single", seed=3),
-    Regime(name="observed", num_pos=-1, num_neg=2, seed=3),
-    Regime(name="observed", num_pos=1, num_neg=-1, seed=3),
-    Regime(name="dropped", drop_rate=0.5, keep_one=True, seed=3),
-    Regime(name="known", known_rate=0.5, seed=3),
-    Regime(name="flip", rho_pos=0.3, rho_neg=0.2, seed=3),
-    Regime(name="semi", labelled_share=0.5, seed=3),
+    Regime(labels="candidate", partial_rate=0.2, label_seed=3, label_rng="native"),
+    Regime(labels="dropped", drop_rate=0.5, label_seed=3),
+    Regime(labels="single", label_seed=3),
+    Regime(labels="observed", num_pos=-1, num_neg=2, label_seed=3),
+    Regime(labels="observed", num_pos=1, num_neg=-1, label_seed=3),
+    Regime(labels="dropped", drop_rate=0.5, keep_one=True, label_seed=3),
+    Regime(labels="known", known_rate=0.5, label_seed=3),
+    Regime(labels="flip", rho_pos=0.3, rho_neg=0.2, label_seed=3),
+    Regime(labels="semi", labelled_share=0.5, label_seed=3),
 ]
 STORAGES = ("dense", "sparse", "known only")
 
@@ -98,20 +98,20 @@ def test_labels_are_made_once_and_found_again(tmp_path, regime, storage):
 
 @pytest.mark.parametrize("name", ["full", "given"])
 def test_labels_without_chance_need_no_file(tmp_path, name):
-    found = resolve_labels(training_set(), "voc07", Regime(name=name), tmp_path)
+    found = resolve_labels(training_set(), "voc07", Regime(labels=name), tmp_path)
     assert (found.path, found.made) == (None, False)
-    assert found.label_hash == observe(training_set(), Regime(name=name)).hash()
+    assert found.label_hash == observe(training_set(), Regime(labels=name)).hash()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_labels_that_a_dataset_gives_are_used_and_need_not_be_true(tmp_path):
     held = replace(training_set(), given=training_set(seed=1).truth)
-    found = resolve_labels(held, "nuswide", Regime(name="given"), tmp_path)
+    found = resolve_labels(held, "nuswide", Regime(labels="given"), tmp_path)
     assert found.table is held.given
     path = tmp_path / "given.npy"
-    write_native(path, held.given, held, "nuswide", Regime(name="given"))
-    assert read_labels(path, held, Regime(name="given")).hash() == held.given.hash()
-    refused(lambda: read_labels(path, held, Regime(name="full")), "holds given labels", "asked for are full labels")
+    write_native(path, held.given, held, "nuswide", Regime(labels="given"))
+    assert read_labels(path, held, Regime(labels="given")).hash() == held.given.hash()
+    refused(lambda: read_labels(path, held, Regime(labels="full")), "holds given labels", "asked for are full labels")
 
 
 def test_the_name_and_the_manifest_say_what_the_file_is(tmp_path):
@@ -131,7 +131,7 @@ def test_the_name_and_the_manifest_say_what_the_file_is(tmp_path):
 
 
 def test_every_regime_seed_and_row_set_has_a_name_of_its_own(tmp_path):
-    regimes = [*DRAWN, Regime(name="dropped", drop_rate=0.25, seed=3), Regime(name="single", seed=4)]
+    regimes = [*DRAWN, Regime(labels="dropped", drop_rate=0.25, label_seed=3), Regime(labels="single", label_seed=4)]
     names = [native_path(tmp_path, "coco", regime, training_set()).name for regime in regimes]
     names += [
         native_path(tmp_path, "coco", CANDIDATE, part).name for part in (training_set(rows=11), training_set(classes=4))
@@ -211,16 +211,16 @@ CONTRADICTIONS = [
     (CANDIDATE, PRESENT, PRESENT, ABSENT, "is true and no candidate"),
     (CANDIDATE, PRESENT, PRESENT, UNKNOWN, "is true and no candidate"),
     (CANDIDATE, ABSENT, ABSENT, UNKNOWN, "is unknown, which candidate labels never are"),
-    (Regime(name="full"), ABSENT, ABSENT, PRESENT, "is labelled present and is not"),
-    (Regime(name="full"), PRESENT, PRESENT, ABSENT, "is labelled absent and is present"),
-    (Regime(name="full"), PRESENT, PRESENT, UNKNOWN, "is unknown, which full labels never are"),
+    (Regime(labels="full"), ABSENT, ABSENT, PRESENT, "is labelled present and is not"),
+    (Regime(labels="full"), PRESENT, PRESENT, ABSENT, "is labelled absent and is present"),
+    (Regime(labels="full"), PRESENT, PRESENT, UNKNOWN, "is unknown, which full labels never are"),
 ]
 for one in (
-    Regime(name="single"),
-    Regime(name="observed", num_pos=1, num_neg=1),
-    Regime(name="dropped"),
-    Regime(name="known"),
-    Regime(name="semi"),
+    Regime(labels="single"),
+    Regime(labels="observed", num_pos=1, num_neg=1),
+    Regime(labels="dropped"),
+    Regime(labels="known"),
+    Regime(labels="semi"),
 ):
     CONTRADICTIONS += [
         (one, ABSENT, UNKNOWN, PRESENT, "is labelled present and is not"),
@@ -278,9 +278,9 @@ def test_wrong_entries_are_counted_alike_in_every_storage(tmp_path, truth, seen,
     held, other = stored(held, truth), stored(other, seen)
     monkeypatch.setattr(validation, "_BLOCK", 17)
     for regime in (
-        Regime(name="candidate"),
-        Regime(name="dropped", drop_rate=0.2),
-        Regime(name="known", known_rate=0.7),
+        Regime(labels="candidate"),
+        Regime(labels="dropped", drop_rate=0.2),
+        Regime(labels="known", known_rate=0.7),
     ):
         table = observe(other, regime)
         pairs = np.stack([held.truth.dense(), table.dense()], axis=-1)
@@ -310,13 +310,19 @@ def test_an_edit_that_fits_the_truth_is_still_noticed(tmp_path):
 
 def test_labels_of_another_regime_are_refused(tmp_path):
     held, path = native(tmp_path)
-    for other in (Regime(name="candidate", partial_rate=0.4, seed=3), Regime(name="single"), Regime(name="full")):
+    for other in (
+        Regime(labels="candidate", partial_rate=0.4, label_seed=3),
+        Regime(labels="single"),
+        Regime(labels="full"),
+    ):
         refused(lambda other=other: read_labels(path, held, other), "candidate labels (partial_rate 0.2)", other.name)
-    read_labels(path, held, Regime(name="candidate", partial_rate=0.2, seed=77))  # a named file brings its own seed
-    found = native_path(tmp_path, "voc07", Regime(name="candidate", partial_rate=0.2, seed=77), held)
+    read_labels(
+        path, held, Regime(labels="candidate", partial_rate=0.2, label_seed=77)
+    )  # a named file brings its own seed
+    found = native_path(tmp_path, "voc07", Regime(labels="candidate", partial_rate=0.2, label_seed=77), held)
     path.rename(found)
     manifest_path(path).rename(manifest_path(found))
-    regime = Regime(name="candidate", partial_rate=0.2, seed=77)
+    regime = Regime(labels="candidate", partial_rate=0.2, label_seed=77)
     refused(lambda: resolve_labels(held, "voc07", regime, tmp_path), "seed 3", "seed 77")
 
 
@@ -328,7 +334,7 @@ def test_a_file_of_other_parameters_is_refused_naming_both(tmp_path, regime):
         if other.parameters() != regime.parameters():
             words = (f"{key} {json.dumps(value)}", f"{key} {json.dumps(other.parameters()[key])}")
             refused(lambda other=other: read_native(path, held, other), *words)
-    assert read_native(path, held, replace(regime, seed=8)).hash() == observe(held, regime).hash()
+    assert read_native(path, held, replace(regime, label_seed=8)).hash() == observe(held, regime).hash()
 
 
 def test_files_of_class_rates_are_told_by_their_content(tmp_path):
@@ -337,7 +343,7 @@ def test_files_of_class_rates_are_told_by_their_content(tmp_path):
     for number, rate in enumerate((0.1, 0.3)):
         rates = tmp_path / f"{number}.csv"
         rates.write_text("class,rate\n" + "".join(f"{name},{rate}\n" for name in held.classes))
-        regimes.append(Regime(name="candidate", class_rates=rates, seed=3))
+        regimes.append(Regime(labels="candidate", class_rates=rates, label_seed=3))
     first, second = (resolve_labels(held, "voc07", regime, tmp_path / "labels") for regime in regimes)
     assert first.path != second.path
     assert resolve_labels(held, "voc07", regimes[0], tmp_path / "labels").made is False
@@ -352,10 +358,10 @@ def test_files_of_class_rates_are_told_by_their_content(tmp_path):
     "regime, told",
     [
         (CANDIDATE, {"rate": 0.2, "num_pos": None, "num_neg": None}),
-        (Regime(name="dropped", drop_rate=0.5, seed=3), {"rate": 0.5, "num_pos": None, "num_neg": None}),
-        (Regime(name="single", seed=3), {"rate": None, "num_pos": 1, "num_neg": 0}),
-        (Regime(name="observed", num_pos=-1, num_neg=2, seed=3), {"rate": None, "num_pos": -1, "num_neg": 2}),
-        (Regime(name="full"), {"rate": None, "num_pos": None, "num_neg": None}),
+        (Regime(labels="dropped", drop_rate=0.5, label_seed=3), {"rate": 0.5, "num_pos": None, "num_neg": None}),
+        (Regime(labels="single", label_seed=3), {"rate": None, "num_pos": 1, "num_neg": 0}),
+        (Regime(labels="observed", num_pos=-1, num_neg=2, label_seed=3), {"rate": None, "num_pos": -1, "num_neg": 2}),
+        (Regime(labels="full"), {"rate": None, "num_pos": None, "num_neg": None}),
     ],
 )
 def test_manifests_of_the_first_format_are_read(tmp_path, regime, told):
@@ -367,32 +373,34 @@ def test_manifests_of_the_first_format_are_read(tmp_path, regime, told):
             edit(path, **{key: value + 1})
             refused(lambda: read_native(path, held, regime), regime.name, json.dumps(value + 1))
             edit(path, **{key: value})
-    keep_one = replace(regime, name="dropped", drop_rate=0.5, keep_one=True)
+    keep_one = replace(regime, labels="dropped", drop_rate=0.5, keep_one=True)
     refused(lambda: read_native(path, held, keep_one), "keep_one true")
     edit(path, rate="much")
     refused(lambda: read_native(path, held, regime), "x.json", "rate")
 
 
 def test_single_is_observed_with_one_positive(tmp_path):
-    held, path = native(tmp_path, Regime(name="single", seed=3))
-    table = read_labels(path, held, Regime(name="observed", num_pos=1, num_neg=0))
-    assert table.hash() == observe(held, Regime(name="single", seed=3)).hash()
+    held, path = native(tmp_path, Regime(labels="single", label_seed=3))
+    table = read_labels(path, held, Regime(labels="observed", num_pos=1, num_neg=0))
+    assert table.hash() == observe(held, Regime(labels="single", label_seed=3)).hash()
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (12, 1, 5)])
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float64, np.uint8, np.bool_])
 def test_published_files_are_used_when_they_fit(tmp_path, shape, dtype):
     held = training_set()
-    codes = observe(held, Regime(name="candidate", partial_rate=0.2, seed=99)).dense()
+    codes = observe(held, Regime(labels="candidate", partial_rate=0.2, label_seed=99)).dense()
     path = tmp_path / "voc07_0.2.npy"
     save_pickled(path, {"partial_labels": codes.astype(dtype).reshape(shape)})
     found = resolve_labels(held, "voc07", CANDIDATE, tmp_path)
     assert (found.path, found.made) == (path, False)
     np.testing.assert_array_equal(found.table.dense(), codes)
     assert list(tmp_path.iterdir()) == [path]
-    fresh = resolve_labels(held, "voc07", Regime(name="candidate", partial_rate=0.2, seed=3, rng="native"), tmp_path)
+    fresh = resolve_labels(
+        held, "voc07", Regime(labels="candidate", partial_rate=0.2, label_seed=3, label_rng="native"), tmp_path
+    )
     assert fresh.made
-    assert resolve_labels(held, "voc07", Regime(name="candidate", partial_rate=0.4), tmp_path).made
+    assert resolve_labels(held, "voc07", Regime(labels="candidate", partial_rate=0.4), tmp_path).made
 
 
 @pytest.mark.parametrize(
@@ -425,7 +433,7 @@ def test_a_damaged_published_file_is_refused(tmp_path):
     refused(lambda: resolve_labels(training_set(), "voc07", CANDIDATE, tmp_path), "voc07_0.2.npy")
     path.write_bytes(path.read_bytes()[:20])
     refused(lambda: resolve_labels(training_set(), "voc07", CANDIDATE, tmp_path), "voc07_0.2.npy")
-    refused(lambda: read_published(path, training_set(), Regime(name="single")), "candidate labels only")
+    refused(lambda: read_published(path, training_set(), Regime(labels="single")), "candidate labels only")
 
 
 def test_what_is_written_in_the_published_form_reads_as_published(tmp_path):
@@ -438,7 +446,7 @@ def test_what_is_written_in_the_published_form_reads_as_published(tmp_path):
     np.testing.assert_array_equal(values, table.dense())
     assert values.dtype.kind == "i"
     assert resolve_labels(held, "voc07", CANDIDATE, tmp_path / "out").label_hash == table.hash()
-    refused(lambda: write_published(path, table, held, "voc07", Regime(name="single")), "candidate")
+    refused(lambda: write_published(path, table, held, "voc07", Regime(labels="single")), "candidate")
     refused(
         lambda: write_published(path, LabelTable(np.zeros((12, 5), np.int8)), held, "voc07", CANDIDATE), "candidate"
     )
@@ -489,7 +497,7 @@ def test_dense_and_sparse_files_serve_truth_of_either_storage(tmp_path):
 
 def test_a_sparse_file_holds_plain_arrays(tmp_path):
     held = stored(training_set(), "known only")
-    path = resolve_labels(held, "openimages", Regime(name="known", known_rate=0.5), tmp_path).path
+    path = resolve_labels(held, "openimages", Regime(labels="known", known_rate=0.5), tmp_path).path
     with np.load(path, allow_pickle=False) as arrays:
         assert sorted(arrays.files) == ["codes", "default", "indices", "indptr", "shape"]
         assert (arrays["codes"].dtype, arrays["default"].item(), arrays["shape"].tolist()) == (np.int8, -1, [12, 5])
@@ -500,7 +508,7 @@ def test_a_sparse_file_holds_plain_arrays(tmp_path):
 
 def test_an_empty_sparse_table_is_written_and_read(tmp_path):
     held = stored(annotations(np.zeros((4, 3))), "sparse")
-    regime = Regime(name="dropped")
+    regime = Regime(labels="dropped")
     first, second = (resolve_labels(held, "x", regime, tmp_path) for _ in range(2))
     assert (second.made, second.table.codes.nnz) == (False, 0)
     assert first.label_hash == second.label_hash
@@ -515,7 +523,7 @@ def test_published_names(tmp_path):
         ("nw-lt", 0.05): "nus-wide_0.05_sd7.npy",
     }
     for (dataset, rate), name in names.items():
-        regime = Regime(name="candidate", partial_rate=rate, seed=7)
+        regime = Regime(labels="candidate", partial_rate=rate, label_seed=7)
         assert published_path(tmp_path, dataset, regime, held).name == name
 
 
@@ -553,7 +561,7 @@ def trainval(tmp_path_factory):
 @pytest.mark.parametrize("rate, flipped", [(0.1, 0.1001), (0.2, 0.2000), (0.4, 0.3988)])
 def test_real_published_files_fit_the_real_labels(trainval, rate, flipped):
     folder = real_data("pre-processed-data")
-    found = resolve_labels(trainval, "voc07", Regime(name="candidate", partial_rate=rate), folder)
+    found = resolve_labels(trainval, "voc07", Regime(labels="candidate", partial_rate=rate), folder)
     assert (found.path, found.made) == (folder / f"voc07_{rate}.npy", False)
     codes, positive = found.table.dense(), trainval.truth.dense() == PRESENT
     assert (codes[positive] == PRESENT).all()

@@ -50,7 +50,7 @@ def confusion_file(folder, confusion, shuffle=0):
 @pytest.mark.parametrize("case, arrays", golden_files.each_case("candidate_labels.npz"))
 def test_golden_candidates_of_a_dataset(case, arrays):
     truth = arrays["true_labels"].astype(np.int8)
-    regime = Regime(name="candidate", partial_rate=float(arrays["rho"]), seed=int(arrays["seed"]))
+    regime = Regime(labels="candidate", partial_rate=float(arrays["rho"]), label_seed=int(arrays["seed"]))
     np.testing.assert_array_equal(observe(annotations(truth), regime).dense(), arrays["candidates"])
 
 
@@ -58,7 +58,7 @@ def test_golden_candidates_of_a_dataset(case, arrays):
 @pytest.mark.parametrize("name", NAMES[:8])
 def test_every_regime_keeps_its_promise(name, rng):
     held = annotations(truth_table(2, rows=300))
-    table = observe(held, Regime(name=name, partial_rate=0.2, num_pos=2, num_neg=1, seed=3, rng=rng))
+    table = observe(held, Regime(labels=name, partial_rate=0.2, num_pos=2, num_neg=1, label_seed=3, label_rng=rng))
     assert isinstance(table, LabelTable)
     codes, positive = table.dense(), held.truth.dense() == PRESENT
     known = codes != UNKNOWN
@@ -87,7 +87,7 @@ def test_every_regime_keeps_its_promise(name, rng):
 def test_sparse_truth_gives_the_same_labels_and_stays_sparse(name, rng):
     truth = truth_table(6, rows=50)
     ids = [str(7 * row) for row in range(50)]
-    regime = Regime(name=name, seed=5, rng=rng, num_neg=1, num_pos=2, keep_one=True)
+    regime = Regime(labels=name, label_seed=5, label_rng=rng, num_neg=1, num_pos=2, keep_one=True)
     dense = annotations(truth, ids)
     got = observe(replace(dense, truth=sparse(truth)), regime)
     assert isinstance(got.codes, csr_array)
@@ -98,21 +98,21 @@ def test_regimes_draw_as_the_oracle_says():
     held = annotations(truth_table(9))
     truth = held.truth.dense()
     for regime, expected in (
-        (Regime(name="known", known_rate=0.3, seed=0), oracle.known(truth, 0, 0.3)),
-        (Regime(name="flip", rho_pos=0.4, rho_neg=0.05, seed=2), oracle.flipped(truth, 2, 0.4, 0.05)),
-        (Regime(name="semi", labelled_share=0.3, seed=2), oracle.semi(truth, 2, 0.3)),
-        (Regime(name="dropped", drop_rate=0.9, keep_one=True, seed=2), oracle.dropped(truth, 2, 0.9, True)),
-        (Regime(name="observed", num_pos=2, num_neg=-1, seed=2), oracle.observed(truth, 2, 2, -1)),
+        (Regime(labels="known", known_rate=0.3, label_seed=0), oracle.known(truth, 0, 0.3)),
+        (Regime(labels="flip", rho_pos=0.4, rho_neg=0.05, label_seed=2), oracle.flipped(truth, 2, 0.4, 0.05)),
+        (Regime(labels="semi", labelled_share=0.3, label_seed=2), oracle.semi(truth, 2, 0.3)),
+        (Regime(labels="dropped", drop_rate=0.9, keep_one=True, label_seed=2), oracle.dropped(truth, 2, 0.9, True)),
+        (Regime(labels="observed", num_pos=2, num_neg=-1, label_seed=2), oracle.observed(truth, 2, 2, -1)),
     ):
         np.testing.assert_array_equal(observe(held, regime).dense(), expected)
 
 
 def test_given_is_what_the_files_give_and_else_the_truth():
     held = annotations(truth_table(4))
-    assert observe(held, Regime(name="given")) is held.truth
+    assert observe(held, Regime(labels="given")) is held.truth
     given = LabelTable(truth_table(5))
-    assert observe(replace(held, given=given), Regime(name="given")) is given
-    full = observe(replace(held, given=given), Regime(name="full")).dense()
+    assert observe(replace(held, given=given), Regime(labels="given")) is given
+    full = observe(replace(held, given=given), Regime(labels="full")).dense()
     np.testing.assert_array_equal(full == PRESENT, held.truth.dense() == PRESENT)
 
 
@@ -127,16 +127,16 @@ def test_rows_draw_in_the_order_of_the_ids_as_texts_or_of_the_published_lists():
     for data, order in ((held, by_text), (listed, np.argsort(places))):
         single = np.empty_like(truth)
         single[order] = observed_labels(truth[order], np.random.RandomState(1200), 1, 0)
-        np.testing.assert_array_equal(observe(data, Regime(name="single", seed=1200)).dense(), single)
+        np.testing.assert_array_equal(observe(data, Regime(labels="single", label_seed=1200)).dense(), single)
         semi = np.empty_like(truth)
         semi[order] = oracle.semi(truth[order], 1200, 0.1)
-        np.testing.assert_array_equal(observe(data, Regime(name="semi", seed=1200)).dense(), semi)
+        np.testing.assert_array_equal(observe(data, Regime(labels="semi", label_seed=1200)).dense(), semi)
 
 
 @pytest.mark.parametrize("name", ["candidate", "dropped", "known", "flip"])
 def test_entries_are_drawn_in_row_order_whatever_the_ids(name):
     truth = truth_table(8, rows=20)
-    regime = Regime(name=name, seed=4)
+    regime = Regime(labels=name, label_seed=4)
     one = observe(annotations(truth), regime)
     two = observe(annotations(truth, [str(row) for row in range(20, 0, -1)]), regime)
     assert one.hash() == two.hash()
@@ -146,18 +146,18 @@ def test_entries_are_drawn_in_row_order_whatever_the_ids(name):
 def test_equal_class_rates_are_one_rate(tmp_path, rng):
     held = annotations(truth_table(3, rows=200))
     path = rates_file(tmp_path, np.full(7, 0.3))
-    got = observe(held, Regime(name="candidate", class_rates=path, seed=6, rng=rng))
-    assert got.hash() == observe(held, Regime(name="candidate", partial_rate=0.3, seed=6, rng=rng)).hash()
+    got = observe(held, Regime(labels="candidate", class_rates=path, label_seed=6, label_rng=rng))
+    assert got.hash() == observe(held, Regime(labels="candidate", partial_rate=0.3, label_seed=6, label_rng=rng)).hash()
 
 
 def test_class_rates_and_confusion_are_read_from_files_in_any_order(tmp_path):
     held = annotations(truth_table(3, rows=60))
     truth, rng = held.truth.dense(), np.random.RandomState(2)
     rates, confusion = rng.random_sample(7), rng.random_sample((7, 7)) * 0.5
-    got = observe(held, Regime(name="candidate", class_rates=rates_file(tmp_path, rates), seed=1))
+    got = observe(held, Regime(labels="candidate", class_rates=rates_file(tmp_path, rates), label_seed=1))
     np.testing.assert_array_equal(got.dense(), oracle.candidates(truth, 1, rates))
     path = confusion_file(tmp_path, confusion)
-    got = observe(held, Regime(name="candidate", confusion=path, seed=1))
+    got = observe(held, Regime(labels="candidate", confusion=path, label_seed=1))
     np.testing.assert_array_equal(got.dense(), oracle.confused(truth, 1, confusion))
     read = read_confusion(path, held.classes)
     np.testing.assert_array_equal(read, np.where(np.eye(7, dtype=bool), 0, confusion))
@@ -233,7 +233,7 @@ def test_a_file_of_rates_that_is_not_there_is_refused(tmp_path):
     held = annotations(truth_table(3))
     for setting in ("class_rates", "confusion"):
         for path in (tmp_path / "gone.csv", tmp_path):
-            regime = Regime(name="candidate", **{setting: path})
+            regime = Regime(labels="candidate", **{setting: path})
             refused(lambda regime=regime: observe(held, regime), str(path), "no such file")
             refused(lambda regime=regime: regime.rate_text, str(path), "no such file")
 
@@ -241,21 +241,21 @@ def test_a_file_of_rates_that_is_not_there_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ({"name": "partial"}, "partial"),
-        ({"name": "candidate", "partial_rate": 2.0}, "partial_rate 2.0"),
-        ({"name": "dropped", "drop_rate": -1.0}, "drop_rate -1.0"),
-        ({"name": "known", "known_rate": float("nan")}, "known_rate nan"),
-        ({"name": "flip", "rho_pos": 1.5}, "rho_pos 1.5"),
-        ({"name": "flip", "rho_neg": -0.5}, "rho_neg -0.5"),
-        ({"name": "semi", "labelled_share": 1.5}, "labelled_share 1.5"),
-        ({"name": "observed", "num_pos": -5}, "num_pos -5"),
-        ({"name": "observed", "num_neg": -5}, "num_neg -5"),
-        ({"name": "single", "seed": -1}, "seed -1"),
-        ({"name": "single", "seed": 2**32}, "seed"),
-        ({"name": "single", "rng": "fast"}, "fast"),
-        ({"name": "dropped", "class_rates": Path("x.csv")}, "class_rates"),
-        ({"name": "full", "confusion": Path("x.csv")}, "confusion"),
-        ({"name": "candidate", "class_rates": Path("x.csv"), "confusion": Path("y.csv")}, "both"),
+        ({"labels": "partial"}, "partial"),
+        ({"labels": "candidate", "partial_rate": 2.0}, "partial_rate 2.0"),
+        ({"labels": "dropped", "drop_rate": -1.0}, "drop_rate -1.0"),
+        ({"labels": "known", "known_rate": float("nan")}, "known_rate nan"),
+        ({"labels": "flip", "rho_pos": 1.5}, "rho_pos 1.5"),
+        ({"labels": "flip", "rho_neg": -0.5}, "rho_neg -0.5"),
+        ({"labels": "semi", "labelled_share": 1.5}, "labelled_share 1.5"),
+        ({"labels": "observed", "num_pos": -5}, "num_pos -5"),
+        ({"labels": "observed", "num_neg": -5}, "num_neg -5"),
+        ({"labels": "single", "label_seed": -1}, "seed -1"),
+        ({"labels": "single", "label_seed": 2**32}, "seed"),
+        ({"labels": "single", "label_rng": "fast"}, "fast"),
+        ({"labels": "dropped", "class_rates": Path("x.csv")}, "class_rates"),
+        ({"labels": "full", "confusion": Path("x.csv")}, "confusion"),
+        ({"labels": "candidate", "class_rates": Path("x.csv"), "confusion": Path("y.csv")}, "both"),
     ],
 )
 def test_a_wrong_regime_cannot_be_described(wrong, words):
@@ -266,23 +266,23 @@ def test_a_wrong_regime_cannot_be_described(wrong, words):
 def test_rate_texts_and_parameters_tell_regimes_apart(tmp_path):
     one, two, three = (rates_file(tmp_path, np.full(7, rate)).rename(tmp_path / str(rate)) for rate in (0.1, 0.2, 0.3))
     regimes = [
-        Regime(name="candidate", partial_rate=0.1),
-        Regime(name="candidate", partial_rate=0.1234567),
-        Regime(name="candidate", partial_rate=0.1234568),
-        Regime(name="candidate", partial_rate=0.1, rng="native"),
-        Regime(name="candidate", class_rates=one),
-        Regime(name="candidate", class_rates=two),
-        Regime(name="candidate", confusion=three),
-        Regime(name="dropped", drop_rate=0.75),
-        Regime(name="dropped", drop_rate=0.75, keep_one=True),
-        Regime(name="single", num_pos=5),
-        Regime(name="observed", num_pos=-1, num_neg=2),
-        Regime(name="known", known_rate=0.75),
-        Regime(name="flip", rho_pos=0.75, rho_neg=0.1),
-        Regime(name="flip", rho_pos=0.1, rho_neg=0.75),
-        Regime(name="semi", labelled_share=0.75),
-        Regime(name="full"),
-        Regime(name="given", rng="native"),
+        Regime(labels="candidate", partial_rate=0.1),
+        Regime(labels="candidate", partial_rate=0.1234567),
+        Regime(labels="candidate", partial_rate=0.1234568),
+        Regime(labels="candidate", partial_rate=0.1, label_rng="native"),
+        Regime(labels="candidate", class_rates=one),
+        Regime(labels="candidate", class_rates=two),
+        Regime(labels="candidate", confusion=three),
+        Regime(labels="dropped", drop_rate=0.75),
+        Regime(labels="dropped", drop_rate=0.75, keep_one=True),
+        Regime(labels="single", num_pos=5),
+        Regime(labels="observed", num_pos=-1, num_neg=2),
+        Regime(labels="known", known_rate=0.75),
+        Regime(labels="flip", rho_pos=0.75, rho_neg=0.1),
+        Regime(labels="flip", rho_pos=0.1, rho_neg=0.75),
+        Regime(labels="semi", labelled_share=0.75),
+        Regime(labels="full"),
+        Regime(labels="given", label_rng="native"),
     ]
     texts = [regime.rate_text for regime in regimes]
     assert texts[:4] == ["0.1", "0.1234567", "0.1234568", "0.1-native"]
@@ -292,7 +292,7 @@ def test_rate_texts_and_parameters_tell_regimes_apart(tmp_path):
     assert len({(one.name, one.rng, repr(one.parameters())) for one in regimes}) == len(regimes)
     assert regimes[0].describe() == "candidate labels at rate 0.1"
     assert regimes[7].describe() == "dropped labels at rate 0.75"
-    assert "native" in Regime(name="single", rng="native").describe()
+    assert "native" in Regime(labels="single", label_rng="native").describe()
     assert all(set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for text in texts)
 
 
@@ -301,9 +301,9 @@ def test_parameters_that_play_no_part_change_nothing(tmp_path):
     numbers = {"partial_rate": 0.7, "drop_rate": 0.7, "keep_one": True, "num_pos": 3, "num_neg": 3}
     numbers |= {"known_rate": 0.7, "rho_pos": 0.7, "rho_neg": 0.7, "labelled_share": 0.7}
     for name in NAMES:
-        plain = Regime(name=name)
+        plain = Regime(labels=name)
         counting = plain.parameters().keys() if name != "single" else ()
-        other = Regime(name=name, **{key: value for key, value in numbers.items() if key not in counting})
+        other = Regime(labels=name, **{key: value for key, value in numbers.items() if key not in counting})
         assert (other.parameters(), other.rate_text) == (plain.parameters(), plain.rate_text)
         assert (other.describe(), other.rate) == (plain.describe(), plain.rate)
         assert observe(held, other).hash() == observe(held, plain).hash()
@@ -312,19 +312,21 @@ def test_parameters_that_play_no_part_change_nothing(tmp_path):
 def test_a_parameter_that_counts_changes_the_labels():
     held = annotations(truth_table(1, rows=200))
     for name in DRAWN:
-        for key in Regime(name=name).parameters() if name != "single" else ():
-            value = getattr(Regime(name=name), key)
-            other = Regime(name=name, **{key: not value if isinstance(value, bool) else 3 if value in (0, 1) else 0.9})
-            assert observe(held, other).hash() != observe(held, Regime(name=name)).hash(), (name, key)
-            assert other.rate_text != Regime(name=name).rate_text
+        for key in Regime(labels=name).parameters() if name != "single" else ():
+            value = getattr(Regime(labels=name), key)
+            other = Regime(
+                labels=name, **{key: not value if isinstance(value, bool) else 3 if value in (0, 1) else 0.9}
+            )
+            assert observe(held, other).hash() != observe(held, Regime(labels=name)).hash(), (name, key)
+            assert other.rate_text != Regime(labels=name).rate_text
 
 
 def test_a_rate_is_told_by_the_content_of_its_file(tmp_path):
     path = rates_file(tmp_path, np.full(7, 0.2))
-    regime = Regime(name="candidate", class_rates=path)
+    regime = Regime(labels="candidate", class_rates=path)
     before = regime.rate_text
     assert regime.rate is None
-    moved = Regime(name="candidate", class_rates=path.rename(tmp_path / "moved.csv"))
+    moved = Regime(labels="candidate", class_rates=path.rename(tmp_path / "moved.csv"))
     assert (moved.rate_text, moved.parameters()) == (before, {"class_rates": before.removeprefix("class_rates-")})
     rates_file(tmp_path, np.full(7, 0.25))
     assert regime.rate_text != before

@@ -7,11 +7,12 @@ import torch
 from data.images.files import ArrayImages, FileImages
 from data.loading.loader import LoaderConfig, build_loader, training_batches
 from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches
-from data.loading.transforms import normalizer, train_transform
-from data.loading.transforms import test_transform as plain_view
+from data.loading.transforms import eval_transform, normalizer, train_transform
 from tests.data.trees import picture
 from utils.checks import RunError, UserError
 from utils.types import Annotations, LabelTable
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -47,36 +48,36 @@ def loader(pictures, observed, views, batches, workers=0, seed=0, decoder="pillo
 def test_a_batch_joins_pictures_and_labels_by_row(pictures):
     for batch in load(pictures):
         rows = batch.index.numpy()
-        assert batch.images.shape == (len(rows), 3, 12, 12)
+        assert batch.pixels.shape == (len(rows), 3, 12, 12)
         np.testing.assert_array_equal(batch.truth, pictures.truth.rows(rows))
         np.testing.assert_array_equal(batch.observed, np.abs(pictures.truth.rows(rows)))
         assert batch.observed.dtype == torch.float32
-        assert batch.second_view is None
+        assert batch.second_pixels is None
 
 
 def test_workers_change_nothing(pictures):
     for alone, helped in zip(load(pictures), load(pictures, workers=2), strict=True):
-        assert torch.equal(alone.images, helped.images)
+        assert torch.equal(alone.pixels, helped.pixels)
         assert torch.equal(alone.index, helped.index)
 
 
 def test_a_resumed_epoch_loads_the_same_pictures(pictures):
     for whole, rest in zip(load(pictures)[2:], load(pictures, start=2), strict=True):
-        assert torch.equal(whole.images, rest.images)
+        assert torch.equal(whole.pixels, rest.pixels)
 
 
 def test_processes_see_the_pictures_of_one_process(pictures):
-    whole = {int(row): image for batch in load(pictures) for row, image in zip(batch.index, batch.images, strict=True)}
+    whole = {int(row): image for batch in load(pictures) for row, image in zip(batch.index, batch.pixels, strict=True)}
     for rank in range(2):
         for batch in load(pictures, rank=rank, world=2):
-            for row, image in zip(batch.index, batch.images, strict=True):
+            for row, image in zip(batch.index, batch.pixels, strict=True):
                 assert torch.equal(image, whole[int(row)])
 
 
 def test_epochs_and_seeds_augment_anew(pictures):
     def by_row(batches):
         return torch.stack(
-            [image for _, image in sorted((int(r), i) for b in batches for r, i in zip(b.index, b.images, strict=True))]
+            [image for _, image in sorted((int(r), i) for b in batches for r, i in zip(b.index, b.pixels, strict=True))]
         )
 
     first = by_row(load(pictures))
@@ -86,9 +87,9 @@ def test_epochs_and_seeds_augment_anew(pictures):
 
 def test_two_views_differ_and_the_first_is_the_only_view_of_a_single_one(pictures):
     one, two = load(pictures)[0], load(pictures, views=2)[0]
-    assert torch.equal(one.images, two.images)
-    assert two.second_view is not None
-    assert not torch.equal(two.images, two.second_view)
+    assert torch.equal(one.pixels, two.pixels)
+    assert two.second_pixels is not None
+    assert not torch.equal(two.pixels, two.second_pixels)
 
 
 def test_loading_leaves_the_global_generators_alone(pictures):
@@ -100,7 +101,7 @@ def test_loading_leaves_the_global_generators_alone(pictures):
 
 
 def test_evaluation_order_is_row_order(pictures):
-    batches = loader(pictures, pictures.truth, [plain_view(12)], OrderedBatches(23, 6))
+    batches = loader(pictures, pictures.truth, [eval_transform("none", 12)], OrderedBatches(23, 6))
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(23))
 
 
@@ -112,15 +113,15 @@ def test_bytes_travel_and_floats_are_made_of_both_views(pictures, workers, decod
     views = [train_transform("shift", 12)] * 2
     made = loader(pictures, pictures.truth, views, ShuffledBatches(23, 6, seed=0), workers, decoder=decoder)
     for batch in made:
-        ready = made.ready(batch)
-        for given, floats in ((batch.images, ready.images), (batch.second_view, ready.second_view)):
+        ready = made.to_batch(batch, CPU)
+        for given, floats in ((batch.pixels, ready.images), (batch.second_pixels, ready.second_view)):
             assert given.dtype == torch.uint8
             assert given.is_contiguous(memory_format=torch.channels_last)
             torch.testing.assert_close(floats, (given / 255 - 0.5) / 0.25)
         assert ready.index is batch.index
         assert ready.truth is batch.truth
     single = loader(pictures, pictures.truth, views[:1], OrderedBatches(23, 23))
-    assert single.ready(next(iter(single))).second_view is None
+    assert single.to_batch(next(iter(single)), CPU).second_view is None
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -129,7 +130,7 @@ def test_a_damaged_picture_ends_loading_with_its_name(tmp_path, workers):
     paths[1].write_bytes(b"no picture")
     held = Annotations(FileImages(paths), tuple("abc"), ("x",), LabelTable(np.zeros((3, 1), dtype=np.int8)))
     with pytest.raises(RunError, match=r"1\.jpg \(row 1\)"):
-        list(loader(held, held.truth, [plain_view(8)], OrderedBatches(3, 2), workers))
+        list(loader(held, held.truth, [eval_transform("none", 8)], OrderedBatches(3, 2), workers))
 
 
 def test_workers_are_what_the_settings_say_or_what_helps(monkeypatch):

@@ -77,7 +77,7 @@ def test_resize_crop_equals_torchvision_step_by_step(seed, shape):
     assert torch.equal(seeded(transforms.train_transform("resize-crop", 56), image, seed), expected)
     scoring = v1.Compose([*larger, v1.CenterCrop(56), v1.PILToTensor()])
     for given in (image, as_tensor(image)):
-        gap = transforms.scoring_transform("resize-crop", 56)(given).int() - scoring(image).int()
+        gap = transforms.eval_transform("resize-crop", 56)(given).int() - scoring(image).int()
         assert gap.abs().max() <= (0 if given is image else 2)
 
 
@@ -94,25 +94,25 @@ def test_resize_crop_takes_every_window_of_the_larger_picture():
 
 @pytest.mark.parametrize("size, larger", [(224, 256), (448, 512), (8, 9), (1, 1)])
 def test_resize_crop_warps_to_eight_sevenths(size, larger):
-    view = transforms.scoring_transform("resize-crop", size)
+    view = transforms.eval_transform("resize-crop", size)
     assert (view.steps[0].size, view(picture(31, 17)).shape) == (larger, (3, size, size))
 
 
 @pytest.mark.parametrize("augment", sorted(set(AUGMENTATIONS) - transforms.CENTRED))
 def test_other_augmentations_are_scored_on_the_whole_picture(augment):
     image = picture(50, 30)
-    assert torch.equal(transforms.scoring_transform(augment, 24)(image), transforms.test_transform(24)(image))
+    assert torch.equal(transforms.eval_transform(augment, 24)(image), transforms.eval_transform("none", 24)(image))
 
 
 def test_scoring_view_is_a_plain_bilinear_warp():
     image = picture(50, 30)
     expected = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    np.testing.assert_array_equal(transforms.test_transform(24)(image), expected)
+    np.testing.assert_array_equal(transforms.eval_transform("none", 24)(image), expected)
 
 
 def test_flip_mirrors_the_warp_for_about_half_of_the_seeds():
     image = picture(50, 30)
-    flip, straight = transforms.train_transform("flip", 24), transforms.test_transform(24)(image)
+    flip, straight = transforms.train_transform("flip", 24), transforms.eval_transform("none", 24)(image)
     views = [seeded(flip, image, seed) for seed in range(60)]
     kept = [torch.equal(view, straight) for view in views]
     mirrored = [torch.equal(view, straight.flip(-1)) for view in views]
@@ -232,7 +232,7 @@ def test_normalisation_by_hand():
         "imagenet": (-0.485 / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225),
     }
     for name, values in expected.items():
-        view = transforms.test_transform(2)(image)
+        view = transforms.eval_transform("none", 2)(image)
         torch.testing.assert_close(floats(view, name), torch.tensor(values).view(3, 1, 1).expand(3, 2, 2))
 
 
@@ -248,7 +248,7 @@ def test_wrong_settings_are_told_with_the_choices(arguments, told):
     with pytest.raises(UserError, match=told):
         transforms.train_transform(*arguments)
     with pytest.raises(UserError, match=told):
-        transforms.scoring_transform(*arguments)
+        transforms.eval_transform(*arguments)
     with pytest.raises(UserError, match="imagenet"):
         normalizer("zero")
 
@@ -346,7 +346,7 @@ def test_randaugment_stands_before_the_augmentation(given):
 
 
 def as_whole(image):
-    return transforms.test_transform(24)(image)
+    return transforms.eval_transform("none", 24)(image)
 
 
 def test_an_unknown_second_view_is_refused_with_the_choices():

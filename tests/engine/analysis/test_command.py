@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.analysis.command import split_words
 from engine.analysis.finished_runs import FinishedRun, read_run, run_labels
 from tests.engine.run_folders import analyse, log_folder, refused, table
 
@@ -35,13 +34,6 @@ def lines_of(monkeypatch, name="plot_lines"):
         f"engine.analysis.command.{name}", lambda lines, *rest, **named: seen.append((lines, rest, named))
     )
     return seen
-
-
-def test_runs_and_flags_may_be_mixed():
-    words = ["a", "--output", "b", "c", "--tolerance=3", "a", "--print_config", "d", "--seed"]
-    paths, flags = split_words(words)
-    assert [str(path) for path in paths] == ["a", "c", "d"]
-    assert flags == ["--output", "b", "--tolerance=3", "--print_config", "--seed"]
 
 
 def test_memorisation_says_and_writes_what_the_log_holds(tmp_path, capsys):

@@ -21,7 +21,7 @@ def figures(mean=0.5, rate=0.1):
 
 def compare(*words):
     """Run `compare.py` without its script."""
-    return compare_command([str(word) for word in words], program="compare.py")
+    return compare_command([str(word) for word in words])
 
 
 def refused(*words):

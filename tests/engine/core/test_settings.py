@@ -4,8 +4,9 @@ from typing import Literal
 
 import pytest
 
-from engine.core import settings as settings_module
-from engine.core.settings import SettingsLayer, parse_settings
+from engine.core import setting_table
+from engine.core.settings import Command, Request, parse_settings
+from engine.core.settings_files import SettingsLayer
 from utils.checks import UserError, require
 from utils.options import option
 
@@ -14,7 +15,7 @@ from utils.options import option
 class Data:
     dataset: str = option("digits", "dataset", synonyms={"numbers": "digits"})
     partial_rate: float = option(0.1, "rate")
-    seed: int = option(0, "seed")
+    seed: int = option(0, "seed", common=True)
     folder: Path | None = option(None, "folder")
     batch_size: int = option(16, "images", aliases=("bsize",))
 
@@ -27,20 +28,16 @@ class Method:
     beta: float = option(0.1, "weight")
     mode: Literal["linear", "deep"] = option("linear", "mode")
     fast: bool = option(False, "speed")
+    steps: tuple[int, ...] = option((1, 2), "a schedule")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Elsewhere:
-    epochs: int = option(3, "epochs")
-
-
-SECTIONS = {"data": Data, "method": Method}
+GROUPS = {"data": (Data,), "method": (Method,)}
 
 
 @pytest.fixture
 def configs(tmp_path, monkeypatch):
     """A `configs/` of the test's own: write(name, text) adds a file to it."""
-    monkeypatch.setattr(settings_module, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(setting_table, "CONFIGS", tmp_path / "configs")
 
     def write(name, text):
         file = tmp_path / "configs" / name
@@ -51,8 +48,18 @@ def configs(tmp_path, monkeypatch):
     return write
 
 
-def parse(*argv, **kwargs):
-    return parse_settings(SECTIONS, argv, program="main_x.py", defaults=kwargs.pop("defaults", {}), **kwargs)
+def command(defaults=None, method=None):
+    """A command, of one method where its folder of settings files is to apply."""
+    if method is None:
+        return Command(program="main_x.py", about="A test.", groups=GROUPS, defaults=defaults or {})
+    groups = {"data": (Data,)}
+    return Command(
+        program="main_x.py", about="A test.", groups=groups, defaults=defaults or {}, methods={method: Method}
+    )
+
+
+def parse(*argv, defaults=None, method=None, **kwargs):
+    return parse_settings(command(defaults, method), argv, **kwargs)
 
 
 def test_what_a_method_says_of_every_dataset_stands_between_the_datasets_own_and_its_own(configs):
@@ -70,8 +77,8 @@ def test_layers_win_in_the_stated_order_wherever_the_flag_stands(configs):
     own = configs("../own.yaml", "beta: 3\nseed: 3").resolve()
     for argv in (["--beta", "4", "--config", str(own)], ["--config", str(own), "--beta", "4"], [str(own), "--beta=4"]):
         got = parse(*argv, method="m", defaults={"folder": Path("x")})
-        assert got.sections["method"].beta == 4
-        assert got.sections["data"] == Data(partial_rate=0.2, seed=3, batch_size=1, folder=Path("x"))
+        assert got.method_config.beta == 4
+        assert got.of(Data) == Data(partial_rate=0.2, seed=3, batch_size=1, folder=Path("x"))
         assert got.origins["beta"] == "command line"
         assert got.origins["seed"] == own.name
         assert got.origins["partial_rate"] == "configs/m/digits.yaml"
@@ -144,6 +151,8 @@ def test_aliases_are_the_same_setting(configs):
         (["configs/own/a.py"], ["configs/own/a.py", "give configs/own/a.yaml"]),
         (["--config", "b.py"], ["give b.yaml"]),
         (["--see", "3"], ["unknown flag --see"]),
+        (["--method_weight", "3"], ["unknown flag --method_weight"]),
+        (["--steps", "1,x"], ["--steps", "whole number"]),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line(configs, argv, words):
@@ -180,24 +189,32 @@ def test_keys_of_other_commands_pass_without_effect_only_where_allowed(configs):
     configs("datasets/digits.yaml", "epochs: 5\nwhen: [{epochs: 5, set: {beta: 3}}, {seed: 0, set: {epochs: 1}}]")
     with pytest.raises(UserError, match="epochs"):
         parse()
-    assert "epochs" not in parse(elsewhere=(Elsewhere,)).values
+    assert "epochs" not in parse(elsewhere=frozenset({"epochs"})).values
 
 
 def test_a_recorded_layer_beats_files_but_not_the_command_line(configs):
     configs("datasets/digits.yaml", "beta: 1\nseed: 1")
-
-    def recorded(first, table):
-        assert first["seed"] == 2
-        assert "beta" in table
-        return SettingsLayer("file.pth", {"beta": 5.0, "seed": 5})
-
-    got = parse("--seed", "2", recorded=recorded)
+    request = Request(command().table(), ["--seed", "2"])
+    assert request.first()["seed"] == 2
+    assert "beta" in request.table
+    got = parse(request=request, recorded=SettingsLayer("file.pth", {"beta": 5.0, "seed": 5}))
     assert (got.values["beta"], got.values["seed"]) == (5, 2)
     assert got.origins["beta"] == "file.pth"
 
 
+@pytest.mark.parametrize("words", [["--steps", "-2,-1,3"], ["--steps=-2,-1,3"], ["--steps", "-2 -1 3"]])
+def test_a_list_may_begin_with_a_minus(configs, words):
+    assert parse(*words).values["steps"] == (-2, -1, 3)
+
+
+@pytest.mark.parametrize("text", ["-2,-1", "[-2, -1]", "-2 -1"])
+def test_a_list_in_a_file_is_a_list_or_a_text(configs, text):
+    got = parse("--config", str(configs("own.yaml", f"steps: {text}")))
+    assert got.values["steps"] == (-2, -1)
+
+
 def test_written_settings_read_back_to_the_same_values(configs, tmp_path):
-    first = parse("--beta", "1e-7", "--fast", "--partial_rate", "0.3")
+    first = parse("--beta", "1e-7", "--fast", "--partial_rate", "0.3", "--steps", "-1,4")
     file = tmp_path / "settings.yaml"
     file.write_text(first.as_yaml("a run"))
     assert parse("--config", str(file)).values == first.values
@@ -218,10 +235,23 @@ def test_help_shows_the_script_default(configs, capsys):
     assert "voc07" in capsys.readouterr().out
 
 
+def test_the_short_help_has_common_settings_and_those_of_the_method_and_help_all_has_all(configs, capsys):
+    def shown(*words):
+        with pytest.raises(SystemExit):
+            parse(*words, method="m")
+        return capsys.readouterr().out
+
+    short, whole = shown("--help"), shown("--seed", "3", "--help", "all")
+    assert all(f"--{name}" in text for name in ("seed", "beta") for text in (short, whole))
+    assert "--folder" not in short
+    assert "--folder" in whole
+    assert "method: m" in short
+
+
 def test_a_synonym_of_a_value_is_that_value_on_the_command_line_and_in_files(configs, tmp_path):
     configs("datasets/digits.yaml", "seed: 7")
     (tmp_path / "mine.yaml").write_text("dataset: numbers")
     for given in (["--dataset", "numbers"], ["--config", str(tmp_path / "mine.yaml")]):
         settings = parse(*given)
-        assert settings.values["dataset"] == settings.sections["data"].dataset == "digits"
+        assert settings.values["dataset"] == settings.of(Data).dataset == "digits"
         assert settings.values["seed"] == 7

@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from data.images.files import FileImages
+from data.loading.eval_view import EvalView, VisiblePart
 from data.loading.loader import LoaderConfig
 from data.loading.transforms import AUGMENTATIONS, eval_transform
 from engine.core.checkpoint import read_model, save_model
 from engine.core.distributed import Runtime
 from engine.core.scoring import evaluation_loader, score
 from engine.prediction.heatmaps import SIDES, file_word, image_heat, overlay, write_maps
-from engine.prediction.predictor import Prediction, Predictor, VisiblePart, seen_part, view_of
+from engine.prediction.predictor import Prediction, Predictor, view_of
 from engine.prediction.sources import ImageFile, find_images, shown
 from models.heads.linear import LinearHead
 from tests.engine.checkpoints import CLASSES, SIZE, checkpoint, damaged, every_kind, pixels
@@ -69,7 +70,7 @@ def test_every_kind_of_file_is_scored_as_evaluation_scores_it(path, files):
     annotations = Annotations(FileImages(files), tuple(map(str, files)), CLASSES, truth)
     config = LoaderConfig(img_size=SIZE, batch_size=4, augment="resize-crop", normalize="imagenet")
     runtime = Runtime("cpu", "fp32")
-    network = runtime.place(read_model(path).build())
+    network = runtime.to_device(read_model(path).build())
     wanted = score(network, evaluation_loader(annotations, config, runtime, 0), len(files), runtime)
     found = logits(Predictor.load(path, device="cpu"), files)
     np.testing.assert_allclose(found, wanted, **CLOSE)
@@ -216,7 +217,7 @@ def test_the_part_that_is_seen_is_what_the_transform_keeps(augment, size):
     ramp = np.linspace(0, 255, 4096).astype(np.uint8)
     image = Image.fromarray(np.tile(ramp[None, :, None], (8, 1, 3)))
     seen = eval_transform(augment, size)(image)[0, 0].numpy()
-    part = seen_part(eval_transform(augment, size))
+    part = EvalView(size, augment, "unit", "pillow").visible
     assert part == WHOLE or augment == "resize-crop"
     assert abs(seen[0] / 255 - part.start) < 2 / size
     assert abs(seen[-1] / 255 - part.end) < 2 / size

@@ -6,10 +6,11 @@ from typing import Literal
 
 import pytest
 
-from engine.core import settings as settings_module
-from engine.core.settings import parse_settings, setting_table
+from engine.core import setting_table
+from engine.core.settings import parse_settings
 from engine.training import config as config_module
-from engine.training.config import CHOICES, TRAINING_CONFIGS, RunConfig, choice_config, training_sections
+from engine.training.config import RunConfig, training_command
+from models.heads import HEADS
 from utils.checks import UserError
 from utils.options import option
 
@@ -29,35 +30,33 @@ class Second:
 @pytest.fixture(autouse=True)
 def methods(monkeypatch, tmp_path):
     """Two methods, whose settings collide, and a `configs/` of the test's own."""
-    monkeypatch.setattr(settings_module, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(setting_table, "CONFIGS", tmp_path / "configs")
     found = {"first": SimpleNamespace(config=First), "second": SimpleNamespace(config=Second)}
     monkeypatch.setattr(config_module, "CRITERIA", found)
+    monkeypatch.setattr(config_module, "methods_of", lambda script: tuple(found))
 
 
-def choose(*argv, methods=("first", "second"), flag="loss"):
-    return training_sections(methods, argv, program="main_x.py", flag=flag)
+def parse(*argv, script="main_x.py", method=""):
+    return parse_settings(training_command(script, {}, method=method), argv)
 
 
-def parse(*argv, flag="loss"):
-    method, sections = choose(*argv, flag=flag)
-    return parse_settings(sections, argv, program="main_x.py", defaults={}, method=method)
-
-
-@pytest.mark.parametrize("flag", sorted(CHOICES))
+@pytest.mark.parametrize("script, flag", [("main_x.py", "loss"), ("main_cls.py", "method")])
 @pytest.mark.parametrize("argv", ["--{} second --epochs 3", "--epochs 3 --{}=second"])
-def test_the_flag_chooses_wherever_it_stands(flag, argv):
-    settings = parse(*argv.format(flag).split(), "--shared", "q", "--also", flag=flag)
+def test_the_flag_chooses_wherever_it_stands(script, flag, argv):
+    settings = parse(*argv.format(flag).split(), "--shared", "q", "--also", script=script)
     assert (settings.values[flag], settings.origins[flag]) == ("second", "command line")
-    assert settings.sections["second"] == Second(shared="q", also=True)
-    assert "first" not in settings.sections
+    assert settings.method == "second"
+    assert settings.method_config == Second(shared="q", also=True)
     assert "only_first" not in settings.values
 
 
 def test_the_first_is_the_default_and_one_method_has_no_flag():
     assert parse().values["loss"] == "first"
-    method, sections = choose("--loss", "second", methods="second")
-    assert method == "second"
-    assert not CHOICES & setting_table(sections).keys()
+    one = parse(method="second")
+    assert one.method == "second"
+    assert not {"loss", "method"} & one.values.keys()
+    with pytest.raises(UserError, match="unknown flag --loss"):
+        parse("--loss", "second", method="second")
 
 
 def test_a_settings_file_chooses_and_the_command_line_wins(tmp_path):
@@ -68,7 +67,7 @@ def test_a_settings_file_chooses_and_the_command_line_wins(tmp_path):
         assert settings.values["loss"] == "second"
         assert settings.values["epochs"] == 7
     file.write_text("loss: second\nepochs: 7")
-    assert parse(str(file), "--loss", "first", "--only_first", "4").sections["first"].only_first == 4
+    assert parse(str(file), "--loss", "first", "--only_first", "4").method_config.only_first == 4
 
 
 def test_settings_of_the_chosen_method_apply(tmp_path):
@@ -134,10 +133,26 @@ def test_help_with_a_settings_file_is_that_of_the_method_in_it(capsys, tmp_path)
     assert "of the second" in capsys.readouterr().out
 
 
-def test_other_commands_know_the_flags_of_choices():
-    known = {name for config in TRAINING_CONFIGS for name in setting_table({"": config})}
-    assert known >= CHOICES
-    assert setting_table({"": choice_config(("u", "v"), "loss")})["loss"].choices == ("u", "v")
+@pytest.mark.parametrize("head, own", [("csra", {"lam", "num_heads", "boostlu"}), ("q2l", {"nheads", "hidden_dim"})])
+def test_the_settings_of_the_chosen_head_alone_count(head, own, capsys):
+    settings = parse("--head", head, "--lam", "0.2", "--nheads", "2")
+    assert own <= settings.values.keys()
+    assert isinstance(settings.head_config, HEADS[head].config)
+    assert settings.values.get("lam", settings.values.get("nheads")) in (0.2, 2)
+    unused = "nheads" if head == "csra" else "lam"
+    assert unused not in settings.values
+    assert f"--{unused} has no effect" in capsys.readouterr().err
+
+
+def test_a_settings_file_may_choose_the_head_and_hold_settings_of_others(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "head: csra\nlam: 0.4\nnheads: 8\nwhen: [{nheads: 8, set: {lam: 9}}, {lam: 0.4, set: {num_heads: 4}}]"
+    )
+    settings = parse(str(file))
+    assert (settings.head_config.lam, settings.head_config.num_heads) == (0.4, 4)
+    with pytest.raises(UserError, match="--lam 'x': must be a number"):
+        parse("--lam", "x")
 
 
 @pytest.mark.parametrize(

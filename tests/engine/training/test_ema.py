@@ -93,7 +93,7 @@ def averaged_loop(rank, norm):
     with mock.patch.dict(os.environ, env if torch.distributed.is_initialized() else {}):
         loop, network = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=2, norm=norm, averaged=DECAY)
         loop.run(lambda epoch, row: None)
-        return copied(network), copied(loop.learner.averaging.network)
+        return copied(network), copied(loop.learner.ema.network)
 
 
 def two_loops(rank):
@@ -124,7 +124,7 @@ def test_the_loop_averages_after_every_step():
     expected = raw[0]
     for value in raw[1:]:
         expected = DECAY * expected + (1 - DECAY) * value
-    torch.testing.assert_close(loop.learner.averaging.network.head.fc.weight.data, expected)
+    torch.testing.assert_close(loop.learner.ema.network.head.fc.weight.data, expected)
 
 
 RUN = (
@@ -182,7 +182,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_average(folder, monkeypatch):
 
     def halting(loop):
         save(loop)
-        if (loop.at.epoch, loop.at.step) == (2, 2):
+        if (loop.state.epoch, loop.state.step) == (2, 2):
             raise Interrupted(15)
 
     with monkeypatch.context() as patch:

@@ -17,11 +17,14 @@ from engine.training import features as features_module
 from engine.training.features import features_fingerprint, pooled_features, require_pooled, weights_hash
 from engine.training.loaders import FeatureLoaders, ImageLoaders
 from models.build import Architecture, build_model
+from models.classifier import OnPooled
 from utils.checks import RunError, UserError
 from utils.types import Annotations, LabelTable
 
 CONFIG = LoaderConfig(img_size=16, batch_size=4, augment="crop")
 CLASSES = ("a", "b", "c")
+
+CPU = torch.device("cpu")
 
 
 def network(seed=0, **settings):
@@ -70,13 +73,12 @@ def test_the_head_on_features_gives_the_logits_of_the_model(tmp_path):
     data, model = array_data(), network()
     loaders = FeatureLoaders(data, computed(data, tmp_path, model), 4, Runtime("cpu", "fp32"))
     pictures, features = feed(data).scoring("train"), loaders.scoring("train")
-    on_pooled = features_module.Pooling(model).classifier
     model.eval()
     with torch.no_grad():
         for by_picture, by_feature in zip(pictures, features, strict=True):
             assert torch.equal(by_picture.index, by_feature.index)
-            logits = on_pooled.head(by_feature.images[:, :, None, None])
-            assert torch.equal(logits, model(pictures.ready(by_picture).images).logits)
+            logits = OnPooled(model)(features.to_batch(by_feature, CPU).images).logits
+            assert torch.equal(logits, model(pictures.to_batch(by_picture, CPU).images).logits)
 
 
 def test_kept_features_are_used_and_nothing_is_computed_again(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from models.backbones.build import Backbone
 from models.classifier import Classifier
 from models.heads.linear import LinearHead
 from tests.ranks import run_ranks
-from utils.types import ClassCounts, CriterionInfo, LabelTable
+from utils.types import Batch, ClassCounts, CriterionInfo, LabelTable
 
 ROWS, CLASSES, BATCH = 14, 3, 4
 OPTIM = OptimConfig(optimizer="adam", lr=0.01, w_d=0.1, scheduler="constant", warmup_epoch=0)
@@ -40,6 +40,13 @@ class Small(Backbone):
 
     def forward(self, images):
         return torch.tanh(self.norm(self.conv(images)))
+
+
+class ArrayLoader(FeatureLoader):
+    """Batches of an array of images, which stands where features would."""
+
+    def to_batch(self, raw, device):
+        return Batch(raw.features.to(device), raw.observed.to(device), raw.index.to(device), truth=raw.truth)
 
 
 def tables():
@@ -72,7 +79,7 @@ def make_loop(
     loop = Loop(
         runtime,
         Learner(model, BCE(BCEConfig(), info), optimizer, optim, averaging),
-        FeatureLoader(images, labels, labels, batches),
+        ArrayLoader(images, labels, labels, batches),
         batches,
         epochs=epochs,
         seed=0,
@@ -143,7 +150,7 @@ def test_a_run_stopped_after_any_save_ends_in_the_same_state(stop):
     calls = []
 
     def scores(who):
-        return lambda: calls.append((who, current[0].at.epoch, current[0].at.step))
+        return lambda epoch: calls.append((who, current[0].state.epoch, current[0].state.step))
 
     whole, network = make_loop(Runtime("cpu", "fp32"), frozen=1, epochs=3)
     whole.run(lambda epoch, row: None)
@@ -203,13 +210,13 @@ def test_hooks_come_at_their_moments():
     for epoch in (1, 2):
         assert sorted(row for step in seen if step[0] == epoch for row in step[1:]) == list(range(ROWS))
     assert [(row["extra"], row["steps"]) for row in rows] == [(10.0, 4.0), (20.0, 8.0)]
-    assert [row["extra"] for row in loop.at.history] == [10.0, 20.0]
+    assert [row["extra"] for row in loop.state.history] == [10.0, 20.0]
 
 
 def test_what_scoring_returns_reaches_the_criterion():
     loop, network = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=2)
     held = []
-    loop.hooks = Hooks(train_scores=lambda: network.head.fc.weight.detach().clone())
+    loop.hooks = Hooks(train_scores=lambda epoch: network.head.fc.weight.detach().clone())
     loop.learner.criterion.on_epoch_start = lambda epoch, scores: held.append((epoch, scores))
     before = network.head.fc.weight.detach().clone()
     loop.run(lambda epoch, row: None)
@@ -223,14 +230,14 @@ def test_a_stopped_loop_trains_no_more_and_says_so_in_its_state():
     loop, _ = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=5, save=states.append)
 
     def after_epoch(epoch, row):
-        loop.at.stopped = epoch == 2
+        loop.state.stopped = epoch == 2
 
     loop.run(after_epoch)
-    assert loop.at.trained == len(loop.at.history) == 2
+    assert loop.state.trained == len(loop.state.history) == 2
     again, _ = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=5)
     again.load_state_dict(states[-1])
     again.run(lambda epoch, row: pytest.fail("trained on"))
-    assert again.at.trained == 2
+    assert again.state.trained == 2
 
 
 def test_a_state_of_before_there_was_early_stopping_is_read():
@@ -239,16 +246,17 @@ def test_a_state_of_before_there_was_early_stopping_is_read():
     loop.run(lambda epoch, row: None)
     states[-1]["position"].pop("stopped")
     loop.load_state_dict(states[-1])
-    assert not loop.at.stopped
+    assert not loop.state.stopped
 
 
 def test_features_stand_in_for_pictures_row_by_row():
     images, labels = tables()
+    features = images[:, :, 0, 0]
     observed = LabelTable(np.where(labels.dense() == 1, 1, -1).astype(np.int8))
-    loader = FeatureLoader(images, observed, labels, OrderedBatches(ROWS, BATCH))
+    loader = FeatureLoader(features, observed, labels, OrderedBatches(ROWS, BATCH))
     assert loader.num_classes == CLASSES
-    batches = [loader.ready(batch) for batch in loader]
+    batches = [loader.to_batch(batch, torch.device("cpu")) for batch in loader]
     assert [len(batch.index) for batch in batches] == [4, 4, 4, 2]
-    np.testing.assert_array_equal(torch.cat([batch.images for batch in batches]), images)
+    np.testing.assert_array_equal(torch.cat([batch.images for batch in batches]), features[:, :, None, None])
     np.testing.assert_array_equal(torch.cat([batch.observed for batch in batches]), observed.dense())
     np.testing.assert_array_equal(torch.cat([batch.truth for batch in batches]), labels.dense())

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine.core.distributed import Runtime
+from engine.core.setting_table import settings_of
 from engine.training.optim import (
     OptimConfig,
     Plateau,
@@ -68,12 +69,11 @@ def test_constant_without_warmup_is_one_throughout():
         {"momentum": 1.0},
         {"step_size": 0},
         {"head_lr_mult": 0},
-        {"warmup_epoch": 5, "milestones": "4,7"},
-        {"milestones": "7,5"},
-        {"milestones": "0,5"},
-        {"milestones": "5,5"},
-        {"milestones": "five"},
-        {"milestones": ","},
+        {"warmup_epoch": 5, "milestones": (4, 7)},
+        {"milestones": (7, 5)},
+        {"milestones": (0, 5)},
+        {"milestones": (5, 5)},
+        {"milestones": ()},
         {"patience": -1},
         {"min_lr": -1.0},
         {"min_lr": 0.02, "scheduler": "plateau"},
@@ -99,11 +99,12 @@ def test_a_least_rate_above_the_rate_matters_to_the_plateau_alone():
 
 @pytest.mark.parametrize("text, epochs", [("5,7", (5, 7)), ("3", (3,)), ("1, 2 10", (1, 2, 10))])
 def test_milestones_are_read(text, epochs):
-    assert OptimConfig(milestones=text, warmup_epoch=0).decay_epochs == epochs
+    setting = settings_of(OptimConfig, "optimiser")["milestones"]
+    assert OptimConfig(milestones=setting.convert(text), warmup_epoch=0).milestones == epochs
 
 
 def test_milestones_decay_as_in_torch():
-    config = OptimConfig(milestones="2,3,6", lr_gamma=0.3, warmup_epoch=0)
+    config = OptimConfig(milestones=(2, 3, 6), lr_gamma=0.3, warmup_epoch=0)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3, 6], gamma=0.3)
     for epoch in range(9):
@@ -115,7 +116,7 @@ def test_milestones_decay_as_in_torch():
 
 def test_warm_up_of_published_long_tail_settings():
     """500 steps from a third of the rate to all of it, and decays after epochs 5 and 7 (mmcv's `linear` and `step`)."""
-    config = OptimConfig(warmup_steps=500, warmup_ratio=1 / 3, milestones="5,7")
+    config = OptimConfig(warmup_steps=500, warmup_ratio=1 / 3, milestones=(5, 7))
     for step in range(121 * 8):
         missing = (1 - step / 500) * (1 - 1 / 3) if step < 500 else 0.0
         expected = (1 - missing) * 0.1 ** ((step >= 121 * 5) + (step >= 121 * 7))
@@ -217,7 +218,7 @@ def test_a_run_under_one_cycle_stopped_after_any_save_ends_in_the_same_state(opt
     again.run(lambda epoch, row: None)
     same(copied(network), copied(resumed))
     same(whole.learner.optimizer.state_dict(), again.learner.optimizer.state_dict())
-    assert [row["lr"] for row in again.at.history] == [row["lr"] for row in whole.at.history]
+    assert [row["lr"] for row in again.state.history] == [row["lr"] for row in whole.state.history]
     assert whole.learner.optimizer.param_groups[1]["lr"] == pytest.approx(3 * 0.05 / 25e4)
     held = whole.learner.optimizer.param_groups[0]
     assert (held["momentum"] if optim.optimizer == "sgd" else held["betas"][0]) == pytest.approx(0.95)

@@ -120,7 +120,7 @@ def follow(loop):
 def test_the_rate_follows_the_scores_of_the_epochs_before():
     loop, _ = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=7, optim=PLATEAU)
     loop.run(follow(loop))
-    assert [row["lr"] for row in loop.at.history] == pytest.approx([PLATEAU.lr * factor for factor in FACTORS])
+    assert [row["lr"] for row in loop.state.history] == pytest.approx([PLATEAU.lr * factor for factor in FACTORS])
 
 
 @pytest.mark.parametrize("stop", range(2, 36, 4))
@@ -136,7 +136,7 @@ def test_a_run_on_a_plateau_stopped_after_any_save_ends_in_the_same_state(stop):
     again, resumed = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=7, build=with_neck, optim=PLATEAU)
     again.load_state_dict(states[-1])
     again.run(follow(again))
-    assert again.at.plateau == whole.at.plateau
+    assert again.state.plateau == whole.state.plateau
     for name, value in network.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
@@ -147,4 +147,4 @@ def test_a_state_of_before_rates_followed_scores_is_read():
     loop.run(lambda epoch, row: None)
     states[-1]["position"].pop("plateau")
     loop.load_state_dict(states[-1])
-    assert loop.at.plateau == {}
+    assert loop.state.plateau == {}

@@ -54,7 +54,7 @@ def test_examples_of_two_networks_are_those_of_the_first(runs, tmp_path, monkeyp
     for run in runs:
         figures = {"dataset": "voc07", "labels": "single", "rate": None, "test": {"mAP": 0.5, "CF1": 0.5, "OF1": 0.5}}
         (run / "result.json").write_text(json.dumps(json.loads((run / "result.json").read_text()) | figures))
-        compare_command([str(run), "--output", str(tmp_path / "compared")], program="compare.py")
+        compare_command([str(run), "--output", str(tmp_path / "compared")])
     (one, _), (two, labels) = drawn
     assert labels == ["cls"]
     for ours, theirs in zip(two, one, strict=True):

@@ -1,0 +1,164 @@
+"""Settings files: YAML whose values mean what the flag of the same name makes of them.
+
+A file may end with `when:` blocks that hold under a condition:
+
+    when:
+      - {labels: candidate, partial_rate: 0.4, set: {beta: 0.3}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from engine.core import setting_table
+from engine.core.setting_table import Setting, SettingTable
+from engine.core.suggestions import suggestion
+from utils.checks import UserError, require
+from utils.options import Shorthand
+
+
+class SettingsLayer(NamedTuple):
+    """Values that come from one place."""
+
+    origin: str
+    values: dict[str, Any]
+
+
+class SettingsFile(NamedTuple):
+    """A settings file: its plain values, and the `when:` blocks as (conditions, values)."""
+
+    plain: SettingsLayer
+    blocks: list[tuple[dict[str, Any], dict[str, Any]]]
+
+    def conditional(self, values: Mapping[str, Any]) -> list[SettingsLayer]:
+        """The blocks whose conditions hold for `values`, as layers above the plain one."""
+        return [
+            SettingsLayer(f"{self.plain.origin} when {', '.join(f'{k}={v}' for k, v in when.items())}", change)
+            for when, change in self.blocks
+            if all(values[name] == wanted for name, wanted in when.items())
+        ]
+
+
+def read_settings_file(path: Path, table: SettingTable, foreign: frozenset[str] = frozenset()) -> SettingsFile:
+    """Read a settings file; every value passes through the type of its flag. Raises: UserError with file and key.
+
+    Keys in `foreign` belong to other commands or heads and are passed over, as are `when:` blocks with such a
+    condition.
+    """
+    content = read_yaml(path)
+    blocks = content.pop("when", [])
+    require(isinstance(blocks, list), f"{path}: `when:` must be a list of blocks")
+    root = setting_table.CONFIGS.parent
+    origin = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    plain = SettingsLayer(origin, typed_values(_without(content, foreign), table, origin))
+    conditional = []
+    for block in blocks:
+        require(isinstance(block, dict) and isinstance(block.get("set"), dict), f"{path}: a when block needs `set:`")
+        conditions = {key: value for key, value in block.items() if key != "set"}
+        if not conditions.keys() & foreign:
+            change = typed_values(_without(block["set"], foreign), table, origin)
+            conditional.append((typed_values(conditions, table, origin), change))
+    return SettingsFile(plain, conditional)
+
+
+def read_run_settings(path: Path, table: SettingTable, foreign: frozenset[str]) -> dict[str, Any]:
+    """The value of every setting of `table` in a run's own `settings.yaml`, which may be of an earlier version.
+
+    A setting that the file lacks, or leaves empty although it cannot be unset any more, has its default.
+    """
+    content = _without(read_yaml(path), foreign)
+    kept = {key: text for key, text in content.items() if text or key not in table or table[key].kind.endswith("?")}
+    return {name: setting.default for name, setting in table.items()} | typed_values(kept, table, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a settings file, every value still the text that was written. Raises: UserError with the file."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such settings file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
+    content = content or {}
+    require(isinstance(content, dict), f"{path}: must be a list of `name: value` lines")
+    return dict(content)
+
+
+def typed_values(content: Mapping[str, Any], table: SettingTable, origin: str) -> dict[str, Any]:
+    """Texts by setting name (or alias) as typed values by setting name. Raises: UserError naming `origin` and key."""
+    short = shorthands(table)
+    names = {alias: name for name, setting in table.items() for alias in (name, *setting.aliases)}
+    result = {}
+    for key, value in content.items():
+        known = key in names or key in short
+        require(known, f"{origin}: unknown setting {key!r}{suggestion(str(key), table)}")
+        if key in short:
+            require(isinstance(value, str), f"{origin}: {key} must be a single value")
+            continue
+        name = names[key]
+        text = _single_text(value, table[name], f"{origin}: {key}")
+        require(name not in result, f"{origin}: {key} and another spelling of it are both given")
+        result[name] = typed_value(table[name], text, f"{origin}: {key}")
+    return expanded(result, {key: content[key] for key in short if key in content}, table, f"{origin}: ")
+
+
+def typed_value(setting: Setting, text: str, where: str) -> Any:
+    """The value that a text stands for. Raises: UserError that begins with `where`."""
+    try:
+        return setting.convert(text)
+    except ValueError as error:
+        raise UserError(f"{where} {text!r}: {error}") from None
+
+
+def shorthands(table: SettingTable) -> dict[str, Shorthand]:
+    """Every shorthand by its name."""
+    return {name: short for setting in table.values() for name, short in setting.shorthands.items()}
+
+
+def expanded(values: dict[str, Any], given: Mapping[str, str], table: SettingTable, prefix: str) -> dict[str, Any]:
+    """Typed values, and those that the shorthands `given` stand for.
+
+    Raises: UserError when a shorthand and a value beside it, from the same place, say different things.
+    """
+    result = dict(values)
+    for key, text in given.items():
+        try:
+            meant = shorthands(table)[key].expand(text)
+        except ValueError as error:
+            raise UserError(f"{prefix}{key} {text!r}: {error}") from None
+        for name, value in meant.items():
+            typed = typed_value(table[name], value, f"{prefix}{key}: {name}")
+            present = result.setdefault(name, typed)
+            require(present == typed, f"{prefix}{key} {text} means {name} {typed}, but {name} {present} is given too")
+    return result
+
+
+def _single_text(value: Any, setting: Setting, where: str) -> str:
+    """The text of a value; a YAML list stands for a list of numbers or texts."""
+    if isinstance(value, list) and "..." in setting.kind and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    require(isinstance(value, str), f"{where} must be a single value")
+    return str(value)
+
+
+def _without(content: Mapping[str, Any], foreign: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in foreign}
+
+
+class _TextLoader(yaml.BaseLoader):
+    """YAML whose scalars stay the text that was written; a key given twice is an error.
+
+    So `1e-5`, `no` and `010` mean what the flag makes of them, not what YAML 1.1 does.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the base class, refusing repeated keys."""
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        repeated = {str(key) for key in keys if keys.count(key) > 1}
+        if repeated:
+            raise yaml.YAMLError(f"key given twice: {', '.join(sorted(repeated))}")
+        return super().construct_mapping(node, deep=deep)

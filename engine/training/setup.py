@@ -1,0 +1,171 @@
+"""The parts of a run, built from its settings and checked against each other before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data.build import Data, DatasetConfig
+from data.files.cache import Cache
+from data.images.caching import keep_images
+from data.loading.loader import LoaderConfig, training_batches
+from data.loading.samplers import TrainingBatches
+from engine.core.distributed import Runtime
+from engine.core.settings import Settings
+from engine.training.config import RunConfig
+from engine.training.features import pooled_features, require_pooled
+from engine.training.loaders import FeatureLoaders, ImageLoaders, LoaderFactory, SplitName
+from engine.training.optim import OptimConfig
+from engine.training.recorder import RecordConfig, Recorder
+from losses import CRITERIA
+from losses.common.base import Criterion
+from models.build import Architecture, ModelConfig, build_model, require_head
+from models.classifier import Classifier
+from models.heads import LabelInfo
+from models.peers import Network, build_peers
+from utils.checks import UserError, require
+from utils.types import ClassCounts, CriterionInfo
+
+
+def selection_of(config: RunConfig, optim: OptimConfig, data: Data) -> str:
+    """The split that selects the epoch to report, or `last`. Raises: UserError when it is needed and not there."""
+    wanted = config.selection or ("validation" if data.validation else "last")
+    require(
+        wanted != "validation" or data.validation is not None,
+        "--selection validation: there is no validation split; give --val_frac",
+    )
+    require(
+        wanted != "last" or config.early_stop is None,
+        "--early_stop: there is no validation split whose mAP could fall; give --val_frac",
+    )
+    require(
+        optim.scheduler != "plateau" or data.validation is not None or wanted == "test",
+        "--scheduler plateau: there is no validation split whose mAP could stop rising; give --val_frac",
+    )
+    return wanted
+
+
+def keep_data(data: Data, settings: Settings, runtime: Runtime) -> Data:
+    """The data with its images kept as `--cache` says; the main process writes what the others then find."""
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    cache = Cache(settings.of(DatasetConfig).cache_dir)
+    with runtime.main_first():
+        kept = keep_images(
+            splits,
+            settings.of(LoaderConfig).cache,
+            cache,
+            processes=runtime.local_world_size,
+            shown=runtime.is_main,
+        )
+    return data._replace(**kept)
+
+
+def build_network(settings: Settings, data: Data) -> Network:
+    """The network or networks of the method on the CPU. Raises: UserError when it cannot take what it is given."""
+    architecture, method = Architecture(settings.of(ModelConfig), settings.head_config), settings.method
+    needs = CRITERIA[method].criterion.needs
+    require_head(architecture, needs, method)
+    build = build_peers if "peers" in needs else build_model
+    classes = data.train.classes
+    network = build(
+        architecture,
+        len(classes),
+        settings.of(RunConfig).training_seed,
+        label_info=LabelInfo(classes, data.observed),
+    )
+    network.check_size(architecture.model.model, settings.of(LoaderConfig).img_size)
+    return network
+
+
+def build_criterion(
+    settings: Settings, data: Data, network: Network, steps_per_epoch: int, runtime: Runtime
+) -> Criterion:
+    """The criterion of the method on the device of the run."""
+    config = settings.of(RunConfig)
+    info = CriterionInfo(
+        observed=data.observed,
+        classes=data.train.classes,
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        feature_width=network.feature_width,
+        class_counts=ClassCounts(data.observed.counts(), "observed"),
+        seed=config.training_seed,
+        clean_counts=ClassCounts(data.train.truth.counts(), "clean"),
+        frozen_epochs=config.frozen_epochs,
+    )
+    criterion = CRITERIA[settings.method].criterion(settings.method_config, info)
+    require(
+        criterion.train_scores_of != "average" or settings.of(OptimConfig).ema is not None,
+        f"{settings.method}: needs the moving average of the network; give --ema 0.999, say",
+    )
+    return criterion.to(runtime.device)
+
+
+def build_recorder(settings: Settings, data: Data, criterion: Criterion, runtime: Runtime) -> Recorder:
+    """The recorder of single labels. Raises: UserError when labels are to be exported that nobody corrects."""
+    config = settings.of(RecordConfig)
+    require(
+        config.export_labels is None or criterion.corrected_labels() is not None,
+        f"--export_labels: {settings.method} with these settings corrects no label for good (LL-Cp does)",
+    )
+    return Recorder(
+        config,
+        observed=data.observed,
+        truth=data.train.truth,
+        epochs=settings.of(RunConfig).epochs,
+        device=runtime.device,
+    )
+
+
+def fixed_network(settings: Settings, network: Network) -> Classifier | None:
+    """The network whose head alone computes, on features that its backbone gives once; None in other modes."""
+    if settings.of(RunConfig).train_mode != "linear_fixed_features":
+        return None
+    if not isinstance(network, Classifier):
+        raise UserError(
+            f"--train_mode linear_fixed_features: {settings.method} trains two networks; take --train_mode linear, "
+            "which reads the images in every epoch"
+        )
+    return network
+
+
+def build_loaders(
+    settings: Settings, data: Data, fixed: Classifier | None, criterion: Criterion, runtime: Runtime
+) -> LoaderFactory:
+    """The loaders of images, or of the features that are computed of them now."""
+    config = settings.of(LoaderConfig)
+    workers = config.workers(beside_gpu=runtime.device.type == "cuda", processes=runtime.local_world_size)
+    images = ImageLoaders(data, config, runtime, workers, settings.of(RunConfig).training_seed)
+    if fixed is None:
+        return images
+    require_pooled(fixed, criterion.needs, settings.method)
+    rows: dict[SplitName, int] = {"train": len(data.train), "test": len(data.test)}
+    if data.validation is not None:
+        rows["validation"] = len(data.validation)
+    features = pooled_features(fixed, images, rows, Cache(settings.of(DatasetConfig).cache_dir))
+    return FeatureLoaders(data, features, config.batch_size, runtime)
+
+
+def parameter_groups(network: Network, criterion: Criterion, optim: OptimConfig) -> list[dict[str, Any]]:
+    """Parameters of backbone, head and criterion for the optimiser, each with the factor of its learning rate."""
+    return [
+        {"params": network.backbone_parameters()},
+        {"params": network.head_parameters(), "lr_mult": optim.head_lr_mult},
+        *criterion.parameter_groups(),
+    ]
+
+
+def number_of_views(criterion: Criterion) -> int:
+    """Augmented views per image that a criterion needs."""
+    return 2 if "second_view" in criterion.needs else 1
+
+
+def training_batches_of(settings: Settings, data: Data, runtime: Runtime) -> TrainingBatches:
+    """The batches of this process in the order of training."""
+    return training_batches(
+        data.train,
+        data.observed,
+        settings.of(LoaderConfig),
+        seed=settings.of(RunConfig).training_seed,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+    )
