@@ -1,4 +1,4 @@
-"""Readers of files from elsewhere that never run code from them, and a writer of files that are complete or absent.
+"""Readers of files from elsewhere that never run code from them, and writers of files that are complete or absent.
 
 Published label files are pickles, and a pickle may name any function to be called while it loads. The readers here
 admit the few names that plain arrays and dictionaries need, and refuse everything else by name.
@@ -271,3 +271,33 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         with suppress(OSError):  # gone after the rename, never made, or out of reach: the error above says why
             temporary.unlink()
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text file (UTF-8) as `write_atomically` does.
+
+    Args:
+        path: the file to make or replace; its folder exists.
+        text: the content.
+        errors: how characters without an encoding are written (names of damaged files), as for `str.encode`.
+
+    Raises: RunError when the system refuses.
+    """
+    content = text.encode("utf-8", errors)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def make_folder(folder: Path, flag: str = "") -> None:
+    """Make a folder and the folders above it, unless it exists.
+
+    Args:
+        folder: the folder.
+        flag: the option that named it, for the message.
+
+    Raises: UserError when the system refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        named = f"{flag} {folder}".lstrip()
+        raise UserError(f"{named}: cannot be made ({error.strerror}); name another folder") from error

@@ -23,7 +23,7 @@ from data.datasets.source import DatasetSource
 from data.files.text_files import is_plain_text, read_lines, relative_path
 from data.images.files import FileImages
 from utils.checks import UserError, require
-from utils.safe_files import load_npy, write_atomically
+from utils.safe_files import load_npy, write_atomically, write_text
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Codes, Index, LabelTable, Splits
 
 NameOf = Callable[[Annotations, int], str]
@@ -127,7 +127,7 @@ def write_formatted(
     _require_writable(folder, splits.train, overwrite=overwrite)
     names = [_names(rows, name_of) for rows in both]
     _prepare(folder)
-    _write_text(folder / "classes.txt", splits.train.classes)
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in splits.train.classes))
     for split, rows, observed, images in zip(_SPLITS, both, (observed_train, observed_test), names, strict=True):
         order = rows.recipe_order()
         truth = (rows.truth.rows(order) == PRESENT).astype(np.float64)
@@ -332,11 +332,6 @@ def _to_file_code(codes: Codes) -> NDArray[np.float64]:
     for code, number in _OBSERVED.items():
         values[codes == code] = number
     return values
-
-
-def _write_text(path: Path, lines: Sequence[str]) -> None:
-    content = "".join(f"{line}\n" for line in lines).encode()
-    write_atomically(path, lambda file: file.write(content))
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:

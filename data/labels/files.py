@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from data.labels.arrays import DENSE, SPARSE, read_table, suffix_of, write_table
 from data.labels.regime import Regime, observe
 from data.labels.validation import require_fit
 from utils.checks import UserError, require
-from utils.safe_files import load_pickled_npy, write_atomically
+from utils.safe_files import load_pickled_npy, make_folder, write_atomically, write_text
 from utils.types import PRESENT, Annotations, Codes, Index, LabelTable
 
 FORMAT = 2
@@ -130,8 +130,8 @@ def write_native(path: Path, table: LabelTable, annotations: Annotations, datase
         "counts": table.counts().tolist(),
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    _make_folder(path)
-    write_atomically(manifest_path(path), lambda file: _write_bytes(file, text.encode()))
+    make_folder(path.parent)
+    write_text(manifest_path(path), text)
     write_atomically(path, lambda file: write_table(file, table))
 
 
@@ -151,7 +151,7 @@ def write_published(path: Path, table: LabelTable, annotations: Annotations, dat
     if order is not None:
         values = values[order][:, None].astype(np.float64)
     pickled = np.array({_PUBLISHED_KEY: values}, dtype=object)
-    _make_folder(path)
+    make_folder(path.parent)
     write_atomically(path, lambda file: np.save(file, pickled, allow_pickle=True))
 
 
@@ -328,14 +328,3 @@ def _one_line(value: Any) -> str:
 
 def _require_candidate(regime: Regime) -> None:
     require(regime.name == "candidate", f"the published form holds candidate labels only, not {regime.name} labels")
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent}: this folder cannot be made ({error.strerror}); name another folder") from error
-
-
-def _write_bytes(file: BinaryIO, content: bytes) -> None:
-    file.write(content)

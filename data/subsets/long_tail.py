@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from utils.checks import UserError, require
 from utils.long_tail import class_groups, positives
 from utils.options import option
-from utils.safe_files import write_atomically
+from utils.safe_files import write_text
 from utils.seeding import derive_seed
 from utils.types import Annotations, Index, LabelTable, Splits
 
@@ -184,8 +183,7 @@ def write_lists(folder: Path, name: str, splits: Splits, root: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for part, lines in texts.items():
-        content = "".join(f"{line}\n" for line in lines).encode()
-        write_atomically(folder / f"{name}_{part}.txt", partial(_write, content))
+        write_text(folder / f"{name}_{part}.txt", "".join(f"{line}\n" for line in lines))
 
 
 class _Choice:
@@ -243,10 +241,6 @@ def _one_line(name: str) -> str:
     """A class name, checked to be read back unchanged from a labels file. Raises: UserError."""
     require(bool(name) and " ".join(name.split()) == name, f"class {name!r}: its name does not fit a line of a list")
     return name
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
 
 
 def _listed(path: str, root: Path) -> str:

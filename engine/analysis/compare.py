@@ -9,7 +9,7 @@ from typing import Any
 
 from data.build import DatasetConfig, load_splits
 from data.loading.loader import LoaderConfig
-from engine.analysis.finished_runs import FinishedRun, built_for, make_folder, read_run, run_labels, run_paths
+from engine.analysis.finished_runs import FinishedRun, built_for, read_run, run_labels, run_paths
 from engine.core.run_folder import HEADLINE, beside
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
@@ -19,6 +19,7 @@ from utils.checks import require
 from utils.console import say
 from utils.options import option
 from utils.plots import plot_curves, plot_examples
+from utils.safe_files import make_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def compare_command(argv: Sequence[str] | None = None) -> int:
     labels = run_labels(runs)
     say(table(labels, runs))
     if config.output is not None:
-        make_folder(config.output)
+        make_folder(config.output, "--output")
         curves, grid = config.output / "curves.png", config.output / "examples.png"
         plot_curves({label: run.history for label, run in zip(labels, runs, strict=True)}, curves)
         draw_examples(labels, runs, config.images, grid)

@@ -25,7 +25,7 @@ from losses import CRITERIA
 from models.peers import Network
 from utils.checks import UserError, require
 from utils.options import option
-from utils.safe_files import write_atomically
+from utils.safe_files import make_folder, write_text
 from utils.types import Annotations
 
 Config = TypeVar("Config")
@@ -160,16 +160,8 @@ def run_labels(runs: Sequence[FinishedRun]) -> list[str]:
 
 def make_report(folder: Path, name: str) -> ReportFiles:
     """Paths of the files of an analysis called `name`. Raises: UserError when `folder` cannot be made."""
-    make_folder(folder)
+    make_folder(folder, "--output")
     return ReportFiles(folder / f"{name}.png", folder / f"{name}.csv")
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder that `--output` names. Raises: UserError when that cannot be done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be made ({error.strerror}); name another folder") from None
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -179,4 +171,4 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow({name: "" if value is None or value != value else value for name, value in row.items()})
-    write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
+    write_text(path, text.getvalue(), errors="surrogateescape")

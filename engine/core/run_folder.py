@@ -17,7 +17,7 @@ from engine.core.settings_files import read_run_settings
 from utils.checks import UserError, require
 from utils.console import say
 from utils.options import as_text
-from utils.safe_files import write_atomically
+from utils.safe_files import write_text
 
 FREE_ON_RESUME = frozenset(
     {
@@ -84,7 +84,9 @@ class RunFolder:
             info: subject and progress of the run, for the log.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._write("settings.yaml", settings.as_yaml(f"{info['method']} on {info['dataset']}; --config reads this"))
+        write_text(
+            self.path / "settings.yaml", settings.as_yaml(f"{info['method']} on {info['dataset']}; --config reads this")
+        )
         self._append({"event": "start", **info})
         images = info["images"]
         file = info["label_file"] and f" {info['label_file']} ({'made now' if info['label_file_made_now'] else 'read'})"
@@ -103,7 +105,7 @@ class RunFolder:
         writer = csv.DictWriter(table, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        self._write("metrics.csv", table.getvalue())
+        write_text(self.path / "metrics.csv", table.getvalue())
         row = history[-1]
         self._append({"event": "epoch", **row})
         shown = [f"loss {row['loss']:.4f}"]
@@ -115,7 +117,7 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Write `result.json`: with it a run counts as finished."""
         self._append({"event": "end", "test": result["test"]})
-        self._write("result.json", json.dumps(result, indent=2) + "\n")
+        write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
         self.__dict__["result"] = result
 
     def summary(self) -> str:
@@ -164,9 +166,6 @@ class RunFolder:
                 self.path.rmdir()
         except OSError as error:
             raise UserError(f"--output {self.path}: cannot be written ({error.strerror})") from None
-
-    def _write(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
     def _append(self, event: dict[str, Any]) -> None:
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S"), **plain_values(event)})

@@ -29,7 +29,7 @@ from utils.checks import require
 from utils.console import say, warn
 from utils.options import as_text, option
 from utils.ranking import RANKS, ranking_figures
-from utils.safe_files import write_atomically
+from utils.safe_files import write_text
 from utils.types import Annotations, Splits
 
 
@@ -283,5 +283,4 @@ def _write(
     if published:
         figures = {name: value / 100 for name, value in published.metrics.items()}
         content["published"] = {"name": published.name, "paper": published.paper, "test": figures}
-    text = json.dumps(content, indent=2) + "\n"
-    write_atomically(file, lambda out: out.write(text.encode()))
+    write_text(file, json.dumps(content, indent=2) + "\n")

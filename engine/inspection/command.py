@@ -40,7 +40,7 @@ from utils.checks import RunError, UserError, require
 from utils.console import say
 from utils.options import option
 from utils.plots import Card, plot_bars, plot_contact_sheet, plot_counts, plot_heat_map
-from utils.safe_files import write_atomically
+from utils.safe_files import make_folder, write_text
 from utils.types import PRESENT, UNKNOWN, Annotations, Index, LabelTable
 
 _IMBALANCED = 30  # ratio above which bars have a logarithmic scale
@@ -78,12 +78,13 @@ def inspect_command(argv: Sequence[str] | None = None) -> int:
     config, dataset = settings.of(InspectionConfig), settings.of(DatasetConfig)
     folder = config.output or Path("runs") / f"inspect-{dataset.dataset}"
     data = read_dataset(dataset, settings.of(Regime).with_seed(config.seed), settings.of(SplitConfig), config.seed)
-    _make_folder(folder)
+    _require_writable(folder)
     findings = inspect_dataset(data, config.check_images)
     content = report(findings, skip_missing=dataset.missing_images == "skip")
     text = as_text(content, config.top)
-    _write(folder / "report.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    _write(folder / "report.txt", text + "\n")
+    texts = {"report.json": json.dumps(content, indent=1, allow_nan=False), "report.txt": text}
+    for name, written in texts.items():
+        write_text(folder / name, written + "\n", errors="backslashreplace")
     draw(findings, config, folder)
     say(f"written: {folder}\n\n{text}")
     return 0 if content["usable"] else 1
@@ -226,15 +227,11 @@ def _card(train: Annotations, observed: LabelTable, row: int) -> list[Card]:
     return [Card(image, labels)]
 
 
-def _make_folder(folder: Path) -> None:
+def _require_writable(folder: Path) -> None:
     """Make the folder and check that files can be written there. Raises: UserError."""
+    make_folder(folder, "--output")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be written ({error.strerror}); name another folder") from None
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))

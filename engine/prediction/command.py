@@ -26,7 +26,7 @@ from engine.prediction.sources import FoundImages, ImageFile, find_images, shown
 from utils.checks import RunError, UserError, require
 from utils.console import say, warn
 from utils.options import option
-from utils.safe_files import write_atomically
+from utils.safe_files import make_folder, write_text
 
 _THUMBNAIL = 240  # pixels, the longer side of an image on the page
 
@@ -187,7 +187,7 @@ def _predict(config: PredictConfig, images: FoundImages) -> int:
     names = read_class_names(config.classes)
     predictor = Predictor.of(_read(config.load_from), device=config.device, classes=names, decoder=config.decoder)
     if config.heatmaps is not None:
-        _make_folder(config.heatmaps)
+        make_folder(config.heatmaps, "--heatmaps")
     if images.skipped:
         say(f"skipped {images.skipped} files that are no images")
     results = _predict_all(predictor, config, images)
@@ -195,8 +195,7 @@ def _predict(config: PredictConfig, images: FoundImages) -> int:
     texts = {"json": lambda: as_json(results, load_from, predictor.classes), "csv": lambda: as_csv(results)}
     texts["html"] = lambda: contact_sheet(Page(str(load_from), results.tiles, results.unreadable))
     for name, path in config.files().items():
-        text = texts[name]().encode("utf-8", "surrogateescape" if name == "csv" else "backslashreplace")
-        write_atomically(path, lambda file, text=text: file.write(text))  # type: ignore[misc]
+        write_text(path, texts[name](), errors="surrogateescape" if name == "csv" else "backslashreplace")
         say(f"written: {path}")
     if config.heatmaps is not None:
         say(f"written: {config.heatmaps}")
@@ -270,11 +269,3 @@ def _check_heatmaps(folder: Path, paths: Sequence[Path]) -> None:
             f"--heatmaps {folder}: lies in {path}, where the next call would take the heat maps for images; name a "
             "folder elsewhere",
         )
-
-
-def _make_folder(folder: Path) -> None:
-    """Make the folder of heat maps. Raises: UserError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--heatmaps {folder}: cannot be made ({error.strerror}); name another folder") from None

@@ -10,7 +10,15 @@ import safetensors.torch
 import torch
 
 from utils.checks import RunError, UserError
-from utils.safe_files import load_npy, load_pickle, load_pickled_npy, load_tensors, write_atomically
+from utils.safe_files import (
+    load_npy,
+    load_pickle,
+    load_pickled_npy,
+    load_tensors,
+    make_folder,
+    write_atomically,
+    write_text,
+)
 
 LABELS = np.array([[1, 0, 1], [0, 1, 0]], dtype=np.int32)
 
@@ -416,6 +424,41 @@ def test_a_folder_that_is_missing_or_no_folder_is_a_run_error(tmp_path):
         with pytest.raises(RunError) as error:
             write_atomically(tmp_path / folder / "a.pth", lambda stream: None)
         one_line(error, tmp_path / folder)
+
+
+def test_text_is_written_as_utf_8_without_translating_line_ends(tmp_path):
+    file = tmp_path / "report.txt"
+    write_text(file, "a\u00e9\r\nb\n")
+    assert file.read_bytes() == "a\u00e9\r\nb\n".encode()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_names_of_damaged_files_are_written_as_asked(tmp_path):
+    file, name = tmp_path / "labels.csv", os.fsdecode(b"\xff.jpg")
+    write_text(file, name, "surrogateescape")
+    assert file.read_bytes() == b"\xff.jpg"
+    write_text(file, name, "backslashreplace")
+    assert file.read_bytes() == b"\\udcff.jpg"
+    with pytest.raises(UnicodeEncodeError):
+        write_text(file, name)
+    assert file.read_bytes() == b"\\udcff.jpg"
+
+
+def test_a_folder_is_made_with_those_above_it_or_left_as_it_is(tmp_path):
+    folder = tmp_path / "a" / "b"
+    make_folder(folder)
+    (folder / "file").touch()
+    make_folder(folder, "--output")
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("flag, prefix", [("--output", "--output "), ("", "")])
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path, flag, prefix, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="name another folder") as error:
+        make_folder(tmp_path / name, flag)
+    assert str(error.value).startswith(f"{prefix}{tmp_path / name}: cannot be made (")
 
 
 class Twins:

@@ -264,7 +264,7 @@ def test_a_set_of_which_only_a_part_was_replaced_cannot_be_read(tmp_path, monkey
 
     def soon_full(path, write):
         saved.append(path.name)
-        if len(saved) > 3:
+        if len(saved) > 2:
             raise RunError(f"{path}: cannot be written: no space")
         write_atomically(path, write)
 
