@@ -74,10 +74,6 @@ def methods_of(script: str) -> tuple[str, ...]:
     return tuple(name for name, method in CRITERIA.items() if method.script == script)
 
 
-BASELINES = methods_of("main_BCE.py")
-CO_TRAINING = methods_of("main_cls.py")
-
-
 def build_criterion(
     name: str,
     *,
@@ -100,7 +96,7 @@ def build_criterion(
         epochs: length of the training, which some schedules follow.
         steps_per_epoch: batches per epoch.
         feature_width: channels of the network's feature map, for methods that need features.
-        seed: of what the method draws when it is built.
+        seed: of the random initial state of a method, where it has one.
         clean: true labels (N, C), for class frequencies where an option asks for them.
         frozen_epochs: epochs, from the first on, in which the backbone does not learn.
         options: settings of the method by name, as values or as the text that its flag takes.

@@ -49,7 +49,7 @@ def class_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
 
 
 def typed_config(method: str, config: type[Any], options: Mapping[str, Any]) -> Any:
-    """The settings of a method, each value read as its flag reads a text. Raises: UserError for what does not fit."""
+    """Settings of a method, each value read like the text of its flag. Raises: UserError for wrong names or values."""
     known = {name: setting for setting in fields(config) for name in (setting.name, *setting.metadata["aliases"])}
     hints, values = get_type_hints(config), {}
     for name, value in options.items():

@@ -68,7 +68,7 @@ class KeptShares(NamedTuple):
     """Shares that are kept, each in [0, 1]."""
 
     high: float  # R_h, of the assumed negatives
-    low: float  # R_l, of what is left of them
+    low: float  # R_l, of those that remain
 
 
 def kept_share(tau: float, epoch: int, ramp_epochs: int, lag: int = 0) -> float:

@@ -59,9 +59,9 @@ def class_prototypes(
     peak = all_max(heat.amax(dim=(0, 2)))
     active = peak > 0
     pixels = at_least_float32(features).flatten(2)
-    # what is negative, or belongs to an inactive class, exceeds no tau: no need to cut it to 0 first
+    # negative values and those of inactive classes exceed no tau, so they need not be set to 0 first
     mask = (heat / peak.where(active, torch.ones_like(peak))[:, None] > tau).to(pixels)
-    sums = torch.bmm(pixels, mask.transpose(1, 2)).sum(dim=0).T  # in this order the features are read as they lie
+    sums = torch.bmm(pixels, mask.transpose(1, 2)).sum(dim=0).T  # in this order the features are read contiguously
     masked = mask.sum(dim=(0, 2))
     everything = torch.full_like(masked, mask[:, 0].numel())
     total = all_sum(torch.cat([sums, (masked if scale == "mask" else everything)[:, None]], dim=1))

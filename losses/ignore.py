@@ -233,8 +233,8 @@ def _require_usable(observed: LabelTable, several: str) -> None:
     many = int((np.asarray((observed.codes == PRESENT).sum(axis=1)) > 1).sum())
     require(
         several == "union" or many == 0,
-        f"ignore: {many} images have several observed positives, and masking goes by one; take --labels single, or "
-        "--several union",
+        f"ignore: {many} images have several observed positives, but masking needs one per image; take "
+        "--labels single, or --several union",
     )
 
 

@@ -68,7 +68,7 @@ class LargeLossConfig:
         "relative", "modify a share of the labels, or all whose loss exceeds r0 - epoch * delta_abs"
     )
     r0: float = option(2.0, "absolute threshold: where it starts", aliases=("R0",))
-    delta_abs: float = option(0.15, "absolute threshold: what it falls by every epoch")
+    delta_abs: float = option(0.15, "absolute threshold: its decrease per epoch")
     variant: Literal["fixed", "reference"] = option("fixed", "as in the formulas, or as in the published code")
     population: Population | None = option(
         None, "only unknown labels are ever modified, or, where the threshold is 0, all labels"
@@ -156,7 +156,7 @@ def large_loss(logits: Tensor, targets: Tensor, selected: Tensor, scheme: Scheme
         logits: (B, C).
         targets: (B, C) 0/1, unknown labels assumed negative.
         selected: (B, C) bool, through which no gradient goes.
-        scheme: what is done to them.
+        scheme: treatment of the selected labels.
 
     Returns:
         Scalar.

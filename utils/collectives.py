@@ -80,7 +80,7 @@ def _gathered(values: Tensor) -> list[Tensor]:
 def _sendable(values: Tensor) -> Tensor:
     """`values`, contiguous, on a device that the backend can send from."""
     backends = dict(part.split(":") for part in dist.get_backend_config().split(","))
-    # gloo accepts CUDA tensors for some collectives only, so under gloo everything goes by way of the CPU
+    # gloo accepts CUDA tensors for some collectives only, so under gloo everything is sent from the CPU
     usable = [kind for kind, name in backends.items() if kind == "cpu" or name != "gloo"]
     values = values.detach().contiguous()
     if values.device.type in usable:

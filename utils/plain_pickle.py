@@ -70,7 +70,7 @@ class _Array:
         flat = np.empty(len(data), dtype=object)
         for position, value in enumerate(data):
             flat[position] = without_stand_ins(value, done)
-        return flat.reshape(shape)  # numpy lists the objects in C order, whatever the flag says
+        return flat.reshape(shape)  # numpy stores objects in C order, also in Fortran arrays
 
 
 def without_stand_ins(value: Any, done: dict[int, Any]) -> Any:

@@ -44,7 +44,7 @@ class Criterion(nn.Module):
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
         """Follow schedules and refresh state before an epoch.
 
-        A run that resumes within an epoch does not call this again: what is set here and outlives it is a buffer.
+        A run that resumes within an epoch does not call this again, so state that is set here must be in buffers.
 
         Args:
             epoch: from 1.
@@ -136,7 +136,7 @@ class PeerCriterion(ScheduledCriterion):
     """A method of two networks f and g that see the same images.
 
     `total` is the sum of both losses. The networks share no parameter, so each learns from its own loss only, and one
-    optimiser over both does what two would. `logits` are those of f.
+    optimiser over both is equal to two. `logits` are those of f.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"peers"})

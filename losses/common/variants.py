@@ -12,7 +12,7 @@ Options = TypeVar("Options", bound=NamedTuple)
 
 
 def variant_options(config: Any, variants: Mapping[str, Options]) -> Options:
-    """Variant options in force: each as it was set, or else as `config.variant` says.
+    """Current options of a variant: each as it was set, or else that of `config.variant`.
 
     Raises: UserError if there is no such variant.
     """
