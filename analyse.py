@@ -1,4 +1,4 @@
-"""The effects of training with missing labels: memorisation, modified labels, activation maps, and sweeps.
+"""Effects of training with missing labels: memorisation, modified labels, activation maps, sweeps.
 
 For instance:
 

@@ -1,4 +1,4 @@
-"""Finished runs side by side: a table, their curves, and a grid of test images with labels, scores and CAMs.
+"""Finished runs side by side: table, curves, test images with labels and activation maps.
 
 For instance:
 

@@ -1,4 +1,4 @@
-"""Write the observed labels of a dataset under a seeded regime; needs its annotations, not its images.
+"""Observed labels of a dataset as a file; needs its annotations, not its images.
 
 For instance:
 

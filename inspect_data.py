@@ -1,4 +1,4 @@
-"""The content of a dataset, and its faults: labels, noise of a label regime, images, duplicates, splits.
+"""Faults and statistics of a dataset: labels, noise, images, duplicates, splits.
 
 For instance:
 

@@ -1,4 +1,4 @@
-"""The baselines: `--loss` names one, plain BCE where it is not given; `--labels` says on which labels.
+"""The baselines: `--loss` names one (default: plain BCE).
 
 For instance:
 

@@ -1,4 +1,4 @@
-"""Two networks: CLS, co-label selection, and the co-training baselines; labels that are missing.
+"""CLS (co-label selection) and co-training baselines, two networks: missing labels.
 
 For instance:
 

@@ -1,4 +1,4 @@
-"""IGNORE: one observed positive per image, labels rejected by the information that goes with the rest of the image.
+"""IGNORE: single positives; labels are rejected by the information in the rest of the image.
 
 For instance:
 

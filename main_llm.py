@@ -1,4 +1,4 @@
-"""Large Loss Matters (LL-R, LL-Ct, LL-Cp): labels that are missing, most often all but one positive per image.
+"""LL-R, LL-Ct, LL-Cp (large loss): missing labels, most often single positives.
 
 For instance:
 

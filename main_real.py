@@ -1,4 +1,4 @@
-"""CoNeS on labels as they are: the given ones are the candidates, no noise is added.
+"""CoNeS on the labels that a dataset gives, without added noise.
 
 For instance:
 

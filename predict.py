@@ -1,4 +1,4 @@
-"""Labels of images by a trained checkpoint, or the checkpoint as a file for other programs.
+"""Labels of images by a trained checkpoint, or its export for other programs.
 
 For instance:
 

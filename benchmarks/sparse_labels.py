@@ -28,7 +28,7 @@ GOAL_PEAK, GOAL_LOOK_UP = 4 * 2**30, 50e-6
 LOOKED_UP = 50_000  # rows
 MISSED = "MISSED"
 
-REGIMES = (Regime(name="known", known_rate=0.5), Regime(name="dropped"), Regime(name="single"))
+REGIMES = (Regime(labels="known", known_rate=0.5), Regime(labels="dropped"), Regime(labels="single"))
 SAVED = REGIMES[0]
 
 Result = TypeVar("Result")

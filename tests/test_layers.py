@@ -60,10 +60,14 @@ def test_a_module_imports_only_from_packages_below(path):
 
 @pytest.mark.parametrize("name", ARROWS)
 def test_rooms_import_only_along_the_arrows(name):
-    found = rooms(name)
-    assert found.keys() == ARROWS[name].keys(), "a new room needs its arrows here, and a line in docs/architecture.md"
-    for room, others in found.items():
-        assert others <= ARROWS[name][room], f"{name}/{room} imports from {', '.join(others - ARROWS[name][room])}"
+    for room, others in rooms(name).items():
+        allowed = ARROWS[name].get(room, TRAINED if name == "engine" else set())  # a command's room needs no line here
+        assert others <= allowed, f"{name}/{room} imports from {', '.join(others - allowed)}"
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_every_arrow_starts_at_a_room_that_there_is(name):
+    assert ARROWS[name].keys() <= rooms(name).keys()
 
 
 def test_what_methods_share_knows_no_method():

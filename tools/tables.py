@@ -168,10 +168,20 @@ def datasets_table(folder: Path) -> Iterator[str]:
         yield f"| [{title}]({_relative(page, folder)}) | {summary} |"
 
 
+def scripts_table(folder: Path) -> Iterator[str]:
+    """One row per script, from the first line of its docstring."""
+    yield "| script | |"
+    yield "| --- | --- |"
+    for path in sorted(ROOT.glob("*.py"), key=lambda path: (not path.stem.startswith("main_"), path.stem.lower())):
+        about = (importlib.import_module(path.stem).__doc__ or "").splitlines()[0]
+        yield f"| `{path.name}` | {about} |"
+
+
 TABLES: dict[str, Callable[[Path], Iterator[str]]] = {
     "methods": methods_table,
     "heads": heads_table,
     "datasets": datasets_table,
+    "scripts": scripts_table,
 }
 """The tables between marker lines by name; each is told the folder of the page it stands on."""
 

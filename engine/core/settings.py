@@ -147,7 +147,7 @@ class Request:
 
     def check(self) -> None:
         """Raise UserError where a value of any layer cannot be read."""
-        self._resolved(self.table, None)
+        self.resolved()
 
     def resolved(self, recorded: SettingsLayer | None = None) -> tuple[dict[str, Any], dict[str, str]]:
         """The value of every setting, and its origin.
@@ -156,7 +156,7 @@ class Request:
             recorded: what a checkpoint says, which only the command line overrides.
         """
         values, origins = self._resolved(self.table, recorded)
-        self._tell_unused()
+        self._refuse_other_heads()
         return values, origins
 
     def _method(self, argv: Sequence[str]) -> str:
@@ -206,13 +206,16 @@ class Request:
         """Names that may stand in settings files although `table` has no such setting."""
         return self.elsewhere - table.keys()
 
-    def _tell_unused(self) -> None:
-        """Say which flags of the command line belong to another head, once over all processes."""
-        unused = [name for name in self.line.texts if name in self.command.with_all_heads(self.method)]
-        for name in unused:
-            if name not in self.table and os.environ.get("RANK", "0") == "0":
-                heads = [head for head, settings in self.command.heads.items() if name in settings]
-                warn(f"note: --{name} has no effect: it is of --head {', '.join(heads)}, and the head is {self.head}")
+    def _refuse_other_heads(self) -> None:
+        """Raise UserError for a flag of another head that asks for something; one at its default is pointed out."""
+        every = self.command.with_all_heads(self.method)
+        for name in (name for name in self.line.texts if name in every.keys() - self.table.keys()):
+            heads = [head for head, settings in self.command.heads.items() if name in settings]
+            text = f"--{name}: is of --head {' and '.join(heads)}, but the head is {self.head}"
+            same = every[name].convert(self.line.texts[name]) == every[name].default
+            require(same, f"{text}; leave the flag out, or give --head {heads[0]}")
+            if os.environ.get("RANK", "0") == "0":  # once over all processes
+                warn(f"note: {text}, so it has no effect")
 
 
 def parse_settings(

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import main_cls
-from losses import CO_TRAINING
+from losses import methods_of
 from tests.commands.scene import ROOT, SMALL, refusal, result, run, same, state, succeed, tiny_voc
 from tests.commands.test_processes import launch
 
@@ -72,7 +72,7 @@ def test_runs_of_two_networks_are_compared_and_analysed(folder):
     assert "found in epoch 2" in succeed(folder, "analyse.py", "found", "cls")
 
 
-@pytest.mark.parametrize("method", [method for method in CO_TRAINING if method != "cls"])
+@pytest.mark.parametrize("method", [method for method in methods_of("main_cls.py") if method != "cls"])
 def test_every_method_trains(folder, method):
     succeed(folder, "main_cls.py", *RUN, "--method", method, "--output", method)
     assert result(folder / method)["method"] == method
@@ -137,7 +137,7 @@ def test_a_ranking_is_that_of_f(folder):
     assert "rec    prec     top" in said
 
 
-@pytest.mark.parametrize("method", CO_TRAINING)
+@pytest.mark.parametrize("method", methods_of("main_cls.py"))
 def test_half_precision_trains_both_networks(folder, method):
     words = (*RUN, *(RATES if method == "cls" else ()), "--method", method, "--lr", "1e-3")
     succeed(folder, "main_cls.py", *words, "--precision", "bf16", "--output", f"bf16-{method}")

@@ -128,7 +128,7 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(folder):
 
     def cut_off(loop):
         save(loop)
-        saves.append(loop.at.step)
+        saves.append(loop.state.step)
         if len(saves) == 5:  # in the middle of the second epoch
             raise KeyboardInterrupt
 

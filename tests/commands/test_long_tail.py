@@ -102,7 +102,7 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(folder, stop):
 
     def cut_off(loop):
         save(loop)
-        saves.append(loop.at.step)
+        saves.append(loop.state.step)
         if len(saves) == stop:
             raise KeyboardInterrupt
 

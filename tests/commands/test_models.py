@@ -101,6 +101,7 @@ def test_networks_of_timm_that_will_not_do_are_refused_in_one_line(folder, model
         (("--head", "q2l", "--hidden_dim", "10"), ("--hidden_dim 10", "multiple of 4")),
         (("--head", "ctran", "--hidden_dim", "8", "--nheads", "3"), ("--nheads 3",)),
         (("--loss", "label_mask", "--head", "ctran", "--mask_known", "1"), ("--mask_known 1.0",)),
+        (("--head", "q2l", "--boostlu", "5"), ("--boostlu", "--head linear and csra")),
         (("--head", "gcn", "--train_mode", "linear_fixed_features"), ("GCNHead",)),
         (("--head", "q2l", "--train_mode", "linear_fixed_features"), ("Query2LabelHead",)),
         (("--ema", "1"), ("--ema 1.0",)),

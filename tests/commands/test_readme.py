@@ -16,7 +16,7 @@ def block(heading):
 
 
 def test_own_pictures_train_and_are_scored(tmp_path):
-    lines = re.sub(r"\b(main_BCE|evaluate)\.py", lambda script: str(ROOT / script.group()), block("Your own pictures"))
+    lines = re.sub(r"\b(main_BCE|evaluate)\.py", lambda script: str(ROOT / script.group()), block("Your own images"))
     assert len(lines.strip().splitlines()) <= 30
     done = subprocess.run(
         ["bash", "-e", "-c", lines],

@@ -251,7 +251,7 @@ class Huge:
 
 @pytest.mark.parametrize("record", ["all", "modification", "memorisation"])
 def test_tables_of_absurd_size_are_refused_before_they_are_made(record):
-    with pytest.raises(UserError, match=r"--record .*3,400,000 pictures x 5,000 classes") as error:
+    with pytest.raises(UserError, match=r"--record .*3,400,000 images x 5,000 classes") as error:
         Run().recorder(record, observed=Huge(), truth=Huge())
     assert "\n" not in str(error.value)
     assert len(Huge()) * Huge.num_classes > MOST_BYTES
