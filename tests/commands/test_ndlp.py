@@ -199,7 +199,7 @@ def test_published_candidates_without_a_true_label_are_refused(tmp_path):
         (("--alpha_range", "0.4"), "alpha_range must be two shares such as 0.4,0.8"),
         (("--alpha_range", "0.4,much"), "'0.4,much'"),
         (("--alpha_range", "0.4,1.2"), "must hold shares in [0, 1]"),
-        (("--alpha_range", "0.4,nan"), "must hold shares in [0, 1]"),
+        (("--alpha_range", "0.4,nan"), "must be a finite number"),
         (("--gamma", "0"), "gamma must be above 0"),
         (("--labels", "single"), "no image has several candidates"),
         (("--weight_norm", "by_batch"), "weight_norm by_batch"),
