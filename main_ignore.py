@@ -30,7 +30,7 @@ DEFAULTS = {
     "scheduler": "constant",
     "warmup_epoch": 0.0,
 }
-"""What is published for --mode train_resnet (gyeong-ryeol-song/SPML-IGNORE); for train_q2l see configs/ignore/."""
+"""The published recipe of --mode train_resnet (gyeong-ryeol-song/SPML-IGNORE); for train_q2l see configs/ignore/."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""How the packages are built: `python -m benchmarks.structure` counts rooms, floors, arrows and circles of each.
+"""The structure of the packages: `python -m benchmarks.structure` counts rooms, floors, arrows and circles of each.
 
 A room is a module or a subpackage that stands directly in a package; an arrow is one room importing from another; a
 floor is one more than the highest floor below it. A package's own `__init__` is no room: it lists what there is.
@@ -64,7 +64,7 @@ def circle(arrows: Arrows) -> list[str]:
 
 
 def floors(arrows: Arrows) -> int:
-    """How many floors rooms without a circle stand on."""
+    """The number of floors of rooms without a circle."""
     held: dict[str, int] = {}
 
     def floor(room: str) -> int:

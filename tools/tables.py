@@ -51,7 +51,7 @@ def settings_json(every: Sequence[Command]) -> str:
             raise ValueError(f"two config classes are called {config.__name__}")
         return config.__name__
 
-    held = {
+    described = {
         command.program: {
             "about": command.about,
             "words": command.words,
@@ -63,7 +63,7 @@ def settings_json(every: Sequence[Command]) -> str:
         }
         for command in every
     }
-    content = {"commands": held, "configs": dict(sorted(configs.items()))}
+    content = {"commands": described, "configs": dict(sorted(configs.items()))}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -112,9 +112,9 @@ def _row(setting: Setting, scripts: Sequence[str]) -> str:
     training = [script for script in scripts if script.startswith("main_")]
     others = [script for script in dict.fromkeys(scripts) if script not in training]
     every = len(set(training)) == len(list(ROOT.glob("main_*.py")))
-    told = ["training" if every else ", ".join(dict.fromkeys(training)), ", ".join(others)]
+    used = ["training" if every else ", ".join(dict.fromkeys(training)), ", ".join(others)]
     default = as_text(setting.default)
-    cells = [names, values, default and f"`{default}`", setting.help, ", ".join(filter(None, told))]
+    cells = [names, values, default and f"`{default}`", setting.help, ", ".join(filter(None, used))]
     return "| " + " | ".join(cell if cell.startswith("`--") else cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -183,7 +183,7 @@ TABLES: dict[str, Callable[[Path], Iterator[str]]] = {
     "datasets": datasets_table,
     "scripts": scripts_table,
 }
-"""The tables between marker lines by name; each is told the folder of the page it stands on."""
+"""The tables between marker lines by name; each gets the folder of its page."""
 
 
 def with_tables(page: Path, text: str) -> str:

@@ -66,7 +66,7 @@ LABELS_LEFT = Shorthand(
 
 @dataclass(frozen=True, kw_only=True)
 class Regime:
-    """Which labels training sees, and by which draws. Raises: UserError when a value is outside its range."""
+    """The recipe of observed labels, and its draws. Raises: UserError when a value is outside its range."""
 
     labels: RegimeName = option(
         "candidate",
@@ -148,23 +148,23 @@ class Regime:
             return {"confusion": content_hash(self.confusion)}
         if self.name == "single":
             return {"num_pos": 1, "num_neg": 0}
-        held = {name: getattr(self, name) for name in _PARAMETERS.get(self.name, ())}
-        return {name: float(value) if name in _RATES else value for name, value in held.items()}
+        numbers = {name: getattr(self, name) for name in _PARAMETERS.get(self.name, ())}
+        return {name: float(value) if name in _RATES else value for name, value in numbers.items()}
 
     @property
     def draw_text(self) -> str:
         """The parameters as a part of a file's name: `0.1`, `p1n0`, `pallnall`, `class_rates-5f0c21aa`."""
-        held = self.parameters()
+        numbers = self.parameters()
         match self.name:
             case "single" | "observed":
-                return "p{}n{}".format(*map(_number_text, held.values()))
+                return "p{}n{}".format(*map(_number_text, numbers.values()))
             case "flip":
                 return f"p{float(self.rho_pos)!r}n{float(self.rho_neg)!r}"
             case "full" | "given":
                 return "all"
         if self.rate is None:
-            return "-".join(next(iter(held.items())))
-        return repr(self.rate) + ("-keep1" if held.get("keep_one") else "")
+            return "-".join(next(iter(numbers.items())))
+        return repr(self.rate) + ("-keep1" if numbers.get("keep_one") else "")
 
     @property
     def rate_text(self) -> str:
@@ -173,13 +173,13 @@ class Regime:
 
     def describe(self) -> str:
         """The regime in words, without the seed: `candidate labels at rate 0.1`."""
-        held = self.parameters()
+        numbers = self.parameters()
         text = f"{self.name} labels" + ("" if self.rate is None else f" at rate {self.rate!r}")
-        if "num_pos" in held:
-            text += " ({} positive, {} negative a row)".format(*map(_number_text, held.values()))
-        elif self.rate is None and held:
-            text += f" ({', '.join(f'{name} {value}' for name, value in held.items())})"
-        if held.get("keep_one"):
+        if "num_pos" in numbers:
+            text += " ({} positive, {} negative a row)".format(*map(_number_text, numbers.values()))
+        elif self.rate is None and numbers:
+            text += f" ({', '.join(f'{name} {value}' for name, value in numbers.items())})"
+        if numbers.get("keep_one"):
             text += ", at least one kept a row"
         return text if self.rng == "published" or not self.is_drawn else f"{text}, native generator"
 

@@ -72,7 +72,7 @@ def sweep_command(argv: Sequence[str], *, scripts: Scripts) -> int:
         The exit code.
 
     Raises:
-        UserError: a flag, the script or a value of the setting is not understood, told before anything is trained.
+        UserError: a flag, the script or a value of the setting is not understood, raised before anything is trained.
     """
     end = list(argv).index("--") if "--" in argv else len(argv)
     own, command = argv[:end], argv[end + 1 :]

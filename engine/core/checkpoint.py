@@ -1,6 +1,6 @@
-"""What a run keeps on disk, and what papers released, read as if it were ours.
+"""Model files and states of runs, and checkpoints that papers released, read as if they were ours.
 
-A run keeps `best.pth` (a model anyone can score) and `last/` (all that resuming needs).
+A run keeps `best.pth`, a model that anyone can score, and `last/`, all that resuming needs.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class SavedModel:
     path: Path
     weights: StateDict
     classes: tuple[str, ...]
-    """Names in the order of the logits; empty where the file does not say them, as most that papers released."""
+    """Names in the order of the logits; empty where the file has none, as most that papers released."""
     settings: dict[str, Any]
-    """Those of the run; of a released file those of its network, and `img_size` and `normalize` of its pictures."""
+    """Those of the run; of a released file those of its network, and `img_size` and `normalize` of its images."""
     epoch: int
     peers: bool
-    """Whether the weights are those of two networks."""
+    """True if the weights are those of two networks."""
     num_classes: int
     released: Released | None = None
-    """What was found in a released file; None for a file of ours."""
+    """The network of a released file; None for a file of ours."""
     published: Published | None = None
-    """What is reported for it."""
+    """The published result of it, if any."""
     notes: tuple[str, ...] = ()
-    """What had to be assumed, a line each."""
+    """Assumptions about the file, one line each."""
 
     def build(self) -> Network:
         """The network or networks with these weights. Raises: UserError when they do not fit, or are not finite."""
@@ -119,62 +119,62 @@ def save_safetensors(path: Path, saved: SavedModel, classes: tuple[str, ...], se
     Args:
         path: the file to make or replace.
         saved: the model.
-        classes: names of its classes; empty where nobody knows them.
-        settings: what is known beside the settings in `saved`, such as the dataset.
+        classes: names of its classes; empty where they are not known.
+        settings: more than those in `saved`, such as the dataset.
 
     Raises: UserError when the weights do not make a network; RunError when the disk refuses.
     """
     weights = {name: value.detach().clone().contiguous() for name, value in saved.build().state_dict().items()}
-    said = {
+    entries = {
         "classes": list(classes),
         "settings": plain_values({**saved.settings, **settings}),
         "epoch": saved.epoch,
         "peers": saved.peers,
         "num_classes": saved.num_classes,
     }
-    metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in said.items()}}
+    metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in entries.items()}}
     content = safetensors.torch.save(weights, metadata)
     write_atomically(path, lambda file: file.write(content))
 
 
 def read_model(
-    path: Path, told: HeadOverrides | None = None, paper: str | None = None, dataset: str | None = None
+    path: Path, overrides: HeadOverrides | None = None, paper: str | None = None, dataset: str | None = None
 ) -> SavedModel:
     """Read a model file, ours or one that a paper released; never runs code.
 
     Args:
         path: the file.
-        told: of a released network what its weights do not show; it wins over what is published.
+        overrides: settings of a released network that its weights do not show; they win over published ones.
         paper: name of the published result that a released file is of; else it is found by hash or file name.
         dataset: the dataset a released file is used on, None where it is not known yet.
 
     Raises: UserError when the file cannot be read, is neither, or is damaged.
     """
-    held = load_tensors(path)
-    content = _of_safetensors(held, path) if path.suffix == ".safetensors" else held
+    loaded = load_tensors(path)
+    content = _of_safetensors(loaded, path) if path.suffix == ".safetensors" else loaded
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return _own(content, path)
-    return _released(*recognise(held, path), told or HeadOverrides(), paper, dataset)
+    return _released(*recognise(loaded, path), overrides or HeadOverrides(), paper, dataset)
 
 
 def _of_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    """What `save_safetensors` wrote, in the form of `save_model`; else only what the file says of itself."""
-    said = load_metadata(path)
-    if said.get("format") != FORMAT:
+    """The content that `save_safetensors` wrote, in the form of `save_model`; empty for other files."""
+    metadata = load_metadata(path)
+    if metadata.get("format") != FORMAT:
         return {}
     try:
-        values = {name: json.loads(value) for name, value in said.items() if name != "format"}
+        values = {name: json.loads(value) for name, value in metadata.items() if name != "format"}
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: a damaged model file: what it says of itself cannot be read") from error
+        raise UserError(f"{path}: a damaged model file: its metadata cannot be read") from error
     return {**values, "format": FORMAT, "model": tensors}
 
 
 def _own(content: dict[str, Any], path: Path) -> SavedModel:
     """A model file of ours, its parts checked."""
-    texts = {name: isinstance(content.get(name), kind) for name, kind in (("classes", list), ("settings", dict))}
+    kinds = {name: isinstance(content.get(name), kind) for name, kind in (("classes", list), ("settings", dict))}
     sound = {
         "model": isinstance(content.get("model"), dict) and is_state(content["model"]),
-        **{name: held and all(isinstance(each, str) for each in content[name]) for name, held in texts.items()},
+        **{name: fits and all(isinstance(each, str) for each in content[name]) for name, fits in kinds.items()},
         "epoch": isinstance(content.get("epoch"), int),
     }
     wrong = [name for name, fine in sound.items() if not fine]
@@ -190,16 +190,16 @@ def _own(content: dict[str, Any], path: Path) -> SavedModel:
 
 
 def _released(
-    family: str, contents: Contents, told: HeadOverrides, paper: str | None, dataset: str | None
+    family: str, contents: Contents, overrides: HeadOverrides, paper: str | None, dataset: str | None
 ) -> SavedModel:
-    """A released file, with what is published of it."""
+    """A released file, with its published result."""
     manifest, path = load_manifest(), contents.path
     published, notes = _entry(manifest, path, family, paper, dataset)
     if published is not None:
-        known = {key: value for key, value in published.told._asdict().items() if value is not None}
-        given = {key: value for key, value in told._asdict().items() if value is not None}
-        told = HeadOverrides(**{**known, **given})
-    released = released_of(family, contents, told)
+        known = {key: value for key, value in published.overrides._asdict().items() if value is not None}
+        given = {key: value for key, value in overrides._asdict().items() if value is not None}
+        overrides = HeadOverrides(**{**known, **given})
+    released = released_of(family, contents, overrides)
     view = published.view if published else manifest.families[family].view(dataset)
     if released.img_size and not published:
         view = Preparation(released.img_size, view.normalize)
@@ -221,7 +221,7 @@ def _released(
 def _entry(
     manifest: Manifest, path: Path, family: str, paper: str | None, dataset: str | None
 ) -> tuple[Published | None, tuple[str, ...]]:
-    """The published result that a file is of, if any, and what there is to say about the choice."""
+    """The published result that a file is of, if any, and a note about the choice."""
     if paper is not None:
         entry = manifest.named(paper)
         require(entry.family == family, f"--paper {paper}: is of {entry.family}, but {path} is a file of {family}")

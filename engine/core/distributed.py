@@ -59,9 +59,9 @@ class Runtime:
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """A network on its device, in the chosen precision with float32 outputs, gradients averaged over processes.
+        """Return a network on its device, in the chosen precision, with float32 outputs and averaged gradients.
 
-        Of two networks each by itself.
+        The networks of a pair are wrapped one by one.
         """
         if isinstance(module, Peers):
             return module.each(self.wrap)
@@ -70,9 +70,9 @@ class Runtime:
         return wrapped
 
     def to_device(self, module: nn.Module) -> nn.Module:
-        """A network on its device, in the chosen precision with float32 outputs, for computing without gradients.
+        """Return a network on its device, in the chosen precision with float32 outputs, for use without gradients.
 
-        Of two networks each by itself.
+        The networks of a pair are moved one by one.
         """
         if isinstance(module, Peers):
             return module.each(self.to_device)
@@ -82,12 +82,12 @@ class Runtime:
         return moved
 
     def wrap_optimizer(self, optimizer: Optimizer) -> Optimizer:
-        """The optimiser, skipping steps whose half-precision gradients overflowed."""
+        """Return the optimiser, made to skip steps whose half-precision gradients overflowed."""
         wrapped: Optimizer = self._accelerator.prepare_optimizer(optimizer, device_placement=False)
         return wrapped
 
     def unwrap(self, module: nn.Module) -> nn.Module:
-        """The network itself, whose parameter names are the same on any number of processes."""
+        """Return the network itself, whose parameter names are the same on any number of processes."""
         if isinstance(module, Peers):
             return module.each(self.unwrap)
         bare: nn.Module = self._accelerator.unwrap_model(module)
@@ -102,58 +102,58 @@ class Runtime:
         self._accelerator.backward(loss if weight == 1.0 else loss * weight)
 
     def unsynchronised(self, module: nn.Module) -> ExitStack:
-        """A block whose passes through a wrapped network leave its gradients to each process.
+        """Return a context in which the gradients of a wrapped network are not averaged over processes.
 
-        Where only some of its parameters learn: a network waits for the gradients of all of them.
+        It is needed where only some parameters learn: averaging waits for the gradients of all of them.
         """
-        block = ExitStack()
+        context = ExitStack()
         for network in (module.f, module.g) if isinstance(module, Peers) else (module,):
-            block.enter_context(self._accelerator.no_sync(network))
-        return block
+            context.enter_context(self._accelerator.no_sync(network))
+        return context
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Average over processes the gradients that an unsynchronised pass has left."""
+        """Average the gradients of an unsynchronised pass over processes."""
         if self.world_size > 1:
             for parameter in module.parameters():
                 if parameter.grad is not None:
                     parameter.grad = collectives.all_sum(parameter.grad) / self.world_size
 
     def average_criterion_gradients(self, criterion: nn.Module) -> None:
-        """Average the gradients of the criterion's own parameters over processes, as networks do by themselves.
+        """Average the gradients of the criterion's own parameters over processes, as wrapped networks do.
 
-        `backward` has weighted them for that.
+        `backward` has weighted them by the share of each process.
         """
         for parameter in criterion.parameters():
             if parameter.grad is not None:
                 parameter.grad = collectives.all_sum(parameter.grad) / self.world_size
 
-    def clip_gradients(self, optimizer: Optimizer, most: float) -> None:
-        """Shorten the gradient of all parameters of an optimiser together to a norm of at most `most`.
+    def clip_gradients(self, optimizer: Optimizer, max_norm: float) -> None:
+        """Scale the gradients of all parameters of an optimiser to a joint norm of at most `max_norm`.
 
-        Comes after gradients are averaged; of half precision, the loss scale is taken out first.
+        Called after gradients are averaged; in half precision the loss scale is divided out first.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._accelerator.clip_grad_norm_(parameters, most)
+        self._accelerator.clip_grad_norm_(parameters, max_norm)
 
     def average_buffers(self, module: nn.Module) -> None:
-        """Give all processes the mean of their floating-point buffers (BatchNorm statistics).
+        """Average floating-point buffers (BatchNorm statistics) over processes.
 
-        Those of parts in evaluation mode have not moved and stay bit for bit.
+        Buffers of modules in evaluation mode have not changed and stay bit for bit.
         """
         if self.world_size > 1:
-            moving = [part for part in self.unwrap(module).modules() if part.training]
-            for buffer in (buffer for part in moving for buffer in part.buffers(recurse=False)):
+            training = [part for part in self.unwrap(module).modules() if part.training]
+            for buffer in (buffer for part in training for buffer in part.buffers(recurse=False)):
                 if buffer.is_floating_point():
                     buffer.copy_(collectives.all_sum(buffer) / self.world_size)
 
     def agree(self, flag: bool) -> bool:
-        """True if any process says so; the same answer everywhere."""
+        """True if `flag` is true on any process; the result is the same on all."""
         if self.world_size == 1:
             return flag
         return bool(collectives.all_max(torch.tensor(int(flag), device=self.device)).item())
 
     def same_text(self, text: str) -> str:
-        """The main process's text, on every process."""
+        """Return the text of the main process on every process."""
         return str(broadcast_object_list([text])[0])
 
     def barrier(self) -> None:
@@ -161,17 +161,17 @@ class Runtime:
         self._accelerator.wait_for_everyone()
 
     def main_first(self) -> AbstractContextManager[None]:
-        """A block that the main process goes through before the others begin it."""
-        turn: AbstractContextManager[None] = self._accelerator.main_process_first()
-        return turn
+        """Return a context that the main process runs through before the others enter it."""
+        context: AbstractContextManager[None] = self._accelerator.main_process_first()
+        return context
 
     def state_dict(self) -> StateDict:
-        """State of the precision machinery that a resumed run needs: the loss scale of fp16."""
+        """Return the state that a resumed run needs: the loss scale of fp16."""
         scaler = self._accelerator.scaler
         return {} if scaler is None else {"scaler": scaler.state_dict()}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Take up the loss scale of a resumed run."""
+        """Restore the loss scale of a resumed run."""
         scaler: Any = self._accelerator.scaler
         if ("scaler" in state) != (scaler is not None):
             raise UserError("the checkpoint was made with another --precision")
@@ -181,8 +181,8 @@ class Runtime:
     def close(self) -> None:
         """Leave the process group.
 
-        Wrapped networks hold on to it: where one is still in use, the threads of the group (gloo) live on into the end
-        of the interpreter, which may abort the process then.
+        Wrapped networks keep a reference to it: while one is in use, the threads of the group (gloo) run until the
+        interpreter exits, and may abort the process then.
         """
         self._accelerator.free_memory()
         self._accelerator.end_training()

@@ -58,7 +58,7 @@ def viewed_batches(
 def infer(
     model: nn.Module, pixels: Sequence[Tensor], view: EvalView, want: frozenset[str] = frozenset()
 ) -> ModelOutput:
-    """What a model makes of images in the view of evaluation, on the device it is on; logits and maps are float32.
+    """Outputs of a model for images in the view of evaluation, on the model's device; logits and maps are float32.
 
     Args:
         model: in evaluation mode.

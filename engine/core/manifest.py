@@ -1,4 +1,4 @@
-"""`configs/released.yaml`: what papers reported for the checkpoints they released, and how pictures were prepared."""
+"""`configs/released.yaml`: results that papers report for the checkpoints they released, and the test view of each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Preparation(NamedTuple):
-    """How pictures are prepared: side of the square in pixels, and scale of the pixels."""
+    """Preparation of images: side of the square in pixels, and scale of the pixel values."""
 
     img_size: int
     normalize: str
@@ -35,20 +35,20 @@ class Preparation(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyDefaults:
-    """What holds for all checkpoints of a family of which nothing more special is known."""
+    """Defaults for the checkpoints of a family that have no entry of their own."""
 
     img_size: int
     normalize: str
     source: str
     order: tuple[str, ...] = ()
-    """Datasets whose classes the published code numbers as they are numbered here."""
+    """Datasets whose classes have the same order here and in the published code."""
     differs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What differs on some datasets."""
+    """Other values of `img_size` and `normalize` for some datasets."""
 
     def view(self, dataset: str | None) -> Preparation:
-        """How pictures of a dataset are prepared, None where it is not known."""
-        plain = {"img_size": self.img_size, "normalize": self.normalize}
-        return Preparation(**{**plain, **self.differs.get(dataset or "", {})})
+        """Preparation of the images of a dataset; None: the dataset is not known."""
+        defaults = {"img_size": self.img_size, "normalize": self.normalize}
+        return Preparation(**{**defaults, **self.differs.get(dataset or "", {})})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,32 +72,32 @@ class Published:
     note: str = ""
 
     @property
-    def told(self) -> HeadOverrides:
+    def overrides(self) -> HeadOverrides:
         """Settings of the network that its weights do not show."""
         return HeadOverrides(**self.network)
 
     @property
     def view(self) -> Preparation:
-        """How pictures are prepared."""
+        """Preparation of the images."""
         return Preparation(self.img_size, self.normalize)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of released checkpoints."""
+    """Families of released checkpoints, and published results by name."""
 
     families: Mapping[str, FamilyDefaults]
     checkpoints: Mapping[str, Published]
 
     def named(self, name: str) -> Published:
-        """The entry of that name. Raises: UserError naming the nearest when there is none."""
+        """Return the entry `name`. Raises: UserError that suggests the nearest name if there is none."""
         close = difflib.get_close_matches(name, self.checkpoints, n=1)
         hint = f"did you mean {close[0]}?" if close else f"{MANIFEST.name} lists them"
         require(name in self.checkpoints, f"--paper {name}: no published result has that name; {hint}")
         return self.checkpoints[name]
 
     def matching(self, path: Path, family: str, dataset: str | None) -> list[Published]:
-        """The entries of this file by its SHA-256, else by its name, family and dataset (None: any)."""
+        """Return the entries of a file: by its SHA-256, else by its name, family and dataset (None: any)."""
         known = [entry for entry in self.checkpoints.values() if entry.family == family]
         if any(entry.sha256 for entry in known):
             digest = _digest(path)
@@ -122,11 +122,11 @@ def load_manifest(path: Path = MANIFEST) -> Manifest:
     whole = isinstance(content, dict) and set(content) == {"families", "checkpoints"}
     require(
         whole and isinstance(content["families"], dict) and isinstance(content["checkpoints"], list),
-        f"{path}: must hold `families:`, by name, and `checkpoints:`, a list",
+        f"{path}: must contain `families:`, by name, and `checkpoints:`, a list",
     )
-    families = {str(name): _facts(name, entry, path) for name, entry in content["families"].items()}
+    families = {str(name): _family(name, entry, path) for name, entry in content["families"].items()}
     lacking = sorted(FAMILIES.keys() - families.keys())
-    require(not lacking, f"{path}: families: {', '.join(lacking)} missing; say how their pictures are prepared")
+    require(not lacking, f"{path}: families: {', '.join(lacking)} missing; add how their images are prepared")
     checkpoints: dict[str, Published] = {}
     for number, entry in enumerate(content["checkpoints"], 1):
         published = _published(entry, f"{path}: checkpoints: entry {number}")
@@ -135,7 +135,7 @@ def load_manifest(path: Path = MANIFEST) -> Manifest:
     return Manifest(families, checkpoints)
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
+_TYPES: dict[str, type | tuple[type, ...]] = {
     "img_size": int,
     "metrics": dict,
     "network": dict,
@@ -144,52 +144,52 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "file": (str, type(None)),
     "sha256": (str, type(None)),
 }
-"""Kinds of the values that are not texts."""
+"""Types of the values that are not text."""
 
 
-def _checked(entry: Any, kind: type[FamilyDefaults | Published], where: str) -> dict[str, Any]:
-    """An entry whose keys are fields of `kind`, none missing, each of its kind."""
+def _checked(entry: Any, record: type[FamilyDefaults | Published], where: str) -> dict[str, Any]:
+    """Return the entry if its keys are fields of `record`, none missing, each of its type. Raises: UserError."""
     require(isinstance(entry, dict), f"{where}: must be `key: value` pairs")
-    known = {each.name: each for each in fields(kind)}
+    known = {each.name: each for each in fields(record)}
     needed = {name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING}
-    for wrong, what in ((set(entry) - known.keys(), "unknown"), (needed - entry.keys(), "missing")):
-        require(not wrong, f"{where}: {what}: {', '.join(sorted(map(str, wrong)))}")
+    for wrong, fault in ((set(entry) - known.keys(), "unknown"), (needed - entry.keys(), "missing")):
+        require(not wrong, f"{where}: {fault}: {', '.join(sorted(map(str, wrong)))}")
     for key, value in entry.items():
-        fits = isinstance(value, _KINDS.get(key, str)) and not isinstance(value, bool)
-        require(fits, f"{where}: {key}: {str(value)[:60]!r} is of the wrong kind")
+        fits = isinstance(value, _TYPES.get(key, str)) and not isinstance(value, bool)
+        require(fits, f"{where}: {key}: {str(value)[:60]!r} is of the wrong type")
     _check_view(entry, where)
     return dict(entry)
 
 
 def _check_view(entry: Mapping[str, Any], where: str) -> None:
-    """Sizes and scales that there are."""
+    """Raise UserError unless image size and normalisation exist."""
     size, scale = entry.get("img_size", 8), entry.get("normalize", "unit")
     require(type(size) is int and size >= 8, f"{where}: img_size {size}: must be a whole number, at least 8")
     require(scale in NORMALIZATIONS, f"{where}: normalize {scale}: choose from {', '.join(NORMALIZATIONS)}")
 
 
 def _check_datasets(names: Any, where: str) -> None:
-    """Datasets that there are."""
+    """Raise UserError unless all datasets exist."""
     unknown = [str(name) for name in names if name not in DATASETS]
     require(not unknown, f"{where}: no dataset is called {', '.join(unknown)}")
 
 
-def _facts(name: Any, entry: Any, path: Path) -> FamilyDefaults:
-    """The facts of one family."""
+def _family(name: Any, entry: Any, path: Path) -> FamilyDefaults:
+    """Check and return the defaults of one family."""
     where = f"{path}: families: {name}"
     require(name in FAMILIES, f"{where}: no such family; there are {', '.join(FAMILIES)}")
-    held = _checked(entry, FamilyDefaults, where)
-    held["order"] = tuple(held.get("order", ()))
-    _check_datasets([*held["order"], *held.get("differs", {})], where)
-    for dataset, change in held.get("differs", {}).items():
+    values = _checked(entry, FamilyDefaults, where)
+    values["order"] = tuple(values.get("order", ()))
+    _check_datasets([*values["order"], *values.get("differs", {})], where)
+    for dataset, change in values.get("differs", {}).items():
         fits = isinstance(change, dict) and set(change) <= set(Preparation._fields)
         require(fits, f"{where}: differs: {dataset}: only {' and '.join(Preparation._fields)} may differ")
         _check_view(change, f"{where}: differs: {dataset}")
-    return FamilyDefaults(**held)
+    return FamilyDefaults(**values)
 
 
 def _published(entry: Any, where: str) -> Published:
-    """One published result."""
+    """Check and return one published result."""
     if isinstance(entry, dict) and isinstance(entry.get("name"), str):
         where = f"{where} ({entry['name'][:60]})"
     published = Published(**_checked(entry, Published, where))

@@ -1,4 +1,4 @@
-"""The folder of a run: the files written there, and what may be done in one that exists."""
+"""The folder of a run: its files, and the checks before a run uses a folder that exists."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FREE_ON_RESUME = frozenset(
 )
 """Settings that may differ between a run and its continuation: they do not change its result beyond rounding."""
 
-_ADVICE = "log.jsonl beside it holds the same figures"
+_ADVICE = "log.jsonl beside it has the same values"
 
 HEADLINE = ("mAP", "CF1", "OF1")
 
@@ -58,12 +58,12 @@ class RunFolder:
         return read_result(self.path) if (self.path / "result.json").exists() else None
 
     def check(self, resume: bool, settings: Settings, known: frozenset[str]) -> None:
-        """Raise UserError when the folder holds something that this run may not touch.
+        """Raise UserError when the folder contains something that this run may not touch.
 
         Args:
-            resume: True if the run that is there may be gone on with.
-            settings: those of this run.
-            known: names of settings that a run may have, of any method and head.
+            resume: True if a run in the folder may be continued.
+            settings: settings of this run.
+            known: names of all settings that a run may have, with any method and head.
         """
         require(not self.path.exists() or self.path.is_dir(), f"--output {self.path}: is a file")
         used = self.path.is_dir() and any(self.path.iterdir())
@@ -77,20 +77,19 @@ class RunFolder:
         self._check_writable()
 
     def start(self, settings: Settings, info: dict[str, Any]) -> None:
-        """Write the settings, and print what is about to happen.
+        """Write the settings, and print a summary of the run.
 
         Args:
-            settings: those of the run.
-            info: subject and progress of the run, for the log.
+            settings: settings of the run.
+            info: method, data, labels, device and progress of the run, for the log.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(
-            self.path / "settings.yaml", settings.as_yaml(f"{info['method']} on {info['dataset']}; --config reads this")
-        )
+        title = f"{info['method']} on {info['dataset']}"
+        write_text(self.path / "settings.yaml", settings.as_yaml(f"{title}; --config reads this"))
         self._append({"event": "start", **info})
         images = info["images"]
         file = info["label_file"] and f" {info['label_file']} ({'made now' if info['label_file_made_now'] else 'read'})"
-        say(f"{info['method']} on {info['dataset']}: " + ", ".join(f"{n} {part}" for part, n in images.items() if n))
+        say(f"{title}: " + ", ".join(f"{n} {part}" for part, n in images.items() if n))
         say(f"labels: {info['labels']},{file or ' no file'}, seed {info['label_seed']}, hash {info['label_hash'][:12]}")
         if info["sampler"] != "shuffled":
             say(f"sampler: {info['sampler']}")
@@ -121,16 +120,15 @@ class RunFolder:
         self.__dict__["result"] = result
 
     def summary(self) -> str:
-        """The result as a few lines for a person."""
+        """Return the result as a few lines of text."""
         assert self.result is not None
         second = beside(self.result)
         chosen = f"test, epoch {self.result['selected_epoch']} ({self.result['selection']})"
         lines = [f"{chosen}{', network f' if second else ''}: {_percentages(self.result['test'])}"]
         lines += [f"  {_BESIDE[name]}: {_percentages(figures)}" for name, figures in second.items()]
         for group, figures in self.result["extra"].get("groups", {}).items():
-            lines.append(
-                f"  {group}: {_percentages({name: value for name, value in figures.items() if value is not None})}"
-            )
+            known = {name: value for name, value in figures.items() if value is not None}
+            lines.append(f"  {group}: {_percentages(known)}")
         empty = self.result["extra"]["classes_without_positives"]
         if self.result.get("epochs_trained", self.result["epochs"]) < self.result["epochs"]:
             lines.append(f"stopped early, after {self.result['epochs_trained']} of {self.result['epochs']} epochs")
@@ -141,10 +139,10 @@ class RunFolder:
         return "\n".join([*lines, f"written: {self.path}"])
 
     def _check_settings(self, settings: Settings, known: frozenset[str]) -> None:
-        """Raise UserError unless the run in the folder is this run: no setting that changes its result may differ."""
+        """Raise UserError if a setting that changes the result differs from the run in the folder."""
         file = self.path / "settings.yaml"
         require(
-            file.exists(), f"--resume: {self.path} holds other files but no run (no settings.yaml); name another folder"
+            file.exists(), f"--resume: {self.path} contains files but no run (no settings.yaml); name another folder"
         )
         before = read_run_settings(file, settings.table, known - settings.table.keys())
         for name, value in settings.values.items():
@@ -155,7 +153,7 @@ class RunFolder:
                 )
 
     def _check_writable(self) -> None:
-        """Write and remove a file; a folder that was not there is not left behind, for the run may yet be refused."""
+        """Write and remove a file; remove a new folder again, as the run may still be refused. Raises: UserError."""
         new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -174,7 +172,7 @@ class RunFolder:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """The `result.json` of a run folder. Raises: UserError when it is missing or damaged."""
+    """Read the `result.json` of a run folder. Raises: UserError when it is missing or damaged."""
     file = path / "result.json"
     try:
         result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -183,26 +181,26 @@ def read_result(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not readable ({error})") from None
     if not isinstance(result, dict) or not isinstance(result.get("test"), dict):
-        raise UserError(f"{file}: not the result of a training run (it has no figures under `test`)")
+        raise UserError(f"{file}: not the result of a training run (it has no metrics under `test`)")
     return result
 
 
 def beside(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The figures of the second of two networks (`g`) and of their `ensemble`; none of a single network."""
+    """For a pair of networks: metrics of `g` and of the `ensemble`; else empty."""
     extra = result.get("extra") or {}
     return {name: extra[name] for name in _BESIDE if name in extra}
 
 
 def _percentages(figures: Mapping[str, float]) -> str:
-    """All figures but those of each image's highest scores, on one line."""
+    """All metrics but those of the top k scores of each image, on one line."""
     return "  ".join(f"{name} {100 * value:.2f}" for name, value in figures.items() if "@" not in name)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a run's `metrics.csv`, empty cells left out.
+    """Read the rows of a run's `metrics.csv`, without empty cells.
 
     Raises:
-        UserError: it is missing, or damaged; the message names the line.
+        UserError: the file is missing or damaged; the message names the line.
     """
     file = path / "metrics.csv"
     try:
@@ -214,20 +212,20 @@ def read_history(path: Path) -> list[dict[str, float]]:
         raise UserError(f"{file}: not readable ({error.strerror}); {_ADVICE}") from None
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        return [_figures(row) for row in rows]
+        return [_numbers(row) for row in rows]
     except (ValueError, csv.Error) as error:
         raise UserError(f"{file}, line {rows.reader.line_num}: not readable ({error}); {_ADVICE}") from None
 
 
-def _figures(row: Mapping[str | None, Any]) -> dict[str, float]:
-    """The cells of a row as numbers by column. Raises: ValueError when it is no row of its table."""
-    figures = {}
+def _numbers(row: Mapping[str | None, Any]) -> dict[str, float]:
+    """Cells of a row as numbers by column. Raises: ValueError when the row does not fit the table."""
+    numbers = {}
     for name, text in row.items():
-        if name is None or text is None:  # how csv marks cells too many and too few
+        if name is None or text is None:  # marks of the csv module for too many and too few cells
             raise ValueError("not as many cells as in the first line")
         if text:
-            figures[name] = _number(text)
-    return figures
+            numbers[name] = _number(text)
+    return numbers
 
 
 def _number(text: str) -> float:

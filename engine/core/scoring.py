@@ -1,4 +1,4 @@
-"""Scoring a split: every image once, ranked by float32 logits."""
+"""Scores and metrics of a split: every image once, in float32."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from utils.types import Annotations, Batch, Index, LabelTable
 
 
 class BatchLoader(Protocol):
-    """The source of batches for training and scoring: `ImageLoader`, or a loader of features."""
+    """Source of batches for training and scoring: `ImageLoader`, or a loader of features."""
 
     num_classes: int
 
     def __iter__(self) -> Iterator[Any]: ...
 
     def to_batch(self, raw: Any, device: torch.device) -> Batch:
-        """What iterating yielded, as the input of a criterion on `device`; the truth stays where it is."""
+        """Turn an item of the iteration into the input of a criterion on `device`; the truth is not moved."""
         ...
 
 
@@ -40,15 +40,15 @@ class EvalResult(NamedTuple):
 
     metrics: Metrics
     beside: Mapping[str, Metrics]
-    """Of two networks, of which the first, f, is the one reported: the metrics of `g`, and of their `ensemble`."""
+    """For a pair of networks, of which f is the one reported: the metrics of `g` and of the `ensemble`; else empty."""
     scores: NDArray[np.float32] | None
-    """(N, C) the logits that `metrics` are of, rows in order; None where the truth stores known entries only."""
+    """Logits (N, C) behind `metrics`, rows in order; None if the truth stores known entries only."""
 
 
 def evaluation_loader(
     annotations: Annotations, config: LoaderConfig, runtime: Runtime, num_workers: int
 ) -> ImageLoader:
-    """The split in order, in the view of evaluation, shared out among the processes without padding."""
+    """Return a loader of the split in order, in the test view, divided among the processes without padding."""
     view = config.eval_view()
     batches = OrderedBatches(len(annotations), config.batch_size, rank=runtime.rank, world_size=runtime.world_size)
     return build_loader(
@@ -96,8 +96,8 @@ def rows_in_order(
     label: str,
     after_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
-    """The results (N, width) of `compute`, (B, width) per batch of images: float32, in row order, on every process."""
-    # A process without a row still takes part in the gathering.
+    """Results (N, width) of `compute`, which gives (B, width) per batch: float32, in row order, on every process."""
+    # A process without rows still takes part in the gathering.
     index = [torch.empty(0, dtype=torch.long, device=runtime.device)]
     values = [torch.empty(0, width, device=runtime.device)]
     for batch_index, computed in _computed(compute, loader, rows, runtime, label, after_batch):
@@ -120,19 +120,19 @@ def score_known(
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
 ) -> list[KnownScores]:
-    """The float32 logits at the known entries of `truth` (CSR, unstored entries UNKNOWN), on every process.
+    """Float32 logits at the known entries of `truth` (CSR, unstored entries UNKNOWN), on every process.
 
     Each batch of logits, (B, views * C) as `compute` makes them of images, is reduced to its known entries at once, so
-    that nothing of N x C ever exists.
+    that no array of size N x C ever exists.
 
     Returns:
-        The entries as each view scores them.
+        The scored entries of each view: one per network, and one of the ensemble.
 
     Raises:
-        RunError: a logit is not finite, whether its entry is known or not.
+        RunError: a logit is not finite, of a known entry or not.
     """
     nothing = np.empty((0, truth.num_classes), dtype=np.float32)
-    # A process without a row takes part all the same.
+    # A process without rows takes part all the same.
     parts = [[known_scores(nothing, nothing.astype(np.int8))] for _ in range(views)]
     finite = True
     for index, values in _computed(compute, loader, len(truth), runtime, label, after_batch):
@@ -146,7 +146,7 @@ def score_known(
 
 
 def _gathered(parts: list[KnownScores], num_classes: int) -> KnownScores:
-    """The known entries of all batches of all processes."""
+    """Known entries of all batches of all processes."""
     classes, present, scores, in_top = (
         collectives.gather_rows(torch.from_numpy(np.concatenate(column))).numpy()
         for column in zip(*(part[:-1] for part in parts), strict=True)
@@ -164,7 +164,7 @@ def evaluate(
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
 ) -> EvalResult:
-    """The metrics of a split; UNKNOWN truth is left out class by class. Raises: RunError when scores are not finite."""
+    """Metrics of a split; UNKNOWN truth is left out class by class. Raises: RunError when scores are not finite."""
     loader = evaluation_loader(annotations, config, runtime, num_workers)
     return measure(model, loader, annotations.truth, runtime, label=label, after_batch=after_batch)
 
@@ -178,7 +178,7 @@ def measure(
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
 ) -> EvalResult:
-    """The metrics of the images of `loader` against `truth`; otherwise as `evaluate`. Every image is computed once."""
+    """Metrics of the images of `loader` against `truth`, otherwise as `evaluate`; one forward pass per image."""
     names = ("f", "g", "ensemble") if isinstance(model, Peers) else ("f",)
     metrics: list[Metrics] = []
     model.eval()
@@ -200,7 +200,7 @@ def measure(
 
 
 def _all_views(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """From images to logits (B, C); of two networks to (B, 3 C): by f, by g, by both together."""
+    """Return the function from images to logits (B, C); for a pair of networks (B, 3 C): f, g and ensemble."""
     if isinstance(model, Peers):
         return lambda images: torch.cat(list(model.views(images).values()), dim=1)
     return lambda images: model(images).logits
@@ -213,27 +213,27 @@ def groups_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, f
 
 
 def group_figures_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, dict[str, float | None]]:
-    """All figures of each group of classes and, under `total`, of all classes; None where nothing is known."""
-    found = group_figures(metrics.per_class, metrics.tally, groups)
+    """All metrics of each group of classes and, under `total`, of all classes; None where nothing is known."""
+    by_group = group_figures(metrics.per_class, metrics.tally, groups)
     return {
-        group: {name: None if math.isnan(value) else value for name, value in figures._asdict().items()}
-        for group, figures in found.items()
+        group: {name: None if math.isnan(value) else value for name, value in values._asdict().items()}
+        for group, values in by_group.items()
     }
 
 
 def group_columns(part: str, metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, float]:
-    """The known ones of these figures by names such as `test_tail_mAP`, none where there are no groups."""
-    figures = group_figures_as_dict(metrics, groups) if groups else {}
+    """The known metrics of groups by names such as `test_tail_mAP`; empty if there are no groups."""
+    by_group = group_figures_as_dict(metrics, groups) if groups else {}
     return {
         f"{part}_{group}_{name}": value
-        for group, found in figures.items()
-        for name, value in found.items()
+        for group, values in by_group.items()
+        for name, value in values.items()
         if value is not None
     }
 
 
 def beside_as_dict(measured: EvalResult) -> dict[str, dict[str, float]]:
-    """Figures of the second of two networks (`g`), of their `ensemble`, and the `mean` of each figure of both."""
+    """For a pair of networks: metrics of `g`, of the `ensemble`, and the `mean` of each metric of f and g."""
     found = {name: metrics.as_dict() for name, metrics in measured.beside.items()}
     if "g" in found:
         f = measured.metrics.as_dict()

@@ -1,4 +1,4 @@
-"""A network whose weights are a moving average of those in training, which are often better than the last ones."""
+"""Exponential moving average of the weights in training, often better than the last weights."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from utils.types import StateDict
 class EMA:
     """The exponential moving average of the weights of a network, over the optimiser's steps.
 
-    After the first step it is the network's weights w, then a <- decay a + (1 - decay) w. BatchNorm statistics are
-    averaged likewise, and are those of all processes from the end of an epoch on.
+    After the first step the average a is the weights w, then a <- decay a + (1 - decay) w. BatchNorm statistics are
+    averaged in the same way, and over processes at the end of an epoch.
 
     Args:
         source: the network in training, before the runtime wraps it; it is copied.
@@ -33,22 +33,22 @@ class EMA:
         return cast(Network, self._average.module)
 
     def update(self) -> None:
-        """Take in the weights as they are after another step of the optimiser."""
+        """Update the average after a step of the optimiser."""
         self._average.update_parameters(self._source)
 
     def end_epoch(self, runtime: Runtime) -> None:
-        """Give all processes the mean of their statistics."""
+        """Average the BatchNorm statistics over processes."""
         self.network.train()
         runtime.average_buffers(self.network)
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """Freeze here what is frozen in the source."""
+        """Freeze or free the same part as in the source."""
         self.network.freeze_backbone(frozen)
 
     def state_dict(self) -> StateDict:
-        """The averaged weights, and over how many steps."""
+        """Averaged weights and number of averaged steps."""
         return self._average.state_dict()
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Go on from there."""
+        """Continue from a saved average."""
         self._average.load_state_dict(state)

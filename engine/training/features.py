@@ -1,7 +1,7 @@
-"""Features of a frozen backbone, computed once and kept: what a linear layer is trained on in seconds.
+"""Cached features of a frozen backbone, on which a linear layer trains in seconds.
 
 N rows, D feature width. As with the pre-extracted features of the single-positive papers (Cole et al., CVPR 2021,
-published code, single-positive-multi-label), images are in the view of evaluation and maps are averaged.
+published code, single-positive-multi-label), images are in the test view and maps are averaged.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ Features = NDArray[np.float32]
 
 _VERSION = "pooled features 1"
 _SCORED = ("decoder", "img_size", "normalize", "batch_size")
-"""Settings of the loader that the view of evaluation depends on; the size of a batch by rounding only."""
+"""Settings of the loader that change features; the batch size only by rounding."""
 
 
 def require_pooled(network: Classifier, needs: frozenset[str], method: str) -> None:
-    """Raise UserError unless pooled features are all that `network` and a criterion with these `needs` look at."""
-    why = "--train_mode linear_fixed_features: there are pooled features only, but"
+    """Raise UserError unless `network` and a criterion with these `needs` use pooled features only."""
+    start = "--train_mode linear_fixed_features: there are pooled features only, but"
     instead = "; take --train_mode linear, which reads the images in every epoch"
     maps = sorted(needs & {"cam", "features", "second_view", "peers"})
-    require(not maps, f"{why} {method} needs {', '.join(maps)}{instead}")
+    require(not maps, f"{start} {method} needs {', '.join(maps)}{instead}")
     head = type(network.head).__name__
-    require(network.reads_pooled(), f"{why} the head ({head}) reads the feature map itself{instead}")
+    require(network.reads_pooled(), f"{start} the head ({head}) reads the feature map itself{instead}")
 
 
 def pooled_features(
     network: Classifier, loaders: ImageLoaders, splits: Mapping[SplitName, int], cache: Cache
 ) -> dict[SplitName, Features]:
-    """The features of each split, from the cache where it has them.
+    """Features of each split, read from the cache if they are in it.
 
     Args:
         network: on the CPU; moved to the device of the run and left in evaluation mode.
-        loaders: of the images.
-        splits: the splits wanted, with their numbers of rows.
-        cache: keeps the features, in files of N * D * 4 bytes.
+        loaders: loaders of the images.
+        splits: splits to compute, with their numbers of rows.
+        cache: cache of the features, in files of N * D * 4 bytes.
 
     Returns:
         (N, D) float32 per split, rows in order, on every process.
@@ -66,15 +66,15 @@ def pooled_features(
     result: dict[SplitName, Features] = {}
     for split, rows in splits.items():
         entry = features_fingerprint(weights, split_of(loaders.data, split), loaders.config, runtime)
-        found = None if entry is None else _recall(cache, entry, (rows, network.feature_width))
-        if runtime.agree(found is None):
+        features = None if entry is None else _recall(cache, entry, (rows, network.feature_width))
+        if runtime.agree(features is None):
             loader, label = loaders.scoring(split), f"features of {split}"
-            found = rows_in_order(model, network.feature_width, loader, rows, runtime, label=label)
-            require_finite(bool(np.isfinite(found).all()), label)
+            features = rows_in_order(model, network.feature_width, loader, rows, runtime, label=label)
+            require_finite(bool(np.isfinite(features).all()), label)
             if entry is not None and runtime.is_main:
-                cache.save("features", entry, {"features": found})
-        assert found is not None
-        result[split] = found
+                cache.save("features", entry, {"features": features})
+        assert features is not None
+        result[split] = features
     return result
 
 
@@ -91,19 +91,19 @@ def weights_hash(module: torch.nn.Module) -> str:
 def features_fingerprint(weights: str, annotations: Annotations, config: LoaderConfig, runtime: Runtime) -> str | None:
     """SHA-256 (hex) of all that features depend on: weights, rows, images, their view, precision and device.
 
-    None for images of which nothing shows that they have changed.
+    None for images whose changes cannot be noticed.
     """
-    marks = _marks(annotations.images)
-    if marks is None:
+    content = _content_marks(annotations.images)
+    if content is None:
         return None
     view = {name: getattr(config, name) for name in _SCORED}
     view["centred"] = config.augment in CENTRED
     computed = [runtime.precision, runtime.device.type, runtime.world_size, torch.__version__]
     text = json.dumps([_VERSION, weights, annotations.row_hash(), view, computed])
-    return hashlib.sha256(text.encode() + marks).hexdigest()
+    return hashlib.sha256(text.encode() + content).hexdigest()
 
 
-def _marks(images: Images) -> bytes | None:
+def _content_marks(images: Images) -> bytes | None:
     """Bytes that change when an image does: marks of the files, or a hash of pixels that are in memory anyway."""
     if isinstance(images, ArrayImages):
         digest = hashlib.sha256()
@@ -116,7 +116,7 @@ def _marks(images: Images) -> bytes | None:
 
 
 def _recall(cache: Cache, entry: str, shape: tuple[int, int]) -> Features | None:
-    """The features of an entry; None where it is absent, or of another shape or type."""
+    """Features of an entry; None if it is absent, or of another shape or type."""
     content = cache.load("features", entry, ["features"])
     if content is None or content["features"].shape != shape or content["features"].dtype != np.float32:
         return None

@@ -1,4 +1,4 @@
-"""The epoch loop: steps, schedule, saving, and going on exactly where a killed run stopped."""
+"""The epoch loop: steps, schedule, saving, and exact continuation of a killed run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from utils.types import Batch, LossOutput, StateDict
 
 
 class StopRequest:
-    """Remembers SIGINT and SIGTERM until the loop has a moment to save; a second signal ends the program at once."""
+    """Record of SIGINT and SIGTERM until the loop can save; a second signal ends the program at once."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -59,7 +59,7 @@ class StopRequest:
 
 @dataclass
 class TrainState:
-    """Progress of a run: `step` batches of `epoch` are done. All of it is plain values, stored with every save."""
+    """Progress of a run: `step` batches of `epoch` are done. All are plain values, stored with every save."""
 
     epoch: int = 1
     step: int = 0
@@ -70,16 +70,16 @@ class TrainState:
     best_score: float = -math.inf
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
     plateau: dict[str, Any] = field(default_factory=dict)  # the fields of `Plateau`; empty before the first score
-    stopped: bool = False  # before all epochs were trained, as no better one is to be expected
+    stopped: bool = False  # early, before all epochs were trained
 
     @property
     def trained(self) -> int:
-        """Epochs that are done."""
+        """Number of finished epochs."""
         return self.epoch - 1
 
 
 class Learner(NamedTuple):
-    """The parts that learn. `model` is wrapped by the runtime."""
+    """Everything that learns. `model` is wrapped by the runtime."""
 
     model: nn.Module
     criterion: Criterion
@@ -89,25 +89,25 @@ class Learner(NamedTuple):
 
 
 class Freezing(NamedTuple):
-    """Epochs, from the first on, in which a part of the model is frozen, and the function that freezes it."""
+    """Number of first epochs with a frozen part of the model, and the function that freezes or frees it."""
 
     epochs: int
     freeze: Callable[[bool], None]
 
 
 class Hooks(NamedTuple):
-    """Actions of a run besides training, each at its moment; by default none."""
+    """Functions that the loop calls at fixed moments; by default they do nothing."""
 
     train_scores: Callable[[int], Tensor | None] = lambda epoch: None
     """Before an epoch: logits (N, C) of the training set for the criterion, or None."""
     after_step: Callable[[int, Batch, LossOutput], None] = lambda epoch, batch, loss: None
-    """After each step: the epoch, the batch, on the device except for its truth, and what the criterion returned."""
-    epoch_figures: Callable[[int], dict[str, float]] = lambda epoch: {}
+    """After each step: the epoch, the batch (on the device except for its truth) and the result of the criterion."""
+    epoch_columns: Callable[[int], dict[str, float]] = lambda epoch: {}
     """After the last step of an epoch: more columns for the log."""
 
 
 class Loop:
-    """Runs the epochs that are left. Knows no method and no dataset by name."""
+    """Loop over the remaining epochs. It knows no method and no dataset by name."""
 
     def __init__(
         self,
@@ -152,23 +152,23 @@ class Loop:
                 self.save()
 
     def follow(self, score: float) -> None:
-        """Give the plateau schedule the score of the epoch just trained; called once per epoch, if at all."""
+        """Update the plateau schedule by the score of the epoch just trained; at most once per epoch."""
         self.state.plateau = after_score(Plateau(**self.state.plateau), score, self.learner.optim)._asdict()
 
     def check_stop(self) -> None:
-        """Save and raise `Interrupted` when a signal has asked for it (on any process)."""
+        """Save and raise `Interrupted` if a signal has arrived (on any process)."""
         if self.runtime.agree(self.stop.number != 0):
             self.save()
             raise Interrupted(self.stop.number or signal.SIGTERM)
 
     def save(self) -> None:
-        """Write everything that resuming needs, from the main process."""
+        """Write the state of the run from the main process."""
         self._saved_at = time.monotonic()
         if self.runtime.is_main:
             self._save(self.state_dict())
 
     def state_dict(self) -> StateDict:
-        """Tensors and plain values only."""
+        """Return the state of the run: tensors and plain values only."""
         self.state.sums = {name: value.item() for name, value in self._sums.items()}
         ema = self.learner.ema
         return {
@@ -181,7 +181,7 @@ class Loop:
         }
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Take up the state of a saved run."""
+        """Restore the state of a saved run."""
         self.runtime.unwrap(self.learner.model).load_state_dict(state["model"])
         self.learner.criterion.load_state_dict(state["criterion"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
@@ -198,7 +198,7 @@ class Loop:
     def _train_epoch(self) -> None:
         state = self.state
         self.freezing.freeze(self._frozen)
-        if state.step == 0:  # a resumed epoch has had its start already
+        if state.step == 0:  # not in a resumed epoch, which has been started already
             self.learner.criterion.on_epoch_start(state.epoch, self.hooks.train_scores(state.epoch))
         self._sums = {name: self._number(value) for name, value in state.sums.items()}
         if state.step < len(self.batches):
@@ -224,25 +224,21 @@ class Loop:
             state.step, state.images = state.step + 1, state.images + images
             now = time.perf_counter()
             clock, state.seconds = now, state.seconds + now - clock
-            bar.advance(images, self._look(label))
+            bar.advance(images, self._running_loss(label))
             if time.monotonic() - self._saved_at >= self.save_seconds:
                 self.save()
             self.check_stop()
 
     def _number(self, value: float) -> Tensor:
-        """A running sum on the device, so that adding to it waits for nothing."""
+        """Return a running sum on the device, to which values are added without waiting for the device."""
         return torch.tensor(value, dtype=torch.float64, device=self.runtime.device)
 
     def _step(self, raw: Any, global_size: int) -> dict[str, Tensor]:
-        """One optimiser step; the losses of it, detached."""
-        state, (model, criterion, optimizer, optim, ema) = self.state, self.learner
-        steps = len(self.batches)
-        number = (state.epoch - 1) * steps + state.step
+        """Take one optimiser step; return its losses, detached."""
+        model, criterion, optimizer, _, _ = self.learner
+        number = (self.state.epoch - 1) * len(self.batches) + self.state.step
         torch.manual_seed(derive_seed(self.seed, "step", number, self.runtime.rank))
-        factor = learning_rate_factor(number, steps, self.epochs, optim) * Plateau(**state.plateau).factor
-        set_learning_rate(optimizer, factor)
-        if optim.scheduler == "one_cycle":
-            set_momentum(optimizer, one_cycle(number, steps * self.epochs, optim.pct_start).momentum)
+        self._set_schedule(number)
         batch = self.loader.to_batch(raw, self.runtime.device)
         frozen = self._frozen
         with self.runtime.unsynchronised(model) if frozen else nullcontext():
@@ -251,35 +247,48 @@ class Loop:
                 optimizer.zero_grad()
                 self.runtime.backward(loss.total, len(batch.index) / max(global_size, self.runtime.world_size))
         if loss.total.requires_grad:
-            if frozen:
-                self.runtime.average_gradients(model)
-            if self.runtime.world_size > 1:
-                self.runtime.average_criterion_gradients(criterion)
-            if optim.clip_grad is not None:
-                self.runtime.clip_gradients(optimizer, optim.clip_grad)
-            optimizer.step()
-            if ema:
-                ema.update()
-        self.hooks.after_step(state.epoch, batch, loss)
+            self._update(average=frozen)
+        self.hooks.after_step(self.state.epoch, batch, loss)
         return {"loss": loss.total.detach(), **loss.parts}
 
-    def _look(self, label: str) -> str:
-        """The running loss for the bar, and as a line where there is no bar, every `print_freq` steps.
+    def _set_schedule(self, number: int) -> None:
+        """Set learning rate and momentum of step `number`, counted from the start of training."""
+        optimizer, optim, steps = self.learner.optimizer, self.learner.optim, len(self.batches)
+        factor = learning_rate_factor(number, steps, self.epochs, optim) * Plateau(**self.state.plateau).factor
+        set_learning_rate(optimizer, factor)
+        if optim.scheduler == "one_cycle":
+            set_momentum(optimizer, one_cycle(number, steps * self.epochs, optim.pct_start).momentum)
 
-        On a CPU a look costs nothing; on a GPU it waits for the step to end, so the bar gets one as seldom as a line.
+    def _update(self, *, average: bool) -> None:
+        """Update the weights by their gradients; with `average` those of the model are first averaged here."""
+        model, criterion, optimizer, optim, ema = self.learner
+        if average:
+            self.runtime.average_gradients(model)
+        if self.runtime.world_size > 1:
+            self.runtime.average_criterion_gradients(criterion)
+        if optim.clip_grad is not None:
+            self.runtime.clip_gradients(optimizer, optim.clip_grad)
+        optimizer.step()
+        if ema:
+            ema.update()
+
+    def _running_loss(self, label: str) -> str:
+        """Return the running loss for the bar; without a bar, print it as a line every `print_freq` steps.
+
+        On a CPU reading the loss costs nothing; on a GPU it waits for the step to end, so it is read that rarely too.
         """
         due = self.state.step % self.print_freq == 0
         if not due and self.runtime.device.type != "cpu":
             return ""
-        text = self._report()
+        text = self._checked_loss()
         if due and self.runtime.is_main and not is_terminal():
             speed = self.state.images / max(self.state.seconds, 1e-9)
             left = (len(self.batches) - self.state.step) * self.batches.batch_size / max(speed, 1e-9)
             say(f"{label}  step {self.state.step}/{len(self.batches)}  {text}  {speed:.1f} images/s  {left:.0f} s left")
         return text
 
-    def _report(self) -> str:
-        """The running mean loss as text; the moment at which a broken run is noticed."""
+    def _checked_loss(self) -> str:
+        """Return the running mean loss as text. Raises: RunError when it is not finite."""
         mean = self._sums["loss"].item() / self.state.step
         if not math.isfinite(mean):
             raise RunError(
@@ -289,15 +298,15 @@ class Loop:
         return f"loss {mean:.4f}"
 
     def _epoch_row(self) -> dict[str, float]:
-        """The log of the epoch just trained: mean losses, learning rate, speed so far."""
+        """Log row of the epoch just trained: mean losses, learning rate, speed so far."""
         state = self.state
-        self._report()
+        self._checked_loss()
         means = {name: value.item() / state.step for name, value in self._sums.items()}
         rate = self.learner.optimizer.param_groups[0]["lr"]
-        figures = {**means, **self.hooks.epoch_figures(state.epoch)}
         return {
             "epoch": state.epoch,
-            **figures,
+            **means,
+            **self.hooks.epoch_columns(state.epoch),
             "lr": rate,
             "images_per_second": state.images / max(state.seconds, 1e-9),
         }

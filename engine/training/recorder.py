@@ -1,6 +1,6 @@
-"""Watching what training does to single labels, beside the loop: which are memorised, and which are modified rightly.
+"""Statistics of single labels during training: labels that are memorised, and labels that are modified correctly.
 
-N pictures, C classes, B batch. The recorder alone reads `Batch.truth`; nothing it finds reaches a criterion.
+N images, C classes, B batch. Only the recorder reads `Batch.truth`; its results never reach a criterion.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ MOST_BYTES = 4 << 30
 """Memory that tables of labels may take; COCO needs 46 MB for both."""
 
 LABELS_FILE = "labels.npz"
-"""What a run folder calls what `Recorder.save` writes."""
+"""Name in a run folder of the file that `Recorder.save` writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """What is written down about single labels while training."""
+    """Statistics of single labels that are recorded in training."""
 
     record: Literal["none", "modification", "memorisation", "all"] = option(
         "none", "log how many of the modified labels are truly present, when labels have their highest loss, or both"
@@ -48,7 +48,7 @@ class RecordConfig:
 class _Rows(NamedTuple):
     """Rows of the global batch, each once."""
 
-    place: Tensor  # (B,) in the training set
+    index: Tensor  # (B,) in the training set
     observed: Tensor  # (B, C) int8, like the truth
     truth: Tensor
     modified: Tensor  # (B, C) bool
@@ -56,18 +56,18 @@ class _Rows(NamedTuple):
 
 
 class Recorder:
-    """Counts after each step, figures after each epoch, arrays at the end; the same on every process.
+    """Counts after each step, log columns after each epoch, arrays at the end; the same on every process.
 
-    `--record modification`: of the labels that a method modified, how many are truly present. `memorisation`: in which
-    epoch each label has its highest loss against assume-negative targets, and how large these losses are, whatever the
-    method's own loss. `all`: both, as far as the method offers them. `none`: every call does nothing.
+    `--record modification`: share of the modified labels that are truly present. `memorisation`: epoch in which each
+    label has its highest loss against assume-negative targets, and the size of these losses, whatever the loss of the
+    method. `all`: both, modification only if the method modifies labels. `none`: every call does nothing.
 
     Args:
-        config: what to record.
-        observed: (N, C) labels that are trained on.
+        config: the statistics to record.
+        observed: (N, C) labels of the training.
         truth: (N, C) true labels of the same rows.
-        epochs: how many are to come in all.
-        device: where the tables lie: that of the losses. 1 byte a label for modification, 6 for memorisation.
+        epochs: number of epochs of the whole training.
+        device: device of the tables, that of the losses. 1 byte per label for modification, 6 for memorisation.
 
     Raises:
         UserError: the tables would need more than `MOST_BYTES`, or there are too many epochs to number.
@@ -83,19 +83,19 @@ class Recorder:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config, self.observed, self.truth = config, observed, truth
-        self.epoch = 0  # the one that the counts belong to
+        self.epoch = 0  # epoch of the counts
         rows, classes = len(observed), observed.num_classes
         wants = {kind: config.record in (kind, "all") for kind in ("modification", "memorisation")}
         label_bytes = Modifications.BYTES * wants["modification"] + HighestLoss.BYTES * wants["memorisation"]
         size = rows * classes * label_bytes
         require(
             size <= MOST_BYTES,
-            f"--record {config.record}: {rows:,} pictures x {classes:,} classes need {size / 2**30:,.1f} GiB, more "
-            f"than {MOST_BYTES / 2**30:.0f}; take --record none or fewer pictures (--ss_frac_train)",
+            f"--record {config.record}: {rows:,} images x {classes:,} classes need {size / 2**30:,.1f} GiB, more "
+            f"than {MOST_BYTES / 2**30:.0f}; take --record none or fewer images (--ss_frac_train)",
         )
         require(
             not wants["memorisation"] or epochs <= MOST_EPOCHS,
-            f"--record {config.record}: at most {MOST_EPOCHS} epochs can be told apart, not {epochs}",
+            f"--record {config.record}: at most {MOST_EPOCHS} epochs can be recorded, not {epochs}",
         )
         self.modifications = Modifications(rows, classes, device) if wants["modification"] else None
         self.highest = HighestLoss(rows, classes, device) if wants["memorisation"] else None
@@ -103,12 +103,12 @@ class Recorder:
 
     @torch.no_grad()
     def step(self, epoch: int, batch: Batch, output: LossOutput) -> None:
-        """Take one training step in. Collective: every process calls it after each of its steps.
+        """Record one training step. Collective: every process calls it after each of its steps.
 
         Args:
             epoch: from 1; the first step of another epoch begins its counts.
-            batch: this process's, with its truth, which may lie on another device.
-            output: what the criterion returned for it.
+            batch: the batch of this process with its truth, which may be on another device.
+            output: result of the criterion for it.
 
         Raises:
             UserError: modification alone is to be recorded, and the method modifies no labels.
@@ -122,21 +122,21 @@ class Recorder:
             self._start_epoch(epoch)
         rows = _gathered(batch, output)
         if self.modifications is not None:
-            self.modifications.add(epoch, rows.place, rows.observed, rows.truth, rows.modified)
+            self.modifications.add(epoch, rows.index, rows.observed, rows.truth, rows.modified)
         if self.highest is not None:
-            self.highest.add(epoch, rows.place, rows.losses)
+            self.highest.add(epoch, rows.index, rows.losses)
         if self.losses is not None:
             self.losses.add(rows.observed, rows.truth, rows.losses)
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
-        """Figures for the log after the last step of `epoch`, as fractions; those of nothing are left out.
+        """Columns for the log after the last step of `epoch`, as fractions; shares of no labels are left out.
 
-        They may be asked for again until the next step. Of an epoch without a recorded step there are none.
+        Callable again until the next step. Empty for an epoch without a recorded step.
 
         `modified_true`, `modified_ever_true`, `unknown_true`, `found`, `found_ever`: see `Modifications.figures`.
-        `warmup_TP`, `warmup_TN`, `warmup_FN`: the share of labels observed and truly present, unknown and truly absent,
-        unknown and truly present whose highest loss so far was in epoch 1. `an_loss_TP`, ...: the mean loss of such
-        labels in this epoch.
+        `warmup_TP`, `warmup_TN`, `warmup_FN`: share of the labels (observed and truly present; unknown and truly
+        absent; unknown and truly present) whose highest loss so far was in epoch 1. `an_loss_TP`, ...: mean loss of
+        these labels in this epoch.
         """
         found: dict[str, float] = {}
         if epoch != self.epoch:
@@ -149,11 +149,11 @@ class Recorder:
         return {name: value for name, value in found.items() if value == value}
 
     def memorisation(self) -> dict[str, EpochShare]:
-        """Warm-up and regular share of each group of labels so far (Table 1); empty where they are not recorded."""
+        """Warm-up and regular share of each group of labels so far (Table 1); empty if memorisation is not recorded."""
         return {} if self.highest is None else memorisation(self.highest.epoch, self.observed, self.truth)
 
     def save(self, path: Path) -> None:
-        """Write what is known of each label as arrays (N, C) of an `.npz`, atomically; nothing where none is recorded.
+        """Write the records of each label as arrays (N, C) of an `.npz`, atomically; no file if nothing is recorded.
 
         `first_modified` uint8, the epoch, 0 for labels never modified and 255 for that and any later epoch;
         `highest_loss` float32 and `epoch_of_highest` int16, -inf and 0 for labels never seen.
@@ -167,15 +167,15 @@ class Recorder:
         if self.highest is not None:
             arrays |= {"highest_loss": self.highest.loss, "epoch_of_highest": self.highest.epoch}
         if arrays:
-            held: dict[str, Any] = {name: values.cpu().numpy() for name, values in arrays.items()}
-            write_atomically(path, lambda file: np.savez_compressed(file, **held))
+            content: dict[str, Any] = {name: values.cpu().numpy() for name, values in arrays.items()}
+            write_atomically(path, lambda file: np.savez_compressed(file, **content))
 
     def state_dict(self) -> StateDict:
-        """Tensors and plain values; with them a killed run goes on to the same figures."""
+        """Tensors and plain values, from which a killed run continues to the same results."""
         return {"epoch": self.epoch} | {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Go on from a saved state, of the same `--record`."""
+        """Continue from a saved state with the same `--record`."""
         self.epoch = state["epoch"]
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
@@ -188,22 +188,22 @@ class Recorder:
                 part.start_epoch()
 
     def _parts(self) -> dict[str, Modifications | HighestLoss | GroupLosses]:
-        """What is recorded, by name."""
+        """Recorded statistics by name."""
         parts = {"modifications": self.modifications, "highest": self.highest, "losses": self.losses}
         return {name: part for name, part in parts.items() if part is not None}
 
 
 def assume_negative_losses(logits: Tensor, observed: Tensor) -> Tensor:
-    """(B, C) binary cross-entropy of each label, unknown ones counting as absent."""
+    """Binary cross-entropy (B, C) of each label, unknown ones counted as absent."""
     logits = at_least_float32(logits)
     return F.binary_cross_entropy_with_logits(logits, present(observed, logits.dtype), reduction="none")
 
 
 def _gathered(batch: Batch, output: LossOutput) -> _Rows:
-    """This step's rows of all processes, on the device of the logits; a row that pads the last batch only once.
+    """Rows of this step of all processes, on the device of the logits; a row that pads the last batch only once.
 
-    They are gathered in every step, and not counted up over processes at the end of an epoch, so that the state of the
-    main process alone, which is what a run saves, resumes all of them.
+    They are gathered in every step, not summed over processes at the end of an epoch, so that all processes can resume
+    from the state of the main process, the only one that is saved.
     """
     if batch.truth is None:
         raise ValueError("recording needs batches with their truth")

@@ -140,6 +140,6 @@ def test_an_entry_is_found_by_hash_before_it_is_found_by_name(tmp_path):
 
 def test_an_unknown_name_is_refused_with_the_nearest(tmp_path):
     manifest = load(tmp_path, content())
-    assert manifest.named("x-voc07").told.lam == 0.1
+    assert manifest.named("x-voc07").overrides.lam == 0.1
     with pytest.raises(UserError, match=r"--paper x-voc7: .* did you mean x-voc07"):
         manifest.named("x-voc7")

@@ -204,7 +204,7 @@ def test_hooks_come_at_their_moments():
         frozen=0,
         epochs=2,
         after_step=after_step,
-        epoch_figures=lambda epoch: {"extra": 10.0 * epoch, "steps": float(len(seen))},
+        epoch_columns=lambda epoch: {"extra": 10.0 * epoch, "steps": float(len(seen))},
     )
     loop.run(lambda epoch, row: rows.append(dict(row)))
     for epoch in (1, 2):
