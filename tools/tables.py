@@ -72,6 +72,7 @@ def settings_page(every: Sequence[Command]) -> str:
     rows: dict[str, dict[tuple[str, str], tuple[Setting, list[str]]]] = {}
 
     def note(table: CommandTable, settings: dict[str, Setting], owner: str) -> None:
+        """Add settings of a command to their group."""
         for setting in settings.values():
             group = rows.setdefault(f"{setting.group}{owner}", {})
             group.setdefault((setting.name, setting.help), (setting, []))[1].append(table.program)

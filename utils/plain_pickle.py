@@ -188,6 +188,7 @@ def _watched(operation: int, first_key: int, step: int) -> None:
     plain = PlainUnpickler.dispatch[operation]
 
     def watching(unpickler: PlainUnpickler) -> None:
+        """Check the keys of the operation, then do it."""
         _hashable(unpickler.stack[first_key::step])  # type: ignore[attr-defined]
         plain(unpickler)
 

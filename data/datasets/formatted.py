@@ -281,6 +281,7 @@ def _order_by_id(ids: Sequence[str]) -> Index:
         return np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
 
     def value(row: int) -> tuple[int, str, str]:  # sorts numbers of any length without conversion
+        """The key of a numeric id: its length, its digits, the id itself."""
         digits = ids[row].lstrip("0")
         return len(digits), digits, ids[row]
 
@@ -336,6 +337,7 @@ def _to_file_code(codes: Codes) -> NDArray[np.float64]:
 
 def _save(path: Path, array: NDArray[Any]) -> None:
     def write(file: BinaryIO) -> None:
+        """Write the array."""
         np.save(file, array, allow_pickle=False)
 
     write_atomically(path, write)

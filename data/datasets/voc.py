@@ -200,6 +200,7 @@ class _NoDocumentType(ElementTree.TreeBuilder):
     """Builds the tree of a document and refuses document types, so that no entity can be declared."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """Refuse the document."""
         raise ValueError("it declares a document type")
 
 

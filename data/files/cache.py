@@ -65,6 +65,7 @@ class Cache:
         """Write an entry completely or not at all; a folder that cannot be written to is ignored."""
 
         def write(file: BinaryIO) -> None:
+            """Write the arrays."""
             np.savez(file, **arrays)
 
         with contextlib.suppress(OSError, RunError):

@@ -181,6 +181,7 @@ def read_files(paths: Sequence[str], *, processes: int, shown: bool) -> MemoryIm
     buffer = np.empty(total, dtype=np.uint8)
 
     def read(number: int) -> None:
+        """Read one file into its span of the buffer."""
         first, end = spans[number]
         _read_into(buffer.data[first:end], paths[number])
 

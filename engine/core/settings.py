@@ -156,6 +156,12 @@ class Request:
             recorded: what a checkpoint says, which only the command line overrides.
         """
         values, origins = self._resolved(self.table, recorded)
+        choice = self.command.choice
+        require(
+            not choice or values[choice] == self.method,
+            f"{choice}: {values.get(choice)} was set by {origins.get(choice)}; a method is chosen by --{choice}, or by "
+            "a plain line of the settings file given",
+        )
         self._refuse_other_heads()
         return values, origins
 

@@ -210,6 +210,7 @@ def _predict_all(predictor: Predictor, config: PredictConfig, images: FoundImage
     sources = {os.fspath(source.path): source for source in images.sources}
 
     def unreadable(one: Unreadable) -> None:
+        """Warn of an image, and note it for the files."""
         warn(f"{shown(one.name)}: {shown(one.reason)}")
         results.unreadable.append(one)
 

@@ -48,7 +48,7 @@ class RecordConfig:
 class _Rows(NamedTuple):
     """Rows of the global batch, each once."""
 
-    index: Tensor  # (B,) in the training set
+    index: Tensor  # type: ignore[assignment]  # (B,) in the training set; hides tuple.index, unused here
     observed: Tensor  # (B, C) int8, like the truth
     truth: Tensor
     modified: Tensor  # (B, C) bool

@@ -55,14 +55,8 @@ def train_command(
     Returns:
         The exit code.
     """
-    command = training_command(program, defaults, method=method)
-    settings = parse_settings(command, argv)
-    config, choice = settings.of(RunConfig), command.choice
-    require(
-        not choice or settings.values[choice] == settings.method,
-        f"{choice}: {settings.values.get(choice)} was set by {settings.origins.get(choice)}; a method is chosen by "
-        f"--{choice}, or by a plain line of the settings file given",
-    )
+    settings = parse_settings(training_command(program, defaults, method=method), argv)
+    config = settings.of(RunConfig)
     if config.threads:
         torch.set_num_threads(config.threads)
     runtime = Runtime(config.device, config.precision)

@@ -207,6 +207,7 @@ def export_backbone(checkpoint: Path, out: Path) -> None:
     require(finite, f"{checkpoint}: the backbone has values that are not finite in float16")
 
     def write(file: BinaryIO) -> None:
+        """Write the tensors."""
         file.write(safetensors.torch.save(halves))
 
     write_atomically(out, write)

@@ -151,6 +151,7 @@ class EncoderLayer(TransformerLayer):
         """Tokens (B, L, d) with the position encoding (1, L, d), if any, to tokens (B, L, d)."""
 
         def self_attention(x: Tensor) -> Tensor:
+            """Self-attention of the tokens, whose positions are in queries and keys."""
             encoded = x if encoding is None else x + encoding
             return _attend(self.self_attn, encoded, encoded, x)
 
@@ -203,6 +204,7 @@ class DecoderLayer(TransformerLayer):
             return tokens
 
         def self_attention(t: Tensor) -> Tensor:
+            """Self-attention of the classes."""
             return _attend(self.self_attn, t + queries, t + queries, t)
 
         return self.residual(tokens, self.norm1, self_attention)

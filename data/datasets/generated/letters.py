@@ -46,6 +46,7 @@ def letter_scenes(seed: int, split: str) -> Annotations:
     bank = np.stack([letter_glyph(rng, letter, font) for letter in LETTERS for _ in range(variants)])
 
     def pick(rng: Generator, labels: Index) -> Floats:
+        """A random variant of each letter."""
         glyphs: Floats = bank[labels * variants + rng.integers(variants, size=len(labels))]
         return glyphs
 

@@ -31,28 +31,28 @@ def content(**changes):
     return {"families": families, "checkpoints": [{**ENTRY, **changes}]}
 
 
-def load(tmp_path, held):
+def load(tmp_path, written):
     path = tmp_path / "released.yaml"
-    path.write_text(held if isinstance(held, str) else yaml.safe_dump(held))
+    path.write_text(written if isinstance(written, str) else yaml.safe_dump(written))
     load_manifest.cache_clear()
     return load_manifest(path)
 
 
 def test_the_manifest_that_comes_with_the_code():
-    held = load_manifest()
-    assert set(held.families) == set(FAMILIES)
-    assert len(held.checkpoints) > 90
-    for entry in held.checkpoints.values():
+    manifest = load_manifest()
+    assert set(manifest.families) == set(FAMILIES)
+    assert len(manifest.checkpoints) > 90
+    for entry in manifest.checkpoints.values():
         assert set(entry.metrics) <= {"mAP", "head", "middle", "tail"}
         assert entry.dataset in DATASETS
-    assert held.checkpoints["cones-voc07-0.1"].metrics == {"mAP": 92.10}
-    assert held.checkpoints["ll-r-pascal-end-to-end"].metrics == {"mAP": 89.2}
+    assert manifest.checkpoints["cones-voc07-0.1"].metrics == {"mAP": 92.10}
+    assert manifest.checkpoints["ll-r-pascal-end-to-end"].metrics == {"mAP": 89.2}
     tail = {"mAP": 59.51, "head": 59.54, "middle": 70.33, "tail": 51.38}
-    assert held.checkpoints["ndlp-voc-lt-0.3"].metrics == tail
-    assert held.checkpoints["asl-tresnet-xl-coco"].view == Preparation(640, "unit")
+    assert manifest.checkpoints["ndlp-voc-lt-0.3"].metrics == tail
+    assert manifest.checkpoints["asl-tresnet-xl-coco"].view == Preparation(640, "unit")
 
 
-def test_a_family_may_see_pictures_of_one_dataset_in_another_way():
+def test_a_family_may_see_images_of_one_dataset_in_another_way():
     cones = load_manifest().families["cones"]
     assert cones.view("voc07") == cones.view(None) == Preparation(448, "unit")
     assert cones.view("nuswide") == Preparation(448, "imagenet")
@@ -64,7 +64,7 @@ def test_a_family_may_see_pictures_of_one_dataset_in_another_way():
         ({"name": "A B"}, "a name is of small letters"),
         ({"family": "cnes"}, "family cnes: choose from cones"),
         ({"dataset": "voc70"}, "no dataset is called voc70"),
-        ({"img_size": "448"}, "img_size: '448' is of the wrong kind"),
+        ({"img_size": "448"}, "img_size: '448' is of the wrong type"),
         ({"img_size": 4}, "img_size 4: must be"),
         ({"normalize": "zero"}, "normalize zero: choose from unit"),
         ({"metrics": {}}, "at least one is needed"),
@@ -73,7 +73,7 @@ def test_a_family_may_see_pictures_of_one_dataset_in_another_way():
         ({"sha256": "abc"}, "64 hexadecimal digits"),
         ({"network": {"lamb": 1}}, "network: unknown: lamb"),
         ({"colour": "red"}, "unknown: colour"),
-        ({"source": 5}, "source: '5' is of the wrong kind"),
+        ({"source": 5}, "source: '5' is of the wrong type"),
     ],
 )
 def test_an_entry_that_cannot_be_is_refused_in_one_line(tmp_path, changes, words):
@@ -87,26 +87,26 @@ def test_an_entry_that_cannot_be_is_refused_in_one_line(tmp_path, changes, words
 
 @pytest.mark.parametrize("name", ["name", "metrics", "img_size"])
 def test_an_entry_that_lacks_something_is_refused(tmp_path, name):
-    held = content()
-    del held["checkpoints"][0][name]
+    written = content()
+    del written["checkpoints"][0][name]
     with pytest.raises(UserError, match=f"entry 1.*missing: {name}"):
-        load(tmp_path, held)
+        load(tmp_path, written)
 
 
 @pytest.mark.parametrize(
-    "held, words",
+    "written, words",
     [
-        ("- a\n- b\n", "must hold `families:`"),
+        ("- a\n- b\n", "must contain `families:`"),
         ("a: [", "not a readable YAML file"),
-        ("families: {}\ncheckpoints: []\n", "missing; say how their pictures are prepared"),
+        ("families: {}\ncheckpoints: []\n", "missing; add how their images are prepared"),
         ({**content(), "checkpoints": [ENTRY, ENTRY]}, "the name x-voc07 is given twice"),
         ({**content(), "checkpoints": ["x"]}, "must be `key: value` pairs"),
         ({**content(), "families": {**content()["families"], "other": {}}}, "other: no such family"),
     ],
 )
-def test_a_manifest_of_another_shape_is_refused(tmp_path, held, words):
+def test_a_manifest_of_another_shape_is_refused(tmp_path, written, words):
     with pytest.raises(UserError) as error:
-        load(tmp_path, held)
+        load(tmp_path, written)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -120,12 +120,12 @@ def test_an_entry_is_found_by_hash_before_it_is_found_by_name(tmp_path):
     file = tmp_path / "renamed.pth"
     file.write_bytes(b"content")
     digest = hashlib.sha256(b"content").hexdigest()
-    held = content()
-    held["checkpoints"] += [
+    written = content()
+    written["checkpoints"] += [
         {**ENTRY, "name": "by-hash", "sha256": digest},
         {**ENTRY, "name": "by-name", "dataset": "coco"},
     ]
-    manifest = load(tmp_path, held)
+    manifest = load(tmp_path, written)
 
     def names(path, family="csra", dataset=None):
         return [entry.name for entry in manifest.matching(path, family, dataset)]
