@@ -16,7 +16,7 @@ from data.images.decoders import Decoder, require_decoder
 from data.loading.dataset import Collate, ImageBatch, ImageDataset, Transform
 from data.loading.eval_view import EvalView
 from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches, TrainingBatches, class_members
-from data.loading.transforms import Normalizer
+from data.loading.transforms import AUGMENTATIONS, NORMALIZATIONS, SECOND_VIEWS, Normalizer
 from utils.checks import require
 from utils.options import option
 from utils.types import Annotations, Batch, LabelTable
@@ -32,17 +32,18 @@ class LoaderConfig:
 
     img_size: int = option(448, "side of the square that an image is resized to, in pixels", common=True)
     batch_size: int = option(16, "images per step, over all processes together", aliases=("bsize",), common=True)
-    augment: Literal["crop", "resize-crop", "flip", "multiscale", "side-crop", "photometric", "shift", "none"] = option(
+    augment: str = option(
         "crop",
         "augmentation of training images; images are scored whole, but beside resize-crop in a centre crop",
+        choices=AUGMENTATIONS,
         common=True,
     )
-    second_view: Literal["same", "randaugment"] = option(
-        "same", "methods that compare two views: the second has --augment drawn anew, or RandAugment before it"
+    second_view: str = option(
+        "same",
+        "methods that compare two views: the second has --augment drawn anew, or RandAugment before it",
+        choices=SECOND_VIEWS,
     )
-    normalize: Literal["unit", "imagenet", "half", "centred"] = option(
-        "unit", "scale of the pixels: [0, 1], ImageNet's, +-2, +-1"
-    )
+    normalize: str = option("unit", "scale of the pixels: [0, 1], ImageNet's, +-2, +-1", choices=NORMALIZATIONS)
     decoder: Decoder = option(
         "pillow", "decodes and resizes: pillow gives the papers' pixels, torchcodec is faster and within 2/255"
     )

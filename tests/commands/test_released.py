@@ -52,7 +52,7 @@ def test_a_released_file_is_scored_on_the_dataset_that_is_named(folder):
 def test_without_a_dataset_it_asks_for_one(folder):
     line = refusal(folder, "evaluate.py", "--load_from", "epoch_30.pth", *SEEN)
     assert (
-        "epoch_30.pth: does not say which dataset it is for (released, BCE baseline of CoNeS); give --dataset" in line
+        "epoch_30.pth: does not name its dataset (released, BCE baseline of CoNeS); give --dataset" in line
     )
 
 
@@ -144,7 +144,7 @@ def test_a_released_file_is_converted_with_the_classes_of_its_dataset_or_without
     assert "give --dataset" in refusal(folder, "evaluate.py", "--load_from", "nameless.safetensors", *SEEN)
     other, said = figures(folder, "--load_from", "nameless.safetensors", "--dataset", "voc07", *SEEN)
     assert other["test"] == first["test"]
-    assert "does not tell their order" in said
+    assert "does not give their order" in said
 
 
 def test_a_copy_has_to_be_called_safetensors_and_has_to_have_a_folder(folder):

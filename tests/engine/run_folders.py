@@ -15,6 +15,7 @@ from data.subsets.splits import TrainingSplitConfig
 from engine.analysis.command import analyse_command
 from engine.core.checkpoint import save_model
 from engine.core.settings import parse_settings
+from engine.core.usage import check_subcommand
 from engine.training.config import RunConfig, run_command
 from engine.training.recorder import LABELS_FILE
 from models.build import architecture_from, build_model
@@ -74,15 +75,17 @@ def modified_arrays(data):
 
 
 def seen_by_hand(folder, annotations, row):
-    """What the network of a run makes of one picture: logits, features and maps."""
+    """Output of the network of a run for one image: logits, features and maps."""
     with torch.no_grad():
-        picture = normalizer("unit")(eval_transform("none", 32)(annotations.images.open(row))[None])
-        return folder.network(picture, want=frozenset({"cam"}))
+        image = normalizer("unit")(eval_transform("none", 32)(annotations.images.open(row))[None])
+        return folder.network(image, want=frozenset({"cam"}))
 
 
 def analyse(*words, scripts=None):
     """Run `analyse.py` without its script."""
-    return analyse_command([str(word) for word in words], scripts=scripts or {})
+    argv = [str(word) for word in words]
+    check_subcommand("analyse.py", argv)
+    return analyse_command(argv, scripts=scripts or {})
 
 
 def refused(*words, **how):

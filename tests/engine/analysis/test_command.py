@@ -121,7 +121,7 @@ def test_base_rates_that_differ_are_drawn_for_each_run(tmp_path, monkeypatch):
 
 def test_runs_are_told_apart_by_method_then_folder_then_path(tmp_path):
     def run(path, method, **values):
-        return FinishedRun(tmp_path / path, method, {}, values, [])
+        return FinishedRun(tmp_path / path, method, {}, [], values)
 
     alone = [run("a", "bce"), run("b", "large_loss", mod_scheme="LL-R")]
     assert run_labels(alone) == ["bce", "LL-R"]
@@ -133,7 +133,9 @@ def test_what_to_do_must_be_known(tmp_path):
     for words in ([], ["memorization"], [tmp_path]):
         message = refused(*words)
         assert all(what in message for what in ("memorisation", "modification", "pointing", "modified", "sweep"))
-    assert analyse("--help") == 0
+    with pytest.raises(SystemExit) as stopped:
+        analyse("--help")
+    assert stopped.value.code == 0
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_what_to_do_must_be_known(tmp_path):
         (["memorisation", "a", "b"], "one run, not 2"),
         (["memorisation", "a", "--tolerance", "3"], "unknown flag --tolerance"),
         (["pointing", "a", "--tolerance=-1"], "--tolerance -1.0"),
-        (["modified", "a", "--pictures", "0"], "--pictures 0"),
+        (["modified", "a", "--pictures", "0"], "--images 0"),
         (["memorisation", "gone"], "gone: not a finished run"),
     ],
 )
@@ -207,5 +209,5 @@ def test_settings_that_an_older_run_did_not_have_are_their_defaults(tmp_path):
     run = log_folder(tmp_path / "run", "bce", MEMORISED)
     lines = (run / "settings.yaml").read_text().splitlines()
     (run / "settings.yaml").write_text("\n".join(line for line in lines if not line.startswith("img_size")))
-    assert read_run(run).values["img_size"] == 448
+    assert read_run(run).settings["img_size"] == 448
     assert not math.isnan(read_run(run).column("warmup_TP")[0][1])
