@@ -20,10 +20,10 @@ from utils.types import Splits
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
-    """The file of the labels, and its form."""
+    """The label file and its format."""
 
-    seed: int = option(0, "seed of the dataset, and of the labels where --label_seed says nothing")
-    out: Path | None = option(None, "file to write (default: where the training scripts look for it)")
+    seed: int = option(0, "seed of the dataset, and of the labels unless --label_seed is given")
+    out: Path | None = option(None, "file to write (default: the path that the training scripts read)")
     published: bool = option(False, "write the published form of CoNeS, a pickled dict, instead of a plain array")
     formatted: Path | None = option(None, "write the single-positive papers' formatted arrays to this folder instead")
     overwrite: bool = option(False, "replace a file that is there")
@@ -48,7 +48,7 @@ COMMANDS = (GENERATE,)
 
 
 def generate_command(argv: Sequence[str] | None = None) -> int:
-    """Draw the labels of `--labels`, write them, print a summary. Returns the exit code."""
+    """Draw the labels of `--labels`, write them, print a summary. Return the exit code."""
     settings = parse_settings(GENERATE, argv, elsewhere=training_names())
     config, output, regime = settings.of(DatasetConfig), settings.of(OutputConfig), settings.of(Regime)
     require(regime.label_file is None, "--label_file: names labels to read; here --out names the file to write")
@@ -69,7 +69,7 @@ def generate_command(argv: Sequence[str] | None = None) -> int:
 
 
 def _write_arrays(folder: Path, splits: Splits, config: DatasetConfig, regime: Regime, *, overwrite: bool) -> int:
-    """The formatted arrays; as published, the test labels are drawn by a generator of the same seed."""
+    """Write the formatted arrays; as published, the test labels are drawn by a generator of the same seed."""
     observed = [observe(part, regime) for part in (splits.train, splits.test)]
     name_of = names_below(config.path_images or Path())
     write_formatted(folder, splits, observed[0], observed[1], name_of, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""`analyse.py`: the effects of training with missing labels, after Kim et al., "Large Loss Matters" (CVPR 2022)."""
+"""`analyse.py`: effects of training with missing labels, after Kim et al., "Large Loss Matters" (CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Analysis(NamedTuple):
     about: str
     config: type[Any]
     several: bool  # True if it takes more than one run
-    run: Callable[[Sequence[FinishedRun], Any, ReportFiles], str]  # leaves the report; what to say
+    run: Callable[[Sequence[FinishedRun], Any, ReportFiles], str]  # writes the files; returns the text to print
 
 
 def analyse_command(argv: Sequence[str], *, scripts: Scripts) -> int:
-    """Do one analysis: the first word says which. Prints its main figures and what it wrote. Returns the exit code.
+    """Run the analysis that the first word names; print its main results and the files written. Return the exit code.
 
     Args:
         argv: the command line without the program.
@@ -50,31 +50,31 @@ def analyse_command(argv: Sequence[str], *, scripts: Scripts) -> int:
     Raises:
         UserError: no such analysis, no such run, or a run that lacks the records for it.
     """
-    what, words = argv[0], argv[1:]
-    program = f"{PROGRAM} {what}"
+    name, words = argv[0], argv[1:]
+    program = f"{PROGRAM} {name}"
     require(
         int(os.environ.get("WORLD_SIZE", "1")) == 1, f"{PROGRAM}: works in one process; start it without a launcher"
     )
-    if what == "sweep":
+    if name == "sweep":
         return sweep_command(words, scripts=scripts)
-    analysis = ANALYSES[what]
-    settings = parse_settings(_command(what), words, elsewhere=training_names())
+    analysis = ANALYSES[name]
+    settings = parse_settings(_command(name), words, elsewhere=training_names())
     paths, config = run_paths(settings.words), settings.of(analysis.config)
     require(bool(paths), f"{program}: name the folder of a finished run{', or several' if analysis.several else ''}")
     require(len(paths) == 1 or analysis.several, f"{program}: takes one run, not {len(paths)}")
     runs = [read_run(path) for path in paths]
-    report = make_report(config.output or paths[0], what)
+    report = make_report(config.output or paths[0], name)
     say(analysis.run(runs, config, report))
     for path in report:
         say(f"written: {path}")
     return 0
 
 
-def _command(what: str) -> Command:
-    """The settings of one analysis."""
-    analysis = ANALYSES[what]
+def _command(name: str) -> Command:
+    """Return the settings of one analysis."""
+    analysis = ANALYSES[name]
     return Command(
-        program=f"{PROGRAM} {what}",
+        program=f"{PROGRAM} {name}",
         about=f"{analysis.about[0].upper()}{analysis.about[1:]}.",
         groups={"analysis": (analysis.config,)},
         words="RUN [RUN ...]" if analysis.several else "RUN",
@@ -82,14 +82,14 @@ def _command(what: str) -> Command:
 
 
 def memorisation(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles) -> str:
-    """Table 1 and Figure 1: the epoch in which labels have their highest loss, and the size of losses."""
+    """Table 1 and Figure 1: share of labels with their highest loss in the first epoch, and mean losses."""
     (run,) = runs
     columns = [*(f"an_loss_{name}" for name in GROUPS), *(f"warmup_{name}" for name in GROUPS)]
     _require_recorded(run, columns, "memorisation")
     write_table(report.table, [_row(row, columns) for row in run.history])
     groups = [name for name in GROUPS if run.column(f"warmup_{name}")]
     colours = dict(zip(GROUPS, COLOURS, strict=False))
-    lines = [Line(_MEANING[name], run.column(f"an_loss_{name}"), colours[name]) for name in groups]
+    lines = [Line(_LEGEND[name], run.column(f"an_loss_{name}"), colours[name]) for name in groups]
     first = {name: run.column(f"warmup_{name}")[-1][1] for name in groups}
     plot_memorisation(lines, first, report.figure)
     shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in first.items())
@@ -97,7 +97,7 @@ def memorisation(runs: Sequence[FinishedRun], config: ReportConfig, report: Repo
 
 
 def modification(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles) -> str:
-    """Figure 4: the share of the labels modified by each run that are truly present."""
+    """Figure 4: share of the labels modified by each run that are truly present."""
     columns = ["modified_true", "modified_ever_true", "unknown_true"]
     for run in runs:
         _require_recorded(run, columns[2:], "modification")
@@ -114,7 +114,7 @@ def modification(runs: Sequence[FinishedRun], config: ReportConfig, report: Repo
 
 
 def found(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles) -> str:
-    """Figure 3 of CLS (AAAI 2025): the share of the false negatives that each run has found, epoch by epoch."""
+    """Figure 3 of CLS (AAAI 2025): share of the false negatives that each run has found, epoch by epoch."""
     for run in runs:
         _require_recorded(run, ["found"], "modification")
     labels, columns = run_labels(runs), ["found", "found_ever"]
@@ -122,33 +122,33 @@ def found(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles
         report.table,
         [{"run": label, **_row(row, columns)} for label, run in zip(labels, runs, strict=True) for row in run.history],
     )
-    figures = ["found_ever" if _for_good(run) else "found" for run in runs]
+    chosen = ["found_ever" if _permanent(run) else "found" for run in runs]
     lines = [
         Line(label, [(epoch, 100 * value) for epoch, value in run.column(name)], COLOURS[index % len(COLOURS)])
-        for index, (label, run, name) in enumerate(zip(labels, runs, figures, strict=True))
+        for index, (label, run, name) in enumerate(zip(labels, runs, chosen, strict=True))
     ]
     title = "false negatives found: unknown labels that are truly present and were modified"
     plot_lines(lines, report.figure, title=title, xlabel="epoch", ylabel="false negatives (%)")
-    shares = [100 * run.column(name)[-1][1] for run, name in zip(runs, figures, strict=True)]
+    shares = [100 * run.column(name)[-1][1] for run, name in zip(runs, chosen, strict=True)]
     rows = zip(labels, shares, runs, strict=True)
     return "\n".join(f"{label}: {value:.1f} % found in epoch {len(run.history)}" for label, value, run in rows)
 
 
 def _precision_line(run: FinishedRun, label: str, index: int) -> Line:
-    so_far = f"{label}, corrected so far" if _for_good(run) else f"{label}, modified in the epoch"
-    points = [(epoch, 100 * value) for epoch, value in run.column(_figure(run))]
-    return Line(so_far, points, COLOURS[index % len(COLOURS)])
+    text = f"{label}, corrected so far" if _permanent(run) else f"{label}, modified in the epoch"
+    points = [(epoch, 100 * value) for epoch, value in run.column(_precision_column(run))]
+    return Line(text, points, COLOURS[index % len(COLOURS)])
 
 
 def _precision_text(run: FinishedRun, label: str) -> str:
-    epoch, value = run.column(_figure(run))[-1]
-    which = f"labels corrected up to epoch {epoch:.0f}" if _for_good(run) else f"labels modified in epoch {epoch:.0f}"
+    epoch, value = run.column(_precision_column(run))[-1]
+    which = f"labels corrected up to epoch {epoch:.0f}" if _permanent(run) else f"labels modified in epoch {epoch:.0f}"
     base = run.column("unknown_true")[-1][1]
     return f"{label}: {100 * value:.1f} % of the {which} are truly present; of all unknown labels {100 * base:.1f} %"
 
 
 def _base_rates(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[Line]:
-    """The share of a choice at random: one line, or one for each run where they differ."""
+    """Share of a random choice: one line, or one per run where they differ."""
     points = [tuple((epoch, 100 * value) for epoch, value in run.column("unknown_true")) for run in runs]
     longest = max(points, key=len)
     if len({round(value, 6) for line in points for _, value in line}) == 1:
@@ -159,26 +159,26 @@ def _base_rates(runs: Sequence[FinishedRun], labels: Sequence[str]) -> list[Line
     ]
 
 
-def _for_good(run: FinishedRun) -> bool:
-    """True if the run modifies labels for good, so that its figure is that of all labels modified so far."""
+def _permanent(run: FinishedRun) -> bool:
+    """True if the run modifies labels permanently, so that its share is that of all labels modified so far."""
     return getattr(run.method_config, "mod_scheme", "") == "LL-Cp"
 
 
-def _figure(run: FinishedRun) -> str:
-    return "modified_ever_true" if _for_good(run) else "modified_true"
+def _precision_column(run: FinishedRun) -> str:
+    return "modified_ever_true" if _permanent(run) else "modified_true"
 
 
 def _require_recorded(run: FinishedRun, columns: Sequence[str], record: str) -> None:
     if not any(run.column(name) for name in columns):
-        raise UserError(f"{run.path}: its log says nothing of {record}; train it with --record {record} (or all)")
+        raise UserError(f"{run.path}: its log has no columns of {record}; train it with --record {record} (or all)")
 
 
 def _row(row: dict[str, float], columns: Sequence[str]) -> dict[str, float | None]:
-    """The epoch and the figures `columns`, None for those that there are not."""
+    """Epoch and `columns` of a row of the log, None for those it does not have."""
     return {"epoch": int(row["epoch"]), **{name: row.get(name) for name in columns}}
 
 
-_MEANING = {"TP": "TP: seen as present", "TN": "TN: unknown, absent", "FN": "FN: unknown, present"}
+_LEGEND = {"TP": "TP: seen as present", "TN": "TN: unknown, absent", "FN": "FN: unknown, present"}
 
 ANALYSES = {
     "memorisation": Analysis(
@@ -189,7 +189,7 @@ ANALYSES = {
     "pointing": Analysis("share of activation maps that are highest on their objects", PointingConfig, True, pointing),
     "modified": Analysis("images with the labels that were modified, of one run", ModifiedConfig, False, modified),
 }
-"""The analyses of finished runs by name."""
+"""Analyses of finished runs by name."""
 
 COMMANDS = (*map(_command, ANALYSES), SWEEP, COMPARE)
-"""The settings of all commands of this room."""
+"""Settings of all commands of this package."""

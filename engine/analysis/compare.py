@@ -1,4 +1,4 @@
-"""`compare.py`: finished runs in one table and two figures."""
+"""`compare.py`: finished runs in one table and two plots."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from utils.safe_files import make_folder
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """The figures of a comparison."""
+    """Plots of a comparison."""
 
-    output: Path | None = option(None, "folder for the figures (default: none are drawn)")
+    output: Path | None = option(None, "folder for the plots (default: none are drawn)")
     images: int = option(8, "test images in the grid", aliases=("pictures",))
 
     def __post_init__(self) -> None:
@@ -42,10 +42,10 @@ COMPARE = Command(
 
 
 def compare_command(argv: Sequence[str] | None = None) -> int:
-    """Print the table of the runs named on the command line, draw their figures. Returns the exit code.
+    """Print the table of the runs named on the command line, draw their plots. Return the exit code.
 
     Raises:
-        UserError: a run is not finished or damaged, or runs with different classes are to be drawn.
+        UserError: a run is not finished or damaged, or has other classes than the rest and is to be plotted.
     """
     settings = parse_settings(COMPARE, argv, elsewhere=training_names())
     config, paths = settings.of(CompareConfig), run_paths(settings.words)
@@ -64,25 +64,25 @@ def compare_command(argv: Sequence[str] | None = None) -> int:
 
 
 def table(labels: Sequence[str], runs: Sequence[FinishedRun]) -> str:
-    """The headline figures (%) on the test set, one row per run; of two networks f, and g and both below it."""
+    """Main metrics (%) on the test set, one row per run; for a pair of networks f, with g and ensemble below it."""
     rows = [row for label, run in zip(labels, runs, strict=True) for row in _rows(label, run.result)]
     width = max(6, *(len(name) for name, *_ in rows))
     lines = [f"{'method':{width}}  {'dataset':8} {'labels':14}" + "".join(f"{name:>8}" for name in HEADLINE)]
-    for name, dataset, regime, figures in rows:
-        cells = "".join(f"{100 * figures[each]:8.2f}" for each in HEADLINE)
+    for name, dataset, regime, metrics in rows:
+        cells = "".join(f"{100 * metrics[each]:8.2f}" for each in HEADLINE)
         lines.append(f"{name:{width}}  {dataset:8} {regime:14}{cells}")
     return "\n".join(lines)
 
 
 def _rows(label: str, result: Mapping[str, Any]) -> list[tuple[str, str, str, Mapping[str, float]]]:
-    """Name, dataset, labels and figures of each row of one run."""
+    """Name, dataset, labels and metrics of each row of one run."""
     rate = "" if result["rate"] is None else f" {result['rate']}"
     first = (label, result["dataset"], result["labels"] + rate, result["test"])
-    return [first, *((f"  {name}", "", "", figures) for name, figures in beside(result).items())]
+    return [first, *((f"  {name}", "", "", metrics) for name, metrics in beside(result).items())]
 
 
 def draw_examples(labels: Sequence[str], runs: Sequence[FinishedRun], count: int, file: Path) -> None:
-    """Plot a grid of test images of the runs' common dataset, with the labels of each run's model."""
+    """Plot a grid of test images of the dataset of the first run, with the labels that each model predicts."""
     saved = [run.saved() for run in runs]
     same = len({model.classes for model in saved}) == 1
     require(same, "these runs were trained on different classes; compare them without --output")

@@ -1,4 +1,4 @@
-"""Finished runs, taken up again for an analysis, and the files that an analysis leaves."""
+"""Finished runs, read back for an analysis, and the files that an analysis writes."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """The folder where an analysis leaves its files."""
+    """The folder where an analysis writes its files."""
 
     output: Path | None = option(None, "folder of the figure and the table (default: that of the first run)")
 
 
 class ReportFiles(NamedTuple):
-    """Paths of the figure and the table that an analysis leaves."""
+    """Paths of the figure and the table that an analysis writes."""
 
     figure: Path
     table: Path
@@ -54,46 +54,46 @@ class FinishedRun:
     path: Path
     method: str
     result: dict[str, Any]
-    history: list[dict[str, float]]  # one row per epoch, of the figures that there are
-    settings: Mapping[str, Any]  # typed; `config` gives those of a config class
+    history: list[dict[str, float]]  # one row per epoch, without empty cells
+    settings: Mapping[str, Any]  # typed; `config` selects those of a config class
 
     @property
     def label(self) -> str:
-        """Its name in a figure: the method, or the scheme where the method has several."""
+        """Name in a figure: the method, or its scheme if the method has several."""
         return str(getattr(self.method_config, "mod_scheme", self.method))
 
     @property
     def method_config(self) -> Any:
-        """The settings of its method."""
+        """Settings of the method."""
         return self.config(CRITERIA[self.method].config)
 
     def config(self, kind: type[Config], **changes: Any) -> Config:
-        """The settings that belong to a config class, with `changes`; those that are None change nothing."""
+        """Return the settings of a config class, with `changes`; those that are None change nothing."""
         names = kind.__dataclass_fields__  # type: ignore[attr-defined]
         given = {name: value for name, value in changes.items() if value is not None}
         return kind(**{name: self.settings[name] for name in names} | given)
 
     def saved(self) -> SavedModel:
-        """The checkpoint of the selected epoch. Raises: UserError when it is missing or damaged."""
+        """Read the checkpoint of the selected epoch. Raises: UserError when it is missing or damaged."""
         return read_model(self.path / "best.pth")
 
     def model(self, annotations: Annotations) -> Network:
-        """The network of the selected epoch. Raises: UserError when it is missing, or was trained on other classes."""
+        """Build the network of the selected epoch. Raises: UserError when it is missing or has other classes."""
         return built_for(self.saved(), annotations)
 
     def column(self, name: str) -> list[tuple[float, float]]:
-        """(epoch, figure) of the epochs that have the figure."""
+        """Pairs (epoch, value) of a column of the log, without the epochs that have no value."""
         return [(row["epoch"], row[name]) for row in self.history if name in row]
 
     def recorded(self, name: str, record: str) -> NDArray[Any]:
-        """An array (N, C) that the run has written of its labels, rows in training order.
+        """Read an array (N, C) that the run recorded of its labels, rows in training order.
 
         Args:
             name: the array.
             record: the value of `--record` under which it is written.
 
         Raises:
-            UserError: it was not written, or the file is damaged.
+            UserError: the array was not recorded, or the file is damaged.
         """
         file = self.path / LABELS_FILE
         advice = f"train it with --record {record} (or all)"
@@ -111,7 +111,7 @@ class FinishedRun:
 
 
 def read_run(path: Path) -> FinishedRun:
-    """Read the folder of a run. Raises: UserError when it is no finished run, or its files are damaged."""
+    """Read the folder of a run. Raises: UserError when the run is not finished, or a file is damaged."""
     result = read_result(path)
     method = result.get("method") if isinstance(result, dict) else None
     if not isinstance(method, str) or method not in CRITERIA:
@@ -125,7 +125,7 @@ def read_run(path: Path) -> FinishedRun:
 
 
 def _history(path: Path) -> list[dict[str, float]]:
-    """The log of a run, one row per epoch."""
+    """Read the log of a run, one row per epoch. Raises: UserError."""
     history = read_history(path)
     sound = bool(history) and all(math.isfinite(row.get("epoch", math.nan)) for row in history)
     require(sound, f"{path / 'metrics.csv'}: not readable (no rows, or one without its epoch)")
@@ -133,7 +133,7 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 
 def built_for(saved: SavedModel, annotations: Annotations) -> Network:
-    """The network of a checkpoint. Raises: UserError when it was trained on other classes than `annotations` has."""
+    """Build the network of a checkpoint. Raises: UserError when its classes are not those of `annotations`."""
     require(
         saved.classes == annotations.classes,
         f"{saved.path}: trained on {len(saved.classes)} classes, but its dataset now has "
@@ -143,12 +143,12 @@ def built_for(saved: SavedModel, annotations: Annotations) -> Network:
 
 
 def run_paths(words: Sequence[str]) -> list[Path]:
-    """The folders that a command line names, each once."""
+    """Folders that a command line names, each once."""
     return list(dict.fromkeys(Path(word).expanduser() for word in words))
 
 
 def run_labels(runs: Sequence[FinishedRun]) -> list[str]:
-    """The name of each run in one figure: its label, and its folder where two share one."""
+    """Name of each run in one figure: its label, with its folder if two runs share a label."""
     labels = [run.label for run in runs]
     folders = [run.path.name for run in runs]
     names = folders if len(set(folders)) == len(runs) else [str(run.path) for run in runs]
@@ -159,7 +159,7 @@ def run_labels(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def make_report(folder: Path, name: str) -> ReportFiles:
-    """Paths of the files of an analysis called `name`. Raises: UserError when `folder` cannot be made."""
+    """Make the folder of an analysis; return the paths of its files. Raises: UserError when it cannot be made."""
     make_folder(folder, "--output")
     return ReportFiles(folder / f"{name}.png", folder / f"{name}.csv")
 

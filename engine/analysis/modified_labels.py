@@ -1,4 +1,4 @@
-"""Training images with the labels that were modified: epoch, truth, and the score of the model at the end.
+"""Training images with their modified labels: epoch of modification, truth, and score of the trained model.
 
 N images, C classes. After Kim et al., "Large Loss Matters" (CVPR 2022), Figure 3.
 """
@@ -35,12 +35,12 @@ MARKS = {
 }
 
 _KINDS = {PRESENT: "right", ABSENT: "wrong", UNKNOWN: "open"}
-_BLOCK = 4096  # rows whose truth is looked at at a time
+_BLOCK = 4096  # rows whose truth is read at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModifiedConfig(ReportConfig):
-    """The images that are drawn, and the device of the model."""
+    """Images of the figure, and the device of the model."""
 
     images: int = option(
         12, "training images in the figure, drawn by chance of those with a modified label", aliases=("pictures",)
@@ -55,7 +55,7 @@ class ModifiedConfig(ReportConfig):
 
 
 class Counts(NamedTuple):
-    """Numbers of modified labels, of images with one, and of those labels that are present and absent."""
+    """Numbers of modified labels, of images with one, and of modified labels that are present and absent."""
 
     labels: int
     images: int
@@ -64,10 +64,10 @@ class Counts(NamedTuple):
 
 
 def modified(runs: Sequence[FinishedRun], config: ModifiedConfig, report: ReportFiles) -> str:
-    """Figure 3: plot training images with their modified labels. Returns a line about all of them.
+    """Figure 3: plot training images with their modified labels. Return a line about all modified labels.
 
     Raises:
-        UserError: the run recorded no modified labels, or its dataset is gone or another one now.
+        UserError: the run recorded no modified labels, or its dataset is missing or has changed.
     """
     (run,) = runs
     first = run.recorded("first_modified", "modification")
@@ -92,7 +92,7 @@ def modified(runs: Sequence[FinishedRun], config: ModifiedConfig, report: Report
 
 
 def training_data(run: FinishedRun, path_images: Path | None) -> Data:
-    """The data that the run was trained on. Raises: UserError when it is gone, or its labels are others now."""
+    """Read the training data of the run. Raises: UserError when it is missing, or its labels have changed."""
     config = run.config(DatasetConfig, path_images=path_images)
     data = build_data(config, run.config(Regime), run.config(TrainingSplitConfig), run.config(RunConfig).seed)
     require(
@@ -109,19 +109,19 @@ def count(first: NDArray[np.uint8], truth: LabelTable) -> Counts:
     for start in range(0, len(first), _BLOCK):
         part = slice(start, start + _BLOCK)
         codes, changed = truth.rows(part), first[part] > 0
-        found = (changed, changed.any(axis=1), changed & (codes == PRESENT), changed & (codes == ABSENT))
-        total += [int(each.sum()) for each in found]
+        groups = (changed, changed.any(axis=1), changed & (codes == PRESENT), changed & (codes == ABSENT))
+        total += [int(each.sum()) for each in groups]
     return Counts(*total.tolist())
 
 
 def draw_rows(first: NDArray[np.uint8], number: int, seed: int) -> Index:
-    """Up to `number` rows (sorted) with a modified label, each as likely as any other."""
+    """Draw up to `number` rows (sorted) with a modified label, uniformly."""
     rows = np.flatnonzero(first.any(axis=1))
     return np.sort(np.random.default_rng(seed).permutation(rows)[:number])
 
 
 def final_scores(run: FinishedRun, data: Data, rows: Index, device: str) -> NDArray[np.float64]:
-    """Probabilities (K, C) that the model of the selected epoch gives to the training images `rows`."""
+    """Probabilities (K, C) of the training images `rows` by the model of the selected epoch."""
     runtime = Runtime(device, "fp32")
     try:
         shown = data.train.take(rows)
@@ -134,7 +134,7 @@ def final_scores(run: FinishedRun, data: Data, rows: Index, device: str) -> NDAr
 
 
 def _modified_classes(first: NDArray[np.uint8], row: int) -> list[int]:
-    """The modified classes of an image, the first modified first."""
+    """Modified classes of an image, in order of their epochs."""
     classes = np.flatnonzero(first[row])
     return [int(k) for k in classes[np.argsort(first[row, classes], kind="stable")]]
 
@@ -156,7 +156,7 @@ def _table(first: NDArray[np.uint8], data: Data, rows: Index, scores: NDArray[np
 
 
 def _cards(first: NDArray[np.uint8], data: Data, rows: Index, scores: NDArray[np.float64]) -> list[Card]:
-    """The images drawn, each with its given and its modified labels."""
+    """Cards of the drawn images, each with its given and its modified labels."""
     truth, observed, names = data.train.truth.rows(rows), data.observed.rows(rows), data.train.classes
     cards = []
     for drawn, row in enumerate(rows.tolist()):
@@ -169,5 +169,5 @@ def _cards(first: NDArray[np.uint8], data: Data, rows: Index, scores: NDArray[np
 
 
 def epoch_text(epoch: int) -> str:
-    """The epoch of a first modification as text; the last one that can be recorded also stands for later ones."""
+    """Epoch of a first modification as text; the largest that can be recorded also stands for later ones."""
     return f"{epoch}+" if epoch == LAST_MODIFIED else str(epoch)

@@ -32,7 +32,7 @@ from utils.types import PRESENT, Annotations, Index
 
 @dataclass(frozen=True, kw_only=True)
 class PointingConfig(ReportConfig):
-    """The rule of a hit, and the device of the models."""
+    """Tolerance of a hit, dataset folder, and device of the models."""
 
     tolerance: float = option(0.0, "pixels that a point may lie beside a box and still hit; the literature has 15 too")
     path_images: Path | None = option(None, "folder of the dataset, where it is another than in training")
@@ -43,10 +43,10 @@ class PointingConfig(ReportConfig):
 
 
 def pointing(runs: Sequence[FinishedRun], config: PointingConfig, report: ReportFiles) -> str:
-    """Play with the model of each run's selected epoch; draws and writes the figures class by class.
+    """Play the game with the model of each run's selected epoch; plot and write the results of each class.
 
     Raises:
-        UserError: a dataset is gone or has no boxes, runs have different classes, or a model has no activation maps.
+        UserError: a dataset is missing or has no boxes, runs have different classes, or a model has no activation maps.
     """
     labels = run_labels(runs)
     tests = [_boxed_test(run, config.path_images) for run in runs]
@@ -65,9 +65,9 @@ def pointing(runs: Sequence[FinishedRun], config: PointingConfig, report: Report
 
 
 def play(run: FinishedRun, test: Annotations, runtime: Runtime, tolerance: float) -> PointingResult:
-    """The result of one run on images with boxes, both in the view of evaluation.
+    """Result of one run on the images with boxes, in the test view.
 
-    Each image is decoded once; those without a case never.
+    Each image is decoded once; images without a case are not read.
     """
     assert test.boxes is not None
     loader = run.config(LoaderConfig)
@@ -84,7 +84,7 @@ def play(run: FinishedRun, test: Annotations, runtime: Runtime, tolerance: float
 
 
 def rows_with_cases(annotations: Annotations) -> Index:
-    """(K,) the rows, sorted, with a class that is present and has a box."""
+    """Sorted rows (K,) of images with a class that is present and has a box."""
     assert annotations.boxes is not None
     boxes = annotations.boxes
     rows = np.unique(boxes.row)
@@ -94,7 +94,7 @@ def rows_with_cases(annotations: Annotations) -> Index:
 
 
 def _boxed_test(run: FinishedRun, path_images: Path | None) -> Annotations:
-    """The test set of a run's dataset. Raises: UserError when it has no boxes."""
+    """Read the test set of a run's dataset. Raises: UserError when it has no boxes."""
     config = run.config(DatasetConfig, path_images=path_images)
     test = load_splits(config, run.config(RunConfig).seed, need_images=True).test
     if config.missing_images == "skip":
@@ -108,7 +108,7 @@ def _boxed_test(run: FinishedRun, path_images: Path | None) -> Annotations:
 
 
 def _maps(model: nn.Module, pixels: Sequence[Tensor], view: EvalView, run: FinishedRun) -> NDArray[np.float32]:
-    """Activation maps (B, C, h, w)."""
+    """Activation maps (B, C, h, w). Raises: UserError when the model has none."""
     cam = infer(model, pixels, view, want=frozenset({"cam"})).cam
     if cam is None:
         config = run.config(ModelConfig)
@@ -133,7 +133,7 @@ def _table(
 def _draw(
     labels: Sequence[str], classes: Sequence[str], results: Sequence[PointingResult], tolerance: float, path: Path
 ) -> None:
-    """Bars of the classes that have a case, the highest first, by the mean of the runs."""
+    """Plot a bar per class and run, for classes with a case, ordered by the mean of the runs."""
     values = np.stack([result.per_class for result in results])
     played = np.flatnonzero(np.isfinite(values).any(axis=0))
     order = played[np.argsort(-np.nanmean(values[:, played], axis=0), kind="stable")]

@@ -1,4 +1,4 @@
-"""A sweep: one training run for each value of a setting, one after the other, and a metric against the value."""
+"""Sweep: one training run per value of a setting, one after the other, and a metric against the value."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from utils.plots import COLOURS
 
 Main = Callable[[Sequence[str]], int]
 Scripts = Mapping[str, Callable[[], Main]]
-"""Training scripts by file name: each gives its main function, which takes a command line."""
+"""Training scripts by file name, as functions that import the script and return its main function."""
 
-_OURS = frozenset({"output", "resume", "config", "print_config", "no-resume"})
+_RESERVED = frozenset({"output", "resume", "config", "print_config", "no-resume"})
 _SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _VALUE = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*|\.[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """The setting that is varied, and its values."""
+    """The varied setting, its values, and the plotted metric."""
 
     setting: str | None = option(None, "the setting, such as delta_rel or ss_frac_train")
     values: str | None = option(None, "its values, with commas between them")
-    metric: Literal["mAP", "CF1", "OF1"] = option("mAP", "the figure that is drawn")
+    metric: Literal["mAP", "CF1", "OF1"] = option("mAP", "the metric that is plotted")
     output: Path | None = option(None, "folder of the runs, the figure and the table (default: runs/sweep-<setting>)")
 
     def __post_init__(self) -> None:
         require(self.setting is not None, "--setting: say which setting of the training script is to be varied")
         require(self.values is not None, "--values: say which values it takes, such as 0,0.1,0.2")
         require(
-            _SETTING.fullmatch(str(self.setting)) is not None and self.setting not in _OURS,
+            _SETTING.fullmatch(str(self.setting)) is not None and self.setting not in _RESERVED,
             f"--setting {self.setting}: name a setting of the training script without dashes, other than output and "
             "resume",
         )
@@ -57,16 +57,16 @@ class SweepConfig:
 
     @property
     def listed(self) -> list[str]:
-        """The values as texts, in the order given."""
+        """Values as text, in the given order."""
         return [value.strip() for value in str(self.values).split(",")]
 
 
 def sweep_command(argv: Sequence[str], *, scripts: Scripts) -> int:
-    """Train once for each value, draw and write the metric. The same command goes on where an earlier one stopped.
+    """Train once per value, plot and write the metric. The same command continues where an earlier one stopped.
 
     Args:
         argv: flags of the sweep, then `--`, then a training script and its flags.
-        scripts: the training scripts there are.
+        scripts: the training scripts.
 
     Returns:
         The exit code.
@@ -105,12 +105,12 @@ SWEEP = Command(
 
 
 def run_folder(folder: Path, config: SweepConfig, value: str) -> Path:
-    """The folder of the run of one value."""
+    """Folder of the run of one value."""
     return folder / f"{config.setting}-{value}"
 
 
 def summarise(config: SweepConfig, results: Mapping[str, dict[str, Any]], report: ReportFiles) -> str:
-    """Write the table, draw the figure; return a line about them."""
+    """Write the table and draw the figure; return a line about the best value."""
     parts = {"test": "test", "validation": "validation, selected epoch"}
     rows = [
         {
@@ -124,9 +124,9 @@ def summarise(config: SweepConfig, results: Mapping[str, dict[str, Any]], report
     lines = []
     for (part, label), colour in zip(parts.items(), COLOURS, strict=False):
         points = [(float(index), row[f"{part}_{config.metric}"]) for index, row in enumerate(rows)]
-        there = [(index, 100 * figure) for index, figure in points if figure is not None]
-        if there:
-            lines.append(Line(label, there, colour))
+        known = [(index, 100 * value) for index, value in points if value is not None]
+        if known:
+            lines.append(Line(label, known, colour))
     method, dataset, labels = (_each(results, name) for name in ("method", "dataset", "labels"))
     title = f"{method} on {dataset}, labels {labels}"
     plot_lines(
@@ -141,12 +141,12 @@ def summarise(config: SweepConfig, results: Mapping[str, dict[str, Any]], report
 
 
 def _each(results: Mapping[str, Mapping[str, Any]], name: str) -> str:
-    """The values of `name` in the results, each once."""
+    """Distinct values of `name` in the results, as text."""
     return ", ".join(dict.fromkeys(str(result[name]) for result in results.values()))
 
 
 def _best(config: SweepConfig, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The best value: by validation where all runs have it, else by test."""
+    """Text about the best value: by the validation metric if all runs have it, else by the test metric."""
     by = "validation" if all(row[f"validation_{config.metric}"] is not None for row in rows) else "test"
     best = max(rows, key=lambda row: float(np.nan_to_num(row[f"{by}_{config.metric}"], nan=-1.0)))
     text = f"best {by} {config.metric} {100 * best[f'{by}_{config.metric}']:.2f} at {config.setting} "
@@ -155,34 +155,34 @@ def _best(config: SweepConfig, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _train(main: Main, words: Sequence[str], value: str, config: SweepConfig, folder: Path) -> dict[str, Any]:
-    """The result of the run of one value, trained now as far as it was not."""
+    """Train the run of one value, unless it is finished, and return its result."""
     say(f"--{config.setting} {value} ({config.listed.index(value) + 1} of {len(config.listed)})")
     main(words)
     return read_result(run_folder(folder, config, value))
 
 
 def _try(main: Main, words: Sequence[str]) -> None:
-    """Read the settings of a run without starting it. Raises: UserError when they are not understood."""
+    """Check the settings of a run without starting it. Raises: UserError when they are wrong."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         main([*words, "--print_config"])
 
 
 def _words(words: Sequence[str], config: SweepConfig, value: str, folder: Path) -> list[str]:
-    """The command line of the run of one value."""
+    """Command line of the run of one value."""
     return [*words, f"--{config.setting}={value}", f"--output={run_folder(folder, config, value)}", "--resume"]
 
 
 def _require_free(words: Sequence[str], config: SweepConfig, program: str) -> None:
-    """Hold that the flags of the script leave to the sweep what it sets itself."""
+    """Raise UserError if a flag of the script is one that the sweep sets itself."""
     given = {word.split("=")[0].removeprefix("--") for word in words if word.startswith("--")}
-    taken = sorted(given & {*_OURS - {"config"}, str(config.setting)})
+    taken = sorted(given & {*_RESERVED - {"config"}, str(config.setting)})
     require(
         not taken, f"{program}: --{taken and taken[0]} stands behind the script, but the sweep sets it; leave it out"
     )
 
 
 def _key(value: str) -> object:
-    """The key by which values are compared: 0.1 and 0.10 are one."""
+    """Key for comparing values: 0.1 and 0.10 are equal."""
     try:
         return float(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The end of a script: exit codes, and one line instead of a traceback for all that is not a fault of the code."""
+"""Exit codes of the scripts, and one line instead of a traceback for every error that is not a bug."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from utils.console import warn
 
 
 def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run `main` and turn the ways it can end into exit codes.
+    """Run `main` and turn its possible ends into exit codes.
 
-    0 done; 2 what was asked cannot be done; 1 a run that had started failed; 128 + signal when stopped by one.
+    0 done; 2 a request that cannot be met; 1 a run that had started failed; 128 + signal when stopped by one.
     """
     try:
         return main(argv)
@@ -31,7 +31,7 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
     except KeyboardInterrupt:
         warn("interrupted; a run goes on from its last save with --resume and the same --output")
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of our output (head, less) has gone; nothing left to say
+    except BrokenPipeError:  # the reader of our output (head, less) has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -42,5 +42,5 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> None:
-    """The last line of every script."""
+    """Run `main` and exit; the last line of every script."""
     sys.exit(exit_code(main))

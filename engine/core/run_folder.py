@@ -125,9 +125,9 @@ class RunFolder:
         second = beside(self.result)
         chosen = f"test, epoch {self.result['selected_epoch']} ({self.result['selection']})"
         lines = [f"{chosen}{', network f' if second else ''}: {_percentages(self.result['test'])}"]
-        lines += [f"  {_BESIDE[name]}: {_percentages(figures)}" for name, figures in second.items()]
-        for group, figures in self.result["extra"].get("groups", {}).items():
-            known = {name: value for name, value in figures.items() if value is not None}
+        lines += [f"  {_BESIDE[name]}: {_percentages(metrics)}" for name, metrics in second.items()]
+        for group, metrics in self.result["extra"].get("groups", {}).items():
+            known = {name: value for name, value in metrics.items() if value is not None}
             lines.append(f"  {group}: {_percentages(known)}")
         empty = self.result["extra"]["classes_without_positives"]
         if self.result.get("epochs_trained", self.result["epochs"]) < self.result["epochs"]:
@@ -191,9 +191,9 @@ def beside(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {name: extra[name] for name in _BESIDE if name in extra}
 
 
-def _percentages(figures: Mapping[str, float]) -> str:
+def _percentages(metrics: Mapping[str, float]) -> str:
     """All metrics but those of the top k scores of each image, on one line."""
-    return "  ".join(f"{name} {100 * value:.2f}" for name, value in figures.items() if "@" not in name)
+    return "  ".join(f"{name} {100 * value:.2f}" for name, value in metrics.items() if "@" not in name)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Comparison of the classes of a checkpoint with those of a dataset; released files mostly name none."""
+"""Comparison of the classes of a checkpoint with those of a dataset; most released files name no classes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from utils.types import Annotations
 
 
 def check_classes(saved: SavedModel, test: Annotations, dataset: str) -> None:
-    """Raise UserError unless the columns of the scores are, as far as is known, the columns of the truth.
+    """Raise UserError unless the columns of scores and truth are, as far as is known, the same classes.
 
-    Of a file without names only their number is known; of a released file with other names too.
+    For a file without class names, and a released file with other names, only their numbers are compared.
     """
     ours, theirs = (tuple(map(_plain_name, names)) for names in (test.classes, saved.classes))
     require(
@@ -29,12 +29,12 @@ def check_classes(saved: SavedModel, test: Annotations, dataset: str) -> None:
 
 
 def _plain_name(name: str) -> str:
-    """A name as far as spellings agree: VOC's `tvmonitor` is `TV monitor` elsewhere."""
+    """Class name without case, spaces and signs: VOC's `tvmonitor` is `TV monitor` elsewhere."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def class_order_note(saved: SavedModel, test: Annotations, dataset: str) -> str:
-    """A line on the order of classes in a checkpoint that has no names, or other ones; else nothing."""
+    """Return a line on the class order of a checkpoint that has no names, or other names; else an empty text."""
     if saved.released is None and saved.classes:
         return ""
     if saved.classes and tuple(map(_plain_name, saved.classes)) == tuple(map(_plain_name, test.classes)):
@@ -42,4 +42,4 @@ def class_order_note(saved: SavedModel, test: Annotations, dataset: str) -> str:
     family = saved.released and load_manifest().families[saved.released.family]
     if family and dataset in family.order:
         return f"classes: in the order of {dataset}, as the published code numbers them"
-    return f"classes: the file does not tell their order; that of {dataset} is taken"
+    return f"classes: the file does not give their order; that of {dataset} is assumed"

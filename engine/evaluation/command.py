@@ -1,4 +1,4 @@
-"""`evaluate.py`: the metrics of a checkpoint on a test set."""
+"""`evaluate.py`: metrics of a checkpoint on a test set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from utils.types import Annotations, Splits
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """The checkpoint, and how it is scored."""
+    """The checkpoint and its published result, device and output of the evaluation."""
 
     load_from: Path | None = option(None, "checkpoint to score: best.pth of a run, or one that a paper released")
     paper: str | None = option(None, "print what a paper reports beside: a name in configs/released.yaml")
@@ -49,21 +49,21 @@ class ScoreConfig:
     device: Literal["auto", "cpu", "cuda"] = option("auto", "device of the computation")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "precision of the forward pass")
     top_k: bool = option(False, "also print recall and precision of each image's 1, 3 and 5 highest scores")
-    json: Path | None = option(None, "also write the figures, class by class, to this file")
+    json: Path | None = option(None, "also write the metrics, with those per class, to this file")
 
     def __post_init__(self) -> None:
         require(self.load_from is not None, "--load_from: name the checkpoint to score")
         require(
             self.save_as is None or self.save_as.suffix == ".safetensors",
-            f"--save_as {self.save_as}: name it .safetensors, the suffix says how to read it",
+            f"--save_as {self.save_as}: name it .safetensors, the suffix tells the format",
         )
 
 
 class Scored(NamedTuple):
-    """The results of a checkpoint on a test set."""
+    """Results of a checkpoint on a test set."""
 
     measured: EvalResult
-    ranking: dict[str, float] | None  # None where few labels of an image are known, and its ranking means little
+    ranking: dict[str, float] | None  # None if few labels per image are known
     groups: dict[str, float | None]
 
 
@@ -79,9 +79,9 @@ _NOT_THE_DATA = ("precision", "device", "label_file", "cache", *HeadOverrides._f
 
 
 def evaluate_command(argv: Sequence[str] | None = None) -> int:
-    """Load a checkpoint, score the test set of its dataset, print the table. Returns the exit code."""
+    """Load a checkpoint, score the test set of its dataset, print the table. Return the exit code."""
     request = Request(EVALUATE.table(), argv, training_names())
-    saved = _requested(request)
+    saved = _read_checkpoint(request)
     settings = parse_settings(EVALUATE, argv, request=request, recorded=_recorded(saved, request.table))
     config, dataset = settings.of(ScoreConfig), settings.of(DatasetConfig).dataset
     published = _published(saved, settings)
@@ -104,8 +104,8 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _requested(request: Request) -> SavedModel:
-    """The checkpoint that the command line names; what it holds of its run decides other settings."""
+def _read_checkpoint(request: Request) -> SavedModel:
+    """Read the checkpoint that the command line names; the settings in it are defaults of this command."""
     first = request.first()
     require(first["load_from"] is not None, "--load_from: name the checkpoint to score")
     dataset = None if first["dataset"] == request.table["dataset"].default else first["dataset"]
@@ -114,24 +114,24 @@ def _requested(request: Request) -> SavedModel:
 
 
 def _recorded(saved: SavedModel, table: SettingTable) -> SettingsLayer:
-    """The settings of the training run that also hold for its evaluation."""
+    """Settings of the training run that also apply to its evaluation."""
     kept = {name: value for name, value in saved.settings.items() if name in table and value is not None}
     texts = {name: as_text(value) for name, value in kept.items() if name not in _NOT_THE_DATA}
     return SettingsLayer(str(saved.path), typed_values(texts, table, str(saved.path)))
 
 
 def _published(saved: SavedModel, settings: Settings) -> Published | None:
-    """The published result of the checkpoint, if any, once the flags about it are checked."""
+    """Check the flags about released checkpoints; return the published result of the checkpoint, if any."""
     config, dataset = settings.of(ScoreConfig), settings.of(DatasetConfig).dataset
     given = [name for name in HeadOverrides._fields if settings.is_typed(name)]
     require(
         saved.released is not None or not given,
-        f"--{', --'.join(given)}: {saved.path} is a checkpoint of this project and says all of its network itself; "
-        "leave it out",
+        f"--{', --'.join(given)}: {saved.path} is a checkpoint of this project and has all settings of its "
+        "network; leave it out",
     )
     require(
         bool(saved.classes and saved.released is None) or config.save_as is not None or settings.is_given("dataset"),
-        f"{saved.path}: does not say which dataset it is for ({_kind(saved)}); give --dataset",
+        f"{saved.path}: does not name its dataset ({_kind(saved)}); give --dataset",
     )
     entry = load_manifest().named(config.paper) if config.paper is not None else saved.published
     require(
@@ -141,27 +141,27 @@ def _published(saved: SavedModel, settings: Settings) -> Published | None:
     return entry if entry is not None and entry.dataset == dataset else None
 
 
-def _say_notes(saved: SavedModel) -> None:
-    """Print the assumptions about a released file, and the tensors that were left out, one line each."""
+def _print_notes(saved: SavedModel) -> None:
+    """Print the assumptions about a released file, and the number of tensors left out, one line each."""
     for note in saved.notes:
         say(f"{saved.path}: {note}")
     if saved.released is not None and saved.released.dropped:
         say(f"{saved.path}: {len(saved.released.dropped)} tensors that never run are left out")
 
 
-def _remark(saved: SavedModel, settings: Settings) -> None:
-    """Print assumptions, and warn in one line where images are prepared in another way than in training."""
-    _say_notes(saved)
+def _print_remarks(saved: SavedModel, settings: Settings) -> None:
+    """Print assumptions, and warn in one line if images are prepared in another way than in training."""
+    _print_notes(saved)
     differ = [name for name in ("img_size", "normalize") if name in saved.settings]
     differ = [name for name in differ if str(saved.settings[name]) != str(getattr(settings.of(LoaderConfig), name))]
     if differ:
         trained = ", ".join(f"{name} {saved.settings[name]}" for name in differ)
         given = ", ".join(f"--{name} {getattr(settings.of(LoaderConfig), name)}" for name in differ)
-        warn(f"warning: {given}: {saved.path} was trained with {trained}; figures will differ")
+        warn(f"warning: {given}: {saved.path} was trained with {trained}; metrics will differ")
 
 
 def _convert(saved: SavedModel, settings: Settings, file: Path) -> None:
-    """Write the checkpoint as safetensors; of a released one with the classes of the dataset where that is known."""
+    """Write the checkpoint as safetensors; a released one with the classes of the dataset if that is given."""
     classes, more = saved.classes, {}
     if not classes and settings.is_given("dataset"):
         data = settings.of(DatasetConfig)
@@ -169,15 +169,15 @@ def _convert(saved: SavedModel, settings: Settings, file: Path) -> None:
         check_classes(saved, test, data.dataset)
         classes, more = test.classes, {"dataset": data.dataset}
     save_safetensors(file, saved, classes, more)
-    if not settings.is_given("dataset"):  # else they are printed beside the figures
-        _say_notes(saved)
+    if not settings.is_given("dataset"):  # else they are printed with the metrics
+        _print_notes(saved)
     say(f"{file}: {saved.path} with {saved.num_classes} classes{'' if classes else ', names not known'}")
 
 
 def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[Splits, EvalResult]:
-    """The dataset, its test set without missing images if so wished, and the figures of the model on it.
+    """Read the dataset and evaluate the model on its test set, without missing images if these are skipped.
 
-    The wrapped model is gone when it returns, as `Runtime.close` wants it.
+    No reference to the wrapped model is left on return, as `Runtime.close` needs it.
     """
     config, data, loader = settings.of(ScoreConfig), settings.of(DatasetConfig), settings.of(LoaderConfig)
     model = runtime.wrap(_networks(saved, config.ensemble))
@@ -190,7 +190,7 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
     if config.top_k:
         _require_rankable(splits.test, data.dataset)
     if runtime.is_main:
-        _remark(saved, settings)
+        _print_remarks(saved, settings)
     cache, processes = Cache(data.cache_dir), runtime.local_world_size
     with runtime.main_first():
         kept = keep_images({"test": splits.test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
@@ -199,7 +199,7 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
 
 
 def _networks(saved: SavedModel, second: Path | None) -> Network:
-    """The network of a checkpoint, or with a second one both as peers; of two networks the first is taken."""
+    """Build the network of a checkpoint, or with a second one both as peers; f of a pair of networks."""
     network = saved.build()
     if second is None:
         return network
@@ -213,11 +213,11 @@ def _networks(saved: SavedModel, second: Path | None) -> Network:
 
 
 def _require_rankable(test: Annotations, dataset: str) -> None:
-    """Raise UserError where too few labels of an image are known for figures of a ranking."""
+    """Raise UserError if too few labels per image are known to evaluate a ranking."""
     require(
         not test.truth.stores_known_only,
-        f"--top_k: of a test image of {dataset} only few labels are known, which says little of its ranking; "
-        "leave --top_k out",
+        f"--top_k: only few labels per test image of {dataset} are known, too few to evaluate a ranking; leave "
+        "--top_k out",
     )
 
 
@@ -238,27 +238,27 @@ def _print_table(
     for name, mean in scored.groups.items():
         say(
             f"  {name:8} "
-            + ("no class judged" if mean is None else f"{100 * mean:6.2f}{_reported(reported, name, mean)}")
+            + ("no class evaluated" if mean is None else f"{100 * mean:6.2f}{_reported(reported, name, mean)}")
         )
     if published:
         say(f"  published: {published.name}, {published.paper} ({published.source})")
     if top_k and scored.ranking is not None:
-        say("  k           rec    prec     top   of each image's k highest scores")
+        say("  k           rec    prec     top   of the k highest scores per image")
         for k in RANKS:
-            figures = (100 * scored.ranking[f"{name}@{k}"] for name in ("rec", "prec", "top"))
-            say(f"  {k:<7}" + "".join(f"{value:8.2f}" for value in figures))
+            values = (100 * scored.ranking[f"{name}@{k}"] for name in ("rec", "prec", "top"))
+            say(f"  {k:<7}" + "".join(f"{value:8.2f}" for value in values))
     empty = [test.classes[k] for k in metrics.classes_without_positives]
     if empty:
         say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
 
 
 def _kind(saved: SavedModel) -> str:
-    """The kind of a checkpoint in a few words."""
+    """Kind of a checkpoint in a few words."""
     return f"released, {FAMILIES[saved.released.family].title}" if saved.released else f"epoch {saved.epoch}"
 
 
 def _reported(reported: Mapping[str, float], name: str, value: float) -> str:
-    """The published figure and how far the measured one is from it, in points; nothing where none is published."""
+    """Published value and the difference to it in points, as text; empty if none is published."""
     if name not in reported:
         return ""
     return f"   published {reported[name]:6.2f} ({100 * value - reported[name]:+.2f})"
@@ -267,7 +267,7 @@ def _reported(reported: Mapping[str, float], name: str, value: float) -> str:
 def _write(
     saved: SavedModel, test: Annotations, scored: Scored, dataset: str, file: Path, published: Published | None
 ) -> None:
-    """Write all figures, class by class, as JSON; published ones are fractions as well."""
+    """Write all metrics, and AP per class, as JSON; published values too are fractions."""
     metrics = scored.measured.metrics
     average_precision = metrics.per_class.tolist()
     content: dict[str, Any] = {
@@ -281,6 +281,6 @@ def _write(
         },
     }
     if published:
-        figures = {name: value / 100 for name, value in published.metrics.items()}
-        content["published"] = {"name": published.name, "paper": published.paper, "test": figures}
+        fractions = {name: value / 100 for name, value in published.metrics.items()}
+        content["published"] = {"name": published.name, "paper": published.paper, "test": fractions}
     write_text(file, json.dumps(content, indent=2) + "\n")

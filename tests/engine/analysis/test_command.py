@@ -1,12 +1,14 @@
 """Analyses of runs that were never trained: their logs are known beforehand."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from engine.analysis.finished_runs import FinishedRun, read_run, run_labels
+from losses import CRITERIA
 from tests.engine.run_folders import analyse, log_folder, refused, table
 
 MEMORISED = [
@@ -121,7 +123,7 @@ def test_base_rates_that_differ_are_drawn_for_each_run(tmp_path, monkeypatch):
 
 def test_runs_are_told_apart_by_method_then_folder_then_path(tmp_path):
     def run(path, method, **values):
-        return FinishedRun(tmp_path / path, method, {}, [], values)
+        return FinishedRun(tmp_path / path, method, {}, [], asdict(CRITERIA[method].config(**values)))
 
     alone = [run("a", "bce"), run("b", "large_loss", mod_scheme="LL-R")]
     assert run_labels(alone) == ["bce", "LL-R"]
