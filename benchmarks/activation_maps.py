@@ -1,4 +1,4 @@
-"""How fast and how large are class activation maps? `python -m benchmarks.activation_maps` (about a minute)."""
+"""Speed and memory of class activation maps: `python -m benchmarks.activation_maps` (about a minute)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORDED = {20: "502; 340 ms, 490 MiB temporary", 80: "1.84; 1.63 s, 1.96 GiB te
 
 @torch.no_grad()
 def results() -> Iterator[Result]:
-    """A batch of 16 at 448 pixels, 2048 channels of 14 x 14 places."""
+    """Measure a batch of 16 at 448 pixels: 2048 channels at 14 x 14 positions."""
     for classes, recorded in RECORDED.items():
         torch.manual_seed(classes)
         features, head = torch.randn(16, 2048, 14, 14).relu(), LinearHead(2048, classes)

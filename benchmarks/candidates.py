@@ -1,4 +1,4 @@
-"""How fast are candidate labels drawn? `python -m benchmarks.candidates` (some seconds)."""
+"""Speed of drawing candidate labels: `python -m benchmarks.candidates` (some seconds)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.random import RandomState
 from benchmarks import published
 from benchmarks.labels import random_truth
 from benchmarks.measure import Result, command, in_turns
-from data.labels.regime import candidate_labels
+from data.labels.regimes import candidate_labels
 from utils.types import Codes
 
 SHAPE, RATE, SEED = (82_081, 80), 0.05, 7
@@ -51,7 +51,7 @@ def results() -> Iterator[Result]:
 
 
 def theirs(labels: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> np.ndarray:
-    """The published way on a copy, as it overwrites what it is given."""
+    """Candidates by the published way, on a copy as it overwrites its input."""
     return published.candidate_labels(labels.copy(), RandomState(SEED), RATE)
 
 

@@ -1,19 +1,17 @@
-"""What does CLS cost beside two plain networks? `python -m benchmarks.co_label [--output FILE]` (minutes).
+"""Cost of CLS against two plain networks: `python -m benchmarks.co_label [--output FILE]` (minutes).
 
-A step is a whole one, from the pictures to the update of the weights. Times are CPU time of the one thread in use, so
-that they mean something on a machine that others use too. Memory is counted, not measured: the bytes of all tensors
-alive at the same moment, weights, gradients and moments of Adam included.
+A step is a whole one, from the images to the update of the weights. Times are CPU time of the one thread in use, so
+that other programs on the machine do not count. Memory is counted, not measured: the bytes of all tensors alive at the
+same moment, weights, gradients and moments of Adam included.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from time import process_time
 from typing import Any, NamedTuple
 
@@ -24,16 +22,17 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.measure import MIB, TURN, machine, seconds
+from benchmarks.measure import MIB, TURN, finish, machine, markdown_table, options, seconds, verdict
+from benchmarks.steps import FixedLogits, Step, criterion_info, training_step
 from engine.training.optim import OptimConfig, build_optimizer
 from losses.assume_negative import BCE, BCEConfig
 from losses.cls import CLS, CLSConfig, select
 from models.build import Architecture
 from models.peers import Peers, build_peers
-from utils.types import PRESENT, UNKNOWN, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
+from utils.types import PRESENT, UNKNOWN, Batch, CriterionInfo, LabelTable
 
 SIZE, CLASSES = 224, 80
-STEPS = {"resnet18": (16, 9), "resnet50": (8, 5)}  # images a batch, turns
+STEPS = {"resnet18": (16, 9), "resnet50": (8, 5)}  # images per batch, turns
 POOLED = ((120, 80), (288, 5000))  # batch and classes: of the paper, and of a large vocabulary
 PAPER_BATCH = 120
 EPOCH = 10  # from which on the rates have their full size
@@ -41,40 +40,26 @@ PRESENT_RATE = 0.01  # of all labels: COCO's positives with 25 % of them left
 GOAL_TIME, GOAL_MEMORY = 1.05, 1.10
 PAPER = OptimConfig(optimizer="adam", lr=4e-5, w_d=1e-4)
 
-Step = Callable[[], None]
 
+class FixedPeers(NamedTuple):
+    """Pair of networks with given logits."""
 
-class Given(nn.Module):
-    """Stands for a network whose logits are there already, so that only the method takes time."""
-
-    def __init__(self, shape: tuple[int, int], seed: int) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(seed)) - 3)
-
-    def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
-        """The logits (B, C)."""
-        return ModelOutput(self.logits)
-
-
-class GivenPeers(NamedTuple):
-    """Two of them."""
-
-    f: Given
-    g: Given
+    f: FixedLogits
+    g: FixedLogits
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While in force, notes how many bytes all living tensors together have, and the most that it ever was."""
+    """Record, while active, of the bytes of all living tensors together, and of their peak."""
 
-    def __init__(self, there: Iterable[Tensor]) -> None:
+    def __init__(self, existing: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._living: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        for tensor in there:
+        for tensor in existing:
             self._count(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation; what shares memory with a tensor that is known counts once."""
+        """Run the operation; tensors that share memory count once."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if torch.is_tensor(leaf):
@@ -95,45 +80,28 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def random_batch(shape: tuple[int, int], side: int = SIZE) -> Batch:
-    """Pictures of noise with labels of which few are known to be present and the rest unknown."""
+    """Noise images with labels of which few are known to be present and the rest unknown."""
     drawn = np.random.default_rng(0).random(shape) < PRESENT_RATE
     observed = torch.from_numpy(np.where(drawn, PRESENT, UNKNOWN)).float()
     return Batch(torch.rand(shape[0], 3, side, side), observed, torch.arange(shape[0]))
 
 
-def known_to(shape: tuple[int, int]) -> CriterionInfo:
-    """What a method may know of a training set; how large it is does not matter here."""
+def info_of(shape: tuple[int, int]) -> CriterionInfo:
+    """Information about a training set of one batch, for a criterion; its size does not matter here."""
     labels = LabelTable(np.full(shape, UNKNOWN, dtype=np.int8))
-    return CriterionInfo(
-        observed=labels,
-        classes=[str(label) for label in range(shape[1])],
-        epochs=EPOCH,
-        steps_per_epoch=1,
-        feature_width=2048,
-        class_counts=ClassCounts(labels.counts(), "observed"),
-        seed=0,
-    )
+    return criterion_info(labels, "observed", epochs=EPOCH, batch_size=shape[0])
 
 
 def selecting(shape: tuple[int, int]) -> CLS:
-    """CLS with the paper's rates for COCO, when they have risen."""
-    criterion = CLS(CLSConfig(), known_to(shape))
+    """CLS with the paper's rates for COCO, at their final values."""
+    criterion = CLS(CLSConfig(), info_of(shape))
     criterion.on_epoch_start(EPOCH)
     return criterion
 
 
 def step_of(loss: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> Step:
-    """A training step as the engine takes it, with an optimiser of its own."""
-    optimizer = build_optimizer(PAPER, [{"params": list(parameters)}])
-
-    def step() -> None:
-        """Forward, backward, update."""
-        total = loss()
-        optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
+    """Training step with an optimiser of its own."""
+    return training_step(loss, build_optimizer(PAPER, [{"params": list(parameters)}]))
 
 
 def peers_of(model: str) -> Peers:
@@ -142,7 +110,7 @@ def peers_of(model: str) -> Peers:
 
 
 class Steps(NamedTuple):
-    """Three ways to train the same two networks on one batch."""
+    """Three training steps of the same two networks on one batch."""
 
     cls: Step
     together: Step  # both by BCE in one step
@@ -150,9 +118,9 @@ class Steps(NamedTuple):
 
 
 def steps(peers: Peers, batch: Batch) -> Steps:
-    """The ways. Batch: images (B, 3, H, W), labels (B, C)."""
+    """Steps on a batch of images (B, 3, H, W) and labels (B, C)."""
     shape = (len(batch.index), CLASSES)
-    criterion, bce = selecting(shape), BCE(BCEConfig(), known_to(shape))
+    criterion, bce = selecting(shape), BCE(BCEConfig(), info_of(shape))
     f, g = (step_of(partial(_bce, bce, each, batch), each.parameters()) for each in (peers.f, peers.g))
 
     def in_turn() -> None:
@@ -171,25 +139,21 @@ def _bce(criterion: BCE, network: nn.Module, batch: Batch) -> Tensor:
     return total
 
 
-def cpu_seconds(ways: Sequence[Callable[[], object]], turns: int) -> list[float]:
-    """Median CPU seconds of one call of each way; the ways take turns, short calls are repeated within a turn."""
-    numbers = [max(1, round(TURN / max(_cpu_seconds_of(way, 1), 1e-9))) for way in ways]  # the warm-up as well
+def cpu_seconds(functions: Sequence[Callable[[], object]], turns: int) -> list[float]:
+    """Median CPU seconds of one call of each function, in turns; short calls are repeated within a turn."""
+    numbers = [max(1, round(TURN / max(_cpu_seconds_of(each, 1), 1e-9))) for each in functions]  # the warm-up as well
     taken = [
-        [_cpu_seconds_of(way, number) / number for way, number in zip(ways, numbers, strict=True)] for _ in range(turns)
+        [_cpu_seconds_of(each, number) / number for each, number in zip(functions, numbers, strict=True)]
+        for _ in range(turns)
     ]
     return [statistics.median(times) for times in zip(*taken, strict=True)]
 
 
-def _cpu_seconds_of(way: Callable[[], object], number: int) -> float:
+def _cpu_seconds_of(function: Callable[[], object], number: int) -> float:
     start = process_time()
     for _ in range(number):
-        way()
+        function()
     return process_time() - start
-
-
-def verdict(ratio: float, goal: float) -> str:
-    """A ratio beside its goal."""
-    return f"{goal:g}" if ratio <= goal else f"{goal:g} (missed)"
 
 
 class StepTime(NamedTuple):
@@ -201,25 +165,30 @@ class StepTime(NamedTuple):
     cls: float
 
     def cells(self) -> tuple[str, ...]:
-        """The row of the table."""
+        """Cells of the row of the table."""
         ratio = self.cls / self.plain
         times = seconds(self.plain), seconds(self.cls)
         return f"{self.model}, {self.batch} images", *times, f"{ratio:.3f}", verdict(ratio, GOAL_TIME)
 
 
 def step_times() -> Iterator[StepTime]:
-    """A step of CLS against two plain ones, in turns."""
+    """Time a step of CLS and two plain ones, in turns."""
     for model, (size, turns) in STEPS.items():
         peers = peers_of(model).to(memory_format=torch.channels_last)  # as in training
-        ways = steps(peers, random_batch((size, CLASSES)))
-        yield StepTime(model, size, *cpu_seconds((ways.in_turn, ways.cls), turns))
+        three = steps(peers, random_batch((size, CLASSES)))
+        yield StepTime(model, size, *cpu_seconds((three.in_turn, three.cls), turns))
+
+
+def random_logits(shape: tuple[int, int], seed: int) -> Tensor:
+    """Logits around those of a rare class."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) - 3
 
 
 def selection_times(shape: tuple[int, int]) -> list[float]:
     """CPU seconds, logits given, of two BCE losses, of CLS up to its loss, and of the two selections in it."""
-    peers, batch = GivenPeers(Given(shape, 1), Given(shape, 2)), random_batch(shape, side=1)
-    criterion, bce = selecting(shape), BCE(BCEConfig(), known_to(shape))
-    f, g = (each.logits.detach() for each in peers)  # as good as losses: random numbers to be put in order
+    peers = FixedPeers(*(FixedLogits(random_logits(shape, seed)) for seed in (1, 2)))
+    batch, criterion, bce = random_batch(shape, side=1), selecting(shape), BCE(BCEConfig(), info_of(shape))
+    f, g = (each.logits.detach() for each in peers)  # they serve as losses: random numbers to be sorted
     negatives = batch.observed == UNKNOWN
 
     def both_selected() -> None:
@@ -232,21 +201,21 @@ def selection_times(shape: tuple[int, int]) -> list[float]:
 
 
 def selection_rows(image: float) -> Iterator[tuple[str, ...]]:
-    """The method alone; `image` is what two plain steps take an image, in CPU seconds."""
+    """Rows about the method alone; `image`: CPU seconds per image of two plain steps."""
     for batch, classes in POOLED:
         taken = selection_times((batch, classes))
         yield f"{batch} x {classes:,}", *map(seconds, taken), f"{100 * taken[1] / (image * batch):.2g} %"
 
 
-def peak_of(way: str, model: str, size: int) -> float:
-    """MiB that all tensors alive at the same moment of a step take at most; the step is not the first.
+def peak_of(step_name: str, model: str, size: int) -> float:
+    """Peak MiB of all tensors alive at the same moment of a step that is not the first.
 
-    Nothing is computed: the tensors have shapes but no content, so that the paper's batch fits anywhere.
+    Nothing is computed: the tensors have shapes but no values, so that the paper's batch fits any machine.
     """
     with FakeTensorMode():
         peers, batch = peers_of(model), random_batch((size, CLASSES))
         live = LiveBytes([*peers.parameters(), *peers.buffers(), batch.images, batch.observed, batch.index])
-        step: Step = getattr(steps(peers, batch), way)
+        step: Step = getattr(steps(peers, batch), step_name)
         with live:
             step()
             live.peak = live.now
@@ -255,34 +224,31 @@ def peak_of(way: str, model: str, size: int) -> float:
 
 
 def memory_rows() -> Iterator[tuple[str, ...]]:
-    """The paper's batch."""
+    """Rows about the memory of a step with the paper's batch."""
     for model in STEPS:
-        cls, together, in_turn = (peak_of(way, model, PAPER_BATCH) for way in Steps._fields)
+        cls, together, in_turn = (peak_of(name, model, PAPER_BATCH) for name in Steps._fields)
         ratio = cls / together
         cells = (f"{value:,.1f} MiB" for value in (together, cls))
         yield model, *cells, f"{ratio:.4f}", verdict(ratio, GOAL_MEMORY), f"{in_turn:,.1f} MiB"
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ("---",) * len(headings), *rows))
-
-
 def report() -> str:
-    """All that is measured."""
+    """Measure everything; return the tables."""
     torch.manual_seed(0)
     times = list(step_times())
     image = times[-1].plain / times[-1].batch
-    pictures = f"{SIZE} x {SIZE} pixels, {CLASSES} classes"
+    setting = f"{SIZE} x {SIZE} pixels, {CLASSES} classes"
     parts = [
         f"{machine()}.",
-        f'## Time of a step\n\n{pictures}, CPU time of one thread; "two plain": a step of f by BCE, then one of g.',
-        table(("networks", "two plain", "CLS", "ratio", "goal"), (each.cells() for each in times)),
+        f'## Time of a step\n\n{setting}, CPU time of one thread; "two plain": a step of f by BCE, then one of g.',
+        markdown_table(("networks", "two plain", "CLS", "ratio", "goal"), (each.cells() for each in times)),
         "## The method alone\n\nLogits given; CLS is from the logits to the loss, both networks, selection "
         "included. The share\nis that of two plain steps of ResNet-50 with as many images, from the table above.",
-        table(("batch x classes", "two BCE losses", "CLS", "selection in it", "CLS, of a step"), selection_rows(image)),
-        f"## Peak memory of a step\n\n{PAPER_BATCH} images of {pictures}, fp32, Adam: all tensors alive at one moment.",
-        table(
+        markdown_table(
+            ("batch x classes", "two BCE losses", "CLS", "selection in it", "CLS, of a step"), selection_rows(image)
+        ),
+        f"## Peak memory of a step\n\n{PAPER_BATCH} images of {setting}, fp32, Adam: all tensors alive at one moment.",
+        markdown_table(
             ("networks", "both by BCE in one step", "CLS", "ratio", "goal", "one after the other by BCE"), memory_rows()
         ),
     ]
@@ -291,13 +257,8 @@ def report() -> str:
 
 def main() -> int:
     """Measure, print, write. A missed goal is no error."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.co_label", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--output", type=Path, help="also write the tables to this Markdown file")
-    output: Path | None = parser.parse_args().output
-    text = report()
-    print(text)
-    if output is not None:
-        output.write_text(f"# CLS beside two plain networks\n\nWritten by `python -m benchmarks.co_label`.\n\n{text}\n")
+    output = options("co_label", __doc__).parse_args().output
+    finish("co_label", "CLS beside two plain networks", report(), output)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""How fast is the label correlation of CoNeS set up? `python -m benchmarks.correlation` (about a minute)."""
+"""Speed of setting up the label correlation of CoNeS: `python -m benchmarks.correlation` (about a minute)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COCO_ROWS, SCALE = 82_081, 20
 
 
 def results() -> Iterator[Result]:
-    """VOC 2007 whole, and COCO with the published way scaled up."""
+    """Measure VOC 2007, and COCO with the published way scaled up."""
     codes = voc_candidates(seed=0)
     seconds = in_turns(partial(published.initial_correlation, as_tensor(codes)), partial(ours, codes), turns=3)
     yield Result(
@@ -48,12 +48,12 @@ def results() -> Iterator[Result]:
 
 
 def ours(codes: Codes) -> Tensor:
-    """(C, C) as the criterion sets it up, under the published normalisation so that results can be compared."""
+    """Correlation (C, C) of the criterion, with the published normalisation so that results can be compared."""
     return initial_correlation(torch.from_numpy(cooccurrence(LabelTable(codes))), axis="reference")
 
 
 def as_tensor(codes: Codes) -> Tensor:
-    """(N, C) float32, the form in which the published code holds candidates."""
+    """Candidates (N, C) as float32, as in the published code."""
     return torch.tensor(codes, dtype=torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""Methods against their baseline on the embedded dataset: the plain commands over seeds, paired by seed.
+"""Methods against their baseline on the embedded dataset: the plain commands with several seeds, paired by seed.
 
     python -m benchmarks.digits cones --seeds 20 21 22 23 24 --output benchmarks/results/digits.md
     python -m benchmarks.digits large_loss --seeds 20 21 22 23 24 --output benchmarks/results/digits_large_loss.md
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FIGURES = ("mAP", "CF1", "OF1")
+METRICS = ("mAP", "CF1", "OF1")
 PRECISION = {
     "modified_true": "true of those modified in the last epoch",
     "modified_ever_true": "true of those ever modified",
@@ -27,17 +27,17 @@ PRECISION = {
 
 
 class Experiment(NamedTuple):
-    """Methods that are compared, the first of them the baseline, and the labels they are compared on."""
+    """Compared methods, the first of them the baseline, and the label regimes of the comparison."""
 
     methods: Mapping[str, str]
     regimes: Mapping[str, str]
     ensembles: Mapping[str, str] = {}
-    """Rows of two runs of a method on the same data, scored together: name -> method."""
+    """Rows of two runs of a method on the same data, scored as an ensemble: name -> method."""
     dataset: str = "digits"
 
 
 AS_PUBLISHED = "--confidence softmax --rejected absent --candidate_epochs 0 --gamma 3 --mu 0.1 --eta 0.9"
-"""NDLP's own settings in place of those of configs/ndlp/digits-lt.yaml."""
+"""Published settings of NDLP instead of those of configs/ndlp/digits-lt.yaml."""
 
 EXPERIMENTS = {
     "cones": Experiment(
@@ -74,36 +74,36 @@ SECOND = 1000
 """Added to the seed of training for the second run of an ensemble."""
 
 
-class Finished(NamedTuple):
-    """What a run has left."""
+class RunOutput(NamedTuple):
+    """Result and last log row of a finished run."""
 
     result: dict[str, Any]
     last: dict[str, str]  # the last row of its log
 
-    def figures(self) -> dict[str, float]:
-        """The figures that are told of it, in %."""
-        test = {name: 100 * self.result["test"][name] for name in FIGURES}
-        said = {text: 100 * float(self.last[name]) for name, text in PRECISION.items() if self.last.get(name)}
+    def metrics(self) -> dict[str, float]:
+        """Reported metrics, in %."""
+        test = {name: 100 * self.result["test"][name] for name in METRICS}
+        precision = {text: 100 * float(self.last[name]) for name, text in PRECISION.items() if self.last.get(name)}
         extra = self.result["extra"]
         parts = {
             f"mAP, {name}": 100 * extra[name] for name in ("head", "middle", "tail") if extra.get(name) is not None
         }
-        return {**test, **parts, **said, **together(extra)}
+        return {**test, **parts, **precision, **together(extra)}
 
 
 def together(extra: Mapping[str, Any]) -> dict[str, float]:
-    """The figures (%) of two networks' ensemble, where there are two."""
-    return {f"{name}, ensemble": 100 * extra["ensemble"][name] for name in FIGURES if "ensemble" in extra}
+    """Metrics (%) of the ensemble of two networks, if there are two."""
+    return {f"{name}, ensemble": 100 * extra["ensemble"][name] for name in METRICS if "ensemble" in extra}
 
 
 def folder(method: str, regime: str, seed: int) -> Path:
-    """Where a run stands; comparisons share the runs they have in common."""
+    """Folder of a run; comparisons share the runs they have in common."""
     words = f"{regime} {method} s{seed}".replace("%", "percent").replace(",", "").split()
     return Path("runs") / "digits" / "-".join(words)
 
 
 def train(experiment: str, method: str, regime: str, seed: int, output: Path, *more: str) -> None:
-    """The plain command of a method, and `more` behind it; nothing where it has been run."""
+    """Run the plain command of a method with the flags `more`, unless it has been run."""
     if (output / "result.json").exists():
         return
     chosen = EXPERIMENTS[experiment]
@@ -117,17 +117,17 @@ def command(*words: str) -> None:
     subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
 
 
-def run(experiment: str, method: str, regime: str, seed: int) -> Finished:
-    """One run of the plain command, trained now unless it is there."""
+def run(experiment: str, method: str, regime: str, seed: int) -> RunOutput:
+    """Read a run of the plain command, trained now unless it exists."""
     output = folder(method, regime, seed)
     train(experiment, method, regime, seed, output)
     with (output / "metrics.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    return Finished(json.loads((output / "result.json").read_text()), last)
+    return RunOutput(json.loads((output / "result.json").read_text()), last)
 
 
 def ensemble(experiment: str, name: str, regime: str, seed: int) -> dict[str, float]:
-    """The figures (%) of two networks that never met: the run of a method, and another one on the same data."""
+    """Metrics (%) of the ensemble of two independent networks: two runs of a method on the same data."""
     method = EXPERIMENTS[experiment].ensembles[name]
     first, second = (folder(each, regime, seed) for each in (method, name))
     train(experiment, method, regime, seed, second, "--train_seed", str(seed + SECOND))
@@ -139,25 +139,25 @@ def ensemble(experiment: str, name: str, regime: str, seed: int) -> dict[str, fl
 
 
 def table(experiment: str, methods: Sequence[str], regime: str, seeds: Sequence[int]) -> list[str]:
-    """Markdown rows: a figure and method a row, a seed a column, then the mean; last the paired differences of mAP."""
-    figures = {method: [run(experiment, method, regime, seed).figures() for seed in seeds] for method in methods}
+    """Markdown rows per metric and method, columns per seed and the mean; last the paired differences of mAP."""
+    metrics = {method: [run(experiment, method, regime, seed).metrics() for seed in seeds] for method in methods}
     for name in (name for name, method in EXPERIMENTS[experiment].ensembles.items() if method in methods):
-        figures[name] = [ensemble(experiment, name, regime, seed) for seed in seeds]
+        metrics[name] = [ensemble(experiment, name, regime, seed) for seed in seeds]
     lines = [f"| {regime} | figure | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |"]
     lines.append("| --- " * (len(seeds) + 3) + "|")
-    for name in dict.fromkeys(name for each in figures.values() for name in each[0]):
-        for method in figures:
-            if name in figures[method][0]:
-                lines.append(row(method, name, [each[name] for each in figures[method]]))
+    for name in dict.fromkeys(name for each in metrics.values() for name in each[0]):
+        for method in metrics:
+            if name in metrics[method][0]:
+                lines.append(row(method, name, [each[name] for each in metrics[method]]))
     base, *others = methods
     for method in others:
-        gains = [one["mAP"] - other["mAP"] for one, other in zip(figures[method], figures[base], strict=True)]
+        gains = [one["mAP"] - other["mAP"] for one, other in zip(metrics[method], metrics[base], strict=True)]
         lines.append(row(f"{method} - {base}", "mAP", gains, sign="+"))
     return lines
 
 
 def row(title: str, name: str, values: Sequence[float], sign: str = "") -> str:
-    """One line of the table."""
+    """Line of the table."""
     cells = " | ".join(f"{value:{sign}.2f}" for value in values)
     return f"| {title} | {name} | {cells} | {statistics.fmean(values):{sign}.2f} |"
 

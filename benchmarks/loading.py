@@ -1,4 +1,4 @@
-"""How fast do pictures become batches? `python -m benchmarks.loading --pictures FOLDER [--output FILE]` (minutes).
+"""Speed of loading images into batches: `python -m benchmarks.loading --pictures FOLDER [--output FILE]` (minutes).
 
 The published way (CSRA and CoNeS, their data sets and mains) restated: Pillow decodes, torchvision flips, crops and
 makes floats, PyTorch's own collate stacks them, all in the process that trains.
@@ -6,7 +6,6 @@ makes floats, PyTorch's own collate stacks them, all in the process that trains.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import statistics
@@ -15,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import PIL
@@ -25,10 +24,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.measure import machine
+from benchmarks.measure import finish, machine, markdown_table, options
 from data.files.cache import Cache
-from data.images.caching import keep_images
-from data.images.decoders import image_opener
+from data.images.caching import Keep, keep_images
+from data.images.decoders import Decoder, image_opener
 from data.images.files import FileImages
 from data.loading.loader import build_loader
 from data.loading.samplers import ShuffledBatches
@@ -36,37 +35,38 @@ from data.loading.transforms import normalizer, sample_generator, train_transfor
 from utils.types import Annotations, LabelTable
 
 BATCH, CLASSES, TURNS = 16, 20, 7
+CPU = torch.device("cpu")
 SIZES = (448, 224)
 PUBLISHED = "published way"
 GOALS = {"torchcodec": 1.5, "pillow, 2 workers": 1.6}
 
 
-class Way(NamedTuple):
-    """One way of loading: its settings."""
+class LoadingWay(NamedTuple):
+    """Settings of one way of loading."""
 
-    decoder: str
-    cache: str = "none"
+    decoder: Decoder
+    cache: Keep = "none"
     workers: int = 0
 
     @property
     def name(self) -> str:
-        """What it is called in the table."""
-        kept = "" if self.cache == "none" else f", --cache {self.cache}"
-        return self.decoder + kept + (f", {self.workers} workers" if self.workers else "")
+        """Name in the table."""
+        cached = "" if self.cache == "none" else f", --cache {self.cache}"
+        return self.decoder + cached + (f", {self.workers} workers" if self.workers else "")
 
 
 WAYS = [
-    Way("pillow"),
-    Way("pillow", workers=2),
-    Way("torchcodec"),
-    Way("torchcodec", workers=2),
-    *(Way(decoder, cache) for decoder in ("pillow", "torchcodec") for cache in ("ram", "disk")),
-    Way("torchcodec", "disk", 2),
+    LoadingWay("pillow"),
+    LoadingWay("pillow", workers=2),
+    LoadingWay("torchcodec"),
+    LoadingWay("torchcodec", workers=2),
+    *(LoadingWay(decoder, cache) for decoder in get_args(Decoder) for cache in get_args(Keep)[1:]),
+    LoadingWay("torchcodec", "disk", 2),
 ]
 
 
 class PublishedDataset(Dataset[tuple[Tensor, Tensor]]):
-    """A file a row, opened and transformed when asked for."""
+    """One file per row, opened and transformed on access."""
 
     def __init__(self, paths: list[str], size: int) -> None:
         self.paths, self.transform = paths, published_transform(size)
@@ -80,7 +80,7 @@ class PublishedDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def published_transform(size: int) -> transforms.Compose:
-    """What training pictures go through, down to a normalisation that changes nothing."""
+    """Transforms of training images, with a normalisation that changes nothing."""
     return transforms.Compose(
         [
             transforms.RandomHorizontalFlip(),
@@ -91,14 +91,14 @@ def published_transform(size: int) -> transforms.Compose:
     )
 
 
-def annotations(paths: list[str]) -> Annotations:
-    """The pictures as a split without labels."""
+def unlabelled(paths: list[str]) -> Annotations:
+    """The images as a split without labels."""
     table = LabelTable(np.zeros((len(paths), CLASSES), dtype=np.int8))
     return Annotations(FileImages(paths), tuple(paths), tuple(map(str, range(CLASSES))), table)
 
 
-def our_passes(split: Annotations, way: Way, size: int) -> Iterator[Iterable[Tensor]]:
-    """Pass after pass over the pictures, each the float batches as training gets them."""
+def our_passes(split: Annotations, way: LoadingWay, size: int) -> Iterator[Iterable[Tensor]]:
+    """Pass after pass over the images, each the float batches of training."""
     batches = ShuffledBatches(len(split), BATCH, seed=0)
     loader = build_loader(
         split,
@@ -106,25 +106,25 @@ def our_passes(split: Annotations, way: Way, size: int) -> Iterator[Iterable[Ten
         [train_transform("crop", size)],
         batches,
         normalizer=normalizer("unit"),
-        decoder=way.decoder,  # type: ignore[arg-type]
+        decoder=way.decoder,
         seed=0,
         num_workers=way.workers,
         pin_memory=False,
     )
     for epoch in itertools.count(1):
         batches.set_epoch(epoch)
-        yield (loader.ready(batch).images for batch in loader)
+        yield (loader.to_batch(batch, CPU).images for batch in loader)
 
 
 def published_passes(paths: list[str], size: int) -> Iterator[Iterable[Tensor]]:
-    """The same by the published way."""
+    """Pass after pass by the published way."""
     loader = DataLoader(PublishedDataset(paths, size), batch_size=BATCH, shuffle=True, num_workers=0)
     while True:
         yield (images for images, _ in loader)
 
 
-def rates(paths: list[str], kept: dict[str, Annotations], size: int) -> dict[str, float]:
-    """Images/s of every way: the median of passes made in turns, so that a busy spell of the machine hits all."""
+def rates(paths: list[str], kept: dict[Keep, Annotations], size: int) -> dict[str, float]:
+    """Images/s of every way: median of passes in turns, so that other load on the machine affects all."""
     passes = {PUBLISHED: published_passes(paths, size)}
     passes |= {way.name: our_passes(kept[way.cache], way, size) for way in WAYS}
     for each in passes.values():
@@ -137,17 +137,17 @@ def rates(paths: list[str], kept: dict[str, Annotations], size: int) -> dict[str
 
 
 def seconds(batches: Iterable[Tensor]) -> float:
-    """How long one pass takes."""
+    """Seconds of one pass."""
     start = perf_counter()
     for _ in batches:
         pass
     return perf_counter() - start
 
 
-def largest_differences(paths: list[str], kept: dict[str, Annotations], size: int) -> dict[str, int]:
-    """The largest difference of a pixel from the published way's under the same crops and flips, of 255."""
+def largest_differences(paths: list[str], kept: dict[Keep, Annotations], size: int) -> dict[str, int]:
+    """Largest difference (of 255) of a pixel from the published way, with the same crops and flips."""
     view, published, worst = train_transform("crop", size), published_transform(size), dict.fromkeys(WAYS, 0)
-    openers = {way: image_opener(kept[way.cache].images, way.decoder) for way in WAYS}  # type: ignore[arg-type]
+    openers = {way: image_opener(kept[way.cache].images, way.decoder) for way in WAYS}
     for row, path in enumerate(paths):
         with sample_generator(row):
             theirs = published(Image.open(path).convert("RGB")).mul(255).round().int()
@@ -159,56 +159,43 @@ def largest_differences(paths: list[str], kept: dict[str, Annotations], size: in
 
 
 def table(size: int, found: dict[str, float], gaps: dict[str, int]) -> str:
-    """The result at one size, in Markdown."""
-    lines = [
-        f"## {size} x {size}",
-        "",
-        "| way | images/s | ratio | goal | largest difference |",
-        "|---|---|---|---|---|",
-    ]
+    """Markdown table of one image size."""
+    rows = []
     for name, rate in found.items():
         ratio = rate / found[PUBLISHED]
         goal = GOALS.get(name)
         reached = "" if goal is None else f"{goal:g}" if ratio >= goal else f"{goal:g} (missed)"
-        gap = f"{gaps[name]}/255" if name in gaps else ""
-        lines.append(f"| {name} | {rate:.0f} | {ratio:.2f} | {reached} | {gap} |")
-    return "\n".join([*lines, ""])
+        rows.append((name, f"{rate:.0f}", f"{ratio:.2f}", reached, f"{gaps[name]}/255" if name in gaps else ""))
+    return f"## {size} x {size}\n\n" + markdown_table(("way", "images/s", "ratio", "goal", "largest difference"), rows)
 
 
 def heading(paths: list[str]) -> str:
-    """What was measured, and on what."""
+    """Describe the machine and the files."""
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     sizes = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1000
     return (
         f"{machine()}, Pillow {PIL.__version__}; load before the start {load}.\n\n{len(paths)} JPEG files, mean "
-        f"{sizes:.0f} KB; batches of {BATCH}, float on the CPU; median of {TURNS} passes in turns.\n"
+        f"{sizes:.0f} KB; batches of {BATCH}, float on the CPU; median of {TURNS} passes in turns."
     )
 
 
 def main() -> int:
     """Measure, print, write; 1 when pixels differ more than they may. A missed goal is no error."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__, allow_abbrev=False)
+    parser = options("loading", __doc__)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders with .jpg files")
-    parser.add_argument("--most", type=int, default=400, help="pictures used, evenly spread (default 400)")
-    parser.add_argument("--output", type=Path, help="also write the tables to this Markdown file")
+    parser.add_argument("--most", type=int, default=400, help="number of images used, evenly spread (default 400)")
     given = parser.parse_args()
     found = sorted(str(path) for folder in given.pictures for path in folder.rglob("*.jpg"))
     paths = found[:: -(-len(found) // given.most)] if found else parser.error("no .jpg files there")
     parts, agrees = [heading(paths)], True
     with tempfile.TemporaryDirectory() as folder:
-        split = {"all": annotations(paths)}
-        kept = {
-            keep: keep_images(split, keep, Cache(Path(folder)), processes=1, shown=False)["all"]  # type: ignore[arg-type]
-            for keep in ("none", "ram", "disk")
-        }
+        split, cache = {"all": unlabelled(paths)}, Cache(Path(folder))
+        kept = {mode: keep_images(split, mode, cache, processes=1, shown=False)["all"] for mode in get_args(Keep)}
         for size in SIZES:
             gaps = largest_differences(paths, kept, size)
             agrees &= all(gap <= (2 if "torchcodec" in name else 0) for name, gap in gaps.items())
             parts.append(table(size, rates(paths, kept, size), gaps))
-    text = "\n".join(parts)
-    print(text)
-    if given.output is not None:
-        given.output.write_text(f"# Loading\n\nWritten by `python -m benchmarks.loading`.\n\n{text}")
+    finish("loading", "Loading", "\n\n".join(parts), given.output)
     return int(not agrees)
 
 

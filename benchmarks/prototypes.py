@@ -1,4 +1,4 @@
-"""How fast are the class prototypes of a batch found? `python -m benchmarks.prototypes` (half a minute)."""
+"""Speed of the class prototypes of a batch: `python -m benchmarks.prototypes` (half a minute)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TAU = 0.1
 
 
 def results() -> Iterator[Result]:
-    """A batch of 16 at 448 pixels, under maps that are high everywhere and under maps around 0.
+    """Measure a batch of 16 at 448 pixels, with maps that are high everywhere and with maps around 0.
 
-    The published way takes longer the more pixels pass the threshold, ours does not. What passed in the recorded times
-    is not known; they fit the high maps.
+    The published way takes longer the more pixels pass the threshold, ours does not. The share of pixels that passed in
+    the recorded times is not known; they fit the high maps.
     """
     for classes, recorded in RECORDED.items():
         features, noise, uniform = random_maps(classes)
@@ -29,7 +29,7 @@ def results() -> Iterator[Result]:
 
 
 def random_maps(classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (16, 2048, 14, 14), not below 0 as a ResNet's last are, and two kinds of activation maps for them.
+    """Features (16, 2048, 14, 14), not negative as the last of a ResNet, and two kinds of activation maps for them.
 
     The maps (16, C, 14, 14) of a random linear layer lie around 0; the other kind is uniform between 0 and 1.
     """
@@ -41,13 +41,13 @@ def random_maps(classes: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def compared(features: Tensor, maps: Tensor, recorded: str) -> Result:
-    """Both ways on one batch; the published row order, last class first, is undone before comparing."""
+    """Compare both ways on one batch; the published row order, last class first, is reversed first."""
     theirs = partial(published.prototypes, features, maps, TAU)
     ours = partial(class_prototypes, features, maps, TAU, scale="all_pixels")
     rows, labels = theirs()
     found = ours()
-    in_place = torch.zeros_like(found.rows)
-    in_place[labels] = rows.flip(0)
+    by_class = torch.zeros_like(found.rows)
+    by_class[labels] = rows.flip(0)
     seconds = in_turns(theirs, ours, turns=9)
     passing = (maps / maps.amax(dim=(0, 2, 3))[:, None, None] > TAU).float().mean()
     return Result(
@@ -56,7 +56,7 @@ def compared(features: Tensor, maps: Tensor, recorded: str) -> Result:
         recorded=recorded,
         ours=seconds[1],
         goal=30,
-        difference=float((found.rows - in_place).abs().max()),
+        difference=float((found.rows - by_class).abs().max()),
         tolerance=1e-5,
         note=f"largest tensor made {largest_tensor(theirs):.1f} MiB; ours {largest_tensor(ours):.1f} MiB",
     )

@@ -1,7 +1,7 @@
-"""The published way, in our own words: plain restatements of how the public code goes about each task.
+"""The published way, in our own words: plain restatements of how the public code does each task.
 
-Written from a description of what that code does, and held against it; to be timed against and for nothing else. Each
-function keeps the order of cost of the original: its loops, its repeated fits, its temporaries. Imitated:
+Written from a description of that code and compared with it; only for timing. Each function keeps the order of cost of
+the original: its loops, its repeated fits, its temporaries. Imitated:
 zhongjingyu1/CoNeS (commit 7d5ca7a), whose evaluation is that of Kevinz-code/CSRA. N rows, C classes, B batch, D feature
 width, h w feature map.
 """
@@ -20,27 +20,27 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-Record = dict[str, Any]
+ImageRecord = dict[str, Any]
 
 
 def initial_correlation(candidates: Tensor) -> Tensor:
-    """(C, C) label correlation from candidates (N, C); utils/PML_Confidence.py.
+    """Label correlation (C, C) from candidates (N, C); utils/PML_Confidence.py.
 
-    For each class the rows that hold it are taken out, and in each column of them Python's `sum` adds one tensor
+    For each class the rows that have it are selected, and in each column of them Python's `sum` adds one tensor
     element after the other. Column j is then divided by the sum of row j, and the diagonal set to 1.
     """
     classes = candidates.shape[1]
     rates = torch.zeros(classes, classes)
     for first in range(classes):
-        holding = candidates[candidates[:, first] == 1]
+        having = candidates[candidates[:, first] == 1]
         for second in range(classes):
             if second != first:
-                rates[first, second] = sum(holding[:, second]) / len(holding)
+                rates[first, second] = sum(having[:, second]) / len(having)
     return (rates.double() / rates.double().sum(1)).fill_diagonal_(1)
 
 
 def refreshed_correlation(correlation: Tensor, memory: Sequence[Tensor], clusters: int, gamma: float) -> Tensor:
-    """(C, C) correlation moved towards the cosines of k-means centroids; utils/PML_Confidence.py.
+    """Correlation (C, C) moved towards the cosines of k-means centroids; utils/PML_Confidence.py.
 
     The clusters of a class are fitted once for its row and again in every other class's row: C * C fits, all with the
     same seed and so with the same outcome.
@@ -57,7 +57,7 @@ def refreshed_correlation(correlation: Tensor, memory: Sequence[Tensor], cluster
 
 
 def _centroids(rows: Tensor, clusters: int) -> Tensor:
-    """(c, D) unit vectors along the centroids of the rows (n, D)."""
+    """Unit vectors (c, D) along the centroids of the rows (n, D)."""
     fit = KMeans(clusters, random_state=42, n_init="auto").fit(rows.numpy())
     return torch.nn.functional.normalize(torch.from_numpy(fit.cluster_centers_).double(), dim=1)
 
@@ -65,9 +65,9 @@ def _centroids(rows: Tensor, clusters: int) -> Tensor:
 def prototypes(features: Tensor, heatmaps: Tensor, tau: float) -> tuple[Tensor, list[int]]:
     """Rows (A, D) of the A active classes and their class numbers; the training loop of main_CoNeS.py.
 
-    Class after class: the peak of its map is looked at (on a GPU a wait), a boolean mask picks pixels out of the
-    features (B, D, h, w), and what it picked, a copy, is summed and divided by the number of all pixels. A new row goes
-    before the old ones, its number behind them.
+    Class after class: the peak of its map is read (a GPU waits), a boolean mask copies pixels out of the features
+    (B, D, h, w), and their sum is divided by the number of all pixels. A new row is put before the old ones, its class
+    number after the old numbers.
     """
     rows = features.new_zeros(0, features.shape[1])
     labels = []
@@ -85,33 +85,33 @@ def prototypes(features: Tensor, heatmaps: Tensor, tau: float) -> tuple[Tensor, 
 def activation_maps(features: Tensor, weight: Tensor) -> Tensor:
     """Maps (B, C, h, w) from features (B, D, h, w) and weights (C, D); pipeline/resnet_cam.py.
 
-    Every product of a channel and a weight is written down, (B, C, D, h, w) of them, before the channels are summed.
+    Every product of a channel and a weight is stored, (B, C, D, h, w) of them, before the channels are summed.
     """
     return (features[:, None] * weight[:, :, None, None]).sum(dim=2)
 
 
 def candidate_labels(labels: NDArray[np.int64], rng: RandomState, rate: float) -> NDArray[np.int64]:
-    """Candidates in place of the true labels (N, C) 0/1, which are overwritten; utils/pml_data.py.
+    """Candidates from true labels (N, C) 0/1, which are overwritten; utils/pml_data.py.
 
-    All draws at once, and a table of each entry's chance; then image by image a comparison, a conversion and a copy.
+    All draws at once, and a table of the chance of each entry; then per image a comparison, a conversion and a copy.
     """
-    held = torch.from_numpy(labels)
+    result = torch.from_numpy(labels)
     chance = np.where(labels == 1, labels, rate)
     draws = rng.uniform(0, 1, labels.shape)
     for row in range(len(labels)):
-        held[row] = torch.from_numpy((draws[row] < chance[row]).astype(np.int64))
+        result[row] = torch.from_numpy((draws[row] < chance[row]).astype(np.int64))
     return labels
 
 
-class Figures(NamedTuple):
+class Metrics(NamedTuple):
     """Average precision per class (C,), and CP, CR, CF1, OP, OR, OF1."""
 
     per_class: NDArray[np.float64]
     precision_recall: tuple[float, ...]
 
 
-def records(batches: Iterable[tuple[Tensor, Sequence[str]]]) -> list[Record]:
-    """One dictionary an image from the batches of logits (B, C) and names: the validation loop of main_CoNeS.py."""
+def records(batches: Iterable[tuple[Tensor, Sequence[str]]]) -> list[ImageRecord]:
+    """One dictionary per image from the batches of logits (B, C) and names: the validation loop of main_CoNeS.py."""
     found = []
     for logits, names in batches:
         probabilities = torch.sigmoid(logits).tolist()
@@ -119,19 +119,19 @@ def records(batches: Iterable[tuple[Tensor, Sequence[str]]]) -> list[Record]:
     return found
 
 
-def evaluation(found: Sequence[Record], annotations: Path) -> Figures:
+def evaluation(found: Sequence[ImageRecord], annotations: Path) -> Metrics:
     """Metrics of the records against the JSON list of image names and targets; utils/evaluation/ of CSRA and CoNeS.
 
     The annotation file is read at every evaluation. Average precision walks through all images of every class in
     Python: once to collect the class's scores and targets, once more down the ranking.
     """
-    truth: list[Record] = json.loads(annotations.read_text())
+    truth: list[ImageRecord] = json.loads(annotations.read_text())
     classes = len(truth[0]["target"])
     per_class = np.array([_average_precision(label, found, truth) for label in range(classes)])
-    return Figures(per_class, _precision_recall(found, truth))
+    return Metrics(per_class, _precision_recall(found, truth))
 
 
-def _average_precision(label: int, found: Sequence[Record], truth: Sequence[Record]) -> float:
+def _average_precision(label: int, found: Sequence[ImageRecord], truth: Sequence[ImageRecord]) -> float:
     scores, targets = np.zeros(len(found)), np.zeros(len(found))
     for row, (record, annotation) in enumerate(zip(found, truth, strict=True)):
         scores[row] = record["scores"][label]
@@ -145,7 +145,7 @@ def _average_precision(label: int, found: Sequence[Record], truth: Sequence[Reco
     return total / hits
 
 
-def _precision_recall(found: Sequence[Record], truth: Sequence[Record]) -> tuple[float, ...]:
+def _precision_recall(found: Sequence[ImageRecord], truth: Sequence[ImageRecord]) -> tuple[float, ...]:
     predicted = np.array([record["scores"] for record in found]) >= 0.5
     present = np.array([annotation["target"] for annotation in truth]) == 1
     hits, chosen, positives = (predicted & present).sum(0), np.maximum(predicted.sum(0), 1), present.sum(0)

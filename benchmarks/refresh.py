@@ -1,4 +1,4 @@
-"""How fast is the label correlation refreshed each epoch? `python -m benchmarks.refresh` (about a minute)."""
+"""Speed of the refresh of the label correlation after each epoch: `python -m benchmarks.refresh` (about a minute)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMED = 8
 
 
 def results() -> Iterator[Result]:
-    """Full banks of 20 classes, and of 80 with the published way scaled up."""
+    """Measure full banks of 20 classes, and of 80 with the published way scaled up."""
     old, memory = start(20)
     seconds = in_turns(partial(theirs, old, memory), partial(ours, old, memory), turns=5)
     yield Result(
@@ -46,7 +46,7 @@ def results() -> Iterator[Result]:
 
 
 def start(classes: int) -> tuple[Tensor, list[Tensor]]:
-    """A correlation (C, C) and for each class a bank (256, 2048): absolute values of noise around a class mean."""
+    """Correlation (C, C), and a bank (256, 2048) per class: absolute values of noise around a class mean."""
     draw = torch.Generator().manual_seed(classes)
     centre = torch.randn(classes, 1, WIDTH, generator=draw)
     memory = list((centre + torch.randn(classes, ROWS, WIDTH, generator=draw)).abs())
@@ -55,12 +55,12 @@ def start(classes: int) -> tuple[Tensor, list[Tensor]]:
 
 
 def theirs(old: Tensor, memory: list[Tensor]) -> Tensor:
-    """(C, C) refreshed the published way."""
+    """Correlation (C, C) refreshed the published way."""
     return published.refreshed_correlation(old, memory, CLUSTERS, GAMMA)
 
 
 def ours(old: Tensor, memory: list[Tensor]) -> Tensor:
-    """(C, C) refreshed by our code, under the published mixing so that results can be compared."""
+    """Correlation (C, C) refreshed by our code, with the published mixing so that results can be compared."""
     return refresh_correlation(old, memory, clusters=CLUSTERS, gamma=GAMMA, axis="reference", mix="raw")
 
 

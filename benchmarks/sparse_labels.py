@@ -1,4 +1,4 @@
-"""What do labels of the size of OpenImages V3 cost? `python -m benchmarks.sparse_labels [--output FILE]` (minutes)."""
+"""Cost of labels of the size of OpenImages V3: `python -m benchmarks.sparse_labels [--output FILE]` (minutes)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from scipy.sparse import csr_array
 
-from benchmarks.measure import machine, seconds
+from benchmarks.measure import finish, machine, markdown_table, options, seconds
 from data.labels.files import native_path, read_native, write_native
 from data.labels.regime import Regime, observe
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Index, LabelTable
@@ -31,19 +31,19 @@ MISSED = "MISSED"
 REGIMES = (Regime(labels="known", known_rate=0.5), Regime(labels="dropped"), Regime(labels="single"))
 SAVED = REGIMES[0]
 
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
-class Cost(NamedTuple):
-    """What one stage took."""
+class StageCost(NamedTuple):
+    """Time of one stage, and a note."""
 
     seconds: float
     note: str
     good: bool = True
 
 
-class NoPictures:
-    """Stands where the pictures of a dataset would be."""
+class NoImages:
+    """Stand-in for the images of a dataset."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -52,29 +52,29 @@ class NoPictures:
         return self._rows
 
     def open(self, row: int) -> Image.Image:
-        """There is none."""
+        """Raise NotImplementedError."""
         raise NotImplementedError(row)
 
     def name(self, row: int) -> str:
-        """The id."""
+        """Number of the row."""
         return str(row)
 
-    def take(self, index: Index) -> NoPictures:
-        """As many as there are rows in `index`."""
-        return NoPictures(len(index))
+    def take(self, index: Index) -> NoImages:
+        """Stand-in for the rows `index`."""
+        return NoImages(len(index))
 
     def missing(self) -> Index:
-        """None is looked for."""
+        """No rows."""
         return np.empty(0, dtype=np.int64)
 
     def check(self) -> None:
-        """Nothing to check."""
+        """Do nothing."""
 
 
-def timed(way: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds of a call, and what it returns."""
+def timed(function: Callable[[], Value]) -> tuple[float, Value]:
+    """Seconds of a call, and its result."""
     start = perf_counter()
-    result = way()
+    result = function()
     return perf_counter() - start, result
 
 
@@ -91,79 +91,79 @@ def random_truth() -> LabelTable:
 
 
 def truth_of(folder: Path) -> LabelTable:
-    """The truth that the first stage has left."""
-    with np.load(folder / "truth.npz") as held:
-        parts = held["data"], held["indices"], held["indptr"]
+    """Read the truth that the first stage has written."""
+    with np.load(folder / "truth.npz") as file:
+        parts = file["data"], file["indices"], file["indptr"]
     return LabelTable(csr_array(parts, shape=(ROWS, CLASSES)), default=UNKNOWN)
 
 
 def annotations_of(folder: Path) -> Annotations:
     """That truth with ids as OpenImages has them."""
     ids = tuple(f"{row:016x}" for row in range(ROWS))
-    return Annotations(NoPictures(ROWS), ids, tuple(f"class {k}" for k in range(CLASSES)), truth_of(folder))
+    return Annotations(NoImages(ROWS), ids, tuple(f"class {k}" for k in range(CLASSES)), truth_of(folder))
 
 
-def building(folder: Path) -> Cost:
-    """Make the truth; leave it for the other stages."""
+def building(folder: Path) -> StageCost:
+    """Make the truth, and write it for the other stages."""
     taken, table = timed(random_truth)
     assert isinstance(table.codes, csr_array)
     np.savez(folder / "truth.npz", data=table.codes.data, indices=table.codes.indices, indptr=table.codes.indptr)
-    return Cost(taken, f"{number_of(table, PRESENT)} positives and {number_of(table, ABSENT)} negatives")
+    return StageCost(taken, f"{number_of(table, PRESENT)} positives and {number_of(table, ABSENT)} negatives")
 
 
-def hashing(folder: Path) -> Cost:
-    """Hash the truth; the hash is that of the same labels stored dense."""
+def hashing(folder: Path) -> StageCost:
+    """Hash the truth; the hash equals that of the same labels stored dense."""
     taken, _ = timed(truth_of(folder).hash)
-    return Cost(taken, f"of the {ROWS * CLASSES / 2**30:.1f} GiB that the table would be as a matrix")
+    return StageCost(taken, f"of the {ROWS * CLASSES / 2**30:.1f} GiB that the table would be as a matrix")
 
 
-def counting(folder: Path) -> Cost:
+def counting(folder: Path) -> StageCost:
     """Count the known labels of each class."""
     table = truth_of(folder)
     taken, known = timed(lambda: table.counts(PRESENT) + table.counts(ABSENT))
-    return Cost(taken, "positives and negatives of each class", int(known.sum()) == ROWS * KNOWN)
+    return StageCost(taken, "positives and negatives of each class", int(known.sum()) == ROWS * KNOWN)
 
 
-def looking_up(folder: Path, size: int) -> Cost:
-    """Dense rows of batches in random order, time an image."""
+def looking_up(folder: Path, size: int) -> StageCost:
+    """Look up the dense rows of random batches; the time is per image."""
     table = truth_of(folder)
     batches = np.random.default_rng(size).integers(0, ROWS, (LOOKED_UP // size, size))
     taken, _ = timed(lambda: [table.rows(one) for one in batches])
     each = taken / batches.size
-    return Cost(each, f"an image; goal {seconds(GOAL_LOOK_UP)}", each < GOAL_LOOK_UP)
+    return StageCost(each, f"per image; goal {seconds(GOAL_LOOK_UP)}", each < GOAL_LOOK_UP)
 
 
-def drawing(folder: Path, regime: Regime) -> Cost:
+def drawing(folder: Path, regime: Regime) -> StageCost:
     """Draw observed labels."""
     annotations = annotations_of(folder)
     taken, table = timed(lambda: observe(annotations, regime))
-    return Cost(taken, f"{number_of(table, PRESENT)} positives and {number_of(table, ABSENT)} negatives")
+    return StageCost(taken, f"{number_of(table, PRESENT)} positives and {number_of(table, ABSENT)} negatives")
 
 
-def saving(folder: Path) -> Cost:
+def saving(folder: Path) -> StageCost:
     """Write drawn labels to a label file."""
     annotations = annotations_of(folder)
     table = observe(annotations, SAVED)
     path = native_path(folder, "openimages", SAVED, annotations)
     taken, _ = timed(lambda: write_native(path, table, annotations, "openimages", SAVED))
     size = sum(file.stat().st_size for file in folder.glob(f"{path.stem}*"))
-    return Cost(taken, f"{size / 2**20:,.0f} MiB; with its hashes")
+    return StageCost(taken, f"{size / 2**20:,.0f} MiB; with its hashes")
 
 
-def loading(folder: Path) -> Cost:
+def loading(folder: Path) -> StageCost:
     """Read that file."""
     annotations = annotations_of(folder)
     path = native_path(folder, "openimages", SAVED, annotations)
     taken, table = timed(lambda: read_native(path, annotations, SAVED))
-    return Cost(taken, "checked against truth and hashes", table.num_classes == CLASSES and len(table) == ROWS)
+    return StageCost(taken, "checked against truth and hashes", table.num_classes == CLASSES and len(table) == ROWS)
 
 
 def number_of(table: LabelTable, code: int) -> str:
-    """How many entries hold a code."""
+    """Number of entries with a code, as text."""
     return f"{int(table.counts(code).sum()):,}"
 
 
-STAGES: dict[str, Callable[[Path], Cost]] = {
+STAGES: dict[str, Callable[[Path], StageCost]] = {
     "building the truth": building,
     "hash": hashing,
     "counts": counting,
@@ -175,7 +175,7 @@ STAGES: dict[str, Callable[[Path], Cost]] = {
 
 
 def costs(folder: Path) -> Iterator[tuple[str, ...]]:
-    """Every stage in a process of its own, so that each has its own peak of memory: the rows of the table."""
+    """Run every stage in a process of its own, with its own memory peak; yield the rows of the table."""
     for stage in STAGES:
         words = [sys.executable, "-m", "benchmarks.sparse_labels", "--stage", stage, "--folder", str(folder)]
         done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
@@ -185,15 +185,14 @@ def costs(folder: Path) -> Iterator[tuple[str, ...]]:
 
 
 def measure(stage: str, folder: Path) -> None:
-    """One stage, here; its cost and this process's highest memory go to the parent as a line of JSON."""
+    """Run one stage in this process; print its cost and the memory peak as a line of JSON for the parent."""
     cost = STAGES[stage](folder)
     print(json.dumps([*cost, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 
 
 def main() -> int:
     """Measure, print, write; 1 when a stage gives something wrong or misses its goal."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sparse_labels", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--output", type=Path, help="also write the table to this Markdown file")
+    parser = options("sparse_labels", __doc__)
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -205,29 +204,18 @@ def main() -> int:
         for row in costs(Path(folder)):
             print("  ".join(row), flush=True)
             rows.append(row)
-    if given.output is not None:
-        given.output.write_text(report(rows))
+    finish("sparse_labels", "Labels of the size of OpenImages V3", report(rows), given.output)
     return int(any(row[-1] == MISSED for row in rows))
 
 
 def report(rows: Sequence[tuple[str, ...]]) -> str:
-    """The page of results."""
-    shape = f"{ROWS:,} rows of {CLASSES:,} classes, {KNOWN} known a row"
-    lines = [("stage", "time", "peak memory", "note", "goal"), ("---",) * 5, *rows]
-    return "\n".join(
-        [
-            "# Labels of the size of OpenImages V3",
-            "",
-            f"Written by `python -m benchmarks.sparse_labels`: {shape},",
-            "each stage in a process of its own. Peak memory is that of the whole process, Python and torch included;",
-            f"the goal is {GOAL_PEAK / 2**30:g} GiB.",
-            "",
-            f"{machine()}.",
-            "",
-            *(f"| {' | '.join(line)} |" for line in lines),
-            "",
-        ]
+    """Describe the measurement, and return the table."""
+    setting = (
+        f"{ROWS:,} rows of {CLASSES:,} classes, {KNOWN} known per row, each stage in its own process. Peak memory is\n"
+        f"that of the whole process, Python and torch included; the goal is {GOAL_PEAK / 2**30:g} GiB."
     )
+    table = markdown_table(("stage", "time", "peak memory", "note", "goal"), rows)
+    return f"{setting}\n\n{machine()}.\n\n{table}"
 
 
 if __name__ == "__main__":

@@ -1,30 +1,27 @@
-"""What do large-loss methods cost beside a training step? `python -m benchmarks.threshold [--output FILE]` (minutes).
+"""Cost of large-loss methods in a training step: `python -m benchmarks.threshold [--output FILE]` (minutes).
 
-The step is a whole one of a ResNet-50 under the method, from the pictures to the update of the weights. The method is
-all that happens between its logits and its loss, selection by the threshold and the loss itself; naive AN has that loss
-and no selection. The goal is for the method as a whole: less than 3 % of the step.
+The step is a whole one of a ResNet-50 under the method, from the images to the update of the weights. The method is all
+that happens between its logits and its loss, selection by the threshold and the loss itself; naive AN has that loss and
+no selection. The goal is for the method as a whole: less than 3 % of the step.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from benchmarks.measure import in_turns, machine, seconds
-from engine.training.optim import OptimConfig, build_optimizer
+from benchmarks.measure import finish, in_turns, machine, markdown_table, options, seconds
+from benchmarks.steps import FixedLogits, Step, criterion_info, head_times_ten, noise_batch, training_step
 from losses.assume_negative import BCE, BCEConfig
 from losses.common.base import Criterion
 from losses.large_loss import LargeLoss, LargeLossConfig, Scheme
 from models.build import Architecture, build_model
-from utils.types import PRESENT, UNKNOWN, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
+from utils.types import PRESENT, UNKNOWN, Batch, LabelTable
 
 BATCH, SIZE, CLASSES = 16, 448, 80
 ROWS = 65_665  # COCO's training set as LargeLossMatters splits it
@@ -34,8 +31,8 @@ GOAL = 0.03
 HEADINGS = ("scheme", "whole step", "logits to loss", "naive AN", "share of the step", "goal")
 
 
-class Cost(NamedTuple):
-    """Seconds that a batch takes under one scheme."""
+class SchemeCost(NamedTuple):
+    """Seconds per batch under one scheme."""
 
     scheme: str
     step: float
@@ -43,97 +40,46 @@ class Cost(NamedTuple):
     naive: float  # the same of naive AN
 
     def cells(self) -> tuple[str, ...]:
-        """The row of the table."""
+        """Cells of the row of the table."""
         share = self.method / self.step
         goal = f"{GOAL:.0%}" if share < GOAL else f"{GOAL:.0%} (missed)"
         return self.scheme, *map(seconds, self[1:]), f"{100 * share:.2g} %", goal
 
 
-class Given(nn.Module):
-    """Stands for a network whose logits are there already, so that only the method takes time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.randn(BATCH, CLASSES) - 2)
-
-    def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
-        """The logits (B, C)."""
-        return ModelOutput(self.logits)
-
-
 def single_positives() -> LabelTable:
-    """One label known to be present a row, all others unknown."""
+    """One label per row known to be present, all others unknown."""
     codes = np.full((ROWS, CLASSES), UNKNOWN, dtype=np.int8)
     codes[np.arange(ROWS), np.random.default_rng(0).integers(0, CLASSES, ROWS)] = PRESENT
     return LabelTable(codes)
 
 
-def known_to(labels: LabelTable) -> CriterionInfo:
-    """What a method may know of a training set with these labels."""
-    return CriterionInfo(
-        observed=labels,
-        classes=[str(label) for label in range(CLASSES)],
-        epochs=EPOCH,
-        steps_per_epoch=-(-ROWS // BATCH),
-        feature_width=2048,
-        class_counts=ClassCounts(labels.counts(), "observed"),
-        seed=0,
-    )
-
-
-def random_batch(labels: LabelTable) -> Batch:
-    """Pictures of noise, with the labels of rows drawn at random."""
-    index = np.random.default_rng(1).choice(ROWS, BATCH, replace=False)
-    observed = torch.from_numpy(labels.rows(index)).float()
-    return Batch(torch.rand(BATCH, 3, SIZE, SIZE), observed, torch.from_numpy(index))
-
-
-def training_step(criterion: Criterion, batch: Batch) -> Callable[[], None]:
-    """A step as `main_llm.py` takes it: forward, loss, backward, update by Adam."""
+def llm_step(criterion: Criterion, batch: Batch) -> Step:
+    """Training step of `main_llm.py`."""
     model = build_model(Architecture.of(model="resnet50", weights="none"), CLASSES, seed=0).train()
-    groups: list[dict[str, Any]] = [
-        {"params": model.backbone_parameters()},
-        {"params": model.head_parameters(), "lr_mult": 10},
-    ]
-    optimizer = build_optimizer(OptimConfig(optimizer="adam", lr=1e-5, w_d=0), groups)
-
-    def step() -> None:
-        """Forward, backward, update."""
-        loss = criterion(model, batch)
-        optimizer.zero_grad()
-        loss.total.backward()
-        optimizer.step()
-
-    return step
+    return training_step(lambda: criterion(model, batch).total, head_times_ten(model))
 
 
-def costs() -> Iterator[Cost]:
-    """Every scheme: its step and the part in it that is the method's, measured in turns."""
+def costs() -> Iterator[SchemeCost]:
+    """Measure the step and the method alone of every scheme, in turns."""
     torch.manual_seed(0)
     labels = single_positives()
-    info, batch, given = known_to(labels), random_batch(labels), Given()
+    info = criterion_info(labels, "observed", epochs=EPOCH, batch_size=BATCH)
+    batch, given = noise_batch(labels, BATCH, SIZE), FixedLogits(torch.randn(BATCH, CLASSES) - 2)
     naive = partial(BCE(BCEConfig(), info), given, batch)
     for scheme in get_args(Scheme):
         criterion = LargeLoss(LargeLossConfig(mod_scheme=scheme, delta_rel=DELTAS[scheme]), info)
         criterion.on_epoch_start(EPOCH)
         method = partial(criterion, given, batch)
-        step, own = in_turns(training_step(criterion, batch), method, turns=3)
-        yield Cost(scheme, step, own, in_turns(naive, method, turns=9)[0])
+        step, own = in_turns(llm_step(criterion, batch), method, turns=3)
+        yield SchemeCost(scheme, step, own, in_turns(naive, method, turns=9)[0])
 
 
 def main() -> int:
     """Measure, print, write. A missed goal is no error."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.threshold", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--output", type=Path, help="also write the table to this Markdown file")
-    output: Path | None = parser.parse_args().output
-    rows = [HEADINGS, ("---",) * len(HEADINGS), *(cost.cells() for cost in costs())]
-    what = f"ResNet-50, batch {BATCH}, {SIZE} x {SIZE} pixels, {CLASSES} classes, single positives, epoch {EPOCH}."
-    text = "\n".join([f"{machine()}.", "", what, "", *(f"| {' | '.join(row)} |" for row in rows), ""])
-    print(text)
-    if output is not None:
-        output.write_text(
-            f"# Large loss beside a training step\n\nWritten by `python -m benchmarks.threshold`.\n\n{text}"
-        )
+    output = options("threshold", __doc__).parse_args().output
+    setting = f"ResNet-50, batch {BATCH}, {SIZE} x {SIZE} pixels, {CLASSES} classes, single positives, epoch {EPOCH}."
+    rows = markdown_table(HEADINGS, (cost.cells() for cost in costs()))
+    finish("threshold", "Large loss beside a training step", f"{machine()}.\n\n{setting}\n\n{rows}", output)
     return 0
 
 
