@@ -5,7 +5,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 DEMO := runs/demo
 
-.PHONY: help setup setup-dev demo test test-slow format lint types check bench backbone clean-demo
+.PHONY: help setup setup-dev demo test test-slow format lint types check tables bench backbone clean-demo
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ lint: setup-dev  ## check style and formatting
 
 types: setup-dev  ## check types
 	$(RUN) -m mypy
+
+tables: setup  ## write the generated tables of settings, methods, heads and datasets
+	$(RUN) -m tools.tables
 
 check: lint types test  ## everything that must hold before a change lands
 
