@@ -1,4 +1,4 @@
-"""Small checkpoints to predict by and to export, and pictures of every kind of file."""
+"""Small checkpoints to predict by and to export, and images of every kind of file."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ SIZE = 40
 
 
 def checkpoint(path, *, peers=False, classes=CLASSES, model="scenenet", head="linear", size=SIZE, **settings):
-    """Write a checkpoint of random weights whose scores differ from picture to picture; returns its path."""
+    """Write a checkpoint of random weights whose scores differ from image to image; returns its path."""
     architecture = Architecture.of(model=model, head=head, weights="none")
     codes = (np.random.default_rng(0).random((30, len(classes))) > 0.5).astype(np.int8)
     build = build_peers if peers else build_model
@@ -33,13 +33,13 @@ def checkpoint(path, *, peers=False, classes=CLASSES, model="scenenet", head="li
 
 
 def pixels(seed, width=53, height=37):
-    """A coloured picture, smooth enough for JPEG."""
+    """A coloured image, smooth enough for JPEG."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def every_kind(folder):
-    """Write a picture file of each kind; returns their paths, sorted."""
+    """Write an image file of each kind; returns their paths, sorted."""
     folder.mkdir(exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned

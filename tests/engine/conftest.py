@@ -11,7 +11,7 @@ from tests.engine.run_folders import SMALL
 
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch):
-    """Label files, and the cache of pictures, lie in the test's own folder."""
+    """Label files, and the cache of images, are in the test's own folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 

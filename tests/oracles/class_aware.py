@@ -10,18 +10,18 @@ class Cycle:
 
     def next(self):
         if not self.left:
-            self.left = [self.items[place] for place in self.reorder(self.passes)]
+            self.left = [self.items[position] for position in self.reorder(self.passes)]
             self.passes += 1
         return self.left.pop(0)
 
 
-def epochs(members, count, draws, run, reorder):
+def epochs(rows_of, count, draws, run, reorder):
     """Rows of `count` epochs of `draws` samples; `reorder(class or None, size, pass)` gives each pass its order."""
-    kinds = Cycle(range(len(members)), lambda number: reorder(None, len(members), number))
-    sizes = [len(own) for own in members]
+    kinds = Cycle(range(len(rows_of)), lambda number: reorder(None, len(rows_of), number))
+    sizes = [len(own) for own in rows_of]
     rows = [
         Cycle(own, lambda number, label=label: reorder(label, sizes[label], number))
-        for label, own in enumerate(members)
+        for label, own in enumerate(rows_of)
     ]
     result = []
     for _ in range(count):

@@ -26,16 +26,16 @@ def label_losses(logits, observed):
     }
 
 
-def keep(losses, places, rate, largest=False):
-    """The floor(rate * n) places of smallest (or largest) loss, those that come first among equals."""
+def keep(losses, cells, rate, largest=False):
+    """The floor(rate * n) cells of smallest (or largest) loss, those that come first among equals."""
     sign = -1 if largest else 1
-    ranked = sorted(sorted(places), key=lambda place: sign * losses[place])  # sorted is stable
-    return set(ranked[: math.floor(rate * len(places) + 1e-9)])
+    ranked = sorted(sorted(cells), key=lambda cell: sign * losses[cell])  # sorted is stable
+    return set(ranked[: math.floor(rate * len(cells) + 1e-9)])
 
 
 def select(own, peer, observed, rate_high, rate_low):
     """(removed for their high loss, removed for their low loss), sets of (image, class)."""
-    negatives = {place for place in own if observed[place[0]][place[1]] == -1}
+    negatives = {cell for cell in own if observed[cell[0]][cell[1]] == -1}
     credible = keep(peer, negatives, rate_high)
     informative = keep(own, credible, rate_low, largest=True)
     return negatives - credible, credible - informative
@@ -50,7 +50,7 @@ def label_selection(logits_f, logits_g, observed, rate_high, rate_low, ablation=
     found = []
     for logits, own, peer in ((logits_f, *losses), (logits_g, *losses[::-1])):
         high, low = select(own, peer, observed, rate_high, rate_low)
-        kept = [place for place in own if place not in low and (ablation == "CLC" or place not in high)]
+        kept = [cell for cell in own if cell not in low and (ablation == "CLC" or cell not in high)]
         entries = {"sum_over_labels": rows, "mean_kept": max(len(kept), 1), "mean_all": rows * classes}[reduction]
         value, gradient = 0.0, np.zeros((rows, classes))
         for i, k in kept:
@@ -66,43 +66,43 @@ def image_losses(logits, observed):
     return [sum(losses[i, k] for k in range(len(logits[0]))) for i in range(len(logits))]
 
 
-def keep_images(losses, members, forgotten):
-    members = set(members)
-    kept = keep(dict(enumerate(losses)), members, 1 - forgotten)
-    return kept or members
+def keep_images(losses, chosen, forgotten):
+    chosen = set(chosen)
+    kept = keep(dict(enumerate(losses)), chosen, 1 - forgotten)
+    return kept or chosen
 
 
 def disagreements(logits_f, logits_g):
     """Places (image, class) where one network says present and the other does not."""
-    return [place for place in np.ndindex(np.shape(logits_f)) if (logits_f[place] >= 0) != (logits_g[place] >= 0)]
+    return [cell for cell in np.ndindex(np.shape(logits_f)) if (logits_f[cell] >= 0) != (logits_g[cell] >= 0)]
 
 
 def mean(values, chosen):
     return sum(values[i] for i in chosen) / len(chosen) if chosen else 0.0
 
 
-def co_teaching(logits_f, logits_g, observed, forgotten, members=None):
+def co_teaching(logits_f, logits_g, observed, forgotten, chosen=None):
     """(loss of f, loss of g, the images f learns from, those g learns from)."""
     f, g = image_losses(logits_f, observed), image_losses(logits_g, observed)
-    members = range(len(f)) if members is None else members
-    by_f, by_g = keep_images(f, members, forgotten), keep_images(g, members, forgotten)
+    chosen = range(len(f)) if chosen is None else chosen
+    by_f, by_g = keep_images(f, chosen, forgotten), keep_images(g, chosen, forgotten)
     return mean(f, by_g), mean(g, by_f), by_g, by_f
 
 
 def co_teaching_plus(logits_f, logits_g, observed, forgotten):
-    members = {i for i, _ in disagreements(logits_f, logits_g)}
-    return co_teaching(logits_f, logits_g, observed, forgotten, members)
+    chosen = {i for i, _ in disagreements(logits_f, logits_g)}
+    return co_teaching(logits_f, logits_g, observed, forgotten, chosen)
 
 
 def decoupling(logits_f, logits_g, observed, by_label=False):
     """(loss of f, loss of g)."""
-    places = disagreements(logits_f, logits_g)
-    images = {i for i, _ in places}
+    cells = disagreements(logits_f, logits_g)
+    images = {i for i, _ in cells}
     found = []
     for logits in (logits_f, logits_g):
         each = label_losses(logits, observed)
-        counted = places if by_label else [place for place in each if place[0] in images]
-        found.append(sum(each[place] for place in counted) / len(images) if images else 0.0)
+        counted = cells if by_label else [cell for cell in each if cell[0] in images]
+        found.append(sum(each[cell] for cell in counted) / len(images) if images else 0.0)
     return tuple(found)
 
 

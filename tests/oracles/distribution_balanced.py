@@ -71,27 +71,27 @@ def bias(counts, images, init_bias, neg_scale):
     return [-math.log(images / count - 1) * init_bias / neg_scale for count in kept]
 
 
-def weights_of(targets, counts, images, said):
-    """(B, C) weights before any normalisation, `said` the settings by name."""
-    if said["reweight"] == "rebalance":
-        return rebalance(targets, counts, said["map_alpha"], said["map_beta"], said["map_gamma"])
-    if said["reweight"] == "class_balanced":
-        return class_balanced(targets, counts, said["cb_beta"], said["cb_mode"])
-    power = {"inverse": 1, "sqrt_inverse": 0.5, "none": 0}[said["reweight"]]
+def weights_of(targets, counts, images, settings):
+    """(B, C) weights before any normalisation, `settings` the settings by name."""
+    if settings["reweight"] == "rebalance":
+        return rebalance(targets, counts, settings["map_alpha"], settings["map_beta"], settings["map_gamma"])
+    if settings["reweight"] == "class_balanced":
+        return class_balanced(targets, counts, settings["cb_beta"], settings["cb_mode"])
+    power = {"inverse": 1, "sqrt_inverse": 0.5, "none": 0}[settings["reweight"]]
     return np.array([[(images / count) ** power for count in guarded(counts)] for _ in targets])
 
 
-def losses(logits, targets, counts, images, said):
+def losses(logits, targets, counts, images, settings):
     """(B, C), the distribution-balanced loss of every label."""
-    weights, out = weights_of(targets, counts, images, said), np.zeros(np.shape(targets))
-    if said["weight_norm"] == "by_instance":
+    weights, out = weights_of(targets, counts, images, settings), np.zeros(np.shape(targets))
+    if settings["weight_norm"] == "by_instance":
         weights = np.array([[weight / max(row) for weight in row] for row in weights.tolist()])
-    if said["weight_norm"] == "by_batch":
+    if settings["weight_norm"] == "by_batch":
         weights = weights / max(max(row) for row in weights.tolist())
-    shift, scale = bias(counts, images, said["init_bias"], said["neg_scale"]), said["neg_scale"]
+    shift, scale = bias(counts, images, settings["init_bias"], settings["neg_scale"]), settings["neg_scale"]
     for i, j in np.ndindex(*out.shape):
         y = targets[i][j]
         logit = (logits[i][j] + shift[j]) * ((1 - y) * scale + y)
         weight = weights[i][j] * ((1 - y) / scale + y)
-        out[i, j] = focal(logit, y, said["focal_gamma"], said["focal_balance"], weight)
+        out[i, j] = focal(logit, y, settings["focal_gamma"], settings["focal_balance"], weight)
     return out

@@ -73,9 +73,9 @@ def reject(z, z_masked, observed, gap, average):
 
 def total(z, z_strong, observed, gone, weights):
     """The loss, and its gradients for both views by hand. Weights: SPBC, assume-negative, agreement."""
-    places = list(np.ndindex(*np.shape(z)))
-    positives = [(i, k) for i, k in places if observed[i][k] == 1]
-    kept = [place for place in places if place not in gone]
+    cells = list(np.ndindex(*np.shape(z)))
+    positives = [(i, k) for i, k in cells if observed[i][k] == 1]
+    kept = [cell for cell in cells if cell not in gone]
     value, weak, strong = 0.0, np.zeros(np.shape(z)), np.zeros(np.shape(z))
     for i, k in positives:
         value += weights[0] * cost(z[i][k], True) / len(positives)
@@ -84,9 +84,9 @@ def total(z, z_strong, observed, gone, weights):
         present = observed[i][k] == 1
         value += weights[1] * cost(z_strong[i][k], present) / len(kept)
         strong[i, k] += weights[1] * slope(z_strong[i][k], present) / len(kept)
-    for i, k in places:
+    for i, k in cells:
         apart = z_strong[i][k] - z[i][k]
-        value += weights[2] * apart**2 / len(places)
-        strong[i, k] += weights[2] * 2 * apart / len(places)
-        weak[i, k] -= weights[2] * 2 * apart / len(places)
+        value += weights[2] * apart**2 / len(cells)
+        strong[i, k] += weights[2] * 2 * apart / len(cells)
+        weak[i, k] -= weights[2] * 2 * apart / len(cells)
     return value, weak, strong

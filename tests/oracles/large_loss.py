@@ -28,7 +28,7 @@ def share_of(scheme, percent, epoch):
 def select(logits, observed, count):
     """(entries to modify, those strictly above the threshold) as lists of (row, class), out of the unknown ones."""
     unknown = [(i, j) for i in range(len(logits)) for j in range(len(logits[0])) if observed[i][j] == -1]
-    losses = {place: softplus(logits[place[0]][place[1]]) for place in unknown}
+    losses = {cell: softplus(logits[cell[0]][cell[1]]) for cell in unknown}
     if not count or not unknown:
         return [], []
     threshold = sorted(losses.values(), reverse=True)[min(count, len(unknown)) - 1]

@@ -4,12 +4,12 @@ import math
 
 
 def height_at(cells, y, x, height, width):
-    """The bilinear value of a map (list of rows) at pixel (y, x) of a height x width picture."""
+    """The bilinear value of a map (list of rows) at pixel (y, x) of a height x width image."""
 
     def between(pixel, pixels, count):
-        place = min(max((pixel + 0.5) * count / pixels - 0.5, 0), count - 1)
-        low = math.floor(place)
-        return low, min(low + 1, count - 1), place - low
+        position = min(max((pixel + 0.5) * count / pixels - 0.5, 0), count - 1)
+        low = math.floor(position)
+        return low, min(low + 1, count - 1), position - low
 
     top, bottom, down = between(y, height, len(cells))
     left, right, across = between(x, width, len(cells[0]))

@@ -66,9 +66,9 @@ def at_rank(scores, truth, k):
     for row, codes in zip(scores.tolist(), truth.tolist(), strict=True):
         first = sorted(range(len(row)), key=lambda j: (row[j], j))[::-1][:k]
         hits = sum(1 for j in first if codes[j] == 1)
-        judged = k - sum(1 for j in first if codes[j] == -1)
+        known = k - sum(1 for j in first if codes[j] == -1)
         positives = codes.count(1)
         recalls.append(hits / positives if positives else 0.0)
-        precisions.append(hits / judged if judged else 0.0)
+        precisions.append(hits / known if known else 0.0)
         any_hit.append(1.0 if hits else 0.0)
     return tuple(sum(values) / len(values) for values in (recalls, precisions, any_hit))

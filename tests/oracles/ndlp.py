@@ -21,8 +21,8 @@ def initial_confidence(candidates):
 def thresholds(confidence):
     found = []
     for column in np.transpose(confidence):
-        held = [value for value in column if value != 0]
-        found.append(sum(held) / len(held) if held else math.inf)
+        values = [value for value in column if value != 0]
+        found.append(sum(values) / len(values) if values else math.inf)
     return np.array(found)
 
 
@@ -69,10 +69,11 @@ def update(confidence, index, prediction, mu, repeats):
     """The confidence (N, C) after a batch."""
     moved = confidence.copy()
     for image in set(index):
-        places = [at for at, row in enumerate(index) if row == image]
-        said = prediction[places[-1]] if repeats == "last" else sum(prediction[at] for at in places) / len(places)
-        if said.sum() > 0:
-            moved[image] = (1 - mu) * confidence[image] + mu * said
+        positions = [at for at, row in enumerate(index) if row == image]
+        rows = [prediction[at] for at in positions]
+        predicted = rows[-1] if repeats == "last" else sum(rows) / len(rows)
+        if predicted.sum() > 0:
+            moved[image] = (1 - mu) * confidence[image] + mu * predicted
     return moved
 
 

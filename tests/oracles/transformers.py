@@ -77,7 +77,7 @@ def layers(state, prefix):
 
 
 def query2label(state, features, pos, heads, pre_norm=False):
-    """Logits (K,) and where the last layer looked, (K, h * w), of one picture's tokens (h * w, D)."""
+    """Logits (K,) and the attention of the last layer, (K, h * w), of one image's tokens (h * w, D)."""
     x = features
     if "input_proj.weight" in state:
         x = x @ state["input_proj.weight"][:, :, 0, 0].T + state["input_proj.bias"]
@@ -94,7 +94,7 @@ def query2label(state, features, pos, heads, pre_norm=False):
 
 
 def ctran(state, features, known, heads, pos=0.0):
-    """Logits (K,) of one picture's tokens (h * w, D) with labels known as 1, 0, -1."""
+    """Logits (K,) of one image's tokens (h * w, D) with labels known as 1, 0, -1."""
     labels = state["label_lt.weight"] + np.array([state["known_label_lt.weight"][int(code) + 1] for code in known])
     x = norm(state, "norm", np.concatenate([features + pos, labels]))
     for layer in layers(state, "layers."):

@@ -1,4 +1,4 @@
-"""VG-256 done slowly, word by word and picture by picture."""
+"""VG-256 done slowly, word by word and image by image."""
 
 import numpy as np
 
@@ -23,16 +23,16 @@ def cleaned(name):
     return words[-1] if len(words) > 1 else name
 
 
-def pictures(objects, categories):
-    """[(picture number, set of columns)] of the pictures with a category, by number."""
+def images(objects, categories):
+    """[(image number, set of columns)] of the images with a category, by number."""
     rows = []
     for entry in objects:
         columns = set()
         for one in entry["objects"]:
             last = None
-            for place, phrases in enumerate(categories.values()):
+            for position, phrases in enumerate(categories.values()):
                 if cleaned(one["names"][0]) in phrases:
-                    last = place
+                    last = position
             if last is not None:
                 columns.add(last)
         if columns:
@@ -44,5 +44,5 @@ def split(rows):
     """Training rows and test rows: the last 30 % of a shuffle of the rows are for the test."""
     shuffled = np.random.RandomState(1).permutation(len(rows)).tolist()
     held_out = set(shuffled[len(rows) - round(0.3 * len(rows)) :])
-    train = [row for place, row in enumerate(rows) if place not in held_out]
-    return train, [row for place, row in enumerate(rows) if place in held_out]
+    train = [row for position, row in enumerate(rows) if position not in held_out]
+    return train, [row for position, row in enumerate(rows) if position in held_out]

@@ -126,7 +126,7 @@ def test_matches_the_slow_way_on_made_up_images(tmp_path, seed):
         entry(one, [[" ".join(rng.choices(words, k=rng.choice([1, 1, 2, 3])))] for _ in range(rng.randrange(5))])
         for one in images
     ]
-    train, test = oracle.split(oracle.pictures(objects, PHRASES))
+    train, test = oracle.split(oracle.images(objects, PHRASES))
     got = load(vg_tree(tmp_path, objects), tmp_path)
     assert (positives(got.train), positives(got.test)) == (train, test)
 

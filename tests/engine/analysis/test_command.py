@@ -41,9 +41,9 @@ def lines_of(monkeypatch, name="plot_lines"):
 def test_memorisation_says_and_writes_what_the_log_holds(tmp_path, capsys):
     run = log_folder(tmp_path / "run", "bce", MEMORISED)
     assert analyse("memorisation", run) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert "TP 25.0 %, TN 100.0 %, FN 25.0 %" in said[0]
-    assert said[1:] == [f"written: {run / 'memorisation.png'}", f"written: {run / 'memorisation.csv'}"]
+    printed = capsys.readouterr().out.splitlines()
+    assert "TP 25.0 %, TN 100.0 %, FN 25.0 %" in printed[0]
+    assert printed[1:] == [f"written: {run / 'memorisation.png'}", f"written: {run / 'memorisation.csv'}"]
     rows = table(run / "memorisation.csv")
     assert [{name: float(value) for name, value in row.items()} for row in rows] == [
         {name: value for name, value in row.items() if name != "loss"} for row in MEMORISED
@@ -75,9 +75,9 @@ def test_precision_is_that_of_the_epoch_or_for_lasting_corrections_that_so_far(
     assert ("so far" in line.label) == (scheme == "LL-Cp")
     assert base.points == ((1, 4.0), (2, 4.0), (3, 4.0))
     assert base.dashed
-    said = capsys.readouterr().out
-    assert f"{scheme}: {expected[1]:.1f} % of" in said
-    assert "4.0 %" in said
+    printed = capsys.readouterr().out
+    assert f"{scheme}: {expected[1]:.1f} % of" in printed
+    assert "4.0 %" in printed
 
 
 def test_precision_of_several_runs_stands_in_one_figure_and_table(tmp_path, capsys):

@@ -34,8 +34,8 @@ def refused(*words):
 
 def with_result(folder, **result):
     """A run folder whose result is this one."""
-    held = json.loads((folder.path / "result.json").read_text())
-    (folder.path / "result.json").write_text(json.dumps(held | result))
+    content = json.loads((folder.path / "result.json").read_text())
+    (folder.path / "result.json").write_text(json.dumps(content | result))
     return folder.path
 
 
@@ -72,11 +72,11 @@ def test_runs_are_called_by_their_scheme_and_by_their_folder_where_that_is_the_s
         for name, scheme in schemes.items()
     ]
     compare(*runs)
-    said = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert said == ["LL-R", "LL-Cp (b)", "LL-Cp (c)"]
+    printed = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert printed == ["LL-R", "LL-Cp (b)", "LL-Cp (c)"]
 
 
-def test_curves_and_pictures_of_the_runs(tmp_path, voc_words, capsys, monkeypatch):
+def test_curves_and_images_of_the_runs(tmp_path, voc_words, capsys, monkeypatch):
     curves = []
     monkeypatch.setattr("engine.analysis.compare.plot_curves", lambda histories, path: curves.append((histories, path)))
     runs = [

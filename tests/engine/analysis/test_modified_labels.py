@@ -30,20 +30,20 @@ def test_modified_labels_are_counted_drawn_and_scored(tmp_path, voc_words, capsy
     train, first = folder.data.train, modified_arrays(folder.data)["first_modified"]
     truth = train.truth.dense()
     present, absent = (int(((first > 0) & (truth == code)).sum()) for code in (1, 0))
-    said = capsys.readouterr().out.splitlines()[0]
-    assert f"{(first > 0).sum()} labels of {(first > 0).any(axis=1).sum()} of {len(train)} training" in said
-    assert f"{100 * present / (present + absent):.1f} % of them" in said
+    printed = capsys.readouterr().out.splitlines()[0]
+    assert f"{(first > 0).sum()} labels of {(first > 0).any(axis=1).sum()} of {len(train)} training" in printed
+    assert f"{100 * present / (present + absent):.1f} % of them" in printed
     rows = table(folder.path / "modified.csv")
     drawn = list(dict.fromkeys(row["image"] for row in rows))
     assert len(drawn) == 5
     for image in drawn:
-        place = train.ids.index(image)
-        scores = seen_by_hand(folder, train, place).logits[0].sigmoid()
+        row_number = train.ids.index(image)
+        scores = seen_by_hand(folder, train, row_number).logits[0].sigmoid()
         own = [row for row in rows if row["image"] == image]
-        assert {row["class"] for row in own} == {train.classes[k] for k in np.flatnonzero(first[place])}
+        assert {row["class"] for row in own} == {train.classes[k] for k in np.flatnonzero(first[row_number])}
         for row in own:
             k = train.classes.index(row["class"])
-            assert (int(row["first_modified"]), int(row["truth"])) == (first[place, k], truth[place, k])
+            assert (int(row["first_modified"]), int(row["truth"])) == (first[row_number, k], truth[row_number, k])
             assert float(row["score"]) == pytest.approx(scores[k].item(), abs=1e-5)
     assert min(Image.open(folder.path / "modified.png").size) > 300
 
@@ -68,8 +68,8 @@ def test_cards_show_given_labels_and_what_became_of_the_others(tmp_path, voc_wor
             (train.classes[k], kinds[train.truth.rows(np.array([row]))[0, k]], first[row, k])
             for k in np.flatnonzero(first[row])
         }
-        told = {(text.split(": ")[1], kind, int(text.split()[1].rstrip(","))) for text, kind in changed}
-        assert told == expected
+        shown = {(text.split(": ")[1], kind, int(text.split()[1].rstrip(","))) for text, kind in changed}
+        assert shown == expected
         epochs = [int(text.split()[1].rstrip(",")) for text, _ in changed]
         assert epochs == sorted(epochs)
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def played(folder, tolerance):
-    """Class -> whether each of its cases is hit, picture by picture and pixel by pixel."""
+    """Class -> whether each of its cases is hit, image by image and pixel by pixel."""
     test = folder.data.test
     hits = {name: [] for name in test.classes}
     for row, truth in enumerate(test.truth.dense()):
@@ -31,7 +31,7 @@ def test_pointing_equals_the_game_played_by_hand(tmp_path, voc_words, capsys, to
     folders = [model_folder(tmp_path / name, "bce", voc_words, seed=seed) for seed, name in enumerate("ab")]
     out = tmp_path / "f"
     assert analyse("pointing", *(each.path for each in folders), "--tolerance", tolerance, "--output", out) == 0
-    rows, said = table(out / "pointing.csv"), capsys.readouterr().out
+    rows, printed = table(out / "pointing.csv"), capsys.readouterr().out
     for label, folder in zip(("bce (a)", "bce (b)"), folders, strict=True):
         hits = played(folder, tolerance)
         own = {row["class"]: row for row in rows if row["run"] == label}
@@ -41,7 +41,7 @@ def test_pointing_equals_the_game_played_by_hand(tmp_path, voc_words, capsys, to
         assert found == pytest.approx(shares)
         mean = np.mean(list(shares.values()))
         assert float(own["mean"]["pointing"]) == pytest.approx(mean)
-        assert f"{label}: pointing game {100 * mean:.1f} %, the mean over {len(shares)} classes" in said
+        assert f"{label}: pointing game {100 * mean:.1f} %, the mean over {len(shares)} classes" in printed
     assert min(Image.open(out / "pointing.png").size) > 150
 
 
@@ -54,7 +54,7 @@ def test_sizes_of_batches_change_nothing(tmp_path, voc_words):
     assert tables[0] == tables[1] == tables[2]
 
 
-def test_pictures_that_are_not_there_are_left_out_where_the_run_did_so(tmp_path, voc_words):
+def test_images_that_are_not_there_are_left_out_where_the_run_did_so(tmp_path, voc_words):
     folder = model_folder(tmp_path / "run", "bce", [*voc_words, "--missing_images", "skip"])
     analyse("pointing", folder.path)
     before = table(folder.path / "pointing.csv")[-1]["cases"]
@@ -69,7 +69,7 @@ def test_models_without_maps_are_named(tmp_path, voc_words, monkeypatch):
     assert "no activation maps" in refused("pointing", folder.path)
 
 
-def test_only_pictures_with_a_class_that_is_present_and_boxed_are_played():
+def test_only_images_with_a_class_that_is_present_and_boxed_are_played():
     truth = np.array([[1, 0], [1, -1], [0, 1], [1, 1], [0, 0]], dtype=np.int8)
     boxes = Boxes(np.array([3, 1, 0, 4, 3]), np.array([0, 1, 0, 0, 1]), np.zeros((5, 4), dtype=np.float32))
     annotations = Annotations(list(range(5)), tuple("abcde"), ("x", "y"), LabelTable(truth), boxes)

@@ -70,9 +70,9 @@ def test_a_run_for_each_value_then_a_table_and_a_figure(tmp_path, capsys):
     assert [(row["lr"], row["selected_epoch"]) for row in rows] == [("0.3", "3"), (".1", "3"), ("0.2", "3")]
     assert [float(row["test_mAP"]) for row in rows] == pytest.approx([0.6, 0.8, 0.7])
     assert [float(row["validation_mAP"]) for row in rows] == pytest.approx([0.61, 0.81, 0.71])
-    said = capsys.readouterr().out
-    assert "--lr .1 (2 of 3)" in said
-    assert "best validation mAP 81.00 at lr .1, test mAP 80.00 there" in said
+    printed = capsys.readouterr().out
+    assert "--lr .1 (2 of 3)" in printed
+    assert "best validation mAP 81.00 at lr .1, test mAP 80.00 there" in printed
     assert min(Image.open(tmp_path / "s" / "sweep.png").size) > 300
 
 

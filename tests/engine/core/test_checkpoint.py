@@ -21,9 +21,9 @@ def saved(path, build=build_model):
 @pytest.mark.parametrize("build", [build_model, build_peers])
 def test_a_network_reads_back(tmp_path, build):
     network = saved(tmp_path / "best.pth", build)
-    held = read_model(tmp_path / "best.pth")
-    assert (held.classes, held.epoch, held.peers) == (CLASSES, 4, build is build_peers)
-    again = held.build().state_dict()
+    reread = read_model(tmp_path / "best.pth")
+    assert (reread.classes, reread.epoch, reread.peers) == (CLASSES, 4, build is build_peers)
+    again = reread.build().state_dict()
     assert all(torch.equal(value, again[name]) for name, value in network.state_dict().items())
 
 

@@ -25,15 +25,15 @@ def images(count=7, side=50):
 @pytest.mark.parametrize("augment", ["resize-crop", "crop"])
 def test_it_gives_the_logits_of_evaluation(augment):
     config = LoaderConfig(img_size=40, batch_size=3, augment=augment, normalize="imagenet")
-    held, view = images(), config.eval_view()
+    stored, view = images(), config.eval_view()
     network = build_model(Architecture.of(model="scenenet", weights="none"), 4, 0).eval()
-    truth = LabelTable(np.zeros((len(held), 4), dtype=np.int8))
-    annotations = Annotations(held, tuple("abcdefg"), tuple("wxyz"), truth)
+    truth = LabelTable(np.zeros((len(stored), 4), dtype=np.int8))
+    annotations = Annotations(stored, tuple("abcdefg"), tuple("wxyz"), truth)
     runtime = Runtime("cpu", "fp32")
-    expected = score(network, evaluation_loader(annotations, config, runtime, 0), len(held), runtime)
+    expected = score(network, evaluation_loader(annotations, config, runtime, 0), len(stored), runtime)
     found = [
         infer(network, [image.pixels for image in batch], view).logits
-        for batch in viewed_batches(view, held, range(len(held)), 3, "testing")
+        for batch in viewed_batches(view, stored, range(len(stored)), 3, "testing")
     ]
     assert [len(part) for part in found] == [3, 3, 1]
     np.testing.assert_array_equal(torch.cat(found).numpy(), expected)

@@ -87,8 +87,8 @@ def finished(path, **extra):
     """The lines that a finished run is summed up in."""
     folder = RunFolder(path)
     test = {"mAP": 0.5, "OF1": 0.25, "OF1@3": 0.125}
-    held = {"selected_epoch": 4, "selection": "last", "epochs": 4, "test": test}
-    folder.finish({**held, "extra": {"classes_without_positives": [], **extra}})
+    content = {"selected_epoch": 4, "selection": "last", "epochs": 4, "test": test}
+    folder.finish({**content, "extra": {"classes_without_positives": [], **extra}})
     return folder.summary().splitlines()
 
 
@@ -106,6 +106,6 @@ def test_two_networks_are_summed_up_as_f_g_and_both_whatever_the_order_in_the_fi
     ]
 
 
-@pytest.mark.parametrize("held", [{}, {"extra": None}, {"extra": {"head": 0.5, "mean": {"mAP": 0.5}}}])
-def test_nothing_stands_beside_a_single_network(held):
-    assert beside(held) == {}
+@pytest.mark.parametrize("content", [{}, {"extra": None}, {"extra": {"head": 0.5, "mean": {"mAP": 0.5}}}])
+def test_nothing_stands_beside_a_single_network(content):
+    assert beside(content) == {}

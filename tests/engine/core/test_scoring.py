@@ -23,7 +23,7 @@ CONFIG = LoaderConfig(img_size=8, batch_size=6, augment="none")
 
 
 class Colours(nn.Module):
-    """Logits from the mean colour of a picture, rounded so that there are ties; `bad` for the brightest picture."""
+    """Logits from the mean colour of an image, rounded so that there are ties; `bad` for the brightest image."""
 
     def __init__(self, classes, bad=None):
         super().__init__()
@@ -54,7 +54,7 @@ def as_sparse(codes):
 
 
 def split(truth):
-    """Annotations with pictures of one colour each; that of row 3 is the brightest."""
+    """Annotations with images of one colour each; that of row 3 is the brightest."""
     ids = tuple(f"{row:04d}" for row in range(len(truth)))
     colours = np.random.default_rng(0).integers(0, 200, (len(truth), 1, 1, 3))
     colours[3:4] = 255

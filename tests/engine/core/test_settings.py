@@ -66,9 +66,9 @@ def test_what_a_method_says_of_every_dataset_stands_between_the_datasets_own_and
     configs("datasets/digits.yaml", "beta: 1\nseed: 1\nbatch_size: 1")
     every = configs("m/every.yaml", "beta: 2\nseed: 2")
     configs("m/digits.yaml", "beta: 3")
-    held = parse(method="m")
-    assert [held.values[name] for name in ("beta", "seed", "batch_size")] == [3, 2, 1]
-    assert held.origins["seed"] == f"configs/m/{every.name}"
+    settings = parse(method="m")
+    assert [settings.values[name] for name in ("beta", "seed", "batch_size")] == [3, 2, 1]
+    assert settings.origins["seed"] == f"configs/m/{every.name}"
 
 
 def test_layers_win_in_the_stated_order_wherever_the_flag_stands(configs):

@@ -120,10 +120,10 @@ def test_help_is_that_of_the_chosen_method(capsys):
     with pytest.raises(SystemExit) as stop:
         parse("--help", "--loss", "second")
     assert stop.value.code == 0
-    said = capsys.readouterr().out
-    assert "--loss {first,second}" in said
-    assert "of the second" in said
-    assert "of the first" not in said
+    printed = capsys.readouterr().out
+    assert "--loss {first,second}" in printed
+    assert "of the second" in printed
+    assert "of the first" not in printed
 
 
 def test_help_with_a_settings_file_is_that_of_the_method_in_it(capsys, tmp_path):

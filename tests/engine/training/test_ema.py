@@ -157,11 +157,12 @@ def folder(tmp_path_factory):
 def test_a_run_scores_and_saves_the_average_and_resumes(folder, script):
     succeed(folder, script, *RUN, *KINDS[script], "--output", f"whole-{script}")
     whole = folder / f"whole-{script}"
-    held = state(whole)["loop"]
-    average = {name.removeprefix("module."): value for name, value in held["averaging"].items() if name != "n_averaged"}
-    assert int(held["averaging"]["n_averaged"]) == held["position"]["images"] // 14 * 4
+    saved = state(whole)["loop"]
+    averaged = {name: value for name, value in saved["averaging"].items() if name != "n_averaged"}
+    average = {name.removeprefix("module."): value for name, value in averaged.items()}
+    assert int(saved["averaging"]["n_averaged"]) == saved["position"]["images"] // 14 * 4
     same(dict(read_model(whole / "best.pth").weights), average)
-    assert not all(torch.equal(average[name], held["model"][name]) for name in average)
+    assert not all(torch.equal(average[name], saved["model"][name]) for name in average)
     json = folder / f"scored-{script}.json"
     succeed(folder, "evaluate.py", "--load_from", whole / "best.pth", "--json", json)
     assert f'"mAP": {result(whole)["test"]["mAP"]}' in json.read_text()

@@ -42,7 +42,7 @@ def pixels(rows, seed=0):
 
 
 def array_data(seed=0):
-    """Stands for `Data`: 10 training and 3 test pictures in memory."""
+    """Stands for `Data`: 10 training and 3 test images in memory."""
     parts = [annotations(ArrayImages(pixels(rows, seed), [str(row) for row in range(rows)])) for rows in (10, 3)]
     return SimpleNamespace(train=parts[0], observed=parts[0].truth, validation=None, test=parts[1])
 
@@ -59,11 +59,11 @@ def computed(data, folder, model=None, config=CONFIG):
 def test_features_are_the_pooled_maps_of_the_test_view_in_row_order(tmp_path):
     data, model = array_data(), network()
     found = computed(data, tmp_path, model)
-    assert {part: held.dtype for part, held in found.items()} == {"train": np.float32, "test": np.float32}
+    assert {part: values.dtype for part, values in found.items()} == {"train": np.float32, "test": np.float32}
     for part in ("train", "test"):
         for row, feature in enumerate(found[part]):
-            picture = getattr(data, part).images.open(row).resize((16, 16), Image.Resampling.BILINEAR)
-            image = torch.from_numpy(np.asarray(picture) / 255).float().permute(2, 0, 1)[None]
+            pixels_of_row = getattr(data, part).images.open(row).resize((16, 16), Image.Resampling.BILINEAR)
+            image = torch.from_numpy(np.asarray(pixels_of_row) / 255).float().permute(2, 0, 1)[None]
             with torch.no_grad():
                 expected = model.eval()(image).features.mean(dim=(2, 3))[0]
             np.testing.assert_allclose(feature, expected, rtol=1e-4, atol=1e-5)
@@ -72,13 +72,13 @@ def test_features_are_the_pooled_maps_of_the_test_view_in_row_order(tmp_path):
 def test_the_head_on_features_gives_the_logits_of_the_model(tmp_path):
     data, model = array_data(), network()
     loaders = FeatureLoaders(data, computed(data, tmp_path, model), 4, Runtime("cpu", "fp32"))
-    pictures, features = feed(data).scoring("train"), loaders.scoring("train")
+    images, features = feed(data).scoring("train"), loaders.scoring("train")
     model.eval()
     with torch.no_grad():
-        for by_picture, by_feature in zip(pictures, features, strict=True):
-            assert torch.equal(by_picture.index, by_feature.index)
+        for by_image, by_feature in zip(images, features, strict=True):
+            assert torch.equal(by_image.index, by_feature.index)
             logits = OnPooled(model)(features.to_batch(by_feature, CPU).images).logits
-            assert torch.equal(logits, model(pictures.to_batch(by_picture, CPU).images).logits)
+            assert torch.equal(logits, model(images.to_batch(by_image, CPU).images).logits)
 
 
 def test_kept_features_are_used_and_nothing_is_computed_again(tmp_path, monkeypatch):
@@ -86,8 +86,8 @@ def test_kept_features_are_used_and_nothing_is_computed_again(tmp_path, monkeypa
     first = computed(data, tmp_path)
     monkeypatch.setattr(features_module, "rows_in_order", lambda *_, **__: pytest.fail("computed again"))
     again = computed(data, tmp_path)
-    for part, held in first.items():
-        np.testing.assert_array_equal(again[part], held)
+    for part, values in first.items():
+        np.testing.assert_array_equal(again[part], values)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", None, "shape", "type"])
@@ -104,8 +104,8 @@ def test_damaged_kept_features_are_computed_anew(tmp_path, damage):
         else:
             file.write_bytes(damage)
     again = computed(data, tmp_path)
-    for part, held in first.items():
-        np.testing.assert_array_equal(again[part], held)
+    for part, values in first.items():
+        np.testing.assert_array_equal(again[part], values)
 
 
 def prints(data, config=CONFIG, model=None, precision="fp32"):
@@ -140,9 +140,9 @@ def test_the_fingerprint_is_blind_to_augmentation_head_and_workers():
 
 def test_files_are_told_apart_by_their_marks_and_parts_of_files_are_not_kept(tmp_path):
     paths = []
-    for row, picture in enumerate(pixels(4)):
+    for row, image in enumerate(pixels(4)):
         paths.append(tmp_path / f"{row}.png")
-        Image.fromarray(picture).save(paths[-1])
+        Image.fromarray(image).save(paths[-1])
     files = FileImages(paths)
     data = SimpleNamespace(train=annotations(files))
     before = prints(data)

@@ -1,4 +1,4 @@
-"""What a run trains on: the views of a picture. Features: test_features.py."""
+"""Batches of a run: the views of an image. Features: test_features.py."""
 
 from dataclasses import replace
 

@@ -215,14 +215,14 @@ def test_hooks_come_at_their_moments():
 
 def test_what_scoring_returns_reaches_the_criterion():
     loop, network = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=2)
-    held = []
+    calls = []
     loop.hooks = Hooks(train_scores=lambda epoch: network.head.fc.weight.detach().clone())
-    loop.learner.criterion.on_epoch_start = lambda epoch, scores: held.append((epoch, scores))
+    loop.learner.criterion.on_epoch_start = lambda epoch, scores: calls.append((epoch, scores))
     before = network.head.fc.weight.detach().clone()
     loop.run(lambda epoch, row: None)
-    assert [epoch for epoch, _ in held] == [1, 2]
-    assert torch.equal(held[0][1], before)
-    assert not torch.equal(held[1][1], before)
+    assert [epoch for epoch, _ in calls] == [1, 2]
+    assert torch.equal(calls[0][1], before)
+    assert not torch.equal(calls[1][1], before)
 
 
 def test_a_stopped_loop_trains_no_more_and_says_so_in_its_state():
@@ -249,7 +249,7 @@ def test_a_state_of_before_there_was_early_stopping_is_read():
     assert not loop.state.stopped
 
 
-def test_features_stand_in_for_pictures_row_by_row():
+def test_features_stand_in_for_images_row_by_row():
     images, labels = tables()
     features = images[:, :, 0, 0]
     observed = LabelTable(np.where(labels.dense() == 1, 1, -1).astype(np.int8))

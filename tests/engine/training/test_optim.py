@@ -191,8 +191,8 @@ def test_one_cycle_rises_and_falls_while_the_momentum_falls_and_rises():
     assert factors[-1] == pytest.approx(1 / 25 / 1e4)
     assert max(factors) == factors[9] == 1.0
     assert (momenta[0], momenta[9], momenta[-1]) == pytest.approx((0.95, 0.85, 0.95))
-    for place, (one, other) in enumerate(itertools.pairwise(cycle)):
-        assert (one.factor < other.factor) == (one.momentum > other.momentum) == (place < 9)
+    for step, (one, other) in enumerate(itertools.pairwise(cycle)):
+        assert (one.factor < other.factor) == (one.momentum > other.momentum) == (step < 9)
 
 
 @pytest.mark.parametrize("total, pct_start", [(5, 0.2), (10, 0.1)])
@@ -220,5 +220,5 @@ def test_a_run_under_one_cycle_stopped_after_any_save_ends_in_the_same_state(opt
     same(whole.learner.optimizer.state_dict(), again.learner.optimizer.state_dict())
     assert [row["lr"] for row in again.state.history] == [row["lr"] for row in whole.state.history]
     assert whole.learner.optimizer.param_groups[1]["lr"] == pytest.approx(3 * 0.05 / 25e4)
-    held = whole.learner.optimizer.param_groups[0]
-    assert (held["momentum"] if optim.optimizer == "sgd" else held["betas"][0]) == pytest.approx(0.95)
+    group = whole.learner.optimizer.param_groups[0]
+    assert (group["momentum"] if optim.optimizer == "sgd" else group["betas"][0]) == pytest.approx(0.95)

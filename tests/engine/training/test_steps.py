@@ -39,7 +39,7 @@ class TwoStages(Backbone):
         return torch.tanh(self.last(self.norm(self.conv(images))))
 
 
-def held():
+def first_frozen():
     """The first stage stays; nothing in it depends on how a batch is shared out."""
     return Classifier(TwoStages(), LinearHead(5, CLASSES), frozen_stages=0)
 
@@ -57,8 +57,13 @@ def trained(rank, build, optim, frozen=0):
 
 
 def trained_each_way(rank):
-    plain = trained(rank, held, SGD)
-    return plain, trained(rank, held, CLIPPED), trained(rank, with_neck, SGD), trained(rank, with_neck, SGD, frozen=2)
+    plain = trained(rank, first_frozen, SGD)
+    return (
+        plain,
+        trained(rank, first_frozen, CLIPPED),
+        trained(rank, with_neck, SGD),
+        trained(rank, with_neck, SGD, frozen=2),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +73,7 @@ def two_processes():
 
 @pytest.mark.parametrize("way, optim", list(enumerate([SGD, CLIPPED])))
 def test_two_processes_learn_behind_frozen_stages_what_one_learns(two_processes, way, optim):
-    alone, expected = trained(0, held, optim)
+    alone, expected = trained(0, first_frozen, optim)
     assert alone == 1
     for found in two_processes:
         processes, weights = found[way]
@@ -85,7 +90,7 @@ def test_statistics_of_the_neck_are_the_same_on_all_processes_whether_the_backbo
     assert first["head.bn.running_var"].sub(1).abs().max() > 0
 
 
-@pytest.mark.parametrize("build", [held, with_neck])
+@pytest.mark.parametrize("build", [first_frozen, with_neck])
 def test_the_frozen_stage_stays_bit_for_bit_and_the_rest_learns(build):
     loop, network = make_loop(Runtime("cpu", "fp32"), frozen=1, epochs=3, build=build, optim=SGD)
     before = copied(network)
@@ -98,7 +103,7 @@ def test_the_frozen_stage_stays_bit_for_bit_and_the_rest_learns(build):
 def test_clipping_shortens_the_gradient_of_all_parameters_together():
     norms, steps = [], []
     for optim in (SGD, CLIPPED, replace(SGD, clip_grad=1e6)):
-        loop, network = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=1, build=held, optim=optim)
+        loop, network = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=1, build=first_frozen, optim=optim)
         loop.hooks = loop.hooks._replace(after_step=lambda *_, network=network: norms.append(norm(network)))
         loop.run(lambda epoch, row: None)
         steps.append([norms.pop(0) for _ in range(4)])

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 def runs(tmp_path, voc_words):
     """A run of one network, and one of two of which the first is that network."""
     one = model_folder(tmp_path / "one", "bce", voc_words, modified_arrays)
-    settings, held = settings_of("cls", voc_words), modified_arrays(one.data)
+    settings, arrays = settings_of("cls", voc_words), modified_arrays(one.data)
     log = [{"epoch": 1, "loss": 1.0}]
-    two = log_folder(tmp_path / "two", "cls", log, voc_words, held, label_hash=one.data.labels.label_hash)
+    two = log_folder(tmp_path / "two", "cls", log, voc_words, arrays, label_hash=one.data.labels.label_hash)
     g = build_model(architecture_from(settings.values), len(one.data.train.classes), seed=9)
     save_model(two / "best.pth", Peers(one.network, g), one.data.train.classes, settings.values, 1)
     return one.path, two
@@ -63,7 +63,7 @@ def test_examples_of_two_networks_are_those_of_the_first(runs, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, words",
     [
         (lambda weights: {name: value for name, value in weights.items() if name.startswith("f.")}, "no g.backbone"),
         (lambda weights: {name: value for name, value in weights.items() if name.startswith("g.")}, "no f.backbone"),
@@ -75,10 +75,10 @@ def test_examples_of_two_networks_are_those_of_the_first(runs, tmp_path, monkeyp
         ),
     ],
 )
-def test_weights_of_two_networks_that_are_not_all_there_are_told_in_one_line(runs, change, told):
+def test_weights_of_two_networks_that_are_not_all_there_are_told_in_one_line(runs, change, words):
     file = damaged(runs[1], change)
     with pytest.raises(UserError) as caught:
         read_model(file).build()
-    assert told in str(caught.value)
+    assert words in str(caught.value)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
