@@ -195,12 +195,12 @@ def test_output_that_cannot_be_written(trained):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_damaged_after_the_check_ends_the_run_with_code_1(folder, workers):
-    picture = voc(folder) / "JPEGImages" / "000003.jpg"
-    picture.write_bytes(picture.read_bytes()[:-200])
+def test_an_image_damaged_after_the_check_ends_the_run_with_code_1(folder, workers):
+    image = voc(folder) / "JPEGImages" / "000003.jpg"
+    image.write_bytes(image.read_bytes()[:-200])
     line = refusal(folder, "main_BCE.py", *RUN, "--no-check_images", "--num_workers", workers, code=1)
     assert "000003.jpg" in line
-    assert line.startswith("error: picture")
+    assert line.startswith("error: image")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_picture_damaged_after_the_check_ends_the_run_with_code_1(folder, work
     [
         ((), ["runs"]),
         (("nowhere",), ["nowhere", "no result.json"]),
-        (("run", "--pictures", "many"), ["--pictures", "many"]),
+        (("run", "--pictures", "many"), ["--images", "many"]),
         (("run", "--nonsense"), ["--nonsense"]),
     ],
 )

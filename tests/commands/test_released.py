@@ -51,9 +51,7 @@ def test_a_released_file_is_scored_on_the_dataset_that_is_named(folder):
 
 def test_without_a_dataset_it_asks_for_one(folder):
     line = refusal(folder, "evaluate.py", "--load_from", "epoch_30.pth", *SEEN)
-    assert (
-        "epoch_30.pth: does not name its dataset (released, BCE baseline of CoNeS); give --dataset" in line
-    )
+    assert "epoch_30.pth: does not name its dataset (released, BCE baseline of CoNeS); give --dataset" in line
 
 
 def test_a_dataset_of_another_number_of_classes_is_refused(folder):
