@@ -30,6 +30,7 @@ def option(
     synonyms: Mapping[str, str] = MappingProxyType({}),
     shorthands: Mapping[str, Shorthand] = MappingProxyType({}),
     common: bool = False,
+    strict: bool = False,
 ) -> Any:
     """A field of a config dataclass that `engine.core.settings` turns into `--<name>` and into a YAML key.
 
@@ -44,6 +45,7 @@ def option(
         synonyms: other spellings of values that papers print, each with the value it stands for.
         shorthands: flags that papers print, each of which sets this setting, and others with it.
         common: True for the few settings that the short `--help` shows.
+        strict: True for a setting of a head whose flag is refused, and not only pointed out, beside another head.
     """
     metadata = {
         "help": help,
@@ -52,6 +54,7 @@ def option(
         "synonyms": synonyms,
         "shorthands": shorthands,
         "common": common,
+        "strict": strict,
     }
     return field(default=default, metadata=metadata)
 

@@ -36,6 +36,8 @@ class Setting(NamedTuple):
     synonyms: Mapping[str, str]
     shorthands: Mapping[str, Shorthand]
     common: bool
+    strict: bool
+    """True if its flag is refused beside a head that does not read it."""
 
     def convert(self, text: str) -> Any:
         """The value that a text stands for. Raises: ValueError saying what it must be."""
@@ -70,6 +72,7 @@ def settings_of(config: type, group: str) -> SettingTable:
             metadata["synonyms"],
             metadata["shorthands"],
             metadata["common"],
+            metadata["strict"],
         )
     return table
 
@@ -197,13 +200,14 @@ def _setting(row: Mapping[str, Any]) -> Setting:
         row.get("synonyms", {}),
         {name: Shorthand(short[0], short[1], _nothing) for name, short in row.get("shorthands", {}).items()},
         row.get("common", False),
+        row.get("strict", False),
     )
 
 
 def choice_setting(flag: str, methods: tuple[str, ...]) -> SettingTable:
     """The table of the one setting by which a script of several methods chooses one; the first is the default."""
     text = "which of these methods is trained; its settings are below"
-    return {flag: Setting(flag, "run", "choice", methods, methods[0], text, (), {}, {}, True)}
+    return {flag: Setting(flag, "run", "choice", methods, methods[0], text, (), {}, {}, True, False)}
 
 
 def _nothing(text: str) -> Mapping[str, str]:

@@ -162,7 +162,7 @@ class Request:
             f"{choice}: {values.get(choice)} was set by {origins.get(choice)}; a method is chosen by --{choice}, or by "
             "a plain line of the settings file given",
         )
-        self._refuse_other_heads()
+        self._check_other_heads()
         return values, origins
 
     def _method(self, argv: Sequence[str]) -> str:
@@ -212,14 +212,13 @@ class Request:
         """Names that may stand in settings files although `table` has no such setting."""
         return self.elsewhere - table.keys()
 
-    def _refuse_other_heads(self) -> None:
-        """Raise UserError for a flag of another head that asks for something; one at its default is pointed out."""
+    def _check_other_heads(self) -> None:
+        """Point out the flags of another head, or raise UserError where leaving one out would be another experiment."""
         every = self.command.with_all_heads(self.method)
         for name in (name for name in self.line.texts if name in every.keys() - self.table.keys()):
             heads = [head for head, settings in self.command.heads.items() if name in settings]
             text = f"--{name}: is of --head {' and '.join(heads)}, but the head is {self.head}"
-            same = every[name].convert(self.line.texts[name]) == every[name].default
-            require(same, f"{text}; leave the flag out, or give --head {heads[0]}")
+            require(not every[name].strict, f"{text}; leave the flag out, or give --head {heads[0]}")
             if os.environ.get("RANK", "0") == "0":  # once over all processes
                 warn(f"note: {text}, so it has no effect")
 
