@@ -40,8 +40,8 @@ clean-demo:  ## forget the demo's runs, so that `make demo` trains again
 test: setup-dev  ## run the tests (under 8 minutes on 2 cores, no network or GPU)
 	$(RUN) -m pytest -q -n 2 --dist worksteal tests
 
-test-slow: setup-dev  ## run the slow tests too
-	$(RUN) -m pytest -q -n 2 --dist worksteal -m '' tests
+test-slow: setup-dev  ## run the slow tests: two processes, fresh interpreters, exports, large backbones (about 5 minutes)
+	$(RUN) -m pytest -q -n 2 --dist worksteal -m slow tests
 
 format: setup-dev  ## format the code
 	$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .
