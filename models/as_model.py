@@ -50,8 +50,8 @@ class WrappedModel(nn.Module):
         self.module = module
         self.features, self.classifier = features, classifier
         self._takes_want = "want" in inspect.signature(module.forward).parameters
-        self.register_state_dict_post_hook(_without_child)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_with_child)  # type: ignore[no-untyped-call]
+        self._register_state_dict_hook(_without_child)  # type: ignore[no-untyped-call]  # torch 2.4 knows no other name
+        self._register_load_state_dict_pre_hook(_with_child, with_module=True)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
         """Logits (B, C) of images (B, 3, H, W), features if there are any, and `cam` without gradient where wanted.

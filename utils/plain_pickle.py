@@ -13,7 +13,7 @@ import pickletools
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, ClassVar
 
@@ -27,7 +27,11 @@ class RefusedGlobal(pickle.UnpicklingError):
     """A pickle names something that plain data never needs."""
 
 
-class _DType:
+class NotData:
+    """Stand-in of what pickles need on the way, and plain data never holds."""
+
+
+class _DType(NotData):
     """Stand-in of `numpy.dtype` in a pickle: numbers, booleans, strings and objects, in either byte order.
 
     numpy's own `__setstate__` methods trust their input, and hostile bytes can crash the process or worse; these
@@ -91,7 +95,7 @@ def _replaced(value: Any, done: dict[int, Any]) -> Any:
         return result
     if isinstance(value, list | tuple | set | frozenset):
         return type(value)([without_stand_ins(item, done) for item in value])
-    if isinstance(value, _DType | type) or callable(value):
+    if isinstance(value, NotData | type) or callable(value):
         raise ValueError("a type or function where data is expected")
     return value
 
@@ -124,7 +128,7 @@ def _latin1(text: str, encoding: str) -> bytes:
     return codecs.latin_1_encode(text)[0]
 
 
-def _hashable(values: Iterable[Any]) -> list[Any]:
+def hashable(values: Iterable[Any]) -> list[Any]:
     """Return the values. Raises: ValueError unless all are numbers, strings or tuples of such."""
     result = list(values)
     for value in result:
@@ -136,13 +140,13 @@ def _hashable(values: Iterable[Any]) -> list[Any]:
 
 def _set(values: Iterable[Any] = ()) -> set[Any]:
     """Replacement of `set`, which protocols below 4 call."""
-    return set(_hashable(values))
+    return set(hashable(values))
 
 
 def _ordered(pairs: Iterable[Sequence[Any]] = ()) -> OrderedDict[Any, Any]:
     """Replacement of `OrderedDict`, which protocol 2 may call with the content."""
     items = [tuple(pair) for pair in pairs]
-    _hashable(pair[0] for pair in items)
+    hashable(pair[0] for pair in items)
     return OrderedDict(items)
 
 
@@ -154,16 +158,10 @@ ADMITTED: dict[tuple[str, str], Any] = {
     ("builtins", "set"): _set,  # protocols before 4 have no operation for a set
     ("__builtin__", "set"): _set,  # the same module under Python 2's name
 }
-NUMPY: dict[str, Any] = {"numpy.ndarray": _Array, "numpy.dtype": _DType}
-"""Stand-ins of the names in pickles of numpy's arrays and numbers, by full name."""
-
 for _core in ("numpy.core", "numpy._core"):  # the same functions under numpy 1's name and numpy 2's
     ADMITTED[(f"{_core}.multiarray", "_reconstruct")] = _reconstruct
     ADMITTED[(f"{_core}.multiarray", "scalar")] = _scalar
     ADMITTED[(f"{_core}.numeric", "_frombuffer")] = _from_buffer
-    NUMPY[f"{_core}.multiarray._reconstruct"] = _reconstruct
-    NUMPY[f"{_core}.multiarray.scalar"] = _scalar
-    NUMPY[f"{_core}.numeric._frombuffer"] = _from_buffer
 
 
 class PlainUnpickler(pickle._Unpickler):  # operations of the one in C cannot be replaced
@@ -173,33 +171,48 @@ class PlainUnpickler(pickle._Unpickler):  # operations of the one in C cannot be
     twice, are a hundred bytes that take years to hash.
     """
 
+    stand_ins: ClassVar[dict[tuple[str, str], Any]] = ADMITTED
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Set the state of a stand-in or an OrderedDict. Raises: ValueError for anything else."""
+        if not isinstance(self.stack[-2], _DType | _Array | Fields | OrderedDict):  # type: ignore[attr-defined]
+            raise ValueError("a state for plain data, which has none")
+        super().load_build()  # type: ignore[misc]
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in of an admitted global. Raises: RefusedGlobal for any other, before it is looked up."""
         try:
-            return ADMITTED[(module, name)]
+            return self.stand_ins[(module, name)]
         except KeyError:
             raise RefusedGlobal(f"{module}.{name}") from None
 
 
-def _watched(operation: int, first_key: int, step: int) -> None:
-    """Make an operation of pickles check the values that it is about to hash."""
+def _watched(operation: int, first_key: int, step: int, target: Callable[[PlainUnpickler], object]) -> None:
+    """Make an operation of pickles check the values that it is about to hash, and that it fills a dictionary or set."""
     plain = PlainUnpickler.dispatch[operation]
 
     def watching(unpickler: PlainUnpickler) -> None:
         """Check the keys of the operation, then do it."""
-        _hashable(unpickler.stack[first_key::step])  # type: ignore[attr-defined]
+        hashable(unpickler.stack[first_key::step])  # type: ignore[attr-defined]
+        if not isinstance(target(unpickler), dict | set):
+            raise ValueError("an entry for something else than a dictionary or a set")
         plain(unpickler)
 
     PlainUnpickler.dispatch[operation] = watching
 
 
-_watched(pickle.SETITEM[0], -2, 2)
-for _operation in (pickle.SETITEMS[0], pickle.DICT[0]):
-    _watched(_operation, 0, 2)
-for _operation in (pickle.ADDITEMS[0], pickle.FROZENSET[0]):
-    _watched(_operation, 0, 1)
+def _below_the_mark(unpickler: PlainUnpickler) -> object:
+    return unpickler.metastack[-1][-1]  # type: ignore[attr-defined]
+
+
+_watched(pickle.SETITEM[0], -2, 2, lambda unpickler: unpickler.stack[-3])  # type: ignore[attr-defined]
+_watched(pickle.SETITEMS[0], 0, 2, _below_the_mark)
+_watched(pickle.ADDITEMS[0], 0, 1, _below_the_mark)
+_watched(pickle.DICT[0], 0, 2, lambda _unpickler: {})  # these two make what they fill
+_watched(pickle.FROZENSET[0], 0, 1, lambda _unpickler: {})
 
 
 def named_globals(stream: BinaryIO) -> list[str]:

@@ -3,17 +3,15 @@
 Published label files are pickles, and a pickle may name any function to be called while it loads. The readers here
 admit the few names that plain arrays and dictionaries need, and refuse everything else by name.
 
-Published checkpoints are pickles too, with tensors beside. torch reads them with `weights_only=True`; other content
-(numbers of numpy, Munch, Namespace) is mapped to plain containers, and no class of another package is imported.
+Published checkpoints are pickles too, with tensors beside; `tensor_files` reads them. Other content (numbers of numpy,
+Munch, Namespace) is mapped to plain containers, and no class of another package is imported.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,13 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.checks import RunError, UserError, require
-from utils.plain_pickle import NUMPY, Fields, PlainUnpickler, RefusedGlobal, named_globals, without_stand_ins
-
-_STAND_INS: list[Any] = [
-    (stand_in, name) for name, stand_in in {**NUMPY, "munch.Munch": OrderedDict, "argparse.Namespace": Fields}.items()
-]
-"""Names in published checkpoints besides tensors, and their stand-ins."""
-
+from utils.plain_pickle import PlainUnpickler, RefusedGlobal, named_globals, without_stand_ins
+from utils.tensor_files import KNOWN_GLOBALS, read_torch
 
 _NUMBERS = frozenset(
     {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16}
@@ -150,10 +143,7 @@ def load_tensors(path: Path) -> Any:
         try:
             if path.suffix == ".safetensors":
                 return safetensors.torch.load(file.read())
-            _require_stored(file)
-            with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
-                warnings.simplefilter("ignore", UserWarning)  # a foreign pickle makes torch warn before it refuses
-                return without_stand_ins(torch.load(file, map_location="cpu", weights_only=True), {})
+            return read_torch(file)
         except OSError:
             raise
         except Exception as error:
@@ -170,22 +160,13 @@ def load_metadata(path: Path) -> dict[str, str]:
             raise UserError(_why_not_tensors(path, error)) from error
 
 
-def _require_stored(file: BinaryIO) -> None:
-    """Raise ValueError for a zip file that grows when it is unpacked; torch never writes compressed files."""
-    if zipfile.is_zipfile(file):
-        size = os.fstat(file.fileno()).st_size
-        with zipfile.ZipFile(file) as archive:
-            records = archive.infolist()
-        if any(record.compress_type for record in records) or sum(record.file_size for record in records) > size:
-            raise ValueError("its records are compressed or overlap, which torch never does")
-    file.seek(0)
-
-
 def _why_not_tensors(path: Path, error: Exception) -> str:
     """Message in one line: the names that the file would call, or that it is a program, or that it is damaged."""
     names = _foreign_globals(path)
     if "TorchScript" in str(error) or any(name.startswith("__torch__.") for name in names):
         return f"{path}: refused: a TorchScript archive is a program; only tensors in plain containers are loaded"
+    if names and all(name.startswith(("torch._", "torch.serialization.")) for name in names):
+        return f"{path}: refused: it holds no plain tensors of numbers ({names[0][:80]}); save dense ones on the CPU"
     if names:
         wanted = ", ".join(name[:80] for name in names[:5])
         return f"{path}: refused: the file asks to run {wanted}; only tensors in plain containers are loaded"
@@ -195,13 +176,12 @@ def _why_not_tensors(path: Path, error: Exception) -> str:
 
 
 def _foreign_globals(path: Path) -> list[str]:
-    """Names in the pickles of a torch file that are neither torch's nor mapped; only the error message needs them."""
+    """Names in a torch file that are not admitted, those of torch itself last; only the error message needs them."""
     found: dict[str, None] = {}
     with suppress(Exception):  # the error that led here says what is wrong with the file
         for name in (name for stream in _pickles(path) for name in named_globals(stream)):
             found[name] = None
-    known = {name for _, name in _STAND_INS} | {"collections.OrderedDict", "_codecs.encode"}
-    return [name for name in found if name not in known and not name.startswith("torch.")]
+    return sorted((name for name in found if name not in KNOWN_GLOBALS), key=lambda name: name.startswith("torch."))
 
 
 def _pickles(path: Path) -> Iterator[BinaryIO]:
