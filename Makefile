@@ -5,7 +5,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 DEMO := runs/demo
 
-.PHONY: help setup setup-dev demo test test-slow format lint types check tables bench backbone clean-demo
+.PHONY: help setup setup-dev demo test test-slow test-oldest format lint types check tables bench backbone clean-demo
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,16 @@ test: setup-dev  ## run the tests (under 8 minutes on 2 cores, no network or GPU
 
 test-slow: setup-dev  ## run the slow tests: two processes, fresh interpreters, exports, large backbones (about 5 minutes)
 	$(RUN) -m pytest -q -n 2 --dist worksteal -m slow tests
+
+.venv-oldest/.done: requirements-oldest.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed; say PYTHON=...")'
+	@$(PYTHON) -m venv .venv-oldest || $(PYTHON) -m virtualenv .venv-oldest
+	@echo 'installing, a few minutes the first time ...'
+	@.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-oldest.txt
+	@touch $@
+
+test-oldest: .venv-oldest/.done  ## run the tests on the lowest versions that requirements.txt admits
+	.venv-oldest/bin/python -m pytest -q -n 2 --dist worksteal tests
 
 format: setup-dev  ## format the code
 	$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .

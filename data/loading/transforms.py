@@ -149,16 +149,15 @@ class FlippedCrop:
 
     def __init__(self, size: int, scale: tuple[float, float]) -> None:
         self.size = size
-        self._draw = v2.RandomResizedCrop(size, scale=scale)
+        self.scale = scale
 
     def __call__(self, image: DecodedImage) -> DecodedImage:
         """An image of s x s."""
         mirrored = bool(torch.rand(1) < 0.5)
-        box = self._draw.make_params([image])
-        left, width = box["left"], box["width"]
+        top, left, height, width = v2.RandomResizedCrop.get_params(image, self.scale, (3 / 4, 4 / 3))
         if mirrored:
             left = F.get_size(image)[1] - left - width
-        part = _cropped(image, (left, box["top"], width, box["height"]))
+        part = _cropped(image, (left, top, width, height))
         return _resized(F.horizontal_flip(part) if mirrored else part, self.size)
 
 

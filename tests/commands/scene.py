@@ -69,7 +69,10 @@ def run(folder, script, *arguments):
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        code = exit_code(main, words)
+        try:
+            code = exit_code(main, words)
+        except SystemExit as stop:  # --help
+            code = stop.code or 0
     return Done(code, out.getvalue(), err.getvalue())
 
 

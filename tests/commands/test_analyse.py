@@ -124,7 +124,7 @@ def test_the_script_runs_as_a_process_of_its_own(folder):
 
 
 def test_help_lists_what_there_is(folder):
-    done = run_process(folder, "analyse.py", "--help")
+    done = run(folder, "analyse.py", "--help")
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("memorisation", "modification", "pointing", "modified", "sweep"))
     with pytest.raises(SystemExit) as stopped:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.commands.scene import ROOT, SMALL, command, environment, refusal, run_process, succeed, tiny_voc
+from tests.commands.scene import ROOT, SMALL, command, environment, refusal, run, succeed, tiny_voc
 
 RUN = ("--dataset", "voc07", *SMALL, "--epochs", "1", "--warmup_epoch", "0")
 
@@ -39,7 +39,7 @@ def left(folder):
 
 
 def test_wrong_folder_shows_the_expected_tree(tmp_path):
-    done = run_process(tmp_path, "main_BCE.py", "--dataset", "voc07", "--path_images", "nowhere")
+    done = run(tmp_path, "main_BCE.py", "--dataset", "voc07", "--path_images", "nowhere")
     assert done.returncode == 2
     for words in ("nowhere", "JPEGImages", "ImageSets", "--dataset digits"):
         assert words in done.stderr
@@ -163,6 +163,7 @@ def test_checkpoint_of_other_classes(trained):
     assert "0 warm" in line
 
 
+@pytest.mark.slow
 def test_full_disk_on_save_is_one_line_and_leaves_earlier_results(trained):
     """A limit on file size stands for the full disk: the system refuses the write in the same way."""
     shutil.rmtree(trained / "full", ignore_errors=True)

@@ -99,6 +99,7 @@ def test_damage_ends_in_one_line_with_file_and_line(tmp_path, name):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_so_is_it_in_a_process_of_its_own(tmp_path):
     arguments = (*own(tmp_path, "image,labels,split\na.jpg,x,train\nb.jpg,y,nowhere\n"), *ONE)
     line = refusal(tmp_path, "main_BCE.py", *arguments, run=run_process)

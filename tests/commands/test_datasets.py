@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.scene import SMALL, refusal, result, run, run_process, succeed
+from tests.commands.scene import SMALL, refusal, result, run, succeed
 from tests.data.datasets.test_long_tail import real_lists
 from tests.data.datasets.test_openimages import tree as openimages_tree
 from tests.data.trees import real_data
@@ -95,7 +95,7 @@ def test_the_real_long_tailed_lists_train_on_the_photographs_that_are_here(tmp_p
 
 def test_a_synonym_gives_the_same_settings(tmp_path):
     printed = ("--dataset", "nus-wide", "--print_config")
-    assert "dataset: nw-lt" in run_process(tmp_path, "main_BCE.py", *printed).stdout
+    assert "dataset: nw-lt" in run(tmp_path, "main_BCE.py", *printed).stdout
 
 
 @pytest.mark.parametrize("dataset", ["vg", "cub", "wider", "nw-lt", "openimages", "nuswide", "coco-lt", "pascal"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.datasets.voc import VOC_CLASSES
-from tests.commands.scene import SMALL, refusal, result, run_process, succeed, tiny_voc
+from tests.commands.scene import SMALL, refusal, result, succeed, tiny_voc
 from tests.data.trees import coco_json, coco_tree
 
 RUN = ("--dataset", "voc07", *SMALL, "--epochs", "1", "--warmup_epoch", "0")
@@ -141,8 +141,7 @@ def test_a_regime_that_cannot_be_is_refused_in_one_line(folder, flags, words):
 
 def test_published_form_is_written_and_then_used(tmp_path):
     tiny_voc(tmp_path)
-    done = run_process(tmp_path, "generate_labels.py", "--dataset", "voc07", "--partial_rate", "0.1", "--published")
-    assert done.returncode == 0, done.stderr
+    succeed(tmp_path, "generate_labels.py", "--dataset", "voc07", "--partial_rate", "0.1", "--published")
     file = tmp_path / "pre-processed-data" / "voc07_0.1.npy"
     held = np.load(file, allow_pickle=True).item()
     assert set(held) == {"partial_labels"}

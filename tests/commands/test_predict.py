@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from engine.prediction.predictor import Predictor
-from tests.commands.scene import ROOT, SMALL, refusal, run, run_process, succeed, tiny_voc
+from tests.commands.scene import ROOT, SMALL, refusal, run, succeed, tiny_voc
 from tests.engine.checkpoints import CLASSES, checkpoint, damaged, every_kind, pixels
 from tests.engine.prediction.test_html import Read
 
@@ -219,7 +219,7 @@ def test_other_files_are_no_checkpoints(folder):
 
 
 def test_help_says_what_it_takes(folder):
-    done = run_process(folder, "predict.py", "--help")
+    done = run(folder, "predict.py", "--help")
     assert done.returncode == 0
     assert "name images, and folders of images" in done.stdout
     assert "--heatmaps" in done.stdout

@@ -8,6 +8,7 @@ import torch
 
 from tests.commands.scene import ROOT, SMALL, environment, result, state, succeed, tiny_voc
 
+pytestmark = pytest.mark.slow
 RUN = ("--dataset", "voc07", *SMALL, "--epochs", "2", "--warmup_epoch", "0", "--partial_rate", "0.3", "--device", "cpu")
 
 
@@ -37,7 +38,7 @@ def launch(folder, script, *arguments):
 @pytest.mark.parametrize(
     "script, extra, near",
     [
-        pytest.param("main_BCE.py", (), None, marks=pytest.mark.slow),
+        ("main_BCE.py", (), None),
         # BatchNorm's statistics are each process's own, so this is close, not equal
         ("main_CoNeS.py", ("--clusters", "2", "--beta", "0.5"), 0.02),
         ("main_cls.py", ("--labels_left", "50", "--tau_h", "0.2", "--tau_l", "0.2", "--ramp_epochs", "1"), None),

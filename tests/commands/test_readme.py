@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.commands.scene import ROOT, environment, result
 
 README = (ROOT / "README.md").read_text()
@@ -15,6 +17,7 @@ def block(heading):
     return re.search(r"```bash\n(.*?)```", README.split(f"## {heading}\n")[1], re.DOTALL).group(1)
 
 
+@pytest.mark.slow
 def test_own_pictures_train_and_are_scored(tmp_path):
     lines = re.sub(r"\b(main_BCE|evaluate)\.py", lambda script: str(ROOT / script.group()), block("Your own images"))
     assert len(lines.strip().splitlines()) <= 30

@@ -67,11 +67,13 @@ def without_speed(path):
     return held
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_identical_weights(folder, script, whole):
     check_stop_and_resume(folder, script, whole, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.slow
 def test_a_run_asked_to_stop_saves_first(folder, number):
     whole = folder / "whole-main_BCE.py"
     if not whole.exists():

@@ -79,8 +79,15 @@ def test_evaluate_repeats_the_figures_of_the_run(folder, mode):
     assert held["epochs_trained"] == held["epochs"] == 3
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("stop", [2, 5, 8, 12])  # 4 saves within an epoch, then one behind it
+FAST_STOPS = {("linear", 5), ("linear_init", 8), ("linear_fixed_features", 2), ("curriculum", 12)}
+CUT_OFF = [  # 4 saves within an epoch, then one behind it
+    pytest.param(mode, stop, marks=() if (mode, stop) in FAST_STOPS else pytest.mark.slow)
+    for mode in MODES
+    for stop in (2, 5, 8, 12)
+]
+
+
+@pytest.mark.parametrize("mode, stop", CUT_OFF)
 def test_a_run_that_is_cut_off_ends_in_the_same_weights(folder, mode, stop):
     arguments = (*THREE, *MODES[mode], "--save_minutes", "0", "--output", f"{mode}-{stop}")
     save, saves = Loop.save, []

@@ -45,6 +45,7 @@ assert code == 2 and "say first what to do" in err
 """
 
 
+@pytest.mark.slow
 def test_help_and_slips_of_every_script_need_no_torch():
     cases = [(name.split(".py")[0], name.partition(".py ")[2]) for name in command_names()]
     done = subprocess.run(

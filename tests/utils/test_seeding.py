@@ -27,6 +27,7 @@ def test_numpy_numbers_are_numbers():
     assert derive_seed(np.int64(3), np.uint8(4)) == derive_seed(3, 4)
 
 
+@pytest.mark.slow
 def test_the_same_in_another_process():
     words = [sys.executable, "-c", "from utils.seeding import derive_seed as d; print(d(5, 'order', 7))"]
     assert int(subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout) == derive_seed(

@@ -244,6 +244,7 @@ def test_the_long_tailed_set_has_groups_of_falling_frequency_and_the_plain_test_
     assert found.test.truth.hash() == splits.test.truth.hash()
 
 
+@pytest.mark.slow
 def test_the_same_in_another_process():
     run = subprocess.run(  # a fresh interpreter: other hash seed, nothing imported before
         [sys.executable, "-c", FINGERPRINT, "4"], cwd=ROOT, capture_output=True, text=True, check=True
