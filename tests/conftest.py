@@ -1,5 +1,6 @@
 """One thread for every test, and no new interpreter outside of the slow tests."""
 
+import gc
 import subprocess
 import sys
 
@@ -8,6 +9,12 @@ import torch
 
 # These tensors are too small to share, and another busy process would stall all of them.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of every collection of garbage, of which each run of a command makes one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scripts")
     tiny_voc(folder)
     for script in SCRIPTS:
-        succeed(folder, script, *TINY, "--val_frac", "0.2", "--output", script[:-3])
+        succeed(folder, script, *TINY, "--val_frac", "0.2", "--output", script[:-3], draw=script == "main_CoNeS.py")
     return folder
 
 
