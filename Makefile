@@ -37,7 +37,7 @@ demo: setup  ## train BCE and CoNeS on the embedded dataset and compare them (a 
 clean-demo:  ## forget the demo's runs, so that `make demo` trains again
 	rm -rf $(DEMO)
 
-test: setup-dev  ## run the tests (under 8 minutes on 2 cores, no network or GPU)
+test: setup-dev  ## run the tests (a few minutes on 2 cores, no network or GPU)
 	$(RUN) -m pytest -q -n 2 --dist worksteal tests
 
 test-slow: setup-dev  ## run the slow tests: two processes, fresh interpreters, exports, large backbones (about 5 minutes)

@@ -54,6 +54,29 @@ def test_label_seed_is_apart_from_seed(folder):
     np.testing.assert_array_equal(np.load(folder / "a.npy"), np.load(folder / "b.npy"))
 
 
+def test_formatted_arrays_hold_the_truth_and_one_label_per_image(folder):
+    arguments = ("--dataset", "voc07", "--labels", "single", "--seed", "5")
+    said = succeed(folder, "generate_labels.py", *arguments, "--formatted", "arrays")
+    assert said.splitlines()[-1].startswith("arrays/formatted_*.npy: 15 + 7 x 20, ")
+    assert said.splitlines()[-1].endswith("seed 5")
+    for split, rows in (("train", 15), ("val", 7)):
+        truth, seen = (
+            np.load(folder / "arrays" / f"formatted_{split}_{kind}.npy") for kind in ("labels", "labels_obs")
+        )
+        assert truth.shape == seen.shape == (rows, 20)
+        np.testing.assert_array_equal(seen.sum(axis=1), (truth == 1).any(axis=1))
+        assert (truth[seen == 1] == 1).all()
+        assert (truth == 1).sum() > seen.sum()
+        names = np.load(folder / "arrays" / f"formatted_{split}_images.npy")
+        assert all(str(name).endswith(".jpg") for name in names)
+        assert len(names) == rows
+    line = refusal(folder, "generate_labels.py", *arguments, "--formatted", "arrays")
+    assert "formatted_train" in line
+    assert "--overwrite" in line
+    line = refusal(folder, "generate_labels.py", *arguments, "--formatted", "others", "--out", "x.npy")
+    assert "--formatted: writes a folder of arrays" in line
+
+
 REGIMES = {
     "candidate": (),
     "class_rates": ("--labels", "candidate", "--class_rates", "rates.csv"),

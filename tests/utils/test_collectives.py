@@ -22,6 +22,9 @@ def talk(rank: int) -> dict[str, object]:
         "half": collectives.gather_rows(own.half()),
         "strided": collectives.gather_rows(own.T),
     }
+    learned = own.clone().requires_grad_()
+    functions = (collectives.all_sum, collectives.all_max, collectives.broadcast, collectives.gather_rows)
+    answers["with gradient"] = [function.__name__ for function in functions if function(learned).requires_grad]
     collectives.barrier()
     return answers | {"unchanged": torch.equal(own, before)}
 
@@ -33,6 +36,13 @@ def answers():
 
 def test_ranks_know_themselves(answers):
     assert [(a["rank"], a["world_size"]) for a in answers] == [(0, 2), (1, 2)]
+
+
+def test_no_answer_has_a_gradient(answers):
+    assert [answer["with gradient"] for answer in answers] == [[], []]
+    learned = torch.ones(2, requires_grad=True)
+    for function in (collectives.all_sum, collectives.all_max, collectives.broadcast, collectives.gather_rows):
+        assert not function(learned).requires_grad, "with one process too"
 
 
 def test_sum_max_and_broadcast_are_the_same_everywhere(answers):
