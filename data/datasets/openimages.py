@@ -177,13 +177,18 @@ def read_verified(path: Path, labels: Sequence[str]) -> VerifiedLabels:
 
 def combine(row: Index, column: Index, present: NDArray[np.bool_], shape: tuple[int, int]) -> tuple[csr_array, int]:
     """Return M verifications as (N, C) int8 CSR, PRESENT where any is, and the number of contradictory entries."""
-    positive, negative = (  # booleans, so that scipy merges repeated entries
-        csr_array((np.ones(int(chosen.sum()), dtype=np.bool_), (row[chosen], column[chosen])), shape=shape)
-        for chosen in (present, ~present)
-    )
-    merged = positive.astype(np.int8) * np.int8(2) + negative.astype(np.int8)  # 1 absent, 2 present, 3 both
+    positive, negative = (_once(row[chosen], column[chosen], shape) for chosen in (present, ~present))
+    merged = positive * np.int8(2) + negative  # 1 absent, 2 present, 3 both
     contradictory = int((merged.data == 3).sum())
     return csr_array(((merged.data >= 2).astype(np.int8), merged.indices, merged.indptr), shape=shape), contradictory
+
+
+def _once(row: Index, column: Index, shape: tuple[int, int]) -> csr_array:
+    """Return an (N, C) int8 CSR array of ones at the given entries, which may be repeated."""
+    entries = csr_array((np.ones(len(row), dtype=np.int8), (row, column)), shape=shape)
+    entries.sum_duplicates()  # older scipy leaves this to the caller
+    entries.data = np.ones_like(entries.data)  # whatever the sum is in int8
+    return entries
 
 
 def class_groups(known: Index) -> dict[str, Index]:

@@ -132,6 +132,7 @@ def test_resuming_what_is_not_there_starts_it_and_says_so(folder):
     assert result(folder / "fresh")["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_workers_and_save_times_do_not_change_the_result(folder):
     script, whole = "main_CoNeS.py", folder / "whole-main_CoNeS.py"
     if not whole.exists():

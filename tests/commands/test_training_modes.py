@@ -164,6 +164,7 @@ def test_methods_with_feature_maps_train_linearly_on_pictures(folder):
         assert torch.equal(value, start()[name]) == name.startswith("backbone."), name
 
 
+@pytest.mark.slow
 def test_two_processes_share_features_and_training_scores(folder):
     """On fixed features no BatchNorm tells processes apart, so two learn what one does."""
     arguments = (*THREE, *MODES["curriculum"], *MODES["linear_fixed_features"], "--device", "cpu")
