@@ -38,11 +38,11 @@ class _Storage(NotData):
 
 
 class _MadeAsDict:
-    """Stand-in of a class of dictionaries: what it makes is an `OrderedDict`."""
+    """Stand-in of a class of dictionaries: what it makes is an empty `OrderedDict`, which the pickle then fills."""
 
-    def __new__(cls, *content: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+    def __new__(cls) -> OrderedDict[Any, Any]:  # type: ignore[misc]
         """Return the dictionary."""
-        return OrderedDict(*content)
+        return OrderedDict()
 
 
 def _tensor(storage: _Storage, offset: int, size: Sequence[int], stride: Sequence[int], *rest: Any) -> Tensor:

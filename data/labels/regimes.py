@@ -81,7 +81,7 @@ def candidate_labels(truth: LabelTable, rng: Rng, rate: ChancePerEntry) -> Label
     Raises:
         UserError: a rate is outside [0, 1].
     """
-    _require_rates("rate", rate)
+    require_rate("rate", rate)
     entries = entries_of(truth)
     if isinstance(rate, np.ndarray):
         by_class = rate
@@ -107,7 +107,7 @@ def confused_labels(truth: LabelTable, rng: Rng, confusion: NDArray[np.float64])
     Raises:
         UserError: a value is outside [0, 1].
     """
-    _require_rates("confusion", confusion)
+    require_rate("confusion", confusion)
     entries, true, spared = entries_of(truth), entries_with(truth, PRESENT), 1 - confusion
     return _candidates(
         entries,
@@ -135,7 +135,7 @@ def dropped_positives(truth: LabelTable, rng: Rng, rate: float, keep_one: bool =
     Raises:
         UserError: `rate` is outside [0, 1].
     """
-    _require_rates("rate", rate)
+    require_rate("rate", rate)
     positives = entries_with(truth, PRESENT)
     kept = np.empty(len(positives.columns), dtype=np.bool_)
     for first, last in row_blocks(len(truth), truth.num_classes):
@@ -211,7 +211,7 @@ def known_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelTable:
     Raises:
         UserError: `rate` is outside [0, 1].
     """
-    _require_rates("rate", rate)
+    require_rate("rate", rate)
     entries = entries_of(truth)
 
     def drawn() -> Iterator[Codes]:
@@ -243,8 +243,8 @@ def flipped_labels(truth: LabelTable, rng: Rng, rho_pos: float, rho_neg: float) 
     Raises:
         UserError: a rate is outside [0, 1].
     """
-    _require_rates("rho_pos", rho_pos)
-    _require_rates("rho_neg", rho_neg)
+    require_rate("rho_pos", rho_pos)
+    require_rate("rho_neg", rho_neg)
     entries = entries_of(truth)
 
     def drawn() -> Iterator[Codes]:
@@ -276,7 +276,7 @@ def semi_labels(truth: LabelTable, rng: Rng, share: float, order: Index | None =
     Raises:
         UserError: `share` is outside [0, 1].
     """
-    _require_rates("labelled_share", share)
+    require_rate("labelled_share", share)
     chosen = rng.permutation(len(truth))[: int(np.round(share * len(truth)))]
     labelled = np.zeros(len(truth), dtype=np.bool_)
     labelled[chosen if order is None else order[chosen]] = True
@@ -308,9 +308,10 @@ def require_number(name: str, number: int) -> None:
     require(number >= -1, f"{name} {number}: must be -1 (all) or a number of labels")
 
 
-def require_rate(name: str, rate: float) -> None:
-    """Raise UserError unless `rate` is in [0, 1]."""
-    require(0 <= rate <= 1, f"{name} {rate}: must be between 0 and 1")  # a NaN is outside too
+def require_rate(name: str, rate: ChancePerEntry) -> None:
+    """Raise UserError unless `rate`, or each of an array of rates, is in [0, 1]."""
+    for extreme in (np.min(rate), np.max(rate)) if np.size(rate) else ():  # a NaN is both, and outside
+        require(bool(0 <= extreme <= 1), f"{name} {extreme}: must be between 0 and 1")
 
 
 class _Negatives:
@@ -393,8 +394,3 @@ def _largest_of_lost(draws: NDArray[np.float64], kept: NDArray[np.bool_], counts
 def _at_most(counts: Index, number: int) -> Index:
     """(N,) `counts` limited to `number`, -1 for no limit."""
     return counts if number < 0 else np.minimum(counts, number)
-
-
-def _require_rates(name: str, rates: ChancePerEntry) -> None:
-    for rate in (np.min(rates), np.max(rates)) if np.size(rates) else ():  # a NaN is the minimum and the maximum
-        require_rate(name, rate)
