@@ -141,16 +141,16 @@ class _TensorUnpickler(PlainUnpickler):
         super().__init__(file, encoding="latin1")
         self.storage = storage
 
-    def persistent_load(self, said: Any) -> _Storage:
+    def persistent_load(self, persistent_id: Any) -> _Storage:
         """Return a storage from ("storage", type, key, device, number of elements and, in old files, None)."""
         if (
-            not isinstance(said, tuple)
-            or len(said) not in (5, 6)
-            or said[0] != "storage"
-            or said[5:] not in ((), (None,))
+            not isinstance(persistent_id, tuple)
+            or len(persistent_id) not in (5, 6)
+            or persistent_id[0] != "storage"
+            or persistent_id[5:] not in ((), (None,))
         ):
             raise ValueError("a persistent id that names no storage")
-        _, kind, key, _, number = said[:5]
+        _, kind, key, _, number = persistent_id[:5]
         if not (isinstance(kind, _StorageType) and isinstance(key, str) and isinstance(number, int) and number >= 0):
             raise ValueError("a storage that is not plain")
         return self.storage(kind, key, number)
