@@ -4,8 +4,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RUN := .venv/bin/python
 DEMO := runs/demo
+SEED ?= 0
+MUTANTS := $(or $(TMPDIR),/tmp)/partial-truth-mutants
 
-.PHONY: help setup setup-dev demo test test-slow test-oldest format lint types check tables bench backbone clean-demo
+.PHONY: help setup setup-dev demo test test-slow test-oldest mutants format lint types check tables bench backbone clean-demo
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +54,11 @@ test-slow: setup-dev  ## run the slow tests: two processes, fresh interpreters, 
 
 test-oldest: .venv-oldest/.done  ## run the tests on the lowest versions that requirements.txt admits
 	.venv-oldest/bin/python -m pytest -q -n 2 --dist worksteal tests
+
+mutants: setup-dev  ## put small changes into copies of the code, SEED=0, and count those that `make test` notices (an hour)
+	$(RUN) -m tools.mutants cover --work $(MUTANTS)
+	$(RUN) -m tools.mutants plan --work $(MUTANTS) --seed $(SEED)
+	$(RUN) -m tools.mutants run --work $(MUTANTS) --seed $(SEED)
 
 format: setup-dev  ## format the code
 	$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .
