@@ -273,3 +273,29 @@ def test_refresh_changes_no_input():
     refresh_correlation(before, memory, clusters=2, gamma=0.5)
     assert torch.equal(before, kept[0])
     assert all(torch.equal(a, b) for a, b in zip(memory, kept[1], strict=True))
+
+
+@pytest.mark.parametrize("axis", ["row", "reference"])
+@pytest.mark.parametrize("mix", ["normalised", "raw"])
+def test_without_any_evidence_there_is_only_the_diagonal(axis, mix):
+    """No class was seen with another, and the prototypes of no two classes are alike: nothing to divide by."""
+    memory = [torch.eye(4)[[label] * 3] for label in range(4)]
+    after = refresh_correlation(torch.eye(4), memory, clusters=1, gamma=0.5, axis=axis, mix=mix)
+    assert after.tolist() == torch.eye(4).tolist()
+
+
+def test_a_class_without_evidence_learns_its_row_from_the_prototypes_alone():
+    """Class 2 was seen with no other: its whole row is spread over the classes that its prototype is like."""
+    before = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.float64)
+    memory = [torch.tensor(row).repeat(2, 1) for row in ([1.0, 0.0], [0.0, 1.0], [0.6, 0.8])]
+    after = refresh_correlation(before, memory, clusters=1, gamma=0.5)
+    np.testing.assert_allclose(after[2], [0.6 / 1.4, 0.8 / 1.4, 1], rtol=1e-6)
+    np.testing.assert_allclose(after[0], [1, 0.5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(after[1], [0.5, 1, 0.5], rtol=1e-6)
+
+
+def test_as_many_prototypes_as_clusters_are_enough_and_one_fewer_is_not():
+    memory, before = groups(2), some_correlation()
+    for kept, moves in ((3, True), (2, False)):
+        cut = [rows[:kept] for rows in memory]
+        assert torch.equal(refresh_correlation(before, cut, clusters=3, gamma=0.5), before) is not moves
