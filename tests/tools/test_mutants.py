@@ -152,14 +152,22 @@ def test_the_tests_that_reach_a_change_are_those_that_enter_its_function(project
     assert reach.tests(changes["extreme"]) == {"tests/toys/test_box.py::test_largest"}
     names = [test.split("_")[-1] for test in reach.quickest(changes["default"], budget=3.5)]
     assert names == ["emptied", "small"]  # all, for it runs at import, but for the time
-    assert reach.files(changes["sort"], project) == ["tests/toys/test_box.py"]
+    every = [f"tests/toys/test_box.py::test_{name}" for name in ("emptied", "small", "largest")]
+    assert reach.others(changes["default"], project, every[:1]) == every[1:]
     assert reach.cost(["tests/toys/test_box.py"]) == 6.0
+
+
+def test_a_file_whose_tests_share_a_fixture_is_tried_as_a_whole(project):
+    (project / "tests/toys/test_box.py").write_text('@pytest.fixture(scope="module")')
+    (change,) = [each for each in changes_of(project, "toys/box.py") if each.kind == "extreme"]
+    tried = ["tests/toys/test_box.py::test_largest"]
+    assert reach_of(project).others(change, project, tried) == ["tests/toys/test_box.py"]
 
 
 def test_files_that_run_ranks_reach_the_modules_that_they_name(project):
     (project / "tests" / "test_ranks.py").write_text("from toys.box import largest\nrun_ranks(largest)\n")
     change = changes_of(project, "toys/box.py")[0]
-    assert Reach().files(change, project) == ["tests/test_ranks.py"]
+    assert Reach().others(change, project, []) == ["tests/test_ranks.py"]
 
 
 def test_the_watch_notes_functions_of_the_product_only(project):
@@ -194,7 +202,7 @@ def test_a_change_is_made_in_the_copy_and_taken_back(project, tmp_path, monkeypa
     assert "min(values" in (copy / "toys/box.py").read_text()
     assert (project / "toys/box.py").read_text() == CODE
     assert started == [(copy, ["tests/toys/test_box.py::test_largest"], trial.log, 60 + 36)]
-    assert trial.selections == [["tests/toys/test_box.py"]]
+    assert trial.selections == []
     assert restore(project, trial) == copy
     assert (copy / "toys/box.py").read_text() == CODE
 

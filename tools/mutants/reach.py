@@ -23,6 +23,7 @@ from tools.mutants.places import Change
 
 RANKS = "run_ranks"
 """The name of what starts processes, in the test files that do."""
+_SHARED = re.compile(r"scope=.(module|session|class|package)|^@(functools\.)?(lru_)?cache", re.MULTILINE)
 _OPTIMISED = 0x1
 """The flag of code objects of functions, which those of modules and classes lack."""
 
@@ -76,10 +77,19 @@ class Reach:
                 found.update(tests)
         return found
 
-    def files(self, change: Change, root: Path) -> list[str]:
-        """The test files that have such a test, or run ranks and name the module; the quickest first."""
-        found = {test.split("::")[0] for test in self.tests(change)} | set(_with_ranks(change, root))
-        return sorted(found, key=lambda file: (self.cost([file]), file))
+    def others(self, change: Change, root: Path, tried: Sequence[str]) -> list[str]:
+        """All that reaches a change and was not tried, the quickest first.
+
+        Test files whose tests share what a fixture made come whole, since only the first of them enters the function;
+        so do those that run ranks and name the module.
+        """
+        shared = set(_with_ranks(change, root))
+        tests = self.tests(change)
+        for file in {test.split("::")[0] for test in tests}:
+            if _SHARED.search((root / file).read_text(encoding="utf-8")):
+                shared.add(file)
+        found = shared | {test for test in tests if test.split("::")[0] not in shared} - set(tried)
+        return sorted(found, key=lambda test: (self.cost([test]), test))
 
     def cost(self, tests: Sequence[str]) -> float:
         """The seconds that tests, or all tests of files, took."""

@@ -1,4 +1,4 @@
-"""The trial of every change of a plan: the tests that reach it, quickest first, until one fails or all have passed."""
+"""The trial of every change of a plan: the tests that reach it, quickest first, until one fails or all passed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tools.mutants.plan import Mutant
 from tools.mutants.reach import Reach
 
 FIRST_SECONDS = 30.0
-"""How much of the quickest tests runs first, one by one; then whole files."""
+"""How much of the quickest tests runs first; then all others."""
 PATIENCE = 12
 """How many times longer than unchanged tests may take before they count as hanging."""
 WALL_SECONDS = 1800.0
@@ -136,9 +136,8 @@ def try_all(
 def begin(root: Path, mutant: Mutant, reach: Reach, copy: Path) -> Trial:
     """Make a change in a copy and start its first tests."""
     change = mutant.change
-    quickest, files = reach.quickest(change, FIRST_SECONDS), reach.files(change, root)
-    chosen = [quickest, files] if files else []
-    selections = [tests for tests in chosen if tests]
+    quickest = reach.quickest(change, FIRST_SECONDS)
+    selections = [tests for tests in (quickest, reach.others(change, root, quickest)) if tests]
     budget = [60 + int(PATIENCE * min(reach.cost(tests), 100)) for tests in selections]
     trial = Trial(mutant, copy, copy.with_name(f"{copy.name}.txt"), selections, budget)
     text = (root / change.file).read_text(encoding="utf-8")

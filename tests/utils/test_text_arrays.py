@@ -1,0 +1,38 @@
+"""Fixed-width texts of `.npy` files: every character that there is, and none that there is not."""
+
+import numpy as np
+import pytest
+
+from utils.checks import UserError
+from utils.safe_files import load_npy
+
+
+def file_of(path, points, byteorder="<"):
+    """An `.npy` of texts of two characters each, from their code points, valid or not."""
+    with path.open("wb") as file:
+        header = {"descr": f"{byteorder}U2", "fortran_order": False, "shape": (len(points),)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.array(points, dtype=f"{byteorder}u4").tobytes())
+    return path
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("point", [0xD7FF, 0xE000, 0x10FFFF, 0xFFFF, 1])
+def test_the_last_characters_before_and_behind_the_surrogates_are_read(tmp_path, point, byteorder):
+    file = file_of(tmp_path / "names.npy", [(ord("a"), point), (point, ord("b"))], byteorder)
+    assert load_npy(file).tolist() == [f"a{chr(point)}", f"{chr(point)}b"]
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("point", [0xD800, 0xDBFF, 0xDC00, 0xDFFF, 0x110000, 0xFFFFFFFF])
+@pytest.mark.parametrize("place", [0, 1])
+def test_half_characters_and_numbers_beyond_unicode_are_refused_by_number(tmp_path, point, byteorder, place):
+    texts = [[ord("a"), ord("b")] for _ in range(4)]
+    texts[2][place] = point
+    with pytest.raises(UserError, match=r"names\.npy: text 2 contains an invalid character"):
+        load_npy(file_of(tmp_path / "names.npy", texts, byteorder))
+
+
+def test_the_first_of_several_is_named(tmp_path):
+    with pytest.raises(UserError, match="text 1 contains"):
+        load_npy(file_of(tmp_path / "names.npy", [(97, 98), (0xD800, 98), (97, 98), (0xDFFF, 98)]))
