@@ -124,6 +124,19 @@ def test_the_limits_are_those_that_the_message_names(config, name, kind):
         assert refusal(config, name, FAR[kind] if name != "warmup_epoch" else 4.0) is None
 
 
+FLOATS = [setting for setting in numbers() if setting.values[2] == "float"]
+
+
+@pytest.mark.parametrize(("config", "name", "kind"), FLOATS)
+def test_what_is_no_number_is_refused_and_methods_refuse_what_is_endless(config, name, kind):
+    if config.__name__ == "ScoreConfig":
+        return
+    assert name.replace("_", " ") in refusal(config, name, math.nan).replace("_", " ")
+    endless = refusal(config, name, math.inf)
+    if config.__module__.startswith(("losses.", "models.")) and name != "estimator_lr_mult":
+        assert "inf" in endless
+
+
 @pytest.mark.parametrize(("slope", "bias"), [(-4.0, 4.0), (4.0, 0.0), (4.0, -1.0)])
 def test_the_weights_of_the_curriculum_stay_above_0_at_both_ends(slope, bias):
     least = min(bias, bias + slope)

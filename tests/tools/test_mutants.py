@@ -152,6 +152,8 @@ def test_the_tests_that_reach_a_change_are_those_that_enter_its_function(project
     assert reach.tests(changes["extreme"]) == {"tests/toys/test_box.py::test_largest"}
     names = [test.split("_")[-1] for test in reach.quickest(changes["default"], budget=3.5)]
     assert names == ["emptied", "small"]  # all, for it runs at import, but for the time
+    with_whole = dataclasses.replace(reach, seconds={**reach.seconds, "tests/test_tables.py::test_it": 9.0})
+    assert with_whole.quickest(changes["default"], budget=1.0) == ["tests/test_tables.py::test_it"]
     every = [f"tests/toys/test_box.py::test_{name}" for name in ("emptied", "small", "largest")]
     assert reach.others(changes["default"], project, every[:1]) == every[1:]
     assert reach.cost(["tests/toys/test_box.py"]) == 6.0

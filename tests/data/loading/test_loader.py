@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -135,12 +137,30 @@ def test_a_damaged_picture_ends_loading_with_its_name(tmp_path, workers):
 
 def test_workers_are_what_the_settings_say_or_what_helps(monkeypatch):
     monkeypatch.setattr("data.loading.loader._cores", lambda: 12)
+    monkeypatch.setattr("data.loading.loader.shutil.disk_usage", lambda path: SimpleNamespace(free=2**36))
     default, given = LoaderConfig(), LoaderConfig(num_workers=3)
     assert default.workers(beside_gpu=False, processes=1) == 0
-    assert default.workers(beside_gpu=True, processes=1) == 8
-    assert default.workers(beside_gpu=True, processes=4) == 3
+    assert default.workers(beside_gpu=True, processes=1) == 12
+    assert default.workers(beside_gpu=True, processes=5) == 2
     assert default.workers(beside_gpu=True, processes=99) == 1
     assert {given.workers(beside_gpu=gpu, processes=2) for gpu in (False, True)} == {3}
+
+
+@pytest.mark.parametrize("batches, workers", [(23.9, 5), (24, 6), (3, 1), (1000, 12)])
+def test_batches_that_wait_take_at_most_half_of_the_shared_memory(monkeypatch, batches, workers):
+    """Each worker is four batches ahead, so room for 48 batches of two views in all is enough for six of them."""
+    config = LoaderConfig(batch_size=10, img_size=100)
+    free = int(batches * 10 * 2 * 3 * 100**2 * 2)
+    monkeypatch.setattr("data.loading.loader._cores", lambda: 12)
+    monkeypatch.setattr("data.loading.loader._SHARED_MEMORY", Path("/"))
+    monkeypatch.setattr("data.loading.loader.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    assert config.workers(beside_gpu=True, processes=1) == workers
+
+
+def test_without_a_folder_of_shared_memory_every_core_gets_a_worker(monkeypatch, tmp_path):
+    monkeypatch.setattr("data.loading.loader._cores", lambda: 7)
+    monkeypatch.setattr("data.loading.loader._SHARED_MEMORY", tmp_path / "absent")
+    assert LoaderConfig().workers(beside_gpu=True, processes=1) == 7
 
 
 def test_a_decoder_that_is_not_there_is_told_when_the_settings_are_read(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from losses import CRITERIA, build_criterion
 from losses.common.base import Criterion
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
-from utils.types import UNKNOWN, LossOutput
+from utils.types import PRESENT, UNKNOWN, LossOutput
 
 ROWS, CLASSES = 10, 6
 CODES = random_labels(ROWS, CLASSES, seed=4, rate=0.2)
@@ -72,6 +72,9 @@ def test_a_method_that_needs_more_than_logits_says_what(name):
     with pytest.raises(ValueError, match=r"^\w+ needs more than logits \(\w[\w, ]+\): call criterion") as error:
         criterion.from_logits(torch.randn(2, CLASSES), torch.from_numpy(CODES[:2]), torch.arange(2))
     assert "\n" not in str(error.value)
+    lacking = sorted(criterion.needs & MORE_THAN_LOGITS)
+    assert f"({', '.join(lacking)}" in str(error.value)
+    assert ("several forward passes" in str(error.value)) is not criterion.single_pass
     assert all(torch.equal(value, before[key]) for key, value in state.items())
 
 
@@ -106,3 +109,34 @@ def test_scores_are_wanted_always_or_never_unless_a_method_says_more():
     for kind, wanted in ((Criterion, False), (Scored, True)):
         assert [kind(None, info_for(CODES)).wants_train_scores(epoch) for epoch in (1, 2)] == [wanted] * 2
         assert kind.train_scores_of == "network"
+
+
+def parts_of(name, logits):
+    """What one step logs of given logits, of a method at its start."""
+    criterion = build_criterion(name, observed=labels_of(name), **OPTIONS.get(name, {}))
+    criterion.on_epoch_start(1, torch.zeros(ROWS, CLASSES) if criterion.wants_train_scores(1) else None)
+    return criterion.from_logits(logits, torch.from_numpy(labels_of(name)), torch.arange(ROWS))
+
+
+SPLIT = [
+    name for name in CRITERIA if not needs_more(name) and "negative" in parts_of(name, torch.zeros(ROWS, CLASSES)).parts
+]
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_what_is_logged_of_present_labels_comes_from_their_scores_alone(name):
+    logits = torch.randn(ROWS, CLASSES, generator=torch.Generator().manual_seed(1))
+    before = parts_of(name, logits).parts
+    present = torch.from_numpy(labels_of(name)) == PRESENT
+    others, own = parts_of(name, torch.where(present, logits, logits + 0.5)), parts_of(name, logits + 0.5 * present)
+    assert others.parts["positive"] == before["positive"] != own.parts["positive"]
+    assert others.parts["negative"] != before["negative"] == own.parts["negative"]
+
+
+@pytest.mark.parametrize("name", [name for name in CRITERIA if not needs_more(name)])
+def test_nothing_that_is_returned_or_kept_has_a_gradient_but_the_loss(name):
+    logits = torch.randn(ROWS, CLASSES, requires_grad=True)
+    out = parts_of(name, logits)
+    assert out.total.requires_grad
+    kept = [out.logits, *out.parts.values()]
+    assert not any(torch.as_tensor(value).requires_grad for value in kept)
