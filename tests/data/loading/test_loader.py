@@ -1,5 +1,5 @@
 from dataclasses import replace
-
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,11 +146,11 @@ def test_workers_are_what_the_settings_say_or_what_helps(monkeypatch):
     assert {given.workers(beside_gpu=gpu, processes=2) for gpu in (False, True)} == {3}
 
 
-@pytest.mark.parametrize("batches, workers", [(23.9, 5), (24, 6), (3, 1), (1000, 12)])
+@pytest.mark.parametrize("batches, workers", [(47.9, 5), (48, 6), (3, 1), (1000, 12)])
 def test_batches_that_wait_take_at_most_half_of_the_shared_memory(monkeypatch, batches, workers):
-    """Each worker is four batches ahead, so room for 48 batches of two views in all is enough for six of them."""
+    """Each worker is four batches ahead, so six have 24 batches of two views waiting, half of 48."""
     config = LoaderConfig(batch_size=10, img_size=100)
-    free = int(batches * 10 * 2 * 3 * 100**2 * 2)
+    free = int(batches * 10 * 2 * 3 * 100**2)
     monkeypatch.setattr("data.loading.loader._cores", lambda: 12)
     monkeypatch.setattr("data.loading.loader._SHARED_MEMORY", Path("/"))
     monkeypatch.setattr("data.loading.loader.shutil.disk_usage", lambda path: SimpleNamespace(free=free))

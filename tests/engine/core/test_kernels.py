@@ -136,8 +136,8 @@ class Watched:
     def __init__(self, network):
         self.network, self.outputs = network, []
 
-    def __call__(self, *args):
-        output = self.network(*args)
+    def __call__(self, *args, **kwargs):
+        output = self.network(*args, **kwargs)
         tensors = (getattr(output, name) for name in output._fields)
         self.outputs += [each for each in tensors if isinstance(each, torch.Tensor) and each.requires_grad]
         return output
