@@ -155,7 +155,7 @@ def test_the_tests_that_reach_a_change_are_those_that_enter_its_function(project
     with_whole = dataclasses.replace(reach, seconds={**reach.seconds, "tests/test_tables.py::test_it": 9.0})
     assert with_whole.quickest(changes["default"], budget=1.0) == ["tests/test_tables.py::test_it"]
     every = [f"tests/toys/test_box.py::test_{name}" for name in ("emptied", "small", "largest")]
-    assert reach.others(changes["default"], project, every[:1]) == every[1:]
+    assert reach.others(changes["default"], project, every[:1], 9.0) == every[1:]
     assert reach.cost(["tests/toys/test_box.py"]) == 6.0
 
 
@@ -163,13 +163,13 @@ def test_a_file_whose_tests_share_a_fixture_is_tried_as_a_whole(project):
     (project / "tests/toys/test_box.py").write_text('@pytest.fixture(scope="module")')
     (change,) = [each for each in changes_of(project, "toys/box.py") if each.kind == "extreme"]
     tried = ["tests/toys/test_box.py::test_largest"]
-    assert reach_of(project).others(change, project, tried) == ["tests/toys/test_box.py"]
+    assert reach_of(project).others(change, project, tried, 9.0) == ["tests/toys/test_box.py"]
 
 
 def test_files_that_run_ranks_reach_the_modules_that_they_name(project):
     (project / "tests" / "test_ranks.py").write_text("from toys.box import largest\nrun_ranks(largest)\n")
     change = changes_of(project, "toys/box.py")[0]
-    assert Reach().others(change, project, []) == ["tests/test_ranks.py"]
+    assert Reach().others(change, project, [], 9.0) == ["tests/test_ranks.py"]
 
 
 def test_the_watch_notes_functions_of_the_product_only(project):

@@ -77,8 +77,8 @@ class Reach:
                 found.update(tests)
         return found
 
-    def others(self, change: Change, root: Path, tried: Sequence[str]) -> list[str]:
-        """All that reaches a change and was not tried, the quickest first.
+    def others(self, change: Change, root: Path, tried: Sequence[str], budget: float) -> list[str]:
+        """What else reaches a change and was not tried, the quickest first, for about `budget` seconds.
 
         Test files whose tests share what a fixture made come whole, since only the first of them enters the function;
         so do those that run ranks and name the module.
@@ -89,7 +89,7 @@ class Reach:
             if _SHARED.search((root / file).read_text(encoding="utf-8")):
                 shared.add(file)
         found = shared | {test for test in tests if test.split("::")[0] not in shared} - set(tried)
-        return sorted(found, key=lambda test: (self.cost([test]), test))
+        return self._within(sorted(found, key=lambda test: (self.cost([test]), test)), budget)
 
     def cost(self, tests: Sequence[str]) -> float:
         """The seconds that tests, or all tests of files, took."""
@@ -104,12 +104,15 @@ class Reach:
         if change.imported and (whole := [test for test in self.seconds if test.count("/") == 1]):
             return whole
         own = f"tests/{change.file.split('/')[0]}/"
+        every = sorted(self.tests(change), key=lambda test: (not test.startswith(own), self.seconds[test]))
+        return self._within(every, budget)[:most]
+
+    def _within(self, tests: Sequence[str], budget: float) -> list[str]:
+        """Those of the tests, in their order, that the seconds suffice for; always the first."""
         chosen: list[str] = []
-        spent = 0.0
-        for test in sorted(self.tests(change), key=lambda test: (not test.startswith(own), self.seconds[test])):
-            if spent + self.seconds[test] <= budget and len(chosen) < most:
+        for test in tests:
+            if not chosen or self.cost([*chosen, test]) <= budget:
                 chosen.append(test)
-                spent += self.seconds[test]
         return chosen
 
 

@@ -17,8 +17,8 @@ from tools.mutants.copies import BROKEN, FAILED, INTERRUPTED, NOTHING_RUN, PASSE
 from tools.mutants.plan import Mutant
 from tools.mutants.reach import Reach
 
-FIRST_SECONDS = 30.0
-"""How much of the quickest tests runs first; then all others."""
+FIRST_SECONDS, OTHERS_SECONDS = 30.0, 120.0
+"""How much of the quickest tests runs first, and of the others then: what survives both survives."""
 PATIENCE = 12
 """How many times longer than unchanged tests may take before they count as hanging."""
 WALL_SECONDS = 1800.0
@@ -137,7 +137,8 @@ def begin(root: Path, mutant: Mutant, reach: Reach, copy: Path) -> Trial:
     """Make a change in a copy and start its first tests."""
     change = mutant.change
     quickest = reach.quickest(change, FIRST_SECONDS)
-    selections = [tests for tests in (quickest, reach.others(change, root, quickest)) if tests]
+    others = reach.others(change, root, quickest, OTHERS_SECONDS)
+    selections = [tests for tests in (quickest, others) if tests]
     budget = [60 + int(PATIENCE * min(reach.cost(tests), 100)) for tests in selections]
     trial = Trial(mutant, copy, copy.with_name(f"{copy.name}.txt"), selections, budget)
     text = (root / change.file).read_text(encoding="utf-8")
