@@ -84,6 +84,12 @@ def test_each_kind_of_change_is_found_where_it_can_be_made(project):
     assert found(project, "const") == [("0.5", "1.0"), ("2", "3"), ("2", "1")]
 
 
+def test_asserts_and_arguments_for_people_or_speed_are_left_alone(project):
+    text = "def pairs(a, b):\n    assert a < b\n    a.to(b, non_blocking=True)\n    return zip(a, b, strict=True)\n"
+    (project / "toys/box.py").write_text(text)
+    assert [change.kind for change in changes_of(project, "toys/box.py")] == ["dropcall"]
+
+
 def test_every_change_applies_and_most_are_other_python(project):
     changes = changes_of(project, "toys/box.py")
     for change in changes:

@@ -38,6 +38,8 @@ OPPOSITES = {
 BUILTIN_OPPOSITES = {"min", "max", "any", "all"}
 TALK = {"print", "warn", "say", "info", "debug", "warning", "error", "log", "write", "require_room"}
 """Calls that only speak to people: neither dropped nor changed."""
+PASSED_OVER = {"help", "aliases", "non_blocking", "validate_args"}
+"""Arguments that are for people, or for speed alone. The `strict` of `zip` is passed over too: it is an assert."""
 PATH_WORDS = ("root", "folder", "path", "dir", "PATH", "Path", "parent")
 """A division in whose text one of these stands joins paths."""
 

@@ -9,6 +9,7 @@ from tools.mutants.alternatives import (
     COMPARED,
     COMPUTED,
     OPPOSITES,
+    PASSED_OVER,
     PATH_WORDS,
     TALK,
     is_text,
@@ -119,7 +120,8 @@ class Expressions(ast.NodeVisitor):
         self._method(node, name)
         self.visit(node.func)
         positional = {"require": node.args[:1], "option": []}.get(name, node.args)
-        for part in (*positional, *(word.value for word in node.keywords if word.arg not in {"help", "aliases"})):
+        passed_over = PASSED_OVER | ({"strict"} if name == "zip" else set())
+        for part in (*positional, *(word.value for word in node.keywords if word.arg not in passed_over)):
             self.visit(part)
 
     def _axis(self, node: ast.Call) -> None:

@@ -1,0 +1,64 @@
+"""Lines for a person, and progress bars on a terminal only."""
+
+import sys
+
+import pytest
+
+from utils import console
+from utils.console import Progress, say, warn
+
+
+class Bar:
+    """Notes what a bar is told."""
+
+    def __init__(self, **settings):
+        self.settings, self.told = settings, []
+
+    def set_postfix_str(self, text, refresh):
+        self.told.append((text, refresh))
+
+    def update(self, amount):
+        self.told.append(amount)
+
+    def close(self):
+        self.told.append("closed")
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that are made, in place of tqdm's."""
+    made = []
+    monkeypatch.setattr(console, "tqdm", lambda **settings: made.append(Bar(**settings)) or made[-1])
+    return made
+
+
+def test_lines_go_to_their_streams_at_once(capsys):
+    say("one")
+    warn("two")
+    assert capsys.readouterr() == ("one\n", "two\n")
+
+
+@pytest.mark.parametrize(("shown", "terminal"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_bar_is_shown_on_a_terminal_and_where_it_is_wanted(bars, monkeypatch, shown, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    Progress([], total=9, done=4, label="epoch 1", unit="img", shown=shown)
+    expected = {"total": 9, "initial": 4, "desc": "epoch 1", "unit": "img", "leave": False}
+    assert bars[0].settings == {**expected, "disable": not (shown and terminal)}
+
+
+def test_a_bar_counts_and_shows_a_text_without_drawing_twice(bars):
+    progress = Progress("ab", total=2, label="", unit="", shown=True)
+    for _ in progress:
+        progress.advance(3, "loss 1.5")
+        progress.advance(1)
+    assert bars[0].told == [("loss 1.5", False), 3, 1] * 2 + ["closed"]
+
+
+def test_a_bar_is_closed_after_an_error_too(bars):
+    def items():
+        yield 1
+        raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        list(Progress(items(), total=2, label="", unit="", shown=True))
+    assert bars[0].told == ["closed"]
