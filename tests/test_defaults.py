@@ -1,0 +1,115 @@
+"""What callers get that say nothing: the defaults of functions and of plain records, which no command line shows.
+
+Defaults of settings are compared with `configs/settings.json`.
+"""
+
+import inspect
+import math
+
+import pytest
+
+from data.datasets.coco import CocoSplit
+from data.datasets.formatted import write_formatted
+from data.datasets.generated.digits import digit_scenes
+from data.images.files import in_threads
+from data.inspection import StoredImage
+from data.labels.files import read_native
+from data.labels.regimes import dropped_positives
+from data.loading.photometric import Distortion, SideCut
+from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches
+from data.loading.transforms import MultiScaleCrop
+from engine.core.inference import view_image
+from engine.prediction.predictor import Prediction, Predictor
+from engine.training.examples import choose_rows
+from engine.training.loop import TrainState
+from engine.training.optim import Plateau
+from losses import build_criterion
+from losses.assume_negative import assume_negative_losses
+from losses.cls import kept_share
+from losses.common.base import Criterion
+from losses.cones import cones_loss, pseudo_labels
+from losses.large_loss import modified_share
+from models.backbones.timm_networks import TimmFeatureExtractor
+from models.build import build_model
+from models.classifier import Classifier
+from models.heads import HeadKind
+from models.heads.ctran import CTranHead
+from models.heads.gcn import GCNHead
+from models.heads.query2label import Query2LabelHead
+from models.heads.transformer import DecoderLayer, EncoderLayer, input_projection
+from models.peers import build_peers
+from models.released.contents import Contents, listed
+from utils.analysis_plots import Line
+from utils.console import Progress
+from utils.localisation import PointingGame, hits
+from utils.metrics import evaluate_known, evaluate_scores
+from utils.options import option
+from utils.types import CriterionInfo
+
+RANKS = {"rank": 0, "world_size": 1}
+TRANSFORMER = {"pre_norm": False, "self_attention": False}
+DEFAULTS = [
+    (build_criterion, {"epochs": 1, "steps_per_epoch": 1, "seed": 0, "frozen_epochs": 0}),
+    (assume_negative_losses, {"smoothing": 0.0, "absent_weight": 1.0}),
+    (kept_share, {"lag": 0}),
+    (pseudo_labels, {"threshold": 1.0, "rule": "keep_single"}),
+    (cones_loss, {"threshold": 1.0}),
+    (modified_share, {"start": 2}),
+    (CriterionInfo, {"frozen_epochs": 0}),
+    (CocoSplit, {"left_out": 0}),
+    (write_formatted, {"overwrite": False}),
+    (digit_scenes, {"long_tail": False}),
+    (in_threads, {"shown": True}),
+    (StoredImage, {"side": (0, 0), "mode": "", "form": "", "size": 0}),
+    (read_native, {"same_draw": False}),
+    (dropped_positives, {"keep_one": False}),
+    (Distortion, {"brightness": 0.0, "contrast": 1.0, "contrast_first": True, "saturation": 1.0, "hue": 0.0}),
+    (Distortion, {"channels": (0, 1, 2)}),
+    (SideCut, {"least": 0.8}),
+    (ShuffledBatches, RANKS),
+    (ClassAwareBatches, {"reduce": 4, "run": 3, **RANKS}),
+    (OrderedBatches, RANKS),
+    (ShuffledBatches.set_epoch, {"start": 0}),
+    (MultiScaleCrop, {"scales": (1, 0.9, 0.8, 0.7, 0.6), "max_distort": 2}),
+    (view_image, {"row": 0}),
+    (Prediction.labels, {"top": None, "threshold": 0.0}),
+    (Predictor.predict, {"batch_size": 16, "maps": False}),
+    (choose_rows, {"seed": 0}),
+    (TrainState, {"epoch": 1, "step": 0, "seconds": 0.0, "images": 0, "best_epoch": 0, "best_score": -math.inf}),
+    (TrainState, {"stopped": False}),
+    (Plateau, {"factor": 1.0, "best": -math.inf, "waited": 0}),
+    (TimmFeatureExtractor, {"pretrained": False}),
+    (build_model, {"pretrained": True}),
+    (build_peers, {"pretrained": True}),
+    (Classifier, {"norm_eval": False, "norm_frozen": False}),
+    (HeadKind, {"takes_labels": False, "needs_label_info": False}),
+    (CTranHead, {"heads": 4, "layers": 3, "dropout": 0.1, "encode_positions": False, "unknown_zero": True}),
+    (GCNHead, {"hidden": 1024}),
+    (Query2LabelHead, {"heads": 4, "encoder_layers": 1, "decoder_layers": 2, "dropout": 0.1, "projected": False}),
+    (Query2LabelHead, {"hidden": None, "inner": None, "pre_norm": False, "self_attention": (False, False)}),
+    (EncoderLayer, {"pre_norm": False}),
+    (DecoderLayer, TRANSFORMER),
+    (input_projection, {"projected": False}),
+    (Contents.size, {"axis": 0}),
+    (listed, {"limit": 3}),
+    (Line, {"dashed": False}),
+    (Progress, {"done": 0}),
+    (PointingGame, {"tolerance": 0.0}),
+    (hits, {"tolerance": 0.0}),
+    (evaluate_scores, {"threshold": 0.0}),
+    (evaluate_known, {"threshold": 0.0}),
+    (option, {"aliases": (), "choices": (), "common": False, "strict": False}),
+]
+
+
+@pytest.mark.parametrize(("called", "expected"), DEFAULTS, ids=lambda value: getattr(value, "__qualname__", ""))
+def test_defaults_are_as_documented(called, expected):
+    parameters = inspect.signature(called).parameters
+    found = {name: parameters[name].default for name in expected}
+    assert [(name, type(value), value) for name, value in found.items()] == [
+        (name, type(value), value) for name, value in expected.items()
+    ]
+
+
+def test_a_criterion_calls_its_model_once_and_wants_scores_of_the_network_unless_it_says_so():
+    assert (Criterion.single_pass, Criterion.train_scores_of, Criterion.needs) == (True, "network", frozenset())
