@@ -209,7 +209,7 @@ def test_a_change_is_made_in_the_copy_and_taken_back(project, tmp_path, monkeypa
     trial = begin(project, mutant, reach_of(project), copy)
     assert "min(values" in (copy / "toys/box.py").read_text()
     assert (project / "toys/box.py").read_text() == CODE
-    assert started == [(copy, ["tests/toys/test_box.py::test_largest"], trial.log, 60 + 36)]
+    assert started == [(copy, ["tests/toys/test_box.py::test_largest"], trial.log, 60 + 12)]
     assert trial.selections == []
     assert restore(project, trial) == copy
     assert (copy / "toys/box.py").read_text() == CODE
