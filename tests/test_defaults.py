@@ -3,6 +3,7 @@
 Defaults of settings are compared with `configs/settings.json`.
 """
 
+import importlib
 import inspect
 import math
 
@@ -17,7 +18,7 @@ from data.labels.files import read_native
 from data.labels.regimes import dropped_positives
 from data.loading.photometric import Distortion, SideCut
 from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches
-from data.loading.transforms import MultiScaleCrop
+from data.loading.transforms import NORMALIZATIONS, MultiScaleCrop
 from engine.core.inference import view_image
 from engine.prediction.predictor import Prediction, Predictor
 from engine.training.examples import choose_rows
@@ -113,3 +114,70 @@ def test_defaults_are_as_documented(called, expected):
 
 def test_a_criterion_calls_its_model_once_and_wants_scores_of_the_network_unless_it_says_so():
     assert (Criterion.single_pass, Criterion.train_scores_of, Criterion.needs) == (True, "network", frozenset())
+
+
+CONSTANTS = {
+    "losses.assume_negative": {"GUARD": 1e-5},
+    "losses.common.memory": {"LARGEST_TABLE": 17_179_869_184},
+    "losses.common.small_loss": {"_ROUNDING": 1e-9},
+    "losses.cones": {"EPS": 1e-8},
+    "losses.cones_prototypes": {"KMEANS_SEED": 42},
+    "losses.ndlp_confidence": {"EPS": 1e-8},
+    "losses.reweighted": {"LEAST_COUNT": 0.5},
+    "data.datasets.coco": {"_MAX_COORDINATE": 1e9},
+    "data.datasets.cub": {"ATTRIBUTES": 312},
+    "data.datasets.long_tail_pickles": {"_TOLERANCE": 1e-6},
+    "data.datasets.openimages": {"GROUPS": 5, "_LONGEST_ID": 64},
+    "data.datasets.table.annotations": {"_MAX_COORDINATE": 1e9},
+    "data.datasets.table.labelled": {"_LONGEST_NAME": 200},
+    "data.datasets.table.reader": {"_MOST_NAMED": 5},
+    "data.datasets.visual_genome": {"TEST_SHARE": 0.3, "SPLIT_SEED": 1, "CATEGORIES": 256, "_MOST_DIGITS": 18},
+    "data.datasets.wider": {"_MAX_COORDINATE": 1e6},
+    "data.files.csv_blocks": {"_SIZE": 16_777_216},
+    "data.files.text_files": {"_LONGEST_FIELD": 4_194_304},
+    "data.images.caching": {"_GB": 1e9, "_MEMORY_SHARE": 0.9, "_ABANDONED": 3600.0},
+    "data.images.files": {"_SECONDS_BEFORE_A_BAR": 2.0},
+    "data.inspection": {"_EDGE": 1.0},
+    "data.labels.files": {"FORMAT": 2},
+    "data.loading.loader": {"_PREFETCH": 4},
+    "data.loading.photometric": {"_TRIES": 50, "_FLATTEST": 0.5, "_TALLEST": 2.0},
+    "data.subsets.long_tail": {"_PARETO_SHAPE": 6.0, "_PARETO_LAST": 0.99},
+    "data.subsets.overlap": {"_NAMED": 3},
+    "engine.core.checkpoint": {"_MOST_CLASSES": 1_000_000},
+    "engine.core.suggestions": {"_CLOSE": 0.8},
+    "engine.inspection.command": {"_IMBALANCED": 30, "_SQUARE": 80, "_SQUARE_SPARSE": 60, "_FEW": 10},
+    "engine.inspection.report": {"LISTED": 1000, "_LEAST_SHARED": (2, 0.001)},
+    "engine.inspection.text": {"_WIDEST": 28, "_BINS": 10},
+    "engine.prediction.command": {"_THUMBNAIL": 240},
+    "engine.prediction.export": {"TOLERANCE": 1e-4, "_BATCHES": (1, 2, 5), "_ONNX_BYTES": 2_147_483_648},
+    "engine.prediction.heatmaps": {"SIDES": (256, 1024), "_STRENGTH": 0.65, "_LETTERS": 40},
+    "engine.prediction.sources": {"_STEM": 100},
+    "engine.training.examples": {"EXAMPLES": 8, "SHOWN": 3},
+    "engine.training.optim": {"BETTER": 1e-4, "CYCLE_START": 0.04, "HIGH_MOMENTUM": 0.95, "LOW_MOMENTUM": 0.85},
+    "engine.training.recorder": {"MOST_BYTES": 4_294_967_296},
+    "models.backbones.feature_extractors": {"_REFERENCE_SIZE": 224},
+    "models.backbones.tresnet": {"_SLOPE": 1e-3, "_EPSILON": 1e-5, "_PATCH": 4},
+    "models.classifier": {"_USUAL_SIZES": (224, 240, 256, 288, 320, 336, 384, 392, 448, 512, 518)},
+    "models.heads.word_vectors": {"_LONGEST_LINE": 1_048_576},
+    "utils.label_dynamics": {"MOST_EPOCHS": 32767, "LAST_MODIFIED": 255},
+    "utils.long_tail": {"HEAD_FROM": 100, "MIDDLE_FROM": 20},
+    "utils.metrics": {"TOP": 3},
+    "utils.ranking": {"RANKS": (1, 3, 5)},
+    "utils.types": {"PRESENT": 1, "ABSENT": 0, "UNKNOWN": -1},
+}
+"""Limits and published numbers by module; how much is processed at a time is none of them."""
+
+
+@pytest.mark.parametrize("module", CONSTANTS)
+def test_limits_and_published_numbers_are_as_documented(module):
+    held = importlib.import_module(module)
+    assert {name: getattr(held, name) for name in CONSTANTS[module]} == CONSTANTS[module]
+
+
+def test_images_are_normalised_by_published_means_and_deviations():
+    assert NORMALIZATIONS == {
+        "unit": None,
+        "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "half": ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        "centred": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    }
