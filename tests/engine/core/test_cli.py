@@ -1,0 +1,72 @@
+"""How a script ends: its exit code, and the one line on the error stream."""
+
+import errno
+import os
+import signal
+import sys
+
+import pytest
+import torch
+
+from engine.core.cli import exit_code
+from utils.checks import Interrupted, RunError, UserError
+
+WORKER = "Caught RunError in DataLoader worker process 0.\nTraceback ...\nutils.checks.RunError: image x.jpg is gone"
+ENDS = [
+    (UserError("--lr -1: must be above 0"), 2, "error: --lr -1: must be above 0\n"),
+    (RunError("the disk is full"), 1, "error: the disk is full\n"),
+    (RunError(WORKER), 1, "error: image x.jpg is gone\n"),
+    (
+        Interrupted(signal.SIGTERM),
+        128 + 15,
+        "stopped by SIGTERM after saving; go on with --resume and the same --output\n",
+    ),
+    (
+        KeyboardInterrupt(),
+        128 + 2,
+        "interrupted; a run goes on from its last save with --resume and the same --output\n",
+    ),
+    (OSError(errno.ENOSPC, "No space left", "a.pth"), 1, "error: a.pth: No space left\n"),
+    (OSError(errno.EIO, "broken"), 1, "error: input/output: broken\n"),
+]
+
+
+def ending(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(("error", "code", "line"), ENDS)
+def test_each_end_has_its_code_and_its_line(error, code, line, capsys):
+    assert exit_code(ending(error), []) == code
+    assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize("code", [0, 1, 7])
+def test_a_command_that_comes_to_its_end_gives_its_own_code_and_gets_its_words(code):
+    assert exit_code(lambda argv: code + len(argv), ["one", "two"]) == code + 2
+    assert exit_code(lambda argv: code if argv is None else -1) == code
+
+
+def test_memory_of_the_gpu_that_does_not_suffice_is_said_with_what_to_do(capsys):
+    assert exit_code(ending(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate. More.")), []) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: CUDA out of memory")
+    assert line.endswith("Give a smaller --batch_size or --img_size, or --precision bf16\n")
+    assert "Tried" not in line
+
+
+@pytest.mark.parametrize("error", [ValueError("a mistake of ours"), OSError("without a number")])
+def test_what_nobody_expects_is_raised_on(error):
+    with pytest.raises(type(error), match=str(error)):
+        exit_code(ending(error), [])
+
+
+def test_a_reader_that_has_gone_is_no_fault(monkeypatch):
+    moved = []
+    monkeypatch.setattr(os, "dup2", lambda one, other: moved.append(other))
+    monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+    assert exit_code(ending(BrokenPipeError()), []) == 0
+    assert moved == [sys.__stdout__.fileno()]
