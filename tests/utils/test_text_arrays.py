@@ -1,4 +1,4 @@
-"""Fixed-width texts of `.npy` files: every character that there is, and none that there is not."""
+"""`.npy` files at the limits: every character that there is, none that there is not, and the longest side."""
 
 import numpy as np
 import pytest
@@ -36,3 +36,17 @@ def test_half_characters_and_numbers_beyond_unicode_are_refused_by_number(tmp_pa
 def test_the_first_of_several_is_named(tmp_path):
     with pytest.raises(UserError, match="text 1 contains"):
         load_npy(file_of(tmp_path / "names.npy", [(97, 98), (0xD800, 98), (97, 98), (0xDFFF, 98)]))
+
+
+def empty_file(path, shape):
+    """An `.npy` of bytes with a header alone."""
+    with path.open("wb") as file:
+        header = {"descr": "|i1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+    return path
+
+
+def test_the_longest_side_of_an_array_is_one_below_2_to_the_62(tmp_path):
+    assert load_npy(empty_file(tmp_path / "long.npy", (0, 2**62 - 1))).shape == (0, 2**62 - 1)
+    with pytest.raises(UserError, match=r"no array has shape \(0, 4611686018427387904\)"):
+        load_npy(empty_file(tmp_path / "longer.npy", (0, 2**62)))
