@@ -1,0 +1,92 @@
+"""The result of a run: where each figure comes from."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data.loading.loader import LoaderConfig
+from engine.training import summary
+from engine.training.loop import TrainState
+from engine.training.summary import FinalResults, result, sampler_text
+from utils.metrics import evaluate_scores
+
+TRUTH = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=np.int8)
+
+
+def measured(seed):
+    """Figures of random scores; the last class has no positive."""
+    metrics = evaluate_scores(np.random.default_rng(seed).normal(size=(3, 3)).astype(np.float32), TRUTH)
+    return SimpleNamespace(metrics=metrics, beside={})
+
+
+def content(validation=None, groups=None, **state):
+    """The result of a run that is made up."""
+    configs = {"RunConfig": SimpleNamespace(seed=3, training_seed=4, epochs=9, train_mode="end_to_end")}
+    configs["DatasetConfig"] = SimpleNamespace(dataset="voc07")
+    settings = SimpleNamespace(method="bce", method_config=object(), of=lambda kind: configs[kind.__name__])
+    regime = SimpleNamespace(name="candidate", rate=0.1)
+    test = SimpleNamespace(classes=("a", "b", "c"))
+    data = SimpleNamespace(regime=regime, test=test, labels=SimpleNamespace(label_hash="abc"), groups=groups or {})
+    results = FinalResults(measured(1), measured(2), validation)
+    return result(settings, data, "validation_mAP", TrainState(**state), results), results
+
+
+def test_every_figure_is_from_where_it_says():
+    found, results = content(measured(5), epoch=8, best_epoch=6, images=3000, seconds=12.0)
+    assert found["test"] == results.chosen.metrics.as_dict()
+    assert found["last"] == results.last.metrics.as_dict()
+    assert found["validation"] == results.validation.metrics.as_dict()
+    plain = {"method": "bce", "variant": None, "dataset": "voc07", "labels": "candidate", "rate": 0.1, "seed": 3}
+    plain |= {"train_seed": 4, "epochs": 9, "epochs_trained": 7, "train_mode": "end_to_end"}
+    plain |= {"selection": "validation_mAP", "selected_epoch": 6, "images_per_second": 250.0, "label_hash": "abc"}
+    assert {name: found[name] for name in plain} == plain
+    assert found["extra"] == {"classes_without_positives": ["c"]}
+    assert found["versions"].keys() == {"python", "torch", "torchvision", "numpy"}
+
+
+def test_without_a_validation_split_and_without_a_step_there_is_a_result():
+    found, _ = content()
+    assert (found["validation"], found["images_per_second"], found["epochs_trained"]) == (None, 0.0, 0)
+
+
+def test_groups_of_classes_have_their_figures_for_both_epochs():
+    groups = {"head": np.array([0]), "tail": np.array([1])}
+    found, results = content(groups=groups)
+    for extra, measured_then in ((found["extra"], results.chosen), (found["extra"]["last"], results.last)):
+        precision = measured_then.metrics.per_class
+        assert [extra["head"], extra["tail"]] == pytest.approx(precision[:2].tolist())
+        assert {"head", "tail"} <= extra["groups"].keys()
+    assert "last" not in found["extra"]["last"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({}, "shuffled"),
+        ({"sampler": "class-aware"}, "class-aware by the observed labels"),
+        (
+            {"sampler": "class-aware", "sampler_labels": "clean"},
+            "class-aware by the CLEAN labels, which partial labels do not show",
+        ),
+    ],
+)
+def test_the_sampler_in_words(settings, text):
+    assert sampler_text(LoaderConfig(**settings)) == text
+
+
+def test_a_run_tells_what_it_works_on():
+    data = SimpleNamespace(train=[0] * 5, validation=None, test=[0] * 2)
+    data.labels = SimpleNamespace(path=None, made=True, label_hash="abc")
+    data.regime = SimpleNamespace(seed=7, describe=lambda: "single labels")
+    configs = {"RunConfig": SimpleNamespace(train_mode="linear", precision="bf16"), "LoaderConfig": LoaderConfig()}
+    configs["DatasetConfig"] = SimpleNamespace(dataset="digits")
+    settings = SimpleNamespace(method="an", of=lambda kind: configs[kind.__name__])
+    runtime = SimpleNamespace(device="cpu", world_size=2)
+    found = summary.run_info(settings, data, runtime, TrainState(epoch=3, step=4))
+    assert found == {
+        **{"method": "an", "dataset": "digits", "images": {"train": 5, "validation": 0, "test": 2}},
+        **{"labels": "single labels", "label_file": None, "label_file_made_now": True, "label_seed": 7},
+        **{"label_hash": "abc", "train_mode": "linear", "sampler": "shuffled", "device": "cpu", "processes": 2},
+        **{"precision": "bf16", "epoch": 3, "step": 4},
+    }
