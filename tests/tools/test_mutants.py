@@ -158,6 +158,8 @@ def test_the_tests_that_reach_a_change_are_those_that_enter_its_function(project
     assert reach.tests(changes["extreme"]) == {"tests/toys/test_box.py::test_largest"}
     names = [test.split("_")[-1] for test in reach.quickest(changes["default"], budget=3.5)]
     assert names == ["emptied", "small"]  # all, for it runs at import, but for the time
+    without = dataclasses.replace(reach, functions={"toys/box.py": {"13-16": ["tests/toys/test_box.py::test_small"]}})
+    assert without.tests(changes["extreme"]) == {"tests/toys/test_box.py::test_small"}  # it may be called at import
     with_whole = dataclasses.replace(reach, seconds={**reach.seconds, "tests/test_tables.py::test_it": 9.0})
     assert with_whole.quickest(changes["default"], budget=1.0) == ["tests/test_tables.py::test_it"]
     every = [f"tests/toys/test_box.py::test_{name}" for name in ("emptied", "small", "largest")]
@@ -174,8 +176,13 @@ def test_a_file_whose_tests_share_a_fixture_is_tried_as_a_whole(project):
 
 def test_files_that_run_ranks_reach_the_modules_that_they_name(project):
     (project / "tests" / "test_ranks.py").write_text("from toys.box import largest\nrun_ranks(largest)\n")
+    (project / "tests" / "test_more_ranks.py").write_text("from toys import box\nrun_ranks(box.largest)\n")
+    (project / "tests" / "test_other_ranks.py").write_text("run_ranks(print)\n")
     change = changes_of(project, "toys/box.py")[0]
-    assert Reach().others(change, project, [], 9.0) == ["tests/test_ranks.py"]
+    naming = ["tests/test_more_ranks.py", "tests/test_ranks.py"]
+    found = reach_of(project).others(change, project, [], 9.0)
+    assert sorted(set(found) - reach_of(project).tests(change)) == naming
+    assert Reach().others(change, project, [], 9.0) == sorted([*naming, "tests/test_other_ranks.py"])
 
 
 def test_the_watch_notes_functions_of_the_product_only(project):

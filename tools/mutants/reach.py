@@ -68,22 +68,30 @@ class Reach:
         return cls(functions, held["seconds"], held["failed"])
 
     def tests(self, change: Change) -> set[str]:
-        """The tests that enter the function around a change, or any of its file where it runs at import."""
+        """The tests that enter the function around a change.
+
+        Any of its file where it runs at import, and where no test enters the function: it may be called at import.
+        """
         entered = self.functions.get(change.file, {})
-        found: set[str] = set()
+        around: set[str] = set()
         for span, tests in entered.items():
             first, last = map(int, span.split("-"))
-            if change.imported or any(first <= line <= last for line in change.lines):
-                found.update(tests)
-        return found
+            if any(first <= line <= last for line in change.lines):
+                around.update(tests)
+        return around if around and not change.imported else {test for tests in entered.values() for test in tests}
+
+    def entered(self, change: Change) -> bool:
+        """Whether any test enters the function around a change in its own process."""
+        spans = (tuple(map(int, span.split("-"))) for span in self.functions.get(change.file, {}))
+        return any(first <= line <= last for first, last in spans for line in change.lines)
 
     def others(self, change: Change, root: Path, tried: Sequence[str], budget: float) -> list[str]:
         """What else reaches a change and was not tried, the quickest first, for about `budget` seconds.
 
         Test files whose tests share what a fixture made come whole, since only the first of them enters the function;
-        so do those that run ranks and name the module.
+        so do those that run ranks and name the module, or all of them for a function that no test enters by itself.
         """
-        shared = set(_with_ranks(change, root))
+        shared = set(_with_ranks(change if self.entered(change) else None, root))
         tests = self.tests(change)
         for file in {test.split("::")[0] for test in tests}:
             if _SHARED.search((root / file).read_text(encoding="utf-8")):
@@ -116,12 +124,14 @@ class Reach:
         return chosen
 
 
-def _with_ranks(change: Change, root: Path) -> Iterator[str]:
-    """The test files that run ranks and name the module of a change."""
-    module = change.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+def _with_ranks(change: Change | None, root: Path) -> Iterator[str]:
+    """The test files that run ranks and name the module of a change; without one all of them."""
+    module = change.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__") if change else ""
+    package, _, name = module.rpartition(".")
+    named = re.compile(rf"\b{re.escape(module)}\b|from {re.escape(package)} import [^\n]*\b{name}\b")
     for path in sorted((root / "tests").rglob("test_*.py")):
         text = path.read_text(encoding="utf-8")
-        if RANKS in text and re.search(rf"\b{re.escape(module)}\b", text):
+        if RANKS in text and (change is None or named.search(text)):
             yield str(path.relative_to(root))
 
 
