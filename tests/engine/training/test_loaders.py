@@ -1,6 +1,7 @@
 """Batches of a run: the views of an image. Features: test_features.py."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,3 +50,20 @@ def test_three_views_are_refused():
 def test_an_unknown_second_view_is_refused():
     with pytest.raises(UserError, match="second_view"):
         batches(2, second_view="weaker")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_batches_are_pinned_for_a_gpu_alone_and_loaders_of_evaluation_are_made_once(monkeypatch, kind):
+    asked = []
+    for place in ("engine.training.loaders.build_loader", "engine.core.scoring.build_loader"):
+        monkeypatch.setattr(place, lambda *args, **named: asked.append(named["pin_memory"]) or object())
+    runtime = SimpleNamespace(device=SimpleNamespace(type=kind), rank=0, world_size=1)
+    feed = ImageLoaders(array_data(), CONFIG, runtime, 0, 0)
+    feed.training(None, 1)
+    assert feed.scoring("test") is feed.scoring("test")
+    assert asked == [kind == "cuda"] * 2
+
+
+def test_an_image_has_two_views_at_most():
+    with pytest.raises(ValueError, match="images have two views at most, not 3"):
+        batches(3)

@@ -1,0 +1,240 @@
+"""The parts of a run one by one, with what it is made of replaced: resuming, selecting, stopping, scoring."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from engine.training import run as room
+from engine.training.loop import Loop, TrainState
+from engine.training.run import Run
+from utils.checks import UserError
+
+FOLDER = Path("run")
+
+
+def held(*, exists=True, label_hash="b" * 64, fixed=None):
+    """A run that is about to resume; `told` notes what is restored."""
+    told = []
+    state = SimpleNamespace(exists=lambda: exists)
+    return SimpleNamespace(
+        folder=SimpleNamespace(state=state, path=FOLDER),
+        data=SimpleNamespace(labels=SimpleNamespace(label_hash=label_hash)),
+        recorder=SimpleNamespace(load_state_dict=lambda given: told.append(("recorder", given))),
+        loop=SimpleNamespace(load_state_dict=lambda given: told.append(("loop", given))),
+        settings=SimpleNamespace(of=lambda kind: SimpleNamespace(weights="w.pth")),
+        fixed=fixed,
+        told=told,
+    )
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """A state of a run on labels of the hash bbb..."""
+    content = {"label_hash": "b" * 64, "recorder": {"r": 1}, "loop": {"l": 2}}
+    monkeypatch.setattr(room, "read_state", lambda path: content)
+    return content
+
+
+def test_a_run_goes_on_from_what_was_saved(saved):
+    run = held()
+    Run._resume(run)
+    assert run.told == [("recorder", {"r": 1}), ("loop", {"l": 2})]
+
+
+def test_without_a_saved_state_a_run_begins(saved):
+    run = held(exists=False, label_hash="c" * 64)
+    Run._resume(run)
+    assert run.told == []
+
+
+def test_a_run_on_other_labels_does_not_go_on(saved):
+    run = held(label_hash="c" * 64)
+    with pytest.raises(UserError, match=rf"run was trained on other labels \(hash {'b' * 12}, now {'c' * 12}\)"):
+        Run._resume(run)
+    assert run.told == []
+
+
+@pytest.mark.parametrize(("hashes", "fits"), [(["x", "x"], True), (["x", "y"], False)])
+def test_fixed_features_of_another_backbone_are_refused(saved, monkeypatch, hashes, fits):
+    run = held(fixed=SimpleNamespace(backbone=None))
+    monkeypatch.setattr(room, "weights_hash", lambda backbone: hashes.pop(0))
+    if fits:
+        Run._resume(run)
+    else:
+        with pytest.raises(UserError, match=r"features of another backbone than --weights w\.pth now gives"):
+            Run._resume(run)
+
+
+def selecting(selection="validation", *, early_stop=None, main=True, scheduler="step", **state):
+    """A run between two epochs; `said` notes what it does."""
+    said = []
+    return SimpleNamespace(
+        selection=selection,
+        config=SimpleNamespace(early_stop=early_stop, epochs=9),
+        optim=SimpleNamespace(scheduler=scheduler),
+        data=SimpleNamespace(validation=True, train=SimpleNamespace(classes=("a",))),
+        loop=SimpleNamespace(state=TrainState(**state), follow=lambda score: said.append(("follow", score))),
+        runtime=SimpleNamespace(is_main=main),
+        folder=SimpleNamespace(best="best.pth", log_epoch=lambda rows, epochs: said.append(("log", len(rows), epochs))),
+        settings=SimpleNamespace(values={}),
+        reported=None,
+        said=said,
+    )
+
+
+def after(run, monkeypatch, epoch=4, validation=0.5, test=0.25):
+    """What a run does after an epoch with these scores."""
+    scores = {"validation": validation, "test": test}
+    results = {split: SimpleNamespace(metrics=SimpleNamespace(mAP=value)) for split, value in scores.items()}
+    run._scores_after = lambda number, row: results
+    monkeypatch.setattr(room, "save_model", lambda *args: run.said.append(("saved", args[-1])))
+    monkeypatch.setattr(room, "say", lambda text: run.said.append(text))
+    Run._after_epoch(run, epoch, {"epoch": epoch})
+    assert run.scored == {}
+    state = run.loop.state
+    return run.said, (state.best_epoch, state.best_score, state.stopped)
+
+
+@pytest.mark.parametrize(
+    ("selection", "best", "expected", "kept"),
+    [
+        ("validation", 0.4, (4, 0.5), True),
+        ("validation", 0.5, (2, 0.5), False),
+        ("validation", 0.6, (2, 0.6), False),
+        ("test", 0.2, (4, 0.25), True),
+        ("test", 0.3, (2, 0.3), False),
+        ("last", 3.0, (4, 4.0), True),
+    ],
+)
+def test_the_first_of_the_best_epochs_is_kept(monkeypatch, selection, best, expected, kept):
+    said, found = after(selecting(selection, best_epoch=2, best_score=best), monkeypatch)
+    assert found == (*expected, False)
+    assert said == [*([("saved", 4)] if kept else []), ("log", 1, 9)]
+
+
+@pytest.mark.parametrize(("best", "stops"), [(0.52, False), (0.53125, False), (0.5625, True)])
+def test_a_run_stops_when_the_score_has_fallen_by_more_than_it_may(monkeypatch, best, stops):
+    said, found = after(selecting(early_stop=3.125, best_epoch=2, best_score=best), monkeypatch)
+    assert found == (2, best, stops)
+    text = "stopped early: validation mAP 6.25 points below that of epoch 2"
+    assert said == [("log", 1, 9), *([text] if stops else [])]
+
+
+def test_only_the_main_process_writes(monkeypatch):
+    said, found = after(selecting(main=False, early_stop=0.0, best_epoch=2, best_score=0.75), monkeypatch)
+    assert (said, found) == ([], (2, 0.75, True))
+    said, found = after(selecting(main=False), monkeypatch)
+    assert (said, found) == ([], (4, 0.5, False))
+
+
+@pytest.mark.parametrize(("validation", "followed"), [(True, 0.5), (None, 0.25)])
+def test_the_plateau_follows_the_validation_split_or_else_the_test_set(monkeypatch, validation, followed):
+    run = selecting("test", scheduler="plateau")
+    run.data.validation = validation
+    assert after(run, monkeypatch)[0][0] == ("follow", followed)
+
+
+@pytest.mark.parametrize(
+    ("every", "behind", "selection", "epochs"),
+    [
+        (1, 0, "validation", [1, 2, 3, 4, 5, 6]),
+        (2, 0, "validation", [2, 4, 6]),
+        (3, 3, "validation", [6]),
+        (1, 4, "last", [5, 6]),
+        (0, 0, "validation", []),
+        (0, 9, "test", [1, 2, 3, 4, 5, 6]),
+    ],
+)
+@pytest.mark.parametrize("validation", [True, None])
+def test_the_test_set_is_scored_as_often_as_asked_for(every, behind, selection, epochs, validation):
+    metrics = SimpleNamespace(as_dict=lambda: {"mAP": 0.5})
+    asked = []
+
+    def score(split, watch):
+        asked.append(split)
+        return SimpleNamespace(metrics=metrics, beside={"g": metrics})
+
+    run = SimpleNamespace(
+        config=SimpleNamespace(test_every=every, test_after=behind),
+        selection=selection,
+        data=SimpleNamespace(validation=validation, groups={}),
+        _score=score,
+        _watch=None,
+    )
+    scored = []
+    for epoch in range(1, 7):
+        row = {}
+        found = Run._scores_after(run, epoch, row)
+        splits = [split for split in ("validation", "test") if split in found]
+        assert row == {f"{split}_{name}mAP": 0.5 for split in splits for name in ("", "g_")}
+        assert ("validation" in found) is bool(validation)
+        scored += [epoch] if "test" in found else []
+    assert scored == epochs
+
+
+@pytest.mark.parametrize("best", [4, 3])
+@pytest.mark.parametrize("main", [True, False])
+def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, best, main):
+    done, finished = [], []
+    monkeypatch.setattr(room, "load_weights", lambda *args: done.append("loaded"))
+    monkeypatch.setattr(room, "read_model", lambda path: SimpleNamespace(weights={}))
+    monkeypatch.setattr(room, "result", lambda settings, data, selection, state, results: results)
+    monkeypatch.setattr(room, "say", finished.append)
+    run = SimpleNamespace(
+        loop=SimpleNamespace(state=TrainState(epoch=5, best_epoch=best)),
+        data=SimpleNamespace(validation=True),
+        runtime=SimpleNamespace(is_main=main),
+        folder=SimpleNamespace(best="best.pth", finish=finished.append, summary=lambda: "summary"),
+        reported=None,
+        scored={"test": "last"},
+        settings=None,
+        selection="validation",
+        _write_labels=lambda: done.append("labels"),
+        _draw=lambda metrics: done.append(f"drawn {metrics}"),
+    )
+
+    def score(split):
+        if split not in run.scored:
+            run.scored[split] = SimpleNamespace(metrics=f"new {split}")
+        return run.scored[split]
+
+    run._score, run.scored["test"] = score, SimpleNamespace(metrics="old test")
+    Run.finish(run)
+    chosen = "new test" if best == 3 else "old test"
+    assert done == [*(["loaded"] if best == 3 else []), *(["labels", f"drawn {chosen}"] if main else [])]
+    if main:
+        results, text = finished
+        assert (results.chosen.metrics, results.last.metrics) == (chosen, "old test")
+        assert (results.validation.metrics, text) == ("new validation", "summary")
+    else:
+        assert finished == []
+
+
+@pytest.mark.parametrize(
+    ("device", "main", "terminal", "step", "text", "printed"),
+    [
+        ("cpu", True, False, 4, "loss 1.5000", ["epoch 2  step 4/10  loss 1.5000  40.0 images/s  1 s left"]),
+        ("cpu", True, False, 3, "loss 2.0000", []),
+        ("cpu", True, True, 4, "loss 1.5000", []),
+        ("cpu", False, False, 4, "loss 1.5000", []),
+        ("cuda", True, False, 3, "", []),
+        ("cuda", True, False, 8, "loss 0.7500", ["epoch 2  step 8/10  loss 0.7500  40.0 images/s  0 s left"]),
+    ],
+)
+def test_the_running_loss_is_printed_where_there_is_no_bar(monkeypatch, device, main, terminal, step, text, printed):
+    said = []
+    monkeypatch.setattr("engine.training.loop.say", said.append)
+    monkeypatch.setattr("engine.training.loop.is_terminal", lambda: terminal)
+    batches = type("Batches", (list,), {"batch_size": 8})(range(10))
+    loop = SimpleNamespace(
+        state=TrainState(epoch=2, step=step, images=1200, seconds=30.0),
+        print_freq=4,
+        runtime=SimpleNamespace(device=SimpleNamespace(type=device), is_main=main),
+        batches=batches,
+        _sums={"loss": np.float64(6.0)},
+    )
+    loop._checked_loss = lambda: Loop._checked_loss(loop)
+    assert Loop._running_loss(loop, "epoch 2") == text
+    assert said == printed
