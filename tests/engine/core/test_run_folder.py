@@ -109,3 +109,72 @@ def test_two_networks_are_summed_up_as_f_g_and_both_whatever_the_order_in_the_fi
 @pytest.mark.parametrize("content", [{}, {"extra": None}, {"extra": {"head": 0.5, "mean": {"mAP": 0.5}}}])
 def test_nothing_stands_beside_a_single_network(content):
     assert beside(content) == {}
+
+
+INFO = {
+    **{"method": "bce", "dataset": "voc07", "images": {"train": 30, "validation": 0, "test": 7}, "labels": "dropped"},
+    **{"label_file": None, "label_file_made_now": False, "label_seed": 3, "label_hash": "0123456789abcdef"},
+    **{"sampler": "shuffled", "device": "cpu", "processes": 2, "precision": "fp32", "epoch": 1, "step": 0},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        ({}, {}),
+        ({"images": {"train": 30, "validation": 5, "test": 7}}, {0: "bce on voc07: 30 train, 5 validation, 7 test"}),
+        ({"label_file": "a.npy"}, {1: "labels: dropped, a.npy (read), seed 3, hash 0123456789ab"}),
+        (
+            {"label_file": "a.npy", "label_file_made_now": True},
+            {1: "labels: dropped, a.npy (made now), seed 3, hash 0123456789ab"},
+        ),
+        ({"sampler": "class-aware"}, {1.5: "sampler: class-aware"}),
+        ({"step": 1}, {3: "resuming at epoch 1, after step 1"}),
+        ({"epoch": 2}, {3: "resuming at epoch 2, after step 0"}),
+    ],
+)
+def test_a_start_is_told_in_a_few_lines(tmp_path, capsys, change, lines):
+    titles = []
+    settings = type("Settings", (), {"as_yaml": lambda self, title: titles.append(title) or "lr: 1\n"})()
+    RunFolder(tmp_path / "new").start(settings, {**INFO, **change})
+    plain = {
+        0: "bce on voc07: 30 train, 7 test",
+        1: "labels: dropped, no file, seed 3, hash 0123456789ab",
+        2: f"device: cpu x 2, fp32; writing to {tmp_path / 'new'}",
+    }
+    assert capsys.readouterr().out.splitlines() == [text for _, text in sorted({**plain, **lines}.items())]
+    assert titles == ["bce on voc07; --config reads this"]
+    assert (tmp_path / "new" / "settings.yaml").read_text() == "lr: 1\n"
+    (event,) = (tmp_path / "new" / "log.jsonl").read_text().splitlines()
+    assert '"event": "start", "method": "bce"' in event
+
+
+def test_an_epoch_is_one_line_of_the_log_and_one_for_the_reader(tmp_path, capsys):
+    folder = RunFolder(tmp_path)
+    rows = [{"epoch": 1, "loss": 0.5, "images_per_second": 12.4, "test_mAP": 0.25}]
+    rows.append({"epoch": 2, "loss": 1 / 3, "images_per_second": 12.6, "validation_mAP": 0.5})
+    folder.log_epoch(rows[:1], 3)
+    folder.log_epoch(rows, 3)
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 1/3  loss 0.5000  test mAP 25.00  12 images/s",
+        "epoch 2/3  loss 0.3333  validation mAP 50.00  13 images/s",
+    ]
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_an_early_end_groups_and_classes_without_positives_are_summed_up(tmp_path):
+    folder = RunFolder(tmp_path)
+    content = {"selected_epoch": 2, "selection": "validation", "epochs": 9, "epochs_trained": 4, "test": {"mAP": 0.5}}
+    groups = {"head": {"mAP": 0.75, "F1": None}, "tail": {"mAP": 0.25, "F1": 0.125}}
+    folder.finish({**content, "extra": {"classes_without_positives": ["a", "b"], "groups": groups}})
+    assert folder.summary().splitlines() == [
+        "test, epoch 2 (validation): mAP 50.00",
+        "  head: mAP 75.00",
+        "  tail: mAP 25.00  F1 12.50",
+        "stopped early, after 4 of 9 epochs",
+        "classes without positives in the test set: a, b (left out of mAP, 0 in mAP_all)",
+        f"written: {tmp_path}",
+    ]
+    folder = RunFolder(tmp_path)
+    folder.finish({**content, "epochs_trained": 9, "extra": {"classes_without_positives": []}})
+    assert folder.summary().splitlines() == ["test, epoch 2 (validation): mAP 50.00", f"written: {tmp_path}"]
