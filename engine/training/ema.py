@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
+import copy
+from itertools import chain
 
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+import torch
+from torch import Tensor
 
 from engine.core.distributed import Runtime
 from models.peers import Network
@@ -15,7 +17,8 @@ class EMA:
     """The exponential moving average of the weights of a network, over the optimiser's steps.
 
     After the first step the average a is the weights w, then a <- decay a + (1 - decay) w. BatchNorm statistics are
-    averaged in the same way, and over processes at the end of an epoch.
+    averaged in the same way, and over processes at the end of an epoch; counters are copied. `AveragedModel` of PyTorch
+    keeps its number of steps on one device and reads it on another, for which a GPU is waited for in every step.
 
     Args:
         source: the network in training, before the runtime wraps it; it is copied.
@@ -23,18 +26,24 @@ class EMA:
     """
 
     def __init__(self, source: Network, decay: float) -> None:
-        self._source = source
-        moving = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        self._average = AveragedModel(source, multi_avg_fn=moving, use_buffers=True)
-
-    @property
-    def network(self) -> Network:
+        self._source, self._decay = source, decay
+        self.network = copy.deepcopy(source)
         """The network of averaged weights."""
-        return cast(Network, self._average.module)
+        self._steps = 0
 
+    @torch.no_grad()
     def update(self) -> None:
         """Update the average after a step of the optimiser."""
-        self._average.update_parameters(self._source)
+        pairs = list(zip(_tensors(self.network), _tensors(self._source), strict=True))
+        moving = [pair for pair in pairs if self._steps and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not (self._steps and pair[0].is_floating_point())]
+        if moving:
+            averages, weights = (list(side) for side in zip(*moving, strict=True))
+            torch._foreach_lerp_(averages, weights, 1 - self._decay)
+        if copied:
+            averages, weights = (list(side) for side in zip(*copied, strict=True))
+            torch._foreach_copy_(averages, weights)
+        self._steps += 1
 
     def end_epoch(self, runtime: Runtime) -> None:
         """Average the BatchNorm statistics over processes."""
@@ -46,9 +55,17 @@ class EMA:
         self.network.freeze_backbone(frozen)
 
     def state_dict(self) -> StateDict:
-        """Averaged weights and number of averaged steps."""
-        return self._average.state_dict()
+        """Averaged weights and number of averaged steps, named as `AveragedModel` of PyTorch names them."""
+        weights = {f"module.{name}": value for name, value in self.network.state_dict().items()}
+        return {"n_averaged": torch.tensor(self._steps), **weights}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Continue from a saved average."""
-        self._average.load_state_dict(state)
+        self._steps = int(state["n_averaged"])
+        weights = {name.removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
+        self.network.load_state_dict(weights)
+
+
+def _tensors(network: Network) -> list[Tensor]:
+    """Parameters and buffers, in an order that two networks of one architecture share."""
+    return list(chain(network.parameters(), network.buffers()))

@@ -24,6 +24,7 @@ from engine.training.optim import (
     Plateau,
     after_score,
     learning_rate_factor,
+    load_optimizer,
     one_cycle,
     set_learning_rate,
     set_momentum,
@@ -184,7 +185,7 @@ class Loop:
         """Restore the state of a saved run."""
         self.runtime.unwrap(self.learner.model).load_state_dict(state["model"])
         self.learner.criterion.load_state_dict(state["criterion"])
-        self.learner.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.learner.optimizer, state["optimizer"])
         if self.learner.ema:
             self.learner.ema.load_state_dict(state["averaging"])
         self.runtime.load_state_dict(state["runtime"])
@@ -200,7 +201,10 @@ class Loop:
         self.freezing.freeze(self._frozen)
         if state.step == 0:  # not in a resumed epoch, which has been started already
             self.learner.criterion.on_epoch_start(state.epoch, self.hooks.train_scores(state.epoch))
-        self._sums = {name: self._number(value) for name, value in state.sums.items()}
+        device = self.runtime.device
+        self._sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in state.sums.items()
+        }
         if state.step < len(self.batches):
             self._train_steps()
         self.runtime.average_buffers(self.learner.model)
@@ -219,9 +223,7 @@ class Loop:
         clock = time.perf_counter()
         for raw in bar:
             images = min(size, rows - state.step * size)
-            for name, value in self._step(raw, images).items():
-                self._sums[name] = self._sums.get(name, self._number(0.0)) + value.double()
-            state.step, state.images = state.step + 1, state.images + images
+            self.step(raw, images)
             now = time.perf_counter()
             clock, state.seconds = now, state.seconds + now - clock
             bar.advance(images, self._running_loss(label))
@@ -229,11 +231,17 @@ class Loop:
                 self.save()
             self.check_stop()
 
-    def _number(self, value: float) -> Tensor:
-        """Return a running sum on the device, to which values are added without waiting for the device."""
-        return torch.tensor(value, dtype=torch.float64, device=self.runtime.device)
+    def step(self, raw: Any, global_size: int) -> None:
+        """Take one step on a batch of the loader, `global_size` images over all processes, and count it.
 
-    def _step(self, raw: Any, global_size: int) -> dict[str, Tensor]:
+        A GPU is not waited for: the losses are added up where they are.
+        """
+        for name, value in self._losses_of_step(raw, global_size).items():
+            added = value.double()
+            self._sums[name] = self._sums[name] + added if name in self._sums else added
+        self.state.step, self.state.images = self.state.step + 1, self.state.images + global_size
+
+    def _losses_of_step(self, raw: Any, global_size: int) -> dict[str, Tensor]:
         """Take one optimiser step; return its losses, detached."""
         model, criterion, optimizer, _, _ = self.learner
         number = (self.state.epoch - 1) * len(self.batches) + self.state.step

@@ -55,11 +55,18 @@ class SpaceToDepth(nn.Module):
 class Blur(nn.Module):
     """A blur by (1, 2, 1) / 4 in both directions with stride 2, borders mirrored."""
 
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        line = torch.tensor([0.25, 0.5, 0.25])
+        # In no checkpoint. Made here and moved with the network: a GPU would be waited for if each call made it.
+        self.register_buffer("kernel", line[:, None] * line, persistent=False)
+
     def forward(self, maps: Tensor) -> Tensor:
         """(B, D, h, w) to (B, D, h/2, w/2), rounded up."""
-        line = maps.new_tensor([0.25, 0.5, 0.25])
         channels = maps.shape[1]
-        kernel = (line[:, None] * line).expand(channels, 1, 3, 3)
+        kernel = self.kernel.to(maps.dtype).expand(channels, 1, 3, 3)
         return F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=channels)
 
 
