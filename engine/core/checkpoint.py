@@ -101,10 +101,13 @@ def _require_fit(own: Mapping[str, Any], weights: Mapping[str, Any], path: Path)
 
 
 def save_model(path: Path, model: Network, classes: tuple[str, ...], settings: dict[str, Any], epoch: int) -> None:
-    """Write a model file atomically. Raises: RunError when the disk refuses; an earlier file stays intact."""
+    """Write a model file atomically, which any machine can load, be it without the GPU that the model is on.
+
+    Raises: RunError when the disk refuses; an earlier file stays intact.
+    """
     content = {
         "format": FORMAT,
-        "model": model.state_dict(),
+        "model": {name: value.cpu() for name, value in model.state_dict().items()},
         "classes": list(classes),
         "settings": plain_values(settings),
         "epoch": epoch,

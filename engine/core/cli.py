@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from utils.checks import Interrupted, RunError, UserError
 from utils.console import warn
+
+_LIMITS = {
+    r"CUDA out of memory": "the GPU has no memory left; give a smaller --batch_size or --img_size, or --precision bf16",
+    r"DefaultCPUAllocator": "no memory left; give a smaller --batch_size or --img_size",
+    r"(?s)DataLoader worker.*shared memory": "loader processes filled /dev/shm; give fewer --num_workers",
+    r"(\S+) does not have a deterministic implementation": (
+        r"--deterministic: \1 has no kernel that gives the same bits again; leave the flag out"
+    ),
+}
+"""What PyTorch says when the machine cannot do what a run asks of it, and the line for it."""
 
 
 def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
@@ -31,6 +42,12 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
     except KeyboardInterrupt:
         warn("interrupted; a run goes on from its last save with --resume and the same --output")
         return 128 + signal.SIGINT
+    except RuntimeError as error:
+        line = _limit_reached(str(error))
+        if not line:
+            raise
+        warn(f"error: {line}")
+        return 1
     except BrokenPipeError:  # the reader of our output (head, less) has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -39,6 +56,12 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
             raise
         warn(f"error: {error.filename or 'input/output'}: {error.strerror}")
         return 1
+
+
+def _limit_reached(text: str) -> str:
+    """The line for an error of PyTorch that has a known cause outside the code; empty for any other."""
+    found = ((re.search(pattern, text), line) for pattern, line in _LIMITS.items())
+    return next((match.expand(line) for match, line in found if match), "")
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> None:

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from engine.core.kernels import USUAL_KERNELS, KernelConfig, prepare_network, rounded_products, set_kernels
 from models.peers import Peers
 from utils import collectives
 from utils.checks import UserError, require
@@ -22,7 +23,7 @@ from utils.types import StateDict
 class Runtime:
     """Device, precision and processes of a run: one device, or many under `torchrun` or `accelerate launch`."""
 
-    def __init__(self, device: str, precision: str) -> None:
+    def __init__(self, device: str, precision: str, kernels: KernelConfig = USUAL_KERNELS) -> None:
         require(device != "cuda" or torch.cuda.is_available(), "--device cuda: no CUDA device here; use --device cpu")
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         require(
@@ -36,7 +37,8 @@ class Runtime:
         mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
         self._accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[wrapping])
         self.device: torch.device = self._accelerator.device
-        self.precision = precision
+        self.precision, self.kernels = precision, kernels
+        set_kernels(kernels, self.device)
 
     @property
     def rank(self) -> int:
@@ -65,6 +67,7 @@ class Runtime:
         """
         if isinstance(module, Peers):
             return module.each(self.wrap)
+        prepare_network(module, self.kernels, self.device)
         # Convolutions run 1.1 to 1.3 times as fast with the channels innermost, on CPUs and half-precision GPUs.
         wrapped: nn.Module = self._accelerator.prepare_model(module.to(memory_format=torch.channels_last))
         return wrapped
@@ -76,6 +79,7 @@ class Runtime:
         """
         if isinstance(module, Peers):
             return module.each(self.to_device)
+        prepare_network(module, self.kernels, self.device)
         moved: nn.Module = self._accelerator.prepare_model(
             module.to(memory_format=torch.channels_last), evaluation_mode=True
         )
@@ -96,10 +100,12 @@ class Runtime:
     def backward(self, loss: Tensor, share: float) -> None:
         """Backward pass of this process's mean loss over `share` of the global batch.
 
-        Gradients are averaged over processes, so unequal shares (the last batch) are weighted by size.
+        Gradients are averaged over processes, so unequal shares (the last batch) are weighted by size. Products are
+        rounded as in the network's forward pass: no method multiplies float32 matrices that have a gradient.
         """
         weight = share * self.world_size
-        self._accelerator.backward(loss if weight == 1.0 else loss * weight)
+        with rounded_products(self.kernels, self.device):
+            self._accelerator.backward(loss if weight == 1.0 else loss * weight)
 
     def unsynchronised(self, module: nn.Module) -> ExitStack:
         """Return a context in which the gradients of a wrapped network are not averaged over processes.

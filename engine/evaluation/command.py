@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from data.loading.loader import LoaderConfig
 from data.subsets.overlap import without_missing
 from engine.core.checkpoint import SavedModel, read_model, save_safetensors
 from engine.core.distributed import Runtime
+from engine.core.kernels import KernelConfig
 from engine.core.manifest import Published, load_manifest
 from engine.core.scoring import EvalResult, beside_as_dict, evaluate, groups_as_dict
 from engine.core.setting_table import SettingTable, training_names
@@ -70,11 +71,20 @@ class Scored(NamedTuple):
 EVALUATE = Command(
     program="evaluate.py",
     about="Score a checkpoint on a test set; dataset and view are those of the training run unless given here.",
-    groups={"data": (DatasetConfig, LoaderConfig), "labels": (Regime,), "evaluation": (ScoreConfig,)},
+    groups={
+        "data": (DatasetConfig, LoaderConfig),
+        "labels": (Regime,),
+        "run": (KernelConfig,),
+        "evaluation": (ScoreConfig,),
+    },
 )
 COMMANDS = (EVALUATE,)
 
-_NOT_THE_DATA = ("precision", "device", "label_file", "cache", *HeadOverrides._fields)
+_NOT_THE_DATA = (
+    *("precision", "device", "label_file", "cache"),
+    *(field.name for field in fields(KernelConfig)),
+    *HeadOverrides._fields,
+)
 """Settings of a training run that do not apply to its evaluation."""
 
 
@@ -85,7 +95,7 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
     settings = parse_settings(EVALUATE, argv, request=request, recorded=_recorded(saved, request.table))
     config, dataset = settings.of(ScoreConfig), settings.of(DatasetConfig).dataset
     published = _published(saved, settings)
-    runtime = Runtime(config.device, config.precision)
+    runtime = Runtime(config.device, config.precision, settings.of(KernelConfig))
     try:
         if config.save_as is not None and runtime.is_main:
             _convert(saved, settings, config.save_as)

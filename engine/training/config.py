@@ -11,6 +11,7 @@ from data.build import DatasetConfig
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
 from data.subsets.splits import TrainingSplitConfig
+from engine.core.kernels import KernelConfig
 from engine.core.setting_table import Groups
 from engine.core.settings import Command
 from engine.training.optim import OptimConfig
@@ -129,7 +130,7 @@ SHARED: Groups = {
     "labels": (Regime,),
     "model": (ModelConfig,),
     "optimiser": (OptimConfig,),
-    "run": (RunConfig, RecordConfig),
+    "run": (RunConfig, KernelConfig, RecordConfig),
 }
 """The settings that every training script shares; those of the method and of the head come on top."""
 

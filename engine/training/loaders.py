@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -50,6 +50,8 @@ class ImageLoaders:
     runtime: Runtime
     workers: int
     seed: int
+    _scoring: dict[SplitName, BatchLoader] = field(default_factory=dict)
+    """Loaders that have been made: their processes stay, as those of training do."""
 
     def training(self, batches: TrainingBatches, views: int) -> BatchLoader:
         """Images under augmentation. Raises: ValueError for more than two views."""
@@ -71,7 +73,10 @@ class ImageLoaders:
 
     def scoring(self, split: SplitName) -> BatchLoader:
         """Images in the view of evaluation."""
-        return evaluation_loader(split_of(self.data, split), self.config, self.runtime, self.workers)
+        if split not in self._scoring:
+            data = split_of(self.data, split)
+            self._scoring[split] = evaluation_loader(data, self.config, self.runtime, self.workers)
+        return self._scoring[split]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from data.loading.loader import LoaderConfig
 from data.subsets.splits import TrainingSplitConfig
 from engine.core.checkpoint import load_weights, read_model, read_state, save_model, save_state
 from engine.core.distributed import Runtime
+from engine.core.kernels import KernelConfig
 from engine.core.run_folder import RunFolder
 from engine.core.scoring import EvalResult, group_columns, measure, require_finite, score
 from engine.core.setting_table import training_names
@@ -59,7 +60,7 @@ def train_command(
     config = settings.of(RunConfig)
     if config.threads:
         torch.set_num_threads(config.threads)
-    runtime = Runtime(config.device, config.precision)
+    runtime = Runtime(config.device, config.precision, settings.of(KernelConfig))
     try:
         require(
             config.gpus in (None, runtime.world_size),

@@ -50,12 +50,41 @@ def test_a_command_that_comes_to_its_end_gives_its_own_code_and_gets_its_words(c
     assert exit_code(lambda argv: code if argv is None else -1) == code
 
 
-def test_memory_of_the_gpu_that_does_not_suffice_is_said_with_what_to_do(capsys):
-    assert exit_code(ending(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate. More.")), []) == 1
-    line = capsys.readouterr().err
-    assert line.startswith("error: CUDA out of memory")
-    assert line.endswith("Give a smaller --batch_size or --img_size, or --precision bf16\n")
-    assert "Tried" not in line
+LIMITS = [
+    (
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 8 GiB.\nMore."),
+        "the GPU has no memory left; give a smaller --batch_size or --img_size, or --precision bf16",
+    ),
+    (
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+        "no memory left; give a smaller --batch_size or --img_size",
+    ),
+    (
+        RuntimeError(
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers "
+            "are out of shared memory.\nPlease try to raise your shared memory limit."
+        ),
+        "loader processes filled /dev/shm; give fewer --num_workers",
+    ),
+    (
+        RuntimeError(
+            "cumsum_cuda_kernel does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'."
+        ),
+        "--deterministic: cumsum_cuda_kernel has no kernel that gives the same bits again; leave the flag out",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "line"), LIMITS)
+def test_limits_of_the_machine_are_told_in_one_line_with_what_to_do(error, line, capsys):
+    assert exit_code(ending(error), []) == 1
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+def test_other_errors_of_pytorch_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        exit_code(ending(RuntimeError("shapes do not fit")), [])
 
 
 @pytest.mark.parametrize("error", [ValueError("a mistake of ours"), OSError("without a number")])
