@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -22,7 +24,8 @@ from utils.options import option
 from utils.types import Annotations, Batch, LabelTable
 
 _PREFETCH = 4  # batches each worker is ahead; a batch of 16 images of 448 x 448 takes 10 MB
-_MOST_WORKERS = 8
+_MOST_WORKERS = 16  # measured: benchmarks/results/gpu
+_SHARED_MEMORY = Path("/dev/shm")  # workers hand their batches over there
 _START = "fork" if sys.platform == "linux" else None  # the only start that shares images kept in memory
 
 
@@ -58,7 +61,7 @@ class LoaderConfig:
         4, "class-aware: an epoch has (images of the most frequent class) x classes / this many draws"
     )
     sampler_run: int = option(3, "class-aware: images taken at each class")
-    num_workers: int | None = option(None, "loader processes (default: none on a CPU, up to 8 beside a GPU)")
+    num_workers: int | None = option(None, "loader processes (default: none on a CPU, up to 16 beside a GPU)")
     check_images: bool = option(True, "decode every image once before the first training on it")
 
     def __post_init__(self) -> None:
@@ -76,11 +79,16 @@ class LoaderConfig:
     def workers(self, *, beside_gpu: bool, processes: int) -> int:
         """Loader processes for each of `processes` on this machine: as set, else as many as help.
 
-        A GPU leaves the cores idle. On a CPU training itself takes them all, and workers only get in its way.
+        A GPU leaves the cores idle. On a CPU training itself takes them all, and workers only get in its way. Batches
+        that wait, of two views each, take at most half of the free shared memory.
         """
         if self.num_workers is not None:
             return self.num_workers
-        return min(_MOST_WORKERS, max(1, _cores() // processes)) if beside_gpu else 0
+        if not beside_gpu:
+            return 0
+        waiting = _PREFETCH * -(-self.batch_size // processes) * 2 * 3 * self.img_size**2
+        room = shutil.disk_usage(_SHARED_MEMORY).free // 2 if _SHARED_MEMORY.exists() else waiting * _cores()
+        return max(1, min(_MOST_WORKERS, min(_cores(), room // waiting) // processes))
 
 
 class ImageLoader(DataLoader[ImageBatch]):

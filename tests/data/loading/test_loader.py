@@ -143,6 +143,8 @@ def test_workers_are_what_the_settings_say_or_what_helps(monkeypatch):
     assert default.workers(beside_gpu=True, processes=1) == 12
     assert default.workers(beside_gpu=True, processes=5) == 2
     assert default.workers(beside_gpu=True, processes=99) == 1
+    monkeypatch.setattr("data.loading.loader._cores", lambda: 64)
+    assert [default.workers(beside_gpu=True, processes=number) for number in (1, 4, 5)] == [16, 16, 12]
     assert {given.workers(beside_gpu=gpu, processes=2) for gpu in (False, True)} == {3}
 
 
