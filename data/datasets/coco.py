@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools.coco import COCO
 
 from data.datasets.formatted import FormattedLayout, is_formatted, load_formatted
 from data.datasets.source import DatasetSource
@@ -124,7 +123,9 @@ def read_instances(path: Path) -> CocoSplit:
     """
     content = _load_json(path)
     _check(path, content)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
+    from pycocotools.coco import COCO  # only here: some machines that read no COCO lack it
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress there
         index = COCO()
         index.dataset = content
         index.createIndex()
