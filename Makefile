@@ -7,7 +7,7 @@ DEMO := runs/demo
 SEED ?= 0
 MUTANTS := $(or $(TMPDIR),/tmp)/partial-truth-mutants
 
-.PHONY: help setup setup-dev demo test test-slow test-oldest mutants format lint types check tables bench backbone clean-demo
+.PHONY: help setup setup-dev demo test test-slow test-oldest mutants format lint types check tables bench gpu-check backbone clean-demo
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -76,6 +76,9 @@ check: lint types test  ## everything that must hold before a change lands
 
 bench: setup-dev  ## time our code against the published code's way, side by side
 	$(RUN) -m benchmarks.run
+
+gpu-check: setup-dev  ## on a machine with one GPU: tests, CPU and GPU side by side, waits and speed, in five minutes
+	$(RUN) -m benchmarks.gpu
 
 backbone: setup  ## make the small pretrained backbone of `digits` again, from scenes of letters
 	$(RUN) main_BCE.py --dataset letters --seed 0 --output runs/letters --resume
