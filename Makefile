@@ -2,7 +2,8 @@
 
 SHELL := /bin/bash
 PYTHON ?= python3
-RUN := .venv/bin/python
+VENV ?= .venv
+RUN := $(VENV)/bin/python
 DEMO := runs/demo
 SEED ?= 0
 MUTANTS := $(or $(TMPDIR),/tmp)/partial-truth-mutants
@@ -12,24 +13,24 @@ MUTANTS := $(or $(TMPDIR),/tmp)/partial-truth-mutants
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.runtime  ## create .venv with what the scripts need
+setup: $(VENV)/.runtime  ## create .venv with what the scripts need
 
-setup-dev: .venv/.dev  ## the same, with the tools for tests and checks
+setup-dev: $(VENV)/.dev  ## the same, with the tools for tests and checks
 
-.venv/bin/python:  # .venv may be a link to a folder elsewhere, which is then filled
+$(VENV)/bin/python:  # .venv may be a link to a folder elsewhere, which is then filled
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say PYTHON=...")'
-	@place=$$(readlink -f .venv); $(PYTHON) -m venv "$$place" || $(PYTHON) -m virtualenv "$$place" || \
+	@place=$$(readlink -f $(VENV)); $(PYTHON) -m venv "$$place" || $(PYTHON) -m virtualenv "$$place" || \
 	  { echo "error: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 
-.venv/.runtime: requirements.txt | .venv/bin/python
+$(VENV)/.runtime: requirements.txt | $(VENV)/bin/python
 	@echo 'installing, a few minutes the first time ...'
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/.dev: requirements.txt requirements-dev.txt | .venv/bin/python
+$(VENV)/.dev: requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	@echo 'installing, a few minutes the first time ...'
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@ .venv/.runtime
+	@touch $@ $(VENV)/.runtime
 
 demo: setup  ## train BCE and CoNeS on the embedded dataset and compare them (a few minutes on a laptop)
 	$(RUN) main_BCE.py --dataset digits --partial_rate 0.4 --seed 0 --output $(DEMO)/bce --resume
