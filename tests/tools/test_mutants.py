@@ -132,6 +132,14 @@ def test_every_package_has_its_share_and_only_files_that_there_are_are_left_out(
     assert not LEFT_OUT.keys() & set(files_of(ROOT, "models"))
 
 
+def test_changes_are_named_anywhere_on_the_command_line(tmp_path):
+    from tools.mutants.__main__ import arguments
+
+    for words in (["diff", "M001", "--work", "w", "M002"], ["--work", "w", "diff", "M001", "M002"]):
+        given = arguments(words)
+        assert (given.what, given.ids, str(given.work), given.seed) == ("diff", ["M001", "M002"], "w", 0)
+
+
 def test_a_change_is_shown_as_a_diff(project):
     (mutant,) = [each for each in choose(project, 0, {"toys": 100}) if each.change.kind == "extreme"]
     assert shown(project, mutant).splitlines() == [

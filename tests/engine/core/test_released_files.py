@@ -134,3 +134,17 @@ def test_without_names_there_may_be_any_number_of_classes_below_a_million(tmp_pa
     else:
         with pytest.raises(UserError, match=f"it says it has {count} classes"):
             read_model(file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": "scenenet", "frozen_stages": -5}, "x.pth: --frozen_stages -5: give -1"),
+        ({"model": "no_such_network"}, "x.pth: "),
+        ({"head": 5}, "x.pth: a damaged model file: "),
+    ],
+)
+def test_settings_in_a_file_that_make_no_network_are_told_with_its_name(settings, words):
+    with pytest.raises(UserError) as error:
+        checkpoint._architecture(settings, FILE)
+    assert str(error.value).startswith(words)
