@@ -1,12 +1,14 @@
 """Tensors of a file that are what they claim to be: numbers, complete and finite."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from utils.checks import UserError
-from utils.safe_files import is_state, load_metadata, require_plain_tensors
+from utils.safe_files import is_state, load_metadata, load_tensors, require_plain_tensors
 
 FILE = Path("x.pth")
 
@@ -82,3 +84,20 @@ def test_metadata_of_safetensors(tmp_path):
     (tmp_path / "c.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"c\.safetensors"):
         load_metadata(tmp_path / "c.safetensors")
+
+
+class Calls:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __reduce__(self):
+        return self.function, ("true",)
+
+
+def test_what_a_file_asks_to_run_is_listed_in_its_order_with_torchs_own_last(tmp_path):
+    torch.save([Calls(torch.load), Calls(os.system), Calls(torch.compile), Calls(eval)], tmp_path / "a.pth")
+    names = ", ".join([f"{os.system.__module__}.system", "builtins.eval", "torch.serialization.load", "torch.compile"])
+    with pytest.raises(UserError, match=re.escape(f"the file asks to run {names};")):
+        load_tensors(tmp_path / "a.pth")

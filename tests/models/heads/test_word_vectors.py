@@ -12,7 +12,7 @@ from data.datasets.generated.letters import LETTERS
 from data.datasets.nuswide import NUSWIDE_CLASSES
 from data.datasets.voc import VOC_CLASSES
 from data.datasets.wider import WIDER_CLASSES
-from models.heads.word_vectors import class_vectors, vector_width, words_of
+from models.heads.word_vectors import class_vectors, read_words, vector_width, words_of
 from utils.checks import UserError
 
 CLASSES = ("cat", "traffic light", "diningtable")
@@ -137,3 +137,11 @@ def test_arrays_that_do_not_fit_are_refused_in_one_line(tmp_path, array):
 def test_an_array_that_asks_to_run_something_is_refused(tmp_path):
     np.save(tmp_path / "vectors.npy", np.array([{"a": 1}], dtype=object))
     assert "vectors.npy" in refused(tmp_path / "vectors.npy")
+
+
+def test_reading_ends_when_all_words_are_found(tmp_path):
+    lines = b"cat 1 2\ndog 3 4\ncat 9 9\n" + b"x" * (1 << 21) + b"\n"
+    (tmp_path / "words.txt").write_bytes(lines)
+    assert read_words(tmp_path / "words.txt", ["dog", "cat"]).tolist() == [[3, 4], [1, 2]]
+    with pytest.raises(UserError, match="line 4: too long"):
+        read_words(tmp_path / "words.txt", ["dog", "owl"])
