@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.released import read_released
 from models.released.contents import Contents, HeadOverrides
 from models.released.resnets import (
     is_bce,
@@ -264,3 +265,18 @@ def test_settings_of_query2label_are_those_of_its_tensors():
 def test_attention_heads_are_given_or_saved_or_assumed(saved, given, heads, assumed):
     plan = plan_query2label(query2label(metadata={"nheads": saved}), HeadOverrides(nheads=given))
     assert (plan.settings["nheads"], len(plan.notes)) == (heads, assumed)
+
+
+def test_a_network_that_cannot_be_is_refused_with_the_name_of_the_file():
+    """Heads that CSRA never has: the settings of the network refuse them."""
+    names = [f"classifier.multi_head.{head}.head.weight" for head in range(3)]
+    state = contents(*stages(), "conv1.weight", *names).state
+    with pytest.raises(UserError, match=r"^file\.pth: --num_heads 3: choose from 1, 2, 4, 6, 8"):
+        read_released(state, FILE)
+
+
+def test_what_is_of_no_family_is_refused_with_its_first_names():
+    with pytest.raises(
+        UserError, match=r"^file\.pth: a checkpoint of no kind that is read here \(it has a, b, c, \.\.\.\)"
+    ):
+        read_released(contents("a", "b", "c", "d").state, FILE)
