@@ -226,3 +226,12 @@ def test_class_names_that_no_line_can_hold_are_refused(tmp_path, name):
     with pytest.raises(UserError, match="class "):
         write_lists(tmp_path / "lists", "nw", Splits(part, part), Path())
     assert not (tmp_path / "lists").exists()
+
+
+def test_lists_are_written_into_a_folder_that_is_there_and_replace_earlier_ones(tmp_path):
+    (tmp_path / "other.txt").write_text("kept")
+    for name in ("a", "b"):
+        part = annotations([[1]], [f"p/{name}"])
+        write_lists(tmp_path, "nw", Splits(part, part), Path("p"))
+    assert (tmp_path / "nw_lt_train.txt").read_text() == "b.jpg 0\n"
+    assert (tmp_path / "other.txt").read_text() == "kept"

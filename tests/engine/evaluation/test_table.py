@@ -159,3 +159,30 @@ def test_a_second_network_must_fit_the_first(monkeypatch):
         else:
             with pytest.raises(UserError, match=r"--ensemble b\.pth: trained on other classes than a\.pth"):
                 command._networks(first, Path("b.pth"))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_file_that_is_only_written_anew_is_not_scored(monkeypatch, given):
+    """Without a dataset there is nothing to score; with one the figures follow."""
+    done = []
+    config = SimpleNamespace(device="cpu", precision="fp32", save_as=Path("y.safetensors"), top_k=False, json=None)
+    asked = settings(given=("dataset",) if given else ())
+    asked.of = lambda kind: config if kind is ScoreConfig else SimpleNamespace(dataset="voc07")
+    runtime = SimpleNamespace(is_main=True, close=lambda: done.append("closed"))
+    measured = SimpleNamespace(metrics=None, scores=None)
+    splits = SimpleNamespace(test=TEST, groups={})
+    for name, value in {
+        "Request": lambda *args: SimpleNamespace(table={}),
+        "_read_checkpoint": lambda request: file(),
+        "_recorded": lambda *args: None,
+        "parse_settings": lambda *args, **named: asked,
+        "_published": lambda *args: None,
+        "Runtime": lambda *args: runtime,
+        "_convert": lambda *args: done.append("written"),
+        "_measured": lambda *args: done.append("scored") or (splits, measured),
+        "groups_as_dict": lambda *args: {},
+        "_print_table": lambda *args: done.append("printed"),
+    }.items():
+        monkeypatch.setattr(command, name, value)
+    assert command.evaluate_command([]) == 0
+    assert done == ["written", *(["scored"] if given else []), "closed", *(["printed"] if given else [])]
