@@ -45,6 +45,7 @@ from utils.console import Progress
 from utils.localisation import PointingGame, hits
 from utils.metrics import evaluate_known, evaluate_scores
 from utils.options import option
+from utils.plain_pickle import _DType
 from utils.types import CriterionInfo
 
 RANKS = {"rank": 0, "world_size": 1}
@@ -99,6 +100,7 @@ DEFAULTS = [
     (hits, {"tolerance": 0.0}),
     (evaluate_scores, {"threshold": 0.0}),
     (evaluate_known, {"threshold": 0.0}),
+    (_DType, {"align": False, "copy": False}),
     (option, {"aliases": (), "choices": (), "common": False, "strict": False}),
 ]
 

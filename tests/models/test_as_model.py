@@ -221,3 +221,13 @@ def test_criteria_take_wrapped_networks(method):
     loss.total.backward()
     assert loss.total.isfinite()
     assert model.module.last.weight.grad.isfinite().all()
+
+
+def test_a_part_that_stands_under_two_names_is_found_under_both():
+    shared = nn.Linear(6, 5)
+    module = Small(last=shared)
+    module.again = shared
+    for name in ("last", "again"):
+        model = as_model(module, features="body", classifier=name)
+        found = model(images(), CAM)
+        torch.testing.assert_close(found.cam.mean(dim=(2, 3)) + shared.bias, found.logits)

@@ -6,7 +6,15 @@ import safetensors.torch
 import torch
 
 from models.backbones.build import BACKBONES, SceneNet
-from models.build import Architecture, ModelConfig, SettingError, architecture_from, build_model, require_head
+from models.build import (
+    Architecture,
+    ModelConfig,
+    SettingError,
+    _values_of,
+    architecture_from,
+    build_model,
+    require_head,
+)
 from models.heads import HEADS
 from models.heads.base import LabelInfo
 from models.heads.csra import CSRAConfig
@@ -16,6 +24,7 @@ from models.heads.linear import LinearConfig
 from models.heads.query2label import Query2LabelConfig
 from tests.losses.fake_model import random_labels
 from utils.checks import UserError
+from utils.options import option
 from utils.types import LabelTable
 
 LABEL_INFO = LabelInfo([f"class {label}" for label in range(7)], LabelTable(random_labels(40, 7)))
@@ -264,3 +273,16 @@ def test_a_model_without_classes_is_refused():
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         small().model.model = "resnet18"
+
+
+def test_a_setting_that_is_unset_in_a_file_is_unset_and_one_that_is_not_there_has_its_default():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        width: int | None = option(5, "a width")
+        name: str = option("a", "a name")
+
+    assert _values_of(Config, {}) == {}
+    assert _values_of(Config, {"width": None, "name": None}) == {"width": None}
+    assert _values_of(Config, {"width": 7, "name": "b"}) == {"width": 7, "name": "b"}
+    with pytest.raises(UserError, match="setting width 'x': must be a whole number"):
+        _values_of(Config, {"width": "x"})
