@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.backbones.feature_extractors import SceneNet
-from models.backbones.tresnet import TResNet
+from models.backbones.tresnet import BasicBlock, TResNet
 from models.heads.csra import CSRAHead
 from models.heads.gcn import GraphConvolution
 from models.heads.query2label import GroupWiseLinear
@@ -57,3 +57,14 @@ def test_convolutions_start_by_what_they_give(build, slope):
             assert module.weight.std().item() == pytest.approx(expected, rel=0.05), name
             checked += 1
     assert checked >= 6
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_a_block_of_stride_2_halves_maps_of_odd_sides_upwards(side):
+    """Kept here with the other facts of a network that is new: its shortcut is the mean of what there is."""
+    block = BasicBlock(64, 64, 2, False).eval()
+    maps = torch.rand(1, 64, side, side)
+    assert block(maps).shape == (1, 64, (side + 1) // 2, (side + 1) // 2)
+    mean = block.downsample[0](maps)
+    last = maps[:, :, 8 if side == 9 else 6 :, 8 if side == 9 else 6 :].mean(dim=(2, 3))
+    torch.testing.assert_close(mean[:, :, -1, -1], last)
