@@ -70,6 +70,10 @@ class NoImages:
     def check(self) -> None:
         """Do nothing."""
 
+    def faults(self) -> list[tuple[int, str]]:
+        """No rows."""
+        return []
+
 
 def timed(function: Callable[[], Value]) -> tuple[float, Value]:
     """Seconds of a call, and its result."""

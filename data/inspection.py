@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.sparse import csr_array
 
-from data.images.files import ArrayImages, FileImages, fault
+from data.images.files import ArrayImages, FileImages
+from data.images.opening import fault, header
 from utils.checks import RunError
 from utils.long_tail import positives
 from utils.types import ABSENT, PRESENT, UNKNOWN, Boxes, Images, Index, LabelTable
@@ -222,9 +222,9 @@ def examine(images: Images, row: int) -> StoredImage:
     wrong = fault(path)
     if wrong is not None:
         return StoredImage(wrong)
-    with Image.open(path) as image:
-        form = f"{Path(path).suffix.lower() or 'no ending'} {image.format}"
-        return StoredImage(None, image.size, image.mode, form, os.stat(path).st_size)  # noqa: PTH116 - a string already
+    size, mode, encoding = header(path)
+    form = f"{Path(path).suffix.lower() or 'no ending'} {encoding}"
+    return StoredImage(None, size, mode, form, os.stat(path).st_size)  # noqa: PTH116 - a string already
 
 
 def digest(images: Images, row: int) -> bytes:

@@ -122,6 +122,10 @@ class Images(Protocol):
         """Raise UserError naming the first image that is missing or damaged."""
         ...
 
+    def faults(self) -> list[tuple[int, str]]:
+        """Rows whose image is missing or cannot be read, each with its fault as the end of a sentence."""
+        ...
+
 
 class Boxes(NamedTuple):
     """Objects in images: rows and classes (M,), corners (M, 4) x1 y1 x2 y2 in pixels counted from 0."""

@@ -7,13 +7,13 @@ order of their paths, so that another `--val_frac` can use it too. GB are 10^9 b
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -24,6 +24,7 @@ from PIL import Image
 from data.files.cache import Cache, pack, stamp, unpack
 from data.images.files import ArrayImages, FileImages, decoded, file_marks, in_threads
 from data.images.free_memory import free_memory
+from data.images.opening import UNREADABLE, header
 from utils.checks import RunError, UserError, require
 from utils.console import say
 from utils.safe_files import write_atomically
@@ -59,6 +60,10 @@ class _CachedImages:
         """Decode every file to its end. Raises: UserError naming the first that is missing or damaged."""
         self.files.check()
 
+    def faults(self) -> list[tuple[int, str]]:
+        """Rows whose file is missing or cannot be read, each with its fault."""
+        return self.files.faults()
+
 
 class MemoryImages(_CachedImages):
     """Encoded files, concatenated in one buffer that forked processes share.
@@ -75,7 +80,7 @@ class MemoryImages(_CachedImages):
 
     def open(self, row: int) -> Image.Image:
         """The image of one row, decoded, RGB. Raises: RunError naming file and row when it is damaged."""
-        return decoded(io.BytesIO(self.encoded(row)), self.name(row), row)
+        return decoded(self.encoded(row), partial(self.files.label, row))
 
     def encoded(self, row: int) -> bytes:
         """The bytes of the file of one row."""
@@ -269,9 +274,9 @@ def _clear(path: Path) -> None:
 def _pixel_bytes(path: str) -> int:
     """Bytes of a decoded image by its header; 0 if it cannot be read, which decoding will report."""
     try:
-        with Image.open(path) as image:
-            return 3 * image.width * image.height
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        width, height = header(path)[0]
+        return 3 * width * height
+    except UNREADABLE:
         return 0
 
 

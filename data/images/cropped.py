@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from data.images.files import FileImages
+from data.images.opening import header
 from utils.checks import RunError, UserError
 from utils.types import Index
 
@@ -50,7 +51,7 @@ class CroppedImages:
         image = self._files.open(row)
         box = inside(self._boxes[row], *image.size)
         if box is None:
-            raise RunError(self._outside(row, image.size))
+            raise RunError(f"{self._files.label(row)}: {self._outside(row, image.size)}")
         return image.crop(box)
 
     def take(self, index: Index) -> CroppedImages:
@@ -67,26 +68,32 @@ class CroppedImages:
         Raises: UserError naming the first image that is missing or damaged, or else the first box outside its image.
         """
         self._files.check()
+        for row, text in self._boxes_outside(set()):
+            raise UserError(f"{self._files.label(row)}: {text}; correct the box, or get the image anew")
+
+    def faults(self) -> list[tuple[int, str]]:
+        """Rows whose file is missing or cannot be read, or whose box is outside of it, in order, with their faults."""
+        unreadable = self._files.faults()
+        return sorted([*unreadable, *self._boxes_outside({row for row, _ in unreadable})])
+
+    def _boxes_outside(self, unreadable: set[int]) -> Iterator[tuple[int, str]]:
+        """Rows whose box is outside their image, and that fault; `unreadable` rows are passed over."""
         sizes: dict[str, tuple[int, int]] = {}
         for row in range(len(self)):
             path = self.name(row)
+            if row in unreadable:
+                continue
             if path not in sizes:
-                sizes[path] = _size(path)
+                sizes[path] = header(path)[0]
             if inside(self._boxes[row], *sizes[path]) is None:
-                raise UserError(f"{self._outside(row, sizes[path])}; correct the box, or get the image anew")
+                yield row, self._outside(row, sizes[path])
 
     def _outside(self, row: int, size: tuple[int, int]) -> str:
         corners = ", ".join(f"{side:g}" for side in self._boxes[row])
-        return f"image {self.name(row)} (row {row}): box ({corners}) lies outside its {size[0]} x {size[1]} pixels"
+        return f"box ({corners}) lies outside its {size[0]} x {size[1]} pixels"
 
 
 def inside(box: NDArray[np.float64], width: int, height: int) -> PixelBox | None:
     """A box (x1, y1, x2, y2) rounded to whole pixels and clipped to the image; None if nothing is left."""
     x1, y1, x2, y2 = np.rint(box).clip(0, [width, height, width, height]).astype(int).tolist()
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
-
-
-def _size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height from the header of the file."""
-    with Image.open(path) as image:
-        return image.size

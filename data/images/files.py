@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.Image import DecompressionBombError
 from tqdm import tqdm
 
 from data.files.cache import Cache, stamp
+from data.images.opening import MISSING, UNREADABLE, decode, explained, fault, reason
 from utils.checks import RunError, UserError
 from utils.types import Index
 
@@ -26,9 +26,6 @@ Result = TypeVar("Result")
 
 _SECONDS_BEFORE_A_BAR = 2.0
 
-# What Pillow raises for damaged input: OSError for most of it, the others from single decoders.
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, MemoryError, DecompressionBombError)
-
 
 class FileImages:
     """One file per row.
@@ -36,13 +33,16 @@ class FileImages:
     Args:
         paths: N files.
         cache: remembers the files that `check` found good; None to check anew each time.
+        origin: tells where a path was named, such as a line of a table, for messages; "" if it cannot.
     """
 
-    def __init__(self, paths: Sequence[str | Path], cache: Cache | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str | Path], cache: Cache | None = None, origin: Callable[[str], str] | None = None
+    ) -> None:
         self._paths = np.array(
             [os.fsencode(path) for path in paths], dtype=np.bytes_
         )  # strings would take four times the memory
-        self._cache = cache
+        self._cache, self._origin = cache, origin
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -51,20 +51,25 @@ class FileImages:
         """The path of one row."""
         return os.fsdecode(self._paths[row])
 
+    def label(self, row: int) -> str:
+        """The image of one row in a message: its path, and where it was named or else the row."""
+        where = self._origin(self.name(row)) if self._origin else ""
+        return f"image {self.name(row)} ({where or f'row {row}'})"
+
     def open(self, row: int) -> Image.Image:
         """The image of one row, decoded, RGB. Raises: RunError naming file and row when it cannot be read."""
-        return decoded(self.name(row), self.name(row), row)
+        return decoded(self.name(row), partial(self.label, row))
 
     def encoded(self, row: int) -> bytes:
         """The bytes of the file of one row. Raises: RunError naming file and row when it cannot be read."""
         try:
             return Path(self.name(row)).read_bytes()
         except OSError as error:
-            raise _unreadable(self.name(row), row, error) from error
+            raise RunError(f"{self.label(row)} cannot be read: {reason(error)}") from error
 
     def take(self, index: Index) -> FileImages:
         """The images of the rows at `index`."""
-        taken = FileImages((), self._cache)
+        taken = FileImages((), self._cache, self._origin)
         taken._paths = self._paths[index]
         return taken
 
@@ -80,25 +85,32 @@ class FileImages:
                 missing.append(row)
         return np.array(missing, dtype=np.int64)
 
-    def check(self) -> None:
-        """Decode every file to its end, except those that an earlier check found good and that have not changed.
+    def faults(self) -> list[tuple[int, str]]:
+        """Rows whose file is missing or cannot be read, in order, each with its fault as the end of a sentence.
 
-        Raises:
-            UserError: naming, in row order, the first image that is missing or damaged, and counting the others.
+        Every file is decoded to its end, except those that an earlier check found good and that have not changed.
         """
         paths = self._names()
         marks = file_marks(paths)
         good = _recall(self._cache, {_folder(path) for path in paths})
         first = {mark: row for row, mark in reversed(list(enumerate(marks.tolist())))}  # a file may have many rows
         todo = sorted(row for mark, row in first.items() if mark not in good)
-        faults = in_threads(fault, [paths[row] for row in todo], "checking images")
-        found = [(row, text) for row, text in zip(todo, faults, strict=True) if text is not None]
-        bad = {row for row, _ in found}
-        _remember(self._cache, [(paths[row], int(marks[row])) for row in todo if row not in bad])
+        texts = in_threads(fault, [paths[row] for row in todo], "checking images")
+        bad = {int(marks[row]): text for row, text in zip(todo, texts, strict=True) if text is not None}
+        _remember(self._cache, [(paths[row], int(marks[row])) for row in todo if int(marks[row]) not in bad])
+        return [(row, bad[mark]) for row, mark in enumerate(marks.tolist()) if mark in bad]
+
+    def check(self) -> None:
+        """Decode every file as `faults` does.
+
+        Raises:
+            UserError: naming, in row order, the first image that is missing or cannot be read, and counting the others.
+        """
+        found = self.faults()
         if found:
             row, text = found[0]
-            others = f"; {len(found) - 1} more of {len(paths)} are missing or damaged" if len(found) > 1 else ""
-            raise UserError(f"image {paths[row]} (row {row}) {text}{others}: put good copies there and start again")
+            others = {self.name(row) for row, _ in found}
+            raise UserError(f"{self.label(row)} {text}{_others(len(others) - 1, len(self))}: {_remedy(found)}")
 
     def _names(self) -> list[str]:
         return [os.fsdecode(path) for path in self._paths.tolist()]
@@ -147,45 +159,17 @@ class ArrayImages:
     def check(self) -> None:
         """Do nothing: images in memory are whole by construction."""
 
+    def faults(self) -> list[tuple[int, str]]:
+        """An empty list."""
+        return []
 
-def decoded(source: str | io.BytesIO, name: str, row: int) -> Image.Image:
-    """An image file as RGB. Raises: RunError naming file and row when it does not decode to its end."""
+
+def decoded(source: str | bytes, label: Callable[[], str]) -> Image.Image:
+    """An image file as RGB. Raises: RunError, with the label, when it cannot be read or does not decode to its end."""
     try:
-        with Image.open(source) as image:
-            image.load()
-            return to_rgb(image)
-    except _DAMAGED as error:
-        raise _unreadable(name, row, error) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as 8-bit RGB: grey repeated, palettes looked up, alpha dropped, 16-bit values divided by 256."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):  # Pillow would clip 16-bit values at 255 instead of scaling them
-        wide = np.asarray(image).astype(np.int64)
-        return Image.fromarray((wide // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")
-    return image.convert("RGB")
-
-
-def fault(path: str) -> str | None:
-    """Fault of an image file, as the end of a sentence; None when it decodes to its last byte.
-
-    JPEG decodes at an eighth of the size: the whole stream is read, most of the arithmetic is left out.
-    """
-    try:
-        if os.stat(path).st_size == 0:  # noqa: PTH116 - the path is a string here
-            return "is empty"
-        with Image.open(path) as image:
-            image.draft("RGB", (1, 1))
-            image.load()
-    except FileNotFoundError:
-        return "does not exist"
-    except _DAMAGED as error:
-        return f"is damaged ({_reason(error)})"
-    return None
+        return decode(source)
+    except UNREADABLE as error:
+        raise RunError(f"{label()} cannot be read: it {explained(source, error)}") from error
 
 
 def file_marks(paths: Sequence[str]) -> NDArray[np.uint64]:
@@ -226,13 +210,16 @@ def _listed(folder: str) -> set[str]:
         return set()
 
 
-def _unreadable(name: str, row: int, error: BaseException) -> RunError:
-    return RunError(f"image {name} (row {row}) cannot be read: {_reason(error)}")
+def _others(count: int, total: int) -> str:
+    return f"; {count} more of {total} are missing or cannot be read" if count else ""
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of an error's text; its type if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _remedy(found: Sequence[tuple[int, str]]) -> str:
+    """What to do about faults."""
+    texts = {text for _, text in found}
+    flags = ["--bad_images skip"] if texts - {MISSING} else []
+    flags += ["--missing_images skip"] if MISSING in texts else []
+    return f"put good copies there and start again, or leave them out with {' and '.join(flags)}"
 
 
 def _folder(path: str) -> str:

@@ -20,7 +20,9 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from data.images.decoders import Decoder
-from data.images.files import ArrayImages, FileImages, fault, in_threads, to_rgb
+from data.images.depth import DeclinedError, to_rgb
+from data.images.files import ArrayImages, FileImages, in_threads
+from data.images.opening import fault
 from data.loading.eval_view import EvalView
 from data.loading.loader import LoaderConfig
 from engine.core.checkpoint import SavedModel, read_model
@@ -148,7 +150,10 @@ class Predictor:
         number, image = item
         if isinstance(image, Image.Image):
             name = f"image {number + 1}"
-            array = ArrayImages(np.asarray(to_rgb(image))[None], [name])
+            try:
+                array = ArrayImages(np.asarray(to_rgb(image))[None], [name])
+            except DeclinedError as error:
+                return Unreadable(name, str(error))
             return _Read(name, self.view.transform(self.view.opener(array)(0)))
         name = os.fspath(image)
         try:

@@ -25,10 +25,11 @@ def encoded(kind, mode="RGB", **options):
 
 
 def bomb():
-    """A PNG of 60,000 x 60,000 pixels that says so in a few bytes."""
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    """A PNG of 900,000 x 900,000 pixels, more than any memory holds, that says so in a few bytes."""
+    header = struct.pack(">IIBBBBB", 900_000, 900_000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return start + struct.pack(">I", 9) + b"IDAT"
 
 
 def second_is(name, content, *words):
@@ -59,7 +60,7 @@ CASES = [
     second_is("zero.jpg", b"", "is empty"),
     second_is("zero.png", b"", "is empty"),
     second_is("text.jpg", b"not a picture", "is damaged"),
-    second_is("page.jpg", b"<html><body>404 Not Found</body></html>", "is damaged"),
+    second_is("page.jpg", b"<html><body>404 Not Found</body></html>", "is a web page, not the image"),
     second_is("nul.jpg", bytes(1000), "is damaged"),
     second_is("cut.jpg", encoded("JPEG")[:-300], "is damaged"),
     second_is("head.jpg", encoded("JPEG")[:30], "is damaged"),
@@ -71,5 +72,5 @@ CASES = [
     second_is("crc.png", encoded("PNG").replace(b"IDAT", b"IDAX", 1), "is damaged"),
     second_is("cut.bmp", encoded("BMP")[:-300], "is damaged"),
     second_is("cut.webp", encoded("WEBP", lossless=True)[:-300], "is damaged"),
-    second_is("bomb.png", bomb(), "is damaged"),
+    second_is("bomb.png", bomb(), "has 900000 x 900000 pixels, which take", "make it smaller"),
 ]

@@ -6,7 +6,9 @@ from PIL import Image
 
 from data.files.cache import Cache
 from data.images import files as module
-from data.images.files import ArrayImages, FileImages, fault, in_threads, to_rgb
+from data.images.depth import to_rgb
+from data.images.files import ArrayImages, FileImages, in_threads
+from data.images.opening import fault
 from tests.data.trees import picture
 from utils.checks import RunError, UserError
 
@@ -82,7 +84,7 @@ def test_arrays_are_images_too():
     [
         (lambda path: path.unlink(), "does not exist"),
         (lambda path: path.write_bytes(b""), "is empty"),
-        (lambda path: path.write_bytes(b"<html>not found</html>"), "is damaged"),
+        (lambda path: path.write_bytes(b"<html>not found</html>"), "is a web page, not the image"),
         (lambda path: path.write_bytes(path.read_bytes()[:-200]), "is damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:300] + bytes(len(path.read_bytes()) - 300)), "is damaged"),
     ],
