@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from data.datasets import DATASETS, SYNONYMS, DatasetSource
 from data.datasets.table.config import TableConfig
 from data.files.cache import Cache
@@ -14,7 +16,7 @@ from data.labels.files import ResolvedLabels, resolve_labels
 from data.labels.regime import Regime, observe
 from data.labels.regimes import full_labels
 from data.subsets.long_tail import LongTailConfig, subsample_long_tail
-from data.subsets.overlap import check_disjoint, without_missing
+from data.subsets.overlap import check_disjoint, without_bad, without_missing
 from data.subsets.splits import TrainingSplitConfig, split_rows
 from utils.checks import UserError, require
 from utils.options import option
@@ -32,6 +34,7 @@ class DatasetConfig(TableConfig, LongTailConfig):
     path_lists: Path = option(Path("appendix"), "folder of the lists of the long-tailed splits")
     num_cls: int | None = option(None, "number of classes; only checked against the dataset")
     missing_images: Literal["error", "skip"] = option("error", "rows whose image file is not there")
+    bad_images: Literal["error", "skip"] = option("error", "rows whose image file is damaged or of a kind not read")
     cache_dir: Path | None = option(None, "where parsed annotations are kept (default: ~/.cache/partial-truth)")
 
     def __post_init__(self) -> None:
@@ -39,6 +42,13 @@ class DatasetConfig(TableConfig, LongTailConfig):
         LongTailConfig.__post_init__(self)
         known = ", ".join(DATASETS)
         require(self.dataset in DATASETS, f"--dataset {self.dataset}: no such dataset; there are {known}")
+
+    def usable_rows(self, annotations: Annotations, split: str) -> Index:
+        """(M,) the rows of a split whose images are to be used: without those that the settings leave out."""
+        rows = np.arange(len(annotations))
+        if self.missing_images == "skip":
+            rows = without_missing(annotations, split)
+        return rows[without_bad(annotations.take(rows), split)] if self.bad_images == "skip" else rows
 
 
 class Data(NamedTuple):
@@ -51,6 +61,11 @@ class Data(NamedTuple):
     groups: Mapping[str, Index]
     labels: ResolvedLabels
     regime: Regime
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of ids, classes and labels by split: two runs of equal ones saw and were scored on the same."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split.content_hash() for name, split in splits.items() if split is not None}
 
 
 def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Splits:
@@ -75,7 +90,7 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
 
 
 def build_data(config: DatasetConfig, labels: Regime, split: TrainingSplitConfig, seed: int) -> Data:
-    """Read the dataset, find or make its observed labels, take the validation split off, leave out missing images.
+    """Read the dataset, find or make its observed labels, take the validation split off, leave out images.
 
     Labels are drawn for the whole training set before anything is left out, so one label file serves every
     `--val_frac`, and a collection of which some images are missing.
@@ -98,11 +113,11 @@ def build_data(config: DatasetConfig, labels: Regime, split: TrainingSplitConfig
     if split.val_set_variant == "observed":
         validation = _with_observed_labels(splits, held_out, config, labels)
     train, observed, test = splits.train.take(rows), resolved.table.take(rows), splits.test
-    if config.missing_images == "skip":
-        there = without_missing(train, "training")
-        train, observed = train.take(there), observed.take(there)
-        validation = validation and validation.take(without_missing(validation, "validation"))
-        test = test.take(without_missing(test, "test"))
+    if "skip" in (config.missing_images, config.bad_images):
+        kept = config.usable_rows(train, "training")
+        train, observed = train.take(kept), observed.take(kept)
+        validation = validation and validation.take(config.usable_rows(validation, "validation"))
+        test = test.take(config.usable_rows(test, "test"))
     return Data(train, observed, validation, test, splits.groups, resolved, regime)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.build import LABEL_FOLDER, DatasetConfig, load_splits
 from data.datasets.formatted import names_below, write_formatted
-from data.labels.files import native_path, published_path, write_native, write_published
+from data.labels.files import own_path, published_path, write_native, write_published
 from data.labels.regime import Regime, observe
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
@@ -56,7 +56,7 @@ def generate_command(argv: Sequence[str] | None = None) -> int:
     if output.formatted is not None:
         return _write_arrays(output.formatted, splits, config, regime, overwrite=output.overwrite)
     train = splits.train
-    default_path = published_path if output.published else native_path
+    default_path = published_path if output.published else own_path
     path = output.out or default_path(LABEL_FOLDER, config.dataset, regime, train)
     require(output.overwrite or not path.exists(), f"{path}: exists already; name another --out, or add --overwrite")
     table = observe(train, regime)

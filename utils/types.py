@@ -189,6 +189,10 @@ class Annotations:
             return np.argsort(self.places, kind="stable")
         return np.array(sorted(range(len(self)), key=self.ids.__getitem__), dtype=np.int64)
 
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of ids, class names and true labels: of all that a figure depends on but the pixels."""
+        return hashlib.sha256(f"{self.row_hash()} {self.truth.hash()}".encode()).hexdigest()
+
     def row_hash(self) -> str:
         """SHA-256 (hex) of the ids in order and the class names, which a label file must match."""
         return hashlib.sha256("\n".join([*self.ids, "", *self.classes]).encode()).hexdigest()

@@ -20,6 +20,7 @@ from data.labels.arrays import DENSE, SPARSE, read_table, suffix_of, write_table
 from data.labels.regime import Regime, observe
 from data.labels.validation import require_fit
 from utils.checks import UserError, require
+from utils.console import warn
 from utils.safe_files import load_pickled_npy, make_folder, write_atomically, write_text
 from utils.types import PRESENT, Annotations, Codes, Index, LabelTable
 
@@ -67,6 +68,7 @@ def resolve_labels(
     """
     if label_file is not None:
         table = read_labels(label_file, annotations, regime)
+        _note_other_truth(label_file, annotations)
         return ResolvedLabels(table, label_file, False, table.hash())
     if not regime.is_drawn:
         table = observe(annotations, regime)
@@ -76,12 +78,15 @@ def resolve_labels(
         if published.is_file():
             table = read_labels(published, annotations, regime)
             return ResolvedLabels(table, published, False, table.hash())
-    path = native_path(folder, dataset, regime, annotations)
+    path = own_path(folder, dataset, regime, annotations)
     if path.is_file():
         table = read_native(path, annotations, regime, same_draw=True)
         return ResolvedLabels(table, path, False, table.hash())
     table = observe(annotations, regime)
     write_native(path, table, annotations, dataset, regime)
+    before = native_path(folder, dataset, regime, annotations)
+    if path != before:
+        warn(f"note: {before}: drawn when the true labels were others; {path.name} is for what they are now")
     return ResolvedLabels(table, path, True, table.hash())
 
 
@@ -93,6 +98,31 @@ def native_path(folder: Path, dataset: str, regime: Regime, annotations: Annotat
     rows, sparse = annotations.row_hash()[:8], isinstance(annotations.truth.codes, csr_array)
     suffix = SPARSE if sparse else DENSE
     return folder / f"{dataset}_{regime.name}_{regime.rate_text}_s{regime.seed}_{rows}{suffix}"
+
+
+def own_path(folder: Path, dataset: str, regime: Regime, annotations: Annotations) -> Path:
+    """`native_path`, or another name where that file was drawn when the true labels were others.
+
+    Raises: UserError when the file there is damaged, or is for other rows or another regime.
+    """
+    path = native_path(folder, dataset, regime, annotations)
+    if not path.is_file():
+        return path
+    manifest = _checked_manifest(path, annotations, regime, same_draw=True)
+    made_for, truth = manifest.get("truth_hash"), annotations.truth.hash()
+    # Files of before have no such hash; the same draw from the same labels gives the same result.
+    if made_for == truth or (made_for is None and manifest["label_hash"] == observe(annotations, regime).hash()):
+        return path
+    return path.with_stem(f"{path.stem}_{truth[:8]}")
+
+
+def _note_other_truth(path: Path, annotations: Annotations) -> None:
+    """Say so when the labels of a file that was named were made from other true labels than there are now."""
+    if not manifest_path(path).is_file() or _has_pickle(path):
+        return
+    made_for = _read_manifest(path).get("truth_hash")
+    if made_for not in (None, annotations.truth.hash()):
+        warn(f"note: {path}: made when the true labels were others; it is used as it is")
 
 
 def published_path(folder: Path, dataset: str, regime: Regime, annotations: Annotations) -> Path:
@@ -125,6 +155,7 @@ def write_native(path: Path, table: LabelTable, annotations: Annotations, datase
         "rng": regime.rng,
         "shape": [len(table), table.num_classes],
         "row_hash": annotations.row_hash(),
+        "truth_hash": annotations.truth.hash(),
         "label_hash": table.hash(),
         "classes": list(annotations.classes),
         "counts": table.counts().tolist(),
@@ -178,18 +209,8 @@ def read_native(path: Path, annotations: Annotations, regime: Regime, *, same_dr
     Raises:
         UserError: array or manifest is missing or damaged, or is for other data or another regime.
     """
-    manifest = _read_manifest(path)
-    _require_regime(path, manifest, regime, same_draw=same_draw)
-    here = annotations.row_hash()
-    if manifest["row_hash"] != here:
-        raise UserError(
-            f"{path}: made for other rows or classes (their hash is {manifest['row_hash'][:8]}, here it is {here[:8]});"
-            f" make one for these with generate_labels.py"
-        )
-    shape = (len(annotations), len(annotations.classes))
-    if manifest["shape"] != list(shape):
-        raise UserError(f"{manifest_path(path)}: damaged manifest: shape must be {shape}; make both files anew")
-    table = read_table(path, shape)
+    manifest = _checked_manifest(path, annotations, regime, same_draw=same_draw)
+    table = read_table(path, (len(annotations), len(annotations.classes)))
     require_fit(path, table, annotations, regime)
     if table.hash() != manifest["label_hash"]:
         raise UserError(
@@ -282,6 +303,22 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise UserError(f"{file}: damaged manifest: {key!r} is missing or wrong; make both files anew")
     for key in ("row_hash", "label_hash"):
         require(_HASH.fullmatch(manifest[key]) is not None, f"{file}: damaged manifest: {key!r} is no SHA-256")
+    return manifest
+
+
+def _checked_manifest(path: Path, annotations: Annotations, regime: Regime, *, same_draw: bool) -> dict[str, Any]:
+    """The manifest of a label file for these rows and this regime. Raises: UserError as `read_native` does."""
+    manifest = _read_manifest(path)
+    _require_regime(path, manifest, regime, same_draw=same_draw)
+    here = annotations.row_hash()
+    if manifest["row_hash"] != here:
+        raise UserError(
+            f"{path}: made for other rows or classes (their hash is {manifest['row_hash'][:8]}, here it is {here[:8]});"
+            f" make one for these with generate_labels.py"
+        )
+    shape = (len(annotations), len(annotations.classes))
+    if manifest["shape"] != list(shape):
+        raise UserError(f"{manifest_path(path)}: damaged manifest: shape must be {shape}; make both files anew")
     return manifest
 
 

@@ -53,6 +53,8 @@ def compare_command(argv: Sequence[str] | None = None) -> int:
     runs = [read_run(path) for path in paths]
     labels = run_labels(runs)
     say(table(labels, runs))
+    for line in differences(labels, runs):
+        say(line)
     if config.output is not None:
         make_folder(config.output, "--output")
         curves, grid = config.output / "curves.png", config.output / "examples.png"
@@ -72,6 +74,34 @@ def table(labels: Sequence[str], runs: Sequence[FinishedRun]) -> str:
         cells = "".join(f"{100 * metrics[each]:8.2f}" for each in HEADLINE)
         lines.append(f"{name:{width}}  {dataset:8} {regime:14}{cells}")
     return "\n".join(lines)
+
+
+def differences(labels: Sequence[str], runs: Sequence[FinishedRun]) -> list[str]:
+    """A note where runs on one dataset were scored on other test sets, or trained on other images by the same seed.
+
+    Runs of before results recorded their data are left out.
+    """
+    notes = []
+    named = list(zip(labels, runs, strict=True))
+    for dataset in dict.fromkeys(run.result["dataset"] for run in runs):
+        same = [(label, run) for label, run in named if run.result["dataset"] == dataset]
+        notes += _note(f"test set of {dataset}", "test", same)
+        for seed in dict.fromkeys(run.result.get("seed") for _, run in same):  # it cuts out the validation split
+            alike = [(label, run) for label, run in same if run.result.get("seed") == seed]
+            notes += _note(f"training set of {dataset}", "train", alike)
+    return notes
+
+
+def _note(what: str, split: str, runs: Sequence[tuple[str, FinishedRun]]) -> list[str]:
+    """The note that runs do not share a split; none if they do."""
+    groups: dict[str, list[str]] = {}
+    for label, run in runs:
+        recorded = run.result.get("data")
+        found = recorded.get(split) if isinstance(recorded, dict) else None
+        if isinstance(found, str):
+            groups.setdefault(found, []).append(label)
+    told = "; ".join(f"{', '.join(names)}: {found[:8]}" for found, names in groups.items())
+    return [f"note: not the same {what}, images or true labels differ ({told})"] if len(groups) > 1 else []
 
 
 def _rows(label: str, result: Mapping[str, Any]) -> list[tuple[str, str, str, Mapping[str, float]]]:

@@ -29,7 +29,7 @@ from data.inspection import (
     noise_stats,
     shared_sizes,
 )
-from data.labels.files import native_path, published_path, resolve_labels
+from data.labels.files import own_path, published_path, resolve_labels
 from data.labels.regime import Regime, observe
 from data.subsets.splits import SplitConfig, split_rows
 from engine.core.setting_table import training_names
@@ -80,7 +80,7 @@ def inspect_command(argv: Sequence[str] | None = None) -> int:
     data = read_dataset(dataset, settings.of(Regime).with_seed(config.seed), settings.of(SplitConfig), config.seed)
     _require_writable(folder)
     findings = inspect_dataset(data, config.check_images)
-    content = report(findings, skip_missing=dataset.missing_images == "skip")
+    content = report(findings, skip_missing=dataset.missing_images == "skip", skip_bad=dataset.bad_images == "skip")
     text = as_text(content, config.top)
     texts = {"report.json": json.dumps(content, indent=1, allow_nan=False), "report.txt": text}
     for name, written in texts.items():
@@ -130,7 +130,7 @@ def inspect_dataset(data: DataRead, check_images: bool) -> Findings:
 
 def _labels(train: Annotations, dataset: str, regime: Regime) -> tuple[LabelTable, Path | None]:
     """The labels that a training run would read or draw, and their file if one exists; none is written."""
-    files = [native_path(LABEL_FOLDER, dataset, regime, train)] if regime.is_drawn else []
+    files = [own_path(LABEL_FOLDER, dataset, regime, train)] if regime.is_drawn else []
     if regime.name == "candidate" and regime.rng == "published":
         files.append(published_path(LABEL_FOLDER, dataset, regime, train))
     if regime.label_file is None and not any(file.is_file() for file in files):

@@ -101,14 +101,15 @@ class Run:
     def __init__(self, settings: Settings, folder: RunFolder, runtime: Runtime) -> None:
         self.settings, self.folder, self.runtime, self.method = settings, folder, runtime, settings.method
         self.config, self.optim = settings.of(RunConfig), settings.of(OptimConfig)
-        data = build_data(
-            settings.of(DatasetConfig), settings.of(Regime), settings.of(TrainingSplitConfig), self.config.seed
-        )
+        dataset, split = settings.of(DatasetConfig), settings.of(TrainingSplitConfig)
+        with runtime.main_first():  # what it decodes to find bad images, the others do not decode again
+            data = build_data(dataset, settings.of(Regime), split, self.config.seed)
         self.selection = setup.selection_of(self.config, self.optim, data)
         if settings.of(LoaderConfig).check_images and runtime.is_main:
             check_images(data)
         runtime.barrier()
         self.data = setup.keep_data(data, settings, runtime)
+        self.hashes = self.data.hashes()
         self.network = setup.build_network(settings, self.data)
         # Copied before anything wraps the network.
         self.ema = EMA(self.network, self.optim.ema) if self.optim.ema else None
@@ -204,6 +205,7 @@ class Run:
                 f"--resume: {self.folder.path} was trained on other labels (hash {state['label_hash'][:12]}, now "
                 f"{self.data.labels.label_hash[:12]}); give the label file it was started with"
             )
+        _require_same_data(self.folder.path, state.get("data", {}), self.hashes)
         self.recorder.load_state_dict(state["recorder"])
         fresh = weights_hash(self.fixed.backbone) if self.fixed else ""
         self.loop.load_state_dict(state["loop"])
@@ -214,8 +216,8 @@ class Run:
             )
 
     def _save(self, state: dict[str, Any]) -> None:
-        kept = {"loop": state, "recorder": self.recorder.state_dict(), "label_hash": self.data.labels.label_hash}
-        save_state(self.folder.state, kept)
+        known = {"label_hash": self.data.labels.label_hash, "data": self.hashes}
+        save_state(self.folder.state, {"loop": state, "recorder": self.recorder.state_dict(), **known})
 
     def _watch(self) -> None:
         """Stop between two batches that are scored, when a signal has asked for it.
@@ -284,3 +286,13 @@ class Run:
         draw_tail(self.data, chosen, self.folder.path / "tail.png")
         view, path = self.settings.of(LoaderConfig).eval_view(), self.folder.path / "examples.png"
         draw_examples(self.method, self.reported, self.data.test, view, path)
+
+
+def _require_same_data(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise UserError when a split is not the one that a run began with; runs of before have nothing to compare."""
+    changed = [name for name in before if before[name] != now.get(name)]
+    if changed:
+        raise UserError(
+            f"--resume: the {' and the '.join(changed)} set of {path} {'has' if len(changed) == 1 else 'have'} other "
+            "images or true labels now than when it began; put them back, or start anew with another --output"
+        )

@@ -39,6 +39,7 @@ def run_info(settings: Settings, data: Data, runtime: Runtime, state: TrainState
         "label_file_made_now": labels.made,
         "label_seed": data.regime.seed,
         "label_hash": labels.label_hash,
+        "data": data.hashes(),
         "train_mode": config.train_mode,
         "sampler": sampler_text(settings.of(LoaderConfig)),
         "device": str(runtime.device),
@@ -85,6 +86,7 @@ def result(settings: Settings, data: Data, selection: str, state: TrainState, re
         },
         "images_per_second": state.images / max(state.seconds, 1e-9),
         "label_hash": data.labels.label_hash,
+        "data": data.hashes(),
         "versions": versions(),
     }
 

@@ -118,3 +118,33 @@ def test_a_damaged_run_is_named(tmp_path, name):
     run = log_folder(tmp_path / "run", "bce", HISTORY, **figures())
     (run / name).write_bytes(b"\xff\xfe\x00")
     assert str(run / name) in refused(run)
+
+
+DATA = [
+    ([{"test": "a" * 64}, {"test": "a" * 64}], []),
+    ([{"test": "a" * 64}, {"test": "b" * 64}], ["test set of voc07, images or true labels differ (0: aaaaaaaa; 1: bb"]),
+    (
+        [{"test": "a"}, None, {"test": "b"}, {"test": "a"}],
+        ["test set of voc07, images or true labels differ (0, 3: a;"],
+    ),
+    ([{"train": "a"}, {"train": "b"}], ["training set of voc07"]),
+    ([{"train": "a", "seed": 1}, {"train": "b", "seed": 2}], []),
+    ([{"test": "a", "dataset": "coco"}, {"test": "b"}], []),
+    ([{"test": 7}, ["a"], "text", {"test": None}], []),
+]
+
+
+@pytest.mark.parametrize(("recorded", "notes"), DATA)
+def test_runs_on_other_images_or_labels_are_told(tmp_path, capsys, recorded, notes):
+    runs = []
+    for number, data in enumerate(recorded):
+        run = log_folder(tmp_path / str(number), "large_loss", HISTORY, ["--mod_scheme", "LL-R"], **figures())
+        content = json.loads((run / "result.json").read_text()) | {"data": data}
+        content |= {name: data[name] for name in ("seed", "dataset") if isinstance(data, dict) and name in data}
+        (run / "result.json").write_text(json.dumps(content))
+        runs.append(run)
+    assert compare(*runs) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert len(told) == len(notes)
+    for line, words in zip(told, notes, strict=True):
+        assert f"not the same {words}" in line.replace("LL-R (", "").replace("),", ",").replace("):", ":")

@@ -125,8 +125,8 @@ def test_up_to_ten_unknown_classes_are_written_beside_an_image(unknown, named):
 def test_labels_are_read_where_training_would_read_them(monkeypatch, tmp_path, regime, there, read):
     monkeypatch.chdir(tmp_path)
     train = part(np.array([[1, 0], [0, 1]], dtype=np.int8), "train")
-    for name in ("native", "published"):
-        monkeypatch.setattr(command, f"{name}_path", lambda *args, name=name: Path(f"{name}.npy"))
+    for name, file in (("own_path", "native"), ("published_path", "published")):
+        monkeypatch.setattr(command, name, lambda *args, file=file: Path(f"{file}.npy"))
     for name in there:
         Path(f"{name}.npy").write_bytes(b"")
     found = LabelTable(np.array([[1, 1], [1, 1]], dtype=np.int8))

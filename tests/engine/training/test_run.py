@@ -21,6 +21,7 @@ def held(*, exists=True, label_hash="b" * 64, fixed=None):
     return SimpleNamespace(
         folder=SimpleNamespace(state=state, path=FOLDER),
         data=SimpleNamespace(labels=SimpleNamespace(label_hash=label_hash)),
+        hashes={"train": "r" * 64, "test": "t" * 64},
         recorder=SimpleNamespace(load_state_dict=lambda given: told.append(("recorder", given))),
         loop=SimpleNamespace(load_state_dict=lambda given: told.append(("loop", given))),
         settings=SimpleNamespace(of=lambda kind: SimpleNamespace(weights="w.pth")),
@@ -54,6 +55,29 @@ def test_a_run_on_other_labels_does_not_go_on(saved):
     with pytest.raises(UserError, match=rf"run was trained on other labels \(hash {'b' * 12}, now {'c' * 12}\)"):
         Run._resume(run)
     assert run.told == []
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ({"train": "r" * 64, "test": "T" * 64}, "the test set of run has other images"),
+        ({"train": "R" * 64, "test": "T" * 64}, "the train and the test set of run have other images"),
+        ({"train": "r" * 64, "validation": "v" * 64, "test": "t" * 64}, "the validation set of run has other"),
+    ],
+)
+def test_a_run_on_other_data_does_not_go_on(saved, before, words):
+    saved["data"] = before
+    run = held()
+    with pytest.raises(UserError, match=f"^--resume: {words}.* or true labels now than when it began; put them back"):
+        Run._resume(run)
+    assert run.told == []
+
+
+def test_a_run_on_the_same_data_goes_on(saved):
+    saved["data"] = {"train": "r" * 64, "test": "t" * 64}
+    run = held()
+    Run._resume(run)
+    assert len(run.told) == 2
 
 
 @pytest.mark.parametrize(("hashes", "fits"), [(["x", "x"], True), (["x", "y"], False)])

@@ -28,6 +28,7 @@ def content(validation=None, groups=None, **state):
     regime = SimpleNamespace(name="candidate", rate=0.1)
     test = SimpleNamespace(classes=("a", "b", "c"))
     data = SimpleNamespace(regime=regime, test=test, labels=SimpleNamespace(label_hash="abc"), groups=groups or {})
+    data.hashes = lambda: {"test": "def"}
     results = FinalResults(measured(1), measured(2), validation)
     return result(settings, data, "validation_mAP", TrainState(**state), results), results
 
@@ -40,6 +41,7 @@ def test_every_figure_is_from_where_it_says():
     plain = {"method": "bce", "variant": None, "dataset": "voc07", "labels": "candidate", "rate": 0.1, "seed": 3}
     plain |= {"train_seed": 4, "epochs": 9, "epochs_trained": 7, "train_mode": "end_to_end"}
     plain |= {"selection": "validation_mAP", "selected_epoch": 6, "images_per_second": 250.0, "label_hash": "abc"}
+    plain |= {"data": {"test": "def"}}
     assert {name: found[name] for name in plain} == plain
     assert found["extra"] == {"classes_without_positives": ["c"]}
     assert found["versions"].keys() == {"python", "torch", "torchvision", "numpy"}
@@ -78,6 +80,7 @@ def test_the_sampler_in_words(settings, text):
 def test_a_run_tells_what_it_works_on():
     data = SimpleNamespace(train=[0] * 5, validation=None, test=[0] * 2)
     data.labels = SimpleNamespace(path=None, made=True, label_hash="abc")
+    data.hashes = lambda: {"test": "def"}
     data.regime = SimpleNamespace(seed=7, describe=lambda: "single labels")
     configs = {"RunConfig": SimpleNamespace(train_mode="linear", precision="bf16"), "LoaderConfig": LoaderConfig()}
     configs["DatasetConfig"] = SimpleNamespace(dataset="digits")
@@ -88,5 +91,5 @@ def test_a_run_tells_what_it_works_on():
         **{"method": "an", "dataset": "digits", "images": {"train": 5, "validation": 0, "test": 2}},
         **{"labels": "single labels", "label_file": None, "label_file_made_now": True, "label_seed": 7},
         **{"label_hash": "abc", "train_mode": "linear", "sampler": "shuffled", "device": "cpu", "processes": 2},
-        **{"precision": "bf16", "epoch": 3, "step": 4},
+        **{"precision": "bf16", "epoch": 3, "step": 4, "data": {"test": "def"}},
     }
