@@ -20,10 +20,32 @@ from data.images.files import ArrayImages, FileImages
 from data.images.opening import fault, header
 from utils.checks import RunError
 from utils.long_tail import positives
-from utils.types import ABSENT, PRESENT, UNKNOWN, Boxes, Images, Index, LabelTable
+from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, Images, Index, LabelTable
 
 _BLOCK = 1 << 22  # entries compared at a time
+_NAMED = 5  # classes named in a line
 _EDGE = 1.0  # pixels a box may reach over the image's edge: corners are often rounded
+
+
+def untold_classes(split: str, annotations: Annotations) -> str:
+    """A line on the classes whose absence is known of no image of a split, so that any ranking of them is perfect.
+
+    Args:
+        split: its name, as in "test".
+        annotations: its labels.
+
+    Returns: the line; empty where there is no such class.
+    """
+    present, absent = (annotations.truth.counts(code) for code in (PRESENT, ABSENT))
+    untold = np.flatnonzero((present > 0) & (absent == 0))
+    if not len(untold):
+        return ""
+    if len(untold) == (present > 0).sum():
+        what = "any class: its average precision means nothing and counts as 0"
+    else:
+        named = ", ".join(annotations.classes[k] for k in untold[:_NAMED]) + (", ..." if len(untold) > _NAMED else "")
+        what = f"{len(untold)} of {len(present)} classes ({named}): they have no average precision"
+    return f"no {split} image is known to be without {what}; absence must be labelled too (0 in a table)"
 
 
 @dataclass(frozen=True)

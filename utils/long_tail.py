@@ -57,7 +57,7 @@ def group_figures(per_class: NDArray[np.float64], tally: Tally, groups: Mapping[
     correct = tally.known - tally.chosen - tally.positives + 2 * tally.true
     accuracy = correct / np.maximum(tally.known, 1)
     named = {**groups, "total": np.arange(len(per_class))}
-    means = group_map(per_class, tally.known > 0, named)
+    means = group_map(per_class, (tally.known > 0) & ~tally.untold, named)
     result = {}
     for name, classes in named.items():
         known = classes[tally.known[classes] > 0]

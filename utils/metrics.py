@@ -41,18 +41,28 @@ class Tally(NamedTuple):
     positives: Index  # present
     known: Index  # all
 
+    @property
+    def untold(self) -> Mask:
+        """(C,) True for a class with positives whose absence is known of no image: any ranking of it is perfect."""
+        return np.asarray((self.positives > 0) & (self.positives == self.known))
+
 
 class Metrics(NamedTuple):
-    """Result of an evaluation. `per_class` is (C,) average precision, NaN for a class without positives."""
+    """Result of an evaluation. `per_class` is (C,) average precision, NaN for a class without positives or negatives.
 
-    mAP: float  # noqa: N815 - the field's own spelling; mean over the classes that have positives
-    mAP_all: float  # noqa: N815 - the same sum over all classes: those without positives count as 0
+    Where no image is known to be without a class, every ranking has an average precision of 1 and so says nothing.
+    """
+
+    mAP: float  # noqa: N815 - the field's own spelling; mean over the classes that have positives and negatives
+    mAP_all: float  # noqa: N815 - the same with those without positives, which count as 0
     per_class: NDArray[np.float64]
     at_threshold: PrecisionRecall
     at_top: PrecisionRecall
     classes_without_positives: tuple[int, ...]
+    classes_without_negatives: tuple[int, ...]
+    """Classes with positives and no image that is known to be without them."""
     known: Mask
-    """(C,) True if a class has known entries; False if it was not evaluated, which `per_class` alone does not show."""
+    """(C,) False if a class was not evaluated: it has no known entries, or positives alone."""
     tally: Tally
     """Counts of the predictions at the threshold."""
 
@@ -131,7 +141,7 @@ def evaluate_scores(scores: Scores, truth: Codes, threshold: float = 0.0) -> Met
         truth: (N, C) 1 present, 0 absent, -1 unknown.
         threshold: a score of at least this is a prediction: 0 for logits (sigmoid 0.5), 0.5 for probabilities.
 
-    Returns: the metrics; mAP is 0 when no class has positives, and `classes_without_positives` then lists them all.
+    Returns: the metrics; mAP is 0 when no class has both positives and negatives.
     Raises: ValueError when shapes differ or a score is NaN, known or not.
     """
     if scores.shape != truth.shape or scores.ndim != 2:
@@ -183,13 +193,14 @@ def evaluate_known(entries: KnownScores, threshold: float = 0.0) -> Metrics:
 def group_map(per_class: NDArray[np.float64], known: Mask, groups: Mapping[str, Index]) -> dict[str, float]:
     """Mean average precision of each group of classes, as large-vocabulary test sets are reported.
 
-    A class that has known entries but no positive counts as 0; one without known entries is left out. That is the rule
+    A class that has known entries but no positive counts as 0; one without known entries, or with positives alone, is
+    left out. That is the rule
     of Kim et al. (CVPR 2022, Table 3; published code, snucml/LargeLossMatters, instrumentation.py). There, a class that
     is left out shifts all later classes by one, so that some fall into other groups; here none moves.
 
     Args:
-        per_class: (C,) average precision, NaN for a class without positives: `Metrics.per_class`.
-        known: (C,) True if a class has known entries: `Metrics.known`.
+        per_class: (C,) average precision, or NaN: `Metrics.per_class`.
+        known: (C,) True if a class was evaluated: `Metrics.known`.
         groups: the classes of each group.
 
     Returns: a fraction per group; NaN for a group without known entries.
@@ -218,15 +229,17 @@ def top_mask(scores: Scores, count: int) -> Mask:
 
 def _metrics(per_class: NDArray[np.float64], tally: Tally, *, at_top: PrecisionRecall) -> Metrics:
     """Metrics of an evaluation with their means over classes."""
-    defined = ~np.isnan(per_class)
+    some, untold = tally.positives > 0, tally.untold
+    judged = np.where(untold, np.nan, per_class)
     return Metrics(
-        mAP=_mean(per_class[defined]),
-        mAP_all=_mean(np.where(defined, per_class, 0.0)),
-        per_class=per_class,
+        mAP=_mean(judged[some & ~untold]),
+        mAP_all=_mean(np.where(some, judged, 0.0)[~untold]),
+        per_class=judged,
         at_threshold=_ratios(tally),
         at_top=at_top,
-        classes_without_positives=tuple(int(k) for k in np.flatnonzero(~defined)),
-        known=tally.known > 0,
+        classes_without_positives=tuple(np.flatnonzero(~some).tolist()),
+        classes_without_negatives=tuple(np.flatnonzero(untold).tolist()),
+        known=(tally.known > 0) & ~untold,
         tally=tally,
     )
 

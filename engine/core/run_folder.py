@@ -136,6 +136,8 @@ class RunFolder:
             lines.append(
                 f"classes without positives in the test set: {', '.join(empty)} (left out of mAP, 0 in mAP_all)"
             )
+        if untold := self.result["extra"].get("classes_without_negatives"):
+            lines.append(f"classes that no test image is known to be without: {', '.join(untold)} (left out of mAP)")
         return "\n".join([*lines, f"written: {self.path}"])
 
     def _check_settings(self, settings: Settings, known: frozenset[str]) -> None:

@@ -107,6 +107,8 @@ class Run:
         self.selection = setup.selection_of(self.config, self.optim, data)
         if settings.of(LoaderConfig).check_images and runtime.is_main:
             check_images(data)
+        if runtime.is_main:
+            setup.note_untold_classes(data)
         runtime.barrier()
         self.data = setup.keep_data(data, settings, runtime)
         self.hashes = self.data.hashes()

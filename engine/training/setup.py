@@ -7,6 +7,7 @@ from typing import Any
 from data.build import Data, DatasetConfig
 from data.files.cache import Cache
 from data.images.caching import keep_images
+from data.inspection import untold_classes
 from data.loading.loader import LoaderConfig, training_batches
 from data.loading.samplers import TrainingBatches
 from engine.core.distributed import Runtime
@@ -23,6 +24,7 @@ from models.classifier import Classifier
 from models.heads import LabelInfo
 from models.peers import Network, build_peers
 from utils.checks import UserError, require
+from utils.console import warn
 from utils.types import ClassCounts, CriterionInfo
 
 
@@ -42,6 +44,13 @@ def selection_of(config: RunConfig, optim: OptimConfig, data: Data) -> str:
         "--scheduler plateau: there is no validation split whose mAP could stop rising; give --val_frac",
     )
     return wanted
+
+
+def note_untold_classes(data: Data) -> None:
+    """Say which classes cannot be scored, because their absence is known of no image of a split."""
+    for name, split in (("validation", data.validation), ("test", data.test)):
+        if split is not None and (line := untold_classes(name, split)):
+            warn(f"note: {line}")
 
 
 def keep_data(data: Data, settings: Settings, runtime: Runtime) -> Data:

@@ -83,6 +83,7 @@ def result(settings: Settings, data: Data, selection: str, state: TrainState, re
             **({"last": _grouped(results.last.metrics, data)} if data.groups else {}),
             **beside_as_dict(results.chosen),
             "classes_without_positives": [classes[k] for k in chosen.classes_without_positives],
+            "classes_without_negatives": [classes[k] for k in chosen.classes_without_negatives],
         },
         "images_per_second": state.images / max(state.seconds, 1e-9),
         "label_hash": data.labels.label_hash,

@@ -158,5 +158,5 @@ def test_sparse_truth_and_its_scores_never_become_matrices():
     found = evaluate(model, annotations, LoaderConfig(img_size=8, batch_size=50), runtime, 0).metrics
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert found.known.sum() == rows
+    assert found.tally.known.sum() == rows
     assert peak < 30e6

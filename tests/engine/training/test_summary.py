@@ -43,7 +43,7 @@ def test_every_figure_is_from_where_it_says():
     plain |= {"selection": "validation_mAP", "selected_epoch": 6, "images_per_second": 250.0, "label_hash": "abc"}
     plain |= {"data": {"test": "def"}}
     assert {name: found[name] for name in plain} == plain
-    assert found["extra"] == {"classes_without_positives": ["c"]}
+    assert found["extra"] == {"classes_without_positives": ["c"], "classes_without_negatives": []}
     assert found["versions"].keys() == {"python", "torch", "torchvision", "numpy"}
 
 
