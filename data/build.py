@@ -80,6 +80,7 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
         cache=Cache(config.cache_dir),
         need_images=need_images,
         table=config,
+        skip_missing=config.missing_images == "skip",
     )
     splits = DATASETS[config.dataset](source)
     found = len(splits.train.classes)

@@ -25,3 +25,5 @@ class DatasetSource:
     """False when only the annotations are needed: then missing image folders are no error."""
     table: TableConfig = field(default_factory=TableConfig)
     """Settings of a user's own data: path and format of the labels."""
+    skip_missing: bool = False
+    """True if images without the annotation that a list promises are left out and counted."""

@@ -11,15 +11,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from data.datasets.source import DatasetSource
+from data.datasets.voc_files import annotation_paths, image_paths, missing_ids
 from data.files.cache import fingerprint
 from data.files.text_files import read_lines
+from data.files.xml_files import XmlError, parse_xml
 from data.images.files import FileImages
 from utils.checks import UserError, require
+from utils.console import say
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, Codes, LabelTable, Splits
 
 # fmt: off
@@ -142,15 +145,7 @@ def read_named_objects(path: Path) -> list[NamedObject]:
         UserError: the file is missing, is not well-formed, declares a document type (entities), or has an
             invalid value.
     """
-    try:
-        parser = ElementTree.XMLParser(target=_NoDocumentType())
-        parser.feed(path.read_bytes())
-        root = parser.close()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); every listed image needs its xml file") from error
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise UserError(f"{path}: not a VOC annotation ({error}); get this file anew") from error
-    require(root.tag == "annotation", f"{path}: not a VOC annotation (outermost element is <{root.tag}>)")
+    root = _annotation(path)
     return [_object(path, element) for element in root.iterfind("object")]
 
 
@@ -196,12 +191,24 @@ def read_class_lists(lists: Path, names: Sequence[str], ids: Sequence[str]) -> C
     return codes
 
 
-class _NoDocumentType(ElementTree.TreeBuilder):
-    """Builds the tree of a document and refuses document types, so that no entity can be declared."""
+def read_filename(path: Path) -> str:
+    """Return the name of its image that an annotation file has; "" if it has none. Raises: UserError."""
+    return (_annotation(path).findtext("filename") or "").strip()
 
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """Refuse the document."""
-        raise ValueError("it declares a document type")
+
+def _annotation(path: Path) -> Element:
+    """Return the outermost element of an annotation file. Raises: UserError."""
+    try:
+        root = parse_xml(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); every listed image needs its xml file "
+            f"(--missing_images skip leaves out images without)"
+        ) from error
+    except XmlError as error:
+        raise UserError(f"{path}: not a VOC annotation ({error})") from error
+    require(root.tag == "annotation", f"{path}: not a VOC annotation (outermost element is <{root.tag}>)")
+    return root
 
 
 def _train_lists(lists: Path) -> list[str]:
@@ -216,11 +223,22 @@ def _train_lists(lists: Path) -> list[str]:
 def _annotations(source: DatasetSource, root: Path, names: Sequence[str], ids: list[str]) -> Annotations:
     folder, lists = root / "Annotations", root / "ImageSets" / "Main"
     if folder.is_dir():
-        codes, boxes = _read_xml(source, [folder / f"{image}.xml" for image in ids])
+        ids = _with_annotation(folder, ids) if source.skip_missing else ids
+        codes, boxes = _read_xml(source, annotation_paths(folder, ids))
     else:
         codes, boxes = read_class_lists(lists, names, ids), None
-    images = FileImages([f"{root}/JPEGImages/{image}.jpg" for image in ids], source.cache)
+    images = FileImages(image_paths(root / "JPEGImages", ids), source.cache)
     return Annotations(images, tuple(ids), VOC_CLASSES, LabelTable(codes), boxes)
+
+
+def _with_annotation(folder: Path, ids: list[str]) -> list[str]:
+    """Return the ids that have an annotation, and print how many have none. Raises: UserError if none has one."""
+    missing = set(missing_ids(folder, ids))
+    if missing:
+        first = f"{folder}/{min(missing)}.xml"
+        require(len(missing) < len(ids), f"{first}: does not exist, nor does any other of the {len(ids)} annotations")
+        say(f"left out {len(missing)} of {len(ids)} listed rows: annotation missing ({first}, ...)")
+    return [image for image in ids if image not in missing]
 
 
 def _read_xml(source: DatasetSource, files: list[Path]) -> tuple[Codes, Boxes | None]:
@@ -234,7 +252,7 @@ def _read_xml(source: DatasetSource, files: list[Path]) -> tuple[Codes, Boxes | 
     return codes, boxes
 
 
-def _object(path: Path, element: ElementTree.Element) -> NamedObject:
+def _object(path: Path, element: Element) -> NamedObject:
     name = (element.findtext("name") or "").strip()
     difficult = (element.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
@@ -243,12 +261,12 @@ def _object(path: Path, element: ElementTree.Element) -> NamedObject:
     return NamedObject(name, difficult == "1", None if box is None else _corners(path, box))
 
 
-def _corners(path: Path, box: ElementTree.Element) -> Corners:
+def _corners(path: Path, box: Element) -> Corners:
     x1, y1, x2, y2 = (_coordinate(path, box, side) for side in ("xmin", "ymin", "xmax", "ymax"))
     return x1, y1, x2, y2
 
 
-def _coordinate(path: Path, box: ElementTree.Element, side: str) -> float:
+def _coordinate(path: Path, box: Element, side: str) -> float:
     """Return one side of a box counted from 0; the file counts from 1."""
     text = (box.findtext(side) or "").strip()
     try:

@@ -33,7 +33,7 @@ from utils.types import Annotations, Index
 Keep = Literal["none", "ram", "disk"]
 ImageSplits = Mapping[str, Annotations | None]
 
-_READER = "pixels 1"
+_READER = "pixels 2"
 _GB = 1e9
 _MEMORY_SHARE = 0.9  # of the free memory; the run needs the rest
 _ABANDONED = 3600.0  # seconds after which a half-written file must be from a process that was killed

@@ -1,4 +1,4 @@
-"""Removal of rows without an image, and a check that no image is in two splits."""
+"""Removal of rows without an image that can be used, and a check that no image is in two splits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from utils.console import say
 from utils.types import Annotations, Index
 
 _NAMED = 3  # images named in a message
+_LISTED = 20  # images named with their faults, one a line
 
 
 def without_missing(annotations: Annotations, split: str) -> Index:
@@ -34,6 +35,33 @@ def without_missing(annotations: Annotations, split: str) -> Index:
     )
     say(f"left out {len(missing)} of {len(annotations)} {split} rows: image missing ({first}, ...)")
     return np.setdiff1d(np.arange(len(annotations)), missing, assume_unique=True)
+
+
+def without_bad(annotations: Annotations, split: str) -> Index:
+    """(M,) the rows whose image can be read, or is missing; prints how many cannot, and names them with their faults.
+
+    Every image is decoded, but for those that an earlier check found good.
+
+    Args:
+        annotations: the rows of a split.
+        split: its name, for messages.
+
+    Raises:
+        UserError: none of the images can be read.
+    """
+    missing = set(annotations.images.missing().tolist())
+    bad = [(row, fault) for row, fault in annotations.images.faults() if row not in missing]
+    if not bad:
+        return np.arange(len(annotations))
+    lines = [f"  {annotations.images.name(row)} {fault}" for row, fault in bad[:_LISTED]]
+    require(
+        len(bad) < len(annotations),
+        f"{lines[0].strip()}, nor can any other of the {len(annotations)} {split} images be read; check --path_images",
+    )
+    more = [f"  ... and {len(bad) - _LISTED} more"] if len(bad) > _LISTED else []
+    counted = f"left out {len(bad)} of {len(annotations)} {split} rows: image cannot be read"
+    say("\n".join([counted, *lines, *more]))
+    return np.setdiff1d(np.arange(len(annotations)), [row for row, _ in bad], assume_unique=True)
 
 
 def check_disjoint(splits: Mapping[str, Annotations | None]) -> None:

@@ -97,8 +97,7 @@ def _boxed_test(run: FinishedRun, path_images: Path | None) -> Annotations:
     """Read the test set of a run's dataset. Raises: UserError when it has no boxes."""
     config = run.config(DatasetConfig, path_images=path_images)
     test = load_splits(config, run.config(RunConfig).seed, need_images=True).test
-    if config.missing_images == "skip":
-        test = test.take(np.setdiff1d(np.arange(len(test)), test.images.missing()))
+    test = test.take(config.usable_rows(test, "test"))
     if test.boxes is None or not len(rows_with_cases(test)):
         raise UserError(
             f"{run.path}: --dataset {config.dataset} has no boxes in its test set; the pointing game needs a dataset "

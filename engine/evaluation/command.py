@@ -13,7 +13,6 @@ from data.files.cache import Cache
 from data.images.caching import keep_images
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
-from data.subsets.overlap import without_missing
 from engine.core.checkpoint import SavedModel, read_model, save_safetensors
 from engine.core.distributed import Runtime
 from engine.core.kernels import KernelConfig
@@ -193,8 +192,7 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
     model = runtime.wrap(_networks(saved, config.ensemble))
     splits = load_splits(data, config.seed, need_images=True)
     check_classes(saved, splits.test, data.dataset)
-    if data.missing_images == "skip":
-        splits = splits._replace(test=splits.test.take(without_missing(splits.test, "test")))
+    splits = splits._replace(test=splits.test.take(data.usable_rows(splits.test, "test")))
     if loader.check_images:
         splits.test.images.check()
     if config.top_k:

@@ -63,14 +63,15 @@ class Findings:
     boxes: Mapping[str, BoxStats]
 
 
-def report(findings: Findings, *, skip_missing: bool) -> ReportDict:
+def report(findings: Findings, *, skip_missing: bool, skip_bad: bool = False) -> ReportDict:
     """Findings as a structure of texts, finite numbers, lists and null.
 
     Args:
         findings: the statistics.
         skip_missing: True if rows without an image will be left out, so that they are no error unless all are.
     """
-    problems = [*_errors(findings, skip_missing), *_notes(findings, skip_missing)]
+        skip_bad: the same for rows whose image cannot be read.
+    problems = [*_errors(findings, skip_missing, skip_bad), *_notes(findings, skip_missing, skip_bad)]
     data = findings.data
     return {
         "dataset": data.dataset,
@@ -214,17 +215,17 @@ def _duplicates(findings: Findings) -> ReportDict:
     }
 
 
-def _errors(findings: Findings, skip_missing: bool) -> Iterator[ReportDict]:
+def _errors(findings: Findings, skip_missing: bool, skip_bad: bool) -> Iterator[ReportDict]:
     """Problems that keep a run from starting, or make its figures worthless."""
     for name, part in findings.data.parts.items():
         missing = findings.missing[name]
         if len(missing) and not (skip_missing and len(missing) < len(part)):
             text = f"{len(missing):,} of {len(part):,} {_WORDS[name]} images are missing"
             yield _problem("error", text, (part.images.name(int(row)) for row in missing[:LISTED]))
-        faults = {} if findings.images is None else findings.images[name].faults
-        if faults:
-            files = (f"{part.images.name(row)} {fault}" for row, fault in list(faults.items())[:LISTED])
-            yield _problem("error", f"{len(faults):,} of {len(part):,} {_WORDS[name]} images are broken", files)
+        faults = _faults(findings, name)
+        if faults and not (skip_bad and len(faults) + len(missing) < len(part)):
+            text = f"{len(faults):,} of {len(part):,} {_WORDS[name]} images are broken"
+            yield _problem("error", text, _faulty(part, faults))
     for one, other in combinations(findings.data.parts, 2):
         shared = [group for group in findings.duplicates if {one, other} <= {split for split, _ in group}]
         if shared:
@@ -232,7 +233,7 @@ def _errors(findings: Findings, skip_missing: bool) -> Iterator[ReportDict]:
             yield _problem("error", text, _same(findings, shared))
 
 
-def _notes(findings: Findings, skip_missing: bool) -> Iterator[ReportDict]:
+def _notes(findings: Findings, skip_missing: bool, skip_bad: bool) -> Iterator[ReportDict]:
     """Notes that a person should know and may accept."""
     for name, part in findings.data.parts.items():
         stats, word = findings.labels[name], _WORDS[name]
@@ -240,6 +241,10 @@ def _notes(findings: Findings, skip_missing: bool) -> Iterator[ReportDict]:
             text = f"{len(findings.missing[name]):,} of {len(part):,} {word} rows will be left out: no image"
             yield _problem("note", text, (part.images.name(int(row)) for row in findings.missing[name][:LISTED]))
         empty = np.flatnonzero(stats.present == 0)
+        faults = _faults(findings, name)
+        if skip_bad and 0 < len(faults) < len(part) - len(findings.missing[name]):
+            text = f"{len(faults):,} of {len(part):,} {word} rows will be left out: image cannot be read"
+            yield _problem("note", text, _faulty(part, faults))
         if len(empty):
             text = f"{len(empty):,} of {len(stats.present):,} classes have no positive in {name}"
             yield _problem("note", text, (part.classes[k] for k in empty))
@@ -256,6 +261,15 @@ def _notes(findings: Findings, skip_missing: bool) -> Iterator[ReportDict]:
 
 def _problem(level: str, text: str, files: Iterator[str] | Sequence[str]) -> ReportDict:
     return {"level": level, "text": text, "which": list(files)}
+
+def _faults(findings: Findings, name: str) -> Mapping[int, str]:
+    return {} if findings.images is None else findings.images[name].faults
+
+
+def _faulty(part: Annotations, faults: Mapping[int, str]) -> list[str]:
+    """The files with a fault, each with it, the first `LISTED` of them."""
+    return [f"{part.images.name(row)} {fault}" for row, fault in list(faults.items())[:LISTED]]
+
 
 
 def _same(findings: Findings, groups: Sequence[DuplicateGroup]) -> Iterator[str]:

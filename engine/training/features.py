@@ -28,7 +28,7 @@ from utils.types import Annotations, Images
 
 Features = NDArray[np.float32]
 
-_VERSION = "pooled features 1"
+_VERSION = "pooled features 2"
 _SCORED = ("decoder", "img_size", "normalize", "batch_size")
 """Settings of the loader that change features; the batch size only by rounding."""
 

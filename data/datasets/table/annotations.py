@@ -6,7 +6,7 @@ development kit (Everingham et al., IJCV 2010), here with classes of any name an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,12 @@ from data.datasets.table.labelled import (
     sorted_by_id,
 )
 from data.datasets.voc import NamedObject, VocObject, codes_and_boxes, read_named_objects
+from data.files.accents import alike_notes, by_composed, match_name, otherwise_note
 from data.files.text_files import read_lines, relative_path
 from utils.checks import UserError, require
 
 _SPLIT_LISTS = {"train": TRAIN, "trainval": TRAIN, "val": VALIDATION, "test": TEST}
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_NOT_THERE = "there is no annotation {}.xml; write it, or leave such rows out with --missing_images skip"
 _MAX_COORDINATE = 1e9  # pixels; anything beyond is damage
 
 
@@ -54,43 +55,67 @@ def read_coco_style(path: Path, separator: str) -> OwnLabels:
     return sorted_by_id(labels)
 
 
-def read_voc_style(folder: Path, fixed: tuple[str, ...] | None, separator: str) -> OwnLabels:
+def read_voc_style(
+    folder: Path, fixed: tuple[str, ...] | None, separator: str, *, skip_missing: bool = False
+) -> OwnLabels:
     """Read `annotation_files(folder)`: images by name without suffix, and the classes that occur (or `fixed`).
 
     A class of which an image has only objects marked difficult is UNKNOWN, as in VOC. Lists in `ImageSets/Main`
-    (`split_lists`) define the splits, if there are any; images in no list are left out.
+    (`split_lists`) define the splits, if there are any; images in no list are left out, and with `skip_missing` those
+    without an annotation, and counted.
 
     Raises:
         UserError: there is no annotation, one is damaged, a class name is invalid, or a list does not match.
     """
-    files = {path.stem: path for path in annotation_files(folder)}
-    split_of = split_lists(folder, files)
+    files = by_name(annotation_files(folder))
+    split_of, list_notes = split_lists(folder, files, skip_missing=skip_missing)
     ids = sorted(split_of or files)
     objects = [read_named_objects(files[image]) for image in ids]
+    classes, labelled = _labelled(folder, [files[image] for image in ids], objects, fixed, separator)
+    codes, boxes = codes_and_boxes(labelled, len(classes))
+    splits = np.array([split_of.get(image, NO_SPLIT) for image in ids], dtype=np.int8)
+    notes = [*_folder_notes(folder, files), *list_notes]
+    if len(ids) < len(files):
+        notes.append(f"{folder}: left out {len(files) - len(ids)} annotations that are in no list in ImageSets/Main")
+    return OwnLabels(tuple(ids), classes, codes, splits, closed=fixed is not None, boxes=boxes, notes=tuple(notes))
+
+
+def _labelled(
+    folder: Path,
+    files: Sequence[Path],
+    objects: Sequence[Sequence[NamedObject]],
+    fixed: tuple[str, ...] | None,
+    separator: str,
+) -> tuple[tuple[str, ...], list[list[VocObject]]]:
+    """Return the classes, and the objects of each file by class. Raises: UserError for a name or box that is wrong."""
     used: dict[str, str] = {}  # name: file of its first occurrence
-    for image, annotated in zip(ids, objects, strict=True):
+    for file, annotated in zip(files, objects, strict=True):
         for obj in annotated:
-            used.setdefault(obj.name, str(files[image]))
-            _check_box(files[image], obj)
+            used.setdefault(obj.name, str(file))
+            _check_box(file, obj)
     classes = choose_classes(used, fixed, separator)
     require(bool(classes), f"{folder}: none of its {len(files)} annotations has an object")
     label_of = {name: label for label, name in enumerate(classes)}
-    labelled = [[VocObject(label_of[obj.name], obj.difficult, obj.corners) for obj in image] for image in objects]
-    codes, boxes = codes_and_boxes(labelled, len(classes))
-    splits = np.array([split_of.get(image, NO_SPLIT) for image in ids], dtype=np.int8)
-    left_out = len(files) - len(ids)
-    notes = (f"{folder}: left out {left_out} annotations that are in no list in ImageSets/Main",) if left_out else ()
-    return OwnLabels(tuple(ids), classes, codes, splits, closed=fixed is not None, boxes=boxes, notes=notes)
+    return classes, [[VocObject(label_of[obj.name], obj.difficult, obj.corners) for obj in image] for image in objects]
+
+
+def by_name(files: Sequence[Path]) -> dict[str, Path]:
+    """Return annotation files by name without suffix. Raises: UserError for two of one name, as `a.xml` and `a.XML`."""
+    named: dict[str, Path] = {}
+    for path in files:
+        other = named.setdefault(path.stem, path)
+        require(other == path, f"{path}: there is {other.name} too; keep one annotation for each image")
+    return named
 
 
 def annotation_files(folder: Path) -> list[Path]:
-    """Return the annotations `*.xml` in `folder/Annotations`, or in `folder` itself, sorted.
+    """Return the annotations `*.xml`, in any case, in `folder/Annotations`, or in `folder` itself, sorted.
 
     Raises: UserError showing the expected tree if there is none, or naming one in a subfolder.
     """
-    holder = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
-    files = sorted(holder.glob("*.xml"))
-    below = next(holder.glob("*/*.xml"), None)
+    holder = _holder(folder)
+    files = [path for path in sorted(holder.iterdir()) if _is_annotation(path)] if holder.is_dir() else []
+    below = next((path for path in holder.glob("*/*.[xX][mM][lL]") if _is_annotation(path)), None)
     if below is not None:
         raise UserError(
             f"{below}: is in a subfolder of {holder}; put all annotations into one folder, or give --table and "
@@ -126,28 +151,59 @@ def list_files(folder: Path) -> list[Path]:
     return [lists / f"{name}.txt" for name in names]
 
 
-def split_lists(folder: Path, known: dict[str, Path]) -> dict[str, int]:
-    """Return the split of each image that the lists of `list_files` name; empty without lists.
+def split_lists(
+    folder: Path, known: Mapping[str, Path], *, skip_missing: bool = False
+) -> tuple[dict[str, int], list[str]]:
+    """Return the split of each image that the lists of `list_files` name, none without lists, and lines to print.
 
-    Raises: UserError for a name that is not in `known`, or that is listed twice.
+    A name whose accents are encoded otherwise than in `known` counts as that of `known`.
+
+    Raises:
+        UserError: for a name that is not in `known`, unless those are to be left out, or that is listed twice.
     """
     split_of: dict[str, int] = {}
     seen: dict[str, str] = {}
+    left_out, renamed, otherwise = [], [], by_composed(known)
     for path in list_files(folder):
         for number, name in read_lines(path, "it names the images of a split"):
             where = f"{path}, line {number}"
-            require(name in known, f"{where}: {name[:60]!r}: there is no annotation {name[:60]}.xml")
-            check_id(name, where, seen)
-            split_of[name] = _SPLIT_LISTS[path.stem]
-    return split_of
+            found = match_name(name, known.keys(), otherwise, str(_holder(folder)))
+            check_id(found or name, where, seen)
+            if found is None:
+                require(skip_missing, f"{where}: {name[:60]!r}: {_NOT_THERE.format(name[:60])}")
+                left_out.append(name)
+                continue
+            renamed += [name] * (found != name)
+            split_of[found] = _SPLIT_LISTS[path.stem]
+    missing = f"{_holder(folder)}: has no annotation of any of the {len(left_out)} listed images"
+    require(bool(split_of) or not left_out, missing)
+    return split_of, _list_notes(folder, left_out, len(seen), renamed)
 
 
-def image_files(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return the image of each name in a folder, with any suffix; `<name>.jpg` for one that does not exist."""
-    existing = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    suffixes = [*_SUFFIXES, *(suffix.upper() for suffix in _SUFFIXES)]
-    chosen = (next((suffix for suffix in suffixes if name + suffix in existing), ".jpg") for name in names)
-    return [f"{folder}/{name}{suffix}" for name, suffix in zip(names, chosen, strict=True)]
+def _list_notes(folder: Path, left_out: Sequence[str], listed: int, renamed: Sequence[str]) -> list[str]:
+    lists = folder / "ImageSets" / "Main"
+    notes = [f"{lists}: {otherwise_note(renamed, 'annotations')}"] if renamed else []
+    if left_out:
+        notes.append(f"left out {len(left_out)} of {listed} listed rows: annotation missing ({left_out[0]}.xml, ...)")
+    return notes
+
+
+def _holder(folder: Path) -> Path:
+    """Return the folder of the annotations."""
+    return folder / "Annotations" if (folder / "Annotations").is_dir() else folder
+
+
+def _is_annotation(path: Path) -> bool:
+    """Tell whether a file is an annotation by its name; `._001.xml` is what a Mac keeps beside a file."""
+    return path.suffix.lower() == ".xml" and not path.name.startswith("._")
+
+
+def _folder_notes(folder: Path, files: Mapping[str, Path]) -> list[str]:
+    """Return lines about annotations that differ only in their accents, and files that a Mac keeps beside them."""
+    holder = _holder(folder)
+    beside = sum(path.name.startswith("._") and path.suffix.lower() == ".xml" for path in holder.iterdir())
+    notes = [f"{holder}: left out {beside} files ._*.xml, which are no annotations"] if beside else []
+    return [*alike_notes(holder, list(files), "annotations"), *notes]
 
 
 def _check_box(path: Path, obj: NamedObject) -> None:

@@ -5,15 +5,15 @@ Rows are ordered by image id: the path of the image below its folder, or the nam
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.datasets.source import DatasetSource
-from data.datasets.table.annotations import annotation_files, image_files, list_files, read_coco_style, read_voc_style
+from data.datasets.table.annotations import annotation_files, by_name, list_files, read_coco_style, read_voc_style
 from data.datasets.table.columns import read_spreadsheet
-from data.datasets.table.config import TableConfig
 from data.datasets.table.labelled import (
     NO_SPLIT,
     TEST,
@@ -25,7 +25,10 @@ from data.datasets.table.labelled import (
     rows_in_split,
     with_classes,
 )
+from data.datasets.table.origin import TableOrigin
 from data.datasets.table.sheet import SUFFIXES
+from data.datasets.table.voc_images import voc_images
+from data.files.accents import match_files
 from data.files.cache import fingerprint
 from data.images.files import FileImages
 from utils.checks import UserError, require
@@ -33,7 +36,7 @@ from utils.console import say
 from utils.seeding import derive_seed
 from utils.types import ABSENT, PRESENT, Annotations, Codes, Index, LabelTable, Splits
 
-READER = "table 1"
+READER = "table 2"
 """Part of the cache's fingerprint; another number whenever the same files would be read differently."""
 
 _MOST_NAMED = 5  # classes that a note names
@@ -172,13 +175,14 @@ def _read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> O
     elif not path.is_file():
         raise UserError(f"{path}: no such file or folder; check --table and --test_table")
     columns = (config.image_column, config.label_column, config.label_separator, config.split_column)
-    key = fingerprint(f"{READER} {columns} {fixed}", files)
-    return cached_labels(source.cache, key, lambda: _parse(path, config, fixed))
+    key = fingerprint(f"{READER} {columns} {fixed} {source.skip_missing}", files)
+    return cached_labels(source.cache, key, lambda: _parse(path, source, fixed))
 
 
-def _parse(path: Path, config: TableConfig, fixed: tuple[str, ...] | None) -> OwnLabels:
+def _parse(path: Path, source: DatasetSource, fixed: tuple[str, ...] | None) -> OwnLabels:
+    config = source.table
     if path.is_dir():
-        return read_voc_style(path, fixed, config.label_separator)
+        return read_voc_style(path, fixed, config.label_separator, skip_missing=source.skip_missing)
     if path.suffix.lower() == ".json":
         return read_coco_style(path, config.label_separator)
     if path.suffix.lower() in SUFFIXES:
@@ -193,11 +197,28 @@ def _annotations(source: DatasetSource, table: Path, labels: OwnLabels) -> Annot
         not source.need_images or folder.is_dir(),
         f"{folder}: no such folder; give --path_images the folder that the paths in {table} start from",
     )
-    files = image_files(folder, labels.ids) if table.is_dir() else [f"{folder}/{name}" for name in labels.ids]
-    for note in labels.notes:
+    images, notes = _images(source, table, folder, labels.ids)
+    for note in (*labels.notes, *notes):
         say(note)
-    images = FileImages(files, source.cache)
     return Annotations(images, labels.ids, labels.classes, LabelTable(labels.codes), labels.boxes)
+
+
+def _images(source: DatasetSource, table: Path, folder: Path, ids: Sequence[str]) -> tuple[FileImages, Sequence[str]]:
+    """Return the images of the rows of one table, and lines to print about them."""
+    if table.is_dir():
+        files, notes = voc_images(folder, ids, _annotated(source, table))
+        return FileImages(files, source.cache), notes
+    names, notes = match_files(folder, ids)
+    is_sheet = table.suffix.lower() in SUFFIXES
+    origin = TableOrigin(table, source.table, folder) if is_sheet else None
+    return FileImages([f"{folder}/{name}" for name in names], source.cache, origin), notes
+
+
+def _annotated(source: DatasetSource, table: Path) -> dict[str, Path]:
+    """Return the annotations by name of all images in the folder of a table's images, which two tables may share."""
+    both = (source.table.table, source.table.test_table)
+    tables = [path for path in both if path is not None and path.is_dir()] if source.path_images != Path() else [table]
+    return {name: file for path in tables for name, file in by_name(annotation_files(path)).items()}
 
 
 def _report_classes_without_images(table: Path, train: Annotations) -> None:
