@@ -13,6 +13,7 @@ from models.classifier import Classifier
 from models.heads import HEADS
 from models.heads.base import LabelInfo
 from utils.checks import UserError, require
+from utils.foreign_states import CheckpointWeights
 from utils.options import choices_of, kind_of, option, reader
 
 
@@ -35,6 +36,9 @@ class ModelConfig:
     norm_frozen: bool = option(False, "BatchNorm of the backbone keeps statistics, scale and shift (Query2Label)")
     weights: str = option(
         "default", "backbone weights: default (torchvision IMAGENET1K_V1), none, or a .pth or .safetensors"
+    )
+    checkpoint_weights: CheckpointWeights | None = option(
+        None, "--weights FILE that holds averaged weights beside raw ones: take these (default: the averaged, ema)"
     )
 
     def __post_init__(self) -> None:
@@ -154,5 +158,5 @@ def build_model(
         norm_frozen=model.norm_frozen,
     )
     if pretrained:
-        load_weights(network.backbone, model.model, model.weights)
+        load_weights(network.backbone, model.model, model.weights, model.checkpoint_weights)
     return network

@@ -20,6 +20,7 @@ from models.peers import Network, Peers, build_peers
 from models.released import Released, recognise, released_of
 from models.released.contents import Contents, HeadOverrides
 from utils.checks import UserError, require
+from utils.foreign_states import CheckpointWeights
 from utils.options import as_text
 from utils.safe_files import is_state, load_metadata, load_tensors, require_plain_tensors, write_atomically
 from utils.types import StateDict
@@ -141,7 +142,11 @@ def save_safetensors(path: Path, saved: SavedModel, classes: tuple[str, ...], se
 
 
 def read_model(
-    path: Path, overrides: HeadOverrides | None = None, paper: str | None = None, dataset: str | None = None
+    path: Path,
+    overrides: HeadOverrides | None = None,
+    paper: str | None = None,
+    dataset: str | None = None,
+    checkpoint_weights: CheckpointWeights | None = None,
 ) -> SavedModel:
     """Read a model file, ours or one that a paper released; never runs code.
 
@@ -150,14 +155,17 @@ def read_model(
         overrides: settings of a released network that its weights do not show; they win over published ones.
         paper: name of the published result that a released file is of; else it is found by hash or file name.
         dataset: the dataset a released file is used on, None where it is not known yet.
+        checkpoint_weights: averaged or raw weights of a released file that holds both; None: the averaged ones.
 
-    Raises: UserError when the file cannot be read, is neither, or is damaged.
+    Raises: UserError when the file cannot be read, is neither, is damaged, or does not hold the wanted weights.
     """
     loaded = load_tensors(path)
     content = _of_safetensors(loaded, path) if path.suffix == ".safetensors" else loaded
     if isinstance(content, dict) and content.get("format") == FORMAT:
+        text = f"{path} is a checkpoint of this project, which holds one set of weights; leave the flag out"
+        require(checkpoint_weights is None, f"--checkpoint_weights {checkpoint_weights}: {text}")
         return _own(content, path)
-    return _released(*recognise(loaded, path), overrides or HeadOverrides(), paper, dataset)
+    return _released(*recognise(loaded, path, checkpoint_weights), overrides or HeadOverrides(), paper, dataset)
 
 
 def _of_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from engine.prediction.predictor import Label, Prediction, Predictor, Unreadable
 from engine.prediction.sources import FoundImages, ImageFile, find_images, shown
 from utils.checks import RunError, UserError, require
 from utils.console import say, warn
+from utils.foreign_states import CheckpointWeights
 from utils.options import option
 from utils.safe_files import make_folder, write_text
 
@@ -46,6 +47,9 @@ class PredictConfig:
     batch_size: int = option(16, "images per forward pass", aliases=("bsize",))
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute")
     decoder: Decoder | None = option(None, "decoder of the images (default: that of training)")
+    checkpoint_weights: CheckpointWeights | None = option(
+        None, "a released file that holds averaged weights beside raw ones: use these (default: the averaged, ema)"
+    )
     classes: Path | None = option(None, "text file of class names, one per line, to use instead of the checkpoint's")
     export: Literal["onnx", "torchscript", "pt2"] | None = option(
         None, "write the model to --output in this format, and predict nothing"
@@ -162,7 +166,7 @@ def _export(config: PredictConfig) -> int:
     assert config.load_from is not None
     assert config.export is not None
     assert config.output is not None
-    saved = _read(config.load_from)
+    saved = _read(config.load_from, config.checkpoint_weights)
     names = class_names(saved, read_class_names(config.classes))
     difference = export_model(saved, names, config.export, config.output)
     if difference is None:
@@ -173,9 +177,9 @@ def _export(config: PredictConfig) -> int:
     return 0
 
 
-def _read(path: Path) -> SavedModel:
+def _read(path: Path, checkpoint_weights: CheckpointWeights | None) -> SavedModel:
     """Read the checkpoint and print what had to be assumed of it."""
-    saved = read_model(path)
+    saved = read_model(path, checkpoint_weights=checkpoint_weights)
     for note in saved.notes:
         say(f"{path}: {note}")
     return saved
@@ -185,7 +189,8 @@ def _predict(config: PredictConfig, images: FoundImages) -> int:
     """Predict the images, print their labels, and write all files."""
     assert config.load_from is not None
     names = read_class_names(config.classes)
-    predictor = Predictor.of(_read(config.load_from), device=config.device, classes=names, decoder=config.decoder)
+    saved = _read(config.load_from, config.checkpoint_weights)
+    predictor = Predictor.of(saved, device=config.device, classes=names, decoder=config.decoder)
     if config.heatmaps is not None:
         make_folder(config.heatmaps, "--heatmaps")
     if images.skipped:

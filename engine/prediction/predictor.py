@@ -34,6 +34,7 @@ from engine.core.settings_files import typed_values
 from models.classifier import Classifier
 from models.peers import Peers
 from utils.checks import RunError, require
+from utils.foreign_states import CheckpointWeights
 
 ImageInput = str | Path | Image.Image
 """An image file, or an image in memory."""
@@ -94,7 +95,13 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, device: str = "auto", classes: Sequence[str] = (), decoder: Decoder | None = None
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        classes: Sequence[str] = (),
+        decoder: Decoder | None = None,
+        checkpoint_weights: CheckpointWeights | None = None,
     ) -> Predictor:
         """The predictor of a checkpoint; of two networks f, the one reported everywhere.
 
@@ -103,11 +110,13 @@ class Predictor:
             device: auto, cpu or cuda.
             classes: names to use instead of those in the checkpoint.
             decoder: decoder of the images, if not that of training.
+            checkpoint_weights: averaged or raw weights of a released file that holds both; None: the averaged ones.
 
         Raises:
             UserError: the file is no checkpoint or does not fit, the names are not C, or there is no such device.
         """
-        return cls.of(read_model(Path(path)), device=device, classes=classes, decoder=decoder)
+        saved = read_model(Path(path), checkpoint_weights=checkpoint_weights)
+        return cls.of(saved, device=device, classes=classes, decoder=decoder)
 
     @classmethod
     def of(

@@ -3,13 +3,15 @@
 `scenenet`, every classification network of torchvision, `tresnet_m`, `tresnet_l`, `tresnet_xl`, and `timm/NAME` where
 timm is installed.
 
-As a command, `python -m models.backbones CHECKPOINT OUT.safetensors` takes the backbone out of a run's checkpoint.
+As a command, `python -m models.backbones CHECKPOINT OUT.safetensors` takes the backbone out of a run's checkpoint, in
+half the size; `--weights` reads the checkpoint as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +25,13 @@ import torch
 import torchvision
 from torch import Tensor
 
-from models.backbones.feature_extractors import CLASSIFYING, Backbone, SceneNet, backbone_class
+from models.backbones.feature_extractors import Backbone, SceneNet, backbone_class
 from models.backbones.timm_networks import PREFIX, TimmFeatureExtractor, require_timm_model
 from models.backbones.tresnet import TRESNETS, TResNet
+from models.backbones.weights_file import backbone_state
 from utils.checks import RunError, UserError, require
+from utils.console import say
+from utils.foreign_states import CheckpointWeights
 from utils.safe_files import is_state, load_tensors, write_atomically
 
 SCENENET_WEIGHTS = Path(__file__).parents[1] / "weights" / "scenenet_letters.safetensors"
@@ -112,13 +117,16 @@ def weights_name(name: str, weights: str) -> str:
     return {"none": "none (random start)", "default": default}.get(weights, weights)
 
 
-def load_weights(backbone: Backbone, name: str, weights: str) -> None:
+def load_weights(
+    backbone: Backbone, name: str, weights: str, checkpoint_weights: CheckpointWeights | None = None
+) -> None:
     """Load named weights into a backbone.
 
     Args:
         backbone: built by `BACKBONES[name]`.
         name: the key of the backbone.
-        weights: "none", "default", or the path of a `.pth` or `.safetensors` file of this architecture.
+        weights: "none", "default", or the path of a `.pth` or `.safetensors` file with a network of this architecture.
+        checkpoint_weights: averaged or raw weights of a file that holds both; None: the averaged ones.
 
     Raises: UserError when the file cannot be had or read or does not fit; the backbone is then as it was.
     """
@@ -129,42 +137,20 @@ def load_weights(backbone: Backbone, name: str, weights: str) -> None:
         target.load_state_dict(TimmFeatureExtractor(name.removeprefix(PREFIX), pretrained=True).published.state_dict())
         return
     file = PRETRAINED[name].file() if weights == "default" else Path(weights).expanduser()
-    own = target.state_dict()
-    state = backbone_state(load_tensors(file), file, own)
-    _require_fit(state, own, f"{file} does not fit {name}")
+    own, content = target.state_dict(), load_tensors(file)
+    state, notes = backbone_state(content, file, own, checkpoint_weights)
+    _require_fit(state, own, f"{file}{_trained_as(content)} does not fit {name}")
     target.load_state_dict(state, strict=False)  # the line above allows missing batch counters only
+    if os.environ.get("RANK", "0") == "0":  # once over all processes
+        for note in notes:
+            say(f"{file}: {note}")
 
 
-_RENAMED = (
-    (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)"), r"\1"),
-    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
-    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
-)
-"""Names in torchvision's published files that its networks no longer have, and today's."""
-
-
-def backbone_state(content: Any, file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a backbone by name, from a state_dict with or without `module.` before its names.
-
-    Layers that classify are left out, unless the backbone has them in `own`.
-
-    Raises: UserError when the content is something else.
-    """
-    if isinstance(content, Mapping) and "model" in content:
-        raise UserError(
-            f"{file}: a run's checkpoint; python -m models.backbones {file} OUT.safetensors takes its backbone"
-        )
-    require(is_state(content), f"{file}: not a state_dict (names to tensors) but {type(content).__name__}")
-    state = {_present_name(key): value for key, value in content.items()}
-    return {key: value for key, value in state.items() if key in own or key.split(".")[0] not in CLASSIFYING}
-
-
-def _present_name(key: str) -> str:
-    """The name of a published tensor in today's networks."""
-    key = key.removeprefix("module.")
-    for pattern, new in _RENAMED:
-        key = pattern.sub(new, key)
-    return key
+def _trained_as(content: Any) -> str:
+    """The backbone that the checkpoint of a run says it has, in brackets; empty where it says nothing."""
+    settings = content.get("settings") if isinstance(content, Mapping) else None
+    model = settings.get("model") if isinstance(settings, Mapping) else None
+    return f" ({model[:60]})" if isinstance(model, str) else ""
 
 
 def _require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], complaint: str) -> None:
@@ -202,7 +188,11 @@ def export_backbone(checkpoint: Path, out: Path) -> None:
     prefix = "backbone."
     state = model if is_state(model) else {}
     halves = {key.removeprefix(prefix): _half(value) for key, value in state.items() if key.startswith(prefix)}
-    require(bool(halves), f"{checkpoint}: has no backbone.* tensors under 'model', so it is no checkpoint of a run")
+    require(
+        bool(halves),
+        f"{checkpoint}: has no backbone.* tensors under 'model', so it is no checkpoint of a run; "
+        f"--weights {checkpoint} of a training script reads other files as they are",
+    )
     finite = all(bool(value.isfinite().all()) for value in halves.values())
     require(finite, f"{checkpoint}: the backbone has values that are not finite in float16")
 

@@ -35,6 +35,7 @@ from models.released.resnets import (
 from models.released.transformers import is_query2label, is_vit_csra, plan_query2label, plan_vit_csra
 from models.released.tresnets import is_asl, plan_asl
 from utils.checks import UserError
+from utils.foreign_states import CheckpointWeights
 from utils.safe_files import require_plain_tensors
 
 
@@ -91,16 +92,17 @@ class MisfitError(UserError):
         self.missing, self.unexpected, self.reshaped = missing, unexpected, reshaped
 
 
-def recognise(content: Any, path: Path) -> tuple[str, Contents]:
+def recognise(content: Any, path: Path, wanted: CheckpointWeights | None = None) -> tuple[str, Contents]:
     """The family of a file and its contents.
 
     Args:
         content: the file as `utils.safe_files.load_tensors` returns it.
         path: the file, for messages.
+        wanted: averaged or raw weights where the file holds both; None: the averaged ones.
 
-    Raises: UserError when it is of no known family.
+    Raises: UserError when it is of no known family, or does not hold the wanted weights.
     """
-    contents = unpack(content, path)
+    contents = unpack(content, path, wanted)
     family = next((name for name, each in FAMILIES.items() if each.matches(contents)), None)
     if family is None:
         raise UserError(
@@ -141,7 +143,7 @@ def released_of(family: str, contents: Contents, overrides: HeadOverrides) -> Re
         plan.num_classes,
         _fitted(weights, unexpected, plan, contents.path, FAMILIES[family].title),
         tuple(key for key, name in names.items() if name == ""),
-        plan.notes,
+        (*contents.notes, *plan.notes),
         plan.names if len(plan.names) == plan.num_classes else (),
         plan.img_size,
         epoch if type(epoch) is int else 0,
@@ -159,7 +161,7 @@ def _fitted(
     reshaped = [
         f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
         for key in own
-        if key in weights and not _fits(weights[key], own[key])
+        if key in weights and not _fits(weights[key], own[key], key in counters)
     ]
     faults = {"missing": missing, "unexpected": extra, "of another shape or kind": reshaped}
     messages = [f"{len(keys)} {fault} ({listed(keys)})" for fault, keys in faults.items() if keys]
@@ -175,9 +177,12 @@ def _as_float32(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
 
 
-def _fits(value: Tensor, own: Tensor) -> bool:
-    """Tell whether a tensor has the shape of the network's own, and is floating or not as that is."""
-    return value.shape == own.shape and value.is_floating_point() == own.is_floating_point()
+def _fits(value: Tensor, own: Tensor, counter: bool) -> bool:
+    """Tell whether a tensor has the shape of the network's own, and is floating or not as that is.
+
+    Averages make fractions of counters too.
+    """
+    return value.shape == own.shape and (counter or value.is_floating_point() == own.is_floating_point())
 
 
 def _meta_state(plan: Plan, path: Path) -> dict[str, Tensor]:

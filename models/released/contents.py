@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from utils.checks import UserError, require
-from utils.safe_files import is_state
+from utils.foreign_states import CheckpointWeights, Form, choose_state
+from utils.state_names import plain_names
 
 WRAPPED = "module."
 """The prefix that DataParallel puts before every name."""
@@ -21,7 +22,9 @@ class Contents(NamedTuple):
     path: Path
     state: dict[str, Tensor]
     metadata: dict[str, Any]
-    form: Literal["bare", "tuple", "dict"]
+    form: Form
+    notes: tuple[str, ...] = ()
+    """What has been chosen or left out, one line each."""
 
     def size(self, key: str, axis: int = 0) -> int:
         """The size of a tensor along an axis. Raises: UserError when there is no such tensor or axis."""
@@ -71,39 +74,19 @@ class Plan(NamedTuple):
     """The size of images if the weights show it."""
 
 
-def unpack(content: Any, path: Path) -> Contents:
-    """Find the weights in the content of a file.
+def unpack(content: Any, path: Path, wanted: CheckpointWeights | None = None) -> Contents:
+    """Find the weights in the content of a file, averaged ones before raw ones unless the others are wanted.
 
     Known forms: a state_dict; a pair of a state_dict and options (LargeLossMatters, BoostLU, IGNORE); a dictionary with
-    a state_dict under `state_dict` (mmcv, Query2Label) or `model` (ASL).
+    a state_dict under `state_dict` (mmcv, Query2Label), `model` (ASL) or another name; averages beside any of them.
 
-    Raises: UserError for anything else.
+    Raises: UserError for anything else, and where the wanted weights are not there.
     """
-    if isinstance(content, tuple | list) and len(content) == 2 and isinstance(content[1], Mapping):
-        return _contents(content[0], dict(content[1]), "tuple", path)
-    if isinstance(content, Mapping):
-        for key in ("state_dict", "model"):
-            if isinstance(content.get(key), Mapping):
-                metadata = {name: value for name, value in content.items() if name != key}
-                return _contents(content[key], metadata, "dict", path)
-    return _contents(content, {}, "bare", path)
-
-
-def _contents(state: Any, metadata: dict[str, Any], form: Literal["bare", "tuple", "dict"], path: Path) -> Contents:
-    """The contents, `module.` removed."""
-    if not is_state(state):
-        raise UserError(f"{path}: no checkpoint, but {_description(state)}; names with a tensor each are needed")
-    plain = {key.removeprefix(WRAPPED): value for key, value in state.items()}
-    require(len(plain) == len(state), f"{path}: has a name with and without {WRAPPED}; fetch the file again")
-    return Contents(path, plain, metadata, form)
-
-
-def _description(content: Any) -> str:
-    """A few words on an object that is no state_dict."""
-    if not isinstance(content, Mapping):
-        return f"a {type(content).__name__}"
-    odd = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    return f"a dictionary of other things ({listed([str(key)[:40] for key in odd])})" if odd else "an empty dictionary"
+    found = choose_state(content, path, wanted)
+    names = plain_names(found.state)
+    plain = {names[key]: value for key, value in found.state.items()}
+    require(len(plain) == len(found.state), f"{path}: has a name with and without {WRAPPED}; fetch the file again")
+    return Contents(path, plain, found.metadata, found.form, found.notes)
 
 
 def listed(names: Sequence[str], limit: int = 3) -> str:
