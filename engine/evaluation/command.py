@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from data.build import DatasetConfig, load_splits
 from data.files.cache import Cache
 from data.images.caching import keep_images
+from data.inspection import untold_classes
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
 from engine.core.checkpoint import SavedModel, read_model, save_safetensors
@@ -21,12 +22,14 @@ from engine.core.scoring import EvalResult, beside_as_dict, evaluate, groups_as_
 from engine.core.setting_table import SettingTable, training_names
 from engine.core.settings import Command, Request, Settings, parse_settings
 from engine.core.settings_files import SettingsLayer, typed_values
-from engine.evaluation.class_order import check_classes, class_order_note
+from engine.evaluation.class_order import class_columns, class_order_note, in_order, require_same_classes
+from engine.evaluation.published import comparison
 from models.peers import Network, Peers
 from models.released import FAMILIES
 from models.released.contents import HeadOverrides
 from utils.checks import require
 from utils.console import say, warn
+from utils.foreign_states import CheckpointWeights
 from utils.options import as_text, option
 from utils.ranking import RANKS, ranking_figures
 from utils.safe_files import write_text
@@ -44,6 +47,9 @@ class ScoreConfig:
     num_heads: int | None = option(None, "released CSRA: attention heads; only checked against the file")
     nheads: int | None = option(None, "released Query2Label: attention heads, which are not in the file")
     boostlu: float | None = option(None, "released BoostLU: its alpha, where it is not in the file (1: none)")
+    checkpoint_weights: CheckpointWeights | None = option(
+        None, "a file that holds averaged weights beside raw ones: score these (default: the averaged, ema)"
+    )
     ensemble: Path | None = option(None, "a second checkpoint, to score it too, and both together")
     seed: int = option(0, "seed of a generated dataset")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "device of the computation")
@@ -80,7 +86,7 @@ EVALUATE = Command(
 COMMANDS = (EVALUATE,)
 
 _NOT_THE_DATA = (
-    *("precision", "device", "label_file", "cache"),
+    *("precision", "device", "label_file", "cache", "checkpoint_weights"),
     *(field.name for field in fields(KernelConfig)),
     *HeadOverrides._fields,
 )
@@ -119,7 +125,7 @@ def _read_checkpoint(request: Request) -> SavedModel:
     require(first["load_from"] is not None, "--load_from: name the checkpoint to score")
     dataset = None if first["dataset"] == request.table["dataset"].default else first["dataset"]
     overrides = HeadOverrides(**{name: first[name] for name in HeadOverrides._fields})
-    return read_model(first["load_from"], overrides, first["paper"], dataset)
+    return read_model(first["load_from"], overrides, first["paper"], dataset, first["checkpoint_weights"])
 
 
 def _recorded(saved: SavedModel, table: SettingTable) -> SettingsLayer:
@@ -175,7 +181,7 @@ def _convert(saved: SavedModel, settings: Settings, file: Path) -> None:
     if not classes and settings.is_given("dataset"):
         data = settings.of(DatasetConfig)
         test = load_splits(data, settings.of(ScoreConfig).seed, need_images=False).test
-        check_classes(saved, test, data.dataset)
+        class_columns(saved, test, data.dataset)
         classes, more = test.classes, {"dataset": data.dataset}
     save_safetensors(file, saved, classes, more)
     if not settings.is_given("dataset"):  # else they are printed with the metrics
@@ -189,9 +195,9 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
     No reference to the wrapped model is left on return, as `Runtime.close` needs it.
     """
     config, data, loader = settings.of(ScoreConfig), settings.of(DatasetConfig), settings.of(LoaderConfig)
-    model = runtime.wrap(_networks(saved, config.ensemble))
+    networks = _networks(saved, config.ensemble, config.checkpoint_weights)
     splits = load_splits(data, config.seed, need_images=True)
-    check_classes(saved, splits.test, data.dataset)
+    model = runtime.wrap(_joined(networks, splits.test, data.dataset))
     splits = splits._replace(test=splits.test.take(data.usable_rows(splits.test, "test")))
     if loader.check_images:
         splits.test.images.check()
@@ -199,6 +205,8 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
         _require_rankable(splits.test, data.dataset)
     if runtime.is_main:
         _print_remarks(saved, settings)
+        for other, _ in networks[1:]:
+            _print_notes(other)
     cache, processes = Cache(data.cache_dir), runtime.local_world_size
     with runtime.main_first():
         kept = keep_images({"test": splits.test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
@@ -206,18 +214,26 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
     return splits, evaluate(model, kept["test"], loader, runtime, workers)
 
 
-def _networks(saved: SavedModel, second: Path | None) -> Network:
-    """Build the network of a checkpoint, or with a second one both as peers; f of a pair of networks."""
-    network = saved.build()
-    if second is None:
-        return network
-    other = read_model(second)
-    require(
-        saved.num_classes == other.num_classes
-        and (saved.classes == other.classes or () in (saved.classes, other.classes)),
-        f"--ensemble {second}: trained on other classes than {saved.path}; give one that fits",
-    )
-    return Peers(*(each.f if isinstance(each, Peers) else each for each in (network, other.build())))
+def _networks(
+    saved: SavedModel, second: Path | None, wanted: CheckpointWeights | None
+) -> list[tuple[SavedModel, Network]]:
+    """Build the network of a checkpoint, and of a second one if there is one; of a released one those wanted."""
+    networks = [(saved, saved.build())]
+    if second is not None:
+        other = read_model(second)
+        if other.released is not None and wanted is not None:
+            other = read_model(second, checkpoint_weights=wanted)
+        require_same_classes(saved, other, "--ensemble")
+        networks.append((other, other.build()))
+    return networks
+
+
+def _joined(networks: Sequence[tuple[SavedModel, Network]], test: Annotations, dataset: str) -> Network:
+    """One network with its scores in the order of the dataset; two as peers, of a pair of networks f."""
+    ordered = [in_order(network, class_columns(saved, test, dataset)) for saved, network in networks]
+    if len(ordered) == 1:
+        return ordered[0]
+    return Peers(*(each.f if isinstance(each, Peers) else each for each in ordered))
 
 
 def _require_rankable(test: Annotations, dataset: str) -> None:
@@ -239,7 +255,7 @@ def _print_table(
     metrics, beside = scored.measured.metrics, beside_as_dict(scored.measured)
     if beside:
         say("           " + "".join(f"{name:>9}" for name in ("f", *beside)))
-    reported = published.metrics if published else {}
+    reported, lines = comparison(published, len(test), dataset)
     for name, value in metrics.as_dict().items():
         others = "".join(f"   {100 * other[name]:6.2f}" for other in beside.values())
         say(f"  {name:8} {100 * value:6.2f}{others}{_reported(reported, name, value)}")
@@ -248,8 +264,8 @@ def _print_table(
             f"  {name:8} "
             + ("no class evaluated" if mean is None else f"{100 * mean:6.2f}{_reported(reported, name, mean)}")
         )
-    if published:
-        say(f"  published: {published.name}, {published.paper} ({published.source})")
+    for line in lines:
+        say(line)
     if top_k and scored.ranking is not None:
         say("  k           rec    prec     top   of the k highest scores per image")
         for k in RANKS:
@@ -258,6 +274,8 @@ def _print_table(
     empty = [test.classes[k] for k in metrics.classes_without_positives]
     if empty:
         say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
+    if line := untold_classes("test", test):
+        say(f"  {line}")
 
 
 def _kind(saved: SavedModel) -> str:
@@ -290,5 +308,9 @@ def _write(
     }
     if published:
         fractions = {name: value / 100 for name, value in published.metrics.items()}
-        content["published"] = {"name": published.name, "paper": published.paper, "test": fractions}
+        compared = bool(comparison(published, len(test), dataset).reported)
+        content["published"] = {
+            **{"name": published.name, "paper": published.paper, "test": fractions},
+            **{"compared": compared, "images": len(test)},
+        }
     write_text(file, json.dumps(content, indent=2) + "\n")

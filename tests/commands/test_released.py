@@ -10,6 +10,8 @@ from tests.commands.scene import SMALL, refusal, run, succeed, tiny_voc
 from tests.models.released import released_files
 from tests.models.released.released_files import save
 
+RAW = ("--checkpoint_weights", "raw")
+TEST = range(7)
 SEEN = ("--img_size", "64", "--normalize", "unit", "--batch_size", "4")
 
 
@@ -38,6 +40,13 @@ def figures(folder, *words):
 def logits(path, size=64):
     torch.manual_seed(2)
     return read_model(path).build().eval()(torch.rand(3, 3, size, size)).logits
+
+
+@torch.no_grad()
+def logits_of(path, *flags, size=64):
+    torch.manual_seed(2)
+    saved = read_model(path, checkpoint_weights=flags[1] if flags else None)
+    return saved.build().eval()(torch.rand(3, 3, size, size)).logits
 
 
 def test_a_released_file_is_scored_on_the_dataset_that_is_named(folder):
@@ -79,8 +88,8 @@ def test_the_published_figure_stands_beside_the_measured_one_by_file_name(folder
     assert found["dataset"] == "voc07"
     assert found["published"]["name"] == "csra-voc07"
     assert found["published"]["test"] == {"mAP": pytest.approx(0.947)}
-    measured = 100 * found["test"]["mAP"]
-    assert f"published  94.70 ({measured - 94.7:+.2f})" in said
+    assert (found["published"]["compared"], found["published"]["images"]) == (False, len(TEST))
+    assert f"not compared with the published mAP 94.70: it is of 4,952 test images, these are {len(TEST)} (" in said
     assert "lam is not in the file" not in said
 
 
@@ -151,16 +160,64 @@ def test_a_copy_has_to_be_called_safetensors_and_has_to_have_a_folder(folder):
     assert "cannot be written" in refusal(folder, "evaluate.py", *words, "nowhere/copy.safetensors", code=1)
 
 
-def test_classes_in_another_order_are_refused(folder):
-    names = tuple(reversed(read_model(folder / "run" / "best.pth").classes))
+def test_classes_in_another_order_are_matched_by_name(folder):
+    names = read_model(folder / "run" / "best.pth").classes
     made = released_files.distribution_balanced()
-    made.content["meta"]["CLASSES"] = names
+    made.content["meta"]["CLASSES"] = tuple(name.upper() for name in names)
     torch.save(made.content, folder / "epoch_9.pth")
     words = ("--load_from", "epoch_9.pth", "--dataset", "voc07", *SEEN)
-    assert "in another order" in refusal(folder, "evaluate.py", *words)
-    made.content["meta"]["CLASSES"] = tuple(name.upper() for name in reversed(names))
+    plain, said = figures(folder, *words)
+    assert "order" not in said
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0)).tolist()
+    made.content["meta"]["CLASSES"] = tuple(names[k] for k in order)
+    for part in ("head.fc_cls.weight", "head.fc_cls.bias"):
+        made.content["state_dict"][part] = made.content["state_dict"][part][order]
     torch.save(made.content, folder / "epoch_9.pth")
-    assert "order" not in succeed(folder, "evaluate.py", *words)
+    other, said = figures(folder, *words)
+    assert "classes: matched by name; the checkpoint has them in another order" in said
+    assert other["average_precision"] == pytest.approx(plain["average_precision"])
+    made.content["meta"]["CLASSES"] = (*names[:-1], "unicorn")
+    torch.save(made.content, folder / "epoch_9.pth")
+    line = refusal(folder, "evaluate.py", *words)
+    assert f"; only the checkpoint has unicorn; only voc07 has {names[-1]}; " in line
+
+
+def test_averaged_weights_are_scored_and_said_unless_the_raw_ones_are_asked_for(folder):
+    made = released_files.fc_all()
+    average = {name: value.flip(0) if "fc_all" in name else value for name, value in made.state.items()}
+    counters = {
+        "total_ops": torch.zeros(1),
+        "layer1.total_ops": torch.zeros(1),
+        "layer1.0.total_params": torch.zeros(1),
+    }
+    torch.save({"state_dict": {**made.state, **counters}, "state_dict_ema": average}, folder / "both.pth")
+    torch.save(average, folder / "average.pth")
+    torch.save(made.state, folder / "raw.pth")
+    words = ("--dataset", "voc07", *SEEN, "--load_from")
+    alone = {name: figures(folder, *words, f"{name}.pth")[0]["average_precision"] for name in ("average", "raw")}
+    assert alone["average"] != alone["raw"]
+    for flags, name in (((), "average"), (("--checkpoint_weights", "ema"), "average"), (RAW, "raw")):
+        found, said = figures(folder, *words, "both.pth", *flags)
+        assert found["average_precision"] == alone[name]
+        assert said.count(f"{'averaged' if name == 'average' else 'raw'} weights (") == 1
+        assert ("3 counters of a profiler (total_ops, total_params) are ignored" in said) == (name == "raw")
+    assert "holds no averaged weights" in refusal(
+        folder, "evaluate.py", *words, "raw.pth", "--checkpoint_weights", "ema"
+    )
+    line = refusal(folder, "evaluate.py", "--load_from", "run/best.pth", *RAW)
+    assert "--checkpoint_weights raw: run/best.pth is a checkpoint of this project" in line
+
+
+def test_averaged_weights_are_exported_and_converted_alike(folder):
+    made = released_files.fc_all()
+    torch.save(
+        {"model": made.state, "model_ema": {n: v.float() * 1.5 for n, v in made.state.items()}}, folder / "e.pth"
+    )
+    expected = {flags: logits_of(folder / "e.pth", *flags) for flags in ((), RAW)}
+    assert not torch.allclose(expected[()], expected[RAW])
+    for flags, wanted in expected.items():
+        succeed(folder, "evaluate.py", "--load_from", "e.pth", "--save_as", "e.safetensors", *flags)
+        assert torch.equal(logits(folder / "e.safetensors"), wanted)
 
 
 def test_a_released_network_beside_one_of_ours(folder):

@@ -8,6 +8,7 @@ import pytest
 
 from engine.evaluation import command
 from engine.evaluation.command import ScoreConfig, Scored
+from engine.evaluation.published import TEST_IMAGES
 from utils.checks import UserError
 from utils.metrics import evaluate_scores
 
@@ -47,7 +48,8 @@ def test_networks_of_a_pair_stand_side_by_side(capsys):
         assert line == f"  {name:8} " + "   ".join(f"{each:6.2f}" for each in every)
 
 
-def test_groups_and_published_figures(capsys):
+def test_groups_and_published_figures(capsys, monkeypatch):
+    monkeypatch.setitem(TEST_IMAGES, "voc07", 4)
     lines = printed(capsys, groups={"head": 0.625, "tail": None}, published=PUBLISHED)
     mean = figures()["mAP"]
     assert lines[1] == f"  mAP      {mean:6.2f}   published  90.25 ({mean - 90.25:+.2f})"
@@ -138,51 +140,35 @@ def test_images_prepared_in_another_way_than_in_training_are_warned_of(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_handful_of_images_is_not_compared_with_a_published_figure(capsys):
+    lines = printed(capsys, groups={"head": 0.625}, published=PUBLISHED)
+    assert lines[1] == f"  mAP      {figures()['mAP']:6.2f}"
+    assert lines[-4:-1] == [
+        "  head      62.50",
+        "  not compared with the published mAP 90.25, head 50.00: it is of 4,952 test images, these are 4 (0.08 %)",
+        "  published: x-voc07, A paper (its page)",
+    ]
+
+
 def test_a_second_network_must_fit_the_first(monkeypatch):
-    def network(number, classes):
-        return SimpleNamespace(path=Path("a.pth"), num_classes=number, classes=classes, build=lambda: (number, classes))
+    def network(number, classes, name="a.pth"):
+        def build():
+            return (number, classes)
+
+        return SimpleNamespace(path=Path(name), num_classes=number, classes=classes, build=build, released=None)
 
     first = network(2, ("a", "b"))
-    monkeypatch.setattr(command, "Peers", lambda f, g: ("peers", f, g))
-    monkeypatch.setattr(command, "isinstance", lambda *args: False, raising=False)
-    assert command._networks(first, None) == (2, ("a", "b"))
+    assert command._networks(first, None, None) == [(first, (2, ("a", "b")))]
     for fits, other in (
-        (True, network(2, ("a", "b"))),
-        (True, network(2, ())),
-        (False, network(2, ("b", "a"))),
-        (False, network(3, ("a", "b"))),
-        (False, network(3, ())),
+        (True, network(2, ("a", "b"), "b.pth")),
+        (True, network(2, (), "b.pth")),
+        (True, network(2, ("b", "a"), "b.pth")),
+        (False, network(3, ("a", "b"), "b.pth")),
+        (False, network(3, (), "b.pth")),
     ):
         monkeypatch.setattr(command, "read_model", lambda path, other=other: other)
         if fits:
-            assert command._networks(first, Path("b.pth")) == ("peers", first.build(), other.build())
+            assert command._networks(first, Path("b.pth"), None) == [(first, first.build()), (other, other.build())]
         else:
             with pytest.raises(UserError, match=r"--ensemble b\.pth: trained on other classes than a\.pth"):
-                command._networks(first, Path("b.pth"))
-
-
-@pytest.mark.parametrize("given", [False, True])
-def test_a_file_that_is_only_written_anew_is_not_scored(monkeypatch, given):
-    """Without a dataset there is nothing to score; with one the figures follow."""
-    done = []
-    config = SimpleNamespace(device="cpu", precision="fp32", save_as=Path("y.safetensors"), top_k=False, json=None)
-    asked = settings(given=("dataset",) if given else ())
-    asked.of = lambda kind: config if kind is ScoreConfig else SimpleNamespace(dataset="voc07")
-    runtime = SimpleNamespace(is_main=True, close=lambda: done.append("closed"))
-    measured = SimpleNamespace(metrics=None, scores=None)
-    splits = SimpleNamespace(test=TEST, groups={})
-    for name, value in {
-        "Request": lambda *args: SimpleNamespace(table={}),
-        "_read_checkpoint": lambda request: file(),
-        "_recorded": lambda *args: None,
-        "parse_settings": lambda *args, **named: asked,
-        "_published": lambda *args: None,
-        "Runtime": lambda *args: runtime,
-        "_convert": lambda *args: done.append("written"),
-        "_measured": lambda *args: done.append("scored") or (splits, measured),
-        "groups_as_dict": lambda *args: {},
-        "_print_table": lambda *args: done.append("printed"),
-    }.items():
-        monkeypatch.setattr(command, name, value)
-    assert command.evaluate_command([]) == 0
-    assert done == ["written", *(["scored"] if given else []), "closed", *(["printed"] if given else [])]
+                command._networks(first, Path("b.pth"), None)
