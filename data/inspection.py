@@ -113,14 +113,18 @@ class NoiseStats:
 
     labelled: Index
     """Labelled present."""
+    judged: Index
+    """Labelled present, where the truth is known."""
     wrong: Index
-    """Labelled present, and not truly so (truth that is unknown included)."""
+    """Labelled present, truly absent."""
     unlabelled: Index
     """Truly present, without a label."""
     denied: Index
     """Truly present, labelled absent."""
     unknown: Index
     """Labelled unknown, whatever the truth."""
+    hiding: Index
+    """Labelled unknown, where the truth is known."""
 
 
 def noise_stats(truth: LabelTable, observed: LabelTable) -> NoiseStats:
@@ -129,10 +133,12 @@ def noise_stats(truth: LabelTable, observed: LabelTable) -> NoiseStats:
     true, labelled, absent, unknown = PRESENT + 1, PRESENT + 1, ABSENT + 1, UNKNOWN + 1
     return NoiseStats(
         labelled=pairs[:, labelled].sum(axis=0),
-        wrong=pairs[:, labelled].sum(axis=0) - pairs[true, labelled],
+        judged=pairs[[absent, true], labelled].sum(axis=0),
+        wrong=pairs[absent, labelled],
         unlabelled=pairs[true, unknown],
         denied=pairs[true, absent],
         unknown=pairs[:, unknown].sum(axis=0),
+        hiding=pairs[[absent, true], unknown].sum(axis=0),
     )
 
 

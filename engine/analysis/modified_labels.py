@@ -84,11 +84,19 @@ def modified(runs: Sequence[FinishedRun], config: ModifiedConfig, report: Report
     write_table(report.table, _table(first, data, rows, scores))
     cards = _cards(first, data, rows, scores)
     plot_contact_sheet(cards, report.figure, marks=MARKS, columns=1)
-    known = max(counts.present + counts.absent, 1)
     return (
         f"{run.label}: {counts.labels:,} labels of {counts.images:,} of {len(data.train):,} training images were "
-        f"modified, {100 * counts.present / known:.1f} % of them are truly present; {len(rows)} images drawn"
+        f"modified, {truly_present(counts)}; {len(rows)} images drawn"
     )
+
+
+def truly_present(counts: Counts) -> str:
+    """The share of the modified labels that are truly present, of those whose truth is known."""
+    known = counts.present + counts.absent
+    if not known:
+        return "the truth of none of them is known"
+    whom = "them" if known == counts.labels else f"the {known:,} whose truth is known"
+    return f"{100 * counts.present / known:.1f} % of {whom} are truly present"
 
 
 def training_data(run: FinishedRun, path_images: Path | None) -> Data:

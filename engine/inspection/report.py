@@ -20,6 +20,7 @@ from data.inspection import (
     LabelStats,
     NoiseStats,
     strongest_pairs,
+    untold_classes,
 )
 from data.labels.regime import Regime
 from utils.long_tail import class_groups
@@ -45,6 +46,12 @@ class DataRead(NamedTuple):
     label_file: Path | None
     groups: Mapping[str, Index]  # groups of classes that the dataset itself defines
 
+    @property
+    def has_truth_apart(self) -> bool:
+        """True if the truth is known besides the labels that training sees; people's own labels are both."""
+        own = self.regime.name == "given" and self.parts["train"].given is None
+        return not own or self.label_file is not None
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -69,8 +76,8 @@ def report(findings: Findings, *, skip_missing: bool, skip_bad: bool = False) ->
     Args:
         findings: the statistics.
         skip_missing: True if rows without an image will be left out, so that they are no error unless all are.
-    """
         skip_bad: the same for rows whose image cannot be read.
+    """
     problems = [*_errors(findings, skip_missing, skip_bad), *_notes(findings, skip_missing, skip_bad)]
     data = findings.data
     return {
@@ -123,14 +130,16 @@ def _label_figures(stats: LabelStats, classes: Sequence[str]) -> ReportDict:
 
 
 def _noise(findings: Findings) -> ReportDict:
-    """Sums over classes, and the shares that matter for the choice of a regime."""
+    """Sums over classes, and the shares that matter for the choice of a regime; None for what nobody knows."""
     noise, true = findings.noise, int(findings.labels["train"].present.sum())
     sums = {name: int(getattr(noise, name).sum()) for name in noise.__dataclass_fields__}
+    apart = findings.data.has_truth_apart
     return {
         **sums,
-        "wrong_share": _share(sums["wrong"], sums["labelled"]),
-        "lost_share": _share(sums["unlabelled"] + sums["denied"], true),
-        "present_among_unknown": _share(sums["unlabelled"], sums["unknown"]),
+        "compared": apart,
+        "wrong_share": _share(sums["wrong"], sums["judged"]) if apart else None,
+        "lost_share": _share(sums["unlabelled"] + sums["denied"], true) if apart else None,
+        "present_among_unknown": _share(sums["unlabelled"], sums["hiding"]) if apart else None,
     }
 
 
@@ -240,14 +249,16 @@ def _notes(findings: Findings, skip_missing: bool, skip_bad: bool) -> Iterator[R
         if skip_missing and 0 < len(findings.missing[name]) < len(part):
             text = f"{len(findings.missing[name]):,} of {len(part):,} {word} rows will be left out: no image"
             yield _problem("note", text, (part.images.name(int(row)) for row in findings.missing[name][:LISTED]))
-        empty = np.flatnonzero(stats.present == 0)
         faults = _faults(findings, name)
         if skip_bad and 0 < len(faults) < len(part) - len(findings.missing[name]):
             text = f"{len(faults):,} of {len(part):,} {word} rows will be left out: image cannot be read"
             yield _problem("note", text, _faulty(part, faults))
+        empty = np.flatnonzero(stats.present == 0)
         if len(empty):
             text = f"{len(empty):,} of {len(stats.present):,} classes have no positive in {name}"
             yield _problem("note", text, (part.classes[k] for k in empty))
+        if name != "train" and (line := untold_classes(word, part)):
+            yield _problem("note", line, ())
         if stats.per_row[:1].sum():
             yield _problem("note", f"{int(stats.per_row[0]):,} {word} images have no positive label", ())
         within = [group for group in findings.duplicates if sum(split == name for split, _ in group) > 1]
@@ -259,9 +270,6 @@ def _notes(findings: Findings, skip_missing: bool, skip_bad: bool) -> Iterator[R
                 yield _problem("note", f"{len(rows):,} {word} boxes {what}", _boxed(part, rows[:LISTED]))
 
 
-def _problem(level: str, text: str, files: Iterator[str] | Sequence[str]) -> ReportDict:
-    return {"level": level, "text": text, "which": list(files)}
-
 def _faults(findings: Findings, name: str) -> Mapping[int, str]:
     return {} if findings.images is None else findings.images[name].faults
 
@@ -270,6 +278,9 @@ def _faulty(part: Annotations, faults: Mapping[int, str]) -> list[str]:
     """The files with a fault, each with it, the first `LISTED` of them."""
     return [f"{part.images.name(row)} {fault}" for row, fault in list(faults.items())[:LISTED]]
 
+
+def _problem(level: str, text: str, files: Iterator[str] | Sequence[str]) -> ReportDict:
+    return {"level": level, "text": text, "which": list(files)}
 
 
 def _same(findings: Findings, groups: Sequence[DuplicateGroup]) -> Iterator[str]:

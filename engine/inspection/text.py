@@ -50,11 +50,16 @@ def _noise(report: ReportDict, top: int) -> Iterator[str]:
     seen, true = report["observed"], report["splits"]["train"]["present"]
     lost = seen["unlabelled"] + seen["denied"]
     yield "the labels that training sees"
-    yield f"  wrong    {_percent(seen['wrong_share'])}  {seen['wrong']:,} of {seen['labelled']:,} labelled present"
+    if not seen["compared"]:
+        yield "  are all that is known of the truth: how many of them are wrong or missing is unknown"
+        return
+    yield f"  wrong    {_percent(seen['wrong_share'])}  {seen['wrong']:,} of {seen['judged']:,} labelled present"
     yield f"  lost     {_percent(seen['lost_share'])}  {lost:,} of {true:,} true labels are not labelled present"
-    if seen["unknown"]:
+    if seen["hiding"]:
         among = _percent(seen["present_among_unknown"])
-        yield f"  hidden   {among}  of {seen['unknown']:,} unknown entries are present in truth"
+        yield f"  hidden   {among}  of {seen['hiding']:,} unknown entries are present in truth"
+    if untold := seen["labelled"] - seen["judged"] + seen["unknown"] - seen["hiding"]:
+        yield f"  untold   the truth of {untold:,} more entries is unknown"
 
 
 def _histogram(report: ReportDict, top: int) -> Iterator[str]:
@@ -99,7 +104,8 @@ def _class_table(report: ReportDict, top: int) -> Iterator[str]:
     others = [name for name in report["splits"] if name != "train"]
     header = ["class", "present", "absent", "unknown", "labelled", "wrong", "lost", *(f"{name}" for name in others)]
     ranked = sorted(report["classes"], key=lambda one: -one["train"]["present"])
-    rows = [[_short(one["name"]), *_class_figures(one, others)] for one in ranked]
+    compared = report["observed"]["compared"]
+    rows = [[_short(one["name"]), *_class_figures(one, others, compared)] for one in ranked]
     if len(rows) > 2 * top:
         between = [f"({len(rows) - 2 * top} between)", *[""] * (len(header) - 1)]
         rows = [*rows[:top], between, *rows[-top:]]
@@ -107,13 +113,13 @@ def _class_table(report: ReportDict, top: int) -> Iterator[str]:
     yield from _table([header, *rows])
 
 
-def _class_figures(one: ReportDict, others: Sequence[str]) -> Iterator[str]:
+def _class_figures(one: ReportDict, others: Sequence[str], compared: bool) -> Iterator[str]:
     train, seen = one["train"], one["observed"]
     lost = seen["unlabelled"] + seen["denied"]
     for count in (train["present"], train["absent"], train["unknown"], seen["labelled"]):
         yield f"{count:,}"
-    yield _percent(seen["wrong"] / seen["labelled"] if seen["labelled"] else None)
-    yield _percent(lost / train["present"] if train["present"] else None)
+    yield _percent(seen["wrong"] / seen["judged"] if seen["judged"] and compared else None)
+    yield _percent(lost / train["present"] if train["present"] and compared else None)
     yield from (f"{one[name]['present']:,}" for name in others)
 
 

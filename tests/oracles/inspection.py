@@ -27,18 +27,21 @@ def noise_figures(truth, observed):
     pairs = [(t, o) for true, seen in zip(truth, observed, strict=True) for t, o in zip(true, seen, strict=True)]
     figures = {
         "labelled": sum(o == 1 for _, o in pairs),
-        "wrong": sum(o == 1 and t != 1 for t, o in pairs),
+        "judged": sum(o == 1 and t != -1 for t, o in pairs),
+        "wrong": sum(o == 1 and t == 0 for t, o in pairs),
         "unlabelled": sum(t == 1 and o == -1 for t, o in pairs),
         "denied": sum(t == 1 and o == 0 for t, o in pairs),
         "unknown": sum(o == -1 for _, o in pairs),
+        "hiding": sum(o == -1 and t != -1 for t, o in pairs),
     }
     true = sum(t == 1 for t, _ in pairs)
     lost = figures["unlabelled"] + figures["denied"]
     return {
         **figures,
-        "wrong_share": figures["wrong"] / figures["labelled"] if figures["labelled"] else None,
+        "compared": True,
+        "wrong_share": figures["wrong"] / figures["judged"] if figures["judged"] else None,
         "lost_share": lost / true if true else None,
-        "present_among_unknown": figures["unlabelled"] / figures["unknown"] if figures["unknown"] else None,
+        "present_among_unknown": figures["unlabelled"] / figures["hiding"] if figures["hiding"] else None,
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.analysis.modified_labels import count, draw_rows, epoch_text
+from engine.analysis.modified_labels import Counts, count, draw_rows, epoch_text, truly_present
 from engine.training.recorder import LABELS_FILE
 from tests.engine.run_folders import (
     SMALL,
@@ -177,3 +177,17 @@ def test_damaged_arrays_end_in_a_line_that_names_the_file(tmp_path):
     for content in list(damaged_arrays(file)):
         file.write_bytes(content)
         assert LABELS_FILE in refused("modified", run)
+
+
+@pytest.mark.parametrize(
+    ("present", "absent", "labels", "text"),
+    [
+        (1, 3, 4, "25.0 % of them are truly present"),
+        (1, 3, 9, "25.0 % of the 4 whose truth is known are truly present"),
+        (0, 3, 9, "0.0 % of the 3 whose truth is known are truly present"),
+        (0, 0, 9, "the truth of none of them is known"),
+        (1200, 0, 1300, "100.0 % of the 1,200 whose truth is known are truly present"),
+    ],
+)
+def test_what_is_unknown_is_never_a_share(present, absent, labels, text):
+    assert truly_present(Counts(labels, 5, present, absent)) == text
