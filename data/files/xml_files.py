@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from contextlib import suppress
 from xml.etree import ElementTree
 
 _DECLARATION = re.compile(rb"^\s*<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._:-]+)[\"']")
@@ -26,6 +27,8 @@ _LARGER = {
     "big5": "big5hkscs",
     "ascii": "utf-8",
 }
+# Names of Windows that Python does not have.
+_WINDOWS = {"windows-31j": "cp932", "windows-936": "gbk", "windows-949": "cp949", "windows-950": "cp950"}
 
 
 class XmlError(ValueError):
@@ -66,8 +69,10 @@ def decoded_xml(content: bytes) -> str:
 def _known(name: str, declared: bool) -> str:
     """Python's name of an encoding; UTF-8 for one that is not known or cannot be it."""
     try:
-        known = codecs.lookup(name.lower().removeprefix("x-")).name
-        b"".decode(known)
+        name = name.lower().removeprefix("x-")
+        known = codecs.lookup(_WINDOWS.get(name, name)).name
+        with suppress(UnicodeError):
+            b"<".decode(known)  # a codec of bytes, such as hex, is no encoding of a text
     except LookupError:
         return "utf-8"
     return "utf-8" if declared and known.startswith(("utf-16", "utf-32")) else known

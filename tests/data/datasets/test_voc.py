@@ -1,4 +1,5 @@
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -221,6 +222,48 @@ def test_the_second_start_parses_nothing_until_a_file_changes(tmp_path, monkeypa
     for entry in (tmp_path / "cache").iterdir():
         entry.write_bytes(entry.read_bytes()[:100])
     same_labels(load(tmp_path, tmp_path).train, first.train)
+
+
+def test_listed_images_without_an_annotation_are_left_out_where_missing_images_are(tmp_path, capsys):
+    root = voc_tree(tmp_path, 2007, IMAGES)
+    whole = load(tmp_path, tmp_path)
+    gone = whole.train.ids[0]
+    (root / "Annotations" / f"{gone}.xml").unlink()
+    with pytest.raises(UserError, match=rf"{gone}\.xml: cannot be read .*--missing_images skip"):
+        load(tmp_path, tmp_path)
+    less = load_voc(replace(source(tmp_path, tmp_path / "cache"), skip_missing=True), 2007)
+    assert less.train.ids == whole.train.ids[1:]
+    same_labels(less.test, whole.test)
+    text = f"left out 1 of {len(whole.train)} listed rows: annotation missing ({root}/Annotations/{gone}.xml, ...)"
+    assert text in capsys.readouterr().out
+
+
+def test_no_annotation_of_a_split_is_an_error_all_the_same(tmp_path):
+    root = voc_tree(tmp_path, 2007, IMAGES)
+    for path in (root / "Annotations").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="does not exist, nor does any other of the"):
+        load_voc(replace(source(tmp_path, tmp_path / "cache"), skip_missing=True), 2007)
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".Jpeg", ".jfif", ".PNG", ".jpe"])
+def test_suffixes_may_be_in_any_case_and_of_any_image(tmp_path, suffix):
+    root = voc_tree(tmp_path, 2007, IMAGES, pictures=True)
+    whole = load(tmp_path, tmp_path)
+    one = whole.train.ids[0]
+    (root / "JPEGImages" / f"{one}.jpg").rename(root / "JPEGImages" / f"{one}{suffix}")
+    (root / "Annotations" / f"{one}.xml").rename(root / "Annotations" / f"{one}.XML")
+    again = load(tmp_path, tmp_path)
+    same_labels(again.train, whole.train)
+    assert again.train.images.name(0) == f"{root}/JPEGImages/{one}{suffix}"
+    assert not len(again.train.images.missing())
+
+
+def test_the_published_suffix_comes_first(tmp_path):
+    root = voc_tree(tmp_path, 2007, IMAGES, pictures=True)
+    one = load(tmp_path, tmp_path).train.ids[0]
+    (root / "JPEGImages" / f"{one}.png").write_bytes(b"x")
+    assert load(tmp_path, tmp_path).train.images.name(0) == f"{root}/JPEGImages/{one}.jpg"
 
 
 @pytest.fixture(scope="session")

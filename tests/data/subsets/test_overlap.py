@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from data.images.cropped import CroppedImages
 from data.images.files import ArrayImages, FileImages
-from data.subsets.overlap import check_disjoint, without_missing
+from data.subsets.overlap import check_disjoint, without_bad, without_missing
 from tests.data.trees import annotations, picture
 from utils.checks import UserError
 from utils.types import Annotations, LabelTable
@@ -64,3 +65,59 @@ def test_splits_may_not_share_a_file_under_two_ids(tmp_path):
 
 def test_splits_of_different_images_pass():
     check_disjoint({"training": annotations([[1]], ["7"]), "test": annotations([[1]], ["8"])})
+
+
+def test_rows_whose_image_cannot_be_read_are_left_out_counted_and_listed(tmp_path, capsys):
+    part = on_disk(tmp_path, ["1.jpg", "2.jpg", "3.png", "4.jpg"], ["1.jpg", "2.jpg", "4.jpg"])
+    (tmp_path / "2.jpg").write_bytes(b"nothing")
+    (tmp_path / "4.jpg").write_bytes(b"")
+    assert without_bad(part, "training").tolist() == [0, 2]  # one that is missing is none of them
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "left out 2 of 4 training rows: image cannot be read"
+    assert lines[1].startswith(f"  {tmp_path / '2.jpg'} is damaged (")
+    assert lines[2] == f"  {tmp_path / '4.jpg'} is empty"
+    assert len(lines) == 3
+
+
+def test_a_file_of_two_rows_is_left_out_of_both(tmp_path, capsys):
+    part = on_disk(tmp_path, ["1.jpg", "2.jpg", "1.jpg"], ["1.jpg", "2.jpg"])
+    (tmp_path / "1.jpg").write_bytes(b"nothing")
+    assert without_bad(part, "test").tolist() == [1]
+    assert "left out 2 of 3 test rows" in capsys.readouterr().out
+
+
+def test_at_most_twenty_bad_images_are_listed(tmp_path, capsys):
+    names = [f"{n:02}.jpg" for n in range(26)]
+    part = on_disk(tmp_path, names, names)
+    for name in names[1:]:
+        (tmp_path / name).write_bytes(b"")
+    assert without_bad(part, "test").tolist() == [0]
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), lines[-1]) == (22, "  ... and 5 more")
+
+
+def test_nothing_is_said_where_every_image_can_be_read(tmp_path, capsys):
+    assert without_bad(on_disk(tmp_path, ["1.jpg", "2.jpg"], ["1.jpg", "2.jpg"]), "test").tolist() == [0, 1]
+    assert capsys.readouterr().out == ""
+
+
+def test_no_image_that_can_be_read_is_a_wrong_folder(tmp_path):
+    part = on_disk(tmp_path, ["1.jpg", "2.jpg"], ["1.jpg", "2.jpg"])
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"1\.jpg is empty, nor can any other of the 2 test images be read; check"):
+        without_bad(part, "test")
+
+
+def test_images_in_memory_are_never_bad():
+    assert ArrayImages(np.zeros((2, 4, 4, 3), dtype=np.uint8), ["a", "b"]).faults() == []
+
+
+def test_a_box_outside_its_image_is_a_bad_row(tmp_path):
+    picture(tmp_path / "a.png", size=(40, 30))
+    (tmp_path / "b.png").write_bytes(b"")
+    files = FileImages([tmp_path / "a.png", tmp_path / "b.png", tmp_path / "a.png"])
+    boxes = np.array([[50, 50, 60, 60], [0, 0, 5, 5], [0, 0, 5, 5]], dtype=np.float64)
+    faults = CroppedImages(files, boxes).faults()
+    assert [row for row, _ in faults] == [0, 1]
+    assert faults[0][1] == "box (50, 50, 60, 60) lies outside its 40 x 30 pixels"
