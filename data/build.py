@@ -12,6 +12,7 @@ import numpy as np
 from data.datasets import DATASETS, SYNONYMS, DatasetSource
 from data.datasets.table.config import TableConfig
 from data.files.cache import Cache
+from data.files.text_files import is_plain_text
 from data.labels.files import ResolvedLabels, resolve_labels
 from data.labels.regime import Regime, observe
 from data.labels.regimes import full_labels
@@ -83,6 +84,12 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
         skip_missing=config.missing_images == "skip",
     )
     splits = DATASETS[config.dataset](source)
+    for name in splits.train.classes:
+        require(
+            is_plain_text(name),
+            f"--dataset {config.dataset}: the class name {name!r} holds control characters or half a character; "
+            "correct it in the files of the dataset",
+        )
     found = len(splits.train.classes)
     if config.num_cls not in (None, found):
         raise UserError(f"--num_cls {config.num_cls}: {config.dataset} has {found} classes; leave the flag out")

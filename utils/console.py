@@ -10,16 +10,29 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 
+_OBEYED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_OBEYED |= {code: f"\\u{code:04x}" for code in (*range(0x2028, 0x202F), 0x200E, 0x200F, *range(0x2066, 0x206A))}
+"""Characters that a terminal obeys (colours, bells, the direction of text) and how they are shown instead."""
+
+
+def printable(text: str, encoding: str | None = None) -> str:
+    r"""Text as a terminal of an encoding can show it, and does not obey it.
+
+    Names of classes and files come from anywhere; what is not to be shown as it is becomes `\x1b` or `\ud800`.
+    """
+    encoding = encoding or "utf-8"
+    return text.translate(_OBEYED).encode(encoding, "backslashreplace").decode(encoding)
+
 
 def say(text: str) -> None:
     """Print a line at once, above a progress bar if one is showing."""
-    tqdm.write(text, file=sys.stdout)
+    tqdm.write(printable(text, sys.stdout.encoding), file=sys.stdout)
     sys.stdout.flush()
 
 
 def warn(text: str) -> None:
     """Print a line on the error stream."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable(text, sys.stderr.encoding), file=sys.stderr)
 
 
 def is_terminal() -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import zipfile
 import zlib
@@ -24,6 +22,7 @@ from engine.training.recorder import LABELS_FILE
 from losses import CRITERIA
 from models.peers import Network
 from utils.checks import UserError, require
+from utils.csv_cells import csv_text
 from utils.options import option
 from utils.safe_files import make_folder, write_text
 from utils.types import Annotations
@@ -166,9 +165,6 @@ def make_report(folder: Path, name: str) -> ReportFiles:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, atomically, with the columns of the first; NaN and None become empty cells."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: "" if value is None or value != value else value for name, value in row.items()})
-    write_text(path, text.getvalue(), errors="surrogateescape")
+    columns = list(rows[0])
+    text = csv_text([columns, *([row.get(name) for name in columns] for row in rows)])
+    write_text(path, text, errors="surrogateescape")

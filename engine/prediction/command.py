@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from engine.prediction.predictor import Label, Prediction, Predictor, Unreadable
 from engine.prediction.sources import FoundImages, ImageFile, find_images, shown
 from utils.checks import RunError, UserError, require
 from utils.console import say, warn
+from utils.csv_cells import csv_text
 from utils.foreign_states import CheckpointWeights
 from utils.options import option
 from utils.safe_files import make_folder, write_text
@@ -154,12 +154,12 @@ def as_json(results: PredictionResults, load_from: Path, classes: Sequence[str])
 
 def as_csv(results: PredictionResults) -> str:
     """All predictions as CSV, one row per label: path, rank from 1, label, score. No row for images without labels."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "rank", "label", "score"])
-    for source, labels in results.labels:
-        writer.writerows([source.path, rank, one.name, f"{one.score:.6f}"] for rank, one in enumerate(labels, 1))
-    return text.getvalue()
+    rows = [
+        (source.path, rank, one.name, f"{one.score:.6f}")
+        for source, labels in results.labels
+        for rank, one in enumerate(labels, 1)
+    ]
+    return csv_text([("path", "rank", "label", "score"), *rows])
 
 
 def _export(config: PredictConfig) -> int:

@@ -99,7 +99,7 @@ def test_figures_agree_with_counting_one_by_one_under_every_regime(folder, label
     ):
         for name, value in oracle.label_figures(rows, 20).items():
             assert part[name] == pytest.approx(value), name
-    own = {name: None for name in ("wrong_share", "lost_share", "present_among_unknown")} | {"compared": False}
+    own = dict.fromkeys(("wrong_share", "lost_share", "present_among_unknown")) | {"compared": False}
     for name, value in (oracle.noise_figures(true, seen) | (own if labels == "given" else {})).items():
         assert report["observed"][name] == pytest.approx(value), name
     for k, one in enumerate(report["classes"]):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data import build
-from data.build import DatasetConfig, build_data
+from data.build import DatasetConfig, build_data, load_splits
 from data.images.files import ArrayImages
 from data.labels.regime import Regime
 from data.subsets.splits import TrainingSplitConfig
@@ -103,3 +103,16 @@ def test_a_share_for_validation_is_refused_where_there_is_a_validation_split(dat
     dataset()
     with pytest.raises(UserError, match=r"--val_frac 0\.2"):
         built(val_frac=0.2)
+
+
+@pytest.mark.parametrize("name", ["red\x1b[31m", "bell\x07", "c1\x9b", "half\ud83d", "two\nlines"])
+def test_class_names_that_no_terminal_or_file_should_get_are_refused(monkeypatch, name):
+    rows = annotations_named(("cat", name))
+    monkeypatch.setitem(build.DATASETS, "digits", lambda source: Splits(rows, rows))
+    with pytest.raises(UserError, match="holds control characters or half a character; correct it") as caught:
+        load_splits(DatasetConfig(dataset="digits"), 0, need_images=False)
+    assert repr(name) in str(caught.value)
+
+
+def annotations_named(classes):
+    return Annotations(["x"], ("x",), classes, LabelTable(np.zeros((1, len(classes)), dtype=np.int8)))

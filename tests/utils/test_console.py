@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from utils import console
-from utils.console import Progress, say, warn
+from utils.console import Progress, printable, say, warn
 
 
 class Bar:
@@ -62,3 +62,33 @@ def test_a_bar_is_closed_after_an_error_too(bars):
     with pytest.raises(ValueError, match="stop"):
         list(Progress(items(), total=2, label="", unit="", shown=True))
     assert bars[0].told == ["closed"]
+
+
+SHOWN = [
+    ("cat", "cat"),
+    ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+    ("bell\x07", "bell\\x07"),
+    ("\x9b31m", "\\x9b31m"),
+    ("back\rover\x08", "back\\x0dover\\x08"),
+    ("a\tb\nc", "a\tb\nc"),
+    ("del\x7f", "del\\x7f"),
+    ("gnp.\u202eexe", "gnp.\\u202eexe"),
+    ("\u2066x\u2069", "\\u2066x\\u2069"),
+    ("half \ud83d", "half \\ud83d"),
+    ("caf\udce9.jpg", "caf\\udce9.jpg"),
+    ("\u4e2d\u6587 \xe9 \U0001f415", "\u4e2d\u6587 \xe9 \U0001f415"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), SHOWN)
+def test_a_terminal_shows_names_and_does_not_obey_them(text, shown, capsys):
+    assert printable(text) == shown
+    say(text)
+    warn(text)
+    assert capsys.readouterr() == (f"{shown}\n", f"{shown}\n")
+
+
+def test_what_an_encoding_lacks_is_escaped():
+    assert printable("\u4e2d \xe9", "ascii") == "\\u4e2d \\xe9"
+    assert printable("\u4e2d \xe9", "latin-1") == "\\u4e2d \xe9"
+    assert printable("\u4e2d", None) == "\u4e2d"
