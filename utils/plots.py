@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from utils.fonts import fit_fonts
 from utils.safe_files import write_atomically
 
 History = Sequence[Mapping[str, float]]
@@ -386,6 +387,7 @@ def _cycle(count: int) -> list[str]:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
     FigureCanvasAgg(figure)
+    fit_fonts(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks become boxes, which is seen
+        warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks become boxes, which is said
         write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))

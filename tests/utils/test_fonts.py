@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from utils import fonts
+from utils.fonts import fallbacks, fit_fonts
+from utils.plots import save_figure
+
+STIX = "\u1d81"  # a letter that the usual font lacks and STIXGeneral, which comes with matplotlib, has
+
+
+@pytest.fixture(autouse=True)
+def only_matplotlibs(monkeypatch):
+    """The fonts that come with matplotlib, whatever the system has; nothing has been said yet."""
+    bundled = [font for font in fonts.fontManager.ttflist if "mpl-data" in font.fname]
+    monkeypatch.setattr(fonts.fontManager, "ttflist", bundled)
+    monkeypatch.setattr(fonts, "_told", set())
+    fallbacks.cache_clear()
+    yield
+    fallbacks.cache_clear()
+
+
+def drawn(path, text):
+    figure = Figure(figsize=(1, 1))
+    figure.text(0.2, 0.3, text, fontsize=40)
+    save_figure(figure, path)
+    return figure, np.asarray(Image.open(path))
+
+
+def test_a_font_that_has_the_letters_is_taken(tmp_path, capsys):
+    figure, pixels = drawn(tmp_path / "a.png", STIX)
+    assert figure.texts[0].get_fontfamily()[-1] == "STIXGeneral"
+    assert capsys.readouterr().out == ""
+    _, boxes = drawn(tmp_path / "b.png", "\u7ea2")
+    assert (pixels != boxes).any()
+
+
+@pytest.mark.parametrize("text", ["plain", "caf\u00e9", "\u043a\u043e\u0448\u043a\u0430", "\u0394x", ""])
+def test_letters_of_the_usual_font_change_nothing(tmp_path, capsys, text):
+    figure, _ = drawn(tmp_path / "a.png", text)
+    assert figure.texts[0].get_fontfamily() == Figure().text(0, 0, "").get_fontfamily()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("text", ["\u7ea2\u8272", "\ud55c\uad6d", "\u304c", "\u0915\u0941", "\u0e41\u0e21\u0e27"])
+def test_letters_that_no_font_has_are_said_once(tmp_path, capsys, text):
+    for name in "ab":
+        drawn(tmp_path / f"{name}.png", f"cat {text}")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("figures: no font of this system has ")
+    assert lines[0].endswith("install a font that has them, such as Noto Sans CJK")
+    assert text[0] in lines[0]
+
+
+def test_many_letters_are_counted(capsys):
+    figure = Figure()
+    figure.text(0, 0, "".join(chr(0x4E00 + k) for k in range(30)))
+    fit_fonts(figure)
+    assert "has 30 of their letters (\u4e00 \u4e01 \u4e02 \u4e03 \u4e04 ...)" in capsys.readouterr().out
+
+
+def test_letters_and_boxes_are_told_apart():
+    assert fallbacks(STIX + "\u7ea2") == (("STIXGeneral",), frozenset("\u7ea2"))
+    assert fallbacks("") == ((), frozenset())
+
+
+def test_a_font_of_boxes_is_never_taken():
+    assert not any("Last Resort" in name for name, _ in fonts._system_fonts())
+
+
+def test_a_font_that_cannot_be_read_has_no_letters(tmp_path):
+    (tmp_path / "a.ttf").write_bytes(b"no font")
+    assert fonts._letters_of(str(tmp_path / "a.ttf")) == frozenset()
