@@ -173,7 +173,7 @@ def decoded(source: str | bytes, label: Callable[[], str]) -> Image.Image:
 
 
 def file_marks(paths: Sequence[str]) -> NDArray[np.uint64]:
-    """(N,) 64 bits of a hash of path, size and modification time: another file or content has another mark."""
+    """(N,) 64 bits of a hash of path, size, time and both ends: another file or content has another mark."""
     texts = (f"{path}\0{stamp(path)}".encode("utf-8", "surrogateescape") for path in paths)
     digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, dtype=np.uint64)

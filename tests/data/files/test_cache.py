@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from data.files.cache import Cache, default_folder, fingerprint, pack, unpack
+from data.files.cache import Cache, default_folder, fingerprint, pack, stamp, unpack
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -60,7 +60,7 @@ def test_nothing_half_written_is_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [Cache(tmp_path).path("voc", "a" * 64).name]
 
 
-def test_the_fingerprint_sees_version_names_sizes_times_and_absence(tmp_path):
+def test_the_fingerprint_sees_version_names_content_order_and_absence(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("1")
     prints = [fingerprint("v1", [one]), fingerprint("v2", [one]), fingerprint("v1", [one, two])]
@@ -69,7 +69,8 @@ def test_the_fingerprint_sees_version_names_sizes_times_and_absence(tmp_path):
     two.write_text("333")
     prints.append(fingerprint("v1", [one, two]))
     os.utime(two, ns=(5, 5))
-    prints += [fingerprint("v1", [one, two]), fingerprint("v1", [two, one])]
+    assert fingerprint("v1", [one, two]) == prints[-1]
+    prints.append(fingerprint("v1", [two, one]))
     assert len(set(prints)) == len(prints)
     assert fingerprint("v1", [two, one]) == prints[-1]
 
@@ -85,3 +86,49 @@ def test_the_default_folder_follows_the_environment(monkeypatch, tmp_path):
 
 def test_no_texts_pack_to_nothing():
     assert unpack(pack([])) == ()
+
+
+def replaced(file, content):
+    """Give a file another content, and keep its time."""
+    status = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("place", [0, 5_000, 9_999])
+def test_an_annotation_file_is_known_by_its_content(tmp_path, place):
+    file = tmp_path / "a.json"
+    content = bytearray(range(250)) * 40
+    file.write_bytes(content)
+    before = fingerprint("v1", [file])
+    replaced(file, bytes(content))
+    assert fingerprint("v1", [file]) == before
+    content[place] ^= 1
+    replaced(file, bytes(content))
+    assert fingerprint("v1", [file]) != before
+    os.utime(file, ns=(1, 1))
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert fingerprint("v1", [file]) == before
+
+
+@pytest.mark.parametrize(
+    ("size", "place"), [(1, 0), (100, 99), (4096, 2048), (4097, 0), (4097, 4096), (90_000, 88_000)]
+)
+def test_an_image_file_is_known_by_its_ends_too(tmp_path, size, place):
+    file = tmp_path / "a.jpg"
+    content = bytearray(size)
+    file.write_bytes(content)
+    before = stamp(file)
+    replaced(file, bytes(content))
+    assert stamp(file) == before
+    content[place] ^= 1
+    replaced(file, bytes(content))
+    assert stamp(file) != before
+
+
+def test_an_empty_file_is_no_absent_file(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    assert stamp(tmp_path / "empty") != stamp(tmp_path / "none") == "absent"
+    assert fingerprint("v1", [tmp_path / "empty"]) != fingerprint("v1", [tmp_path / "none"])
+    assert stamp(tmp_path) == "absent"  # a folder
