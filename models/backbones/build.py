@@ -27,7 +27,7 @@ from torch import Tensor
 
 from models.backbones.feature_extractors import Backbone, SceneNet, backbone_class
 from models.backbones.timm_networks import PREFIX, TimmFeatureExtractor, require_timm_model
-from models.backbones.tresnet import TRESNETS, TResNet
+from models.backbones.tresnet import TRESNETS, TResNet, positive_scales
 from models.backbones.weights_file import backbone_state
 from utils.checks import RunError, UserError, require
 from utils.console import say
@@ -138,7 +138,9 @@ def load_weights(
         return
     file = PRETRAINED[name].file() if weights == "default" else Path(weights).expanduser()
     own, content = target.state_dict(), load_tensors(file)
-    state, notes = backbone_state(content, file, own, checkpoint_weights)
+    state, notes, classified = backbone_state(content, file, own, checkpoint_weights)
+    if name in TRESNETS and classified:  # a file of inplace_abn; the checkpoint of a run has its head elsewhere
+        state = positive_scales(state)
     _require_fit(state, own, f"{file}{_trained_as(content)} does not fit {name}")
     target.load_state_dict(state, strict=False)  # the line above allows missing batch counters only
     if os.environ.get("RANK", "0") == "0":  # once over all processes

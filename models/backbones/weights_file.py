@@ -34,6 +34,8 @@ class BackboneState(NamedTuple):
     state: dict[str, Tensor]
     notes: tuple[str, ...]
     """What has been chosen or left out, one line each."""
+    classified: bool
+    """True if layers that classify stood beside them, as in the published file of a network."""
 
 
 def backbone_state(
@@ -58,7 +60,7 @@ def backbone_state(
     state = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
     kept = {name: value for name, value in state.items() if name in own or name.split(".")[0] not in CLASSIFYING}
     require_plain_tensors(kept, file)
-    return BackboneState(kept, (*found.notes, *note))
+    return BackboneState(kept, (*found.notes, *note), len(kept) < len(state))
 
 
 def _named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -180,3 +180,18 @@ def test_the_run_of_another_backbone_is_named_with_it(tmp_path):
 def test_weights_that_are_asked_for_and_not_there_are_refused(tmp_path, held):
     torch.save({"model": held}, tmp_path / "w.pth")
     assert "holds no averaged weights" in refused(tmp_path / "w.pth", checkpoint_weights="ema")
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_published_tresnets_compute_with_the_size_of_their_scales(tmp_path, published):
+    """inplace_abn computes with |weight| + 1e-5; a run of ours has plain norms, whose scales may be negative."""
+    torch.manual_seed(0)
+    held = BACKBONES["tresnet_m"]().state_dict()
+    name = "body.layer1.0.conv1.1.weight"
+    held[name].uniform_(-1, 1)
+    head = {"head.fc.weight": torch.ones(3, 2048), "head.fc.bias": torch.ones(3)}
+    content = {**held, **head} if published else {**prefixed(held, "backbone."), **head}
+    torch.save({"model": content, "num_classes": 3}, tmp_path / "w.pth")
+    backbone = BACKBONES["tresnet_m"]()
+    load_weights(backbone, "tresnet_m", str(tmp_path / "w.pth"))
+    torch.testing.assert_close(backbone.state_dict()[name], held[name].abs() + 1e-5 if published else held[name])
