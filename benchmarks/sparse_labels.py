@@ -59,6 +59,10 @@ class NoImages:
         """Number of the row."""
         return str(row)
 
+    def label(self, row: int) -> str:
+        """Number of the row in a message."""
+        return f"image {row}"
+
     def take(self, index: Index) -> NoImages:
         """Stand-in for the rows `index`."""
         return NoImages(len(index))

@@ -110,6 +110,10 @@ class Images(Protocol):
         """Name of that image for messages: its path, or its id."""
         ...
 
+    def label(self, row: int) -> str:
+        """That image in a message: its name, and where it was named or else the row."""
+        ...
+
     def take(self, index: Index) -> Images:
         """Images of the rows at `index`."""
         ...

@@ -52,6 +52,10 @@ class _CachedImages:
         """The path of the file of one row."""
         return self.files.name(row)
 
+    def label(self, row: int) -> str:
+        """The image of one row in a message."""
+        return self.files.label(row)
+
     def missing(self) -> Index:
         """(M,) the rows whose file does not exist."""
         return self.files.missing()

@@ -43,6 +43,10 @@ class CroppedImages:
         """The path of the file that one row is cropped from."""
         return self._files.name(row)
 
+    def label(self, row: int) -> str:
+        """The file that one row is cropped from, in a message."""
+        return self._files.label(row)
+
     def open(self, row: int) -> Image.Image:
         """The part of the image inside the row's box, RGB.
 

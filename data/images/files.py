@@ -139,6 +139,10 @@ class ArrayImages:
         """The name of one row."""
         return self._names[row]
 
+    def label(self, row: int) -> str:
+        """The image of one row in a message."""
+        return f"image {self.name(row)} (row {row})"
+
     def open(self, row: int) -> Image.Image:
         """A copy of the image of one row, RGB."""
         return Image.fromarray(self.pixels(row))

@@ -53,7 +53,7 @@ def without_bad(annotations: Annotations, split: str) -> Index:
     bad = [(row, fault) for row, fault in annotations.images.faults() if row not in missing]
     if not bad:
         return np.arange(len(annotations))
-    lines = [f"  {annotations.images.name(row)} {fault}" for row, fault in bad[:_LISTED]]
+    lines = [f"  {annotations.images.label(row)} {fault}" for row, fault in bad[:_LISTED]]
     require(
         len(bad) < len(annotations),
         f"{lines[0].strip()}, nor can any other of the {len(annotations)} {split} images be read; check --path_images",

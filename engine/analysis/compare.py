@@ -117,7 +117,9 @@ def draw_examples(labels: Sequence[str], runs: Sequence[FinishedRun], count: int
     same = len({model.classes for model in saved}) == 1
     require(same, "these runs were trained on different classes; compare them without --output")
     first = runs[0]
-    test = load_splits(first.config(DatasetConfig), first.config(RunConfig).seed, need_images=True).test
+    dataset = first.config(DatasetConfig)
+    test = load_splits(dataset, first.config(RunConfig).seed, need_images=True).test
+    test = test.take(dataset.usable_rows(test, "test"))
     rows = choose_rows(test, count)
     require(bool(rows), f"{first.path}: its test set has no labelled image to show")
     models = [built_for(model, test) for model in saved]

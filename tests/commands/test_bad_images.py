@@ -35,7 +35,7 @@ def test_bad_images_end_a_run_in_one_line_that_names_the_way_on(tmp_path, spoilt
 def test_bad_images_are_left_out_counted_and_listed(tmp_path, spoilt):
     said = succeed(tmp_path, "main_BCE.py", *VOC, *ONE, *SKIP, "--output", "run")
     assert "left out 2 of 15 training rows: image cannot be read" in said
-    assert f"{spoilt[1].name} is a web page, not the image" in said
+    assert f"{spoilt[1].name} (row 3) is a web page, not the image" in said
     assert "left out 1 of 7 test rows: image cannot be read" in said
     assert "13 train, 6 test" in said
     again = succeed(tmp_path, "evaluate.py", "--load_from", "run/best.pth", "--json", "scores.json")

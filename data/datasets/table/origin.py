@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from data.datasets.table.columns import find_roles
 from data.datasets.table.config import TableConfig
-from data.datasets.table.sheet import Sheet, read_sheet
+from data.datasets.table.sheet import read_sheet
+from data.files.cache import stamp
 from data.files.text_files import relative_path
 from utils.checks import UserError
 
@@ -28,16 +31,19 @@ class TableOrigin:
     folder: Path
 
     def __call__(self, path: str) -> str:
-        """File and line for the path of an image; "" if the table does not name it, or has changed."""
-        try:
-            sheet = read_sheet(self.table)
-            row = self._row(sheet, find_roles(sheet, self.config).image, path)
-        except UserError:
-            return ""
-        return "" if row is None else sheet.where(row)
+        """File and line for the path of an image; "" if the table does not name it, or cannot be read any more."""
+        return _places(self, stamp(self.table)).get(unicodedata.normalize("NFC", path), "")
 
-    def _row(self, sheet: Sheet, column: str, path: str) -> int | None:
-        """The first row of an image; how accents are encoded makes no difference."""
-        wanted = unicodedata.normalize("NFC", path)
-        names = (f"{self.folder}/{relative_path(text, '')}" for text in sheet.column(column))
-        return next((row for row, name in enumerate(names) if unicodedata.normalize("NFC", name) == wanted), None)
+
+@lru_cache(maxsize=1)
+def _places(origin: TableOrigin, _stamp: str) -> Mapping[str, str]:
+    """File and line of each image by its path; how accents are encoded makes no difference, the first line counts."""
+    places: dict[str, str] = {}
+    try:
+        sheet = read_sheet(origin.table)
+        for row, text in enumerate(sheet.column(find_roles(sheet, origin.config).image)):
+            name = unicodedata.normalize("NFC", f"{origin.folder}/{relative_path(text, '')}")
+            places.setdefault(name, sheet.where(row))
+    except UserError:
+        return {}
+    return places

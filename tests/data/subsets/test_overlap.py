@@ -74,8 +74,8 @@ def test_rows_whose_image_cannot_be_read_are_left_out_counted_and_listed(tmp_pat
     assert without_bad(part, "training").tolist() == [0, 2]  # one that is missing is none of them
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "left out 2 of 4 training rows: image cannot be read"
-    assert lines[1].startswith(f"  {tmp_path / '2.jpg'} is damaged (")
-    assert lines[2] == f"  {tmp_path / '4.jpg'} is empty"
+    assert lines[1].startswith(f"  image {tmp_path / '2.jpg'} (row 1) is damaged (")
+    assert lines[2] == f"  image {tmp_path / '4.jpg'} (row 3) is empty"
     assert len(lines) == 3
 
 
@@ -105,7 +105,9 @@ def test_no_image_that_can_be_read_is_a_wrong_folder(tmp_path):
     part = on_disk(tmp_path, ["1.jpg", "2.jpg"], ["1.jpg", "2.jpg"])
     for name in ("1.jpg", "2.jpg"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UserError, match=r"1\.jpg is empty, nor can any other of the 2 test images be read; check"):
+    with pytest.raises(
+        UserError, match=r"1\.jpg \(row 0\) is empty, nor can any other of the 2 test images be read; check"
+    ):
         without_bad(part, "test")
 
 

@@ -8,6 +8,7 @@ from data.datasets.table.config import TableConfig
 from data.datasets.table.origin import TableOrigin
 from data.datasets.table.reader import load_table
 from data.files.cache import Cache
+from data.subsets.overlap import without_bad
 from tests.data.trees import picture
 from utils.checks import RunError, UserError
 
@@ -34,7 +35,9 @@ def test_the_line_of_an_image_is_found(tmp_path, text, image, line):
 
 
 def test_columns_may_have_any_name(tmp_path):
-    assert table(tmp_path, "scan\tlabels\na.png\tx\n", "l.tsv", image_column="scan")(f"{tmp_path}/p/a.png").endswith("2")
+    assert table(tmp_path, "scan\tlabels\na.png\tx\n", "l.tsv", image_column="scan")(f"{tmp_path}/p/a.png").endswith(
+        "2"
+    )
 
 
 def test_nothing_is_said_of_a_table_that_has_changed(tmp_path):
@@ -46,7 +49,7 @@ def test_nothing_is_said_of_a_table_that_has_changed(tmp_path):
     assert origin(f"{tmp_path}/p/a.png") == ""
 
 
-def test_check_and_opener_name_the_line_of_a_table(tmp_path):
+def test_check_and_opener_name_the_line_of_a_table(tmp_path, capsys):
     for name in ("a", "b", "c", "d"):
         picture(tmp_path / "p" / f"{name}.png")
     (tmp_path / "p" / "b.png").write_bytes(b"nothing")
@@ -57,5 +60,7 @@ def test_check_and_opener_name_the_line_of_a_table(tmp_path):
     train = load_table(source).train
     with pytest.raises(UserError, match=r"image .*/p/b\.png \(.*/l\.csv, line 3\) is damaged .*--bad_images skip"):
         train.images.check()
+    assert without_bad(train, "training").tolist() == [1]
+    assert "/l.csv, line 3) is damaged (" in capsys.readouterr().out
     with pytest.raises(RunError, match=r"image .*/p/b\.png \(.*/l\.csv, line 3\) cannot be read: it is damaged"):
         train.images.take(np.array([0])).open(0)
