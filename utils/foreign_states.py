@@ -26,6 +26,7 @@ Likeness = Callable[[Mapping[str, Tensor]], int]
 _DEPTH, _ENTRIES = 4, 64  # where weights are looked for: levels, and entries of a list
 _PREFERRED = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")
 _OTHER_THINGS = re.compile(r"optim|sched|scaler|criterion|loss|rng|random|^amp$|metric|discriminator", re.IGNORECASE)
+_STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})  # no parameters
 _SHARED = 0.5  # of the names of an average, the share that must be the network's
 
 
@@ -88,7 +89,7 @@ def choose_state(
     found = [each for each in _states(content) if not any(map(_OTHER_THINGS.search, each.keys))]
     if not found:
         _refuse(content, path)
-    pair = _pair(found, path, likeness)
+    pair = _with_nameless(_pair(found, path, likeness), content)
     chosen, notes = _chosen(pair, path, wanted)
     state, more = _complete(chosen, pair)
     counters = sorted({name.rpartition(".")[2] for name in chosen.marks - BOOKKEEPING})
@@ -142,6 +143,32 @@ def _pair(found: list[_Found], path: Path, likeness: Likeness) -> _Pair:
     if not fitting:
         return _Pair(raw, None, _unused(averaged))
     return _exchanged(_Pair(raw, fitting[0], _unused([*fitting[1:], *_twins(raw, raws)])))
+
+
+def _with_nameless(pair: _Pair, content: Any) -> _Pair:
+    """The pair with an average that is a list of tensors without names (torch_ema), if it is of this network."""
+    lists = list(_nameless(content)) if pair.raw is not None and pair.averaged is None else []
+    if pair.raw is None or not lists:
+        return pair
+    keys, values = lists[0]
+    learned = [name for name in pair.raw.state if name.rpartition(".")[2] not in _STATISTICS]
+    shapes = [pair.raw.state[name].shape for name in learned]
+    if shapes != [value.shape for value in values]:
+        name = ".".join(keys)
+        return pair._replace(
+            notes=(*pair.notes, f"averaged weights without names ({name}) do not fit and are not used")
+        )
+    return pair._replace(averaged=_Found(keys, dict(zip(learned, values, strict=True)), frozenset()))
+
+
+def _nameless(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[Tensor]]]:
+    """Lists of tensors in entries that are averages, in order, each with its place."""
+    for key, value in _entries(content) if len(keys) < _DEPTH else ():
+        listed = isinstance(value, list | tuple) and bool(value) and all(isinstance(each, Tensor) for each in value)
+        if listed and any(map(is_average, (*keys, key))):
+            yield (*keys, key), list(value)
+        elif isinstance(value, Mapping):
+            yield from _nameless(value, (*keys, key))
 
 
 def _is_teacher(each: _Found, found: list[_Found]) -> bool:

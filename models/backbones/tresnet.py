@@ -207,5 +207,5 @@ def size_of(state: Mapping[str, Tensor]) -> str | None:
     for key in state:
         if found := _BLOCK.match(key):
             blocks[int(found[1]) - 1].add(found[2])
-    size = (stem.shape[0], tuple(len(numbers) for numbers in blocks))
+    size = (sum(stem.shape[:1]), tuple(len(numbers) for numbers in blocks))
     return next((name for name, known in TRESNETS.items() if size == tuple(known)), None)

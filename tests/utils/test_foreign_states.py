@@ -68,6 +68,7 @@ BOTH = {
     "mmengine": swapped_by_mmengine(),
     "mmcv": {"state_dict": dotless("ema_", 2, 1), "meta": {}},
     "lightning": {"state_dict": state(2), "current_model_state": state(1), "averaging_state": {}},
+    "AveragedModel in a list of Lightning": {"state_dict": RAW, "callbacks": {"SWA": {"average_model_state": EMA}}},
     "names without dots": {
         "model": RAW,
         "ema": {name.replace(".", ""): value for name, value in EMA.items()},
@@ -150,6 +151,25 @@ def test_statistics_without_an_average_are_the_raw_ones_and_counted():
     assert float(found.state["bn1.running_mean"][0]) == 1
     assert float(found.state["conv1.weight"][0]) == 2
     assert "1 tensors that have no average (bn1.running_mean, ...) are the raw ones" in found.notes
+
+
+def test_an_average_without_names_is_that_of_the_parameters_in_order():
+    shadow = [value for name, value in EMA.items() if "running" not in name]
+    content = {"model": RAW, "ema": {"decay": 0.9, "num_updates": 3, "shadow_params": shadow}}
+    found = choose_state(content, FILE)
+    assert {name: float(value[0]) for name, value in found.state.items()} == {
+        name: 1 if "running" in name else 2 for name in NAMES
+    }
+    assert "averaged weights (ema, ema.shadow_params) are used" in found.notes[0]
+    assert float(choose_state(content, FILE, "raw").state["fc.weight"][0]) == 1
+
+
+@pytest.mark.parametrize("shadow", [[torch.ones(2)] * 3, [torch.ones(3)] * 4])
+def test_an_average_without_names_that_does_not_fit_is_said(shadow):
+    content = {"model": RAW, "ema": {"shadow_params": shadow}}
+    assert choose_state(content, FILE).notes == (
+        "averaged weights without names (ema.shadow_params) do not fit and are not used",
+    )
 
 
 COUNTERS = {
