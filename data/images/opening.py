@@ -27,6 +27,9 @@ _GB = 1e9
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")  # blocks of a PNG that have no pixels
 _PNG = b"\x89PNG\r\n\x1a\n"
 
+# What Pillow says of files that are whole, and of a kind that it does not read.
+_DECLINED = ("unsupported", "not supported", "not available", "unable to locate", "not implemented", "cannot handle")
+
 # What Pillow raises for input that it cannot read: OSError for most of it, the others from single decoders.
 UNREADABLE = (
     OSError,
@@ -73,9 +76,9 @@ def explained(source: str | bytes, error: BaseException) -> str:
         return "takes more memory than there is: make it smaller"
     if isinstance(error, PermissionError):
         return f"cannot be read ({error.strerror})"
-    if isinstance(error, UnidentifiedImageError | NotImplementedError) and (kind := declined_kind(source)):
+    if isinstance(error, UnidentifiedImageError | NotImplementedError | KeyError) and (kind := declined_kind(source)):
         return kind
-    if isinstance(error, NotImplementedError):
+    if isinstance(error, NotImplementedError) or any(word in str(error).lower() for word in _DECLINED):
         return f"is of a kind that Pillow does not read ({reason(error)}): convert it to PNG or JPEG"
     return f"is damaged ({reason(error)})"
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from data.images import opening
 from data.images.files import FileImages
+from data.images.kinds import declined_kind
 from data.images.opening import decode, explained, fault, header, opened, without_texts
 from data.inspection import examine
 from utils.checks import RunError
@@ -116,6 +117,10 @@ DECLINED = {
     "document": (b"%PDF-1.7\n", "a PDF document"),
     "zip": (b"PK\x03\x04abc", "a zip archive"),
     "array": (b"\x93NUMPY\x01\0", "a NumPy array"),
+    "photoshop": (b"8BPS\0\1", "a Photoshop document"),
+    "raw": (b"II*\0\x10\0\0\0CR\2\0", "a raw picture of a camera"),
+    "dicom": (bytes(128) + b"DICM", "a DICOM image"),
+    "webm": (b"\x1aE\xdf\xa3" + bytes(40), "a video or sound"),
     "exr": (b"v/1\x01\x02\0\0\0", "an OpenEXR image"),
 }
 
@@ -131,9 +136,9 @@ def test_files_that_pillow_declines_are_named_for_what_they_are(tmp_path, conten
     assert f"cannot be read: it is {words}" in str(caught.value)
 
 
-def tiff(bits, kind, count, *, big=False):
+def tiff(bits, kind, count, *, big=False, packed=1):
     """The header of a TIFF of 2 x 2 pixels."""
-    tags = [(256, 2), (257, 2), (258, bits), (259, 1), (262, 1), (273, 200), (277, count), (278, 2), (279, 64)]
+    tags = [(256, 2), (257, 2), (258, bits), (259, packed), (262, 1), (273, 200), (277, count), (278, 2), (279, 64)]
     tags.append((339, kind))
     entry, number = ("<HHQHxxxxxx", "<Q") if big else ("<HHIHxx", "<H")
     content = b"II+\0\x08\0\0\0" + struct.pack("<Q", 16) if big else b"II*\0" + struct.pack("<I", 8)
@@ -157,6 +162,39 @@ def test_the_depth_of_a_tiff_that_pillow_declines_is_named(tmp_path, content, wo
     assert text == f"is a TIFF of {words} per pixel, which Pillow does not read: convert it to PNG or JPEG of 8 bits"
 
 
+def test_the_compression_of_a_tiff_that_pillow_declines_is_named(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(8, 1, 1, packed=34661))
+    text = fault(str(tmp_path / "a.tif"))
+    assert text.startswith("is a TIFF of 1 x 8-bit unsigned values per pixel, compression 34661, which Pillow does not")
+
+
+def test_a_tiff_of_a_usual_kind_is_of_no_other():
+    assert declined_kind(tiff(8, 1, 3)) == ""
+    assert declined_kind(tiff(32, 3, 1)) == ""
+
+
+@pytest.mark.parametrize(
+    "frame, bits, words",
+    [
+        (0xC1, 12, "a JPEG of 12 bits per value"),
+        (0xC3, 16, "a lossless JPEG of 16 bits per value"),
+        (0xC9, 8, "an arithmetic-coded JPEG of 8 bits per value"),
+        (0xF7, 8, "a near-lossless JPEG of 8 bits per value"),
+        (0xC5, 8, "a hierarchical JPEG of 8 bits per value"),
+    ],
+)
+def test_the_coding_of_a_jpeg_that_pillow_declines_is_named(frame, bits, words):
+    metadata = b"\xff\xe1" + struct.pack(">H", 1000) + bytes(998)
+    head = b"\xff\xd8" + metadata + bytes([0xFF, frame]) + struct.pack(">HBHHB", 11, bits, 8, 8, 1) + b"\x01\x11\0"
+    assert declined_kind(head).startswith(f"is {words}, which Pillow does not read")
+
+
+def test_a_jpeg_of_a_usual_kind_is_damaged_where_it_is_cut(tmp_path):
+    head = b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 11, 8, 8, 8, 1) + b"\x01\x11\0"
+    assert declined_kind(head) == ""
+    assert declined_kind(head[:9]) == ""
+
+
 def test_a_tiff_without_its_tags_is_damaged(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiff(8, 1, 1)[:30])
     assert fault(str(tmp_path / "a.tif")).startswith("is damaged (")
@@ -169,6 +207,8 @@ def test_a_tiff_without_its_tags_is_damaged(tmp_path):
         (PermissionError(13, "Permission denied"), "cannot be read (Permission denied)"),
         (MemoryError(), "takes more memory than there is: make it smaller"),
         (NotImplementedError("pixel format 7"), "is of a kind that Pillow does not read (pixel format 7): convert it"),
+        (OSError("Unable to locate Ghostscript on paths"), "is of a kind that Pillow does not read (Unable to locate"),
+        (OSError("decoder jpeg2k not available"), "is of a kind that Pillow does not read (decoder jpeg2k not"),
         (OSError("image file is truncated"), "is damaged (image file is truncated)"),
         (EOFError(), "is damaged (EOFError)"),
     ],
