@@ -5,13 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from engine.evaluation import command
 from engine.evaluation.command import ScoreConfig, Scored
 from engine.evaluation.published import TEST_IMAGES
+from models.peers import Peers
 from utils.checks import UserError
 from utils.metrics import evaluate_scores
-from utils.types import LabelTable
+from utils.types import LabelTable, ModelOutput
 
 TRUTH = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], dtype=np.int8)
 SCORES = np.array([[2, -1, -2], [-1, 1, -2], [1, -1, -2], [1, -2, -3]], dtype=np.float32)
@@ -173,3 +175,29 @@ def test_a_second_network_must_fit_the_first(monkeypatch):
         else:
             with pytest.raises(UserError, match=r"--ensemble b\.pth: trained on other classes than a\.pth"):
                 command._networks(first, Path("b.pth"), None)
+
+
+class Fixed(torch.nn.Module):
+    """A network of fixed scores."""
+
+    def __init__(self, *scores):
+        super().__init__()
+        self.scores = torch.tensor([scores])
+
+    def forward(self, images, want=frozenset()):
+        return ModelOutput(self.scores)
+
+
+def test_each_of_two_networks_is_put_in_the_order_of_the_dataset():
+    def of(*classes):
+        return SimpleNamespace(path=Path("x.pth"), classes=classes, num_classes=3, released=None)
+
+    first, second = (of("owl", "cat", "dog"), Fixed(3.0, 1.0, 2.0)), (of("dog", "owl", "cat"), Fixed(20.0, 30.0, 10.0))
+    assert command._joined([first], TEST, "voc07")(None).logits.tolist() == [[1, 2, 3]]
+    views = command._joined([first, second], TEST, "voc07").views(None)
+    assert (views["f"].tolist(), views["g"].tolist()) == ([[1, 2, 3]], [[10, 20, 30]])
+    pair = Peers(Fixed(3.0, 1.0, 2.0), Fixed(0.0, 0.0, 0.0))
+    views = command._joined([(first[0], pair), second], TEST, "voc07").views(None)
+    assert (views["f"].tolist(), views["g"].tolist()) == ([[1, 2, 3]], [[10, 20, 30]])
+    with pytest.raises(UserError, match="only the checkpoint has emu; only voc07 has dog"):
+        command._joined([first, (of("owl", "cat", "emu"), second[1])], TEST, "voc07")
