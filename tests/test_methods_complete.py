@@ -92,6 +92,7 @@ THROUGH_OTHERS = {
     *("utils/checks", "utils/console", "data/loading/dataset", "data/labels/entries", "data/labels/validation"),
     *("data/labels/arrays", "data/labels/class_rates", "data/files/csv_blocks", "data/datasets/source"),
     *("data/datasets/long_tail_pickles", "data/datasets/generated/letters", "data/datasets/generated/scenes"),
+    *("data/images/kinds", "data/datasets/voc_files"),
     "models/backbones/__main__",
     *(f"models/released/{name}" for name in ("contents", "resnets", "transformers", "tresnets")),
 }

@@ -214,6 +214,6 @@ def test_another_training_seed_trains_another_network_on_the_same_data_and_both_
 
 def test_an_ensemble_of_other_classes_is_refused(folder, tmp_path):
     saved = torch.load(folder / "main_BCE" / "best.pth", weights_only=True)
-    torch.save({**saved, "classes": saved["classes"][::-1]}, tmp_path / "other.pth")
+    torch.save({**saved, "classes": [f"other {name}" for name in saved["classes"]]}, tmp_path / "other.pth")
     line = refusal(folder, "evaluate.py", "--load_from", "main_BCE/best.pth", "--ensemble", tmp_path / "other.pth")
     assert "trained on other classes" in line

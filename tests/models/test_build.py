@@ -45,6 +45,7 @@ MODEL = {
     "norm_eval": False,
     "norm_frozen": False,
     "weights": "default",
+    "checkpoint_weights": None,
 }
 TRANSFORMER = {"hidden_dim": None, "dim_feedforward": None, "nheads": 4, "dropout": 0.1}
 PUBLISHED = {

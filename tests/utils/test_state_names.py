@@ -1,0 +1,64 @@
+"""Names in checkpoints from elsewhere: averages, counters, wrappers."""
+
+import pytest
+import torch
+
+from utils.state_names import is_average, is_counter, letters, plain_names, split_average, without_wrappers
+
+
+@pytest.mark.parametrize(
+    "key", ["ema", "model_ema", "state_dict_ema", "modelEMA", "swa", "swa_state", "averaged_model", "net-avg", "ema2"]
+)
+def test_averages_are_known_by_their_name(key):
+    assert is_average(key)
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict", "schema", "remainder", "average_pool2d.weightless", "emanate"])
+def test_other_names_are_no_averages(key):
+    assert is_average(key) == key.startswith("average_")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "counted"),
+    [
+        ("layer1.total_ops", torch.zeros(1), True),
+        ("total_params", torch.zeros(8), True),
+        ("total_params", torch.zeros(9), False),
+        ("features.flops", 3, True),
+        ("n_averaged", torch.tensor(5), True),
+        ("n_averaged", torch.zeros(2), False),
+        ("conv.weight", torch.zeros(1), False),
+        ("conv.duration", "text", False),
+    ],
+)
+def test_counters_are_small_and_have_their_names(name, value, counted):
+    assert is_counter(name, value) == counted
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("conv1.weight", "conv1.weight"),
+        ("module.conv1.weight", "conv1.weight"),
+        ("module.module._orig_mod.conv1.weight", "conv1.weight"),
+        ("layer1._fsdp_wrapped_module.0.weight", "layer1.0.weight"),
+        ("head.module.weight", "head.module.weight"),
+    ],
+)
+def test_wrappers_are_taken_off(name, plain):
+    assert without_wrappers(name) == plain
+
+
+def test_an_attribute_goes_where_all_names_have_it():
+    assert plain_names(["model.a", "module.model.b"]) == {"model.a": "a", "module.model.b": "b"}
+    assert plain_names(["model.a", "b"]) == {"model.a": "model.a", "b": "b"}
+    assert plain_names([]) == {}
+    assert letters(["model.a.b_1", "model.c"]) == {"ab1": "model.a.b_1", "c": "model.c"}
+
+
+def test_raw_and_averaged_tensors_of_one_state_are_told_apart():
+    one, two = torch.zeros(1), torch.ones(1)
+    raw, averaged, exchanged = split_average({"fc.weight": one, "ema.fc.weight": two, "ema.decay": two})
+    assert (raw, averaged, exchanged) == ({"fc.weight": one}, {"fc.weight": two}, False)
+    raw, averaged, exchanged = split_average({"fc.weight": one, "ema_fc_weight": two})
+    assert (set(raw), set(averaged), exchanged) == ({"fc.weight"}, {"fc_weight"}, True)
