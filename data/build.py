@@ -11,6 +11,7 @@ import numpy as np
 
 from data.datasets import DATASETS, SYNONYMS, DatasetSource
 from data.datasets.table.config import TableConfig
+from data.datasets.table.reader import names_splits
 from data.files.cache import Cache
 from data.files.text_files import is_plain_text
 from data.labels.files import ResolvedLabels, resolve_labels
@@ -69,12 +70,8 @@ class Data(NamedTuple):
         return {name: split.content_hash() for name, split in splits.items() if split is not None}
 
 
-def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Splits:
-    """Read the dataset, and thin its training set out to a long tail where the settings ask for that.
-
-    Raises: UserError when a folder, file or entry is missing or wrong, or when two splits share an image.
-    """
-    source = DatasetSource(
+def _source(config: DatasetConfig, seed: int, *, need_images: bool) -> DatasetSource:
+    return DatasetSource(
         path_images=config.path_images or Path(),
         path_lists=config.path_lists,
         seed=seed,
@@ -83,7 +80,19 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
         table=config,
         skip_missing=config.missing_images == "skip",
     )
-    splits = DATASETS[config.dataset](source)
+
+
+def holds_test_out(config: DatasetConfig, seed: int) -> bool:
+    """True if the dataset is a table that names no test set, so that `--test_frac` of its images is held out."""
+    return config.dataset == "table" and not names_splits(_source(config, seed, need_images=False))
+
+
+def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Splits:
+    """Read the dataset, and thin its training set out to a long tail where the settings ask for that.
+
+    Raises: UserError when a folder, file or entry is missing or wrong, or when two splits share an image.
+    """
+    splits = DATASETS[config.dataset](_source(config, seed, need_images=need_images))
     for name in splits.train.classes:
         require(
             is_plain_text(name),

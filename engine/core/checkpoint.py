@@ -5,9 +5,10 @@ A run keeps `best.pth`, a model that anyone can score, and `last/`, all that res
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ class SavedModel:
     """The published result of it, if any."""
     notes: tuple[str, ...] = ()
     """Assumptions about the file, one line each."""
+    trained_on: torch.Tensor = field(default_factory=lambda: image_marks(()))
+    """`image_marks` of the training set of a run of ours; none where they are not known."""
+
+    def seen(self, ids: Sequence[str]) -> int:
+        """Number of these image ids that are those of training images."""
+        return int(torch.isin(image_marks(ids), self.trained_on).sum())
 
     def build(self) -> Network:
         """The network or networks with these weights. Raises: UserError when they do not fit, or are not finite."""
@@ -101,7 +108,22 @@ def _require_fit(own: Mapping[str, Any], weights: Mapping[str, Any], path: Path)
         )
 
 
-def save_model(path: Path, model: Network, classes: tuple[str, ...], settings: dict[str, Any], epoch: int) -> None:
+def image_marks(ids: Sequence[str]) -> torch.Tensor:
+    """(N,) int64: 64 bits of a hash of each image id, by which a checkpoint knows what it was trained on."""
+    digests = (hashlib.blake2b(each.encode("utf-8", "surrogatepass"), digest_size=8).digest() for each in ids)
+    return (
+        torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.int64) if ids else torch.empty(0, dtype=torch.int64)
+    )
+
+
+def save_model(
+    path: Path,
+    model: Network,
+    classes: tuple[str, ...],
+    settings: dict[str, Any],
+    epoch: int,
+    trained_on: Sequence[str] = (),
+) -> None:
     """Write a model file atomically, which any machine can load, be it without the GPU that the model is on.
 
     Raises: RunError when the disk refuses; an earlier file stays intact.
@@ -113,6 +135,7 @@ def save_model(path: Path, model: Network, classes: tuple[str, ...], settings: d
         "settings": plain_values(settings),
         "epoch": epoch,
         "peers": isinstance(model, Peers),
+        "trained_on": image_marks(trained_on),
     }
     write_atomically(path, lambda file: torch.save(content, file))
 
@@ -195,9 +218,16 @@ def _own(content: dict[str, Any], path: Path) -> SavedModel:
     fits = type(count) is int and 0 < count < _MOST_CLASSES and len(content["classes"]) in (0, count)
     require(fits, f"{path}: a damaged model file: it says it has {str(count)[:20]} classes")
     peers = bool(content.get("peers", False))  # earlier files hold one network and do not say so
-    return SavedModel(
-        path, dict(content["model"]), tuple(content["classes"]), content["settings"], content["epoch"], peers, count
-    )
+    held = tuple(content["classes"]), content["settings"], content["epoch"]
+    return SavedModel(path, dict(content["model"]), *held, peers, count, trained_on=_marks(content))
+
+
+def _marks(content: Mapping[str, Any]) -> torch.Tensor:
+    """Marks of the images that a model was trained on; none of a file that has none, or something else there."""
+    marks = content.get("trained_on")
+    if isinstance(marks, torch.Tensor) and marks.dtype == torch.int64 and marks.ndim == 1:
+        return marks
+    return image_marks(())
 
 
 def _released(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from data.build import DatasetConfig, load_splits
+from data.build import DatasetConfig, holds_test_out, load_splits
 from data.files.cache import Cache
 from data.images.caching import keep_images
 from data.inspection import untold_classes
@@ -114,6 +114,7 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
         ranking = None if measured.scores is None else ranking_figures(measured.scores, test.truth.dense())
         scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups))
         _print_table(saved, test, scored, dataset, config.top_k, published)
+        _print_caveats(saved, splits, settings)
         if config.json is not None:
             _write(saved, test, scored, dataset, config.json, published)
     return 0
@@ -276,6 +277,17 @@ def _print_table(
         say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
     if line := untold_classes("test", test):
         say(f"  {line}")
+
+
+def _print_caveats(saved: SavedModel, splits: Splits, settings: Settings) -> None:
+    """Say if training images are scored, or only a part of a table that was named for scoring."""
+    test, data = splits.test, settings.of(DatasetConfig)
+    if seen := saved.seen(test.ids):
+        say(f"  {seen:,} of these {len(test):,} images have ids that the network was trained on: no figure of a test")
+    if settings.is_given("table") and holds_test_out(data, settings.of(ScoreConfig).seed):
+        part = f"{len(test):,} of its {len(splits.train) + len(test):,} images"
+        say(f"  {data.table} names no test set: {part} were held out by --test_frac and scored;")
+        say("  to score all of a table, name it by --test_table beside the --table of training")
 
 
 def _kind(saved: SavedModel) -> str:

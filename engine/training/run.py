@@ -249,7 +249,9 @@ class Run:
         if value > state.best_score:  # strictly: of equal epochs the first is kept
             state.best_score, state.best_epoch = value, epoch
             if self.runtime.is_main:
-                save_model(self.folder.best, self.reported, self.data.train.classes, dict(self.settings.values), epoch)
+                train = self.data.train
+                held = dict(self.settings.values)
+                save_model(self.folder.best, self.reported, train.classes, held, epoch, trained_on=train.ids)
         state.stopped = limit is not None and 100 * (state.best_score - value) > limit
         if self.runtime.is_main:
             self.folder.log_epoch([*state.history, row], self.config.epochs)

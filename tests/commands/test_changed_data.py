@@ -169,3 +169,50 @@ def test_a_named_file_is_used_as_it_is_with_a_note(folder):
     absent = np.load(file)[:, 0] == -1
     flip(folder, *np.flatnonzero(absent))
     assert "made when the true labels were others; it is used as it is" in run(folder, *named, "--output", "two").stderr
+
+
+def without_splits(folder, name, rows):
+    """Another table of the same images, which names no splits."""
+    lines = (folder / "labels.csv").read_text().splitlines()
+    kept = [lines[0], *(lines[row + 1] for row in rows)]
+    (folder / name).write_text("\n".join(line.rpartition(",")[0] for line in kept) + "\n")
+
+
+def scored(folder, *words):
+    return succeed(folder, "evaluate.py", "--load_from", "run/best.pth", *words)
+
+
+def test_an_evaluation_says_what_part_of_a_table_it_scores(folder):
+    succeed(folder, *RUN, "--output", "run")
+    assert "--test_frac" not in scored(folder)
+    without_splits(folder, "other.csv", range(12, 18))
+    printed = scored(folder, "--table", "other.csv")
+    part = int(printed.split("images")[0].split()[-1])
+    assert f"other.csv names no test set: {part} of its 6 images were held out by --test_frac and scored" in printed
+    assert part < 6
+    printed = scored(folder, "--table", "labels.csv")
+    assert "--test_frac" not in printed
+    assert "6 images" in printed
+
+
+@pytest.mark.parametrize(("rows", "seen"), [(range(12, 18), 0), (range(12), None)])
+def test_an_evaluation_says_that_it_scores_training_images(folder, rows, seen):
+    succeed(folder, *RUN, "--output", "run")
+    without_splits(folder, "other.csv", rows)
+    printed = scored(folder, "--table", "other.csv")
+    part = int(printed.split("images")[0].split()[-1])
+    said = f"{part} of these {part} images have ids that the network was trained on: no figure of a test"
+    assert (said in printed) == (seen is None)
+    assert ("trained on" in printed) == (seen is None)
+
+
+def test_images_of_a_run_that_are_scored_in_another_table_by_half(folder):
+    succeed(folder, *RUN, "--output", "run")
+    lines = (folder / "labels.csv").read_text().splitlines()
+    (folder / "train.csv").write_text("\n".join([lines[0], *(line for line in lines[1:7])]) + "\n")
+    tested = [lines[0], *lines[11:16]]
+    for name, kept in (("train.csv", [lines[0], *lines[1:7]]), ("test.csv", tested)):
+        (folder / name).write_text("\n".join(line.rpartition(",")[0] for line in kept) + "\n")
+    printed = scored(folder, "--table", "train.csv", "--test_table", "test.csv")
+    assert "2 of these 5 images have ids that the network was trained on" in printed  # rows 10 and 11
+    assert "--test_frac" not in printed

@@ -72,6 +72,15 @@ def load_table(source: DatasetSource) -> Splits:
     return Splits(train, test, validation=validation if len(validation) else None)
 
 
+def names_splits(source: DatasetSource) -> bool:
+    """True if `source.table` names a test set, in a table of its own or in itself; else a share is held out for it."""
+    config = source.table
+    if config.test_table is not None or config.table is None:
+        return True
+    labels = _read(source, config.table, read_class_file(config.table, config.label_separator))
+    return not (labels.splits == NO_SPLIT).all()
+
+
 def split_table_rows(table: Path, labels: OwnLabels, fraction: float, seed: int) -> tuple[Index, Index, Index]:
     """Return the rows for training, validation and test; val is the test set if the table names no test.
 
