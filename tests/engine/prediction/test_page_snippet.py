@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image, TiffImagePlugin
@@ -157,7 +158,12 @@ def of_predict(folder):
 
 @pytest.mark.parametrize("kind", MODES)
 def test_an_image_of_any_mode_gets_the_scores_of_predict(folder, runtime, kind):
-    MODES[kind](folder / "photos" / "a.jpg")
+    file = folder / "photos" / "a.jpg"
+    try:
+        MODES[kind](file)
+        Image.open(file).load()
+    except OSError as error:
+        pytest.skip(f"Pillow {PIL.__version__} cannot write and read this kind: {error}")
     found = of_the_page(folder)
     assert len(found) == 5
     assert found == pytest.approx(of_predict(folder), abs=1e-5)

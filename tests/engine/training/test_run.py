@@ -98,7 +98,7 @@ def selecting(selection="validation", *, early_stop=None, main=True, scheduler="
         selection=selection,
         config=SimpleNamespace(early_stop=early_stop, epochs=9),
         optim=SimpleNamespace(scheduler=scheduler),
-        data=SimpleNamespace(validation=True, train=SimpleNamespace(classes=("a",))),
+        data=SimpleNamespace(validation=True, train=SimpleNamespace(classes=("a",), ids=("x.jpg",))),
         loop=SimpleNamespace(state=TrainState(**state), follow=lambda score: said.append(("follow", score))),
         runtime=SimpleNamespace(is_main=main),
         folder=SimpleNamespace(best="best.pth", log_epoch=lambda rows, epochs: said.append(("log", len(rows), epochs))),
@@ -113,7 +113,7 @@ def after(run, monkeypatch, epoch=4, validation=0.5, test=0.25):
     scores = {"validation": validation, "test": test}
     results = {split: SimpleNamespace(metrics=SimpleNamespace(mAP=value)) for split, value in scores.items()}
     run._scores_after = lambda number, row: results
-    monkeypatch.setattr(room, "save_model", lambda *args: run.said.append(("saved", args[-1])))
+    monkeypatch.setattr(room, "save_model", lambda *args, trained_on: run.said.append(("saved", args[-1])))
     monkeypatch.setattr(room, "say", lambda text: run.said.append(text))
     Run._after_epoch(run, epoch, {"epoch": epoch})
     assert run.scored == {}
