@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.loading.dataset import ImageBatch
+from data.loading.loader import batch_on
 from data.loading.samplers import ShuffledBatches
 from data.loading.transforms import normalizer
 from engine.core.distributed import Runtime
@@ -120,13 +121,7 @@ class FixedImages:
 
     def to_batch(self, raw: ImageBatch, device: torch.device) -> Batch:
         """As `ImageLoader` does it."""
-        views = [
-            None if pixels is None else self.normalizer(pixels.to(device, non_blocking=True))
-            for pixels in (raw.pixels, raw.second_pixels)
-        ]
-        observed, index = (each.to(device, non_blocking=True) for each in (raw.observed, raw.index))
-        assert views[0] is not None
-        return Batch(views[0], observed, index, views[1], raw.truth)
+        return batch_on(device, raw, self.normalizer)
 
 
 class Trainer:

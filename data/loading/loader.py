@@ -123,13 +123,18 @@ class ImageLoader(DataLoader[ImageBatch]):
 
     def to_batch(self, raw: ImageBatch, device: torch.device) -> Batch:
         """A batch of this loader on `device`, its images float32 and normalised; the truth stays where it is."""
-        views = [
-            None if pixels is None else self.normalizer(pixels.to(device, non_blocking=True))
-            for pixels in (raw.pixels, raw.second_pixels)
-        ]
-        observed, index = (each.to(device, non_blocking=True) for each in (raw.observed, raw.index))
-        assert views[0] is not None
-        return Batch(views[0], observed, index, views[1], raw.truth)
+        return batch_on(device, raw, self.normalizer)
+
+
+def batch_on(device: torch.device, raw: ImageBatch, normalizer: Normalizer) -> Batch:
+    """A batch of image bytes on `device`, float32 and normalised there; the truth stays where it is."""
+    views = [
+        None if pixels is None else normalizer(pixels.to(device, non_blocking=True))
+        for pixels in (raw.pixels, raw.second_pixels)
+    ]
+    observed, index = (each.to(device, non_blocking=True) for each in (raw.observed, raw.index))
+    assert views[0] is not None
+    return Batch(views[0], observed, index, views[1], raw.truth)
 
 
 def training_batches(
