@@ -7,6 +7,7 @@ UNKNOWN, in training and test alike. Rows are ordered by image id.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def find_root(path: Path, year: int) -> Path:
     for folder in (path / name, path / "VOCdevkit" / name):
         if folder.is_dir():
             return folder
-    own_name = path.resolve().name
+    own_name = Path(os.path.realpath(path)).name  # `Path.resolve` raises for a link to itself
     if re.fullmatch(r"VOC\d{4}", own_name):
         require(own_name == name or not path.is_dir(), f"{path}: this is {own_name}, the dataset asked for is {name}")
     if (path / "ImageSets").is_dir() or (path / "Annotations").is_dir():

@@ -22,6 +22,10 @@ _LIMITS = {
 """What PyTorch says when the machine cannot do what a run asks of it, and the line for it."""
 
 
+_LONGEST = 900
+"""Characters of a line of an error that are shown."""
+
+
 def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run `main` and turn its possible ends into exit codes.
 
@@ -30,11 +34,11 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
     try:
         return main(argv)
     except UserError as error:
-        warn(f"error: {error}")
+        _say_error(str(error))
         return 2
     except RunError as error:
         # From a loader process it arrives as "Caught RunError in ...", a traceback, and the line itself at the end.
-        warn(f"error: {str(error).splitlines()[-1].removeprefix('utils.checks.RunError: ')}")
+        _say_error(str(error).splitlines()[-1].removeprefix("utils.checks.RunError: "))
         return 1
     except Interrupted as stop:
         warn(f"stopped by {stop} after saving; go on with --resume and the same --output")
@@ -46,7 +50,7 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
         line = _limit_reached(str(error))
         if not line:
             raise
-        warn(f"error: {line}")
+        _say_error(line)
         return 1
     except BrokenPipeError:  # the reader of our output (head, less) has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,8 +58,14 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise
-        warn(f"error: {error.filename or 'input/output'}: {error.strerror}")
+        _say_error(f"{error.filename or 'input/output'}: {error.strerror}")
         return 1
+
+
+def _say_error(text: str) -> None:
+    """Print an error; of a line that quotes something endless, both ends: where it went wrong, and what to do."""
+    lines = (line if len(line) <= _LONGEST else f"{line[:500]} ... {line[-300:]}" for line in text.split("\n"))
+    warn("error: " + "\n".join(lines))
 
 
 def _limit_reached(text: str) -> str:

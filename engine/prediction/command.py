@@ -254,14 +254,19 @@ def _tile(source: ImageFile, labels: Sequence[Label]) -> Tile:
     return Tile(shown(source.path), base64.b64encode(buffer.getvalue()).decode(), image.size, labels)
 
 
+def _real(path: Path) -> Path:
+    """The path without links; `Path.resolve` raises for a link to itself, which is refused as unreadable later."""
+    return Path(os.path.realpath(path))
+
+
 def _check_files(config: PredictConfig, images: Sequence[Path]) -> None:
     """Check that no file to write replaces a file to read or another one to write. Raises: UserError."""
-    inputs = {path.resolve() for path in (*images, config.load_from, config.classes) if path is not None}
+    inputs = {_real(path) for path in (*images, config.load_from, config.classes) if path is not None}
     seen: dict[Path, str] = {}
     for name, path in config.files().items():
         require(path.parent.is_dir(), f"--{name} {path}: there is no folder {path.parent}; make it first")
         require(not path.is_dir(), f"--{name} {path}: is a folder; name a file")
-        real = path.resolve()
+        real = _real(path)
         require(real not in inputs, f"--{name} {path}: is read by this command, and would be lost; name another file")
         require(real not in seen, f"--{name} {path}: is what --{seen.get(real)} writes; name another file")
         seen[real] = name
@@ -271,7 +276,7 @@ def _check_heatmaps(folder: Path, paths: Sequence[Path]) -> None:
     """Check that heat maps are not written where the next call would look for images. Raises: UserError."""
     for path in paths:
         require(
-            not (path.is_dir() and folder.resolve().is_relative_to(path.resolve())),
+            not (path.is_dir() and _real(folder).is_relative_to(_real(path))),
             f"--heatmaps {folder}: lies in {path}, where the next call would take the heat maps for images; name a "
             "folder elsewhere",
         )

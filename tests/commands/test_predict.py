@@ -213,6 +213,18 @@ def test_a_file_of_class_names_must_be_sound(folder, text, said):
     assert said in refusal(folder, "predict.py", "photos", "--load_from", "best.pth", "--classes", "names.txt")
 
 
+def test_a_link_to_itself_is_a_file_that_cannot_be_read(folder):
+    (folder / "loop.pth").symlink_to("loop.pth")
+    (folder / "photos" / "loop.png").symlink_to("loop.png")
+    line = refusal(folder, "predict.py", "photos", "--load_from", "loop.pth", "--json", "labels.json")
+    assert "loop.pth: cannot be read" in line
+    done = run(folder, "predict.py", "photos", "--load_from", "best.pth", "--json", "labels.json")
+    assert done.returncode == 1
+    assert "loop.png" in done.stderr
+    (folder / "loop.pth").unlink()
+    (folder / "photos" / "loop.png").unlink()
+
+
 def test_other_files_are_no_checkpoints(folder):
     assert "--load_from" in refusal(folder, "predict.py", "photos")
     assert "notes.txt" in refusal(folder, "predict.py", "photos", "--load_from", "photos/notes.txt")

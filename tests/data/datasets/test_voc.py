@@ -191,6 +191,12 @@ def test_a_missing_folder_shows_the_tree_and_the_way_without_data(tmp_path):
         assert word in str(caught.value)
 
 
+def test_a_link_to_itself_is_no_folder(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop: no VOC2007 here"):
+        find_root(tmp_path / "loop", 2007)
+
+
 def test_the_folder_of_another_year_is_refused(tmp_path):
     root = voc_tree(tmp_path, 2012, [("a", "train", []), ("b", "val", [])])
     with pytest.raises(UserError, match="this is VOC2012"):

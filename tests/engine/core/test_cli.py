@@ -14,6 +14,8 @@ from utils.checks import Interrupted, RunError, UserError
 WORKER = "Caught RunError in DataLoader worker process 0.\nTraceback ...\nutils.checks.RunError: image x.jpg is gone"
 ENDS = [
     (UserError("--lr -1: must be above 0"), 2, "error: --lr -1: must be above 0\n"),
+    (UserError("a" * 900), 2, f"error: {'a' * 900}\n"),
+    (UserError(f"t.csv:\n{'a' * 600}{'b' * 301}"), 2, f"error: t.csv:\n{'a' * 500} ... {'b' * 300}\n"),
     (RunError("the disk is full"), 1, "error: the disk is full\n"),
     (RunError(WORKER), 1, "error: image x.jpg is gone\n"),
     (
