@@ -8,12 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from data.images.suffixes import SUFFIXES, is_image_name
 from utils.checks import UserError, require
-
-ENDINGS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-)
-"""Suffixes of image files, lower case, that folders are searched for. A file named itself may have any."""
 
 _STEM = 100  # bytes kept of a file name, as names of files made of it are longer
 
@@ -49,7 +45,7 @@ def find_images(paths: Sequence[Path]) -> FoundImages:
             below = path.relative_to(given) if given.is_dir() else Path(path.name)
             files.setdefault(path.absolute(), (path, below))
     named = ", ".join(shown(path) for path in paths[:3])
-    require(bool(files), f"{named}: no images there ({', '.join(sorted(ENDINGS))}), but {skipped} other files")
+    require(bool(files), f"{named}: no images there ({', '.join(SUFFIXES)}), but {skipped} other files")
     return FoundImages(_distinct(list(files.values())), skipped)
 
 
@@ -68,8 +64,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _is_image(path: Path) -> bool:
     """True if a file found in a folder counts as an image; a broken link does, so that it is reported."""
-    fits = path.suffix.lower() in ENDINGS and not path.name.startswith(".")
-    return fits and (path.is_file() or not path.exists())
+    return is_image_name(path.name) and (path.is_file() or not path.exists())
 
 
 def _distinct(files: Sequence[tuple[Path, Path]]) -> list[ImageFile]:

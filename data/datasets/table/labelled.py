@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.files.accents import composed
 from data.files.cache import Cache, pack, unpack
 from data.files.text_files import is_plain_text, read_lines
 from utils.checks import UserError, require
@@ -70,7 +70,7 @@ def check_classes(names: Iterable[tuple[str, str]], separator: str) -> tuple[str
         fault = _name_fault(name, separator)
         if fault:
             raise UserError(f"{where}: class {name[:60]!r} {fault}")
-        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), (name, where))
+        other = seen.setdefault(composed(name).casefold(), (name, where))
         if other != (name, where):
             raise UserError(
                 f"{where}: class {name!r} is there as {other[0]!r} too ({other[1]}); write each class once, in one way"
@@ -90,9 +90,11 @@ def choose_classes(used: Mapping[str, str], fixed: tuple[str, ...] | None, separ
         UserError: a name is invalid (`check_classes`) or not in `fixed`.
     """
     if fixed is not None:
+        otherwise = {composed(name) for name in fixed}
         for name, where in used.items():
             if name not in fixed:
-                raise UserError(f"{where}: class {name[:60]!r} is not in classes.txt; correct one of the two")
+                how = " with its accents encoded like this" if composed(name) in otherwise else ""
+                raise UserError(f"{where}: class {name[:60]!r} is not in classes.txt{how}; correct one of the two")
         return fixed
     return tuple(sorted(check_classes(used.items(), separator)))
 

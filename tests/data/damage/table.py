@@ -214,6 +214,13 @@ CASES = [
     two(COLUMNS, "image,cat\nz.jpg,1\n", "val.csv", "'dog'", name="fewer-columns"),
     two(NAMES, "image,labels\nz.jpg,cat;\n", "val.csv", "line 2", name="second-damaged"),
     # classes.txt
+    text(
+        "classes-of-other-accents",
+        "image,labels\na.jpg,cafe\u0301\nb.jpg,caf\u00e9\n",
+        "line 2",
+        "not in classes.txt with its accents encoded like this",
+        beside={"classes.txt": "caf\u00e9\n"},
+    ),
     *(
         Case(f"classes-{name}", file(NAMES, beside={"classes.txt": content}), words)
         for name, content, words in [

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from data.images.suffixes import SUFFIXES
 from engine.prediction.sources import find_images, shown
 from utils.checks import UserError
 
@@ -34,6 +35,12 @@ def test_images_of_a_folder_are_sorted_folder_by_folder_without_hidden_ones(tmp_
         "b/more.csv",
     )
     assert found(tmp_path) == (["a", "z", "a/2", "b/0", "b/1"], 3)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_whatever_a_dataset_takes_for_an_image_is_one_here(tmp_path, suffix):
+    files(tmp_path, f"a{suffix.upper()}", f"b{suffix}", f"c{suffix}x")
+    assert found(tmp_path) == (["a", "b"], 1)
 
 
 def test_a_file_that_is_named_counts_whatever_its_ending_and_each_once(tmp_path):
