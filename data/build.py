@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from data.datasets import DATASETS, SYNONYMS, DatasetSource
+from data.datasets.table.columns import TableReport
 from data.datasets.table.config import TableConfig
-from data.datasets.table.reader import names_splits
+from data.datasets.table.reader import describe_tables, names_splits
 from data.files.cache import Cache
 from data.files.text_files import is_plain_text
 from data.labels.files import ResolvedLabels, resolve_labels
@@ -63,6 +65,8 @@ class Data(NamedTuple):
     groups: Mapping[str, Index]
     labels: ResolvedLabels
     regime: Regime
+    found: Mapping[str, str] = MappingProxyType({})
+    """Settings that the reader found in the files."""
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of ids, classes and labels by split: two runs of equal ones saw and were scored on the same."""
@@ -85,6 +89,13 @@ def _source(config: DatasetConfig, seed: int, *, need_images: bool) -> DatasetSo
 def holds_test_out(config: DatasetConfig, seed: int) -> bool:
     """True if the dataset is a table that names no test set, so that `--test_frac` of its images is held out."""
     return config.dataset == "table" and not names_splits(_source(config, seed, need_images=False))
+
+
+def describe_columns(config: DatasetConfig, seed: int) -> TableReport:
+    """What was decided about the columns of a user's table; nothing for other datasets. Raises: UserError."""
+    if config.dataset != "table":
+        return TableReport()
+    return describe_tables(_source(config, seed, need_images=False))
 
 
 def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Splits:
@@ -135,7 +146,7 @@ def build_data(config: DatasetConfig, labels: Regime, split: TrainingSplitConfig
         train, observed = train.take(kept), observed.take(kept)
         validation = validation and validation.take(config.usable_rows(validation, "validation"))
         test = test.take(config.usable_rows(test, "test"))
-    return Data(train, observed, validation, test, splits.groups, resolved, regime)
+    return Data(train, observed, validation, test, splits.groups, resolved, regime, splits.found)
 
 
 def _training_labels(

@@ -152,6 +152,8 @@ class Annotations:
     """Labels for training in the dataset's own files, where they are not the truth itself."""
     places: Index | None = None
     """(N,) position of each row in the published files whose order recipes draw in; None: order of the ids as text."""
+    groups: Index | None = None
+    """(N,) what each image belongs to (patient, site, burst): a split that is drawn keeps groups whole."""
 
     def __post_init__(self) -> None:
         parts: dict[str, Sized | None] = {
@@ -159,6 +161,7 @@ class Annotations:
             "truth": self.truth,
             "given": self.given,
             "places": self.places,
+            "groups": self.groups,
         }
         for name, part in parts.items():
             if part is not None and len(part) != len(self.ids):
@@ -185,6 +188,7 @@ class Annotations:
             boxes,
             None if self.given is None else self.given.take(index),
             None if self.places is None else self.places[index],
+            None if self.groups is None else self.groups[index],
         )
 
     def recipe_order(self) -> Index:
@@ -211,6 +215,8 @@ class Splits(NamedTuple):
     """Groups of classes whose mean average precision is reported too, such as head, middle and tail."""
     validation: Annotations | None = None
     """A validation split of the dataset's own; None: `--val_frac` takes one off `train`."""
+    found: Mapping[str, str] = MappingProxyType({})
+    """Settings that were found in the files, by name: a run keeps them."""
 
 
 class Batch(NamedTuple):

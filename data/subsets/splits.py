@@ -51,13 +51,17 @@ class TrainingSplitConfig(SplitConfig):
 def split_rows(annotations: Annotations, config: SplitConfig, seed: int) -> tuple[Index, Index]:
     """Rows (sorted) that train and rows that validate; `seed` is used where `--split_seed` is not given.
 
+    Images of one group (`Annotations.groups`) stay together.
+
     Raises:
         UserError: no row is left to train on.
     """
     order = annotations.recipe_order()
-    train, held_out = validation_split(
-        len(annotations), config.val_frac, seed if config.split_seed is None else config.split_seed
-    )
+    seed = seed if config.split_seed is None else config.split_seed
+    if annotations.groups is None:
+        train, held_out = validation_split(len(annotations), config.val_frac, seed)
+    else:
+        train, held_out = group_split(annotations.groups[order], config.val_frac, seed)
     rng = RandomState(config.ss_seed)
     train, held_out = (
         subsample(part, fraction, rng)
@@ -80,6 +84,30 @@ def validation_split(rows: int, fraction: float, seed: int) -> tuple[Index, Inde
     require(held_out < rows, f"--val_frac {fraction}: leaves none of the {rows} images for training")
     order = RandomState(seed).permutation(rows).astype(np.int64)
     return np.sort(order[: rows - held_out]), np.sort(order[rows - held_out :])
+
+
+def group_split(groups: Index, fraction: float, seed: int) -> tuple[Index, Index]:
+    """Positions (sorted) of the remaining training set and of its validation split, which share no group.
+
+    Groups are taken in the order of a permutation, from its end, until their images are nearest to the share.
+
+    Args:
+        groups: (N,) the group of each row.
+        fraction: share of the rows that validates, in [0, 1).
+        seed: of the permutation of the groups, in the order of their first rows.
+
+    Raises:
+        UserError: no group would be left for training, or none for validation.
+    """
+    _, first, number, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    if not fraction:
+        return np.arange(len(groups)), np.empty(0, dtype=np.int64)
+    require(len(sizes) > 1, f"--val_frac {fraction}: all {len(groups)} images are of one group, which stays whole")
+    drawn = np.argsort(first)[RandomState(seed).permutation(len(sizes))][::-1]
+    sums = np.cumsum(sizes[drawn])[:-1]
+    taken = drawn[: 1 + int(np.argmin(np.abs(sums - fraction * len(groups))))]
+    held_out = np.isin(number.reshape(-1), taken)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def subsample(positions: Index, fraction: float, rng: RandomState) -> Index:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.datasets.table.config import FOUND
 from engine.core.checkpoint import plain_values
 from engine.core.settings import Settings
 from engine.core.settings_files import read_run_settings
@@ -147,12 +148,25 @@ class RunFolder:
             file.exists(), f"--resume: {self.path} contains files but no run (no settings.yaml); name another folder"
         )
         before = read_run_settings(file, settings.table, known - settings.table.keys())
-        for name, value in settings.values.items():
+        for name, value in settings.with_found(self.found(settings, known), "").values.items():
             if name not in FREE_ON_RESUME and before[name] != value:
                 raise UserError(
                     f"--resume: {self.path} was started with --{name} {as_text(before[name]) or None}, now it is "
                     f"{as_text(value) or None}; give the same settings or another --output"
                 )
+
+    def found(self, settings: Settings, known: frozenset[str]) -> dict[str, Any]:
+        """What the run in the folder found in its table; nothing for a new run.
+
+        Args:
+            settings: settings of this run.
+            known: names of all settings that a run may have, with any method and head.
+        """
+        file = self.path / "settings.yaml"
+        if not file.exists():
+            return {}
+        before = read_run_settings(file, settings.table, known - settings.table.keys())
+        return {name: before[name] for name in FOUND if before.get(name) is not None}
 
     def _check_writable(self) -> None:
         """Write and remove a file; remove a new folder again, as the run may still be refused. Raises: UserError."""

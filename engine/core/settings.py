@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from engine.core.settings_files import (
     read_yaml,
     typed_value,
     typed_values,
+    yaml_text,
 )
 from utils.checks import require
 from utils.console import warn
@@ -99,11 +100,26 @@ class Settings:
         """True if the command line has set a value."""
         return self.origins.get(name) == "command line"
 
+    def with_found(self, found: Mapping[str, Any], origin: str) -> Settings:
+        """The settings with values for some of those that are unset.
+
+        Args:
+            found: values by name; those of settings that are set are passed over.
+            origin: where they come from.
+        """
+        new = {name: value for name, value in found.items() if name in self.values and self.values[name] is None}
+        configs = {
+            kind: replace(config, **{name: new[name] for name in new if hasattr(config, name)})
+            for kind, config in self.configs.items()
+        }
+        values, origins = {**self.values, **new}, {**self.origins, **dict.fromkeys(new, origin)}
+        return replace(self, configs=configs, values=values, origins=origins)
+
     def as_yaml(self, heading: str) -> str:
         """All settings as a YAML file that `--config` reads back, the origin of each value behind it."""
         lines = [f"# {heading}"]
         for name, value in self.values.items():
-            lines.append(f"{name}: {as_text(value)}".rstrip().ljust(40) + f"  # {self.origins[name]}")
+            lines.append(f"{name}: {yaml_text(as_text(value))}".rstrip().ljust(40) + f"  # {self.origins[name]}")
         return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ A file may end with `when:` blocks that hold under a condition:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +87,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     content = content or {}
     require(isinstance(content, dict), f"{path}: must be a list of `name: value` lines")
     return dict(content)
+
+
+def yaml_text(text: str) -> str:
+    """A value as it stands in a YAML file, in quotes where it would be read back as something else."""
+    try:
+        plain = yaml.load(f"x: {text}  # origin", Loader=_TextLoader) == {"x": text}
+    except yaml.YAMLError:
+        plain = False
+    quoted = yaml.safe_dump(text, default_style='"', width=math.inf, allow_unicode=True)
+    return text if plain else quoted.removesuffix("\n")
 
 
 def typed_values(content: Mapping[str, Any], table: SettingTable, origin: str) -> dict[str, Any]:

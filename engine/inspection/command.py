@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from data.build import LABEL_FOLDER, DatasetConfig, load_splits
+from data.build import LABEL_FOLDER, DatasetConfig, describe_columns, load_splits
 from data.images.files import in_threads
 from data.inspection import (
     CoOccurrence,
@@ -103,7 +104,8 @@ def read_dataset(dataset: DatasetConfig, regime: Regime, split: SplitConfig, see
     if len(held_out):
         parts["validation"] = splits.train.take(held_out)
     parts["test"] = splits.test
-    return DataRead(dataset.dataset, parts, labels.take(rows), regime, file, splits.groups)
+    columns = describe_columns(dataset, seed)
+    return DataRead(dataset.dataset, parts, labels.take(rows), regime, file, splits.groups, columns)
 
 
 def inspect_dataset(data: DataRead, check_images: bool) -> Findings:
@@ -198,13 +200,9 @@ def contact_sheet(findings: Findings, count: int, seed: int) -> list[Card]:
     train = findings.data.parts["train"]
     bad = set(findings.missing["train"].tolist())
     bad.update(findings.images["train"].faults if findings.images else ())
-    cards: list[Card] = []
-    for row in np.random.default_rng(seed).permutation(len(train)).tolist():
-        if len(cards) == count:
-            break
-        if row not in bad:
-            cards.extend(_card(train, findings.data.observed, row))
-    return cards
+    order = np.random.default_rng(seed).permutation(len(train)).tolist()
+    cards = (card for row in order if row not in bad for card in _card(train, findings.data.observed, row))
+    return list(islice(cards, count))
 
 
 def _card(train: Annotations, observed: LabelTable, row: int) -> list[Card]:

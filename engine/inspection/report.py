@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.datasets.table.columns import TableReport
 from data.inspection import (
     BoxStats,
     CoOccurrence,
@@ -45,6 +46,7 @@ class DataRead(NamedTuple):
     regime: Regime
     label_file: Path | None
     groups: Mapping[str, Index]  # groups of classes that the dataset itself defines
+    table: TableReport = TableReport()  # what was decided about the columns of a user's own table
 
     @property
     def has_truth_apart(self) -> bool:
@@ -87,6 +89,8 @@ def report(findings: Findings, *, skip_missing: bool, skip_bad: bool = False) ->
             "seed": data.regime.seed if data.regime.is_drawn else None,
             "file": None if data.label_file is None else str(data.label_file),
         },
+        "columns": [column._asdict() for column in data.table.columns],
+        "entries": _entries(data.table),
         "splits": {name: _split(findings, name) for name in data.parts},
         "observed": {**_label_figures(findings.observed, data.parts["train"].classes), **_noise(findings)},
         "classes": _classes(findings),
@@ -95,6 +99,19 @@ def report(findings: Findings, *, skip_missing: bool, skip_bad: bool = False) ->
         "problems": problems,
         "usable": not any(problem["level"] == "error" for problem in problems),
     }
+
+
+def _entries(table: TableReport) -> list[ReportDict]:
+    """Of each class of a user's table, what it holds before a policy turns it into labels."""
+    rows: dict[str, ReportDict] = {}
+    for found in table.entries:
+        for label, name in enumerate(found.classes):
+            row = rows.setdefault(name, {"class": name, "uncertain": 0, "blank": 0, "agreement": None})
+            row["uncertain"] += int(found.uncertain[label])
+            row["blank"] += int(found.blank[label])
+            agreed = None if found.agreement is None else float(found.agreement[label])
+            row["agreement"] = agreed if agreed is not None and np.isfinite(agreed) else row["agreement"]
+    return list(rows.values())
 
 
 def _split(findings: Findings, name: str) -> ReportDict:

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from engine.inspection.report import ReportDict
 
 _WIDEST = 28  # characters of a class name
+_EXAMPLES = 40  # characters of examples of a column
 _BINS = 10  # columns of the histogram of labels per image, besides the last
 
 
 def as_text(report: ReportDict, top: int) -> str:
     """The lines of a report; `top` entries of each long list."""
-    blocks = (_heading, _splits, _noise, _histogram, _images, _pairs, _class_table, _problems)
+    blocks = (_heading, _columns, _entries, _splits, _noise, _histogram, _images, _pairs, _class_table, _problems)
     texts = ["\n".join(block(report, top)) for block in blocks]
     return "\n\n".join(text for text in texts if text)
 
@@ -23,6 +24,28 @@ def _heading(report: ReportDict, top: int) -> Iterator[str]:
     seed = "" if labels["seed"] is None else f", seed {labels['seed']}"
     file = "" if labels["file"] is None else f", from {labels['file']}"
     yield f"{report['dataset']}: {len(report['classes'])} classes; training sees {labels['regime']}{seed}{file}"
+
+
+def _columns(report: ReportDict, top: int) -> Iterator[str]:
+    """What each column of a user's table is for."""
+    rows = [
+        [column["title"][:_WIDEST], column["role"], column["why"], ", ".join(column["examples"])[:_EXAMPLES]]
+        for column in report["columns"]
+    ]
+    if rows:
+        yield from _table([["column", "is", "because", "for instance"], *rows[: 3 * top]], aligned="<")
+        if len(rows) > 3 * top:
+            yield f"and {len(rows) - 3 * top} more columns (report.json)"
+
+
+def _entries(report: ReportDict, top: int) -> Iterator[str]:
+    """Entries of a user's table that a policy decides, and how far annotators agree."""
+    rows = [row for row in report["entries"] if row["uncertain"] or row["blank"] or row["agreement"] is not None]
+    if rows:
+        agreed = [["" if row["agreement"] is None else _percent(row["agreement"])] for row in rows]
+        figures = [[row["class"][:_WIDEST], f"{row['uncertain']:,}", f"{row['blank']:,}"] for row in rows]
+        cells = [[*left, *right] for left, right in zip(figures, agreed, strict=True)]
+        yield from _table([["in the table", "uncertain (-1)", "blank", "annotators agree"], *cells[: 3 * top]])
 
 
 def _splits(report: ReportDict, top: int) -> Iterator[str]:
@@ -144,13 +167,13 @@ def _verdict(report: ReportDict) -> str:
     return f"verdict: usable, {known}" + ("" if checked else "; images were not decoded")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table with columns as wide as needed, the first aligned left, the others right."""
+def _table(rows: Sequence[Sequence[str]], aligned: str = ">") -> Iterator[str]:
+    """Lines of a table with columns as wide as needed, the first aligned left, the others right (`<`: left too)."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [
             f"{row[0]:{widths[0]}}",
-            *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
+            *(f"{cell:{aligned}{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
         ]
         yield "  ".join(cells).rstrip()
 

@@ -101,7 +101,9 @@ class Run:
     def __init__(self, settings: Settings, folder: RunFolder, runtime: Runtime) -> None:
         self.settings, self.folder, self.runtime, self.method = settings, folder, runtime, settings.method
         self.config, self.optim = settings.of(RunConfig), settings.of(OptimConfig)
-        dataset, split = settings.of(DatasetConfig), settings.of(TrainingSplitConfig)
+        found = folder.found(settings, training_names())
+        dataset = settings.with_found(found, "the run").of(DatasetConfig)
+        split = settings.of(TrainingSplitConfig)
         with runtime.main_first():  # what it decodes to find bad images, the others do not decode again
             data = build_data(dataset, settings.of(Regime), split, self.config.seed)
         self.selection = setup.selection_of(self.config, self.optim, data)
@@ -125,7 +127,8 @@ class Run:
         self.scored: dict[SplitName, EvalResult] = {}  # of the present weights
         self._resume()
         if runtime.is_main:
-            folder.start(settings, run_info(settings, self.data, runtime, self.loop.state))
+            kept = settings.with_found(self.data.found, f"found in {dataset.table}")
+            folder.start(kept, run_info(settings, self.data, runtime, self.loop.state))
 
     def train(self) -> None:
         """Train all epochs that are left."""

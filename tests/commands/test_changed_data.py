@@ -1,6 +1,7 @@
 """Labels, test sets and rows that change between two commands are never combined without a word."""
 
 import json
+import re
 from unittest import mock
 
 import numpy as np
@@ -187,7 +188,7 @@ def test_an_evaluation_says_what_part_of_a_table_it_scores(folder):
     assert "--test_frac" not in scored(folder)
     without_splits(folder, "other.csv", range(12, 18))
     printed = scored(folder, "--table", "other.csv")
-    part = int(printed.split("images")[0].split()[-1])
+    part = int(re.search(r"(\d+) images", printed)[1])
     assert f"other.csv names no test set: {part} of its 6 images were held out by --test_frac and scored" in printed
     assert part < 6
     printed = scored(folder, "--table", "labels.csv")
@@ -200,7 +201,7 @@ def test_an_evaluation_says_that_it_scores_training_images(folder, rows, seen):
     succeed(folder, *RUN, "--output", "run")
     without_splits(folder, "other.csv", rows)
     printed = scored(folder, "--table", "other.csv")
-    part = int(printed.split("images")[0].split()[-1])
+    part = int(re.search(r"(\d+) images", printed)[1])
     said = f"{part} of these {part} images have ids that the network was trained on: no figure of a test"
     assert (said in printed) == (seen is None)
     assert ("trained on" in printed) == (seen is None)

@@ -76,9 +76,9 @@ def hostile_frequencies(folder):
 
 CASES = {
     "another encoding": (lambda f: own(f, "image,labels\na.jpg,café\nb.jpg,x\n", "latin-1"), ["labels.csv", "UTF-8"]),
-    "absent column": (lambda f: own(f, "name,labels\na.jpg,x\n"), ["labels.csv", "name"]),
+    "absent column": (lambda f: own(f, "name,labels\nq.jpg,x\n"), ["labels.csv", "name"]),
     "not a number": (lambda f: own(f, "image,x,y\na.jpg,1,0\nb.jpg,nan,1\n"), ["labels.csv", "line 3", "nan"]),
-    "twice": (lambda f: own(f, "image,labels\na.jpg,x\nb.jpg,y\na.jpg,y\n"), ["line 4", "a.jpg"]),
+    "twice": (lambda f: own(f, "image,labels\na.jpg,x;y\nb.jpg,y\na.jpg,y\n"), ["line 4", "a.jpg"]),
     "leads out": (lambda f: own(f, "image,labels\n../../a.jpg,x\nb.jpg,y\n"), ["line 2", "../../a.jpg"]),
     "open quote": (lambda f: own(f, 'image,labels\na.jpg,"x\nb.jpg,y\n'), ["labels.csv", "line"]),
     "cut json": (coco, ["instances_train2014.json", "not a json file"]),

@@ -1,214 +1,356 @@
-"""Tables of a user's own labels: one row per image, in `.csv`, `.tsv` or `.parquet`.
+"""Tables of a user's own labels in any form: one line per image, per image and annotator, or per image and class.
 
-Labels are one column of class names, or a column per class: 1 present, 0 absent, -1 or an empty cell unknown.
+`sheet` reads the cells, `seen` looks at the columns, `decided` says what each is for; here they become labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets.table.config import TableConfig
+from data.datasets.table.codes import (
+    LineLabels,
+    NameList,
+    class_columns,
+    name_column,
+    read_name_list,
+    settled,
+    uncertain_policy,
+)
+from data.datasets.table.config import TableConfig, joined_list, split_list
+from data.datasets.table.decided import Roles, decide, quoted
 from data.datasets.table.labelled import (
-    NO_SPLIT,
-    TEST,
-    TRAIN,
-    VALIDATION,
     OwnLabels,
-    check_classes,
     check_id,
-    choose_classes,
     sorted_by_id,
 )
+from data.datasets.table.matching import ImageFolder, image_id
+from data.datasets.table.repeated import SILENT, agreement, clash, combined, of_pairs
+from data.datasets.table.seen import UNCERTAIN, code_of, look
 from data.datasets.table.sheet import Sheet, read_sheet
-from data.files.text_files import relative_path
+from data.datasets.table.split_cells import line_splits
 from utils.checks import UserError, require
-from utils.types import ABSENT, PRESENT, UNKNOWN, Codes
+from utils.types import PRESENT, UNKNOWN, Codes, Index
 
-IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "filepath", "path", "img", "image_path", "picture")
-LABEL_COLUMNS = ("labels", "label", "classes", "tags")
-SPLIT_COLUMNS = ("split", "set", "subset", "phase")
+Kind = TypeVar("Kind", bound=np.generic)
 
-# fmt: off
-_CODES = {
-    "1": PRESENT, "1.0": PRESENT, "true": PRESENT, "0": ABSENT, "0.0": ABSENT, "false": ABSENT,
-    "-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN,
-}
-_SPLITS = {
-    "train": TRAIN, "training": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION,
-    "test": TEST, "testing": TEST,
-}
-# fmt: on
-_OTHER_SEPARATORS = ",;|"
+_SAMPLE = 200  # cells of a column that are looked for among the files
 
 
-class ColumnRoles(NamedTuple):
-    """Names of the columns by their role."""
+class ImageLines(NamedTuple):
+    """Which images the lines of a table name. M mentions of N images."""
 
-    image: str
-    labels: str | None
-    split: str | None
-    rest: tuple[str, ...]
+    ids: tuple[str, ...]
+    image: Index
+    """(M,) which of the images."""
+    line: Index
+    """(M,) in which line."""
+
+    @property
+    def repeated(self) -> bool:
+        """Whether an image stands in several lines."""
+        return len(self.image) > len(self.ids)
 
 
-def read_spreadsheet(path: Path, config: TableConfig, fixed: tuple[str, ...] | None) -> OwnLabels:
-    """Read one table.
+class TableRead(NamedTuple):
+    """A table before its lines become images."""
+
+    sheet: Sheet
+    roles: Roles
+    images: ImageLines
+    lines: LineLabels
+
+
+class Entries(NamedTuple):
+    """What a table holds of each class (C,) before anything is decided about it."""
+
+    classes: tuple[str, ...]
+    uncertain: Index
+    """Entries of -1."""
+    blank: Index
+    """Blank cells of a column per class that count as unknown."""
+    agreement: NDArray[np.float64] | None
+    """Share of images on which annotators agree; None where each image stands once."""
+
+
+def read_table(path: Path, config: TableConfig, fixed: tuple[str, ...] | None, folder: Path) -> TableRead:
+    """Read the lines of a table.
 
     Args:
         path: the file.
-        config: names of the columns, separator of class names.
+        config: what is asked for of its columns.
         fixed: the names of `classes.txt`, for labels written as names; None without that file.
+        folder: the image folder; its files are looked at where no title says which column names images.
 
     Raises:
-        UserError: the file is missing, damaged, empty or lacks a column, or a cell has an invalid value.
+        UserError: the file is missing, damaged, empty or lacks a column, a cell has an invalid value, or two readings
+            are equally likely.
     """
-    sheet = read_sheet(path)
-    roles = find_roles(sheet, config)
-    ids = _ids(sheet, roles.image)
-    splits = _splits(sheet, roles.split)
+    sheet = read_sheet(path, config.encoding)
+    roles = find_roles(sheet, config, folder)
+    images = image_lines(sheet, roles.images, folder)
+    listed = read_name_list(config.class_names, config.label_separator) if config.class_names else None
+    return TableRead(sheet, roles, images, _line_labels(sheet, roles, config, fixed, listed))
+
+
+def labels_of(read: TableRead, config: TableConfig) -> OwnLabels:
+    """The labels of the images of a table. Raises: UserError for lines that do not fit together."""
+    sheet, roles, images, lines = read
+    codes, notes = _image_codes(sheet, images, lines, _values(sheet, roles), config)
+    splits = _of_images(sheet, images, line_splits(sheet, roles.split), "split")
+    groups = _groups(sheet, roles, images)
+    said = (*sheet.notes, *_role_notes(sheet, roles, lines), *lines.notes, *notes)
+    found = _found(roles, lines)
+    return sorted_by_id(OwnLabels(images.ids, lines.classes, codes, splits, lines.closed, None, said, found, groups))
+
+
+def _found(roles: Roles, lines: LineLabels) -> dict[str, str]:
+    """The settings that give the same reading again, whatever else comes to be on disk or in the table."""
+    found = {"image_column": joined_list(roles.images)}
     if roles.labels is None:
-        classes, codes = read_class_columns(sheet, roles.rest, config.label_separator)
-        return sorted_by_id(OwnLabels(ids, classes, codes, splits, closed=True))
-    classes, codes = read_name_column(sheet, roles.labels, config.label_separator, fixed)
-    separator_notes = () if fixed else _separator_notes(classes, config.label_separator, path)
-    notes = (*_unread_notes(sheet, roles), *separator_notes)
-    return sorted_by_id(OwnLabels(ids, classes, codes, splits, closed=fixed is not None, notes=notes))
+        found["class_columns"] = joined_list(roles.classes)
+    else:
+        found["label_column"] = roles.labels
+    if lines.reading is not None and lines.reading.separator is not None:
+        found["label_separator"] = lines.reading.separator
+    if roles.split:
+        found["split_column"] = joined_list(roles.split)
+    return found
 
 
-def find_roles(sheet: Sheet, config: TableConfig) -> ColumnRoles:
-    """Find the columns of the paths, of the class names if there is one, and of the split if there is one.
+class DescribedColumn(NamedTuple):
+    """A column of a table, for an inspection."""
 
-    Raises: UserError when a requested column or one of paths does not exist, or one column has two roles.
+    table: str
+    title: str
+    role: str
+    why: str
+    examples: tuple[str, ...]
+
+
+class TableReport(NamedTuple):
+    """What an inspection tells about tables."""
+
+    columns: tuple[DescribedColumn, ...] = ()
+    entries: tuple[Entries, ...] = ()
+
+
+def described_columns(read: TableRead) -> list[DescribedColumn]:
+    """Every column of a table, what it is for, why, and what it holds."""
+    seen = look(read.sheet)
+    return [
+        DescribedColumn(str(read.sheet.path), role.title, role.role, role.why, seen.column(role.title).examples)
+        for role in read.roles.read
+    ]
+
+
+def entries_of(read: TableRead) -> Entries:
+    """What a table holds of each class, for an inspection."""
+    codes, images = read.lines.codes, read.images
+    blank = (codes == UNKNOWN).sum(axis=0)
+    known = np.where(codes == UNCERTAIN, UNKNOWN, codes)[images.line]
+    agreed = agreement(known, images.image, len(images.ids)) if images.repeated and not read.lines.one_each else None
+    return Entries(read.lines.classes, (codes == UNCERTAIN).sum(axis=0), blank, agreed)
+
+
+def find_roles(sheet: Sheet, config: TableConfig, folder: Path) -> Roles:
+    """What each column of a table is for. Raises: UserError as `decide` does."""
+    disk = ImageFolder(folder)
+
+    def files_in(title: str) -> int:
+        names = (_id_or_none(text, folder) for text in sheet.column(title).texts[:_SAMPLE] if text)
+        return disk.holds(name for name in names if name)
+
+    return decide(look(sheet), config, files_in)
+
+
+def image_lines(sheet: Sheet, titles: Sequence[str], folder: Path) -> ImageLines:
+    """The images that lines name, in one column or in several.
+
+    Raises: UserError for a name that leads out of the folder, or a line that names none.
     """
-    image = _find(sheet, "image_column", config.image_column, IMAGE_COLUMNS)
-    if image is None:
-        usual = ", ".join(IMAGE_COLUMNS)
+    number_of: dict[str, int] = {}
+    image, line = [], []
+    named = np.zeros(sheet.rows, dtype=bool)
+    for title in titles:
+        column = sheet.column(title)
+        of_text = np.full(len(column.texts), -1, dtype=np.int64)
+        for text, cell in enumerate(column.texts):
+            if cell or len(titles) == 1:
+                try:
+                    name = _checked_id(cell, "", folder)
+                except UserError:  # finding the line takes time
+                    name = _checked_id(cell, f"{sheet.where(column.row_of(text))}, column {title!r}", folder)
+                of_text[text] = number_of.setdefault(name, len(number_of))
+        found = of_text[column.at]
+        named |= found >= 0
+        image.append(found[found >= 0])
+        line.append(np.flatnonzero(found >= 0))
+    if not named.all():
+        row = int(np.argmin(named))
+        raise UserError(f"{sheet.where(row)}: names no image in {quoted(titles)}")
+    return ImageLines(tuple(number_of), np.concatenate(image), np.concatenate(line).astype(np.int64, copy=False))
+
+
+def _checked_id(cell: str, where: str, folder: Path) -> str:
+    """The id of an image in a cell. Raises: UserError for what is no path inside the folder."""
+    require(cell[:2] not in ('{"', "[{"), f"{where}: holds {cell[:60]!r}, not a path")
+    name = image_id(cell, where, folder)
+    check_id(name, where, {})
+    return name
+
+
+def _id_or_none(text: str, folder: Path) -> str | None:
+    try:
+        return image_id(text, "", folder)
+    except UserError:
+        return None
+
+
+def _line_labels(
+    sheet: Sheet, roles: Roles, config: TableConfig, fixed: tuple[str, ...] | None, listed: NameList | None
+) -> LineLabels:
+    """The labels of each line. Raises: UserError as the readers of both forms do."""
+    separator, empty = config.label_separator, frozenset(split_list(config.empty_names))
+    whole = roles.value is not None
+    named = roles.twin or roles.labels
+    names = None if named is None else name_column(sheet, named, separator, fixed, listed, empty, whole=whole)
+    if names is not None and not roles.classes:
+        return names
+    columns = class_columns(sheet, roles.classes, config.blank, separator, listed)
+    if names is not None:
+        _require_same(sheet, str(roles.twin), names, columns)
+    return columns if roles.labels is None or names is None else names
+
+
+def _require_same(sheet: Sheet, named: str, names: LineLabels, columns: LineLabels) -> None:
+    """Check that labels that are there twice agree. Raises: UserError naming the first line where they do not."""
+    place = {title.casefold(): label for label, title in enumerate(columns.classes)}
+    missing = [name for name in names.classes if name.casefold() not in place]
+    require(not missing, f"{sheet.path}: column {named!r} names {missing[:1]}, but no column is called so")
+    there = np.zeros(columns.codes.shape, dtype=bool)
+    there[:, [place[name.casefold()] for name in names.classes]] = names.codes == PRESENT
+    differs = (there != (columns.codes == PRESENT)) & (columns.codes != UNKNOWN)
+    if differs.any():
+        line, label = (int(one) for one in np.argwhere(differs)[0])
         raise UserError(
-            f"{sheet.path}: no column of image paths ({usual}); it has {_quoted(sheet.header)}: name it with "
-            f"--image_column"
+            f"{sheet.where(line)}: column {named!r} and column {columns.classes[label]!r} disagree; name the one that "
+            "holds with --label_column, or --class_columns"
         )
-    split = _find(sheet, "split_column", config.split_column, SPLIT_COLUMNS)
-    labels = _find(sheet, "label_column", config.label_column, LABEL_COLUMNS)
-    if labels is not None and config.label_column is None and None not in map(_code, set(sheet.column(labels))):
-        labels = None  # a class column with this name
-    taken = [name for name in (image, labels, split) if name is not None]
-    twice = next((name for name in taken if taken.count(name) > 1), None)
-    require(twice is None, f"{sheet.path}: column {twice!r} cannot be two of path, labels and split")
-    rest = tuple(name for name in sheet.header if name not in taken)
-    require(
-        labels is not None or bool(rest),
-        f"{sheet.path}: no column of labels; it has {_quoted(sheet.header)}: add one called labels, or one per class",
-    )
-    return ColumnRoles(image, labels, split, rest)
 
 
-def read_class_columns(sheet: Sheet, names: Sequence[str], separator: str) -> tuple[tuple[str, ...], Codes]:
-    """Read classes and codes (N, C) of a table with a column per class.
+def _values(sheet: Sheet, roles: Roles) -> Codes | None:
+    """(L,) the code that each line gives its class; None without a column of values.
 
-    Raises: UserError for an invalid class name, or a cell other than 1, 0, -1 and empty.
+    Raises: UserError for a cell that is no code, or without a column of names beside it.
     """
-    where = f"{sheet.path}, column"
-    classes = check_classes(((name, f"{where} {sheet.header.index(name) + 1}") for name in names), separator)
-    codes = np.empty((len(sheet.numbers), len(names)), dtype=np.int8)
-    for label, name in enumerate(names):
-        cells = sheet.column(name)
-        code_of = {text: code for text in set(cells) if (code := _code(text)) is not None}
-        row = next((row for row, text in enumerate(cells) if text not in code_of), None)
-        if row is not None:
-            raise UserError(
-                f"{sheet.where(row)}: column {name!r} holds {cells[row][:40]!r}, must be 1, 0, -1 or empty; leave out "
-                f"columns that are no classes, or name the column of class names with --label_column"
-            )
-        codes[:, label] = [code_of[text] for text in cells]
-    return classes, codes
+    if roles.value is None:
+        return None
+    require(roles.labels is not None, f"--value_column {roles.value}: needs a column of class names, --label_column")
+    column = sheet.column(roles.value)
+    codes = [code_of(text) for text in column.texts]
+    if None in codes:
+        text = codes.index(None)
+        raise UserError(
+            f"{sheet.where(column.row_of(text))}: {column.texts[text][:40]!r} in column {roles.value!r} must be 1 "
+            "(present) or 0 (absent)"
+        )
+    return np.array(codes, dtype=np.int8)[column.at]
 
 
-def read_name_column(
-    sheet: Sheet, column: str, separator: str, fixed: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], Codes]:
-    """Read classes and codes (N, C) of a column of class names: named classes are PRESENT, the others ABSENT.
+def _image_codes(
+    sheet: Sheet, images: ImageLines, lines: LineLabels, values: Codes | None, config: TableConfig
+) -> tuple[Codes, tuple[str, ...]]:
+    """(N, C) the labels of the images, and lines to print.
 
-    Raises: UserError for an invalid name, a name twice in a cell, or one that is not in `fixed`.
+    Raises: UserError for an image in several lines that do not say how they belong together, or contradict each other.
     """
-    cells = sheet.column(column)
-    used: dict[str, str] = {}  # name: file and line of its first occurrence
-    for row, cell in enumerate(cells):
-        names = _split_names(cell, separator)
-        for name in names:
-            used.setdefault(name, sheet.where(row))
-        if "" in names or len(set(names)) < len(names):
-            fault = "has an empty name" if "" in names else "names a class twice"
-            raise UserError(f"{sheet.where(row)}: {cell[:80]!r} in column {column!r} {fault}; correct it")
-    classes = choose_classes(used, fixed, separator)
-    require(bool(classes), f"{sheet.path}: column {column!r} names no class in any row")
-    label_of = {name: label for label, name in enumerate(classes)}
-    codes = np.full((len(cells), len(classes)), ABSENT, dtype=np.int8)
-    for row, cell in enumerate(cells):
-        codes[row, [label_of[name] for name in _split_names(cell, separator)]] = PRESENT
-    return classes, codes
-
-
-def _ids(sheet: Sheet, column: str) -> tuple[str, ...]:
-    seen: dict[str, str] = {}
-    for row, text in enumerate(sheet.column(column)):
-        where = sheet.where(row)
-        check_id(relative_path(text, where), where, seen)
-    return tuple(seen)
-
-
-def _splits(sheet: Sheet, column: str | None) -> NDArray[np.int8]:
-    splits = np.full(len(sheet.numbers), NO_SPLIT, dtype=np.int8)
-    for row, text in enumerate(() if column is None else sheet.column(column)):
-        split = _SPLITS.get(text.lower())
-        if split is None:
+    policy = uncertain_policy(config.uncertain, lines.classes)
+    number, path = len(images.ids), sheet.path
+    if values is not None or (images.repeated and config.repeated == "refuse" and lines.one_each):
+        require(lines.one_each, f"{path}: --value_column is for one class per line, but lines name several")
+        told = np.where(lines.codes == PRESENT, PRESENT if values is None else values[:, None], SILENT).astype(np.int8)
+        told = settled(told, policy)[images.line]
+        wrong = clash(told, images.image)
+        if wrong is not None:
+            first, second = (sheet.where(int(images.line[one])) for one in (wrong.first, wrong.second))
             raise UserError(
-                f"{sheet.where(row)}: {text[:40]!r} in column {column!r} must be train, val or test (name another "
-                f"column with --split_column)"
+                f"{second}: {images.ids[images.image[wrong.second]]!r} and {lines.classes[wrong.label]!r} have another "
+                f"value than in {first}; correct one of them"
             )
-        splits[row] = split
-    return splits
-
-
-def _find(sheet: Sheet, setting: str, requested: str | None, usual: Sequence[str]) -> str | None:
-    """Return the column `requested`, or the first with a usual name; None if there is none."""
-    if requested is None:
-        return next((name for name in sheet.header if name.lower() in usual), None)
-    require(
-        requested in sheet.header,
-        f"{sheet.path}: --{setting} {requested}: no such column; it has {_quoted(sheet.header)}",
+        codes = of_pairs(told, images.image, number)
+        rest = "unknown, as some lines say absent" if bool((told == 0).any()) else "absent"
+        note = f"{path}: a line per image and class, {sheet.rows} lines of {number} images; what has no line is {rest}"
+        return codes, (note,)
+    codes = settled(lines.codes, policy)[images.line]
+    if not images.repeated:
+        return codes[np.argsort(images.image)], ()
+    if config.repeated == "refuse":
+        raise UserError(_repeated_refusal(sheet, images))
+    agreed = agreement(codes, images.image, number)
+    note = (
+        f"{path}: {sheet.rows} lines of {number} images, taken together by --repeated {config.repeated}; annotators "
+        f"agree on {np.nanmean(agreed) if np.isfinite(agreed).any() else 1:.1%} of the labels that several know"
     )
-    return requested
+    return combined(codes, images.image, number, config.repeated), (note,)
 
 
-def _code(text: str) -> int | None:
-    return _CODES.get(text.lower())
-
-
-def _split_names(cell: str, separator: str) -> list[str]:
-    """Return the names of a cell; several spaces separate like one."""
-    if separator.isspace() or not cell:
-        return cell.split()
-    return [name.strip() for name in cell.split(separator)]
-
-
-def _unread_notes(sheet: Sheet, roles: ColumnRoles) -> list[str]:
-    """Return a note if other columns beside the class names are not read."""
-    rest = _quoted(roles.rest)
-    return [f"{sheet.path}: labels are those of column {roles.labels!r}; not read: {rest}"] if roles.rest else []
-
-
-def _separator_notes(classes: Sequence[str], separator: str, path: Path) -> list[str]:
-    """Return a note if a name looks like several names."""
-    other = next((name for name in classes if any(one in name for one in _OTHER_SEPARATORS)), None)
+def _repeated_refusal(sheet: Sheet, images: ImageLines) -> str:
+    """The message for an image in two lines."""
+    order = np.argsort(images.image, kind="stable")
+    same = np.flatnonzero(np.diff(images.image[order]) == 0)
+    first, second = (sheet.where(int(images.line[order[at]])) for at in (same[0], same[0] + 1))
+    name = images.ids[images.image[order[same[0]]]]
     return (
-        [] if other is None else [f"{path}: {other!r} counts as one class; is --label_separator {separator!r} right?"]
+        f"{second}: image {name[:200]!r} is there already ({first}); write it once, with all its labels, or say with "
+        "--repeated how several lines belong together (union, majority, unknown, first)"
     )
 
 
-def _quoted(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(repr(name[:40]) for name in names[:most])
-    return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"
+def _groups(sheet: Sheet, roles: Roles, images: ImageLines) -> Index | None:
+    """(N,) the group of each image: of a column, or the line where that names several images; None without either."""
+    if roles.group is not None:
+        return _of_images(sheet, images, sheet.column(roles.group).at.astype(np.int64), "group")
+    if len(roles.images) > 1:
+        return _of_images(sheet, images, np.arange(sheet.rows), "line")
+    return None
+
+
+def _of_images(sheet: Sheet, images: ImageLines, values: NDArray[Kind], what: str) -> NDArray[Kind]:
+    """(N,) what each image has, of what its lines (L,) have. Raises: UserError where two lines differ."""
+    found = np.empty(len(images.ids), dtype=values.dtype)
+    found[images.image] = values[images.line]
+    wrong = found[images.image] != values[images.line]
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        name = images.ids[images.image[at]]
+        raise UserError(f"{sheet.where(int(images.line[at]))}: image {name[:200]!r} has another {what} in another line")
+    return found
+
+
+def _role_notes(sheet: Sheet, roles: Roles, lines: LineLabels) -> Iterator[str]:
+    """A line for each decision that another flag could change."""
+    path = sheet.path
+    by = {role.title: role for role in roles.read}
+
+    def told(title: str) -> str:
+        return f"column {title!r} ({by[title].why})"
+
+    yield f"{path}: images of {' and '.join(map(told, roles.images))}; --image_column names another"
+    if roles.labels is not None:
+        yield (
+            f"{path}: {len(lines.classes)} classes named in {told(roles.labels)}, {lines.reading}; --label_column and "
+            "--label_separator say otherwise"
+        )
+    else:
+        yield f"{path}: {len(lines.classes)} classes, a column each; --class_columns, --ignore_columns choose others"
+    if roles.split:
+        yield f"{path}: split by {' and '.join(map(told, roles.split))}; --split_column names another"
+    rest = [role for role in roles.read if role.role == "not read"]
+    if rest:
+        shown = ", ".join(f"{role.title[:40]!r} ({role.why})" for role in rest[:6])
+        yield f"{path}: not read: {shown}{f', ... ({len(rest)} in all)' if len(rest) > 6 else ''}"

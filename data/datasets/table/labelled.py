@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,9 @@ from utils.types import Boxes, Codes, Index
 
 TRAIN, VALIDATION, TEST, NO_SPLIT = 0, 1, 2, -1
 """Split of an image; NO_SPLIT if the files name none."""
+
+USUAL_SEPARATOR = ";"
+"""Between two class names in files that we write; no class name holds it."""
 
 _LONGEST_NAME = 200  # characters; a longer class name means that the separator is another character
 
@@ -33,6 +37,8 @@ class OwnLabels(NamedTuple):
     closed: bool  # True if the files list all classes, False if these are the names that occur in labels
     boxes: Boxes | None = None
     notes: tuple[str, ...] = ()  # lines to print for the user
+    found: Mapping[str, str] = MappingProxyType({})  # settings that a table's columns decided, by name
+    groups: Index | None = None  # (N,) what each image belongs to; None if the files do not say
 
 
 def sorted_by_id(labels: OwnLabels) -> OwnLabels:
@@ -42,7 +48,8 @@ def sorted_by_id(labels: OwnLabels) -> OwnLabels:
     new_row[order] = np.arange(len(order))
     boxes = labels.boxes and labels.boxes._replace(row=new_row[labels.boxes.row])
     ids = tuple(labels.ids[row] for row in order)
-    return labels._replace(ids=ids, codes=labels.codes[order], splits=labels.splits[order], boxes=boxes)
+    groups = None if labels.groups is None else labels.groups[order]
+    return labels._replace(ids=ids, codes=labels.codes[order], splits=labels.splits[order], boxes=boxes, groups=groups)
 
 
 def with_classes(labels: OwnLabels, classes: tuple[str, ...], absent: int) -> OwnLabels:
@@ -54,12 +61,12 @@ def with_classes(labels: OwnLabels, classes: tuple[str, ...], absent: int) -> Ow
     return labels._replace(classes=classes, codes=codes, boxes=boxes)
 
 
-def check_classes(names: Iterable[tuple[str, str]], separator: str) -> tuple[str, ...]:
+def check_classes(names: Iterable[tuple[str, str]], separator: str | None) -> tuple[str, ...]:
     """Return the class names, checked to be valid and distinct.
 
     Args:
         names: each name with the file and line where it was found, for messages: "labels.csv, line 3".
-        separator: character between two names of a cell; no name may contain it.
+        separator: what stands between two names of a cell, if that was said; no name may contain it.
 
     Raises:
         UserError: a name is empty or too long, has the separator or a control character, or occurs twice; names
@@ -78,7 +85,7 @@ def check_classes(names: Iterable[tuple[str, str]], separator: str) -> tuple[str
     return tuple(name for name, _ in seen.values())
 
 
-def choose_classes(used: Mapping[str, str], fixed: tuple[str, ...] | None, separator: str) -> tuple[str, ...]:
+def choose_classes(used: Mapping[str, str], fixed: tuple[str, ...] | None, separator: str | None) -> tuple[str, ...]:
     """Return the classes of labels that are written as names: `fixed`, or else the names in use, sorted.
 
     Args:
@@ -99,7 +106,7 @@ def choose_classes(used: Mapping[str, str], fixed: tuple[str, ...] | None, separ
     return tuple(sorted(check_classes(used.items(), separator)))
 
 
-def read_class_file(table: Path, separator: str) -> tuple[str, ...] | None:
+def read_class_file(table: Path, separator: str | None) -> tuple[str, ...] | None:
     """Read `classes.txt` in the folder `table`, or beside the file `table`; None if it does not exist.
 
     Raises: UserError when it is unreadable, empty, or has an invalid name.
@@ -149,7 +156,7 @@ def rows_in_split(splits: NDArray[np.int8], split: int) -> Index:
     return np.flatnonzero(splits == split).astype(np.int64, copy=False)
 
 
-def _name_fault(name: str, separator: str) -> str:
+def _name_fault(name: str, separator: str | None) -> str:
     """Return the fault of a class name as the end of a sentence; "" for a valid name."""
     if not name.strip():
         return "has no name; give it one, or leave it out"
@@ -158,7 +165,7 @@ def _name_fault(name: str, separator: str) -> str:
     if name.casefold() == "nan":
         return "is the text of a missing value; leave the cell empty"
     if len(name) > _LONGEST_NAME:
-        return f"has a name of {len(name)} characters; is --label_separator {separator!r} right?"
-    if separator in name:
+        return f"has a name of {len(name)} characters; is --label_separator right?"
+    if separator is not None and separator in name:
         return f"holds the separator {separator!r}; rename it or choose another --label_separator"
     return "" if is_plain_text(name) else "holds control characters or line breaks; correct the name"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from data.datasets.table.columns import find_roles
+from data.datasets.table.columns import find_roles, image_lines
 from data.datasets.table.config import TableConfig
+from data.datasets.table.matching import image_patterns, match_images
 from data.datasets.table.sheet import read_sheet
+from data.files.accents import composed
 from data.files.cache import stamp
-from data.files.text_files import relative_path
 from utils.checks import UserError
 
 
@@ -21,9 +21,9 @@ class TableOrigin:
     """Finds the line of a table that names an image file.
 
     Args:
-        table: a `.csv`, `.tsv` or `.parquet` file.
-        config: names of its columns.
-        folder: what its paths start from.
+        table: the file.
+        config: what was asked for of its columns.
+        folder: the image folder.
     """
 
     table: Path
@@ -32,7 +32,7 @@ class TableOrigin:
 
     def __call__(self, path: str) -> str:
         """File and line for the path of an image; "" if the table does not name it, or cannot be read any more."""
-        return _places(self, stamp(self.table)).get(unicodedata.normalize("NFC", path), "")
+        return _places(self, stamp(self.table)).get(composed(path), "")
 
 
 @lru_cache(maxsize=1)
@@ -40,10 +40,15 @@ def _places(origin: TableOrigin, _stamp: str) -> Mapping[str, str]:
     """File and line of each image by its path; how accents are encoded makes no difference, the first line counts."""
     places: dict[str, str] = {}
     try:
-        sheet = read_sheet(origin.table)
-        for row, text in enumerate(sheet.column(find_roles(sheet, origin.config).image)):
-            name = unicodedata.normalize("NFC", f"{origin.folder}/{relative_path(text, '')}")
-            places.setdefault(name, sheet.where(row))
+        sheet = read_sheet(origin.table, origin.config.encoding)
+        images = image_lines(sheet, find_roles(sheet, origin.config, origin.folder).images, origin.folder)
+        found = [
+            match_images(origin.folder, [pattern.replace("{}", one) for one in images.ids]).names
+            for pattern in image_patterns(origin.config.image_pattern)
+        ]
     except UserError:
         return {}
+    for image, line in zip(images.image.tolist(), images.line.tolist(), strict=True):
+        for names in found:
+            places.setdefault(composed(f"{origin.folder}/{names[image]}"), sheet.where(line))
     return places

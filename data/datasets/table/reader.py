@@ -13,11 +13,20 @@ from numpy.typing import NDArray
 
 from data.datasets.source import DatasetSource
 from data.datasets.table.annotations import annotation_files, by_name, list_files, read_coco_style, read_voc_style
-from data.datasets.table.columns import read_spreadsheet
+from data.datasets.table.columns import (
+    TableRead,
+    TableReport,
+    described_columns,
+    entries_of,
+    labels_of,
+    read_table,
+)
+from data.datasets.table.config import TableConfig
 from data.datasets.table.labelled import (
     NO_SPLIT,
     TEST,
     TRAIN,
+    USUAL_SEPARATOR,
     VALIDATION,
     OwnLabels,
     cached_labels,
@@ -25,16 +34,17 @@ from data.datasets.table.labelled import (
     rows_in_split,
     with_classes,
 )
+from data.datasets.table.matching import image_patterns, match_images
 from data.datasets.table.origin import TableOrigin
 from data.datasets.table.sheet import SUFFIXES
 from data.datasets.table.voc_images import voc_images
-from data.files.accents import match_files
 from data.files.cache import fingerprint
+from data.images.channels import ChannelImages
 from data.images.files import FileImages
 from utils.checks import UserError, require
 from utils.console import say
 from utils.seeding import derive_seed
-from utils.types import ABSENT, PRESENT, Annotations, Codes, Index, LabelTable, Splits
+from utils.types import ABSENT, PRESENT, Annotations, Codes, Images, Index, LabelTable, Splits
 
 READER = "table 2"
 """Part of the cache's fingerprint; another number whenever the same files would be read differently."""
@@ -56,7 +66,7 @@ def load_table(source: DatasetSource) -> Splits:
     table, test_table = config.table, config.test_table
     if table is None:
         raise UserError("--dataset table: give the labels of your images with --table")
-    fixed = read_class_file(table, config.label_separator)
+    fixed = read_class_file(table, _separator(config))
     labels = _read(source, table, fixed)
     if test_table is None:
         whole = _annotations(source, table, labels)
@@ -64,12 +74,32 @@ def load_table(source: DatasetSource) -> Splits:
         train, validation, test = (whole.take(rows) for rows in split_rows)
     else:
         labels, test_labels = combine_tables(table, labels, test_table, _read(source, test_table, fixed))
+        same = {name: text for name, text in labels.found.items() if test_labels.found.get(name) == text}
+        labels = labels._replace(found=same)
         whole, test = _annotations(source, table, labels), _annotations(source, test_table, test_labels)
         train = whole.take(np.flatnonzero(labels.splits != VALIDATION))
         validation = whole.take(rows_in_split(labels.splits, VALIDATION))
         require(len(train) > 0, f"{table}: names no image for training")
     _report_classes_without_images(table, train)
-    return Splits(train, test, validation=validation if len(validation) else None)
+    return Splits(train, test, validation=validation if len(validation) else None, found=labels.found)
+
+
+def describe_tables(source: DatasetSource) -> TableReport:
+    """What is decided about the columns of a user's tables, and what they hold of each class; nothing for other forms.
+
+    Raises: UserError as `load_table` does.
+    """
+    config = source.table
+    tables = [path for path in (config.table, config.test_table) if path is not None and path.is_file()]
+    reads = [
+        _table_read(source, path, read_class_file(path, _separator(config)))
+        for path in tables
+        if path.suffix.lower() in SUFFIXES
+    ]
+    return TableReport(
+        tuple(column for read in reads for column in described_columns(read)),
+        tuple(entries_of(read) for read in reads),
+    )
 
 
 def names_splits(source: DatasetSource) -> bool:
@@ -77,7 +107,7 @@ def names_splits(source: DatasetSource) -> bool:
     config = source.table
     if config.test_table is not None or config.table is None:
         return True
-    labels = _read(source, config.table, read_class_file(config.table, config.label_separator))
+    labels = _read(source, config.table, read_class_file(config.table, _separator(config)))
     return not (labels.splits == NO_SPLIT).all()
 
 
@@ -94,7 +124,7 @@ def split_table_rows(table: Path, labels: OwnLabels, fraction: float, seed: int)
         UserError: no row is left for training or for the test.
     """
     if (labels.splits == NO_SPLIT).all():
-        test = held_out_rows(labels.codes, fraction, seed)
+        test = held_out_rows(labels.codes, fraction, seed, labels.groups)
         train = np.setdiff1d(np.arange(len(labels.ids)), test)
         require(
             len(train) > 0 and len(test) > 0,
@@ -110,20 +140,28 @@ def split_table_rows(table: Path, labels: OwnLabels, fraction: float, seed: int)
     return train, validation, test
 
 
-def held_out_rows(codes: Codes, fraction: float, seed: int) -> Index:
+def held_out_rows(codes: Codes, fraction: float, seed: int, groups: Index | None = None) -> Index:
     """Return about `fraction` of the rows, sorted, with about that share of the positives of each class.
 
-    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011) from the package
+    Rows of one group stay together: groups are chosen like rows that have the labels of all of theirs. Iterative
+    stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011) from the package
     iterative-stratification, with the random state `seed`.
 
     Args:
         codes: (N, C); only PRESENT entries count.
         fraction: above 0 and below 1.
         seed: of any size.
+        groups: (N,) the group of each row; None where each is one of its own.
 
     Returns:
-        (M,) row numbers; none where there are too few rows to choose from.
+        (M,) row numbers; none where there are too few rows, or groups, to choose from.
     """
+    if groups is not None:
+        _, number = np.unique(groups, return_inverse=True)
+        present = np.zeros((int(number.max(initial=-1)) + 1, codes.shape[1]), dtype=bool)
+        np.logical_or.at(present, number, codes == PRESENT)
+        chosen = held_out_rows(np.where(present, PRESENT, ABSENT).astype(np.int8), fraction, seed)
+        return np.flatnonzero(np.isin(number, chosen)).astype(np.int64, copy=False)
     # Imported here because it takes most of a second.
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
@@ -176,26 +214,31 @@ def image_folder(path_images: Path, table: Path) -> Path:
 
 
 def _read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> OwnLabels:
-    """Read one table, from the cache if none of its files has changed."""
+    """Read one table; annotations of objects come from the cache if none of their files has changed."""
     config = source.table
-    files = [path]
-    if path.is_dir():
-        files = [*annotation_files(path), *list_files(path)]
-    elif not path.is_file():
-        raise UserError(f"{path}: no such file or folder; check --table and --test_table")
-    columns = (config.image_column, config.label_column, config.label_separator, config.split_column)
-    key = fingerprint(f"{READER} {columns} {fixed} {source.skip_missing}", files)
+    require(path.is_dir() or path.is_file(), f"{path}: no such file or folder; check --table and --test_table")
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return labels_of(_table_read(source, path, fixed), config)
+    files = [*annotation_files(path), *list_files(path)] if path.is_dir() else [path]
+    key = fingerprint(f"{READER} {_separator(config)} {fixed} {source.skip_missing}", files)
     return cached_labels(source.cache, key, lambda: _parse(path, source, fixed))
 
 
+def _separator(config: TableConfig) -> str:
+    """What no class name of a file other than a table may hold."""
+    return config.label_separator or USUAL_SEPARATOR
+
+
+def _table_read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> TableRead:
+    return read_table(path, source.table, fixed, image_folder(source.path_images, path))
+
+
 def _parse(path: Path, source: DatasetSource, fixed: tuple[str, ...] | None) -> OwnLabels:
-    config = source.table
+    separator = _separator(source.table)
     if path.is_dir():
-        return read_voc_style(path, fixed, config.label_separator, skip_missing=source.skip_missing)
+        return read_voc_style(path, fixed, separator, skip_missing=source.skip_missing)
     if path.suffix.lower() == ".json":
-        return read_coco_style(path, config.label_separator)
-    if path.suffix.lower() in SUFFIXES:
-        return read_spreadsheet(path, config, fixed)
+        return read_coco_style(path, separator)
     known = ", ".join((*SUFFIXES, ".json"))
     raise UserError(f"{path}: not one of {known} or a folder of VOC annotations; save a spreadsheet as CSV (UTF-8)")
 
@@ -209,18 +252,22 @@ def _annotations(source: DatasetSource, table: Path, labels: OwnLabels) -> Annot
     images, notes = _images(source, table, folder, labels.ids)
     for note in (*labels.notes, *notes):
         say(note)
-    return Annotations(images, labels.ids, labels.classes, LabelTable(labels.codes), labels.boxes)
+    truth = LabelTable(labels.codes)
+    return Annotations(images, labels.ids, labels.classes, truth, labels.boxes, groups=labels.groups)
 
 
-def _images(source: DatasetSource, table: Path, folder: Path, ids: Sequence[str]) -> tuple[FileImages, Sequence[str]]:
+def _images(source: DatasetSource, table: Path, folder: Path, ids: Sequence[str]) -> tuple[Images, Sequence[str]]:
     """Return the images of the rows of one table, and lines to print about them."""
     if table.is_dir():
         files, notes = voc_images(folder, ids, _annotated(source, table))
         return FileImages(files, source.cache), notes
-    names, notes = match_files(folder, ids)
+    patterns = image_patterns(source.table.image_pattern)
+    found = [match_images(folder, [pattern.replace("{}", one) for one in ids]) for pattern in patterns]
+    notes = [note for matched in found for note in matched.notes]
     is_sheet = table.suffix.lower() in SUFFIXES
     origin = TableOrigin(table, source.table, folder) if is_sheet else None
-    return FileImages([f"{folder}/{name}" for name in names], source.cache, origin), notes
+    channels = [FileImages([f"{folder}/{name}" for name in names], source.cache, origin) for names, _ in found]
+    return channels[0] if len(channels) == 1 else ChannelImages(channels), notes
 
 
 def _annotated(source: DatasetSource, table: Path) -> dict[str, Path]:

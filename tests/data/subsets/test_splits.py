@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.subsets.splits import SplitConfig, split_rows, subsample, validation_split
+from data.subsets.splits import SplitConfig, group_split, split_rows, subsample, validation_split
 from tests import golden_files
 from tests.data.trees import annotations
 from utils.checks import UserError
@@ -156,3 +156,51 @@ def test_no_fraction_leaves_everything_for_training():
 def test_fractions_that_leave_nothing_are_refused(fraction):
     with pytest.raises(UserError, match="--val_frac"):
         validation_split(5, fraction, 0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"val_frac": 0.0},
+        {"val_frac": 0.999},
+        {"ss_frac_train": 1.0},
+        {"ss_frac_val": 1e-9},
+        {"ss_seed": 0},
+        {"ss_seed": 2**32 - 1},
+        {"split_seed": 0},
+        {"split_seed": 2**32 - 1},
+    ],
+)
+def test_the_least_and_largest_settings_are_taken(values):
+    assert len(split_rows(rows_of(2000), SplitConfig(**values), 0)[0]) > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_groups_stay_whole_and_come_near_the_share(fraction, seed):
+    groups = np.random.default_rng(seed).integers(0, 12, 90) * 7
+    train, held_out = group_split(groups, fraction, seed)
+    assert sorted([*train, *held_out]) == list(range(90))
+    assert not set(groups[train]) & set(groups[held_out])
+    assert abs(len(held_out) - 90 * fraction) <= np.bincount(groups).max() / 2 + 1
+    again = group_split(groups, fraction, seed)
+    np.testing.assert_array_equal(again[1], held_out)
+    assert group_split(groups, 0.0, seed)[1].size == 0
+
+
+def test_which_groups_validate_depends_on_the_seed_and_one_group_cannot_be_split():
+    groups = np.repeat(np.arange(10), 3)
+    assert len({tuple(group_split(groups, 0.3, seed)[1]) for seed in range(8)}) > 4
+    assert [len(group_split(groups, share, 0)[1]) for share in (0.01, 0.3, 0.99)] == [3, 9, 27]
+    with pytest.raises(UserError, match=r"--val_frac 0\.2: all 30 images are of one group"):
+        group_split(np.zeros(30, dtype=np.int64), 0.2, 0)
+
+
+def test_a_split_of_grouped_annotations_keeps_groups():
+    rows = annotations(np.ones((20, 2), dtype=np.int8))
+    grouped = replace(rows, groups=np.arange(20) // 5)
+    train, held_out = split_rows(grouped, SplitConfig(val_frac=0.25), 3)
+    assert len(held_out) == 5
+    assert len(set(grouped.groups[held_out])) == 1
+    assert len(train) == 15
+    assert grouped.take(held_out).groups.tolist() == grouped.groups[held_out].tolist()

@@ -208,3 +208,27 @@ def test_real_voc_as_someones_own_folder(tmp_path):
     np.testing.assert_array_equal(splits.test.boxes.corners, published.test.boxes.corners)
     for part in (splits.train, splits.test):
         part.images.check()
+
+
+@pytest.mark.parametrize(
+    "box, wrong",
+    [
+        ((3, 4, 3, 4), False),
+        ((4, 4, 3, 5), True),
+        ((3, 5, 4, 4), True),
+        ((-5, -6, 2, 2), False),
+        ((1, 1, 1e9, 2), False),
+        ((1, 1, 1e9 + 1, 2), True),
+        ((1, 1, 2, 1e9 + 1), True),
+        ((2 - 1e9, 1, 2, 2), False),
+        ((1 - 1e9, 1, 2, 2), True),
+    ],
+)
+def test_corners_of_boxes_of_annotations_are_in_order_and_not_far_outside(tmp_path, box, wrong):
+    root = voc_folder(tmp_path / "boats", {"a": [("yacht", 0, box)], "b": [("yacht", 0)]})
+    if wrong:
+        with pytest.raises(UserError, match=r"a\.xml: the box of a 'yacht' has its corners in the wrong order"):
+            own.read_voc_style(root, None, ";")
+    else:
+        corners = own.read_voc_style(root, None, ";").boxes.corners
+        np.testing.assert_array_equal(corners, np.array([box], dtype=np.float32) - 1)

@@ -6,9 +6,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from data.datasets.table.columns import IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS, read_spreadsheet
+from data.datasets.table.columns import labels_of, read_table
 from data.datasets.table.config import TableConfig
-from tests.data.datasets.table.test_reader import THREE, written
+from data.datasets.table.decided import IMAGE_TITLES, LABEL_TITLES, SPLIT_TITLES
+from tests.data.datasets.table.test_reader import COLUMNS, THREE, written
+from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN
 
 
@@ -19,7 +21,8 @@ def as_text(header, rows, delimiter):
 
 
 def read(path, fixed=None, **more):
-    return read_spreadsheet(path, TableConfig(table=path, **more), fixed)
+    config = TableConfig(table=path, **more)
+    return labels_of(read_table(path, config, fixed, path.parent), config)
 
 
 def random_table(seed):
@@ -70,27 +73,27 @@ def test_names_come_back_with_any_separator(tmp_path, form, separator):
     np.testing.assert_array_equal(found.codes, np.where(codes == PRESENT, PRESENT, ABSENT))
 
 
-@pytest.mark.parametrize("name", [*IMAGE_COLUMNS, "Image", "FILE_NAME"])
+@pytest.mark.parametrize("name", [*IMAGE_TITLES, "Image", "FILE_NAME"])
 def test_usual_names_of_the_path_column(tmp_path, name):
     found = read(written(tmp_path / "t.csv", f"cat,{name},dog\n1,a.jpg,0\n"))
     assert (found.ids, found.classes) == (("a.jpg",), ("cat", "dog"))
 
 
-@pytest.mark.parametrize("name", [*LABEL_COLUMNS, "Tags"])
+@pytest.mark.parametrize("name", [*LABEL_TITLES, "Tags"])
 def test_usual_names_of_the_label_column(tmp_path, name):
     found = read(written(tmp_path / "t.csv", f"image,{name},photographer\na.jpg,cat,Ann\n"))
     assert found.classes == ("cat",)
-    assert "not read: 'photographer'" in found.notes[0]
+    assert "not read: 'photographer' (holds other things)" in found.notes[-1]
 
 
-@pytest.mark.parametrize("name", LABEL_COLUMNS)
+@pytest.mark.parametrize("name", LABEL_TITLES)
 def test_a_column_of_codes_is_a_class_whatever_its_name(tmp_path, name):
     found = read(written(tmp_path / "t.csv", f"image,{name},dog\na.jpg,1,0\nb.jpg,,1.0\n"))
     assert found.classes == (name, "dog")
     np.testing.assert_array_equal(found.codes, [[PRESENT, ABSENT], [UNKNOWN, PRESENT]])
 
 
-@pytest.mark.parametrize("name", [*SPLIT_COLUMNS, "Split"])
+@pytest.mark.parametrize("name", [*SPLIT_TITLES, "Split"])
 def test_usual_names_of_the_split_column(tmp_path, name):
     found = read(written(tmp_path / "t.csv", f"image,cat,{name}\na.jpg,1,train\nb.jpg,0,TEST\n"))
     assert found.classes == ("cat",)
@@ -102,9 +105,30 @@ def test_the_paths_are_brought_to_one_form_and_keep_their_ending(tmp_path):
     assert read(written(tmp_path / "t.csv", text)).ids == ("a.jpg", "a.png", "b.jpg", "folder/c.jpg")
 
 
-def test_names_with_another_separator_raise_a_doubt(tmp_path):
-    doubtful = written(tmp_path / "t.csv", 'image,labels\na.jpg,"cat,dog"\nb.jpg,cat\n')
-    assert any("'cat,dog' counts as one class" in note for note in read(doubtful).notes)
-    assert read(doubtful, fixed=("cat", "cat,dog")).notes == ()
-    assert read(doubtful, label_separator=",").classes == ("cat", "dog")
-    assert read(doubtful, label_separator=",").notes == ()
+def test_a_separator_that_is_asked_for_is_obeyed(tmp_path):
+    path = written(tmp_path / "t.csv", 'image,labels\na.jpg,"cat,dog"\nb.jpg,cat\n')
+    assert read(path).classes == ("cat", "dog")
+    whole = read(path, label_separator="|")
+    assert whole.classes == ("cat", "cat,dog")
+    assert any("'cat,dog' counts as one class" in note for note in whole.notes)
+    assert not any("counts as one" in note for note in read(path, fixed=("cat", "dog")).notes)
+
+
+def test_settings_that_contradict_each_other_or_mean_nothing_are_refused(tmp_path):
+    path = written(tmp_path / "t.csv", COLUMNS)
+    with pytest.raises(UserError, match=r"--label_column and --class_columns: .* give one of the two"):
+        read(path, label_column="cat", class_columns="dog")
+    with pytest.raises(UserError, match="--encoding klingon: Python knows no encoding of that name"):
+        read(path, encoding="klingon")
+    with pytest.raises(UserError, match="--uncertain perhaps: must be unknown, present, absent or a file"):
+        read(path, uncertain="perhaps")
+    with pytest.raises(UserError, match=r"--class_columns bird: no such column"):
+        read(path, class_columns="dog, bird")
+
+
+@pytest.mark.parametrize("count, shown", [(8, "'c6'"), (9, "'c6', ... (9 in all)")])
+def test_at_most_eight_columns_are_said(tmp_path, count, shown):
+    header = ",".join(["a", *(f"c{k}" for k in range(count - 1))])
+    with pytest.raises(UserError) as caught:
+        read(written(tmp_path / "t.csv", f"{header}\n1{',' * (count - 1)}\n"))
+    assert f"it has 'a', 'c0', 'c1', 'c2', 'c3', 'c4', 'c5', {shown}: name it with" in str(caught.value)

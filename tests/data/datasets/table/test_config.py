@@ -13,7 +13,8 @@ from utils.checks import UserError
         ({"test_frac": 1.0}, "--test_frac 1.0"),
         ({"test_frac": float("nan")}, "--test_frac nan"),
         ({"label_separator": ""}, "--label_separator"),
-        ({"label_separator": "::"}, "--label_separator"),
+        ({"label_separator": "::::"}, "--label_separator"),
+        ({"label_separator": ", a"}, "--label_separator"),
         ({"label_separator": "a"}, "--label_separator"),
         ({"label_separator": "\n"}, "--label_separator"),
         ({"test_table": Path("val.csv")}, "--test_table"),
@@ -24,6 +25,6 @@ def test_settings_are_checked_at_birth(values, word):
         TableConfig(**values)
 
 
-@pytest.mark.parametrize("separator", [";", ",", "|", " ", "\t", "/", "+"])
+@pytest.mark.parametrize("separator", [";", ",", "|", " ", "\t", "/", "+", "_", "-", "::", " - "])
 def test_separators_that_can_stand_between_names(separator):
     assert TableConfig(label_separator=separator).label_separator == separator

@@ -72,7 +72,7 @@ def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
 def test_rows_know_their_place_in_the_file(tmp_path):
     path = written(tmp_path / "t.csv", 'image,labels\n\na.jpg,"cat"\n,\nb.jpg,dog\n')
     sheet = read_sheet(path)
-    assert sheet.header == ("image", "labels")
+    assert sheet.titles == ("image", "labels")
     assert [sheet.where(row) for row in range(2)] == [f"{path}, line 3", f"{path}, line 5"]
     parquet.write_table(pa.table({"image": ["a.jpg", "b.jpg"]}), tmp_path / "t.parquet")
     assert read_sheet(tmp_path / "t.parquet").where(1) == f"{tmp_path / 't.parquet'}, row 2"
@@ -90,4 +90,4 @@ def test_rows_know_their_place_in_the_file(tmp_path):
 def test_the_first_delimiter_of_the_header_counts(tmp_path, header, cells):
     row = "a" + next(one for one in ("\t", ",", ";") if one in header.replace("image; really", "")) + "b"
     sheet = read_sheet(written(tmp_path / "t.csv", f"{header}\n{row}\n"))
-    assert {name: sheet.column(name)[0] for name in sheet.header} == cells
+    assert {name: sheet.column(name).cells()[0] for name in sheet.titles} == cells

@@ -175,6 +175,37 @@ def test_two_folders_of_annotations_may_share_their_images(tmp_path, capsys):
     assert "without an annotation" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("count, more", [(3, ""), (4, ", ...")])
+def test_at_most_three_images_are_said(tmp_path, count, more):
+    names = [f"{k}.jpg" for k in range(count)]
+    for name in names:
+        picture(tmp_path / "i" / name)
+        picture(tmp_path / "i" / "deep" / name)
+    notes = voc_images(tmp_path / "i", [], {}).notes
+    assert notes == [
+        f"{tmp_path}/i: left out {count} images without an annotation ({', '.join(names[:3])}{more})",
+        f"{tmp_path}/i: left out {count} images in subfolders (deep/0.jpg, deep/1.jpg, deep/2.jpg{more})",
+    ]
+
+
+def test_images_left_out_for_another_of_their_name_are_counted_over_all_names(tmp_path):
+    for name in ("a.jpg", "a.png", "a.bmp", "b.png", "b.gif", "c.jpg"):
+        picture(tmp_path / name)
+    found = voc_images(tmp_path, ["a", "b", "c"], {})
+    assert found.names == [f"{tmp_path}/{name}" for name in ("a.jpg", "b.png", "c.jpg")]
+    assert "left out 3 images, as another of the same name is used" in found.notes[0]
+    assert found.notes[0].endswith("(a.jpg, not a.png, a.bmp, ...)")
+
+
+def test_the_annotation_of_the_only_image_of_a_name_is_not_read(tmp_path):
+    picture(tmp_path / "a.png")
+    annotated = {"a": tmp_path / "gone.xml"}
+    assert voc_images(tmp_path, ["a"], annotated) == ([f"{tmp_path}/a.png"], [])
+    picture(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"gone\.xml"):
+        voc_images(tmp_path, ["a"], annotated)
+
+
 def test_images_that_are_not_there_are_named_as_they_should_be(tmp_path):
     assert voc_images(tmp_path / "gone", ["a"], {}) == ([f"{tmp_path}/gone/a.jpg"], [])
 

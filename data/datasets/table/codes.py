@@ -1,0 +1,247 @@
+"""Codes of the lines of a table: from a column per class, from names in cells, from a line per image and class.
+
+L lines, C classes. An entry that a table marks as uncertain has a code of its own until `settled` has said what it
+means; nothing outside of this room sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.datasets.table.cells import Reading, read_cells
+from data.datasets.table.labelled import USUAL_SEPARATOR, check_classes, choose_classes
+from data.datasets.table.seen import TICKS, UNCERTAIN, code_of
+from data.datasets.table.sheet import Sheet
+from data.files.text_files import read_csv
+from utils.checks import UserError, require
+from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index
+
+MEANINGS = {"unknown": UNKNOWN, "present": PRESENT, "absent": ABSENT}
+_SHOWN = 3
+
+
+class LineLabels(NamedTuple):
+    """Labels of the lines of a table."""
+
+    classes: tuple[str, ...]
+    codes: Codes
+    """(L, C), `UNCERTAIN` included."""
+    closed: bool
+    """Whether the table says which classes there are."""
+    one_each: bool
+    """Whether each line names at most one class, as in a line per image and class."""
+    reading: Reading | None
+    """How cells of names are taken apart; None for a column per class."""
+    notes: tuple[str, ...] = ()
+
+
+class NameList(NamedTuple):
+    """Names of classes from a file: ids and names, in order."""
+
+    path: Path
+    names: tuple[str, ...]
+    of_id: Mapping[str, str]
+
+    def name(self, text: str, where: str) -> str:
+        """The name of an id, or the name itself. Raises: UserError for what the file has not."""
+        if text in self.of_id:
+            return self.of_id[text]
+        require(text in self.names, f"{where}: class {text[:60]!r} is not in {self.path}; correct one of the two")
+        return text
+
+
+def read_name_list(path: Path, separator: str | None) -> NameList:
+    """Read a `.csv` with a title line, and an id and a name in each line.
+
+    Raises: UserError when it cannot be read, has fewer than two columns, or an id or name twice.
+    """
+    of_id: dict[str, str] = {}
+    names: list[tuple[str, str]] = []
+    for line, fields in read_csv(path, (), "it names the classes"):
+        one, *rest = fields.values()
+        require(bool(rest), f"{path}, line {line}: has one column; an id and a name are needed")
+        require(one not in of_id, f"{path}, line {line}: id {one!r} is there already")
+        of_id[one] = rest[0]
+        names.append((rest[0], f"{path}, line {line}"))
+    require(bool(names), f"{path}: names no class; write an id and a name per line below the titles")
+    return NameList(path, check_classes(names, separator or USUAL_SEPARATOR), of_id)
+
+
+def class_columns(
+    sheet: Sheet, titles: Sequence[str], blank: str | None, separator: str | None, listed: NameList | None
+) -> LineLabels:
+    """Codes of a column per class.
+
+    Args:
+        sheet: the table.
+        titles: of the columns.
+        blank: `unknown` or `absent`; None for absent where the only mark is a tick, else unknown.
+        separator: no name may hold it.
+        listed: names of the classes from a file.
+
+    Raises:
+        UserError: an invalid class name, or a cell other than 1, 0, -1, a tick and blank.
+    """
+    where = [f"{sheet.path}, column {sheet.titles.index(title) + 1}" for title in titles]
+    names = [listed.name(title, at) if listed else title for title, at in zip(titles, where, strict=True)]
+    classes = check_classes(zip(names, where, strict=True), separator or USUAL_SEPARATOR)
+    codes = np.empty((sheet.rows, len(titles)), dtype=np.int8)
+    for label, title in enumerate(titles):
+        column = sheet.column(title)
+        ticked = any(text.lower() in TICKS for text in column.texts)
+        known = [PRESENT if text.lower() in TICKS else code_of(text) for text in column.texts]
+        if None in known or (ticked and ABSENT in known):
+            text = known.index(None) if None in known else known.index(ABSENT)
+            raise UserError(
+                f"{sheet.where(column.row_of(text))}: column {title!r} holds {column.texts[text][:40]!r}, must be 1, "
+                "0, -1 or empty; leave out columns that are no classes (--ignore_columns), or name the column of class "
+                "names with --label_column"
+            )
+        empty = MEANINGS[blank or ("absent" if ticked else "unknown")]
+        of_text = [empty if not text else code for text, code in zip(column.texts, known, strict=True)]
+        codes[:, label] = np.array(of_text, dtype=np.int8)[column.at]
+    summary = _summaries(classes, codes)
+    notes = [
+        f"{sheet.path}: class {name!r} is present exactly where any other is; --ignore_columns if it sums them up"
+        for name in summary
+    ]
+    return LineLabels(classes, codes, closed=True, one_each=False, reading=None, notes=tuple(notes))
+
+
+def name_column(
+    sheet: Sheet,
+    title: str,
+    separator: str | None,
+    fixed: tuple[str, ...] | None,
+    listed: NameList | None,
+    empty: frozenset[str],
+    *,
+    whole: bool = False,
+) -> LineLabels:
+    """Codes of a column of class names: named classes are PRESENT, the others ABSENT.
+
+    Args:
+        sheet: the table.
+        title: of the column.
+        separator: what was asked for; None to find it.
+        fixed: the names of `classes.txt`.
+        listed: names of the classes from a file with ids.
+        empty: names that stand for none of the classes.
+        whole: True if each cell names one class.
+
+    Raises:
+        UserError: an invalid name, a name twice in a cell, or one that is in neither list; or two readings are
+            equally likely.
+    """
+    column = sheet.column(title)
+    reading = read_cells(column.texts, f"{sheet.path}: column {title!r}", separator, whole=whole)
+    members, used, dropped = _members(sheet, title, reading, listed, empty)
+    fixed = listed.names if listed else fixed
+    classes = choose_classes(used, fixed, reading.separator)
+    require(bool(classes), f"{sheet.path}: column {title!r} names no class in any row")
+    label_of = {name: label for label, name in enumerate(classes)}
+    of_text = np.full((len(column.texts), len(classes)), ABSENT, dtype=np.int8)
+    for text, names in enumerate(members):
+        of_text[text, [label_of[name] for name in names]] = PRESENT
+    rows = int(column.counts()[dropped].sum()) if dropped else 0
+    notes = [*reading.notes, *_name_notes(sheet, title, reading, classes, fixed)]
+    if rows:
+        notes.append(f"{sheet.path}: {rows} lines name {', '.join(sorted(empty))} beside a class; the class holds")
+    one_each = all(len(names) <= 1 for names in members)
+    return LineLabels(classes, of_text[column.at], fixed is not None, one_each, reading, tuple(notes))
+
+
+def _members(
+    sheet: Sheet, title: str, reading: Reading, listed: NameList | None, empty: frozenset[str]
+) -> tuple[list[list[str]], dict[str, str], list[int]]:
+    """The class names of each distinct cell; each name with its first line; the cells with a name for none beside one.
+
+    Raises: UserError for an empty name, or a name twice in a cell.
+    """
+    column = sheet.column(title)
+    members: list[list[str]] = []
+    used: dict[str, str] = {}
+    dropped: list[int] = []
+    for text, cell in enumerate(column.texts):
+        names = reading.names(cell)
+        if names:
+            where = sheet.where(column.row_of(text))
+            if "" in names or len(set(names)) < len(names):
+                fault = "has an empty name" if "" in names else "names a class twice"
+                raise UserError(f"{where}: {cell[:80]!r} in column {title!r} {fault}; correct it")
+            kept = [name for name in names if name not in empty]
+            dropped += [text] * (0 < len(kept) < len(names))
+            names = [listed.name(name, where) for name in kept] if listed else kept
+            for name in names:
+                used.setdefault(name, where)
+        members.append(names)
+    return members, used, dropped
+
+
+def _name_notes(
+    sheet: Sheet, title: str, reading: Reading, classes: Sequence[str], fixed: Sequence[str] | None
+) -> list[str]:
+    """Lines about names that look as if they were several, or had lost a bracket or quote."""
+    place = f"{sheet.path}: column {title!r}"
+    notes = []
+    joined = [name for name in classes if any(one in name for one in ";|,") and fixed is None]
+    if joined:
+        notes.append(f"{sheet.path}: {joined[0]!r} counts as one class; is --label_separator right?")
+    left = [name for name in classes if name[:1] in "[]{}\"'" or name[-1:] in "[]{}\"'"]
+    if left:
+        notes.append(f"{place}: names with a bracket or quote at an end: {_some(left)}; --label_separator?")
+    likely = [name for name in classes if name.casefold() in _LIKELY_EMPTY]
+    if likely and fixed is None:
+        notes.append(f"{place}: {likely[0]!r} is a class; --empty_names {likely[0]!r} if it means none of them")
+    return notes
+
+
+_LIKELY_EMPTY = frozenset(
+    ("no finding", "none", "nothing", "empty", "no", "normal", "healthy", "n/a", "na", "no label")
+)
+
+
+def uncertain_policy(setting: str, classes: Sequence[str]) -> Index:
+    """(C,) what an uncertain entry of each class is.
+
+    Args:
+        setting: unknown, present, absent, or a `.csv` headed class,uncertain; what it does not name is unknown.
+        classes: C names.
+
+    Raises: UserError for another word, or a file that names what is no class or has another word.
+    """
+    if setting in MEANINGS:
+        return np.full(len(classes), MEANINGS[setting], dtype=np.int64)
+    path = Path(setting)
+    require(path.is_file(), f"--uncertain {setting}: must be unknown, present, absent or a file headed class,uncertain")
+    found = np.full(len(classes), UNKNOWN, dtype=np.int64)
+    for line, fields in read_csv(path, ("class", "uncertain"), "it says what uncertain entries are"):
+        name, word = fields["class"], fields["uncertain"]
+        require(name in classes, f"{path}, line {line}: {name[:60]!r} is no class of the table")
+        require(word in MEANINGS, f"{path}, line {line}: {word[:40]!r} must be one of {', '.join(MEANINGS)}")
+        found[classes.index(name)] = MEANINGS[word]
+    return found
+
+
+def settled(codes: Codes, policy: Index) -> Codes:
+    """(L, C) codes in which uncertain entries are what the policy (C,) says."""
+    return np.where(codes == UNCERTAIN, policy.astype(np.int8), codes)
+
+
+def _summaries(classes: Sequence[str], codes: Codes) -> list[str]:
+    """Classes that are present exactly where any other is, of three or more."""
+    if len(classes) < 3:
+        return []
+    present: NDArray[np.bool_] = codes == PRESENT
+    others = present.sum(axis=1, keepdims=True) - present
+    same = ((others > 0) == present).all(axis=0) & present.any(axis=0)
+    return [name for name, one in zip(classes, same, strict=True) if one]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")

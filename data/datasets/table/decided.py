@@ -1,0 +1,333 @@
+"""What each column of a table is for: image, labels, a class, split, value, group, or nothing that is read.
+
+A function of what was seen and what was asked for, without files. What a flag says holds; a title that is known decides
+next, then what the cells look like; where two readings are equally likely there is a refusal that names the flag.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from data.datasets.table.config import TableConfig, split_list
+from data.datasets.table.seen import ColumnSeen, TableSeen
+from utils.checks import UserError, require
+
+IMAGE_TITLES = ("image", "file", "filename", "file_name", "filepath", "path", "img", "image_path", "picture")
+"""Titles of image paths, in lower case; the first in the order of the table is meant."""
+MORE_IMAGE_TITLES = (
+    *("imagename", "imageindex", "imageid", "imagefile", "imagefilename", "imgname", "imgid", "imgpath", "fname"),
+    *("photo", "photoname", "photoid", "photopath", "picturename", "galaxyid", "filenames", "images", "imageurl", "id"),
+)
+"""The same for others without blanks, lines and capitals, the first here is meant."""
+LABEL_TITLES = ("labels", "label", "classes", "tags")
+"""Titles of class names, in lower case; the first in the order of the table is meant."""
+LABEL_WORDS = ("label", "tag", "class", "finding", "genre", "species", "target", "attribute", "choice")
+"""Words in other titles of class names."""
+SPLIT_TITLES = ("split", "set", "subset", "phase")
+MARKED_SPLITS = {"is_train": 0, "is_valid": 1, "is_val": 1, "is_test": 2}
+"""Titles of columns that mark one split, and which."""
+FOLD_TITLES = ("fold", "folds", "kfold", "cv_fold")
+GROUP_WORDS = (
+    "patient",
+    "subject",
+    "person",
+    "site",
+    "location",
+    "burst",
+    "sequence",
+    "case",
+    "study",
+    "camera",
+    "group",
+)
+"""Words in titles of what images may have in common, for the hint of an inspection."""
+
+
+class Role(NamedTuple):
+    """What a column is for, and why."""
+
+    title: str
+    role: str
+    why: str
+
+
+class Roles(NamedTuple):
+    """The columns by what they are for."""
+
+    images: tuple[str, ...]
+    labels: str | None
+    """The column of class names; None where there is a column per class."""
+    classes: tuple[str, ...]
+    """The columns of one class each; also where the same labels are read from names."""
+    split: tuple[str, ...]
+    value: str | None
+    group: str | None
+    twin: str | None
+    """A column of class names that are all columns of codes too: the same labels twice, which must agree."""
+    read: tuple[Role, ...]
+    """Every column, in the order of the table."""
+
+
+def decide(table: TableSeen, config: TableConfig, files_in: Callable[[str], int]) -> Roles:
+    """Decide what each column is for.
+
+    Args:
+        table: what it looks like.
+        config: what was asked for.
+        files_in: how many cells of a column name a file of the image folder; asked only where no title decides.
+
+    Raises:
+        UserError: a column that was asked for does not exist, one column would be two things, no column of images or
+            labels is found, or two are equally likely.
+    """
+    why: dict[str, Role] = {}
+    ignored = listed(config.ignore_columns, table, "ignore_columns")
+    images = _image_columns(table, config, ignored, files_in, why)
+    split = _split_columns(table, config, ignored, why)
+    value, group = (_requested(table, name, getattr(config, name), why) for name in ("value_column", "group_column"))
+    for title in ignored:
+        why[title] = Role(title, "not read", "--ignore_columns")
+    taken = [title for title in (*images, *split, value, group, *ignored) if title is not None]
+    labels, classes, twin = _label_columns(table, config, taken, why)
+    _require_one_role(table, [*taken, *([labels] if labels else classes)])
+    for column in table.columns:
+        why.setdefault(column.title, Role(column.title, "not read", _why_not(column)))
+    return Roles(images, labels, classes, split, value, group, twin, tuple(why[title] for title in table.titles))
+
+
+def listed(text: str | None, table: TableSeen, setting: str) -> tuple[str, ...]:
+    """The titles that a flag names: one that equals the whole text, or else those of one CSV line.
+
+    Raises: UserError for a title that the table does not have.
+    """
+    if text is None:
+        return ()
+    if text in table.titles:
+        return (text,)
+    names = split_list(text)
+    for name in names:
+        require(
+            name in table.titles, f"{table.path}: --{setting} {name}: no such column; it has {quoted(table.titles)}"
+        )
+    require(len(set(names)) == len(names), f"--{setting} {text}: names a column twice")
+    return names
+
+
+def _image_columns(
+    table: TableSeen,
+    config: TableConfig,
+    ignored: Sequence[str],
+    files_in: Callable[[str], int],
+    why: dict[str, Role],
+) -> tuple[str, ...]:
+    """The columns of image paths: as asked for, by title, or the one whose cells are files."""
+    if config.image_column is not None:
+        chosen = listed(config.image_column, table, "image_column")
+        why.update({title: Role(title, "image", "--image_column") for title in chosen})
+        return chosen
+    other = {config.label_column, config.value_column, config.group_column, *ignored}
+    other |= {
+        *listed(config.class_columns, table, "class_columns"),
+        *listed(config.split_column, table, "split_column"),
+    }
+    free = [title for title in table.titles if title not in other]
+    usual = next((title for title in free if title.lower() in IMAGE_TITLES), None)
+    by_plain = {re.sub(r"[\W_]+", "", title.lower()): title for title in reversed(free)}
+    more = next((by_plain[name] for name in MORE_IMAGE_TITLES if name in by_plain), None)
+    found = usual or more
+    reason = "its title"
+    if found is None:
+        found, reason = _column_of_files(table, free, files_in), "its cells are files of the image folder"
+    if found is None:
+        usual_names = ", ".join(IMAGE_TITLES)
+        raise UserError(
+            f"{table.path}: no column of image paths ({usual_names}, or one whose cells are files of --path_images); "
+            f"it has {quoted(table.titles)}: name it with --image_column"
+        )
+    why[found] = Role(found, "image", reason)
+    return (found,)
+
+
+def _column_of_files(table: TableSeen, free: Sequence[str], files_in: Callable[[str], int]) -> str | None:
+    """The one column whose cells are files; None if none is. Raises: UserError for two."""
+    found = {title: files_in(title) for title in free if table.column(title).content in ("other", "count", "mixed")}
+    found = {title: number for title, number in found.items() if number}
+    if len(found) > 1:
+        shown = " and ".join(repr(title) for title in list(found)[:2])
+        raise UserError(
+            f"{table.path}: the cells of {shown} are files of the image folder; name the column of the images, or "
+            "both, with --image_column"
+        )
+    return next(iter(found), None)
+
+
+def _split_columns(
+    table: TableSeen, config: TableConfig, ignored: Sequence[str], why: dict[str, Role]
+) -> tuple[str, ...]:
+    """The column of splits, or those that mark one split each."""
+    if config.split_column is not None:
+        chosen = listed(config.split_column, table, "split_column")
+        why.update({title: Role(title, "split", "--split_column") for title in chosen})
+        return chosen
+    free = [title for title in table.titles if title not in ignored and title not in why]
+    found = next((title for title in free if title.lower() in SPLIT_TITLES), None)
+    marked = [title for title in free if title.lower() in MARKED_SPLITS and table.column(title).content == "codes"]
+    chosen = (found,) if found is not None else tuple(marked)
+    why.update({title: Role(title, "split", "its title") for title in chosen})
+    for title in free:
+        if title.lower() in FOLD_TITLES:
+            why[title] = Role(title, "not read", "a fold; --split_column if it is the split")
+    return chosen
+
+
+def _label_columns(
+    table: TableSeen, config: TableConfig, taken: Sequence[str], why: dict[str, Role]
+) -> tuple[str | None, tuple[str, ...], str | None]:
+    """The column of class names, or else the columns of one class each; a column of names beside those of its classes.
+
+    Where the same labels are there twice, those of a column with one of `LABEL_TITLES` are read, else the columns.
+    """
+    requested = _requested(table, "label_column", config.label_column, why)
+    wanted = listed(config.class_columns, table, "class_columns")
+    require(
+        requested is None or not wanted,
+        "--label_column and --class_columns: labels are a column of names or a column per class; give one of the two",
+    )
+    if requested is not None:
+        return requested, (), None
+    if wanted:
+        why.update({title: Role(title, "class", "--class_columns") for title in wanted})
+        return None, wanted, None
+    free = [column for column in table.columns if column.title not in taken and column.title not in why]
+    marked = [column for column in free if column.content in ("codes", "ticks")]
+    empty = [column for column in free if column.content == "empty" and column.title not in table.untitled and marked]
+    coded = tuple(column.title for column in free if column in (*marked, *empty))
+    nameless = next((title for title in coded if title in table.untitled), None)
+    require(
+        nameless is None,
+        f"{table.path}: {nameless} holds codes, but has no title; give it the name of its class, or --ignore_columns",
+    )
+    usual = next((column.title for column in free if column.title.lower() in LABEL_TITLES), None)
+    if usual is not None and (config.value_column or table.column(usual).content != "codes"):
+        why[usual] = Role(usual, "labels", "its title")
+        twice = bool(coded) and _names_the_columns(table, usual, coded)
+        return usual, (coded if twice else ()), (usual if twice else None)
+    named, reason = _column_of_names(table, free, anything=not coded)
+    if named is not None and not (coded and _names_the_columns(table, named, coded)):
+        why[named] = Role(named, "labels", reason)
+        return named, (), None
+    mixed = [column for column in free if column.content == "mixed"]
+    if mixed:
+        shown = ", ".join(f"{column.title!r} ({column.odd})" for column in mixed[:4])
+        raise UserError(
+            f"{table.path}: {len(mixed)} columns hold 1 or 0 beside other values: {shown}; a class has 1, 0, -1 or "
+            "empty cells: name the classes with --class_columns or what is none with --ignore_columns, or the column "
+            "of class names with --label_column"
+        )
+    require(
+        bool(coded),
+        f"{table.path}: no column of labels; it has {quoted(table.titles)}: name the column of class names with "
+        "--label_column, or add one called labels, or one per class",
+    )
+    why.update({title: Role(title, "class", "its cells are codes") for title in coded})
+    if named is not None:
+        why[named] = Role(named, "not read", "the same labels as in the columns")
+    return None, coded, named
+
+
+def _column_of_names(table: TableSeen, free: Sequence[ColumnSeen], *, anything: bool) -> tuple[str | None, str]:
+    """The column of class names by a word in its title, or with `anything` the only one left; why.
+
+    Raises: UserError for two that are equally likely.
+    """
+    texts = [column for column in free if column.content in ("other", "mixed", "codes") and _may_recur(column)]
+    by_word = [column for column in texts if column.content != "codes" and has_label_word(column.title)]
+    left = [column for column in texts if column.content == "other"] if anything and not by_word else by_word
+    if len(left) > 1:
+        shown = " and ".join(f"{column.title!r} ({', '.join(column.examples)})" for column in left[:3])
+        raise UserError(
+            f"{table.path}: class names may be in {shown}; name the column with --label_column, or columns per class "
+            "with --class_columns"
+        )
+    reason = "a word in its title" if by_word else "the only column left whose cells recur"
+    return (left[0].title, reason) if left else (None, "")
+
+
+def has_label_word(title: str) -> bool:
+    """True for a title with one of `LABEL_WORDS` in it: as a word, with an ending, or within a longer one."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", title).lower()
+    words = re.findall(r"[a-z]+", spaced)
+    return any(
+        word in ("tag", "tags", "hashtags") or any(one in word for one in LABEL_WORDS if one != "tag") for word in words
+    )
+
+
+def _may_recur(column: ColumnSeen) -> bool:
+    """True if a cell stands in several rows, or something in it stands in several cells."""
+    if column.recurs:
+        return True
+    parts: set[str] = set()
+    for text in column.texts:
+        found = set(re.split(r"[;|,/#+\s\[\]'\"]+", text)) - {""}
+        if parts & found:
+            return True
+        parts |= found
+    return False
+
+
+def _names_the_columns(table: TableSeen, named: str, coded: Sequence[str]) -> bool:
+    """True if all names in a column are titles of the coded ones, so that the same labels are there twice.
+
+    Raises: UserError if only some are, and the title of the column does not decide.
+    """
+    titles = {title.casefold() for title in coded}
+    found = {part.strip().casefold() for text in table.column(named).texts for part in _name_parts(text)} - {""}
+    if not found & titles:
+        return False
+    if found <= titles or named.lower() in LABEL_TITLES:
+        return found <= titles
+    raise UserError(
+        f"{table.path}: column {named!r} names some of the columns of codes and others ({min(found - titles)!r}); say "
+        "which labels hold: --label_column, or --class_columns"
+    )
+
+
+def _name_parts(text: str) -> list[str]:
+    return re.findall(r"[^;|,\[\]'\"]+", text)
+
+
+def _requested(table: TableSeen, setting: str, title: str | None, why: dict[str, Role]) -> str | None:
+    """The column that a flag names; None without that flag. Raises: UserError if there is no such column."""
+    if title is None:
+        return None
+    require(title in table.titles, f"{table.path}: --{setting} {title}: no such column; it has {quoted(table.titles)}")
+    why[title] = Role(title, setting.removesuffix("_column").replace("label", "labels"), f"--{setting}")
+    return title
+
+
+def _require_one_role(table: TableSeen, taken: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for title in taken:
+        require(title not in seen, f"{table.path}: column {title!r} cannot be two of image, labels and split")
+        seen.add(title)
+
+
+def _why_not(column: ColumnSeen) -> str:
+    """Why a column is not read."""
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column.title).lower())
+    if column.recurs and any(word in GROUP_WORDS for word in words):
+        return "holds other things; --group_column if images of one belong together"
+    return {
+        "empty": "empty",
+        "count": "the numbers of the rows",
+        "codes": "codes, but labels are read elsewhere",
+        "ticks": "marks, but labels are read elsewhere",
+    }.get(column.content, "holds other things")
+
+
+def quoted(names: Sequence[str], most: int = 8) -> str:
+    """Titles in a message."""
+    shown = ", ".join(repr(name[:40]) for name in names[:most])
+    return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"

@@ -1,0 +1,118 @@
+"""What a table looks like: of each column, whether it holds codes, marks, a count of the rows, or other texts.
+
+Only facts are collected here; what a column is for is decided from them in `decided`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from data.datasets.table.sheet import Column, Sheet
+from utils.types import ABSENT, PRESENT, UNKNOWN
+
+UNCERTAIN = -2
+"""Code of an entry that the table marks as uncertain (-1), until a policy says what that means."""
+
+CODES = {
+    **dict.fromkeys(("1", "1.0", "true", "yes"), PRESENT),
+    **dict.fromkeys(("0", "0.0", "false", "no"), ABSENT),
+    **dict.fromkeys(("-1", "-1.0"), UNCERTAIN),
+    "": UNKNOWN,
+}
+"""Cells of a column per class, in lower case."""
+TICKS = frozenset("x\u2713\u2714\u2611\u00d7")
+"""Marks of what is present, in lower case; where nothing else stands in a column, blank means absent."""
+
+Content = Literal["empty", "codes", "ticks", "count", "mixed", "other"]
+
+_EXAMPLES = 3
+_LONGEST_EXAMPLE = 40
+
+
+class ColumnSeen(NamedTuple):
+    """What a column looks like."""
+
+    title: str
+    content: Content
+    """`codes`: only codes and blanks; `ticks`: only one mark and blanks; `count`: the numbers of the rows; `mixed`:
+    codes beside other texts; `other`: no code at all."""
+    filled: int
+    """Rows that hold anything."""
+    texts: tuple[str, ...]
+    """Each distinct text once, blank included."""
+    odd: str = ""
+    """In a `mixed` column: the first text that is no code, with its line."""
+
+    @property
+    def recurs(self) -> bool:
+        """True if some row repeats another."""
+        return self.filled > sum(map(bool, self.texts))
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """The first texts, shortened."""
+        return tuple(text[:_LONGEST_EXAMPLE] for text in self.texts if text)[:_EXAMPLES]
+
+
+class TableSeen(NamedTuple):
+    """What a table looks like."""
+
+    path: str
+    rows: int
+    columns: tuple[ColumnSeen, ...]
+    untitled: frozenset[str]
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Of all columns, in order."""
+        return tuple(column.title for column in self.columns)
+
+    def column(self, title: str) -> ColumnSeen:
+        """The column of a title that is there."""
+        return next(column for column in self.columns if column.title == title)
+
+
+def look(sheet: Sheet) -> TableSeen:
+    """Look at all columns of a table."""
+    columns = tuple(_column_seen(sheet, column) for column in sheet.columns)
+    return TableSeen(str(sheet.path), sheet.rows, columns, sheet.untitled)
+
+
+def code_of(text: str) -> int | None:
+    """The code that a cell of a column per class holds; None where it is none."""
+    return CODES.get(text.lower())
+
+
+def _column_seen(sheet: Sheet, column: Column) -> ColumnSeen:
+    counts = column.counts()
+    filled = sum(int(count) for text, count in zip(column.texts, counts, strict=True) if text)
+    untitled = column.title in sheet.untitled
+    content = "count" if untitled and _counts_rows(column.texts, sheet.rows) else _content(column, sheet.rows)
+    odd = ""
+    if content == "mixed":
+        text = next(number for number, one in enumerate(column.texts) if code_of(one) is None)
+        odd = f"{column.texts[text][:40]!r} in {sheet.unit} {sheet.numbers[column.row_of(text)]}"
+    return ColumnSeen(column.title, content, filled, column.texts, odd)
+
+
+def _content(column: Column, rows: int) -> Content:
+    filled = [text for text in column.texts if text]
+    if not filled:
+        return "empty"
+    if {text.lower() for text in filled} <= TICKS and len({text.lower() for text in filled}) == 1:
+        return "ticks"
+    known = sum(code_of(text) is not None for text in filled)
+    if known == len(filled):
+        return "codes"
+    if _counts_rows(filled, rows):
+        return "count"
+    return "mixed" if known else "other"
+
+
+def _counts_rows(filled: Sequence[str], rows: int) -> bool:
+    """True for the numbers of the rows, from 0 or 1, in order."""
+    if len(filled) != rows or filled[0] not in ("0", "1"):
+        return False
+    first = int(filled[0])
+    return all(text == str(number) for number, text in enumerate(filled, first))

@@ -1,0 +1,137 @@
+import pytest
+
+from data.datasets.table.cells import names_of_list, read_cells, split_names
+from utils.checks import UserError
+
+
+def names(texts, requested=None, **more):
+    reading = read_cells(texts, "t.csv: column 'tags'", requested, **more)
+    return sorted({name for text in texts for name in reading.names(text)}), reading
+
+
+@pytest.mark.parametrize(
+    "texts, separator, found",
+    [
+        (["cat;dog", "dog"], ";", ["cat", "dog"]),
+        (["cat; dog", "dog ;bird"], ";", ["bird", "cat", "dog"]),
+        (["a|b", "c"], "|", ["a", "b", "c"]),
+        (["a, b", "c"], ",", ["a", "b", "c"]),
+        (["Smith, J;Doe, A", "Doe, A"], ";", ["Doe, A", "Smith, J"]),
+        (["traffic light|stop sign", "stop sign"], "|", ["stop sign", "traffic light"]),
+        (["clear primary", "clear", "primary road clear"], " ", ["clear", "primary", "road"]),
+        (["16 0", "7 1  2 0", "5", "1"], " ", ["0", "1", "16", "2", "5", "7"]),
+        (["a+b", "b+c+a", "c"], "+", ["a", "b", "c"]),
+        (["a#b", "b", "a#b#c"], "#", ["a", "b", "c"]),
+        (["a/b", "b/c/a", "c"], "/", ["a", "b", "c"]),
+    ],
+)
+def test_the_separator_is_found_from_the_cells(texts, separator, found):
+    got, reading = names(texts)
+    assert got == found
+    assert reading.separator == separator
+    assert reading.notes == ()
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["stop sign", "traffic light", "dining table"],  # no part recurs
+        ["/m/cat", "/m/dog", "/m/car"],  # nothing before the first
+        ["scab", "frog_eye_leaf_spot"],
+        ["cat", "dog"],
+        ["C++", "C", "C#"],
+        ["", "one name"],
+    ],
+)
+def test_names_that_hold_what_could_separate_stay_whole(texts):
+    got, reading = names(texts)
+    assert got == sorted(filter(None, texts))
+    assert reading.separator is None
+
+
+def test_a_name_that_holds_another_is_a_note():
+    singles = [f"class{n}" for n in range(30)]
+    _, reading = names(["stop sign", "stop", *singles])
+    assert reading.separator is None
+    assert "a name holds another ('stop', with blanks beside it); is --label_separator ' ' meant?" in reading.notes[0]
+
+
+def test_two_readings_that_are_equally_likely_are_refused_and_both_shown():
+    texts = ["red car", "blue car", "red bus", "blue bus"]
+    with pytest.raises(UserError) as refusal:
+        names(texts)
+    said = str(refusal.value)
+    assert (
+        "t.csv: column 'tags': can be read in 2 ways: 4 classes such as 'red car', 'blue car', 'red bus', ..." in said
+    )
+    assert "with --label_separator ' ' 4 such as 'blue', 'bus', 'car', ..." in said
+    assert names(texts, " ")[0] == ["blue", "bus", "car", "red"]
+    assert names(texts, ";")[0] == sorted(texts)
+    with pytest.raises(UserError, match="3 ways"):
+        names(["a b+c", "c+a b", "a b", "c", "c b+a", "b", "a"])
+
+
+@pytest.mark.parametrize(
+    "cell, found",
+    [
+        ("['a', 'b c']", ["a", "b c"]),
+        ('["a", "b"]', ["a", "b"]),
+        ("[]", []),
+        ("('a', 'b')", ["a", "b"]),
+        ("{'a'}", ["a"]),
+        ('{"choices": ["a", "b"]}', ["a", "b"]),
+        ('{"choices": "a"}', ["a"]),
+        ("[1, 2]", ["1", "2"]),
+        ("[a, b c]", ["a", "b c"]),
+        ("['Don\\'t', \"x\"]", ["Don't", "x"]),
+        ("a", None),
+        ("[a", None),
+        ("(a) b (c)", None),
+        ('{"other": ["a"]}', None),
+        ('{"choices": ["a"], "more": 1}', None),
+        ("[['a'], 'b']", None),
+        ("[True]", None),
+        ("[a, 'b]", None),
+        ("[" * 3000 + "]" * 3000, None),
+    ],
+)
+def test_lists_that_stand_in_cells(cell, found):
+    assert names_of_list(cell) == found
+
+
+def test_lists_and_single_names_stand_side_by_side_whatever_the_separator():
+    texts = ['{"choices": ["a;b", "c"]}', "c", "d"]
+    for separator in (None, ";", ","):
+        assert names(texts, separator)[0] == ["a;b", "c", "d"]
+
+
+def test_whole_cells_are_names():
+    assert names(["Smith, J", "a;b"], whole=True)[0] == ["Smith, J", "a;b"]
+
+
+@pytest.mark.parametrize(
+    "cell, separator, found",
+    [
+        ("", ";", []),
+        ("a", None, ["a"]),
+        ("a;;b", ";", ["a", "", "b"]),
+        (" a  b ", " ", ["a", "b"]),
+        ("a :: b", "::", ["a", "b"]),
+    ],
+)
+def test_splitting(cell, separator, found):
+    assert split_names(cell, separator) == found
+
+
+@pytest.mark.parametrize(
+    "texts, words",
+    [
+        (["a b", "b", "a"], "separated by blanks"),
+        (["a|b"], "separated by '|'"),
+        (["['a']"], "in lists"),
+        (["['a']", "b;c"], "in lists or separated by ';'"),
+        (["a"], "one in a cell"),
+    ],
+)
+def test_a_reading_in_words(texts, words):
+    assert str(names(texts)[1]) == words

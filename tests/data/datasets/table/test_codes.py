@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from data.datasets.table.codes import class_columns, name_column, read_name_list, settled, uncertain_policy
+from tests.data.datasets.table.sheets import sheet_of
+from utils.checks import UserError
+from utils.types import ABSENT, PRESENT, UNKNOWN
+
+
+def columns(cells, blank=None, separator=None, listed=None):
+    return class_columns(sheet_of(cells), list(cells), blank, separator, listed)
+
+
+def names(cells, separator=None, fixed=None, listed=None, empty=(), **more):
+    return name_column(sheet_of({"tags": cells}), "tags", separator, fixed, listed, frozenset(empty), **more)
+
+
+def test_a_column_per_class_with_all_its_codes():
+    found = columns({"a": ["1", "0", "-1", ""], "b": ["yes", "", "No", "TRUE"], "c": ["x", "", "X", ""]})
+    assert found.classes == ("a", "b", "c")
+    np.testing.assert_array_equal(
+        found.codes,
+        [[PRESENT, PRESENT, PRESENT], [ABSENT, UNKNOWN, ABSENT], [-2, ABSENT, PRESENT], [UNKNOWN, PRESENT, ABSENT]],
+    )
+    assert (found.closed, found.one_each, found.reading) == (True, False, None)
+
+
+@pytest.mark.parametrize("blank, code", [("unknown", UNKNOWN), ("absent", ABSENT)])
+def test_what_blank_cells_are_can_be_said(blank, code):
+    found = columns({"a": ["1", ""], "b": ["x", ""], "c": ["", ""]}, blank)
+    assert found.codes[1].tolist() == [code] * 3
+    assert columns({"a": ["1", ""]}).codes[1].tolist() == [UNKNOWN]
+
+
+@pytest.mark.parametrize("cells, wrong", [(["1", "2"], "'2'"), (["x", "0"], "'0'"), (["x", "y"], "'y'")])
+def test_other_cells_are_refused_with_their_line(cells, wrong):
+    with pytest.raises(UserError, match=rf"t\.csv, line 3: column 'a' holds {wrong}"):
+        columns({"a": cells})
+
+
+def test_a_class_that_sums_up_the_others_is_noted():
+    found = columns({"any": ["1", "0", "1"], "a": ["1", "0", "0"], "b": ["0", "0", "1"]})
+    assert "'any' is present exactly where any other is" in found.notes[0]
+    assert columns({"any": ["1", "0", "0"], "a": ["1", "0", "0"], "b": ["0", "0", "1"]}).notes == ()
+    assert columns({"any": ["1", "0"], "a": ["1", "0"]}).notes == ()  # of two, either would
+
+
+def test_names_of_cells():
+    found = names(["a;b", "", "b", "a;b"])
+    assert found.classes == ("a", "b")
+    assert found.codes.tolist() == [[1, 1], [0, 0], [0, 1], [1, 1]]
+    assert (found.closed, found.one_each, found.reading.separator) == (False, False, ";")
+    assert names(["a", "", "b"]).one_each
+    assert names(["a,b", "b"], whole=True).classes == ("a,b", "b")
+    assert names(["b"], fixed=("c", "b")).classes == ("c", "b")
+
+
+def test_names_for_none_of_the_classes():
+    found = names(["No Finding", "a", "b|No Finding", "a|b"], empty=("No Finding", "empty"))
+    assert found.classes == ("a", "b")
+    assert found.codes.tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
+    assert "1 lines name No Finding, empty beside a class; the class holds" in found.notes[0]
+    likely = names(["No Finding", "a|b", "b"])
+    assert likely.classes == ("No Finding", "a", "b")
+    assert "--empty_names 'No Finding' if it means none of them" in likely.notes[0]
+
+
+@pytest.mark.parametrize("cells, fault", [(["a;;b"], "has an empty name"), (["a;a"], "names a class twice")])
+def test_cells_that_cannot_be_meant_so(cells, fault):
+    with pytest.raises(UserError, match=rf"t\.csv, line 3: .* in column 'tags' {fault}"):
+        names(["a;b", *cells])
+
+
+def test_brackets_and_quotes_left_in_names_are_noted():
+    found = names(["['a', 'b'", "c"])
+    assert any("names with a bracket or quote at an end: " in note for note in found.notes)
+
+
+def listed_in(tmp_path, text):
+    path = tmp_path / "names.csv"
+    path.write_text(text)
+    return read_name_list(path, None)
+
+
+def test_names_of_ids_fix_order_and_number_of_classes(tmp_path):
+    listed = listed_in(tmp_path, "id,name\n7,mitochondria\n0,nucleus\n5,golgi\n")
+    found = names(["0;7", "7", "7;0"], listed=listed)
+    assert found.classes == ("mitochondria", "nucleus", "golgi")
+    assert found.codes.tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 0]]
+    assert found.closed
+    assert columns({"0": ["1"], "7": ["0"]}, listed=listed).classes == ("nucleus", "mitochondria")
+    with pytest.raises(UserError, match=r"line 2: class '9' is not in .*names\.csv"):
+        names(["9", "7"], listed=listed)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("id,name\n1,a\n1,b\n", "line 3: id '1' is there already"),
+        ("id,name\n1,a\n2,a\n", "line 3"),
+        ("id\n1\n", "line 2: has one column"),
+        ("id,name\n", "names no class"),
+    ],
+)
+def test_lists_of_names_that_do_not_work(tmp_path, text, words):
+    with pytest.raises(UserError, match=words):
+        listed_in(tmp_path, text)
+
+
+def test_policies_for_uncertain_entries(tmp_path):
+    codes = np.array([[-2, PRESENT], [UNKNOWN, -2], [ABSENT, -2]], dtype=np.int8)
+    for word, code in (("unknown", UNKNOWN), ("present", PRESENT), ("absent", ABSENT)):
+        found = settled(codes, uncertain_policy(word, ("a", "b")))
+        assert found.tolist() == [[code, PRESENT], [UNKNOWN, code], [ABSENT, code]]
+        assert found.dtype == np.int8
+    path = tmp_path / "policy.csv"
+    path.write_text("class,uncertain\nb,absent\n")
+    assert settled(codes, uncertain_policy(str(path), ("a", "b"))).tolist() == [[-1, 1], [-1, 0], [0, 0]]
+    path.write_text("class,uncertain\nc,absent\n")
+    with pytest.raises(UserError, match=r"policy\.csv, line 2: 'c' is no class"):
+        uncertain_policy(str(path), ("a", "b"))
+    path.write_text("class,uncertain\nb,maybe\n")
+    with pytest.raises(UserError, match=r"policy\.csv, line 2: 'maybe' must be one of unknown, present, absent"):
+        uncertain_policy(str(path), ("a", "b"))

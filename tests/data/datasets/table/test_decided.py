@@ -1,0 +1,171 @@
+import pytest
+
+from data.datasets.table.config import TableConfig
+from data.datasets.table.decided import decide, has_label_word
+from data.datasets.table.seen import look
+from data.datasets.table.sheet import Column, Sheet
+from tests.data.datasets.table.sheets import sheet_of
+from utils.checks import UserError
+
+
+def roles(columns, files=(), **config):
+    """What is decided about columns of cells; `files` are titles whose cells are files."""
+    return decide(look(sheet_of(columns)), TableConfig(**config), lambda title: 3 * (title in files))
+
+
+NAMES = ["cat;dog", "dog", "cat"]
+PATHS = ["a.jpg", "b.jpg", "c.jpg"]
+OTHERS = ["u", "v", "w"]
+CODES = ["1", "0", ""]
+
+
+@pytest.mark.parametrize(
+    "titles, chosen",
+    [
+        (("image", "id"), "image"),
+        (("id", "path"), "path"),
+        (("file", "image"), "file"),
+        (("id", "image_name"), "image_name"),
+        (("GalaxyID",), "GalaxyID"),
+        (("Image Index",), "Image Index"),
+        (("ImageID",), "ImageID"),
+        (("Id",), "Id"),
+        (("PATH",), "PATH"),
+    ],
+)
+def test_titles_of_image_columns_the_usual_before_others(titles, chosen):
+    found = roles({**dict.fromkeys(titles, PATHS), "labels": NAMES})
+    assert found.images == (chosen,)
+    assert found.read[list(titles).index(chosen)].why == "its title"
+
+
+def test_without_a_title_the_column_of_files_is_that_of_the_images():
+    found = roles({"scan": PATHS, "labels": NAMES, "x": OTHERS}, files={"scan"})
+    assert found.images == ("scan",)
+    assert found.read[0].why == "its cells are files of the image folder"
+    with pytest.raises(UserError, match="the cells of 'left' and 'right' are files"):
+        roles({"left": PATHS, "right": OTHERS, "labels": NAMES}, files={"left", "right"})
+    with pytest.raises(UserError, match=r"no column of image paths .* it has 'scan', 'labels'"):
+        roles({"scan": PATHS, "labels": NAMES})
+    both = roles({"left": PATHS, "right": OTHERS, "labels": NAMES}, image_column="left,right")
+    assert both.images == ("left", "right")
+
+
+@pytest.mark.parametrize("title", ["labels", "Classes", "TAGS", "label"])
+def test_usual_titles_of_names(title):
+    assert roles({"image": PATHS, title: NAMES, "species": NAMES}).labels == title
+
+
+@pytest.mark.parametrize(
+    "title, fits",
+    [
+        ("Finding Labels", True),
+        ("LabelName", True),
+        ("Genre", True),
+        ("hashtags", True),
+        ("image_tags", True),
+        ("attributes", True),
+        ("choice", True),
+        ("stage", False),
+        ("percentage", False),
+        ("voltage", False),
+        ("camera", False),
+    ],
+)
+def test_words_in_titles_of_names(title, fits):
+    assert has_label_word(title) == fits
+    other = {"camera x": OTHERS}  # nothing recurs in it
+    found = roles({"image": PATHS, title: NAMES, **other})
+    assert found.labels == title
+    assert found.read[1].why == ("a word in its title" if fits else "the only column left whose cells recur")
+
+
+def test_two_columns_that_may_hold_names_are_refused():
+    with pytest.raises(UserError, match=r"class names may be in 'genre' .* and 'target' .*--label_column"):
+        roles({"image": PATHS, "genre": NAMES, "target": NAMES})
+    with pytest.raises(UserError, match=r"class names may be in 'a' .* and 'b'"):
+        roles({"image": PATHS, "a": NAMES, "b": NAMES})
+    assert roles({"image": PATHS, "genre": NAMES, "target": NAMES}, label_column="target").labels == "target"
+    assert roles({"image": PATHS, "genre": NAMES, "target": NAMES}, ignore_columns="target").labels == "genre"
+
+
+def test_columns_of_codes_are_classes_and_others_are_passed_over_and_said():
+    found = roles(
+        {"image": PATHS, "cat": CODES, "year": ["1990", "1991", "1992"], "dog": ["x", "", ""], "none": [""] * 3}
+    )
+    assert (found.labels, found.classes) == (None, ("cat", "dog", "none"))
+    assert found.read[2] == ("year", "not read", "holds other things")
+
+
+def test_columns_that_mix_codes_with_others_are_refused_all_at_once():
+    mixed = {"image": PATHS, "cat": CODES, "a": ["1", "u", "v"], "b": ["0", "2", "1"]}
+    with pytest.raises(UserError, match=r"2 columns .*'a' \('u' in line 3\), 'b' \('2' in line 3\)"):
+        roles(mixed)
+    assert roles(mixed, ignore_columns="a,b").classes == ("cat",)
+    assert roles(mixed, class_columns="cat").classes == ("cat",)
+    assert roles(mixed, class_columns="cat").read[2].role == "not read"
+
+
+def test_columns_without_a_title():
+    counting = {"column 1": ["0", "1", "2"], "image": PATHS, "cat": CODES, "column 4": ["", "", ""]}
+    found = roles(counting)
+    assert found.classes == ("cat",)
+    assert [role.why for role in found.read if role.role == "not read"] == ["the numbers of the rows", "empty"]
+    with pytest.raises(UserError, match="column 3 holds codes, but has no title"):
+        roles({"image": PATHS, "cat": CODES, "column 3": CODES})
+
+
+@pytest.mark.parametrize(
+    "titles, split",
+    [(("split",), ("split",)), (("is_valid",), ("is_valid",)), (("is_train", "is_test"), ("is_train", "is_test"))],
+)
+def test_columns_of_splits(titles, split):
+    cells = ["train", "test", "test"] if titles == ("split",) else ["1", "0", "0"]
+    found = roles({"image": PATHS, "cat": CODES, **dict.fromkeys(titles, cells)})
+    assert (found.split, found.classes) == (split, ("cat",))
+
+
+def test_a_fold_is_left_out_and_said():
+    found = roles({"image": PATHS, "cat": CODES, "fold": ["0", "1", "1"]})
+    assert (found.split, found.classes) == ((), ("cat",))
+    assert found.read[2] == ("fold", "not read", "a fold; --split_column if it is the split")
+    assert roles({"image": PATHS, "cat": CODES, "fold": ["train"] * 3}, split_column="fold").split == ("fold",)
+
+
+def test_the_same_labels_as_names_and_columns():
+    columns = {"image": PATHS, "cat": ["1", "0", "1"], "dog": ["1", "1", "0"]}
+    found = roles({**columns, "Genre": NAMES})
+    assert (found.labels, found.classes, found.twin) == (None, ("cat", "dog"), "Genre")
+    found = roles({**columns, "tags": NAMES})
+    assert (found.labels, found.classes, found.twin) == ("tags", ("cat", "dog"), "tags")
+    found = roles({**columns, "Genre": ["u;v", "v", "u"]})
+    assert (found.labels, found.classes, found.twin) == ("Genre", (), None)
+    with pytest.raises(UserError, match=r"'Genre' names some of the columns of codes and others .'bird'."):
+        roles({**columns, "Genre": ["cat;bird", "bird", "cat"]})
+    assert roles({**columns, "tags": ["cat;bird", "bird", "cat"]}).twin is None
+
+
+def test_a_title_with_commas_is_named_whole_or_in_quotes():
+    columns = {"image": PATHS, "a, b": CODES, "c": CODES}
+    assert roles(columns, class_columns="a, b").classes == ("a, b",)
+    assert roles(columns, class_columns='c,"a, b"').classes == ("c", "a, b")
+    with pytest.raises(UserError, match="--class_columns a: no such column; it has 'image', 'a, b', 'c'"):
+        roles(columns, class_columns="c, a")
+    with pytest.raises(UserError, match="--class_columns c,c: names a column twice"):
+        roles(columns, class_columns="c,c")
+
+
+def test_what_images_may_have_in_common_is_hinted_at():
+    found = roles({"image": PATHS, "labels": NAMES, "Patient ID": ["7", "7", "8"]})
+    assert "--group_column" in found.read[2].why
+    assert roles({"image": PATHS, "labels": NAMES, "Patient ID": ["7", "7", "8"]}, group_column="Patient ID").group
+
+
+def test_sheets_keep_each_text_once():
+    sheet = sheet_of({"a": ["x", "y", "x"]})
+    assert isinstance(sheet, Sheet)
+    assert isinstance(sheet.columns[0], Column)
+    assert sheet.columns[0].texts == ("x", "y")
+    assert sheet.columns[0].cells() == ["x", "y", "x"]
+    assert sheet.columns[0].counts().tolist() == [2, 1]
+    assert sheet.columns[0].row_of(1) == 1

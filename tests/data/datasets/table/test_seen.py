@@ -1,0 +1,59 @@
+import pytest
+
+from data.datasets.table.seen import code_of, look
+from data.datasets.table.sheet import read_sheet
+from utils.types import ABSENT, PRESENT, UNKNOWN
+
+
+def column(tmp_path, cells, title="x"):
+    path = tmp_path / "t.csv"
+    path.write_text(f"image,{title}\n" + "".join(f"{n}.jpg,{cell}\n" for n, cell in enumerate(cells)), encoding="utf-8")
+    return look(read_sheet(path)).columns[1]
+
+
+@pytest.mark.parametrize(
+    "cells, content",
+    [
+        (["1", "0", "-1", ""], "codes"),
+        (["True", "no", "1.0", "YES"], "codes"),
+        (["1", "1"], "codes"),
+        (["x", "", "X"], "ticks"),
+        (["✓", ""], "ticks"),
+        (["x", "✓"], "other"),
+        (["", ""], "empty"),
+        (["0", "1", "2", "3"], "count"),
+        (["1", "2", "3"], "count"),
+        (["2", "3", "4"], "other"),
+        (["0", "1", "3", "2"], "mixed"),
+        (["0", "1", "2", ""], "mixed"),
+        (["1", "cat"], "mixed"),
+        (["cat", "dog"], "other"),
+        (["0.5", "2"], "other"),
+    ],
+)
+def test_what_a_column_holds(tmp_path, cells, content):
+    assert column(tmp_path, cells).content == content
+
+
+@pytest.mark.parametrize("cells, content", [(["0", "1"], "count"), (["1", "0"], "codes"), (["", ""], "empty")])
+def test_a_column_without_a_title_may_count_two_rows(tmp_path, cells, content):
+    assert column(tmp_path, cells, title="").content == content
+
+
+def test_the_first_text_that_is_no_code_is_kept_with_its_line(tmp_path):
+    assert column(tmp_path, ["1", "0", "maybe", "no idea"]).odd == "'maybe' in line 4"
+    assert column(tmp_path, ["1", "0"]).odd == ""
+
+
+def test_filled_rows_recurring_texts_and_examples(tmp_path):
+    seen = column(tmp_path, ["a", "b", "", "a", "c", "d"])
+    assert (seen.filled, seen.recurs, seen.examples) == (5, True, ("a", "b", "c"))
+    assert not column(tmp_path, ["a", "b", ""]).recurs
+    assert column(tmp_path, ["a" * 100]).examples == ("a" * 40,)
+
+
+@pytest.mark.parametrize(
+    "text, code", [("1", PRESENT), ("Yes", PRESENT), ("FALSE", ABSENT), ("-1.0", -2), ("", UNKNOWN), ("2", None)]
+)
+def test_codes(text, code):
+    assert code_of(text) == code
