@@ -197,7 +197,7 @@ def update_confidence(confidence: Tensor, logits: Tensor, candidates: Tensor, co
     """
     support = (torch.sigmoid(at_least_float32(logits)).double() @ correlation.double()) * candidates
     total = support.sum(dim=1, keepdim=True)
-    moved = mu * confidence.double() + (1 - mu) * support / total.where(total > 0, torch.ones_like(total))
+    moved = mu * confidence.double() + (1 - mu) * support / total
     return torch.where(total > 0, moved.to(confidence.dtype), confidence)
 
 

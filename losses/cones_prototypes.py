@@ -76,7 +76,7 @@ def mirrored(found: Prototypes) -> Prototypes:
     """
     ascending = torch.argsort(found.active.logical_not().to(torch.uint8), stable=True)  # active classes first
     number = found.active.cumsum(0) - 1
-    source = ascending[(found.active.sum() - 1 - number).clamp(min=0)]
+    source = ascending[found.active.sum() - 1 - number]
     return Prototypes(found.rows[source] * found.active[:, None], found.active)
 
 
@@ -130,7 +130,7 @@ def class_centroids(rows: Tensor, clusters: int) -> Tensor:
     """(c, D) float64 k-means centroids of the rows (n, D), n >= clusters; the same rows give the same centroids."""
     from sklearn.cluster import KMeans  # here, because it takes longer to import than all of our own code
 
-    fit = KMeans(clusters, random_state=KMEANS_SEED, n_init="auto").fit(rows.detach().cpu().numpy())
+    fit = KMeans(clusters, random_state=KMEANS_SEED, n_init="auto").fit(rows.cpu().numpy())
     return torch.from_numpy(fit.cluster_centers_).double()
 
 
@@ -166,7 +166,7 @@ def refresh_correlation(
     Returns:
         (C, C) float64 on the CPU, diagonal 1, a new tensor.
     """
-    result = correlation.detach().cpu().double().clone()
+    result = correlation.cpu().double().clone()
     known = torch.tensor([label for label, rows in enumerate(memory) if len(rows) >= clusters], dtype=torch.int64)
     if len(known) < 2:
         return result
@@ -184,11 +184,11 @@ def refresh_correlation(
 
 def _share(refreshed: Tensor, total: Tensor) -> Tensor:
     """(A,) share of a row in the refreshed columns: the rest is kept as it is, so only this share is distributed."""
-    return torch.where(total > 0, refreshed / total.where(total > 0, torch.ones_like(total)), torch.ones_like(total))
+    return torch.where(total > 0, refreshed / total, 1.0)
 
 
 def _normalised(matrix: Tensor, axis: Axis, share: Tensor | None = None) -> Tensor:
     """`matrix` with zero diagonal divided by its row sums along `axis`, times `share`; rows that sum to 0 give 0."""
     sums = matrix.sum(dim=1)
-    scale = torch.where(sums > 0, (1 if share is None else share) / sums.where(sums > 0, torch.ones_like(sums)), 0)
+    scale = torch.where(sums > 0, (1 if share is None else share) / sums, 0)
     return matrix * (scale[:, None] if axis == "row" else scale[None, :])

@@ -257,10 +257,10 @@ class NDLP(ScheduledCriterion):
             whole = self._global_batch(batch.index, candidates)
             pseudo = whole.pseudo[whole.own]
             losses = self._losses(logits, pseudo, whole.in_loss[whole.own])
-            chosen = self._chosen(losses.detach().mean(dim=1), whole)
+            chosen = self._chosen(losses.mean(dim=1), whole)
         mix = self._mix_loss(model, batch.images, chosen, whole)
         with torch.autocast(logits.device.type, enabled=False):
-            self._learn(logits.detach(), candidates, whole)
+            self._learn(logits, candidates, whole)
         total = losses.mean() + self.weight * mix
         parts = {
             "pseudo": losses.mean(),

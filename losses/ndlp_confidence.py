@@ -40,7 +40,7 @@ def class_thresholds(confidence: Tensor) -> Tensor:
         (C,) phi; +inf for a class without any confidence, where the published code has NaN: neither is ever exceeded.
     """
     counts = (confidence != 0).sum(dim=0)
-    return torch.where(counts > 0, confidence.sum(dim=0) / counts.clamp(min=1), math.inf)
+    return torch.where(counts > 0, confidence.sum(dim=0) / counts, math.inf)
 
 
 def sharpened(confidence: Tensor, gamma: float) -> Tensor:

@@ -56,7 +56,7 @@ def count_penalty(p: Tensor, expected: float) -> Tensor:
         Scalar.
     """
     own = p.sum() / len(p)
-    counted = all_sum(torch.stack([p.detach().sum(), p.new_full((), len(p))]))
+    counted = all_sum(torch.stack([p.sum(), p.new_full((), len(p))]))
     mean = own + (counted[0] / counted[1] - own).detach()
     return ((mean - expected) / p.shape[1]).square()
 

@@ -44,7 +44,6 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self._frozen = False
         frozen = [part for stage in backbone.stages()[: frozen_stages + 1] for part in stage]
         norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
         self._never_trained: Stage = (*frozen, *(norms if norm_frozen else ()))

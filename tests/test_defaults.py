@@ -35,9 +35,8 @@ from models.build import build_model
 from models.classifier import Classifier
 from models.heads import HeadKind
 from models.heads.ctran import CTranHead
-from models.heads.gcn import GCNHead
 from models.heads.query2label import Query2LabelHead
-from models.heads.transformer import DecoderLayer, EncoderLayer, input_projection
+from models.heads.transformer import EncoderLayer, input_projection
 from models.peers import build_peers
 from models.released.contents import Contents, listed
 from utils.analysis_plots import Line
@@ -45,7 +44,6 @@ from utils.console import Progress
 from utils.localisation import PointingGame, hits
 from utils.metrics import evaluate_known, evaluate_scores
 from utils.options import option
-from utils.plain_pickle import _DType
 from utils.types import CriterionInfo
 
 RANKS = {"rank": 0, "world_size": 1}
@@ -86,11 +84,9 @@ DEFAULTS = [
     (Classifier, {"norm_eval": False, "norm_frozen": False}),
     (HeadKind, {"takes_labels": False, "needs_label_info": False}),
     (CTranHead, {"heads": 4, "layers": 3, "dropout": 0.1, "encode_positions": False, "unknown_zero": True}),
-    (GCNHead, {"hidden": 1024}),
     (Query2LabelHead, {"heads": 4, "encoder_layers": 1, "decoder_layers": 2, "dropout": 0.1, "projected": False}),
     (Query2LabelHead, {"hidden": None, "inner": None, "pre_norm": False, "self_attention": (False, False)}),
     (EncoderLayer, {"pre_norm": False}),
-    (DecoderLayer, TRANSFORMER),
     (input_projection, {"projected": False}),
     (Contents.size, {"axis": 0}),
     (listed, {"limit": 3}),
@@ -100,7 +96,6 @@ DEFAULTS = [
     (hits, {"tolerance": 0.0}),
     (evaluate_scores, {"threshold": 0.0}),
     (evaluate_known, {"threshold": 0.0}),
-    (_DType, {"align": False, "copy": False}),
     (option, {"aliases": (), "choices": (), "common": False, "strict": False}),
 ]
 

@@ -12,7 +12,7 @@ from losses.cones import CoNeSConfig
 from losses.curriculum import CurriculumConfig
 from tools.tables import commands
 from utils.checks import UserError
-from utils.options import kind_of
+from utils.options import choices_of, kind_of
 
 FAR = {"int": 10**12, "float": 1e12}
 WITH = {
@@ -20,6 +20,7 @@ WITH = {
     "CurriculumConfig": {"share_slope": -4.0, "share_bias": 5.0},
     "OptimConfig": {"warmup_epoch": 0.0},
     "PredictConfig": {"load_from": Path("best.pth")},
+    "EPRConfig": {"expected_num_pos": 1.0},
     "ROLEConfig": {"expected_num_pos": 1.0},
     "ScoreConfig": {"load_from": Path("best.pth")},
 }
@@ -149,3 +150,38 @@ def test_a_memory_of_a_class_holds_its_clusters():
     CoNeSConfig(clusters=3, memory_per_class=3)
     with pytest.raises(UserError, match=re.escape("memory_per_class (2) must not be below clusters (3)")):
         CoNeSConfig(clusters=3, memory_per_class=2)
+
+
+def choices():
+    """Every setting of a method or a head that has a list of values: its class, name and values."""
+    for config in config_classes():
+        if config.__module__.startswith(("losses.", "models.heads.")):
+            for name, hint in typing.get_type_hints(config).items():
+                if values := choices_of(hint):
+                    yield pytest.param(config, name, values, id=f"{config.__name__}-{name}")
+
+
+@pytest.mark.parametrize(("config", "name", "values"), list(choices()))
+def test_a_choice_is_one_of_its_values_and_anything_else_is_refused_with_all_of_them(config, name, values):
+    message = refusal(config, name, "neither")
+    assert message.startswith(f"--{name} neither: ")
+    assert re.search(f"{', '.join(values)}$|{' or '.join(values)}$", message)
+    for value in values:
+        if (config.__name__, value) != ("NDLPConfig", "by_batch"):
+            assert refusal(config, name, value) is None
+
+
+def extended():
+    """Each class of settings that checks them itself, and a class it extends that does so too."""
+    for config in config_classes():
+        checking = [each for each in config.__mro__ if "__post_init__" in vars(each)]
+        for base in checking[1:] if checking[:1] == [config] else ():
+            yield pytest.param(config, base, id=f"{config.__name__}-{base.__name__}")
+
+
+@pytest.mark.parametrize(("config", "base"), list(extended()))
+def test_a_class_with_checks_of_its_own_makes_those_of_the_class_that_it_extends(config, base, monkeypatch):
+    checked, check = [], base.__post_init__
+    monkeypatch.setattr(base, "__post_init__", lambda self: checked.append(type(self)) or check(self))
+    config(**WITH.get(config.__name__, {}))
+    assert checked == [config]

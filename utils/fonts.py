@@ -45,7 +45,7 @@ def fallbacks(letters: str) -> tuple[tuple[str, ...], frozenset[str]]:
     left, families = set(letters), []
     coverage = {name: set(letters) - _lacking(letters, [path]) for name, path in _system_fonts()}
     while left:
-        best = max(sorted(coverage), key=lambda name: len(coverage[name] & left), default=None)
+        best = max(coverage, key=lambda name: len(coverage[name] & left), default=None)
         if best is None or not coverage[best] & left:
             break
         families.append(best)
@@ -54,7 +54,7 @@ def fallbacks(letters: str) -> tuple[tuple[str, ...], frozenset[str]]:
 
 
 def _system_fonts() -> list[tuple[str, str]]:
-    """Families and files of the other fonts in upright letters of usual weight."""
+    """Families and files of the other fonts in upright letters of usual weight, by name."""
     usual = FontProperties(fname=_usual()).get_name()
     fonts = {
         font.name: font.fname

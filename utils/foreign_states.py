@@ -255,7 +255,7 @@ def _chosen(pair: _Pair, path: Path, wanted: CheckpointWeights | None) -> tuple[
 
 def _complete(chosen: _Found, pair: _Pair) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The chosen tensors by the names of the raw ones; what has no average is taken from these, and counted."""
-    if pair.raw is None or pair.averaged is None or chosen is pair.raw:
+    if pair.raw is None or chosen is not pair.averaged:
         return chosen.state, ()
     ours = letters(pair.raw.state)
     averaged = {ours.get(plain, name): chosen.state[name] for plain, name in letters(chosen.state).items()}
@@ -270,15 +270,15 @@ def _beside(content: Any, keys: tuple[str, ...], found: list[_Found]) -> dict[st
     states = {id(state) for state in _containers(content, found)}
     beside: dict[str, Any] = {}
     for key in keys:
+        if id(content) in states:  # the last key is that of an average within a state
+            return beside
         if isinstance(content, Mapping):
             level = {name: value for name, value in content.items() if str(name) != key and id(value) not in states}
             beside.update(level)
         else:
             for number, options in _entries(content):
                 beside.update(options if number != key and _is_options(options, states) else {})
-        content = dict(_entries(content)).get(key)
-        if not isinstance(content, Mapping | list | tuple) or id(content) in states:
-            break
+        content = dict(_entries(content))[key]
     return beside
 
 

@@ -155,7 +155,6 @@ class Modifications:
         """Begin the counts of an epoch; labels modified in earlier epochs stay recorded."""
         self.counts.zero_()
 
-    @torch.no_grad()
     def add(self, epoch: int, index: Tensor, observed: Tensor, truth: Tensor, modified: Tensor) -> None:
         """Add a batch.
 

@@ -62,8 +62,8 @@ def group_figures(per_class: NDArray[np.float64], tally: Tally, groups: Mapping[
     for name, classes in named.items():
         known = classes[tally.known[classes] > 0]
         f1 = _f1(tally.true[known], tally.chosen[known] + tally.positives[known])
-        pooled = _f1(tally.true[known].sum(keepdims=True), (tally.chosen + tally.positives)[known].sum(keepdims=True))
-        figures = (pooled.mean(), f1.mean(), accuracy[known].mean()) if len(known) else (math.nan,) * 3
+        pooled = _f1(tally.true[known].sum(), (tally.chosen + tally.positives)[known].sum())
+        figures = (pooled, f1.mean(), accuracy[known].mean()) if len(known) else (math.nan,) * 3
         result[name] = GroupFigures(means[name], *map(float, figures))
     return result
 

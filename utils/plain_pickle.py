@@ -38,7 +38,7 @@ class _DType(NotData):
     stand-ins check first and pass on only valid state.
     """
 
-    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+    def __init__(self, code: str, *_align_and_copy: object) -> None:
         if not _PLAIN_DTYPE.fullmatch(code):
             raise ValueError(f"arrays of type {code[:40]!r} are not plain")
         self.dtype = np.dtype(code)

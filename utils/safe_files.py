@@ -170,9 +170,7 @@ def _why_not_tensors(path: Path, error: Exception) -> str:
     if names:
         wanted = ", ".join(name[:80] for name in names[:5])
         return f"{path}: refused: the file asks to run {wanted}; only tensors in plain containers are loaded"
-    lines = [line for line in str(error).splitlines() if line and "weights_only" not in line.lower()]
-    reason = (lines or [type(error).__name__])[0].removeprefix("Weights only load failed. ")[:160]
-    return f"{path}: not a readable file of tensors ({reason}); fetch or save it again"
+    return f"{path}: not a readable file of tensors ({_first_line(error)}); fetch or save it again"
 
 
 def _foreign_globals(path: Path) -> list[str]:

@@ -76,7 +76,7 @@ class EvalView:
         start, end = self.visible
         if (start, end) == (0.0, 1.0):
             return VisibleBoxes(boxes, size)
-        height, width = (max(round(side * (end - start)), 1) for side in size)
+        height, width = (round(side * (end - start)) for side in size)
         corner = np.array([size[1] * start, size[0] * start] * 2, dtype=np.float32)
         limit = np.array([width, height] * 2, dtype=np.float32)
         corners = np.clip(boxes.corners - corner, 0, limit).astype(np.float32)

@@ -151,7 +151,7 @@ def save_safetensors(path: Path, saved: SavedModel, classes: tuple[str, ...], se
 
     Raises: UserError when the weights do not make a network; RunError when the disk refuses.
     """
-    weights = {name: value.detach().clone().contiguous() for name, value in saved.build().state_dict().items()}
+    weights = {name: value.clone().contiguous() for name, value in saved.build().state_dict().items()}
     entries = {
         "classes": list(classes),
         "settings": plain_values({**saved.settings, **settings}),

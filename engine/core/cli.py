@@ -22,6 +22,8 @@ _LIMITS = {
 """What PyTorch says when the machine cannot do what a run asks of it, and the line for it."""
 
 
+_DRAWN = ("  ", "(", "or ")
+"""How lines begin that draw the folder that is expected, below the line of the error."""
 _LONGEST = 900
 """Characters of a line of an error that are shown."""
 
@@ -63,9 +65,18 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
 
 
 def _say_error(text: str) -> None:
-    """Print an error; of a line that quotes something endless, both ends: where it went wrong, and what to do."""
-    lines = (line if len(line) <= _LONGEST else f"{line[:500]} ... {line[-300:]}" for line in text.split("\n"))
-    warn("error: " + "\n".join(lines))
+    """Print an error: one line, and below it a folder that is drawn.
+
+    A line break in what an error quotes is shown as `\\n`; of a line that quotes something endless both ends are shown:
+    where it went wrong, and what to do.
+    """
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if lines and not line.startswith(_DRAWN):
+            lines[-1] += f"\\n{line}"
+        else:
+            lines.append(line)
+    warn("error: " + "\n".join(line if len(line) <= _LONGEST else f"{line[:500]} ... {line[-300:]}" for line in lines))
 
 
 def _limit_reached(text: str) -> str:

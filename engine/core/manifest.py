@@ -202,7 +202,7 @@ def _published(entry: Any, where: str) -> Published:
     )
     for key, value in published.metrics.items():
         fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
-        require(fits and bool(published.metrics), f"{where}: metrics: {key} {value!r}: must be a percentage")
+        require(fits, f"{where}: metrics: {key} {value!r}: must be a percentage")
     require(bool(published.metrics), f"{where}: metrics: at least one is needed")
     unknown = sorted(set(published.network) - set(HeadOverrides._fields))
     require(not unknown, f"{where}: network: unknown: {', '.join(map(str, unknown))}")

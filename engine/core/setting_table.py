@@ -87,11 +87,6 @@ def joined(parts: Sequence[SettingTable]) -> SettingTable:
     return table
 
 
-def setting_table(groups: Groups) -> SettingTable:
-    """Every setting of the config dataclasses of `groups` by name."""
-    return joined([settings_of(config, group) for group, configs in groups.items() for config in configs])
-
-
 class CommandTable(NamedTuple):
     """All settings that a command may have."""
 

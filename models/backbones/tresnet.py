@@ -106,7 +106,7 @@ class TResNetBlock(nn.Module):
         super().__init__()
         self.downsample: nn.Sequential | None = None
         if (channels, stride) != (planes * self.expansion, 1):
-            mean = [nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)] if stride == 2 else []
+            mean = [nn.AvgPool2d(2, 2, ceil_mode=True)] if stride == 2 else []
             self.downsample = nn.Sequential(*mean, _normed(channels, planes * self.expansion, 1))
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ class GCNHead(Head):
         hidden: H.
     """
 
-    def __init__(self, width: int, graph: LabelGraph, hidden: int = 1024) -> None:
+    def __init__(self, width: int, graph: LabelGraph, hidden: int) -> None:
         super().__init__()
         self.graph = graph
         self.gc1 = GraphConvolution(graph.vectors.shape[1], hidden)

@@ -166,7 +166,7 @@ class DecoderLayer(TransformerLayer):
     """
 
     def __init__(
-        self, width: int, heads: int, inner: int, dropout: float, pre_norm: bool = False, self_attention: bool = False
+        self, width: int, heads: int, inner: int, dropout: float, pre_norm: bool, self_attention: bool
     ) -> None:
         super().__init__(width, inner, dropout, pre_norm)
         self.self_attention = self_attention

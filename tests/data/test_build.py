@@ -105,6 +105,21 @@ def test_a_share_for_validation_is_refused_where_there_is_a_validation_split(dat
         built(val_frac=0.2)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"test_frac": 1.0}, {"label_separator": "ab"}, {"imbalance": 1.0}, {"tail_max": 0}, {"dataset": "none"}]
+)
+def test_settings_of_tables_and_of_long_tails_are_checked_with_those_of_the_dataset(wrong):
+    with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
+        DatasetConfig(**wrong)
+
+
+def test_the_number_of_classes_is_compared_with_the_dataset():
+    assert len(load_splits(DatasetConfig(num_cls=4), 0, need_images=False).train.classes) == 4
+    for number in (0, 3, 5):
+        with pytest.raises(UserError, match=f"--num_cls {number}: digits has 4 classes; leave the flag out"):
+            load_splits(DatasetConfig(num_cls=number), 0, need_images=False)
+
+
 @pytest.mark.parametrize("name", ["red\x1b[31m", "bell\x07", "c1\x9b", "half\ud83d", "two\nlines"])
 def test_class_names_that_no_terminal_or_file_should_get_are_refused(monkeypatch, name):
     rows = annotations_named(("cat", name))

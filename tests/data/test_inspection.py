@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from scipy.sparse import csr_array
 
+from data.images.cropped import CroppedImages
 from data.images.files import ArrayImages, FileImages
 from data.inspection import (
     StoredImage,
@@ -219,3 +220,55 @@ def test_boxes_without_area_and_outside_are_found():
     assert box_stats(boxes, None).outside.tolist() == []
     nothing = Boxes(rows[:0], rows[:0], np.zeros((0, 4), np.float32))
     assert box_stats(nothing, np.zeros((0, 2), np.int64)).empty.tolist() == []
+
+
+@pytest.mark.parametrize(
+    "corners, outside",
+    [
+        ((-1, -1, 21, 11), False),
+        ((-1.5, 0, 10, 10), True),
+        ((0, -1.5, 10, 10), True),
+        ((0, 0, 21.5, 10), True),
+        ((0, 0, 20, 11.5), True),
+    ],
+)
+def test_a_box_may_reach_over_each_edge_by_a_pixel(corners, outside):
+    row = np.array([1])
+    boxes = Boxes(row, np.zeros(1, dtype=np.int64), np.array([corners], dtype=np.float32))
+    assert box_stats(boxes, np.array([[500, 500], [20, 10]])).outside.tolist() == [0] * outside
+
+
+@pytest.mark.parametrize("block", [1, 14, 15, 279, 280])
+def test_pairs_of_codes_are_counted_in_blocks_of_any_size(monkeypatch, block):
+    truth, observed = random_codes(1), random_codes(101)
+    whole = joint_counts(LabelTable(truth), LabelTable(observed))
+    monkeypatch.setattr("data.inspection._BLOCK", block)
+    np.testing.assert_array_equal(joint_counts(LabelTable(truth), LabelTable(observed)), whole)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("least", [1, 3])
+def test_strongest_pairs_are_those_of_a_list_of_all(seed, least):
+    codes = (np.random.default_rng(seed).random((12, 6)) < 0.4).astype(np.int8)
+    found = co_occurrence(LabelTable(codes), 6)
+    classes = found.classes.tolist()
+    every = []
+    for j, k in itertools.permutations(range(len(classes)), 2):
+        given, both = codes[:, classes[j]].sum(), (codes[:, classes[j]] & codes[:, classes[k]]).sum()
+        if both >= least:
+            every.append((-both / given, -both, j, k, given))
+    expected = [(classes[j], classes[k], -share, -rows, given) for share, rows, j, k, given in sorted(every)]
+    assert [tuple(pair) for pair in strongest_pairs(found, 99, least)] == expected
+    assert strongest_pairs(found, 4, least) == strongest_pairs(found, 99, least)[:4]
+
+
+def test_parts_of_files_and_files_without_an_ending_say_what_they_are(tmp_path):
+    path = picture(tmp_path / "a.PNG", (30, 20))
+    part = examine(CroppedImages(FileImages([path]), np.array([[1.0, 2, 11, 7]])), 0)
+    assert part == StoredImage(None, (10, 5), "RGB", "part of .png", 150)
+    path.rename(tmp_path / "a")
+    assert examine(FileImages([tmp_path / "a"]), 0).form == "no ending PNG"
+
+
+def test_a_table_without_classes_has_a_density():
+    assert label_stats(LabelTable(np.zeros((2, 0), np.int8))).density == 0.0

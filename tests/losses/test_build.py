@@ -88,6 +88,38 @@ def test_labels_that_are_none_are_refused(observed, line):
         build_criterion("bce", observed=observed)
 
 
+LEAST = {"cones": [[1]], "ndlp": [[1, 1]], "wan": [[-1, -1]], "curriculum": [[1, 0, -1]]}
+LEAST |= {name: [[1, -1]] for name in ("cls", "large_loss", "ignore", "epr", "role")}
+LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun")}
+"""The fewest labels that a method can be built for, where one unknown label is not enough."""
+NEEDED = {"epr": {"expected_num_pos": 2}, "role": {"expected_num_pos": 2}, "cones": {"feature_width": 1}}
+NEEDED["ndlp"] = {"prior": "candidate"}
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_one_label_of_each_kind_that_a_method_needs_is_enough(name):
+    labels = LEAST.get(name, [[-1]])
+    criterion = build_criterion(name, observed=labels, **NEEDED.get(name, {}))
+    np.testing.assert_array_equal(criterion.info.observed.dense(), labels)
+
+
+@pytest.mark.parametrize(
+    "name, labels, line",
+    [
+        *((name, [1, 0], "no label is unknown") for name in ("cls", "large_loss", "ignore", "curriculum")),
+        *((name, [1, -1], "no label is known to be absent") for name in ("iu", "iun", "curriculum")),
+        *((name, [0, -1], "no label is known to be present") for name in ("iu", "iun", "curriculum")),
+        ("wan", [-1], "needs two classes or more"),
+        ("ndlp", [1, 0], "no image has several candidates"),
+        ("epr", [1, 0], "1 labels are known to be absent"),
+        ("bce_ls", [1, -1], "1 labels are unknown"),
+    ],
+)
+def test_one_label_fewer_or_one_too_many_is_refused(name, labels, line):
+    with pytest.raises(UserError, match=line):
+        build_criterion(name, observed=[labels], **NEEDED.get(name, {}))
+
+
 def test_class_names_must_be_as_many_as_classes():
     with pytest.raises(UserError, match="2 class names for labels of 3 classes"):
         build_criterion("bce", observed=CODES, classes=["a", "b"])

@@ -11,7 +11,7 @@ import torch
 
 from losses import CLS, CRITERIA, CLSConfig
 from losses.assume_negative import assume_negative_losses
-from losses.cls import KeptShares, kept_share, select
+from losses.cls import KeptShares, divisor, kept_share, select
 from tests import golden_files
 from tests.losses.peers import batch_with, build, echo_peers, random_case, slopes, step
 from tests.oracles import co_label as oracle
@@ -230,6 +230,12 @@ def test_easy_negatives_are_told_apart_in_single_precision():
     codes = [[-1, -1, -1, -1, 1]]
     _, gradient, _ = step(build(METHOD, codes, tau_h=0.0, tau_l=0.5, ramp_epochs=1), f, f, codes)
     assert (gradient != 0).tolist() == [[True, False, True, False, True]]
+
+
+@pytest.mark.parametrize("kept, expected", [(0, (2, 1, 6)), (1, (2, 1, 6)), (2, (2, 2, 6)), (6, (2, 6, 6))])
+def test_the_sum_is_divided_by_images_by_kept_labels_or_by_all_and_never_by_0(kept, expected):
+    labels = (torch.arange(6) < kept).reshape(2, 3)
+    assert tuple(int(divisor(labels, reduction)) for reduction in REDUCTIONS) == expected
 
 
 def test_inputs_stay_as_they_were_and_only_the_loss_has_a_gradient():

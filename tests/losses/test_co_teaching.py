@@ -113,6 +113,14 @@ def test_golden_schedule():
         np.testing.assert_allclose(shares, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("ramp", [1, 2, 3, 10])
+def test_the_share_grows_in_even_steps_over_ramps_of_any_length(ramp):
+    config = CoTeachingConfig(forget_rate=0.25, ramp_epochs=ramp, exponent=0.5)
+    rising = [0.5 * epoch / (ramp - 1) for epoch in range(1, ramp)]
+    shares = [forgotten_share(config, epoch) for epoch in range(ramp + 3)]
+    assert shares == pytest.approx([0, *rising, 0.25, 0.25, 0.25])
+
+
 def test_golden_jocor():
     golden = golden_files.load("jocor.npz")
     apart = divergence(PeerPair(*tensors(golden, "ml_logits_f", "ml_logits_g")))

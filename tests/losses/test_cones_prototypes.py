@@ -148,6 +148,16 @@ def test_a_pixel_at_exactly_tau_is_left_out():
     assert class_prototypes(features, heatmaps, 0.25).rows.tolist() == [[2.0]]
 
 
+def test_one_pixel_of_one_image_is_the_whole_prototype():
+    heatmaps = torch.tensor([[-1.0, 2.0], [0.0, -3.0]]).reshape(1, 2, 2, 1)
+    features = torch.tensor([[1.0, 5.0], [2.0, 7.0], [3.0, 9.0]]).reshape(1, 3, 2, 1)
+    found = class_prototypes(features, heatmaps, 0.1)
+    assert found.rows.tolist() == [[5.0, 7.0, 9.0], [0.0, 0.0, 0.0]]
+    assert found.active.tolist() == [True, False]
+    over_all = class_prototypes(features, heatmaps, 0.1, scale="all_pixels")
+    assert over_all.rows.tolist() == [[2.5, 3.5, 4.5], [0.0, 0.0, 0.0]]
+
+
 def test_candidate_images_alone_are_seen_when_asked_for():
     features, heatmaps = random_maps(1)
     candidates = torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0]])
@@ -178,6 +188,9 @@ def test_mirrored_hands_each_active_class_its_mirror_images_row():
     rows = torch.arange(5.0)[:, None]
     active = torch.tensor([True, False, True, True, False])
     assert mirrored(Prototypes(rows, active)).rows[:, 0].tolist() == [3, 0, 2, 0, 0]
+    assert mirrored(Prototypes(rows + 1, ~active)).rows[:, 0].tolist() == [0, 5, 0, 0, 2]
+    assert mirrored(Prototypes(rows + 1, active.new_zeros(5))).rows[:, 0].tolist() == [0] * 5
+    assert mirrored(Prototypes(rows + 1, active.new_ones(5))).rows[:, 0].tolist() == [5, 4, 3, 2, 1]
 
 
 def test_bank_leaves_inactive_classes_alone():
@@ -196,6 +209,11 @@ def test_initial_correlation_matches_loops(seed):
     codes[7] = [0, 0, 0, 0, 0, 1]  # never in company
     ours = initial_correlation(counts_of(LabelTable(codes)))
     np.testing.assert_allclose(ours, oracle.initial_correlation(codes), atol=1e-12)
+
+
+def test_a_class_of_one_image_is_as_sure_of_its_company_as_any_other():
+    counts = torch.tensor([[1, 1, 0], [1, 4, 0], [0, 0, 0]])
+    assert conditional(counts).tolist() == [[0, 1, 0], [0.25, 0, 0], [0, 0, 0]]
 
 
 def groups(seed, classes=4, rows=12, width=6):
@@ -240,21 +258,26 @@ def test_classes_with_too_few_prototypes_keep_row_and_column(axis, mix):
         torch.testing.assert_close(after.sum(dim=1), before.sum(dim=1))
 
 
-def test_nothing_is_refreshed_without_two_known_classes():
+def test_nothing_is_refreshed_nor_fitted_without_two_known_classes(monkeypatch):
     memory, before = groups(3), some_correlation()
     memory[1:] = [rows[:0] for rows in memory[1:]]
-    after = refresh_correlation(before, memory, clusters=3, gamma=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(sklearn.cluster, "KMeans", lambda *a, **k: pytest.fail("a fit for nothing"))
+        after = refresh_correlation(before, memory, clusters=3, gamma=0.5)
     assert torch.equal(after, before)
     assert after is not before
+    memory[2] = groups(3)[2]
+    after = refresh_correlation(before, memory, clusters=3, gamma=0.5, mix="raw", axis="reference")
+    assert (after != before).nonzero().tolist() == [[0, 2], [2, 0]]
 
 
 def test_one_fit_per_class(monkeypatch):
     fits = []
 
     real = sklearn.cluster.KMeans
-    monkeypatch.setattr(sklearn.cluster, "KMeans", lambda *a, **k: fits.append(a) or real(*a, **k))
+    monkeypatch.setattr(sklearn.cluster, "KMeans", lambda *a, **k: fits.append((*a, k)) or real(*a, **k))
     refresh_correlation(some_correlation(), groups(4), clusters=3, gamma=0.5)
-    assert len(fits) == 4
+    assert fits == [(3, {"random_state": 42, "n_init": "auto"})] * 4  # the seed is the published code's
 
 
 def test_opposed_and_empty_prototypes_give_a_finite_correlation():

@@ -157,9 +157,12 @@ def test_mixed_precision_leaves_state_and_loss_in_single_precision(reduced):
     assert criterion.confidence.dtype == torch.float32
 
 
-def test_a_model_without_class_activation_maps_is_refused_in_one_line():
+@pytest.mark.parametrize("kept", [(), ("features",), ("cam",)])
+def test_a_model_without_features_or_class_activation_maps_is_refused_in_one_line(kept):
+    maps = {"features": torch.ones(6, 8, 2, 2), "cam": torch.ones(6, CLASSES, 2, 2)}
+    output = ModelOutput(torch.zeros(6, CLASSES), **{name: maps[name] for name in kept})
     with pytest.raises(UserError, match="class activation maps"):
-        build()(lambda images, want: ModelOutput(torch.zeros(6, CLASSES)), batch_of(CODES, ORDER[0]))
+        build()(lambda images, want: output, batch_of(CODES, ORDER[0]))
 
 
 @pytest.mark.parametrize("variant", ["fixed", "reference"])

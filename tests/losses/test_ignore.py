@@ -1,20 +1,17 @@
-"""IGNORE: what one call does, and its settings. Its formulas: test_information_gap.py; its state: _training.py."""
+"""IGNORE: what one call does. Its formulas: test_ignore_gap.py; its state: _training.py; its settings: _settings.py."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_array
 from torch import nn
 
 from losses import Ignore, IgnoreConfig
-from losses.common.variants import variant_options
-from losses.ignore import VARIANTS, IgnoreVariant
+from losses.ignore import VARIANTS
 from tests.losses.fake_model import FakeModel, batch_of, info_for
 from tests.oracles import ignore as oracle
-from utils.checks import UserError
-from utils.types import Batch, CriterionInfo, LabelTable, ModelOutput
+from utils.types import Batch, ModelOutput
 
 
 class Answers:
@@ -158,6 +155,16 @@ def test_attention_maps_take_the_features_along():
     np.testing.assert_array_equal(model.images[1], batch.images * torch.tensor(seen)[:, None])
 
 
+def test_images_that_are_wider_than_high_are_masked_by_maps_of_their_shape():
+    codes, cam = [[-1, 1], [1, -1], [1, -1]], torch.rand(3, 2, 3, 5)
+    batch = views(codes)._replace(images=torch.randn(3, 3, 3, 5), second_view=torch.randn(3, 3, 3, 5))
+    model = Answers(*torch.zeros(3, 3, 2).requires_grad_(), cam=cam)
+    out = build(codes, double=False, cam_threshold=0.5)(model, batch)
+    seen = oracle.scaled(cam[[0, 1, 2], [1, 0, 0]].numpy(), "spatial") > 0.5
+    np.testing.assert_array_equal(model.images[1], batch.images * torch.tensor(seen)[:, None])
+    assert float(out.parts["kept_area"]) == pytest.approx(seen.mean())
+
+
 @pytest.mark.parametrize("cam_norm", ["spatial", "release", "batch_minmax"])
 def test_union_is_the_only_map_where_there_is_one_positive(cam_norm):
     codes, cam = single(5, 4, 7, empty=[3]), torch.randn(5, 4, 3, 3)
@@ -230,6 +237,19 @@ def test_known_labels_always_count():
     logits[1][torch.tensor(codes != 1)] = 99  # every other label loses more than the observed one
     modified = step(criterion, codes, logits)[0].modified.numpy()
     np.testing.assert_array_equal(modified, codes == -1)
+
+
+@pytest.mark.parametrize("codes", [[[1, -1]], [[-1, -1]]])
+def test_the_loss_is_of_what_is_left_when_all_other_labels_are_rejected(codes):
+    criterion = build(single(4, 2, 3), gap_lambda=0.0, lat=False, unannotated="judged", spbc=False, reg=False)
+    criterion.on_epoch_start(4)
+    logits = torch.tensor([[[0.5, 3.0]], [[0.4, -4.0]], [[2.0, 1.0]]], dtype=torch.float64)
+    out, inputs, _ = step(criterion, codes, logits)
+    unknown = torch.tensor(codes) == -1
+    assert torch.equal(out.modified, unknown)
+    expected = math.log(1 / (torch.tensor(2.0).sigmoid() + 1e-5)) if 1 in codes[0] else 0.0
+    assert float(out.total.detach()) == pytest.approx(expected, rel=1e-6)
+    assert not inputs[2].grad[unknown].any()
 
 
 def test_the_order_of_images_and_of_classes_does_not_matter():
@@ -328,67 +348,6 @@ def test_batchnorm_that_is_frozen_stays_frozen():
     model.norm.eval()
     build(codes, double=False, masked_bn="eval")(model, views(codes))
     assert not model.norm.training
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"spbc_weight": -0.1},
-        {"ignore_weight": math.inf},
-        {"reg_weight": math.nan},
-        {"gap_lambda": 1.0},
-        {"gap_lambda": -0.1},
-        {"avg_lambda": math.nan},
-        {"reject_after": -1},
-        {"cam_map": "gradient"},
-        {"cam_threshold": 1.0},
-        {"cam_threshold": math.nan},
-        {"masked_bn": "frozen"},
-        {"several": "first"},
-        {"variant": "paper"},
-        {"cam_norm": "softmax"},
-        {"unannotated": "dropped"},
-        {"ignore_weight": 0.0, "spbc": False},
-        {"ignore_weight": 0.0, "spbc_weight": 0.0},
-    ],
-    ids=str,
-)
-def test_settings_that_make_no_sense_are_refused_in_one_line(bad):
-    with pytest.raises(UserError, match=next(iter(bad))) as refusal:
-        IgnoreConfig(**bad)
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_options_follow_the_variant_and_can_be_set_alone(variant):
-    assert variant_options(IgnoreConfig(variant=variant), VARIANTS) == VARIANTS[variant]
-    other = VARIANTS["reference" if variant == "fixed" else "fixed"]
-    for name in IgnoreVariant._fields:
-        config = IgnoreConfig(variant=variant, **{name: getattr(other, name)})
-        assert variant_options(config, VARIANTS) == VARIANTS[variant]._replace(**{name: getattr(other, name)})
-
-
-def sparse_info(codes):
-    """The labels that are known of `codes`, stored sparsely."""
-    rows, columns = (codes != -1).nonzero()
-    table = csr_array((codes[rows, columns], (rows, columns)), shape=codes.shape)
-    info = info_for(codes)
-    return CriterionInfo(**{**vars(info), "observed": LabelTable(table, default=-1)})
-
-
-@pytest.mark.parametrize("form", [info_for, sparse_info])
-def test_labels_that_do_not_fit_are_refused_saying_what_does(form):
-    two = np.array([[1, -1, 1], [-1, 1, 0], [1, 1, -1]], dtype=np.int8)
-    with pytest.raises(UserError, match="2 images have several observed positives") as refusal:
-        Ignore(IgnoreConfig(), form(two))
-    assert "--several union" in str(refusal.value)
-    Ignore(IgnoreConfig(several="union"), form(two))
-    Ignore(IgnoreConfig(), form(two[1:2]))
-    complete = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.int8)
-    with pytest.raises(UserError, match="no label is unknown") as refusal:
-        Ignore(IgnoreConfig(), form(complete))
-    assert "--labels single" in str(refusal.value)
-    Ignore(IgnoreConfig(ignore=False), form(complete))
 
 
 def test_a_image_of_one_row_is_a_batch_too():

@@ -31,17 +31,18 @@ def test_activation_maps_have_the_bias_and_average_to_the_logit():
     images = torch.randn(4, 3, 12, 12)
     out = model(images, frozenset({"cam"}))
     expected = torch.nn.functional.conv2d(out.features, model.head.weight[:, :, None, None], model.head.bias)
-    maps = class_maps(out, "activation")
+    maps = class_maps(out._replace(cam=out.cam.requires_grad_()), "activation")
     torch.testing.assert_close(maps, expected.detach())
     torch.testing.assert_close(maps.mean(dim=(2, 3)), out.logits.detach())
     assert not maps.requires_grad
 
 
 def test_attention_maps_are_weighted_by_the_mean_feature():
-    features, attention = torch.randn(2, 7, 3, 4, requires_grad=True), torch.rand(2, 5, 3, 4)
+    features, attention = torch.randn(2, 7, 3, 4, requires_grad=True), torch.rand(2, 5, 3, 4, requires_grad=True)
     maps = class_maps(ModelOutput(torch.randn(2, 5), features, attention), "attention")
     for image, label in np.ndindex(2, 5):
-        torch.testing.assert_close(maps[image, label], features[image].detach().mean(dim=0) * attention[image, label])
+        expected = features[image].mean(dim=0) * attention[image, label]
+        torch.testing.assert_close(maps[image, label], expected.detach())
     assert not maps.requires_grad
 
 

@@ -194,6 +194,14 @@ def test_a_threshold_of_0_modifies_known_labels_only_as_published():
     np.testing.assert_array_equal(step(logits, codes, **absolute)[2], codes == -1)
 
 
+def test_a_loss_of_exactly_the_absolute_threshold_is_not_above_it():
+    codes = np.array([[-1, -1, 1]], dtype=np.int8)
+    logits = [[800.0, 799.0, 0.0]]  # the losses of unknown labels are these numbers
+    settings = {"threshold": "absolute", "r0": 801.0, "delta_abs": 0.5}
+    found = [step(logits, codes, epoch=epoch, **settings)[2].tolist() for epoch in (2, 3, 4, 5)]
+    assert found == [[[False] * 3], *[[[True, False, False]]] * 2, [[True, True, False]]]
+
+
 def test_ties_at_the_threshold_are_all_modified_and_none_of_them_flipped_strictly():
     codes = np.full((2, 5), -1, dtype=np.int8)
     codes[0, 0] = 1

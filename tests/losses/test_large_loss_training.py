@@ -51,8 +51,9 @@ def test_packed_flags_come_back(classes):
     assert torch.equal(unpacked(rows, classes), flags)
 
 
-def test_corrected_labels_of_a_sparse_table_stay_sparse(monkeypatch):
-    monkeypatch.setattr("losses.large_loss._BLOCK", 25)  # blocks of two rows
+@pytest.mark.parametrize("block", [10, 11, 25, 1000])  # blocks of one row, although it is longer; of one, two and all
+def test_corrected_labels_of_a_sparse_table_stay_sparse(block, monkeypatch):
+    monkeypatch.setattr("losses.large_loss._BLOCK", block)
     logits, codes = single_positives(7, 11, 10)
     known = codes != -1
     bounds = np.concatenate([[0], known.sum(axis=1).cumsum()])

@@ -249,7 +249,9 @@ def test_images_of_one_candidate_each_are_refused():
 
 
 def test_a_table_that_no_memory_holds_is_refused(monkeypatch):
-    monkeypatch.setattr("losses.common.memory.LARGEST_TABLE", 100)
+    monkeypatch.setattr("losses.common.memory.LARGEST_TABLE", 8 * ROWS * CLASSES)
+    build()
+    monkeypatch.setattr("losses.common.memory.LARGEST_TABLE", 8 * ROWS * CLASSES - 1)
     with pytest.raises(UserError, match="NDLP keeps a confidence"):
         build()
 

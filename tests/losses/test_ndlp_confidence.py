@@ -152,6 +152,12 @@ def test_a_moved_confidence_stays_a_distribution_over_the_candidates():
     assert torch.equal(moved[-1], torch.from_numpy(confidence[-1]))  # nothing was said of an image without candidates
 
 
+def test_a_confidence_of_which_nothing_is_said_stays_as_it_was():
+    held = torch.tensor([[0.25, 0.75], [0.25, 0.75]], dtype=torch.float64)
+    said = torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    assert moved_confidence(held, said, 0.5).tolist() == [[0.25, 0.75], [0.125, 0.875]]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_reliable_rows_are_those_of_the_loops(seed):
     rng = np.random.default_rng(seed)

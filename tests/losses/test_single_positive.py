@@ -150,8 +150,9 @@ def test_what_a_method_cannot_use_is_refused_in_one_line():
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match=r"--expected_num_pos .*above 0"):
             EPRConfig(expected_num_pos=wrong)
-    with pytest.raises(UserError, match="only 6 classes"):
+    with pytest.raises(UserError, match=r"--expected_num_pos 6.5: there are only 6 classes"):
         EPR(EPRConfig(expected_num_pos=6.5), info_for(SINGLE))
+    assert EPR(EPRConfig(expected_num_pos=6), info_for(SINGLE)).expected == 6
     absent = int((CODES[:5] == 0).sum())
     assert absent != (CODES[:5] == -1).sum()
     with pytest.raises(UserError, match=rf"epr: {absent} labels are known to be absent"):

@@ -116,16 +116,25 @@ def test_what_is_wanted_and_not_there_names_the_missing_argument(names, want, mi
         as_model(Small(), **names)(images(), frozenset(want))
 
 
-def test_other_wishes_are_refused():
-    with pytest.raises(ValueError, match="depth wanted"):
-        as_model(Small())(images(), frozenset({"depth"}))
+def test_of_two_things_that_are_missing_the_map_is_named_first():
+    missing = "cam wanted, but the argument is missing: give features=NAME and classifier=NAME"
+    with pytest.raises(ValueError, match=rf"^as_model: {missing}$"):
+        as_model(Small())(images(), frozenset({"features", "cam"}))
+
+
+def test_other_wishes_are_refused_in_the_order_of_their_names():
+    wishes = [f"{letter}-map" for letter in "abcdefgh"]
+    with pytest.raises(
+        ValueError, match=f"^as_model: {', '.join(wishes)} wanted, but it can give cam and features only$"
+    ):
+        as_model(Small())(images(), frozenset({"cam", *wishes}))
 
 
 @pytest.mark.parametrize(
     "names, part",
     [
-        ({"features": "bodi"}, "features='bodi' is no submodule of Small; there are body"),
-        ({"features": ""}, "there are body, unused, last"),
+        ({"features": "bodi"}, "features='bodi' is no submodule of Small; there are body, body"),
+        ({"features": ""}, "there are body, unused, last$"),
         ({"classifier": "fc"}, "classifier='fc' is no submodule"),
         ({"classifier": "body.0"}, "classifier='body.0' is Conv2d; a linear layer or a 1x1 convolution is needed"),
         ({"classifier": "body"}, "classifier='body' is Sequential; a linear layer or a 1x1 convolution is needed"),
@@ -134,6 +143,11 @@ def test_other_wishes_are_refused():
 def test_names_are_checked_when_a_network_is_wrapped(names, part):
     with pytest.raises(ValueError, match=part):
         as_model(Small(), **names)
+
+
+def test_a_network_without_parts_says_so():
+    with pytest.raises(ValueError, match=r"^as_model: features='body' is no submodule of Identity; there are none$"):
+        as_model(nn.Identity(), features="body")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +161,24 @@ def test_names_are_checked_when_a_network_is_wrapped(names, part):
 def test_submodules_that_give_no_map_are_refused(names, part):
     with pytest.raises(ValueError, match=part):
         as_model(Small(last=nn.Linear(6, 4)), **names)(images(), CAM)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(6, 6, 1, groups=2), nn.Conv2d(6, 5, (1, 3)), nn.Conv2d(6, 5, (3, 1))])
+def test_a_convolution_that_is_no_matrix_at_each_position_is_no_classifier(layer):
+    with pytest.raises(ValueError, match="classifier='last' is Conv2d; a linear layer or a 1x1 convolution is needed"):
+        as_model(Small(last=layer), classifier="last")
+
+
+def test_of_a_part_that_runs_twice_the_last_map_is_taken():
+    class Twice(Small):
+        def forward(self, images):
+            return self.last(self.again(2 * self.again(self.body(images))).mean(dim=(2, 3)))
+
+    network = Twice().eval()
+    network.again = nn.Conv2d(6, 6, 1)
+    found = as_model(network, features="again", classifier="last")(images(), CAM)
+    torch.testing.assert_close(found.features, network.again(2 * network.again(network.body(images()))))
+    torch.testing.assert_close(found.cam.mean(dim=(2, 3)) + network.last.bias, found.logits)
 
 
 def test_names_of_tensors_are_those_of_the_wrapped_network():

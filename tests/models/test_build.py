@@ -266,8 +266,9 @@ def test_weights_stay_unread_when_a_checkpoint_will_replace_them():
         build_model(config, 5, seed=0)
 
 
-def test_a_model_without_classes_is_refused():
-    with pytest.raises(UserError, match="class"):
+def test_a_model_has_at_least_one_class():
+    assert build_model(small(), 1, seed=0).head.fc.out_features == 1
+    with pytest.raises(UserError, match=r"^a model needs at least one class, got 0$"):
         build_model(small(), 0, seed=0)
 
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from models.backbones.build import SceneNet, build_backbone
 from models.backbones.feature_extractors import Backbone
-from models.classifier import Classifier
+from models.classifier import Classifier, OnPooled, Pooling
 from models.heads.csra import CSRAHead
 from models.heads.ctran import CTranHead
 from models.heads.gcn import GCNHead, LabelGraph
@@ -229,6 +229,14 @@ def test_a_backbone_that_leaves_one_position_is_refused_whatever_the_size():
             model.check_size("one", size)
 
 
+def test_a_map_of_two_positions_is_enough():
+    class TwoPositions(SceneNet):
+        def forward(self, images):
+            return super().forward(images)[:, :, :1, :2]
+
+    Classifier(TwoPositions(), LinearHead(96, 5)).check_size("two", 64)
+
+
 @pytest.mark.parametrize(
     "name, pooled",
     [("linear", True), ("csra", False), ("pfc", True), ("q2l", False), ("gcn", False), ("ctran", False)],
@@ -236,3 +244,52 @@ def test_a_backbone_that_leaves_one_position_is_refused_whatever_the_size():
 def test_heads_tell_whether_they_use_the_mean_alone(name, pooled):
     torch.manual_seed(0)
     assert Classifier(SceneNet(), HEADS[name]()).reads_pooled() == pooled
+
+
+def only(side):
+    """A backbone that takes images of one size."""
+
+    class Only(SceneNet):
+        def forward(self, images):
+            if images.shape[2:] != (side, side):
+                raise ValueError("another size")
+            return images[:, :, :2, :2]
+
+    return Only()
+
+
+@pytest.mark.parametrize("side", [224, 240, 256, 288, 320, 336, 384, 392, 448, 512, 518])
+def test_the_size_that_a_network_was_published_for_is_named(side):
+    model = Classifier(only(side), LinearHead(96, 5))
+    with pytest.raises(UserError, match=rf"^--img_size 600: it cannot take it \(another size\); give {side}$"):
+        model.check_size("it", 600)
+
+
+class Watched(PFCHead):
+    """A head that notes how it is run."""
+
+    def __init__(self):
+        super().__init__(96, 5, 8, 0.5)
+        self.modes = set()
+
+    def forward(self, features):
+        self.modes.add((self.training, torch.is_grad_enabled()))
+        return super().forward(features)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_try_of_a_head_is_without_dropout_and_gradient_and_leaves_its_mode(training):
+    model = Classifier(SceneNet(), Watched()).train(training)
+    assert model.reads_pooled()
+    assert model.head.modes == {(False, False)}
+    assert all(module.training == training for module in model.modules())
+
+
+def test_pooled_features_give_the_logits_of_a_head_that_pools_first():
+    torch.manual_seed(0)
+    model = Classifier(SceneNet(), LinearHead(96, 5)).eval()
+    pooled = Pooling(model)(images())
+    assert pooled.shape == (4, 96)
+    found = OnPooled(model)(pooled[:, :, None, None], frozenset({"cam"}))
+    torch.testing.assert_close(found.logits, model(images()).logits)
+    assert (found.features, found.cam) == (None, None)

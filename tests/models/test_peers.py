@@ -7,6 +7,7 @@ import torch
 from models.build import Architecture, build_model
 from models.classifier import OnPooled
 from models.peers import Peers, build_peers, ensemble_logits
+from utils.checks import UserError
 
 SMALL = Architecture.of(model="scenenet", weights="none")
 
@@ -86,6 +87,24 @@ def test_freezing_and_the_parts_reach_both(peers):
     assert not peers.g.backbone.training
     own = {id(parameter) for parameter in peers.parameters()}
     assert own == {id(each) for each in (*peers.backbone_parameters(), *peers.head_parameters())}
+
+
+def test_thawed_again_both_learn(peers):
+    peers.freeze_backbone(True)
+    peers.freeze_backbone(False)
+    assert all(parameter.requires_grad for parameter in peers.parameters())
+
+
+def test_sizes_that_the_networks_cannot_take_are_refused(peers):
+    peers.check_size("scenenet", 9)
+    with pytest.raises(UserError, match=r"^--img_size 8: too small for scenenet, give at least 9$"):
+        peers.check_size("scenenet", 8)
+
+
+def test_views_are_of_single_precision_whatever_is_computed_in(peers, images):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert peers(images).logits.dtype == torch.bfloat16
+        assert {value.dtype for value in peers.views(images).values()} == {torch.float32}
 
 
 def test_each_changes_both_in_order(peers):

@@ -37,3 +37,29 @@ def deviation(truth, rows, targets):
         if target:
             total += abs(sum(truth[row][k] == 1 for row in rows) - target) / target
     return total
+
+
+def chosen(truth, targets, rng):
+    """Rows for the rarest class first, each measured by the whole deviation; `rng` draws their order."""
+    rows = []
+
+    def has(row, label):
+        return truth[row][label] == 1
+
+    def count(label):
+        return sum(has(row, label) for row in rows)
+
+    for label in sorted(range(len(targets)), key=lambda label: targets[label]):
+        order = rng.permutation([row for row in range(len(truth)) if has(row, label)]).tolist()
+        for row in order:
+            falls = row not in rows and deviation(truth, [*rows, row], targets) < deviation(truth, rows, targets)
+            if falls and count(label) < targets[label]:
+                rows.append(row)
+        if order and not count(label):
+            rows.append(min(order, key=lambda row: deviation(truth, [*rows, row], targets)))
+    for row in rng.permutation(sorted(rows)).tolist():
+        rest = [one for one in rows if one != row]
+        alone = any(has(row, label) and count(label) == 1 for label in range(len(targets)))
+        if not alone and deviation(truth, rest, targets) < deviation(truth, rows, targets):
+            rows = rest
+    return sorted(rows)

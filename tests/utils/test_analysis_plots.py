@@ -2,6 +2,7 @@ import pytest
 from PIL import Image
 
 from tests.utils.test_plots import area, pixels
+from utils import analysis_plots
 from utils.analysis_plots import Line, plot_lines, plot_memorisation
 
 RED, GREEN, GREY = "#c44e52", "#55a868", "#d0d0d0"
@@ -38,3 +39,22 @@ def test_bars_of_memorisation_are_as_long_as_the_shares(tmp_path, share):
     early, later = area(tmp_path / "m.png", "#4c72b0"), area(tmp_path / "m.png", GREY)
     assert early / (early + later) == pytest.approx(share, abs=0.05)
     assert area(tmp_path / "m.png", RED) > 50
+
+
+def test_long_texts_are_cut(monkeypatch):
+    figures = []
+    monkeypatch.setattr(analysis_plots, "save_figure", lambda figure, path: figures.append(figure))
+    lines = [Line("l" * count, [(0, 1.0), (1, 2.0)], RED) for count in (60, 61)]
+    for count in (80, 81):
+        plot_lines(lines, None, **TEXTS | {"title": "t" * count})
+    assert [figure.axes[0].get_title() for figure in figures] == ["t" * 80, "t" * 79 + "\u2026"]
+    assert [line.get_label() for line in figures[0].axes[0].lines] == ["l" * 60, "l" * 59 + "\u2026"]
+
+
+@pytest.mark.parametrize(("height", "shown"), [(1.0, 2.0), (2.0, 2.2), (4.0, 4.4)])
+def test_the_axis_of_percentages_is_two_points_high_at_least_around_the_lines(height, shown, monkeypatch):
+    figures = []
+    monkeypatch.setattr(analysis_plots, "save_figure", lambda figure, path: figures.append(figure))
+    plot_lines([Line("a", [(0, 30.0), (1, 30.0 + height)], RED)], None, **TEXTS)
+    low, high = figures[0].axes[0].get_ylim()
+    assert (high - low, (high + low) / 2) == pytest.approx((shown, 30 + height / 2))

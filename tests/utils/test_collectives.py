@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import distributed as dist
 
 from tests.ranks import run_ranks
 from utils import collectives
@@ -73,3 +74,37 @@ def test_alone_nothing_is_changed_and_no_gradient_is_carried():
     for same in (collectives.all_sum, collectives.all_max, collectives.broadcast, collectives.gather_rows):
         assert torch.equal(same(values), values)
         assert not same(values).requires_grad
+
+
+@pytest.mark.parametrize(("size", "waits"), [(1, 0), (2, 1), (3, 1)])
+def test_several_ranks_wait_for_each_other(size, waits, monkeypatch):
+    calls = []
+    monkeypatch.setattr(collectives, "world_size", lambda: size)
+    monkeypatch.setattr(dist, "barrier", lambda: calls.append(1))
+    collectives.barrier()
+    assert len(calls) == waits
+
+
+SENT = [
+    ("cpu:gloo,cuda:nccl", "cpu", "cpu"),
+    ("cpu:gloo,meta:gloo", "cpu", "cpu"),
+    ("cpu:gloo,meta:nccl", "meta", "meta"),
+    ("meta:nccl", "meta", "meta"),
+    ("meta:nccl", "cpu", "meta"),
+    ("cpu:mpi", "cpu", "cpu"),
+]
+
+
+@pytest.mark.parametrize(("backends", "kind", "sent"), SENT)
+def test_tensors_are_sent_from_a_device_that_the_backend_sends_from(backends, kind, sent, monkeypatch):
+    monkeypatch.setattr(dist, "get_backend_config", lambda: backends)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    values = torch.ones(2, 3, device=kind).T.requires_grad_()
+    found = collectives._sendable(values)
+    assert (found.device.type, found.is_contiguous(), found.requires_grad) == (sent, True, False)
+
+
+def test_under_gloo_all_is_sent_from_the_cpu(monkeypatch):
+    monkeypatch.setattr(dist, "get_backend_config", lambda: "cpu:gloo,meta:gloo")
+    with pytest.raises(NotImplementedError, match="meta"):  # which has no values that could be moved to the CPU
+        collectives._sendable(torch.ones(2, device="meta"))

@@ -1,6 +1,8 @@
 """Lines for a person, and progress bars on a terminal only."""
 
+import io
 import sys
+import unicodedata
 
 import pytest
 
@@ -38,6 +40,22 @@ def test_lines_go_to_their_streams_at_once(capsys):
     assert capsys.readouterr() == ("one\n", "two\n")
 
 
+def test_a_line_leaves_the_program_at_once(monkeypatch):
+    events = []
+
+    class Out(io.StringIO):
+        def write(self, text):
+            events.append(text)
+
+        def flush(self):
+            events.append("flush")
+
+    monkeypatch.setattr(sys, "stdout", Out())
+    say("one")
+    assert "".join(events).replace("flush", "") == "one\n"
+    assert events[-1] == "flush"
+
+
 @pytest.mark.parametrize(("shown", "terminal"), [(True, True), (True, False), (False, True), (False, False)])
 def test_a_bar_is_shown_on_a_terminal_and_where_it_is_wanted(bars, monkeypatch, shown, terminal):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
@@ -51,6 +69,7 @@ def test_a_bar_counts_and_shows_a_text_without_drawing_twice(bars):
     for _ in progress:
         progress.advance(3, "loss 1.5")
         progress.advance(1)
+    assert bars[0].settings["initial"] == 0
     assert bars[0].told == [("loss 1.5", False), 3, 1] * 2 + ["closed"]
 
 
@@ -86,6 +105,23 @@ def test_a_terminal_shows_names_and_does_not_obey_them(text, shown, capsys):
     say(text)
     warn(text)
     assert capsys.readouterr() == (f"{shown}\n", f"{shown}\n")
+
+
+def test_all_controls_and_all_turns_of_direction_are_shown_and_nothing_else():
+    turns = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    letters = [chr(code) for code in range(0x3000)]
+    obeyed = [
+        letter
+        for letter in letters
+        if letter in "\u200e\u200f"
+        or unicodedata.category(letter) in ("Cc", "Zl", "Zp")
+        or unicodedata.bidirectional(letter) in turns
+    ]
+    changed = [letter for letter in letters if printable(letter) != letter]
+    assert changed == [letter for letter in obeyed if letter not in "\n\t"]
+    assert {printable(letter) for letter in changed} == {ascii(letter).strip("'") for letter in changed} - {"\\r"} | {
+        "\\x0d"
+    }
 
 
 def test_what_an_encoding_lacks_is_escaped():

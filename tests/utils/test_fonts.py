@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry
 from PIL import Image
 
 from utils import fonts
@@ -36,7 +37,9 @@ def test_a_font_that_has_the_letters_is_taken(tmp_path, capsys):
     assert (pixels != boxes).any()
 
 
-@pytest.mark.parametrize("text", ["plain", "caf\u00e9", "\u043a\u043e\u0448\u043a\u0430", "\u0394x", ""])
+@pytest.mark.parametrize(
+    "text", ["plain", "caf\u00e9", "\u043a\u043e\u0448\u043a\u0430", "\u0394x", "a\u200b\u00a0b", ""]
+)
 def test_letters_of_the_usual_font_change_nothing(tmp_path, capsys, text):
     figure, _ = drawn(tmp_path / "a.png", text)
     assert figure.texts[0].get_fontfamily() == Figure().text(0, 0, "").get_fontfamily()
@@ -59,6 +62,54 @@ def test_many_letters_are_counted(capsys):
     figure.text(0, 0, "".join(chr(0x4E00 + k) for k in range(30)))
     fit_fonts(figure)
     assert "has 30 of their letters (\u4e00 \u4e01 \u4e02 \u4e03 \u4e04 ...)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [1, 5, 6])
+def test_at_most_five_letters_are_shown(capsys, count):
+    figure = Figure()
+    figure.text(0, 0, "".join(chr(0x4E00 + k) for k in reversed(range(count))))
+    fit_fonts(figure)
+    shown = " ".join(chr(0x4E00 + k) for k in range(min(count, 5))) + (" ..." if count > 5 else "")
+    assert f"has {count} of their letters ({shown}), which are drawn as boxes" in capsys.readouterr().out
+
+
+def test_letters_that_were_said_before_are_not_said_again(capsys):
+    for text in ("\u4e00\u4e01", "\u4e01\u4e02\u4e03", "\u4e03\u4e00"):
+        figure = Figure()
+        figure.text(0, 0, text)
+        fit_fonts(figure)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["(\u4e00 \u4e01)" in lines[0], "has 2 of their letters (\u4e02 \u4e03)" in lines[1]] == [True, True]
+    assert len(lines) == 2
+
+
+def test_the_font_with_most_of_the_letters_left_is_taken_and_of_equal_ones_the_first(monkeypatch):
+    held = {"1": "abc", "2": "cdef", "3": "ab", "4": "", "5": "cdef"}
+    monkeypatch.setattr(
+        fonts, "_system_fonts", lambda: list(zip(["one", "two", "three", "no", "x"], held, strict=True))
+    )
+    monkeypatch.setattr(fonts, "_letters_of", lambda file: frozenset(map(ord, held[file])))
+    assert fallbacks("abcdefgh") == (("two", "one"), frozenset("gh"))
+    assert fallbacks("ab") == (("one",), frozenset())
+    assert fallbacks("hg") == ((), frozenset("gh"))
+
+
+def test_fonts_of_upright_letters_and_usual_weight_are_known_by_name(monkeypatch):
+    usual = fonts.FontProperties(fname=fonts._usual()).get_name()
+    kept = [("C", "normal", 400), ("A", "normal", "normal"), ("B", "normal", "regular")]
+    left_out = [
+        ("D", "italic", 400),
+        ("E", "normal", 700),
+        ("F", "normal", "bold"),
+        (usual, "normal", 400),
+        ("Last Resort HE", "normal", 400),
+        ("Adobe Blank", "normal", 400),
+    ]
+    entries = [
+        FontEntry(fname=f"{name}.ttf", name=name, style=style, weight=weight) for name, style, weight in kept + left_out
+    ]
+    monkeypatch.setattr(fonts.fontManager, "ttflist", entries)
+    assert fonts._system_fonts() == [("A", "A.ttf"), ("B", "B.ttf"), ("C", "C.ttf")]
 
 
 def test_letters_and_boxes_are_told_apart():

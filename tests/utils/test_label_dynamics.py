@@ -120,7 +120,7 @@ def test_epochs_beyond_the_last_that_fits_are_written_down_as_that_one():
         chosen = torch.zeros(1, 3, dtype=torch.bool)
         chosen[0, place] = True
         counts.add(epoch, torch.tensor([0]), codes, codes, chosen)
-    assert counts.first.tolist() == [[LAST_MODIFIED, LAST_MODIFIED, 0]]
+    assert counts.first.tolist() == [[255, 255, 0]]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -174,10 +174,61 @@ def test_half_precision_losses_are_kept_and_change_nothing_else():
     assert highest.loss.dtype == torch.float32
 
 
-@pytest.mark.parametrize("epoch", [0, MOST_EPOCHS + 1])
+@pytest.mark.parametrize("epoch", [-1, 0, 32_768])
 def test_epochs_that_cannot_be_stored_are_refused(epoch):
-    with pytest.raises(ValueError, match=str(MOST_EPOCHS)):
+    with pytest.raises(ValueError, match=f"epoch {epoch}: must be between 1 and 32767"):
         HighestLoss(1, 1).add(epoch, torch.tensor([0]), torch.zeros(1, 1))
+
+
+def test_epochs_up_to_the_last_that_can_be_stored_are_kept():
+    highest, counts, codes = HighestLoss(1, 3), Modifications(1, 3), torch.zeros(1, 3)
+    for place, (epoch, first) in enumerate([(1, 1), (254, 254), (32_767, 255)]):
+        chosen = torch.arange(3)[None] == place
+        highest.add(epoch, torch.tensor([0]), torch.where(chosen, 1.0, -math.inf))
+        counts.add(first, torch.tensor([0]), codes, codes, chosen)
+    assert highest.epoch.tolist() == [[1, 254, 32_767]]
+    assert counts.first.tolist() == [[1, 254, 255]]
+    assert (MOST_EPOCHS, LAST_MODIFIED) == (32_767, 255)
+
+
+def test_tables_carry_no_gradient():
+    losses = torch.rand(2, 3, requires_grad=True)
+    highest, sums = HighestLoss(2, 3), GroupLosses()
+    highest.add(1, torch.tensor([0, 1]), losses)
+    sums.add(torch.ones(2, 3), torch.ones(2, 3), losses)
+    assert not highest.loss.requires_grad
+    assert not sums.sums.requires_grad
+
+
+def test_a_saved_state_goes_on_in_tables_of_its_own():
+    losses, observed, truth, modified = (torch.from_numpy(each) for each in random_case(1))
+    index = torch.arange(13)
+
+    def add(tables, epoch):
+        highest, sums, counts = tables
+        highest.add(epoch, index, losses[epoch])
+        sums.add(observed, truth, losses[epoch])
+        counts.add(epoch, index, observed, truth, modified[epoch])
+        return [highest.loss, highest.epoch, sums.sums, counts.first, counts.counts, counts.ever_counts]
+
+    first, second = ((HighestLoss(13, 6), GroupLosses(), Modifications(13, 6)) for _ in range(2))
+    before = add(first, 1)
+    for table, saved in zip(second, first, strict=True):
+        table.load_state_dict(saved.state_dict())
+    kept = [each.clone() for each in before]
+    after = add(second, 2)
+    assert all(torch.equal(one, other) for one, other in zip(kept, before, strict=True)), "nothing is shared"
+    assert all(torch.equal(one, other) for one, other in zip(after, add(first, 2), strict=True))
+
+
+@pytest.mark.parametrize("classes, block, size", [(6, 12, 2), (6, 17, 2), (6, 5, 1), (1, 4, 4)])
+def test_a_table_is_counted_as_many_rows_at_a_time_as_a_block_has_labels(monkeypatch, classes, block, size):
+    read, rows = [], LabelTable.rows
+    monkeypatch.setattr("utils.label_dynamics._BLOCK", block)
+    monkeypatch.setattr(LabelTable, "rows", lambda self, index: read.append(index) or rows(self, index))
+    codes = LabelTable(np.ones((9, classes), dtype=np.int8))
+    assert memorisation(torch.ones(9, classes), codes, codes)["TP"] == (1.0, 0.0, 9 * classes)
+    assert read[::2] == [slice(start, start + size) for start in range(0, 9, size)]
 
 
 def test_tables_take_the_memory_they_name():

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -126,6 +127,17 @@ def test_figures_are_means_over_classes_with_cases():
     assert result.per_class[:2].tolist() == [0.75, 1.0]
     assert math.isnan(result.per_class[2])
     assert (result.mean, result.cases.tolist()) == (0.875, [4, 4, 0])
+
+
+def test_classes_of_one_image_count_and_a_point_beside_a_box_is_no_hit_without_tolerance():
+    game, truth = PointingGame(3), np.array([PRESENT, PRESENT, ABSENT], dtype=np.int8)
+    maps = np.concatenate([spike(2, 3)] * 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        game.add(maps, truth, boxes_of([(0, 0, 0, 0, 2.9, 4), (0, 1, 3, 2, 3, 2)]), (5, 5))
+        result = game.result()
+    assert game.tolerance == 0
+    assert (result.mean, result.per_class[:2].tolist(), result.cases.tolist()) == (0.5, [0, 1], [1, 1, 0])
 
 
 def test_without_a_case_there_is_no_figure():

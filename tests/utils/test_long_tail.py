@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -152,3 +154,31 @@ def test_group_figures_do_not_depend_on_the_order_of_classes_and_rows():
     found = group_figures(other.per_class, other.tally, moved)
     for name, figures in group_figures(one.per_class, one.tally, groups).items():
         np.testing.assert_allclose(found[name], figures)
+
+
+def test_group_figures_by_hand():
+    truth = np.array([[1, 1, -1, 0], [0, 1, 1, -1], [1, -1, -1, -1], [0, 1, -1, -1]], dtype=np.int8)
+    scores = np.array([[0.5, 0.1, 9, 0.1], [0.9, -0.2, 0.3, 9], [0.1, 9, 9, 9], [-1, 0.3, 9, 9]])
+    metrics = evaluate_scores(scores, truth)
+    groups = {"both": np.array([1, 0]), "present": np.array([1]), "one": np.array([2]), "absent": np.array([3])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = group_figures(metrics.per_class, metrics.tally, groups)
+    # right of known: 3 of 4, 2 of 3, 1 of 1, 0 of 1; true, chosen and present: 2 3 2, 2 2 3, 1 1 1, 0 1 0
+    first, f1 = (1 / 2 + 2 / 3) / 2, [4 / 5, 4 / 5, 1, 0]
+    assert found["both"] == pytest.approx((first, 8 / 10, 4 / 5, (3 / 4 + 2 / 3) / 2))
+    assert found["present"] == pytest.approx((np.nan, 4 / 5, 4 / 5, 2 / 3), nan_ok=True)
+    assert found["one"] == pytest.approx((np.nan, 1, 1, 1), nan_ok=True)
+    assert found["absent"] == pytest.approx((0, 0, 0, 0))
+    assert found["total"] == pytest.approx((first / 2, 10 / 13, np.mean(f1), (3 / 4 + 2 / 3 + 1) / 4))
+
+
+def test_a_class_of_which_nothing_is_known_is_left_out_silently():
+    scores, truth = scored(1)
+    truth[:, 3] = UNKNOWN
+    metrics = evaluate_scores(scores, truth)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures = group_figures(metrics.per_class, metrics.tally, {"dark": np.array([3])})
+        class_frequencies(LabelTable(np.zeros((2, 3), dtype=np.int8)))
+    assert np.isnan(figures["dark"]).all()

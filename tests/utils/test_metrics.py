@@ -194,10 +194,31 @@ def test_float64_scores_are_not_rounded():
     assert evaluate_scores(scores.astype(np.float32), truth).mAP == 0.5
 
 
-def test_threshold_is_reached_by_equality():
-    truth = np.ones((1, 1), dtype=np.int8)
-    assert evaluate_scores(np.array([[0.5]]), truth, threshold=0.5).at_threshold.OR == 1.0
-    assert evaluate_scores(np.array([[np.nextafter(0.5, 0)]]), truth, threshold=0.5).at_threshold.OR == 0.0
+def known_entries_of(scores, truth, **more):
+    return evaluate_known(known_scores(scores, truth), **more)
+
+
+@pytest.mark.parametrize("evaluate", [evaluate_scores, known_entries_of])
+def test_threshold_is_reached_by_equality(evaluate):
+    truth, below = np.ones((1, 1), dtype=np.int8), np.nextafter(0.5, 0)
+    assert evaluate(np.array([[0.5]]), truth, threshold=0.5).at_threshold == (1, 1, 1, 1, 1, 1)
+    assert evaluate(np.array([[below]]), truth, threshold=0.5).at_threshold == (0, 0, 0, 0, 0, 0)
+    assert evaluate(np.array([[0.0]]), truth).at_threshold.OR == 1.0
+    assert evaluate(np.array([[-1e-9]]), truth).at_threshold.OR == 0.0
+
+
+@pytest.mark.parametrize("evaluate", [evaluate_scores, known_entries_of])
+def test_a_class_without_known_absence_is_no_part_of_the_means(evaluate):
+    truth = np.array([[1, 1, -1, 0], [0, -1, -1, 0], [1, -1, -1, -1]], dtype=np.int8)
+    scores = np.array([[0.5, 0.1, 0.3, 0.1], [0.9, 0.2, 0.3, 0.2], [0.1, -0.3, 0.3, 0.3]])
+    found = evaluate(scores, truth)
+    first = (1 / 2 + 2 / 3) / 2
+    np.testing.assert_allclose(found.per_class, [first, np.nan, np.nan, np.nan])
+    assert (found.mAP, found.mAP_all) == pytest.approx((first, first / 3))  # untold left out, the others 0
+    assert (found.classes_without_positives, found.classes_without_negatives) == ((2, 3), (1,))
+    assert found.known.tolist() == [True, False, False, True]
+    assert [part.tolist() for part in found.tally] == [[2, 1, 0, 0], [3, 1, 0, 2], [2, 1, 0, 0], [3, 1, 0, 2]]
+    assert found.tally.untold.tolist() == [False, True, False, False]
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (4, 0), (4, 3)])
@@ -283,8 +304,9 @@ def test_what_is_predicted_among_the_unknown_pushes_known_entries_out_of_the_top
 def test_known_entries_that_do_not_fit_each_other_are_refused():
     scores, truth = random_case(12, unknown=0.5)
     entries = known_scores(scores, truth)
-    with pytest.raises(ValueError, match="scores"):
-        evaluate_known(entries._replace(score=entries.score[1:]))
+    for part in ("label", "present", "score", "in_top"):
+        with pytest.raises(ValueError, match=r"\d+ labels, \d+ truths, \d+ scores and \d+ top marks"):
+            evaluate_known(entries._replace(**{part: getattr(entries, part)[1:]}))
     scores[truth == 1] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         evaluate_known(known_scores(scores, truth))

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from utils.options import as_text, converter, kind_of, option, reader
+from utils.options import Shorthand, as_text, choices_of, converter, kind_of, option, reader
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,59 @@ def test_text_that_does_not_fit_is_a_value_error_with_a_reason(kind, text):
         convert(text)
 
 
+REASONS = [
+    (int, "0x10", "must be a whole number"),
+    (int | None, "x", "must be a whole number"),
+    (float, "one", "must be a number"),
+    (float, "nan", "must be a finite number"),
+    (float, "inf", "must be a finite number"),
+    (float, "-inf", "must be a finite number"),
+    (bool, "", "must be True or False"),
+    (bool, "maybe", "must be True or False"),
+    (str, "", "must not be empty"),
+    (Path, "", "must not be empty"),
+    (tuple[Literal["left", "right"], ...], "left,wrong", "must be one of left, right"),
+    (Literal["left", "right"], "rigth", "must be one of left, right (did you mean right?)"),
+]
+
+
+@pytest.mark.parametrize("kind, text, reason", REASONS)
+def test_the_reason_says_what_a_text_must_be(kind, text, reason):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the words are compared as a whole
+        converter(kind)[0](text)
+    assert str(error.value) == reason
+
+
+@pytest.mark.parametrize("word, value", [("true", True), ("YES", True), ("1", True), ("False", False), ("0", False)])
+def test_yes_and_no_have_several_words(word, value):
+    assert converter(bool)[0](word) is value
+
+
+def test_a_path_of_the_user_begins_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert converter(Path)[0]("~/data") == Path("/somewhere/data")
+
+
+KINDS = [
+    (int, "int"),
+    (bool | None, "bool?"),
+    (tuple[float, ...], "float..."),
+    (tuple[Path, ...] | None, "path...?"),
+    (tuple[Literal["x"], ...] | None, "choice...?"),
+]
+
+
+@pytest.mark.parametrize("annotation, kind", KINDS)
+def test_a_kind_is_a_word_with_a_sign_of_lists_and_one_of_what_may_be_unset(annotation, kind):
+    assert kind_of(annotation) == kind
+    assert choices_of(annotation) == (("x",) if "choice" in kind else ())
+
+
+def test_a_type_that_no_flag_has_has_no_kind():
+    with pytest.raises(KeyError):
+        kind_of(dict)
+
+
 def test_choices_come_with_the_annotation():
     assert converter(Literal["x", "y"])[1] == ("x", "y")
     assert converter(int)[1] == ()
@@ -48,7 +101,23 @@ def test_an_option_says_everything_once():
         rate: float = option(0.5, "share of labels", aliases=("share",))
 
     (field,) = fields(Config)
-    assert (Config().rate, field.metadata["help"], field.metadata["aliases"]) == (0.5, "share of labels", ("share",))
+    assert Config().rate == 0.5
+    assert field.metadata == {
+        "help": "share of labels",
+        "aliases": ("share",),
+        "choices": (),
+        "synonyms": {},
+        "shorthands": {},
+        "common": False,
+        "strict": False,
+    }
+
+
+def test_what_else_is_said_of_an_option_is_kept():
+    both = Shorthand("on or off", "both settings", lambda text: {"rate": text})
+    said = {"synonyms": {"half": "0.5"}, "shorthands": {"both": both}, "common": True, "strict": True}
+    field = option("a", "which", choices=iter("ab"), **said)
+    assert dict(field.metadata) == {"help": "which", "aliases": (), "choices": ("a", "b"), **said}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +142,7 @@ def test_every_value_has_a_text_that_gives_it_back(value):
     kinds = {type(None): int | None, tuple: tuple[int, ...], type(Path()): Path}
     convert, _ = converter(kinds.get(type(value), type(value)))
     assert convert(as_text(value)) == value
+    assert as_text([1, "x"]) == "1,x"
 
 
 def test_choices_of_a_registry_make_a_choice_of_a_text():

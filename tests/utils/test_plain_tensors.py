@@ -2,13 +2,15 @@
 
 import os
 import re
+import zipfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from utils.checks import UserError
-from utils.safe_files import is_state, load_metadata, load_tensors, require_plain_tensors
+from utils.safe_files import is_state, load_metadata, load_npy, load_pickle, load_tensors, require_plain_tensors
 
 FILE = Path("x.pth")
 
@@ -101,3 +103,74 @@ def test_what_a_file_asks_to_run_is_listed_in_its_order_with_torchs_own_last(tmp
     names = ", ".join([f"{os.system.__module__}.system", "builtins.eval", "torch.serialization.load", "torch.compile"])
     with pytest.raises(UserError, match=re.escape(f"the file asks to run {names};")):
         load_tensors(tmp_path / "a.pth")
+
+
+def refused(folder, records):
+    """What is said of an archive of these records, each with its content and its compression."""
+    with zipfile.ZipFile(folder / "a.pth", "w") as zipped:
+        for name, (data, compression) in records.items():
+            zipped.writestr(f"archive/{name}", data, compression)
+    with pytest.raises(UserError) as error:
+        load_tensors(folder / "a.pth")
+    return str(error.value)
+
+
+def test_names_are_told_of_pickles_that_are_not_compressed_alone(tmp_path):
+    call, harmless = b"cos\nsystem\n.", b"cnumpy\nload\n."
+    for call_at, compression in (("data/0", zipfile.ZIP_STORED), ("more.pkl", zipfile.ZIP_DEFLATED)):
+        said = refused(tmp_path, {"data.pkl": (harmless, zipfile.ZIP_STORED), call_at: (call, compression)})
+        assert "the file asks to run numpy.load; only tensors" in said
+    said = refused(tmp_path, {"data.pkl": (harmless, zipfile.ZIP_STORED), "more.pkl": (call, zipfile.ZIP_STORED)})
+    assert "the file asks to run numpy.load, os.system; only tensors" in said
+
+
+def test_a_class_of_a_program_makes_it_a_program(tmp_path):
+    content = b"c__torch__.net\nNet\n0cos\nsystem\n."
+    said = refused(tmp_path, {"data.pkl": (content, zipfile.ZIP_STORED)})
+    assert "refused: a TorchScript archive is a program" in said
+
+
+def test_five_names_of_80_letters_are_told(tmp_path):
+    names = ["a" * 100, "b", "c", "d", "e", "f"]
+    content = b"".join(b"cx\n%s\n0" % name.encode() for name in names)
+    said = refused(tmp_path, {"data.pkl": (b"\x80\x02" + content + b"N.", zipfile.ZIP_STORED)})
+    assert f"asks to run x.{'a' * 78}, x.b, x.c, x.d, x.e; only" in said
+
+
+def test_tensors_that_are_not_plain_are_told_from_calls(tmp_path):
+    torch.save({"w": torch.eye(2).to_sparse()}, tmp_path / "a.pth")
+    with pytest.raises(
+        UserError, match=r"it holds no plain tensors of numbers \(torch\._utils\._rebuild_sparse_tensor\)"
+    ):
+        load_tensors(tmp_path / "a.pth")
+
+
+def test_the_keys_of_an_old_file_are_asked_for_names_too(tmp_path):
+    file = tmp_path / "a.pth"
+    torch.save(torch.ones(6), file, _use_new_zipfile_serialization=False)
+    data = file.read_bytes()
+    (keys,) = re.findall(rb"\x80\x02\]q\x00X.{4}\d+q\x01a\.", data, re.DOTALL)
+    file.write_bytes(data.replace(keys, b"\x80\x02cx\ny\n."))
+    with pytest.raises(UserError, match=r"the file asks to run x\.y;"):
+        load_tensors(file)
+
+
+READERS = [
+    (load_tensors, "utils.safe_files.read_torch", "a.pth"),
+    (load_pickle, "utils.safe_files.PlainUnpickler.load", "a.pkl"),
+    (load_npy, "numpy.lib.format.read_magic", "a.npy"),
+]
+
+
+@pytest.mark.parametrize(("load", "reads", "name"), READERS, ids=["tensors", "pickle", "npy"])
+def test_faults_of_the_disk_are_told_from_damage_and_words_are_cut(load, reads, name, tmp_path, monkeypatch):
+    (tmp_path / name).touch()
+    said = []
+    for error in (OSError(5, "Input/output error"), OSError("odd"), ValueError("x" * 200 + "\nmore"), ValueError()):
+        monkeypatch.setattr(reads, mock.Mock(side_effect=error))
+        with pytest.raises(UserError) as refusal:
+            load(tmp_path / name)
+        said.append(str(refusal.value).removeprefix(f"{tmp_path / name}: "))
+    assert said[:2] == [f"cannot be read: {words}; check the path" for words in ("Input/output error", "odd")]
+    assert f"({'x' * 160})" in said[2]
+    assert "(ValueError)" in said[3]

@@ -1,7 +1,10 @@
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from utils import plots
 from utils.plots import (
     MARKS,
     Card,
@@ -9,6 +12,7 @@ from utils.plots import (
     Mark,
     ModelView,
     heat,
+    plain_name,
     plot_bars,
     plot_contact_sheet,
     plot_counts,
@@ -26,6 +30,71 @@ def test_heat_is_the_positive_part_scaled_to_one():
     np.testing.assert_allclose(warmth, [[0, 0], [0.5, 1.0]])
     assert heat(-np.ones((2, 2), np.float32), (8, 6)).max() == 0
     assert heat(cam, (8, 6)).shape == (6, 8)
+
+
+@pytest.mark.parametrize("top", [1e-6, 0.5, 1.0, 7.0])
+def test_heat_reaches_from_none_to_one_whatever_the_map_holds(top):
+    cam = np.array([[0.0, top / 4, -top], [top, top / 2, 0.0]], dtype=np.float32)
+    np.testing.assert_allclose(heat(cam, (3, 2)), [[0, 0.25, 0], [1, 0.5, 0]], rtol=1e-6)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that would have been saved."""
+    held = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: held.append(figure))
+    return held
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [
+        ((2.0, 20.5), "log"),
+        ((2.0, 20.0), "linear"),
+        ((0.01, 0.2), "log"),
+        ((0.0, 5.0), "linear"),
+        ((-1.0, 5.0), "linear"),
+        ((), "linear"),
+    ],
+)
+def test_losses_that_differ_more_than_tenfold_are_drawn_on_a_logarithmic_scale(figures, losses, scale):
+    plot_curves({"a": [{"epoch": n, "loss": loss} for n, loss in enumerate(losses)]}, None)
+    assert figures[0].axes[0].get_yscale() == scale
+
+
+@pytest.mark.parametrize(("count", "named"), [(81, 81), (82, 0)])
+def test_the_classes_of_the_tail_are_named_where_there_is_space(figures, count, named):
+    names = ["n" * 16, "n" * 17, *(f"class {k}" for k in range(2, count))]
+    plot_tail(names, np.arange(count)[::-1], np.full(count, 0.5), {"a": np.arange(count)}, None)
+    upper, lower = figures[0].axes
+    texts = [each.get_text() for each in lower.get_xticklabels()]
+    assert (len(texts), texts[:2]) == (named, ["n" * 16, "n" * 15 + "\u2026"][:named])
+    assert tuple(upper.get_gridspec().get_height_ratios()) == (2, 1)
+    (legend,) = figures[0].legends
+    assert (legend.columnspacing, legend.handlelength) == (1.2, 1.2)
+
+
+def test_the_numbers_beside_a_heat_map_are_small(figures):
+    plot_heat_map(["a", "b"], np.eye(2), None, title="t")
+    assert {each.get_fontsize() for each in figures[0].axes[1].get_yticklabels()} == {7}
+
+
+def test_a_single_image_counts_as_all(figures):
+    plot_counts({"one": np.array([0, 1])}, None, xlabel="labels")
+    assert figures[0].axes[0].patches[0].get_data().values.tolist() == [0, 100]
+
+
+def test_names_are_one_short_line():
+    assert plain_name("x" * 28) == "x" * 28
+    assert plain_name("x" * 29) == "x" * 27 + "\u2026"
+    assert plain_name(" a\n b\t$c ", 6) == r"a b \$c"
+    assert plain_name("abcd", 3) == "ab\u2026"
+
+
+def test_letters_without_a_font_are_drawn_without_a_warning(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_heat_map(["\U0001fbff\u7ea2", "b"], np.eye(2), tmp_path / "h.png", title="t")
 
 
 def test_curves_are_drawn_for_whatever_columns_there_are(tmp_path):

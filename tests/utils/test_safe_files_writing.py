@@ -33,6 +33,15 @@ def test_the_old_file_is_readable_until_the_new_one_is_whole(tmp_path):
     assert file.read_bytes() == b"half"
 
 
+def test_all_bytes_are_on_the_disk_before_the_old_file_goes(tmp_path, monkeypatch):
+    file, synced = tmp_path / "result.json", []
+    file.write_bytes(b"something old")
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((os.fstat(number).st_size, file.read_bytes())))
+    write_atomically(file, lambda stream: stream.write(b"new"))
+    assert synced == [(3, b"something old")]
+    assert file.read_bytes() == b"new"
+
+
 @pytest.mark.parametrize("raised", [ValueError("x"), RuntimeError("a fault of the writer"), KeyboardInterrupt()])
 def test_a_failing_writer_leaves_the_old_file_and_its_own_error(tmp_path, raised):
     file = tmp_path / "best.pth"

@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 
@@ -21,6 +22,11 @@ def test_order_kind_and_grouping_of_the_parts_matter():
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_seed_is_63_bits_of_blake2b_of_its_parts_as_json():
+    digest = hashlib.blake2b(b'[5, "order", 7]', digest_size=8).hexdigest()
+    assert derive_seed(5, "order", 7) == int(digest, 16) // 2 == 6696065169057145697
 
 
 def test_numpy_numbers_are_numbers():

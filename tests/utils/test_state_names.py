@@ -29,6 +29,7 @@ def test_other_names_are_no_averages(key):
         ("n_averaged", torch.zeros(2), False),
         ("conv.weight", torch.zeros(1), False),
         ("conv.duration", "text", False),
+        *(("conv.duration", value, True) for value in (3, 0.5, [1], (2, 3))),
     ],
 )
 def test_counters_are_small_and_have_their_names(name, value, counted):
@@ -42,6 +43,7 @@ def test_counters_are_small_and_have_their_names(name, value, counted):
         ("module.conv1.weight", "conv1.weight"),
         ("module.module._orig_mod.conv1.weight", "conv1.weight"),
         ("layer1._fsdp_wrapped_module.0.weight", "layer1.0.weight"),
+        ("a._orig_mod._orig_mod.b._orig_mod.c", "a.b.c"),
         ("head.module.weight", "head.module.weight"),
     ],
 )
@@ -62,3 +64,17 @@ def test_raw_and_averaged_tensors_of_one_state_are_told_apart():
     assert (raw, averaged, exchanged) == ({"fc.weight": one}, {"fc.weight": two}, False)
     raw, averaged, exchanged = split_average({"fc.weight": one, "ema_fc_weight": two})
     assert (set(raw), set(averaged), exchanged) == ({"fc.weight"}, {"fc_weight"}, True)
+
+
+@pytest.mark.parametrize(
+    ("names", "exchanged"),
+    [
+        (["ema_fcweight", "ema_fc_bias"], True),
+        (["ema_fc.weight"], False),
+        (["ema.fcweight"], False),
+        (["ema.fcweight", "ema_fcbias"], False),
+        (["ema_fcbias", "ema.fcweight"], False),
+    ],
+)
+def test_only_names_that_are_all_without_dots_are_those_of_mmcv(names, exchanged):
+    assert split_average({name: torch.ones(1) for name in names})[2] is exchanged

@@ -3,6 +3,7 @@
 import argparse
 import io
 import pickle
+import re
 import zipfile
 from collections import Counter, OrderedDict
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from utils.checks import UserError
 from utils.safe_files import load_tensors
-from utils.tensor_files import read_torch
+from utils.tensor_files import _filled, _Storage, read_torch
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
 DTYPES += [torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128]
@@ -38,6 +39,7 @@ def test_tensors_of_every_type_are_those_of_torch(dtype, new, tmp_path):
         "scalar": whole[0, 0, 0],
         "empty": whole[:0],
         "expanded": whole[:1, :1].expand(3, 2, 6),
+        "nothing": torch.empty(0, 3, dtype=dtype),
     }
     file = saved(content, new, tmp_path)
     found, expected = load_tensors(file), torch.load(file, weights_only=True)
@@ -122,7 +124,90 @@ def test_a_tensor_of_bytes_with_a_type_is_read(tmp_path):  # as torch saves unsi
     [(0, (2, 3), (3, 1)), (5, (1,), (1,)), (0, (6,), (1,)), (2, (4, 9), (1, 0)), (0, (0, 100), (1, 1)), (0, (), ())],
 )
 def test_the_last_number_of_the_storage_may_be_used(offset, size, stride, tmp_path):
-    assert read(archive(pickled_tensor(offset, size, stride)), tmp_path).shape == size
+    numbers = torch.arange(6.0)
+    found = read(archive(pickled_tensor(offset, size, stride), numbers.numpy().tobytes()), tmp_path)
+    assert torch.equal(found, numbers.as_strided(size, stride, offset))
+
+
+def test_a_tensor_of_nothing_begins_nowhere_beyond_its_storage(tmp_path):
+    found = read(archive(pickled_tensor(100, (3, 0), (1, 1))), tmp_path)
+    assert (found.shape, found.storage_offset()) == ((3, 0), 0)
+
+
+STORAGE = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuI6\nt"
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        b"]" + STORAGE[:-1] + b"e",
+        STORAGE[:-4] + b"t",
+        STORAGE.replace(b"\x07storage", b"\x06module"),
+        STORAGE[:-1] + b"I0\nt",
+        STORAGE[:-1] + b"NNt",
+    ],
+    ids=["a list", "too short", "another word", "a view", "too long"],
+)
+def test_a_persistent_id_names_a_storage(storage, tmp_path):
+    content = pickled_tensor(0, (2,), (1,)).replace(STORAGE, storage)
+    with pytest.raises(UserError, match="a persistent id that names no storage"):
+        read(archive(content), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [(b"FloatStorage", b"float32"), (b"U\x010", b"I0\n"), (b"I6\n", b"F6.0\n"), (b"I6\n", b"I-1\n")],
+    ids=["type", "key", "fraction", "negative"],
+)
+def test_a_storage_has_a_type_a_key_and_a_number(part, other, tmp_path):
+    content = pickled_tensor(0, (2,), (1,)).replace(STORAGE, STORAGE.replace(part, other))
+    with pytest.raises(UserError, match="a storage that is not plain"):
+        read(archive(content), tmp_path)
+
+
+@pytest.mark.parametrize("part", [b"(I2\nt(I1\nt", b"I0\n(I2\n"])
+def test_sizes_and_places_are_whole_numbers(part, tmp_path):
+    content = pickled_tensor(0, (2,), (1,))
+    assert part in content
+    with pytest.raises(UserError, match="a tensor of impossible shape"):
+        read(archive(content.replace(part, part.replace(b"I", b"F", 1))), tmp_path)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@FORMATS
+def test_tensors_keep_their_gradient_and_lose_their_attributes(learned, new, tmp_path):
+    tensor = torch.ones(2, requires_grad=learned)
+    tensor.tag = "x"
+    found = load_tensors(saved([tensor, torch.ones(2, requires_grad=learned)], new, tmp_path))
+    assert [(each.requires_grad, each.tolist()) for each in found] == [(learned, [1, 1])] * 2
+    assert not hasattr(found[0], "tag")
+
+
+def test_the_oldest_tensors_have_no_word_on_gradients(tmp_path):
+    content = pickled_tensor(0, (2,), (1,)).replace(b"_rebuild_tensor_v2", b"_rebuild_tensor")
+    found = read(archive(content.replace(b"I00\nNt", b"t")), tmp_path)
+    assert (found.tolist(), found.requires_grad) == ([0, 0], False)
+
+
+def test_a_tensor_with_attributes_is_made_as_tensors_are(tmp_path):
+    content = b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(ctorch\nSize\nctorch\nTensor\n(t}tR."
+    with pytest.raises(UserError, match="a tensor that is made in an unknown way"):
+        read(archive(content), tmp_path)
+
+
+def test_a_parameter_is_made_of_a_tensor(tmp_path):
+    with pytest.raises(UserError, match="not a readable file of tensors"):
+        read(archive(b"\x80\x02ctorch._utils\n_rebuild_parameter\n(NI01\nNtR."), tmp_path)
+
+
+def test_keys_of_a_counter_are_plain(tmp_path):
+    content = b"\x80\x04ccollections\nCounter\n](](" + b"(\x91" + b"K\x01ee\x85R."
+    with pytest.raises(UserError, match="where a number or a string is expected"):
+        read(archive(content), tmp_path)
+
+
+def test_a_device_without_a_number_is_a_word(tmp_path):
+    assert load_tensors(saved([torch.device("cpu"), torch.device("cuda", 0)], True, tmp_path)) == ["cpu", "cuda:0"]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +239,12 @@ def test_a_storage_is_as_long_as_its_record(number, stored, tmp_path):
 def two(first, second):
     """A pickle of a pair of two pickled tensors."""
     return b"\x80\x02" + first[2:-1] + second[2:-1] + b"\x86."
+
+
+def test_a_storage_has_one_length(tmp_path):
+    first, second = pickled_tensor(0, (2,), (1,)), pickled_tensor(0, (2,), (1,), number=5)
+    with pytest.raises(UserError, match="two types or lengths"):
+        read(archive(two(first, second)), tmp_path)
 
 
 def test_a_storage_has_one_type(tmp_path):
@@ -190,6 +281,28 @@ def test_bytes_of_another_machine_are_refused(tmp_path):
         load_tensors(file)
 
 
+@pytest.mark.parametrize("names", [["archive/data/0"], ["a/data.pkl", "b/data.pkl"], ["data.pkl"]])
+def test_an_archive_has_one_pickle_in_one_folder(names, tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.pth", "w") as zipped:
+        for name in names:
+            zipped.writestr(name, b"\x80\x02N.")
+    with pytest.raises(UserError, match=r"an archive without data\.pkl"):
+        load_tensors(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("name", ["archive/data.pkl", "archive/data/0"])
+def test_no_record_is_compressed_or_longer_than_the_file(name, tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.pth", "w") as zipped:
+        for each, data in (("archive/data.pkl", pickled_tensor(0, (2,), (1,))), ("archive/data/0", bytes(24))):
+            zipped.writestr(each, data, zipfile.ZIP_DEFLATED if each == name else zipfile.ZIP_STORED)
+    with pytest.raises(UserError, match="compressed or overlap"):
+        load_tensors(tmp_path / "model.pth")
+    whole = archive(pickled_tensor(0, (2,), (1,)))
+    place = whole.rindex(name.encode()) - 22  # of the length of the record, in the list at the end of the archive
+    with pytest.raises(UserError, match="compressed or overlap"):
+        read(whole[:place] + (9999).to_bytes(4, "little") + whole[place + 4 :], tmp_path)
+
+
 def test_a_program_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.pth", "w") as zipped:
         zipped.writestr("archive/data.pkl", b"\x80\x02N.")
@@ -208,14 +321,61 @@ def test_a_file_that_was_cut_is_refused(keep, new, tmp_path):
         load_tensors(file)
 
 
-def test_old_files_claim_no_more_than_they_hold(tmp_path):
-    file = saved(torch.ones(6), False, tmp_path)
+def old_file_with(changes, folder):
+    """What is said of a file of torch before 1.6 in which each of the parts has been replaced."""
+    file = saved(torch.ones(6), False, folder)
     data = file.read_bytes()
-    six = pickle.dumps(6, 2)[2:-1]
-    assert six + b"Nt" in data
-    file.write_bytes(data.replace(six + b"Nt", b"J\xff\xff\xff\x7fNt"))
-    with pytest.raises(UserError, match="holds only a part"):
+    for part, other in changes:
+        assert data.count(part) == 1
+        data = data.replace(part, other)
+    file.write_bytes(data)
+    with pytest.raises(UserError) as error:
         load_tensors(file)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("claimed", [b"J\xff\xff\xff\x7f", b"M\xf4\x01"], ids=["2147483647", "500"])
+def test_old_files_claim_no_more_than_they_hold(claimed, tmp_path):
+    six = pickle.dumps(6, 2)[2:-1]
+    assert "holds only a part" in old_file_with([(six + b"Nt", claimed + b"Nt")], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "words"),
+    [
+        (pickle.dumps(1001, 2), pickle.dumps(1002, 2), "no file of torch.save"),
+        (pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(0x1950A86A20F9469CFC6D, 2), "no file of torch.save"),
+        (b"little_endianq\x02\x88", b"little_endianq\x02\x89", "written on a big-endian machine"),
+        (bytes([6, *bytes(7)]), bytes([7, *bytes(7)]), "a storage of another length than its tensors say"),
+        (bytes([6, *bytes(7)]), bytes([6, *bytes(6), 1]), "a storage of another length than its tensors say"),
+    ],
+)
+def test_old_files_begin_and_end_as_torch_writes_them(part, other, words, tmp_path):
+    assert words in old_file_with([(part, other)], tmp_path)
+
+
+def test_old_files_list_each_storage_once(tmp_path):
+    data = saved(torch.ones(6), False, tmp_path).read_bytes()
+    (keys,) = re.findall(rb"\x80\x02\]q\x00(X.{4}\d+q\x01)a\.", data, re.DOTALL)
+    for others in (b"(" + 2 * keys + b"e", b"X\x01\x00\x00\x00xa", b""):
+        (tmp_path / "model.pth").write_bytes(data.replace(b"]q\x00" + keys + b"a.", b"]q\x00" + others + b"."))
+        with pytest.raises(UserError, match="storages are missing"):
+            load_tensors(tmp_path / "model.pth")
+
+
+class Drops(io.BytesIO):
+    """A stream that gives few bytes at a time."""
+
+    def readinto(self, room):
+        return super().readinto(room[:5])
+
+
+def test_a_storage_is_filled_by_a_stream_of_any_pace():
+    values = torch.arange(6.0)
+    data = values.numpy().tobytes()
+    assert torch.equal(_filled(_Storage(torch.empty(6)), Drops(data)).values, values)
+    with pytest.raises(EOFError):
+        _filled(_Storage(torch.empty(6)), Drops(data[:-1]))
 
 
 def test_torch_itself_reads_nothing(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import tracemalloc
 
@@ -7,7 +8,7 @@ from scipy.sparse import csr_array
 
 from data.images.files import ArrayImages
 from utils import types
-from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, LabelTable
+from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, ClassCounts, CriterionInfo, LabelTable
 
 
 def both(codes, default):
@@ -58,6 +59,16 @@ def test_hash_and_counts_do_not_depend_on_the_size_of_blocks(tables, monkeypatch
         assert table.hash() == plain_hash(codes)
         for code in (PRESENT, ABSENT, UNKNOWN):
             np.testing.assert_array_equal(table.counts(code), (codes == code).sum(axis=0))
+
+
+@pytest.mark.parametrize("classes, block, size", [(7, 14, 2), (7, 20, 2), (7, 6, 1), (1, 4, 4)])
+def test_hash_reads_as_many_rows_at_a_time_as_a_block_has_entries(monkeypatch, classes, block, size):
+    read, rows = [], LabelTable.rows
+    monkeypatch.setattr(types, "_BLOCK", block)
+    monkeypatch.setattr(LabelTable, "rows", lambda self, index: read.append(index) or rows(self, index))
+    table = LabelTable(np.zeros((9, classes), dtype=np.int8))
+    assert table.hash() == table.hash()
+    assert read == [slice(start, start + size) for start in range(0, 9, size)], "each once: the hash is kept"
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (4, 0), (0, 0), (1, 1)])
@@ -124,10 +135,23 @@ def test_rows_are_copies_and_the_table_cannot_be_changed(tables):
         dense.codes[0, 0] = PRESENT
 
 
-@pytest.mark.parametrize("codes", [np.zeros((2, 2)), np.zeros(4, np.int8), np.full((2, 2), 2, np.int8)])
+@pytest.mark.parametrize("codes", [np.zeros((2, 2)), np.zeros(4, np.int8), np.zeros((2, 2, 1), np.int8)])
 def test_what_is_no_label_table_is_refused(codes):
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises(TypeError, match="labels must be int8"):
         LabelTable(codes)
+
+
+@pytest.mark.parametrize("code", [-128, UNKNOWN - 1, PRESENT + 1, 127])
+def test_other_codes_are_refused_in_either_form(code):
+    codes = np.zeros((3, 2), dtype=np.int8)
+    codes[1] = PRESENT, code
+    for held in (codes, csr_array(codes)):
+        with pytest.raises(ValueError, match="labels must be 1"):
+            LabelTable(held)
+
+
+def test_codes_are_those_of_the_label_files():
+    assert (PRESENT, ABSENT, UNKNOWN) == (1, 0, -1)
 
 
 def annotations(rows=4):
@@ -158,3 +182,61 @@ def test_annotations_whose_parts_do_not_fit_are_refused():
         Annotations(whole.images, whole.ids[:2], whole.classes, whole.truth)
     with pytest.raises(ValueError, match="class names"):
         Annotations(whole.images, whole.ids, ("a",), whole.truth)
+
+
+def full_annotations():
+    whole = annotations()
+    return dataclasses.replace(
+        whole, given=LabelTable(np.zeros((4, 2), np.int8)), places=np.array([3, 0, 2, 1]), ids=("9", "100", "b", "a")
+    )
+
+
+@pytest.mark.parametrize("part", ["truth", "given", "places"])
+@pytest.mark.parametrize("rows", [3, 5])
+def test_a_part_of_other_length_is_named(part, rows):
+    other = np.arange(rows) if part == "places" else LabelTable(np.zeros((rows, 2), np.int8))
+    with pytest.raises(ValueError, match=f"^{part}: {rows} rows for 4 ids$"):
+        dataclasses.replace(full_annotations(), **{part: other})
+
+
+def test_taking_rows_takes_every_part_along_and_adds_none():
+    index = np.array([3, 0])
+    part = full_annotations().take(index)
+    assert (len(part), part.ids, part.classes) == (2, ("a", "9"), ("a", "b"))
+    np.testing.assert_array_equal(part.truth.dense(), np.eye(4, 2)[index])
+    assert len(part.given) == 2
+    assert part.places.tolist() == [1, 3]
+    bare = dataclasses.replace(annotations(), boxes=None).take(index)
+    assert (bare.boxes, bare.given, bare.places) == (None, None, None)
+
+
+def test_recipes_draw_in_the_published_order_or_that_of_the_ids_as_text():
+    whole = full_annotations()
+    assert whole.recipe_order().tolist() == [1, 3, 2, 0]
+    assert dataclasses.replace(whole, places=None).recipe_order().tolist() == [1, 0, 3, 2]
+    assert dataclasses.replace(whole, places=np.zeros(4, int)).recipe_order().tolist() == [0, 1, 2, 3]
+
+
+def test_the_hash_of_the_content_depends_on_rows_classes_and_true_labels():
+    whole = full_annotations()
+    changed = (
+        {"ids": ("9", "100", "b", "c")},
+        {"classes": ("a", "c")},
+        {"truth": LabelTable(np.zeros((4, 2), np.int8))},
+    )
+    assert len({whole.content_hash(), *(dataclasses.replace(whole, **each).content_hash() for each in changed)}) == 4
+    assert dataclasses.replace(whole, given=None, boxes=None, places=None).content_hash() == whole.content_hash()
+
+
+def test_the_backbone_learns_from_the_first_epoch_on_unless_something_else_is_said():
+    counts = ClassCounts(np.array([1, 2]), "observed")
+    info = CriterionInfo(
+        observed=annotations().truth,
+        classes=("a", "b"),
+        epochs=1,
+        steps_per_epoch=1,
+        feature_width=8,
+        class_counts=counts,
+        seed=0,
+    )
+    assert (info.frozen_epochs, info.clean_counts) == (0, None)

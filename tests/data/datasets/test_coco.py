@@ -106,6 +106,36 @@ def test_faults_are_named_in_one_line(tmp_path, document, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "box, fault",
+    [
+        ([1, 2, 0, 0], ""),
+        ([-7, -8.5, 1, 2], ""),
+        ([999_999_999, 0, 1, 999_999_999], ""),
+        ([-999_999_999, 0, 1, 1], ""),
+        ([1e9, 0, 1, 1], "that is not four numbers of pixels"),
+        ([0, 0, 1, 1e9], "that is not four numbers of pixels"),
+        ([0, -1e9, 1, 1], "that is not four numbers of pixels"),
+        ([0, 0, float("nan"), 1], "that is not four numbers of pixels"),
+        ([0, 0, "1", 1], "that is not four numbers of pixels"),
+        ([1, 2, 3, 4, 5], "that is not four numbers"),
+        ([1, 2, -0.5, 3], "with a negative width or height"),
+        ([1, 2, 3, -0.5], "with a negative width or height"),
+    ],
+)
+def test_boxes_may_be_empty_and_lie_outside_but_not_beyond_reason(tmp_path, box, fault):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(changed("annotations", 0, bbox=box)))
+    if fault:
+        with pytest.raises(UserError) as caught:
+            read_instances(path)
+        assert str(caught.value) == f"{path}: entry 0 of 'annotations' has a 'bbox' {fault}"
+    else:
+        x, y, width, height = box
+        corners = np.array([[x, y, x + width, y + height]], dtype=np.float32)
+        np.testing.assert_allclose(read_instances(path).boxes.corners[-1:], corners)
+
+
 @pytest.mark.parametrize("content", [b"", b'{"images": [', b"\xff\xfe\xff", b"[" * 100_000])
 def test_a_file_that_is_no_json_is_said_in_one_line(tmp_path, content):
     path = tmp_path / "instances.json"
@@ -136,6 +166,11 @@ def test_missing_folders_are_explained(tmp_path):
     load(tmp_path, tmp_path)
     with pytest.raises(UserError, match=r"images/train2014: no such folder"):
         load(tmp_path, tmp_path, need_images=True)
+
+
+def test_other_years_are_not_known(tmp_path):
+    with pytest.raises(UserError, match="COCO 2015: only 2014 and 2017 are known"):
+        load(coco_tree(tmp_path, 2015, TRAIN, VAL), tmp_path, 2015)
 
 
 def test_nothing_is_printed(tmp_path, capsys):

@@ -114,6 +114,13 @@ def test_made_up_class_names_sort_as_the_columns_do(tmp_path):
     assert len(set(classes)) == 312
 
 
+@pytest.mark.parametrize("width, first, last", [(1, "00", "00"), (100, "00", "99"), (101, "000", "100")])
+def test_made_up_class_names_have_two_digits_or_as_many_as_needed(tmp_path, width, first, last):
+    wide = {f"{part}_labels": np.zeros((len(LABELS[part]), width)) for part in LABELS}
+    classes = load(formatted_tree(tmp_path, train_labels_obs=None, **wide), LAYOUT._replace(width=None))[0].classes
+    assert (classes[0], classes[-1], len(classes)) == (f"class {first}", f"class {last}", width)
+
+
 def test_the_first_folder_that_exists_has_the_images(tmp_path):
     formatted_tree(tmp_path)
     picture(tmp_path / "c" / "1.jpg")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from data.datasets.long_tail_pickles import check_groups, check_ids, check_pickl
 from data.datasets.source import DatasetSource
 from data.files.cache import Cache
 from tests import golden_files
-from tests.data.damage.longtail import IDS, TEST, TRAIN, groups, load, longtail_tree
+from tests.data.damage.longtail import IDS, TEST, TRAIN, frequencies, groups, load, longtail_tree
 from tests.data.trees import picture
 from utils.checks import UserError
 from utils.long_tail import class_groups
@@ -147,6 +148,33 @@ def test_classes_stand_in_the_order_of_their_numbers(tmp_path):
 
 
 # What lies beside the lists
+
+
+@pytest.mark.parametrize("key", ["class_freq", "neg_class_freq", "condition_prob"])
+@pytest.mark.parametrize("change, passes", [(0.9e-6, True), (-0.9e-6, True), (1.1e-6, False), (-1.1e-6, False)])
+def test_frequencies_may_differ_by_rounding_only(tmp_path, key, change, passes):
+    held = frequencies("voc-lt")
+    values = held[key].astype(np.float64)
+    values.flat[-1] += change
+    path = longtail_tree(tmp_path, "voc-lt", checks=True) / "appendix" / "VOCdevkit" / "longtail2012"
+    (path / "class_freq.pkl").write_bytes(pickle.dumps(held | {key: values}, 2))
+    if passes:
+        assert load(tmp_path, "voc-lt").train.ids == ("2008_01", "2008_09")
+    else:
+        with pytest.raises(UserError, match=rf"class_freq\.pkl: {key} of .*'dog' is .*, by the list 1"):
+            load(tmp_path, "voc-lt")
+
+
+@pytest.mark.parametrize("tail, words", [({0, 1}, "class 2 ('dog') is not in"), ({0, 1, 2}, "")])
+def test_the_class_that_a_group_lacks_or_has_beyond_the_list_is_named(tmp_path, tail, words):
+    expected = {"tail": np.array([0, 1, 2])}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"tail": tail}, 2))
+    if words:
+        with pytest.raises(UserError, match=re.escape(words)):
+            check_groups(tmp_path / "a.pkl", ("cat", "cow", "dog"), expected)
+    check_groups(tmp_path / "a.pkl", ("cat", "cow", "dog"), {"tail": np.array(sorted(tail))})
+    with pytest.raises(UserError, match=r"class 0 \('cat'\) is in 'tail', unlike in the list"):
+        check_groups(tmp_path / "a.pkl", ("cat", "cow", "dog"), {"tail": np.array(sorted(tail))[1:]})
 
 
 @pytest.mark.parametrize("name", list(IDS))

@@ -202,3 +202,26 @@ def test_a_missing_folder_is_explained(tmp_path):
 def test_image_folders_are_not_required(tmp_path):
     train = load(tree(tmp_path / "oi"), tmp_path, need_images=True).train
     assert train.images.missing().tolist() == [0, 1, 2, 3]
+
+
+def test_image_ids_have_up_to_64_letters(tmp_path):
+    rows = [("a" * 64, "/m/a", 1), ("-_Z9", "/m/a", 0)]
+    assert read_verified(table(tmp_path / "x.csv", rows), ["/m/a"]).ids == ("-_Z9", "a" * 64)
+    with pytest.raises(UserError, match=r"line 3.*an image id has 1 to 64 letters"):
+        read_verified(table(tmp_path / "x.csv", [rows[0], ("a" * 65, "/m/a", 1)]), ["/m/a"])
+
+
+def test_labels_are_of_visible_letters_and_equal_to_a_class_from_end_to_end(tmp_path):
+    classes = ["/m/~", "/m/!", "/m/abc"]
+    rows = [("1", "/m/~", 1), ("2", "/m/!", 1), ("3", "/m/abcd", 1), ("3", "/m/ab", 1), ("3", "/m/zz", 1)]
+    found = read_verified(table(tmp_path / "x.csv", rows), classes)
+    assert (found.ids, found.skipped) == (("1", "2", "3"), 3)
+    np.testing.assert_array_equal(found.codes.toarray(), [[1, 0, 0], [0, 1, 0], [0, 0, 0]])
+    with pytest.raises(UserError, match=r"line 2.*expected a label such as"):
+        read_verified(table(tmp_path / "x.csv", [("1", "/m/\x7f", 1)]), classes)
+
+
+@pytest.mark.parametrize("value", ["1.00", "0.00", "1.01", "01"])
+def test_a_confidence_is_written_in_one_of_four_ways(tmp_path, value):
+    with pytest.raises(UserError, match=r"line 2.*Confidence must be 1 or 0"):
+        read_verified(table(tmp_path / "x.csv", [("1", "/m/a", value)]), ["/m/a"])

@@ -156,6 +156,24 @@ def test_images_are_found_in_whichever_folder_has_them(tmp_path):
     assert all(part.images.name(row).startswith(f"{tmp_path}/VG_100K/") for part in splits[:2] for row in range(2))
 
 
+def test_images_may_all_be_in_the_second_folder(tmp_path):
+    vg_tree(tmp_path)
+    for entry_of in OBJECTS:
+        picture(tmp_path / "VG_100K_2" / f"{entry_of['image_id']}.jpg")
+    for part in load(tmp_path, tmp_path, need_images=True)[:2]:
+        part.images.check()
+
+
+def test_numbers_of_images_have_up_to_18_digits(tmp_path):
+    ids = [0, 10**18 - 1]
+    vg_tree(tmp_path, [entry(image, [["man"]]) for image in reversed(ids)])
+    assert read_objects(tmp_path / "objects.json", {"man": 0}, 1).ids == tuple(map(str, ids))
+    for image, shown in ((10**18, "10{18}"), (-1, "-1"), (True, "True")):
+        vg_tree(tmp_path, [entry(4, [["man"]]), entry(image, [["man"]])])
+        with pytest.raises(UserError, match=rf"objects\.json, entry 1: image_id is {shown}, must be the number"):
+            read_objects(tmp_path / "objects.json", {"man": 0}, 1)
+
+
 def test_vg256_may_lie_under_path_lists(tmp_path):
     vg_tree(tmp_path)
     (tmp_path / "lists").mkdir()
@@ -204,6 +222,13 @@ def test_a_file_without_any_category_is_refused(tmp_path, text):
     (tmp_path / "objects.json").write_text(text)
     with pytest.raises(UserError, match=r"objects\.json: 0 images have a category"):
         load(tmp_path, tmp_path)
+
+
+def test_two_images_are_the_fewest(tmp_path):
+    splits = load(vg_tree(tmp_path / "two", [entry(4, [["man"]]), entry(9, [["field"]])]), tmp_path)
+    assert (len(splits.train), len(splits.test)) == (1, 1)
+    with pytest.raises(UserError, match=r"objects\.json: 1 images have a category"):
+        load(vg_tree(tmp_path / "one", [entry(4, [["man"]]), entry(9, [["sky"]])]), tmp_path)
 
 
 def test_white_space_between_entries_does_not_matter(tmp_path):

@@ -203,6 +203,16 @@ def test_the_folder_of_another_year_is_refused(tmp_path):
         find_root(root, 2007)
 
 
+@pytest.mark.parametrize("kept", ["Annotations", "ImageSets"])
+def test_a_folder_of_another_name_is_known_by_what_it_has(tmp_path, kept):
+    (tmp_path / "mine" / kept).mkdir(parents=True)
+    assert find_root(tmp_path / "mine", 2007) == tmp_path / "mine"
+    with pytest.raises(UserError, match="no VOC2007 here"):
+        find_root(tmp_path / "VOC2012", 2007)  # of another year, but not there
+    with pytest.raises(UserError, match="VOC 2008: only 2007 and 2012 are known"):
+        find_root(tmp_path / "mine", 2008)
+
+
 def test_images_matter_only_when_they_are_needed(tmp_path):
     voc_tree(tmp_path, 2007, IMAGES)
     load(tmp_path, tmp_path, need_images=False)
@@ -270,6 +280,19 @@ def test_the_published_suffix_comes_first(tmp_path):
     one = load(tmp_path, tmp_path).train.ids[0]
     (root / "JPEGImages" / f"{one}.png").write_bytes(b"x")
     assert load(tmp_path, tmp_path).train.images.name(0) == f"{root}/JPEGImages/{one}.jpg"
+
+
+def test_of_several_images_of_one_id_the_most_usual_suffix_counts(tmp_path):
+    root = voc_tree(tmp_path, 2007, IMAGES)
+    order = [".jpeg", ".JPEG", ".jfif", ".png", ".PNG", ".bmp"]
+    found = {"000003": order, "000020": order[1:], "000001": order[2:], "000007": order[4:]}
+    (root / "JPEGImages").mkdir()
+    for one, suffixes in found.items():
+        for suffix in suffixes:
+            (root / "JPEGImages" / f"{one}{suffix}").write_bytes(b"x")
+    parts = load(tmp_path, tmp_path)[:2]
+    names = [part.images.name(row) for part in parts for row in range(2)]
+    assert names == [f"{root}/JPEGImages/{one}{suffixes[0]}" for one, suffixes in found.items()]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.datasets.wider import WIDER_CLASSES, load_wider
+from data.datasets.wider import WIDER_CLASSES, _corners, load_wider
 from tests.data.trees import source
 from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN
@@ -149,3 +149,29 @@ def test_a_box_outside_its_image_is_found_before_training(tmp_path):
     pictures(tmp_path)
     with pytest.raises(UserError, match=r"0_c\.jpg \(row 1\): box \(900, 2, 909, 11\) lies outside its 40 x 50 pixels"):
         load(tmp_path, tmp_path, need_images=True).test.images.check()
+
+
+@pytest.mark.parametrize(
+    "box, corners",
+    [
+        ([0, 0, 999_999, 1], (0, 0, 999_999, 1)),
+        ([-999_999, -3, 1, 4], None),
+        ([2, -999_999, 1, 999_999.75], (2, -999_999, 3, 0.75)),
+        ([0, 0, 1_000_000, 1], None),
+        ([0, 0, 1, 1_000_000], None),
+        ([0.4, 0.4, 0.2, 0.2], (0.4, 0.4, 0.6, 0.6)),  # rounded, a pixel
+        ([0.1, 0, 0.4, 9], None),  # half to even, none
+        ([0, 0.1, 9, 0.4], None),
+        ([-5, 0, 5, 3], None),
+        ([0, -5, 3, 5], None),
+        ([-5, 0, 6, 3], (-5, 0, 1, 3)),
+        ([True, 0, 6, 3], None),
+        ([1, 2, 3, 4, 5], None),
+    ],
+)
+def test_a_box_has_a_whole_pixel_in_the_image_and_is_not_beyond_reason(box, corners):
+    if corners is None:
+        with pytest.raises(UserError, match=r"^here: bbox \[.*(four numbers of pixels|no area inside the image)"):
+            _corners(box, "here")
+    else:
+        assert _corners(box, "here") == pytest.approx(corners)

@@ -73,3 +73,12 @@ def test_ascii_needs_no_listing():
     assert match_name("b", {"b"}, {}, "here") == "b"
     assert by_composed(["a", "b"]) == {}
     assert alike_notes("here", ["a", "b"], "images") == []
+
+
+@pytest.mark.parametrize("count, more", [(3, ""), (4, ", ...")])
+def test_at_most_three_names_are_said(tmp_path, count, more):
+    names = [f"\u00e9{k}.png" for k in range(count)]
+    found = match_files(files(tmp_path, *map(nfd, names)), names)
+    assert found.names == [nfd(name) for name in names]
+    text = f"{tmp_path}: {count} images found under a name whose accents are encoded otherwise ("
+    assert found.notes == [f"{text}{', '.join(names[:3])}{more})"]

@@ -75,6 +75,11 @@ def test_the_fingerprint_sees_version_names_content_order_and_absence(tmp_path):
     assert fingerprint("v1", [two, one]) == prints[-1]
 
 
+def test_an_entry_is_named_by_half_of_its_fingerprint(tmp_path):
+    print_of = "0123456789abcdef" * 4
+    assert Cache(tmp_path).path("voc", print_of) == tmp_path / "voc-0123456789abcdef0123456789abcdef.npz"
+
+
 def test_the_default_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "partial-truth"

@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from data.files.text_files import read_csv, read_json, read_lines, read_text, relative_path
+from data.files.text_files import read_csv, read_json, read_lines, read_rows, read_text, relative_path
 from utils.checks import UserError
 
 PURPOSE = "it lists the images"
@@ -90,3 +90,10 @@ def test_names_inside_the_dataset_are_made_plain(text, name):
 def test_names_that_lead_out_are_refused(text):
     with pytest.raises(UserError, match=r"list\.txt, line 3"):
         relative_path(text, "list.txt, line 3")
+
+
+def test_a_field_has_at_most_four_million_letters(tmp_path):
+    longest = "x" * (1 << 22)
+    assert list(read_rows(file(tmp_path, f"a\n{longest}\n"), PURPOSE)) == [(1, ["a"]), (2, [longest])]
+    with pytest.raises(UserError, match=r"held\.csv, line 2: not a table of text \(field larger than field limit"):
+        list(read_rows(file(tmp_path, f"a\n{longest}x\n"), PURPOSE))

@@ -195,6 +195,36 @@ def test_memory_that_does_not_suffice_is_refused_before_reading(paths, cache, mo
     assert ("each of 4 processes" in str(refusal.value)) == (processes == 4)
 
 
+@pytest.mark.parametrize("free, fits", [(1000, True), (999, False)])
+def test_nine_tenths_of_the_free_memory_may_be_taken(tmp_path, monkeypatch, free, fits):
+    (tmp_path / "a").write_bytes(bytes(450))
+    monkeypatch.setattr(caching, "free_memory", lambda: free)
+    if fits:
+        assert caching.read_files([str(tmp_path / "a")], processes=2, shown=False).encoded(0) == bytes(450)
+    else:
+        with pytest.raises(UserError, match=r"0\.00 GB for each of 2 processes, and 0\.00 GB of memory are free"):
+            caching.read_files([str(tmp_path / "a")], processes=2, shown=False)
+
+
+def test_sizes_are_told_in_gigabytes(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a").touch()
+    os.truncate(tmp_path / "a", 2_500_000_000)  # takes no room on the disk
+    monkeypatch.setattr(caching, "free_memory", lambda: 1_230_000_000)
+    with pytest.raises(UserError, match=r"1 files take 2\.50 GB, and 1\.23 GB of memory are free"):
+        caching.read_files([str(tmp_path / "a")], processes=1, shown=True)
+    os.truncate(tmp_path / "a", 3)
+    caching.read_files([str(tmp_path / "a")], processes=1, shown=True)
+    assert capsys.readouterr().out == "--cache ram: 1 files take 0.00 GB of 1.23 GB of free memory\n"
+    monkeypatch.setattr(caching, "header", lambda path: ((20_000, 10_000), "RGB", "JPEG"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_010_000_000))
+    with pytest.raises(UserError, match=r"2 decoded images take 1\.20 GB in .*, and 1\.01 GB are free; name"):
+        caching.write_pixels(["a", "b"], tmp_path / "pixels.rgb", shown=True)
+    with pytest.raises(RunError, match="nowhere"):
+        caching.write_pixels(["nowhere"], tmp_path / "pixels.rgb", shown=True)
+    text = f"--cache disk: 1 decoded images take 0.60 GB in {tmp_path} (1.01 GB free)\n"
+    assert capsys.readouterr().out == text
+
+
 def test_memory_of_which_nobody_knows_is_taken(paths, cache, monkeypatch, capsys):
     monkeypatch.setattr(caching, "free_memory", lambda: None)
     assert_same_images(keep({"train": split(paths)}, "ram", cache, shown=True)["train"].images, paths)
@@ -264,6 +294,16 @@ def spoil_index(cache, paths):
     index.write_bytes(index.read_bytes()[:-40])
 
 
+def spoil_layout(change):
+    def spoil(cache, paths):
+        (index,) = cache.folder.glob("pixels-*.npz")
+        with np.load(index) as held:
+            arrays = dict(held)
+        np.savez(index, **(arrays | {"places": change(arrays["places"])}))
+
+    return spoil
+
+
 def spoil_image(cache, paths):
     photo(paths[4], 99, size=(33, 44))
 
@@ -273,7 +313,11 @@ def spoil_time(cache, paths):
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_shorter, spoil_byte, spoil_empty, spoil_gone, spoil_index, spoil_image, spoil_time]
+    "spoil",
+    [
+        *(spoil_shorter, spoil_byte, spoil_empty, spoil_gone, spoil_index, spoil_image, spoil_time),
+        *map(spoil_layout, (lambda places: places[:-1], lambda places: places[:, :2], lambda places: 1.0 * places)),
+    ],
 )
 def test_pixels_that_do_not_hold_are_written_anew(paths, cache, decoded, spoil):
     kept(paths, "disk", cache)
@@ -298,14 +342,15 @@ def test_a_write_that_is_cut_off_leaves_the_next_run_to_start_over(paths, cache,
     assert_same_images(kept(paths, "disk", cache), paths)
 
 
-def test_what_killed_processes_left_is_removed_and_what_is_being_written_is_not(paths, cache):
+def test_what_killed_processes_left_is_removed_and_what_is_being_written_is_not(paths, cache, monkeypatch):
     kept(paths, "disk", cache)
     path = pixel_file(cache)
     left, fresh = (path.with_name(f".{path.name}.{number}.tmp") for number in (11, 12))
-    for each in (left, fresh):
+    for each, changed in ((left, 6399), (fresh, 6400)):
         each.write_bytes(b"half")
-    os.utime(left, (1, 1))
+        os.utime(each, (changed, changed))
     path.unlink()
+    monkeypatch.setattr(caching, "time", SimpleNamespace(time=lambda: 10_000.0))  # an hour later
     kept(paths, "disk", cache)
     assert (left.exists(), fresh.exists()) == (False, True)
 

@@ -95,6 +95,20 @@ def test_check_names_the_first_file_or_box_that_is_wrong(tmp_path):
         cropped(paths, [[0, 0, 5, 5]] * 3, cache).check()
 
 
+def test_faults_are_those_of_files_and_of_boxes_in_the_order_of_rows(tmp_path):
+    noise(tmp_path / "a.png", (50, 40), 1)
+    noise(tmp_path / "b.png", (30, 20), 2)
+    paths = [tmp_path / name for name in ("a.png", "gone.png", "b.png", "gone.png", "a.png", "b.png")]
+    beyond = [35, 3, 45, 9]
+    assert cropped(paths, [[50, 3, 60, 9], *[beyond] * 5]).faults() == [
+        (0, "box (50, 3, 60, 9) lies outside its 50 x 40 pixels"),
+        (1, "does not exist"),
+        (2, "box (35, 3, 45, 9) lies outside its 30 x 20 pixels"),
+        (3, "does not exist"),
+        (5, "box (35, 3, 45, 9) lies outside its 30 x 20 pixels"),
+    ]
+
+
 def test_there_must_be_a_box_for_each_file(tmp_path):
     with pytest.raises(ValueError, match="boxes"):
         cropped([tmp_path / "a.png"], [[0, 0, 5, 5]] * 2)

@@ -1,4 +1,5 @@
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -164,6 +165,24 @@ def test_threads_keep_the_order_and_stay_near_whoever_takes_the_results(count):
         furthest = max(furthest, len(begun) - taken)
     assert sorted(begun) == list(range(count))
     assert furthest <= 40
+
+
+@pytest.mark.parametrize("processors, workers", [(None, 2), (1, 2), (3, 4), (15, 16), (64, 16)])
+def test_a_thread_more_than_processors_and_two_items_each_are_ahead(monkeypatch, processors, workers):
+    pools, handed = [], []
+    pool = module.ThreadPoolExecutor
+    monkeypatch.setattr(module.os, "cpu_count", lambda: processors)
+    monkeypatch.setattr(module, "ThreadPoolExecutor", lambda count: pools.append(count) or pool(count))
+    results = in_threads(abs, (handed.append(item) or item for item in range(50)), "", shown=False)
+    for taken, _ in enumerate(results):
+        assert len(handed) == min(50, 2 * workers + 1 + taken)
+    assert pools == [workers]
+
+
+def test_every_thread_works_at_the_same_time(monkeypatch):
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 3)
+    meeting = threading.Barrier(4, timeout=20)  # an item alone would wait for the others, and raise
+    assert list(in_threads(lambda item: meeting.wait() >= 0 and item, range(1, 9), "")) == list(range(1, 9))
 
 
 def test_an_error_in_a_thread_is_raised():

@@ -15,3 +15,8 @@ def test_free_memory_is_the_machines_or_the_containers(tmp_path, monkeypatch):
     assert module.free_memory() == 1_500_000
     (tmp_path / "meminfo").write_text("nonsense\n")
     assert module.free_memory() == 1_500_000
+    for used, free in ((4_499_999, 1), (4_500_000, 0), (4_500_001, 0), (9_000_000, 0)):
+        (tmp_path / "memory.current").write_text(f"{used}\n")
+        assert module.free_memory() == free
+    (tmp_path / "memory.stat").write_text("anon 1\n")
+    assert module.free_memory() is None

@@ -81,16 +81,35 @@ def test_a_photograph_of_190_megapixels_is_read(tmp_path, recwarn):
     assert not [one for one in recwarn if "bomb" in str(one.message)]
 
 
-@pytest.mark.parametrize("size", [(19_000, 10_000), (8_000, 7_000), (65_000, 60_000)])
-def test_an_image_beyond_the_memory_is_refused_for_what_it_is(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(opening, "free_memory", lambda: 500_000_000)
+def without_pixels(path, size):
+    """A PNG that ends where its pixels would begin."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b""))
-    text = fault(str(tmp_path / "a.png"))
-    assert text.startswith(f"has {size[0]} x {size[1]} pixels, which take ")
-    assert text.endswith("and 0.5 GB are free: make it smaller")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b""))
+    return str(path)
+
+
+@pytest.mark.parametrize("size, needed", [((19_000, 10_000), 2.3), ((8_000, 7_000), 0.7), ((65_000, 60_000), 46.8)])
+def test_an_image_beyond_the_memory_is_refused_for_what_it_is(tmp_path, monkeypatch, size, needed):
+    monkeypatch.setattr(opening, "free_memory", lambda: 500_000_000)
+    text = fault(without_pixels(tmp_path / "a.png", size))
+    taken = f"has {size[0]} x {size[1]} pixels, which take {needed} GB of memory"
+    assert text == f"{taken}, and 0.5 GB are free: make it smaller"
     with pytest.raises(RunError, match=r"a\.png \(row 0\) cannot be read: it has \d+ x \d+ pixels"):
         FileImages([tmp_path / "a.png"]).open(0)
+
+
+@pytest.mark.parametrize(
+    "size, free, words",
+    [
+        ((10_000, 5_000), 600_000_000 - 1, "has 10000 x 5000 pixels"),
+        ((10_000, 5_000), 600_000_000, "is damaged"),
+        ((4_999, 10_000), 0, "is damaged"),
+        ((7_142_857, 7), 0, "is damaged"),
+    ],
+)
+def test_from_fifty_million_pixels_on_each_takes_twelve_bytes(tmp_path, monkeypatch, size, free, words):
+    monkeypatch.setattr(opening, "free_memory", lambda: free)
+    assert fault(without_pixels(tmp_path / "a.png", size)).startswith(words)
 
 
 def test_small_images_ask_for_no_memory(tmp_path, monkeypatch):
@@ -136,14 +155,16 @@ def test_files_that_pillow_declines_are_named_for_what_they_are(tmp_path, conten
     assert f"cannot be read: it is {words}" in str(caught.value)
 
 
-def tiff(bits, kind, count, *, big=False, packed=1):
-    """The header of a TIFF of 2 x 2 pixels."""
+def tiff(bits, kind, count, *, big=False, packed=1, place=None):
+    """The header of a TIFF of 2 x 2 pixels; its directory stands at `place`, or at once."""
     tags = [(256, 2), (257, 2), (258, bits), (259, packed), (262, 1), (273, 200), (277, count), (278, 2), (279, 64)]
     tags.append((339, kind))
     entry, number = ("<HHQHxxxxxx", "<Q") if big else ("<HHIHxx", "<H")
-    content = b"II+\0\x08\0\0\0" + struct.pack("<Q", 16) if big else b"II*\0" + struct.pack("<I", 8)
+    place = place or (16 if big else 8)
+    content = b"II+\0\x08\0\0\0" + struct.pack("<Q", place) if big else b"II*\0" + struct.pack("<I", place)
+    content = content.ljust(place, b"\7")
     content += struct.pack(number, len(tags)) + b"".join(struct.pack(entry, tag, 3, 1, value) for tag, value in tags)
-    return content.ljust(400, b"\0")
+    return content.ljust(500, b"\0")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +175,8 @@ def tiff(bits, kind, count, *, big=False, packed=1):
         (tiff(16, 1, 2), "2 x 16-bit unsigned values"),
         (tiff(24, 2, 1), "1 x 24-bit signed values"),
         (tiff(64, 1, 1, big=True), "1 x 64-bit unsigned values"),
+        (tiff(64, 3, 1, place=190), "1 x 64-bit floating-point values"),
+        (tiff(64, 2, 1, place=190, big=True), "1 x 64-bit signed values"),
     ],
 )
 def test_the_depth_of_a_tiff_that_pillow_declines_is_named(tmp_path, content, words):
@@ -166,6 +189,13 @@ def test_the_compression_of_a_tiff_that_pillow_declines_is_named(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiff(8, 1, 1, packed=34661))
     text = fault(str(tmp_path / "a.tif"))
     assert text.startswith("is a TIFF of 1 x 8-bit unsigned values per pixel, compression 34661, which Pillow does not")
+
+
+def test_what_a_tiff_does_not_say_is_one_unsigned_value_without_compression():
+    content = tiff(64, 3, 3, packed=34661)
+    for tag in (259, 277, 339):
+        content = content.replace(struct.pack("<HHI", tag, 3, 1), struct.pack("<HHI", 60_000 + tag, 3, 1))
+    assert declined_kind(content).startswith("is a TIFF of 1 x 64-bit unsigned values per pixel, which Pillow does not")
 
 
 def test_a_tiff_of_a_usual_kind_is_of_no_other():
@@ -187,6 +217,24 @@ def test_the_coding_of_a_jpeg_that_pillow_declines_is_named(frame, bits, words):
     metadata = b"\xff\xe1" + struct.pack(">H", 1000) + bytes(998)
     head = b"\xff\xd8" + metadata + bytes([0xFF, frame]) + struct.pack(">HBHHB", 11, bits, 8, 8, 1) + b"\x01\x11\0"
     assert declined_kind(head).startswith(f"is {words}, which Pillow does not read")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_coding_of_a_jpeg_is_looked_for_in_its_first_128_kilobytes(tmp_path, late):
+    frame = b"\xff\xc3" + struct.pack(">HBHHB", 11, 8, 8, 8, 1)
+    room = (1 << 17) - len(frame) + late - 2
+    content = b"\xff\xd8"
+    for size in (60_000, 60_000, room - 120_000):
+        content += b"\xff\xe1" + struct.pack(">H", size - 2) + bytes(size - 4)
+    (tmp_path / "a.jpg").write_bytes(content + frame + b"\x01\x11\0")
+    for given in (content + frame + b"\x01\x11\0", str(tmp_path / "a.jpg")):
+        assert declined_kind(given).startswith("is a lossless JPEG of 8 bits") != late
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_markup_is_looked_for_in_the_first_512_bytes(late):
+    content = b"<!--".ljust(512 - 4 + late) + b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+    assert declined_kind(content).startswith("is an SVG drawing") != late
 
 
 def test_a_jpeg_of_a_usual_kind_is_damaged_where_it_is_cut(tmp_path):

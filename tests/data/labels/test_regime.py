@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -325,6 +326,7 @@ def test_a_rate_is_told_by_the_content_of_its_file(tmp_path):
     path = rates_file(tmp_path, np.full(7, 0.2))
     regime = Regime(labels="candidate", class_rates=path)
     before = regime.rate_text
+    assert before == f"class_rates-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     assert regime.rate is None
     moved = Regime(labels="candidate", class_rates=path.rename(tmp_path / "moved.csv"))
     assert (moved.rate_text, moved.parameters()) == (before, {"class_rates": before.removeprefix("class_rates-")})

@@ -50,7 +50,8 @@ def test_a_box_lies_where_its_pixels_lie_in_the_view(size, box):
 
 
 def test_boxes_beyond_the_crop_are_left_out_and_others_cut():
-    found = view().visible_boxes(boxes((0, 0, 3, 64), (0, 0, 64, 64), (30, 30, 34, 34), (61, 10, 64, 20)), (64, 64))
+    beyond = [(0, 0, 3, 64), (61, 10, 64, 20), (10, 0, 20, 4), (10, 60, 20, 64)]
+    found = view().visible_boxes(boxes(beyond[0], (0, 0, 64, 64), (30, 30, 34, 34), *beyond[1:]), (64, 64))
     assert found.boxes.label.tolist() == [1, 2]
     assert found.size == (56, 56)
     np.testing.assert_allclose(found.boxes.corners, [[0, 0, 56, 56], [26, 26, 30, 30]])

@@ -159,6 +159,24 @@ def test_batches_that_wait_take_at_most_half_of_the_shared_memory(monkeypatch, b
     assert config.workers(beside_gpu=True, processes=1) == workers
 
 
+@pytest.mark.parametrize("free, workers", [(0, 2), (-2, 1)])
+def test_processes_share_batches_and_memory(monkeypatch, free, workers):
+    """Of ten images, four processes take three at most: eight workers have 8 x 4 batches of them waiting."""
+    config = LoaderConfig(batch_size=10, img_size=100)
+    free += 2 * 8 * 4 * 3 * 2 * 3 * 100**2
+    monkeypatch.setattr("data.loading.loader._cores", lambda: 40)
+    monkeypatch.setattr("data.loading.loader._SHARED_MEMORY", Path("/"))
+    monkeypatch.setattr("data.loading.loader.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    assert config.workers(beside_gpu=True, processes=4) == workers
+
+
+@pytest.mark.parametrize("workers, ahead", [(0, None), (1, 4), (2, 4)])
+def test_workers_live_on_from_epoch_to_epoch_and_are_four_batches_ahead(pictures, workers, ahead):
+    made = loader(pictures, pictures.truth, [eval_transform("none", 12)], OrderedBatches(23, 6), workers)
+    assert (made.persistent_workers, made.prefetch_factor) == (workers > 0, ahead)
+    assert (made.num_workers, made.num_classes, made.pin_memory) == (workers, 4, False)
+
+
 def test_without_a_folder_of_shared_memory_every_core_gets_a_worker(monkeypatch, tmp_path):
     monkeypatch.setattr("data.loading.loader._cores", lambda: 7)
     monkeypatch.setattr("data.loading.loader._SHARED_MEMORY", tmp_path / "absent")
@@ -192,7 +210,11 @@ def test_the_sampler_goes_by_the_labels_it_is_told_to(pictures, world):
     assert list(plain) == list(expected)
 
 
-@pytest.mark.parametrize("flag", ["sampler_reduce", "sampler_run"])
-def test_samplers_that_would_draw_nothing_are_refused(flag):
-    with pytest.raises(UserError, match=flag):
-        LoaderConfig(**{flag: 0})
+@pytest.mark.parametrize(
+    "flag, least",
+    [("img_size", 8), ("batch_size", 1), ("num_workers", 0), ("sampler_reduce", 1), ("sampler_run", 1)],
+)
+def test_settings_have_a_least_value(flag, least):
+    assert getattr(LoaderConfig(**{flag: least}), flag) == least
+    with pytest.raises(UserError, match=f"--{flag} {least - 1}: "):
+        LoaderConfig(**{flag: least - 1})

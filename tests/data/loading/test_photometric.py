@@ -156,3 +156,20 @@ def test_a_cut_tensor_has_its_channels_innermost_in_memory_and_shows_what_a_cut_
                 views.append(as_tensor(SideCut()(given)))
         assert torch.equal(*views)
         assert views[1].permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize("size, cut", [((20, 10), True), ((10, 20), True), ((21, 10), False), ((10, 21), False)])
+def test_a_cut_may_be_twice_as_long_as_it_is_wide_and_no_longer(size, cut):
+    image = picture(*size)
+    with sample_generator(0):
+        assert (SideCut(least=1.0)(image) is not image) == cut  # it stays whole: an image of its own tells
+
+
+def test_fifty_cuts_are_drawn_before_a_picture_stays_whole():
+    with sample_generator(7):
+        SideCut()(picture(90, 1))
+        behind = torch.rand(1)
+    with sample_generator(7):
+        sides = [torch.rand(1) for _ in range(2 * 50)]
+        assert torch.equal(torch.rand(1), behind)
+    assert not any(torch.equal(side, behind) for side in sides)

@@ -199,3 +199,16 @@ def test_a_cycle_is_pass_after_pass_wherever_it_is_read():
         for count in range(17):
             assert cycled(7, first, count, 3, "x").tolist() == whole[first : first + count]
     assert cycled(7, 0, 70, 3, "y").tolist() != whole
+
+
+def test_batches_of_evaluation_are_shared_out_in_whole_and_hold_an_image_at_least():
+    sizes = {
+        world: [len(batch) for batch in OrderedBatches(14, 8, rank=1, world_size=world)] for world in (2, 3, 5, 8, 13)
+    }
+    assert sizes == {2: [4, 3], 3: [2, 2, 1], 5: [1, 1, 1], 8: [1, 1], 13: [1]}
+    assert [len(batch) for batch in OrderedBatches(7, 3)] == [3, 3, 1]
+
+
+def test_class_aware_epochs_are_a_quarter_and_visits_three_images_unless_told():
+    batches = class_aware()
+    assert (batches.draws, batches.run) == (41, 3)

@@ -119,6 +119,27 @@ def test_no_row_can_be_dropped_for_the_better(seed):
         assert loses_a_class or oracle.deviation(truth, rest, targets) >= reached - 1e-9
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_are_chosen_as_by_measuring_every_deviation_anew(seed):
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((40, 5)) < rng.uniform(0.05, 0.6, 5)).astype(np.int8)
+    truth[:5] = np.eye(5)
+    targets = rng.choice([1, 2, 4, 8], 5)  # shares of these add up without rounding
+    expected = oracle.chosen(truth, targets, np.random.default_rng(seed))
+    assert choose_rows(LabelTable(truth), targets, np.random.default_rng(seed)).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_class_that_no_row_helps_gets_the_row_that_harms_least(seed):
+    truth = np.zeros((33, 3), dtype=np.int8)
+    truth[:15, 0] = truth[15:30, 1] = 1  # alone
+    truth[30:, [0, 2]] = truth[[30, 32], 1] = 1  # the frequent class comes with one rare class, or with both
+    targets = np.array([1, 1, 8])
+    got = choose_rows(LabelTable(truth), targets, np.random.default_rng(seed)).tolist()
+    assert got == oracle.chosen(truth, targets, np.random.default_rng(seed))
+    assert truth[got].any(axis=0).all()
+
+
 def test_where_images_hold_one_label_each_targets_are_met_exactly():
     label = np.repeat(np.arange(6), [400, 300, 200, 200, 150, 100])
     table = LabelTable(np.eye(6, dtype=np.int8)[label])
@@ -235,3 +256,19 @@ def test_lists_are_written_into_a_folder_that_is_there_and_replace_earlier_ones(
         write_lists(tmp_path, "nw", Splits(part, part), Path("p"))
     assert (tmp_path / "nw_lt_train.txt").read_text() == "b.jpg 0\n"
     assert (tmp_path / "other.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize("flag, taken, refused", [("imbalance", 1.0001, 1.0), ("tail_max", 1, 0), ("tail_seed", 0, -1)])
+def test_settings_out_of_range_are_refused(flag, taken, refused):
+    assert getattr(settings(**{flag: taken}), flag) == taken
+    with pytest.raises(UserError, match=f"--{flag} {refused}: must be"):
+        settings(**{flag: refused})
+
+
+def test_the_first_class_may_keep_all_it_has_and_no_more():
+    counts = np.array([50, 90, 60])
+    assert class_targets(counts, settings(tail_max=90), np.random.default_rng(0))[1] == 90
+    with pytest.raises(UserError, match="--tail_max 91: class 1, the most frequent of the long tail, has 90 positives"):
+        class_targets(counts, settings(tail_max=91), np.random.default_rng(0))
+    with pytest.raises(UserError, match="--long_tail exponential: no class has a positive in this training set"):
+        class_targets(np.zeros(3, dtype=np.int64), settings(), np.random.default_rng(0))

@@ -63,6 +63,25 @@ def test_splits_may_not_share_a_file_under_two_ids(tmp_path):
         check_disjoint({"training": None, "validation": one, "test": other})
 
 
+@pytest.mark.parametrize("count, named", [(3, "1, 2, 3;"), (4, "1, 2, 3, ...;")])
+def test_at_most_three_shared_images_are_named_and_the_smaller_split_first(count, named):
+    shared = [str(one) for one in range(count, 0, -1)]
+    many = annotations(np.zeros((count + 2, 1)), [*shared, "8", "9"])
+    few = annotations(np.zeros((count + 1, 1)), [*shared, "7"])
+    with pytest.raises(UserError) as caught:
+        check_disjoint({"training": many, "test": few})
+    text = f"{count} images are in both test and training ({named} an image of the latter is {count}.jpg)"
+    assert str(caught.value).startswith(text)
+
+
+def test_every_pair_of_splits_is_compared():
+    one, two, three = (annotations([[1]], [name]) for name in ("7", "8", "9"))
+    check_disjoint({"training": one, "validation": two, "test": three})
+    for pair in ({"training": three}, {"validation": three}):
+        with pytest.raises(UserError, match="1 images are in both"):
+            check_disjoint({"training": one, "validation": two, "test": three, **pair})
+
+
 def test_splits_of_different_images_pass():
     check_disjoint({"training": annotations([[1]], ["7"]), "test": annotations([[1]], ["8"])})
 
@@ -94,6 +113,9 @@ def test_at_most_twenty_bad_images_are_listed(tmp_path, capsys):
     assert without_bad(part, "test").tolist() == [0]
     lines = capsys.readouterr().out.splitlines()
     assert (len(lines), lines[-1]) == (22, "  ... and 5 more")
+    assert without_bad(part.take(np.arange(21)), "test").tolist() == [0]
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), lines[-1]) == (21, f"  image {tmp_path / '20.jpg'} (row 20) is empty")
 
 
 def test_nothing_is_said_where_every_image_can_be_read(tmp_path, capsys):

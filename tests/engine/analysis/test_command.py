@@ -2,14 +2,17 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from engine.analysis.finished_runs import FinishedRun, read_run, run_labels
+from engine.analysis.command import _base_rates, found, modification
+from engine.analysis.finished_runs import FinishedRun, ReportFiles, read_run, run_labels
 from losses import CRITERIA
 from tests.engine.run_folders import analyse, log_folder, refused, table
+from utils.plots import COLOURS
 
 MEMORISED = [
     {
@@ -119,6 +122,31 @@ def test_base_rates_that_differ_are_drawn_for_each_run(tmp_path, monkeypatch):
     assert [line.label for line in lines] == [
         f"LL-Ct ({n}), {what}" for what in ("modified in the epoch", "base rate: all unknown labels") for n in "ab"
     ]
+
+
+def held(number, rows):
+    """A run that is known by the rows of its log."""
+    return FinishedRun(Path(f"{number}"), "large_loss", {}, rows, asdict(CRITERIA["large_loss"].config()))
+
+
+def test_base_rates_that_are_the_same_are_one_line_as_long_as_the_longest_run():
+    runs = [held(number, rows) for number, rows in enumerate((MODIFIED[:2], MODIFIED, MODIFIED[:2]))]
+    (line,) = _base_rates(runs, ["a", "b", "c"])
+    assert tuple(line) == ("base rate: all unknown labels", ((1, 4.0), (2, 4.0), (3, 4.0)), "#606060", True)
+
+
+def test_colours_begin_anew_where_there_are_more_runs_than_colours(tmp_path, monkeypatch):
+    seen = lines_of(monkeypatch)
+    rows = [{**row, "found": 0.5} for row in MODIFIED]
+    rates = [[{**row, "unknown_true": 0.01 * (1 + number)} for row in rows] for number in range(len(COLOURS) + 1)]
+    runs = [held(number, each) for number, each in enumerate(rates)]
+    for analysis in (modification, found):
+        text = analysis(runs, None, ReportFiles(tmp_path / "figure.png", tmp_path / "table.csv"))
+        assert len(text.splitlines()) == len(runs)
+    expected = [*COLOURS, COLOURS[0]]
+    (modified, _, _), (false_negatives, _, _) = seen
+    assert [line.colour for line in modified] == [*expected, *expected]
+    assert [line.colour for line in false_negatives] == expected
 
 
 def test_runs_are_told_apart_by_method_then_folder_then_path(tmp_path):

@@ -1,11 +1,13 @@
 """Comparisons of runs that were never trained: their results and networks are known beforehand."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from engine.analysis.compare import compare_command
+from engine.analysis import compare as room
+from engine.analysis.compare import compare_command, differences, table
 from tests.engine.run_folders import log_folder, model_folder
 from utils.checks import UserError
 
@@ -148,3 +150,55 @@ def test_runs_on_other_images_or_labels_are_told(tmp_path, capsys, recorded, not
     assert len(told) == len(notes)
     for line, words in zip(told, notes, strict=True):
         assert f"not the same {words}" in line.replace("LL-R (", "").replace("),", ",").replace("):", ":")
+
+
+def test_a_table_is_as_wide_as_its_longest_name_and_no_narrower_than_its_heading():
+    def run(**result):
+        return SimpleNamespace(result={**figures(), **result})
+
+    assert table(["bce"], [run(rate=None)]).splitlines() == [
+        "method  dataset  labels             mAP     CF1     OF1",
+        "bce     voc07    single           50.00   25.00   12.50",
+    ]
+    assert table(["an", "a longer name"], [run(), run(rate=None)]).splitlines() == [
+        "method         dataset  labels             mAP     CF1     OF1",
+        "an             voc07    single 0.1       50.00   25.00   12.50",
+        "a longer name  voc07    single           50.00   25.00   12.50",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "notes"),
+    [
+        ([{"test": "a"}, {"test": "a"}], 0),
+        ([{"test": "a"}, {"test": "b"}], 1),
+        ([{"test": "a", "train": "x"}, {"test": "b", "train": "y"}], 2),
+        ([{"test": "a"}, None], 0),
+    ],
+)
+def test_a_note_is_told_of_each_split_that_is_not_shared(recorded, notes):
+    runs = [SimpleNamespace(result={"dataset": "voc07", "seed": 1, "data": data}) for data in recorded]
+    assert len(differences(["a", "b"], runs)) == notes
+
+
+def test_images_of_the_first_run_are_drawn_for_all(monkeypatch, tmp_path):
+    asked = []
+    data = SimpleNamespace(usable_rows=lambda test, name: [0])
+    loader = SimpleNamespace(eval_view=lambda: "view")
+    configs = {"DatasetConfig": data, "RunConfig": SimpleNamespace(seed=4), "LoaderConfig": loader}
+    first = SimpleNamespace(path="a", saved=lambda: SimpleNamespace(classes=("x",)))
+    first.config = lambda kind: configs[kind.__name__]
+    other = SimpleNamespace(path="b", saved=lambda: SimpleNamespace(classes=("x",)))
+    splits = SimpleNamespace(test=SimpleNamespace(take=lambda rows: f"test set of {rows}"))
+    monkeypatch.setattr(room, "load_splits", lambda *args, **named: asked.append((args, named)) or splits)
+    monkeypatch.setattr(room, "choose_rows", lambda test, count: [3] * count)
+    monkeypatch.setattr(room, "built_for", lambda saved, test: (saved.classes, test))
+    monkeypatch.setattr(room, "examples", lambda *args: args)
+    monkeypatch.setattr(room, "plot_examples", lambda *args: asked.append(args))
+    room.draw_examples(["one", "two"], [first, other], 2, tmp_path)
+    loaded, drawn = asked
+    assert loaded == ((data, 4), {"need_images": True})
+    built = (("x",), "test set of [0]")
+    assert drawn == (([built, built], "test set of [0]", [3, 3], "view"), ["one", "two"], tmp_path)
+    with pytest.raises(UserError, match="a: its test set has no labelled image to show"):
+        room.draw_examples(["one", "two"], [first, other], 0, tmp_path)

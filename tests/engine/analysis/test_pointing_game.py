@@ -1,12 +1,18 @@
 """The pointing game of runs that were never trained, against the game played by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from engine.analysis import pointing_game as room
 from engine.analysis.pointing_game import rows_with_cases
 from tests.engine.run_folders import SMALL, analyse, model_folder, refused, seen_by_hand, table
 from tests.oracles import localisation as oracle
+from utils.checks import RunError
+from utils.localisation import PointingResult
 from utils.types import PRESENT, Annotations, Boxes, LabelTable
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -93,3 +99,45 @@ def test_runs_of_different_classes_do_not_share_a_figure(tmp_path, voc_words):
     folder = model_folder(tmp_path / "run", "bce", voc_words)
     digits = model_folder(tmp_path / "digits", "bce", ["--dataset", "digits", *SMALL])
     assert "different classes" in refused("pointing", folder.path, digits.path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_single_activation_that_is_not_finite_ends_the_game(monkeypatch, bad):
+    maps = torch.zeros(2, 3, 4, 5)
+    monkeypatch.setattr(room, "infer", lambda *_, **__: SimpleNamespace(cam=maps))
+    assert room._maps(None, [], None, None).shape == (2, 3, 4, 5)
+    maps[1, 0, 2, 4] = bad
+    with pytest.raises(RunError, match="pointing game: the model gives scores that are not finite"):
+        room._maps(None, [], None, None)
+
+
+def test_classes_that_any_run_has_a_case_of_are_drawn_best_first(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(room, "plot_shares", lambda *args, **named: drawn.append((args, named)))
+    shares = np.array([[0.5, np.nan, 1.0, np.nan, 0.375], [0.25, np.nan, np.nan, 0.125, 0.375]])
+    results = [PointingResult(mean, row, np.ones(5, int)) for mean, row in zip((0.625, 0.25), shares, strict=True)]
+    room._draw(["a", "b"], ("v", "w", "x", "y", "z"), results, 2.5, tmp_path / "p.png")
+    (((names, series, path), named),) = drawn
+    assert (names, path) == (["x", "v", "z", "y"], tmp_path / "p.png")
+    assert list(series) == ["a, mean 62.5", "b, mean 25.0"]
+    np.testing.assert_array_equal(series["a, mean 62.5"], shares[0, [2, 0, 4, 3]])
+    np.testing.assert_array_equal(series["b, mean 25.0"], shares[1, [2, 0, 4, 3]])
+    assert named == {"xlabel": "pointing game: hits (%), tolerance 2.5 px"}
+
+
+def test_a_row_for_every_class_and_one_for_the_mean_of_each_run():
+    results = [PointingResult(0.5, np.array([1.0, 0.0]), np.array([2, 5])), PointingResult(1.0, np.ones(2), np.ones(2))]
+    rows = room._table(["a", "b"], ("x", "y"), results)
+    assert rows[:3] == [
+        {"run": "a", "class": "x", "cases": 2, "pointing": 1.0},
+        {"run": "a", "class": "y", "cases": 5, "pointing": 0.0},
+        {"run": "a", "class": "mean", "cases": 7, "pointing": 0.5},
+    ]
+    assert [row["run"] for row in rows[3:]] == ["b"] * 3
+
+
+@pytest.mark.parametrize(("tolerance", "text"), [(0.0, "0"), (2.5, "2.5")])
+def test_classes_without_a_case_are_not_counted_in_words(tolerance, text):
+    result = PointingResult(0.625, np.array([0.25, np.nan, 1.0]), np.array([1200, 0, 1]))
+    words = "a: pointing game 62.5 %, the mean over 2 classes with 1,201 cases, tolerance"
+    assert room._text("a", result, tolerance) == f"{words} {text} px"

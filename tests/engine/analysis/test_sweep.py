@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.analysis.sweep import SweepConfig
+from engine.analysis.sweep import SweepConfig, _best, _each
 from tests.engine.run_folders import analyse, refused, table
 from utils.checks import RunError, UserError
 
@@ -156,3 +156,38 @@ def test_a_sweep_without_a_script_says_which_there_are():
 
 def test_values_are_listed_as_they_were_given():
     assert SweepConfig(setting="lr", values="1e-4, .5,LL-R").listed == ["1e-4", ".5", "LL-R"]
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_value_whose_score_is_not_known_is_not_the_best(value):
+    config = SweepConfig(setting="lr", values="1,2,3")
+
+    def row(setting, test, validation):
+        return {"lr": setting, "test_mAP": test, "validation_mAP": validation}
+
+    rows = [row("1", 0.25, 0.25), row("2", 0.75, value), row("3", 0.5, 0.5)]
+    if value is None:
+        assert _best(config, rows) == "best test mAP 75.00 at lr 2"
+    else:
+        assert _best(config, rows) == "best validation mAP 50.00 at lr 3, test mAP 50.00 there"
+    assert _best(config, [row("1", 0.25, 0.0), row("2", 0.5, 0.0)]).startswith("best validation mAP 0.00 at lr 1,")
+
+
+@pytest.mark.parametrize("word", ["--resume", "--no-resume", "--print_config", "--lr", "--output=x", "--resume=True"])
+def test_what_the_sweep_sets_itself_is_refused_behind_the_script(word):
+    name = word.removeprefix("--").split("=")[0]
+    message = f"analyse.py sweep: --{name} stands behind the script, but the sweep sets it; leave it out"
+    assert (
+        refusal(Script(lambda value: value), "--setting", "lr", "--values", "1", words=["main_x.py", word]) == message
+    )
+
+
+def test_a_settings_file_may_stand_behind_the_script():
+    script = Script(lambda value: value)
+    assert sweep(script, "--setting", "lr", "--values", "1", words=["./main_x.py", "--config", "lr"]) == 0
+    assert script.trained[0][:2] == ["--config", "lr"]
+
+
+def test_methods_and_datasets_of_the_runs_are_named_once_each():
+    results = {"1": {"method": "a", "n": 3}, "2": {"method": "b", "n": 3}, "3": {"method": "a", "n": 3}}
+    assert (_each(results, "method"), _each(results, "n")) == ("a, b", "3")

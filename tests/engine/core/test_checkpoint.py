@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.core.checkpoint import read_model, save_model
+from engine.core.checkpoint import image_marks, read_model, read_state, save_model, save_state
 from models.build import Architecture, build_model
 from models.peers import build_peers
 from utils.checks import UserError
@@ -57,3 +57,58 @@ def test_two_networks_of_which_one_lacks_weights_are_refused(tmp_path, name):
     torch.save(content, tmp_path / "bad.pth")
     with pytest.raises(UserError, match=f"no {name}"):
         read_model(tmp_path / "bad.pth").build()
+
+
+def test_a_file_knows_the_images_that_its_network_was_trained_on(tmp_path):
+    network = build_model(Architecture.of(**SMALL), len(CLASSES), seed=1)
+    save_model(tmp_path / "best.pth", network, CLASSES, SMALL, 4, trained_on=["1.jpg", "2.jpg", "\udcff.jpg"])
+    reread = read_model(tmp_path / "best.pth")
+    assert reread.seen(["2.jpg", "3.jpg", "\udcff.jpg", "1.jpg", "1.jpeg"]) == 3
+    assert reread.seen([]) == 0
+    save_model(tmp_path / "none.pth", network, CLASSES, SMALL, 4)
+    assert read_model(tmp_path / "none.pth").seen(["1.jpg"]) == 0
+    marks = image_marks(["1.jpg", "2.jpg", "1.jpg"])
+    assert (marks.dtype, marks.shape, image_marks(()).dtype) == (torch.int64, (3,), torch.int64)
+    assert marks[0] == marks[2] != marks[1]
+
+
+@pytest.mark.parametrize("value", [None, "1.jpg", image_marks(["1.jpg"])[None], image_marks(["1.jpg"]).double()])
+def test_marks_of_another_kind_count_as_none(tmp_path, value):
+    saved(tmp_path / "best.pth")
+    content = torch.load(tmp_path / "best.pth", weights_only=True)
+    torch.save(content | {"trained_on": value}, tmp_path / "other.pth")
+    reread = read_model(tmp_path / "other.pth")
+    assert (reread.trained_on.tolist(), reread.seen(["1.jpg"])) == ([], 0)
+
+
+def test_a_state_is_written_in_a_folder_that_is_made_and_written_anew(tmp_path):
+    file = tmp_path / "run" / "last" / "state.pth"
+    for number in (1, 2):
+        save_state(file, {"epoch": number, "w": torch.ones(number)})
+        state = read_state(file)
+        assert (state["epoch"], state["w"].tolist()) == (number, [1.0] * number)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"missing"}, "no head.fc.weight; 1 keys missing, 0 unexpected, 0 of another shape"),
+        ({"unknown"}, "unexpected a.more; 0 keys missing, 1 unexpected, 0 of another shape"),
+        ({"shape"}, "shape of head.fc.bias; 0 keys missing, 0 unexpected, 1 of another shape"),
+        ({"missing", "unknown", "shape"}, "no head.fc.weight; 1 keys missing, 1 unexpected, 1 of another shape"),
+    ],
+)
+def test_weights_that_do_not_fit_are_counted_before_a_network_is_made(tmp_path, monkeypatch, change, words):
+    saved(tmp_path / "best.pth")
+    content = torch.load(tmp_path / "best.pth", weights_only=True)
+    if "missing" in change:
+        del content["model"]["head.fc.weight"]
+    if "unknown" in change:
+        content["model"]["a.more"] = torch.ones(1)
+    if "shape" in change:
+        content["model"]["head.fc.bias"] = torch.ones(9)
+    torch.save(content, tmp_path / "bad.pth")
+    monkeypatch.setattr("engine.core.checkpoint.load_weights", lambda *_: pytest.fail("a network was made"))
+    with pytest.raises(UserError) as error:
+        read_model(tmp_path / "bad.pth").build()
+    assert f"bad.pth: a checkpoint of another architecture ({words}); give" in str(error.value)

@@ -15,7 +15,9 @@ WORKER = "Caught RunError in DataLoader worker process 0.\nTraceback ...\nutils.
 ENDS = [
     (UserError("--lr -1: must be above 0"), 2, "error: --lr -1: must be above 0\n"),
     (UserError("a" * 900), 2, f"error: {'a' * 900}\n"),
-    (UserError(f"t.csv:\n{'a' * 600}{'b' * 301}"), 2, f"error: t.csv:\n{'a' * 500} ... {'b' * 300}\n"),
+    (UserError(f"t.csv:\n  {'a' * 600}{'b' * 301}"), 2, f"error: t.csv:\n  {'a' * 498} ... {'b' * 300}\n"),
+    (UserError("no:\n  a/\nor so:\n(x)"), 2, "error: no:\n  a/\nor so:\n(x)\n"),
+    (UserError("class 'a\nb' is there twice"), 2, "error: class 'a\\nb' is there twice\n"),
     (RunError("the disk is full"), 1, "error: the disk is full\n"),
     (RunError(WORKER), 1, "error: image x.jpg is gone\n"),
     (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from engine.core.command_line import split_words, without_help
-from engine.core.setting_table import setting_table
+from engine.core.setting_table import settings_of
 from engine.core.suggestions import suggestion
 from utils.options import option
 
@@ -20,7 +20,7 @@ class Config:
     resume: bool = option(False, "go on with a run")
 
 
-TABLE = setting_table({"data": (Config,)})
+TABLE = settings_of(Config, "data")
 
 
 def test_words_and_flags_may_be_mixed():
@@ -49,7 +49,9 @@ def test_words_and_flags_may_be_mixed():
         (["--seed", "1"], ["--seed", "1"], ""),
         (["--seed", "1", "-h"], ["--seed", "1"], "short"),
         (["--help", "all", "--seed", "1"], ["--seed", "1"], "all"),
+        (["--seed", "1", "--help", "all"], ["--seed", "1"], "all"),
         (["--help", "own.yaml"], ["own.yaml"], "short"),
+        (["--help", "--help", "own.yaml"], ["--help", "own.yaml"], "short"),
     ],
 )
 def test_help_is_taken_out_of_the_words(argv, rest, wanted):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from engine.core.distributed import Runtime
+from models.peers import Peers
 from tests.ranks import run_ranks
 from utils.checks import UserError
 
@@ -70,3 +71,112 @@ def test_auto_without_cuda_is_the_cpu(precision, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     runtime = Runtime("auto", precision)
     assert (runtime.device.type, runtime.precision, runtime.world_size) == ("cpu", precision, 1)
+
+
+def with_loss_scale(scale):
+    """A runtime with the loss scale of half precision, which there is on a GPU alone, here on a CPU."""
+    runtime = Runtime("cpu", "fp32")
+    runtime._accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return runtime
+
+
+def test_the_loss_scale_of_a_run_goes_on():
+    state, again = with_loss_scale(8.0).state_dict(), with_loss_scale(2.0)
+    assert state["scaler"]["scale"] == 8.0
+    again.load_state_dict(state)
+    assert again.state_dict() == state
+    plain = Runtime("cpu", "fp32")
+    assert plain.state_dict() == {}
+    plain.load_state_dict({})
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_run_goes_on_in_its_own_precision_alone(scaled):
+    one, other = with_loss_scale(8.0), Runtime("cpu", "fp32")
+    with pytest.raises(UserError, match="the checkpoint was made with another --precision"):
+        (one if scaled else other).load_state_dict((other if scaled else one).state_dict())
+
+
+@pytest.mark.parametrize(("given", "processes"), [(None, 1), ("4", 4)])
+def test_the_processes_of_this_machine_are_as_many_as_the_launcher_says_or_all(monkeypatch, given, processes):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if given:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", given)
+    assert Runtime("cpu", "fp32").local_world_size == processes
+
+
+def test_one_process_is_the_main_one_and_agrees_with_itself():
+    runtime = Runtime("cpu", "fp32")
+    assert (runtime.rank, runtime.is_main) == (0, True)
+    assert [runtime.agree(flag) for flag in (True, False)] == [True, False]
+    assert runtime.same_text("a text") == "a text"
+
+
+def test_a_network_is_wrapped_to_train_and_moved_to_be_used():
+    runtime = Runtime("cpu", "fp32")
+    assert all(parameter.requires_grad for parameter in runtime.wrap(network()).parameters())
+    images = nn.Conv2d(3, 4, 3)
+    for placed in (runtime.wrap(images), runtime.to_device(images)):
+        assert placed.weight.is_contiguous(memory_format=torch.channels_last)
+        assert runtime.unwrap(placed) is images
+
+
+def test_both_networks_of_a_pair_are_wrapped_moved_and_taken_out_one_by_one():
+    runtime, pair = Runtime("cpu", "bf16"), Peers(network(), network())
+    for place in (runtime.wrap, runtime.to_device):
+        placed = place(pair)
+        assert isinstance(placed, Peers)
+        assert placed.f(ROWS).dtype == placed.g(ROWS).dtype == torch.float32
+        bare = runtime.unwrap(placed)
+        assert isinstance(bare, Peers)
+    with runtime.unsynchronised(pair):
+        pair.f(ROWS).sum().backward()
+    assert pair.f.weight.grad is not None
+
+
+def test_at_the_end_networks_are_let_go_and_the_group_is_left(monkeypatch):
+    runtime, told = Runtime("cpu", "fp32"), []
+    runtime.wrap(network())
+    assert len(runtime._accelerator._models) == 1
+    monkeypatch.setattr(runtime._accelerator, "end_training", lambda: told.append(len(runtime._accelerator._models)))
+    runtime.close()
+    assert told == [0]
+
+
+def test_processes_wait_for_each_other_where_they_are_told_to(monkeypatch):
+    runtime, told = Runtime("cpu", "fp32"), []
+    monkeypatch.setattr(runtime._accelerator, "wait_for_everyone", lambda: told.append("all"))
+    monkeypatch.setattr(runtime._accelerator, "main_process_first", lambda: "a context")
+    runtime.barrier()
+    assert (told, runtime.main_first()) == (["all"], "a context")
+
+
+def statistics_of_each(rank):
+    """The buffers and the gradients of a network whose processes have seen other rows, after they are averaged."""
+    launched = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ.update(launched, ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
+    runtime = Runtime("cpu", "fp32")
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    with torch.no_grad():
+        for layer in model:
+            layer.running_mean.fill_(rank + 1.0)
+            layer.num_batches_tracked.fill_(rank)
+    model[1].eval()
+    runtime.average_buffers(model)
+    held = [(layer.running_mean.tolist(), int(layer.num_batches_tracked)) for layer in model]
+    bare = network()
+    bare.weight.grad = torch.full((1, 3), 4.0 * rank)
+    runtime.average_gradients(bare)
+    criterion = network()
+    criterion.bias.grad = torch.tensor([2.0 + rank])
+    runtime.average_criterion_gradients(criterion)
+    gradients = bare.weight.grad.tolist(), bare.bias.grad, criterion.bias.grad.tolist(), criterion.weight.grad
+    agreed = [runtime.agree(rank == number) for number in (0, 1, 2)]
+    return held, gradients, agreed, runtime.same_text(f"text {rank}"), runtime.is_main
+
+
+def test_processes_average_what_they_have_learned_and_agree():
+    for rank, (held, gradients, agreed, text, main) in enumerate(run_ranks(statistics_of_each)):
+        assert held == [([1.5] * 3, rank), ([rank + 1.0] * 3, rank)]
+        assert gradients == ([[2.0] * 3], None, [2.5], None)
+        assert (agreed, text, main) == ([True, True, False], "text 0", rank == 0)

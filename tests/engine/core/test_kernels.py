@@ -174,6 +174,39 @@ def test_compiling_needs_a_compiler(monkeypatch):
         KernelConfig(compile=True)
 
 
+@pytest.mark.parametrize(("platform", "compiler"), [("linux", "g++"), ("darwin", "clang++")])
+def test_without_a_choice_the_usual_compiler_of_the_system_is_needed(monkeypatch, platform, compiler):
+    asked = []
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(kernels.sys, "platform", platform)
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: asked.append(name) or "/usr/bin/it")
+    assert KernelConfig(compile=True).compile
+    KernelConfig(compile=False)
+    assert asked == [compiler]
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=f"no C\\+\\+ compiler {compiler.rstrip('+')}"):
+        KernelConfig(compile=True)
+
+
+@pytest.mark.parametrize("device", [CUDA, CPU])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_forward_pass_is_compiled_where_that_is_asked_for(monkeypatch, device, compiled):
+    done = []
+
+    def compile_it(forward):
+        done.append(forward)
+        return lambda rows: forward(2 * rows)
+
+    monkeypatch.setattr(kernels, "_require_compiler", lambda: None)
+    monkeypatch.setattr(torch, "compile", compile_it)
+    network = Recording()
+    expected = network(torch.full((1, 3), 2.0 if compiled else 1.0))
+    prepare_network(network, KernelConfig(compile=compiled), device)
+    assert torch.equal(network(torch.ones(1, 3)), expected)
+    assert len(done) == compiled
+    assert network.seen[1] == ("high" if device is CUDA else "highest")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
 def test_a_compiled_network_computes_the_same():

@@ -143,3 +143,61 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path):
     assert manifest.named("x-voc07").overrides.lam == 0.1
     with pytest.raises(UserError, match=r"--paper x-voc7: .* did you mean x-voc07"):
         manifest.named("x-voc7")
+    with pytest.raises(UserError, match=r"--paper 12345: no published result has that name; released\.yaml lists them"):
+        manifest.named("12345")
+
+
+def with_family(**changes):
+    """A manifest in which one family is described otherwise; a value of None leaves it out."""
+    written = content()
+    family = {**written["families"]["csra"], **changes}
+    written["families"]["csra"] = {name: value for name, value in family.items() if value is not None}
+    return written
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"img_size": 7}, "families: csra: img_size 7: must be a whole number, at least 8"),
+        ({"img_size": True}, "families: csra: img_size: 'True' is of the wrong type"),
+        ({"img_size": None}, "families: csra: missing: img_size"),
+        ({"colour": "red", "age": "3"}, "families: csra: unknown: age, colour"),
+        ({"normalize": "zero"}, "families: csra: normalize zero: choose from"),
+        ({"order": ["voc07", "voc70", "x"]}, "families: csra: no dataset is called voc70, x"),
+        ({"order": "voc07"}, "families: csra: order: 'voc07' is of the wrong type"),
+        ({"differs": {"voc70": {"img_size": 448}}}, "families: csra: no dataset is called voc70"),
+        ({"differs": {"coco": 3}}, "families: csra: differs: coco: only img_size and normalize may differ"),
+        ({"differs": {"coco": {"source": "x"}}}, "families: csra: differs: coco: only img_size and normalize may"),
+        ({"differs": {"coco": {"img_size": 7}}}, "families: csra: differs: coco: img_size 7: must be"),
+        ({"differs": {"coco": {"img_size": 8.0}}}, "families: csra: differs: coco: img_size 8.0: must be"),
+        ({"differs": {"coco": {"normalize": "zero"}}}, "families: csra: differs: coco: normalize zero: choose from"),
+    ],
+    ids=str,
+)
+def test_a_family_that_cannot_be_is_refused_in_one_line(tmp_path, changes, words):
+    with pytest.raises(UserError) as error:
+        load(tmp_path, with_family(**changes))
+    assert f"released.yaml: {words}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_least_and_the_largest_values_are_taken(tmp_path):
+    manifest = load(tmp_path, with_family(img_size=8, order=["voc07"], differs={"coco": {"img_size": 9}, "cub": {}}))
+    family = manifest.families["csra"]
+    assert (family.order, family.img_size) == (("voc07",), 8)
+    assert [family.view(name).img_size for name in ("coco", "cub", None)] == [9, 8, 8]
+    metrics = {"mAP": 100, "head": 0, "tail": 0.5}
+    published = load(tmp_path, content(metrics=metrics, img_size=8, sha256="0" * 64, name="0"))
+    assert published.checkpoints["0"].metrics == metrics
+
+
+@pytest.mark.parametrize("metrics", [{"mAP": -0.1}, {"mAP": 100.1}, {"mAP": "90"}, {"mAP": 90, "head": None}])
+def test_figures_are_percentages(tmp_path, metrics):
+    with pytest.raises(UserError, match="must be a percentage"):
+        load(tmp_path, content(metrics=metrics))
+
+
+@pytest.mark.parametrize("wrong", [{"families": []}, {"checkpoints": {}}, {"more": 1}])
+def test_a_manifest_has_its_two_parts_and_no_others(tmp_path, wrong):
+    with pytest.raises(UserError, match="must contain `families:`, by name, and `checkpoints:`, a list"):
+        load(tmp_path, {**content(), **wrong})

@@ -12,7 +12,16 @@ from torch import nn
 from data.images.files import ArrayImages
 from data.loading.loader import LoaderConfig
 from engine.core.distributed import Runtime
-from engine.core.scoring import evaluate, evaluation_loader, score
+from engine.core.scoring import (
+    beside_as_dict,
+    evaluate,
+    evaluation_loader,
+    group_columns,
+    group_figures_as_dict,
+    groups_as_dict,
+    score,
+)
+from models.peers import Peers
 from tests.ranks import run_ranks
 from utils import collectives
 from utils.checks import RunError
@@ -160,3 +169,97 @@ def test_sparse_truth_and_its_scores_never_become_matrices():
     tracemalloc.stop()
     assert found.tally.known.sum() == rows
     assert peak < 30e6
+
+
+def test_groups_of_classes_have_columns_for_what_is_known_of_them():
+    truth = np.array([[1, 0, 0, -1], [0, 1, 0, -1], [1, 1, 0, -1]], dtype=np.int8)
+    metrics = evaluate_scores(np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32), truth)
+    groups = {"head": np.array([0]), "tail": np.array([1, 2]), "none": np.array([3])}
+    means = groups_as_dict(metrics, groups)
+    assert means == {"head": metrics.per_class[0], "tail": metrics.per_class[1] / 2, "none": None}
+    figures = group_figures_as_dict(metrics, groups)
+    assert list(figures) == ["head", "tail", "none", "total"]
+    assert {name: values["mAP"] for name, values in figures.items() if name != "total"} == means
+    assert set(figures["none"].values()) == {None}
+    columns = group_columns("test", metrics, groups)
+    assert columns == {
+        f"test_{group}_{name}": value
+        for group in ("head", "tail", "total")
+        for name, value in figures[group].items()
+        if value is not None
+    }
+    assert group_columns("test", metrics, {}) == {}
+
+
+def test_beside_the_second_network_stands_the_mean_of_both():
+    def metrics(value):
+        return SimpleNamespace(as_dict=lambda: {"mAP": value, "OF1": value / 2})
+
+    alone = SimpleNamespace(metrics=metrics(0.5), beside={})
+    assert beside_as_dict(alone) == {}
+    both = SimpleNamespace(metrics=metrics(0.5), beside={"g": metrics(0.25), "ensemble": metrics(0.75)})
+    assert beside_as_dict(both) == {
+        "g": {"mAP": 0.25, "OF1": 0.125},
+        "ensemble": {"mAP": 0.75, "OF1": 0.375},
+        "mean": {"mAP": 0.375, "OF1": 0.1875},
+    }
+
+
+@pytest.mark.parametrize("stored", ["dense", "sparse"])
+def test_each_network_of_a_pair_is_measured_and_both_together(stored):
+    codes = random_codes(23)
+    pair = Peers(Colours(codes.shape[1]), Colours(codes.shape[1]))
+    with torch.no_grad():
+        pair.g.weight.neg_().add_(0.25)
+    pair.train()
+    truth = LabelTable(codes.copy()) if stored == "dense" else as_sparse(codes)
+    found = evaluate(pair, split(truth), CONFIG, runtime_here(), 0)
+    assert not pair.training
+    assert list(found.beside) == ["g", "ensemble"]
+    for name, metrics in {"f": found.metrics, **found.beside}.items():
+        alone = _View(pair, name)
+        hold_equal(metrics, evaluate(alone, split(truth), CONFIG, runtime_here(), 0).metrics)
+    assert found.metrics.mAP != found.beside["g"].mAP
+    if stored == "dense":
+        loader = evaluation_loader(split(truth), CONFIG, runtime_here(), 0)
+        np.testing.assert_array_equal(found.scores, score(pair.f, loader, 23, runtime_here()))
+    else:
+        assert found.scores is None
+
+
+class _View(nn.Module):
+    """One of the three scores of a pair as a network of its own."""
+
+    def __init__(self, pair, name):
+        super().__init__()
+        self.pair, self.name = pair, name
+
+    def forward(self, images, want=frozenset()):
+        return ModelOutput(self.pair.views(images)[self.name])
+
+
+def test_after_every_batch_there_is_a_call_and_progress_counts_all_processes(monkeypatch):
+    calls, bars = [], []
+
+    class Bar(list):
+        def advance(self, images):
+            self.images.append(images)
+
+    def progress(loader, **named):
+        bar = Bar(loader)
+        bar.images = []
+        bars.append((bar, named))
+        return bar
+
+    monkeypatch.setattr("engine.core.scoring.Progress", progress)
+    model, annotations = Colours(9), split(LabelTable(random_codes(23)))
+    model.train()
+    loader = evaluation_loader(annotations, CONFIG, runtime_here(), 0)
+    runtime = runtime_here()
+    runtime.world_size = 3
+    found = score(model, loader, 23, runtime, label="a label", after_batch=lambda: calls.append(1))
+    assert (found.shape, found.dtype, model.training) == ((23, 9), np.float32, False)
+    assert len(calls) == 4
+    ((bar, named),) = bars
+    assert bar.images == [18, 18, 18, 15]
+    assert named == {"total": 23, "label": "a label", "unit": "img", "shown": True}

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -255,3 +256,43 @@ def test_a_synonym_of_a_value_is_that_value_on_the_command_line_and_in_files(con
         settings = parse(*given)
         assert settings.values["dataset"] == settings.of(Data).dataset == "digits"
         assert settings.values["seed"] == 7
+
+
+def test_where_no_words_are_given_those_of_the_process_are_read(configs, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main_x.py", "--seed", "3", "--beta", "2"])
+    settings = parse_settings(command(), None)
+    assert (settings.values["seed"], settings.values["beta"], settings.words) == (3, 2, ())
+    assert [settings.is_typed(name) for name in ("seed", "beta", "mode", "nothing")] == [True, True, False, False]
+
+
+def test_settings_are_written_in_two_columns_the_second_their_origins(configs):
+    configs("m/digits.yaml", "seed: 4")
+    settings = parse("--steps", "-1,4", "--beta", "3", method="m")
+    expected = [("dataset: digits", "default"), ("partial_rate: 0.1", "default"), ("seed: 4", "configs/m/digits.yaml")]
+    expected += [("folder:", "default"), ("batch_size: 16", "default"), ("beta: 3.0", "command line")]
+    expected += [("mode: linear", "default"), ("fast: False", "default"), ("steps: -1,4", "command line")]
+    lines = [f"{line:40}  # {origin}" for line, origin in expected]
+    assert settings.as_yaml("a run") == "\n".join(["# a run", *lines, ""])
+    assert [settings.is_given(name) for name in ("seed", "beta", "mode")] == [True, True, False]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    beta: float = option(0.1, "weight")
+    gamma: float = option(0.2, "another")
+
+    def __post_init__(self):
+        object.__setattr__(self, "beta", 2 * self.gamma)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfVariant(Filled):
+    variant: str = option("a", "variant")
+
+
+@pytest.mark.parametrize(("config", "origin"), [(Filled, "derived"), (OfVariant, "variant a")])
+def test_what_a_config_fills_in_itself_has_that_origin(configs, config, origin):
+    made = Command(program="main_x.py", about="A test.", groups={"data": (Data,)}, methods={"m": config})
+    settings = parse_settings(made, ["--gamma", "3"])
+    assert (settings.values["beta"], settings.origins["beta"]) == (settings.method_config.beta, origin) == (6, origin)
+    assert (settings.origins["gamma"], settings.origins["seed"]) == ("command line", "default")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from losses import CRITERIA, build_criterion
-from losses.common.base import Criterion
+from losses.common.base import Criterion, ScheduledCriterion
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from utils.types import PRESENT, UNKNOWN, LossOutput
 
@@ -93,6 +93,28 @@ class CallsTwice(Criterion):
 def test_a_second_forward_pass_is_noticed():
     with pytest.raises(ValueError, match="more than once"):
         CallsTwice(None, info_for(CODES)).from_logits(torch.randn(2, 6), torch.zeros(2, 6), torch.arange(2))
+
+
+def test_methods_without_images_see_one_black_pixel_for_each():
+    seen = []
+
+    class Looks(Criterion):
+        def forward(self, model, batch):
+            seen.append(batch)
+            return LossOutput(model(batch.images).logits.mean(), None, {})
+
+    Looks(None, info_for(CODES)).from_logits(torch.randn(2, 6), torch.ones(2, 6).int(), torch.tensor([4, 0]).int())
+    (batch,) = seen
+    assert torch.equal(batch.images, torch.zeros(2, 3, 1, 1))
+    assert (batch.observed.dtype, batch.index.dtype) == (torch.float32, torch.int64)
+
+
+SCHEDULED = [name for name, method in CRITERIA.items() if issubclass(method.criterion, ScheduledCriterion)]
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_methods_that_follow_a_schedule_begin_in_the_first_epoch(name):
+    assert build_criterion(name, observed=CODES, **OPTIONS.get(name, {})).epoch == 1
 
 
 @pytest.mark.parametrize("shapes", [((2, 5), (2,)), ((3, 6), (2,)), ((2, 6), (3,)), ((2, 6), (2, 1))])

@@ -45,3 +45,12 @@ def test_state_that_no_machine_has_room_for_is_refused_before_it_is_made():
     with pytest.raises(UserError, match=r"CoNeS keeps a confidence for each of 3,400,000 images.*63 GiB"):
         CoNeS(CoNeSConfig(), replace(info_for(np.eye(2, dtype=np.int8)), observed=LabelTable(empty, default=UNKNOWN)))
     check_memory(LabelTable(np.zeros((82_081, 80), dtype=np.int8)), 4, "anything")
+
+
+def test_state_of_16_gib_is_kept_and_more_is_refused():
+    def table(classes):
+        return LabelTable(csr_array((16, classes), dtype=np.int8), default=UNKNOWN)
+
+    check_memory(table(2**28), 4, "anything")
+    with pytest.raises(UserError, match="anything for each of 16 images and 268,435,457 classes, 16 GiB"):
+        check_memory(table(2**28 + 1), 4, "anything")

@@ -107,6 +107,20 @@ def test_scenenet_is_small_and_maps_40_pixels_to_5():
     backbone = SceneNet()
     assert 0.17e6 < sum(parameter.numel() for parameter in backbone.parameters()) < 0.19e6
     assert backbone(torch.rand(2, 3, 40, 40)).shape == (2, 96, 5, 5)
+    maps, sizes = torch.rand(2, 3, 40, 48), []
+    for part in (backbone.conv1, backbone.layer1, backbone.layer2, backbone.layer3):
+        maps = part(maps)
+        sizes.append(tuple(maps.shape[1:]))
+    assert sizes == [(24, 20, 24), (24, 20, 24), (48, 10, 12), (96, 5, 6)]
+
+
+def test_the_letter_weights_of_the_checkout_fit_and_are_taken():
+    folder = Path(backbones.__file__).parents[1] / "weights"
+    shipped = safetensors.torch.load_file(folder / "scenenet_letters.safetensors")
+    backbone = SceneNet()
+    load_weights(backbone, "scenenet", "default")
+    assert shipped.keys() == backbone.state_dict().keys()
+    assert same(backbone, {key: value.to(backbone.state_dict()[key].dtype) for key, value in shipped.items()})
 
 
 @pytest.mark.parametrize("form", ["whole", "backbone", "module", "safetensors", "without counters"])
@@ -197,6 +211,16 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path, published):
     assert "conv1.weight (64, 1, 7, 7) for (64, 3, 7, 7)" in message
 
 
+@pytest.mark.parametrize(("number", "named"), [(1, 1), (4, 4), (5, 4)])
+def test_the_first_four_of_what_does_not_fit_are_named(tmp_path, number, named):
+    backbone = SceneNet()
+    names = [name for name in backbone.state_dict() if "num_batches" not in name]
+    torch.save({name: torch.ones(1) for name in names[number:]} | {"more": torch.ones(1)}, tmp_path / "w.pth")
+    message = refused(backbone, "scenenet", tmp_path / "w.pth")
+    dots = ", ..." if number > named else ""
+    assert f" {number} missing ({', '.join(names[:named])}{dots}); 1 unexpected (more); " in message
+
+
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {1: torch.ones(1)}, torch.ones(2)])
 def test_files_of_something_else_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
@@ -230,16 +254,21 @@ def test_default_weights_come_from_the_cache_when_they_are_there(hub, published)
     assert same(backbone, published.state_dict())
 
 
-def test_default_weights_are_fetched_with_their_hash(hub, published, monkeypatch):
+@pytest.mark.parametrize("there", [False, True])
+def test_default_weights_are_fetched_with_their_hash_into_a_folder_that_may_be_there(
+    hub, published, monkeypatch, there
+):
     asked = []
 
     def fetch(url, file, digest, progress):
-        asked.append((url, digest))
+        asked.append((url, digest, progress))
         torch.save(published.state_dict(), file)
 
+    if there:
+        hub.mkdir(parents=True)
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     load_weights(BACKBONES["resnet18"](), "resnet18", "default")
-    assert asked == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")]
+    assert asked == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd", False)]
 
 
 @pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
@@ -296,9 +325,14 @@ def test_export_refuses_what_is_no_checkpoint_of_ours(tmp_path, content, capsys)
 
 
 def test_export_refuses_values_float16_cannot_hold_and_other_suffixes(tmp_path):
-    torch.save({"model": {"backbone.a": torch.tensor([1e6])}}, tmp_path / "best.pth")
-    with pytest.raises(UserError, match="finite"):
-        export_backbone(tmp_path / "best.pth", tmp_path / "out.safetensors")
+    one, large = torch.ones(2), torch.tensor([1.0, 1e6])
+    for tensors in ({"a": large}, {"a": one, "b": large}, {"a": large, "b": one}):
+        torch.save({"model": {f"backbone.{name}": value for name, value in tensors.items()}}, tmp_path / "best.pth")
+        with pytest.raises(UserError, match="finite"):
+            export_backbone(tmp_path / "best.pth", tmp_path / "out.safetensors")
+    torch.save({"model": {"backbone.a": torch.tensor([65504.0])}}, tmp_path / "best.pth")
+    export_backbone(tmp_path / "best.pth", tmp_path / "out.safetensors")
+    assert safetensors.torch.load_file(tmp_path / "out.safetensors")["a"].item() == 65504
     with pytest.raises(UserError, match=r"\.safetensors"):
         export_backbone(tmp_path / "best.pth", tmp_path / "out.pth")
 

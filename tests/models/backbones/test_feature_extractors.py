@@ -12,6 +12,7 @@ from torch import nn
 from models.backbones.build import BACKBONES, build_backbone
 from models.backbones.feature_extractors import (
     CLASSIFYING,
+    Backbone,
     CentredFeatureExtractor,
     FeatureExtractor,
     VisionTransformer,
@@ -116,6 +117,9 @@ def test_width_stride_and_stages_of_every_network(name):
         ("vit_l_16", 1024, 16),
         ("vit_h_14", 1280, 14),
         ("resnet101", 2048, 32),
+        ("alexnet", 256, 32),
+        ("squeezenet1_1", 512, 16),
+        ("mobilenet_v3_small", 576, 32),
         ("scenenet", 96, 8),
     ],
 )
@@ -237,8 +241,9 @@ def test_positions_of_the_trained_grid_stay_and_others_are_those_of_torchvision(
         image_size=448, patch_size=32, model_state={"encoder.pos_embedding": embedding}
     )["encoder.pos_embedding"]
     torch.testing.assert_close(resized_positions(embedding, 14, 14), published)
-    assert resized_positions(embedding, 3, 5).shape == (1, 16, 12)
-    torch.testing.assert_close(resized_positions(embedding, 3, 5)[:, 0], embedding[:, 0])
+    found = resized_positions(embedding, 3, 4)  # every third row and every second column of the seven
+    torch.testing.assert_close(found[:, 0], embedding[:, 0])
+    torch.testing.assert_close(found[:, 1:].view(3, 4, 12), embedding[0, 1:].view(7, 7, 12)[::3, ::2])
 
 
 def test_map_shape_computes_nothing_and_leaves_the_network_alone():
@@ -248,3 +253,9 @@ def test_map_shape_computes_nothing_and_leaves_the_network_alone():
     assert backbone.training
     for key, value in backbone.state_dict().items():
         np.testing.assert_array_equal(value, before[key])
+
+
+def test_a_backbone_without_code_does_nothing():
+    for call in (lambda: Backbone().forward(torch.zeros(1, 3, 8, 8)), Backbone().stages):
+        with pytest.raises(NotImplementedError):
+            call()

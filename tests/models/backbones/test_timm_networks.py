@@ -47,8 +47,28 @@ class Unpoolable(nn.Module):
         raise AssertionError("cannot go\nwithout pooling")
 
 
+class Silent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        raise NotImplementedError
+
+
+class PatchesAlone(nn.Module):
+    """Tokens of patches without a class token, and nothing said about one."""
+
+    def __init__(self):
+        super().__init__()
+        self.default_cfg = {"input_size": (3, 32, 32)}
+        self.patch_embed = nn.Conv2d(3, 8, 8, stride=8)
+
+    def forward(self, images):
+        return self.patch_embed(images).flatten(2).transpose(1, 2)
+
+
 NETWORKS = {
     "small_stubborn": Unpoolable,
+    "small_silent": Silent,
+    "small_mixer": PatchesAlone,
     "small_conv": Convolutions,
     "small_swin": lambda: Convolutions("NHWC"),
     "small_vit": Patches,
@@ -88,14 +108,20 @@ def test_unknown_names_are_refused_naming_the_nearest(timm):
     with pytest.raises(UserError, match="did you mean timm/small_conv"):
         require_backbone("timm/smal_conv")
     require_backbone("timm/small_conv.tagged_in1k")
+    with pytest.raises(
+        UserError, match=r"^--model timm/xyzzy: timm has no network of that name; timm\.list_models\(\) "
+    ):
+        require_backbone("timm/xyzzy")
 
 
 def test_a_network_that_cannot_be_a_backbone_is_one_line(timm):
     with pytest.raises(UserError, match=r"^--model timm/small_stubborn: [^\n]*cannot go without pooling[^\n]*$"):
         build_backbone("timm/small_stubborn")
+    with pytest.raises(UserError, match=r"^--model timm/small_silent: [^\n]* \(NotImplementedError\)$"):
+        build_backbone("timm/small_silent")
 
 
-@pytest.mark.parametrize("name", ["small_conv", "small_swin", "small_vit"])
+@pytest.mark.parametrize("name", ["small_conv", "small_swin", "small_vit", "small_mixer"])
 def test_features_become_maps_with_channels_first(timm, name):
     backbone = build_backbone(f"timm/{name}")
     assert timm.asked == [(name, False, 0, "")]
@@ -105,8 +131,9 @@ def test_features_become_maps_with_channels_first(timm, name):
     features = backbone(images)
     assert features.shape == (2, 8, 4, 6)
     network = backbone.network
-    if name == "small_vit":
-        expected = network(images)[:, 2:].transpose(1, 2).reshape(2, 8, 4, 6)
+    if name in ("small_vit", "small_mixer"):
+        prefix = 2 if name == "small_vit" else 0
+        expected = network(images)[:, prefix:].transpose(1, 2).reshape(2, 8, 4, 6)
     else:
         expected = network.stages(network.stem(images))
     torch.testing.assert_close(features, expected)
@@ -185,5 +212,17 @@ def test_one_step_with_networks_of_the_package_itself(name, size, width, stages)
 def test_tokens_that_are_no_grid_are_refused(timm, monkeypatch):
     backbone = TimmFeatureExtractor("small_vit")
     monkeypatch.setattr(Patches, "num_prefix_tokens", 1)
-    with pytest.raises(UserError, match="no grid"):
+    refusal = r"^--model timm/small_vit: its 17 tokens are no grid of patches; take another network$"
+    with pytest.raises(UserError, match=refusal):
         backbone(torch.rand(1, 3, 32, 32))
+    with pytest.raises(UserError, match=refusal):
+        build_backbone("timm/small_vit")
+    monkeypatch.setattr(Patches, "num_prefix_tokens", 7)
+    with pytest.raises(UserError, match="its 1 tokens are no grid"):
+        backbone(torch.rand(1, 3, 8, 48))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 48), (48, 8), (8, 8)])
+def test_tokens_of_a_single_row_or_column_are_a_map(timm, height, width):
+    backbone, images = TimmFeatureExtractor("small_mixer"), torch.rand(2, 3, height, width)
+    torch.testing.assert_close(backbone(images), backbone.network.patch_embed(images))

@@ -1,5 +1,7 @@
 """Files that `--weights` takes: wrapped, with prefixes, of whole networks, of runs, averaged; and what it refuses."""
 
+from pathlib import Path
+
 import pytest
 import safetensors.torch
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from engine.core.checkpoint import save_model
 from models.backbones.build import BACKBONES, load_weights
+from models.backbones.weights_file import backbone_state
 from models.build import Architecture, build_model
 from models.peers import build_peers
 from utils.checks import UserError
@@ -195,3 +198,71 @@ def test_published_tresnets_compute_with_the_size_of_their_scales(tmp_path, publ
     backbone = BACKBONES["tresnet_m"]()
     load_weights(backbone, "tresnet_m", str(tmp_path / "w.pth"))
     torch.testing.assert_close(backbone.state_dict()[name], held[name].abs() + 1e-5 if published else held[name])
+
+
+@pytest.mark.parametrize(("rank", "said"), [(None, 1), ("0", 1), ("1", 0)])
+def test_what_is_taken_is_said_once_over_all_processes(tmp_path, monkeypatch, capsys, rank, said):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    torch.save(prefixed(BACKBONES["scenenet"]().state_dict(), "enc."), tmp_path / "w.pth")
+    load_weights(BACKBONES["scenenet"](), "scenenet", str(tmp_path / "w.pth"))
+    assert capsys.readouterr().out.count(f"{tmp_path / 'w.pth'}: the backbone is taken from enc.*") == said
+
+
+OWN = ("conv1.weight", "bn1.weight", *(f"layer{n}.0.{part}.weight" for n in (1, 2) for part in ("conv1", "bn1")))
+
+
+def ones(*names):
+    return {name: torch.ones(1) for name in names}
+
+
+def read(content, own=OWN):
+    return backbone_state(content, Path("w.pth"), ones(*own))
+
+
+@pytest.mark.parametrize(("there", "taken"), [(2, False), (3, True), (6, True)])
+def test_a_prefix_counts_from_half_of_the_backbone_on(there, taken):
+    names = [f"enc.{name}" for name in OWN[:there]]
+    found = read(ones(*names))
+    assert list(found.state) == (list(OWN[:there]) if taken else names)
+    assert found.notes == (("the backbone is taken from enc.*",) if taken else ())
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "others", "said"),
+    [
+        ("a", 0, ""),
+        ("a", 1, "; 1 tensors outside it are not used"),
+        ("ab", 0, "; 6 tensors outside it are not used, nor are those of b."),
+        ("abcde", 2, "; 26 tensors outside it are not used, nor are those of b., c., d."),
+    ],
+)
+def test_what_is_left_of_a_whole_network_is_counted(prefixes, others, said):
+    names = [f"{prefix}.{name}" for prefix in prefixes for name in OWN] + [f"other.{n}" for n in range(others)]
+    found = read(ones(*names))
+    assert list(found.state) == list(OWN)
+    assert found.notes == (f"the backbone is taken from a.*{said}",)
+
+
+def test_layers_that_classify_are_left_out_and_noticed_unless_they_are_of_the_backbone():
+    alone = read(ones(*OWN))
+    assert (list(alone.state), alone.notes, alone.classified) == (list(OWN), (), False)
+    beside = read(ones(*OWN, "fc.weight"))
+    assert (list(beside.state), beside.classified) == (list(OWN), True)
+    inside = read(ones(*OWN, "fc.weight"), (*OWN, "fc.weight"))
+    assert (list(inside.state), inside.classified) == ([*OWN, "fc.weight"], False)
+
+
+def test_of_several_networks_in_a_file_the_one_with_most_of_the_backbone_is_read():
+    nothing, little = ones("a.weight"), ones(*OWN[:2])
+    much = ones(*(f"enc.{name}" for name in OWN), "deconv.conv1.weight")
+    for content in ({"one": little, "two": much}, {"one": much, "two": little}):
+        assert list(read(content).state) == list(OWN)
+    for content in ({"one": nothing, "two": ones(OWN[0])}, {"one": ones(OWN[0]), "two": nothing}):
+        assert list(read(content).state) == [OWN[0]]
+
+
+def test_a_network_with_names_is_not_read_by_numbers():
+    names = [*OWN, "neck.4.0.conv1.weight"]
+    assert list(read(ones(*names)).state) == names

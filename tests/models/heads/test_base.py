@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from models.heads import HEADS
+from models.heads import HEADS, HeadKind
 from models.heads.base import Head, LabelInfo
 from tests.losses.fake_model import random_labels
 from utils.types import LabelTable
@@ -70,3 +70,17 @@ def test_a_head_without_code_does_nothing():
     for call in (Head().forward, Head().cam):
         with pytest.raises(NotImplementedError):
             call(torch.zeros(1, 2, 3, 3))
+
+
+def test_titles_are_the_first_lines_of_the_configs():
+    assert {name: kind.title for name, kind in HEADS.items()} == {
+        "linear": "Mean pooling and one linear layer",
+        "csra": "Class-specific residual attention",
+        "pfc": "A normalised neck and one linear layer",
+        "q2l": "Query2Label",
+        "gcn": "ML-GCN",
+        "ctran": "C-Tran",
+    }
+    nameless = type("Nameless", (), {})
+    assert HeadKind(nameless, HEADS["linear"].build) == (nameless, HEADS["linear"].build, False, False)
+    assert HeadKind(nameless, HEADS["linear"].build).title == "Nameless"

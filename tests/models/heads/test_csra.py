@@ -97,6 +97,13 @@ def test_attention_runs_from_the_mean_to_the_maximum():
     torch.testing.assert_close(attention(scores, torch.inf), scores.amax(dim=2))
 
 
+def test_temperatures_are_the_published_ones():
+    whole = {1: [1], 2: [1], 4: [1, 2, 4], 6: [1, 2, 3, 4, 5], 8: [1, 2, 3, 4, 5, 6, 7]}
+    for heads, temperatures in whole.items():
+        last = [] if heads == 1 else [torch.inf]
+        assert list(csra(num_heads=heads).temperatures) == [*temperatures, *last]
+
+
 @pytest.mark.parametrize("num_heads", [0, 3, 5, 7, 9, -1])
 def test_other_numbers_of_heads_are_refused(num_heads):
     with pytest.raises(UserError, match="1, 2, 4, 6, 8"):

@@ -122,6 +122,7 @@ def test_it_starts_as_published():
     assert built.fc.bias.abs().max() > 0
     assert (built.norm.weight == 1).all()
     assert (len(built.layers), built.layers[0].linear1.out_features) == (3, 64)
+    assert (built.layers[0].self_attn.num_heads, built.layers[0].dropout.p) == (4, 0.1)
 
 
 def test_settings_reach_the_head():
@@ -136,7 +137,12 @@ def test_settings_reach_the_head():
 
 
 @pytest.mark.parametrize(
-    "settings, part", [({"enc_layers": 0}, "--enc_layers 0"), ({"unknown_state": "ones"}, "--unknown_state")]
+    "settings, part",
+    [
+        ({"enc_layers": 0}, "--enc_layers 0"),
+        ({"nheads": 0}, "--nheads 0"),
+        ({"unknown_state": "ones"}, "--unknown_state"),
+    ],
 )
 def test_wrong_settings_are_refused(settings, part):
     with pytest.raises(UserError, match=part):

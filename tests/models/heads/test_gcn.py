@@ -40,6 +40,16 @@ def test_golden_counts_and_adjacency():
         np.testing.assert_allclose(graph.numpy(), norm, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("threshold", "goes_with"), [(0.5, [[0, 1, 0], [1, 0, 0], [1, 0, 0]]), (0.6, [[0, 0, 0], [1, 0, 0], [1, 0, 0]])]
+)
+def test_a_label_goes_with_another_from_the_threshold_on(threshold, goes_with):
+    """Shares P(j|i) are 1/2 and 1/4 of the first class, 1 of both others, of which one was seen once."""
+    together, alone = np.array([[0, 2, 1], [2, 0, 0], [1, 0, 0]]), np.array([4, 2, 1])
+    weights = np.array(goes_with) * 0.25 / (np.sum(goes_with, axis=0) + 1e-6)
+    np.testing.assert_allclose(adjacency(together, alone, threshold, P), np.eye(3) + weights, rtol=1e-12)
+
+
 def test_golden_adjacency_of_published_counts():
     golden = load("gcn_adj.npz")
     if "voc_counts" not in golden:
@@ -134,6 +144,7 @@ def test_gradients_are_those_of_its_values_and_the_graph_has_none():
 
 
 def test_vectors_and_graph_are_in_the_state_and_stay_in_evaluation():
+    assert not head().graph.training
     built = head().train()
     assert {"graph.vectors", "graph.adjacency"} <= set(built.state_dict())
     assert built.training

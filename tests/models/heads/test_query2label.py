@@ -154,6 +154,9 @@ def test_it_starts_as_published():
     assert layer.linear1.weight.abs().max() <= (6 / (64 + 256)) ** 0.5
     assert layer.linear1.weight.std().item() == pytest.approx((2 / (64 + 256)) ** 0.5, rel=0.05)
     assert layer.linear1.out_features == 256
+    assert (layer.multihead_attn.num_heads, layer.dropout.p, layer.pre_norm) == (4, 0.1, False)
+    assert not any(other.self_attention for other in built.transformer.decoder.layers)
+    assert not list(built.input_proj.parameters())
     assert (len(built.transformer.encoder.layers), len(built.transformer.decoder.layers)) == (1, 2)
 
 
@@ -167,7 +170,7 @@ def test_widths_that_do_not_go_together_are_refused():
 def test_names_are_those_of_the_published_network():
     names = set(Query2LabelHead(8, 5, heads=2, projected=True).state_dict())
     layer = EncoderLayer(8, 2, 12, 0.0)
-    transformer = Transformer(Encoder([layer], 8, False), QueryDecoder([DecoderLayer(8, 2, 12, 0.0)], 8))
+    transformer = Transformer(Encoder([layer], 8, False), QueryDecoder([DecoderLayer(8, 2, 12, 0.0, False, False)], 8))
     assert {"encoder.layers.0.self_attn.in_proj_weight", "decoder.layers.0.norm3.bias"} <= set(transformer.state_dict())
     assert {"query_embed.weight", "input_proj.weight", "input_proj.bias", "fc.W", "fc.b"} <= names
     assert not any("norm1" in name or "self_attn" in name for name in names if "decoder" in name)

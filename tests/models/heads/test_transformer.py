@@ -108,6 +108,16 @@ def test_layers_drop_in_training_only():
     assert torch.equal(layer.eval()(tokens), layer(tokens))
 
 
+def test_layers_keep_no_attention_weights():
+    encoder, decoder = EncoderLayer(8, 2, 12, 0.0), DecoderLayer(8, 2, 12, 0.0, False, True)
+    kept = []
+    for attention in (encoder.self_attn, decoder.self_attn, decoder.multihead_attn):
+        attention.register_forward_hook(lambda _module, _inputs, output: kept.append(output[1]))
+    tokens = torch.rand(2, 6, 8)
+    decoder(tokens, tokens[:1], encoder(tokens), tokens[:1])
+    assert kept == [None, None, None]
+
+
 def test_there_is_a_projection_where_widths_differ_or_it_is_asked_for():
     assert not list(input_projection(8, 8).parameters())
     assert input_projection(8, 8, projected=True)(torch.rand(1, 8, 2, 3)).shape == (1, 8, 2, 3)

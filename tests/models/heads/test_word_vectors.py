@@ -103,7 +103,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path):
     assert "line 2" in refused(glove(file, {"the": [1, 2], "cat": [1, "x"]}))
     assert "line 3: 1 numbers, not 2" in refused(glove(file, {"the": [1], "cat": [1, 2], "light": [1]}))
     assert "line 2: a word without numbers" in refused(glove(file, {"the": [1], "cat": []}))
-    for number in ("nan", "inf", "1e39"):
+    for number in ("nan", "inf", "1e39", "-1e39"):
         assert "not finite in single precision" in refused(glove(file, GLOVE | {"cat": [number, 1]}))
     assert "--word_vectors PATH" in refused(tmp_path / "absent.txt")
 
@@ -145,3 +145,20 @@ def test_reading_ends_when_all_words_are_found(tmp_path):
     assert read_words(tmp_path / "words.txt", ["dog", "cat"]).tolist() == [[3, 4], [1, 2]]
     with pytest.raises(UserError, match="line 4: too long"):
         read_words(tmp_path / "words.txt", ["dog", "owl"])
+
+
+def test_the_largest_numbers_of_single_precision_are_taken(tmp_path):
+    largest = float(np.finfo(np.float32).max)
+    found = class_vectors(glove(tmp_path / "glove.txt", GLOVE | {"cat": [largest, -largest]}), CLASSES, 2)
+    assert found[0].tolist() == [largest, -largest]
+
+
+@pytest.mark.parametrize("spare", [1, 0])
+def test_a_line_is_shorter_than_a_mebibyte(tmp_path, spare):
+    line = b"the 1" + b" " * ((1 << 20) - 6 - spare) + b"\n"
+    (tmp_path / "words.txt").write_bytes(line + b"cat 1 2\n")
+    if spare:
+        assert read_words(tmp_path / "words.txt", ["cat"]).tolist() == [[1, 2]]
+    else:
+        with pytest.raises(UserError, match=r"words\.txt, line 1: too long"):
+            read_words(tmp_path / "words.txt", ["cat"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.released import read_released
-from models.released.contents import Contents, HeadOverrides
+from models.released.contents import Contents, HeadOverrides, unpack
 from models.released.resnets import (
     is_bce,
     is_boostlu,
@@ -275,8 +275,23 @@ def test_a_network_that_cannot_be_is_refused_with_the_name_of_the_file():
         read_released(state, FILE)
 
 
-def test_what_is_of_no_family_is_refused_with_its_first_names():
-    with pytest.raises(
-        UserError, match=r"^file\.pth: a checkpoint of no kind that is read here \(it has a, b, c, \.\.\.\)"
-    ):
-        read_released(contents("a", "b", "c", "d").state, FILE)
+@pytest.mark.parametrize(("names", "said"), [("ab", "a, b"), ("abc", "a, b, c"), ("abcd", r"a, b, c, \.\.\.")])
+def test_what_is_of_no_family_is_refused_with_its_first_names(names, said):
+    with pytest.raises(UserError, match=rf"^file\.pth: a checkpoint of no kind that is read here \(it has {said}\)"):
+        read_released(contents(*names).state, FILE)
+
+
+def test_sizes_are_those_along_an_axis_that_is_there():
+    file = contents(a__weight=(3, 5), number=())
+    assert (file.size("a.weight"), file.size("a.weight", 1)) == (3, 5)
+    for key, axis, shape in (("a.weight", 2, r"\(3, 5\)"), ("number", 0, r"\(\)")):
+        with pytest.raises(UserError, match=rf"^file\.pth: {key} has the shape {shape}, which does not fit$"):
+            file.size(key, axis)
+    with pytest.raises(UserError, match=r"^file\.pth: has no b, which such a checkpoint has"):
+        file.size("b")
+
+
+def test_a_name_that_is_there_with_and_without_its_wrapper_is_refused():
+    state = {"fc_all.weight": torch.ones(3, 2), "module.fc_all.weight": torch.zeros(3, 2)}
+    with pytest.raises(UserError, match=r"^file\.pth: has a name with and without module\.; fetch the file again$"):
+        unpack(state, FILE)

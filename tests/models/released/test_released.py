@@ -202,6 +202,37 @@ def test_other_precisions_are_read_as_float32(tmp_path, dtype):
     agree(released, made, rtol=1e-5 if dtype == torch.float64 else 0.1)
 
 
+def test_the_epoch_is_a_whole_number_or_none_is_known(tmp_path):
+    state = FILES["bce"]().state
+    for beside, epoch in (({"epoch": 7}, 7), ({"epoch": "7"}, 0), ({"epoch": True}, 0), ({}, 0)):
+        assert read_released({"state_dict": state, **beside}, tmp_path).epoch == epoch
+
+
+def test_counters_may_be_averages_or_missing_but_not_of_another_shape(tmp_path):
+    state = dict(FILES["bce"]().state)
+    state["bn1.num_batches_tracked"] = torch.tensor(3.5)
+    del state["layer1.0.bn1.num_batches_tracked"]
+    weights = read_released(state, tmp_path).weights
+    assert weights["backbone.bn1.num_batches_tracked"].dtype == torch.int64
+    assert torch.equal(weights["backbone.layer1.0.bn1.num_batches_tracked"], torch.tensor(0))
+    with pytest.raises(MisfitError, match=r"1 of another shape or kind \(backbone\.bn1\.num_batches_tracked \(2,\)"):
+        read_released({**state, "bn1.num_batches_tracked": torch.zeros(2)}, tmp_path)
+
+
+def test_what_is_not_finite_is_refused_unless_it_never_runs(tmp_path):
+    state = dict(FILES["cones"]().state)
+    dead = next(name for name in state if name.startswith("contrastive_class_selector_"))
+    assert dead in read_released({**state, dead: torch.tensor([torch.nan])}, tmp_path).dropped
+    with pytest.raises(UserError, match=r"fc_all\.bias holds numbers that are not finite"):
+        read_released({**state, "fc_all.bias": torch.full((CLASSES,), torch.nan)}, tmp_path)
+
+
+def test_names_are_left_out_where_there_is_not_one_for_each_class(tmp_path):
+    content = FILES["distribution_balanced"]().content
+    for names in (["a"] * (CLASSES - 1), ["a"] * (CLASSES + 1)):
+        assert read_released({**content, "meta": {"CLASSES": names}}, tmp_path).names == ()
+
+
 def test_all_misfits_are_listed_and_the_first_are_named(tmp_path):
     made = FILES["ndlp"]()
     state = dict(made.state)

@@ -1,0 +1,114 @@
+"""Folders that a run may use, and those that it may not: nothing of them is changed before it is allowed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.core.run_folder import FREE_ON_RESUME, RunFolder
+from engine.core.setting_table import training_names
+from tests.engine.run_folders import settings_of
+from utils.checks import UserError
+
+KNOWN = training_names()
+SETTINGS = settings_of("bce", ("--lr", "0.25", "--epochs", "3"))
+
+
+def used(path, words=("--lr", "0.25", "--epochs", "3"), method="bce"):
+    """A folder of a run with these settings."""
+    path.mkdir(parents=True)
+    (path / "settings.yaml").write_text(settings_of(method, words).as_yaml("a run"))
+    return RunFolder(path)
+
+
+def refused(folder, resume=True, settings=SETTINGS):
+    with pytest.raises(UserError) as error:
+        folder.check(resume, settings, KNOWN)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_new_folder_is_only_tried(tmp_path, capsys, resume):
+    folder = RunFolder(tmp_path / "new" / "run")
+    folder.check(resume, SETTINGS, KNOWN)
+    assert not folder.path.exists()
+    said = f"--resume: nothing saved in {folder.path} yet, starting\n"
+    assert capsys.readouterr().out == (said if resume else "")
+    folder.path.mkdir()
+    folder.check(False, SETTINGS, KNOWN)
+    assert list(folder.path.iterdir()) == []
+
+
+def test_a_file_and_a_folder_in_use_are_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    assert refused(RunFolder(tmp_path / "file")) == f"--output {tmp_path / 'file'}: is a file"
+    folder = used(tmp_path / "run")
+    words = f"--output {tmp_path / 'run'}: not empty; add --resume to go on with that run, or name another"
+    assert refused(folder, resume=False) == words
+    (folder.path / "settings.yaml").rename(folder.path / "other.yaml")
+    assert "contains files but no run (no settings.yaml); name another folder" in refused(folder)
+
+
+@pytest.mark.parametrize("saved", ["last/state.pth", "result.json", None])
+def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys, saved):
+    folder = used(tmp_path / "run")
+    if saved:
+        (folder.path / saved).parent.mkdir(exist_ok=True)
+        (folder.path / saved).write_text(json.dumps({"test": {}}))
+    before = sorted(folder.path.rglob("*"))
+    folder.check(True, SETTINGS, KNOWN)
+    assert sorted(folder.path.rglob("*")) == before
+    assert ("nothing saved" in capsys.readouterr().out) == (saved is None)
+    assert folder.result == ({"test": {}} if saved == "result.json" else None)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--lr", "0.5", "--epochs", "3"), "was started with --lr 0.5, now it is 0.25; give the same settings"),
+        (("--lr", "0.25", "--epochs", "3", "--clip_grad", "2"), "was started with --clip_grad 2.0, now it is None"),
+        (("--lr", "0.25", "--epochs", "3", "--milestones", "5,7"), "was started with --milestones 5,7, now it is None"),
+    ],
+)
+def test_other_settings_are_another_run(tmp_path, words, expected):
+    assert f"--resume: {tmp_path / 'run'} {expected}" in refused(used(tmp_path / "run", words))
+
+
+def test_settings_that_leave_the_result_as_it_is_may_change(tmp_path):
+    changed = {name: value for name, value in SETTINGS.values.items() if name in FREE_ON_RESUME}
+    assert len(changed) >= 12
+    other = {**SETTINGS.values, **dict.fromkeys(changed, "another")}
+    used(tmp_path / "run").check(True, replace(SETTINGS, values=other), KNOWN)
+    assert "--seed 0, now it is another" in refused(
+        RunFolder(tmp_path / "run"), settings=replace(SETTINGS, values={**other, "seed": "another"})
+    )
+
+
+def test_settings_of_other_methods_in_the_file_are_passed_over(tmp_path):
+    folder = used(tmp_path / "run")
+    with (folder.path / "settings.yaml").open("a") as file:
+        file.write("mod_scheme: LL-R\n")
+    folder.check(True, SETTINGS, KNOWN)
+    with pytest.raises(UserError, match="unknown setting 'mod_scheme'"):
+        folder.check(True, SETTINGS, frozenset())
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(tmp_path, monkeypatch):
+    def write_bytes(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    message = refused(RunFolder(tmp_path / "run"), resume=False)
+    assert message == f"--output {tmp_path / 'run'}: cannot be written (No space left on device)"
+
+
+def test_a_finished_run_has_its_result_at_once_and_in_its_files(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.result is None
+    folder.finish({"test": {"mAP": 0.5}, "epochs": 3})
+    assert folder.result == json.loads((tmp_path / "result.json").read_text()) == {"test": {"mAP": 0.5}, "epochs": 3}
+    assert (tmp_path / "result.json").read_text().endswith("\n}\n")
+    event = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (event["event"], event["test"]) == ("end", {"mAP": 0.5})

@@ -1,0 +1,143 @@
+"""What the loop counts, seeds and saves, and how it ends on a signal."""
+
+import itertools
+import math
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.core.distributed import Runtime
+from engine.training import loop as room
+from engine.training.loop import Loop, TrainState
+from tests.engine.training.test_loop import BATCH, ROWS, make_loop
+from utils.checks import Interrupted, RunError
+from utils.seeding import derive_seed
+
+STEPS = -(-ROWS // BATCH)
+
+
+def test_images_and_seconds_are_counted_over_the_whole_run(monkeypatch):
+    clock = itertools.count(1000.0, 0.5)
+    monkeypatch.setattr(room.time, "perf_counter", lambda: next(clock))
+    rows = []
+    loop, _ = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=2)
+    loop.run(lambda epoch, row: rows.append(dict(row)))
+    assert (loop.state.images, loop.state.seconds) == (2 * ROWS, 2 * STEPS * 0.5)
+    assert [row["images_per_second"] for row in rows] == [ROWS / (STEPS * 0.5)] * 2
+    assert [row["epoch"] for row in rows] == [1, 2]
+
+
+def test_losses_of_an_epoch_are_means_over_its_steps():
+    seen, rows = [], []
+    loop, _ = make_loop(
+        Runtime("cpu", "fp32"),
+        frozen=0,
+        epochs=2,
+        after_step=lambda epoch, batch, loss: seen.append(loss.total.item()),
+    )
+    loop.run(lambda epoch, row: rows.append(dict(row)))
+    for number, row in enumerate(rows):
+        own = seen[number * STEPS : (number + 1) * STEPS]
+        assert row["loss"] == pytest.approx(sum(own) / STEPS)
+
+
+def test_every_step_draws_from_a_seed_of_its_own():
+    seeds = []
+    loop, _ = make_loop(
+        Runtime("cpu", "fp32"), frozen=0, epochs=2, after_step=lambda *_: seeds.append(torch.initial_seed())
+    )
+    loop.run(lambda epoch, row: None)
+    assert seeds == [derive_seed(0, "step", number, 0) for number in range(2 * STEPS)]
+    assert len(set(seeds)) == 2 * STEPS
+
+
+def test_network_and_criterion_train_again_after_they_were_scored():
+    modes = []
+    loop, network = make_loop(
+        Runtime("cpu", "fp32"),
+        frozen=0,
+        epochs=3,
+        after_step=lambda *_: modes.append((network.training, loop.learner.criterion.training)),
+    )
+
+    def score(epoch, row):
+        loop.learner.model.eval()
+        loop.learner.criterion.eval()
+
+    loop.run(score)
+    assert modes == [(True, True)] * 3 * STEPS
+
+
+def test_saves_within_an_epoch_are_so_many_minutes_apart(monkeypatch):
+    now, steps = [0.0], []
+    monkeypatch.setattr(room.time, "monotonic", lambda: now[0])
+    loop, _ = make_loop(
+        Runtime("cpu", "fp32"),
+        frozen=0,
+        epochs=1,
+        save=lambda state: steps.append((state["position"]["epoch"], state["position"]["step"])),
+        after_step=lambda *_: now.__setitem__(0, now[0] + 60.0),
+    )
+    loop.save_seconds = 120.0
+    loop.run(lambda epoch, row: None)
+    assert steps == [(1, 2), (1, 4), (2, 0)]
+
+
+@pytest.mark.parametrize("minutes", [0.0, 2.5])
+def test_minutes_are_of_sixty_seconds(minutes):
+    given = {"epochs": 1, "seed": 0, "print_freq": 1, "save": None, "freezing": None, "hooks": None}
+    assert Loop(None, None, None, None, save_minutes=minutes, **given).save_seconds == 60 * minutes
+
+
+@pytest.mark.parametrize(
+    ("number", "elsewhere", "told"), [(0, False, None), (signal.SIGINT, False, 2), (0, True, 15), (15, True, 15)]
+)
+def test_a_signal_to_any_process_ends_all_after_a_save(number, elsewhere, told):
+    saved = []
+    loop = SimpleNamespace(
+        runtime=SimpleNamespace(agree=lambda flag: flag or elsewhere),
+        stop=SimpleNamespace(number=number),
+        save=lambda: saved.append("saved"),
+    )
+    if told is None:
+        Loop.check_stop(loop)
+        assert saved == []
+    else:
+        with pytest.raises(Interrupted) as stopped:
+            Loop.check_stop(loop)
+        assert (stopped.value.number, saved) == (told, ["saved"])
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_the_main_process_saves(monkeypatch, main):
+    monkeypatch.setattr(room.time, "monotonic", lambda: 77.0)
+    saved = []
+    loop = SimpleNamespace(runtime=SimpleNamespace(is_main=main), _save=saved.append, state_dict=lambda: "state")
+    Loop.save(loop)
+    assert (saved, loop._saved_at) == (["state"] if main else [], 77.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_where_it_is(value):
+    loop = SimpleNamespace(state=TrainState(epoch=3, step=2), _sums={"loss": torch.tensor(value)})
+    with pytest.raises(RunError, match=f"^the loss is {value} at epoch 3, step 2; try a lower --lr"):
+        Loop._checked_loss(loop)
+    loop._sums["loss"] = torch.tensor(3.0)
+    assert Loop._checked_loss(loop) == "loss 1.5000"
+
+
+def test_a_row_of_the_log_has_the_rate_of_the_backbone_and_a_speed_before_any_time_has_passed():
+    groups = [{"lr": 0.25}, {"lr": 0.75}]
+    loop = SimpleNamespace(
+        state=TrainState(epoch=3, step=4, images=10, seconds=0.0),
+        _sums={"loss": torch.tensor(2.0), "part": torch.tensor(6.0)},
+        learner=SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups)),
+        hooks=SimpleNamespace(epoch_columns=lambda epoch: {"of": epoch}),
+        _checked_loss=lambda: None,
+    )
+    row = Loop._epoch_row(loop)
+    speed = row.pop("images_per_second")
+    assert row == {"epoch": 3, "loss": 0.5, "part": 1.5, "of": 3, "lr": 0.25}
+    assert speed == pytest.approx(1e10)

@@ -1,0 +1,234 @@
+"""How the parts of a run are made of its settings, with what they are made by replaced."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from engine.training import setup
+from engine.training.loaders import FeatureLoaders, ImageLoaders
+from engine.training.recorder import Recorder
+from models.build import Architecture, build_model
+from tests.engine.run_folders import settings_of
+from tests.engine.training.test_features import array_data
+from utils.checks import UserError
+from utils.types import LabelTable
+
+RUNTIME = SimpleNamespace(
+    device=torch.device("cpu"), precision="fp32", rank=1, world_size=3, local_world_size=2, is_main=False
+)
+SMALL = ("--model", "scenenet", "--weights", "none", "--img_size", "32")
+
+
+def selected(wanted, validation, early_stop=None, scheduler="step"):
+    config, optim = SimpleNamespace(selection=wanted, early_stop=early_stop), SimpleNamespace(scheduler=scheduler)
+    return setup.selection_of(config, optim, SimpleNamespace(validation=validation))
+
+
+@pytest.mark.parametrize("settings", [{}, {"early_stop": 3.0}, {"scheduler": "plateau"}], ids=str)
+@pytest.mark.parametrize(
+    ("wanted", "validation", "selection"),
+    [(None, [1], "validation"), ("validation", [1], "validation"), ("test", [1], "test"), ("test", None, "test")],
+)
+def test_a_split_selects_the_epoch(wanted, validation, selection, settings):
+    assert selected(wanted, validation, **settings) == selection
+
+
+def test_without_a_split_that_selects_the_last_epoch_is_reported():
+    assert selected(None, None) == selected("last", None) == selected("last", [1]) == "last"
+    assert selected("last", [1], scheduler="plateau") == "last"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("validation", None), "--selection validation: there is no validation split; give --val_frac"),
+        ((None, None, 3.0), "--early_stop: there is no validation split whose mAP could fall"),
+        ((None, None, 0.0), "--early_stop: there is no validation split whose mAP could fall"),
+        ((None, None, None, "plateau"), "--scheduler plateau: there is no validation split whose mAP could stop"),
+        (("last", None, None, "plateau"), "--scheduler plateau: there is no validation split whose mAP could stop"),
+    ],
+)
+def test_what_needs_a_validation_split_is_refused_without_one(given, words):
+    with pytest.raises(UserError, match=words):
+        selected(*given)
+
+
+@pytest.mark.parametrize("validation", [None, "held out"])
+def test_classes_that_cannot_be_scored_are_told_of_each_split(monkeypatch, capsys, validation):
+    said = {"held out": "two classes", "tests": "one class", "fine": ""}
+    monkeypatch.setattr(setup, "untold_classes", lambda name, split: said[split] and f"{name}: {said[split]}")
+    setup.note_untold_classes(SimpleNamespace(validation=validation, test="tests"))
+    expected = ["note: validation: two classes"] if validation else []
+    assert capsys.readouterr().err.splitlines() == [*expected, "note: test: one class"]
+    setup.note_untold_classes(SimpleNamespace(validation=None, test="fine"))
+    assert capsys.readouterr().err == ""
+
+
+def test_images_are_kept_by_the_main_process_before_the_others_look_for_them(monkeypatch, tmp_path):
+    told = []
+
+    @contextmanager
+    def main_first():
+        told.append("main")
+        yield
+        told.append("all")
+
+    def keep(splits, how, cache, **named):
+        told.append((splits, how, cache.folder, named))
+        return {"train": "kept"}
+
+    monkeypatch.setattr(setup, "keep_images", keep)
+    monkeypatch.setattr(setup, "Cache", lambda folder: SimpleNamespace(folder=folder))
+    data = SimpleNamespace(train="a", validation=None, test="b", _replace=lambda **parts: ("data with", parts))
+    settings = settings_of("bce", ["--cache", "disk", "--cache_dir", tmp_path])
+    runtime = SimpleNamespace(main_first=main_first, local_world_size=2, is_main=False)
+    assert setup.keep_data(data, settings, runtime) == ("data with", {"train": "kept"})
+    splits = {"train": "a", "validation": None, "test": "b"}
+    assert told == ["main", (splits, "disk", tmp_path, {"processes": 2, "shown": False}), "all"]
+
+
+@pytest.mark.parametrize(("method", "kind"), [("bce", "one"), ("cls", "pair")])
+def test_a_network_is_built_for_the_method_and_its_size_is_checked(monkeypatch, method, kind):
+    made, sizes = [], []
+
+    def builder(kind):
+        return lambda *args, **named: (
+            made.append((kind, args, named)) or SimpleNamespace(check_size=lambda *size: sizes.append(size))
+        )
+
+    monkeypatch.setattr(setup, "build_model", builder("one"))
+    monkeypatch.setattr(setup, "build_peers", builder("pair"))
+    data = array_data()
+    settings = settings_of(method, [*SMALL, "--seed", "4", "--train_seed", "9"])
+    setup.build_network(settings, data)
+    ((built, (architecture, classes, seed), named),) = made
+    assert (built, classes, seed) == (kind, len(data.train.classes), 9)
+    assert architecture.model.model == "scenenet"
+    assert named["label_info"].classes == data.train.classes
+    assert sizes == [("scenenet", 32)]
+
+
+def test_a_head_that_does_not_fit_the_method_is_refused():
+    with pytest.raises(UserError, match="--head gcn: label_mask gives the network known labels"):
+        setup.build_network(settings_of("label_mask", [*SMALL, "--head", "gcn"]), array_data())
+
+
+class Criterion:
+    """A criterion that keeps what it is told."""
+
+    needs, train_scores_of, corrected = frozenset(), "network", None
+
+    def __init__(self, config=None, info=None):
+        self.config, self.info = config, info
+
+    def to(self, device):
+        self.device = device
+        return self
+
+    def corrected_labels(self):
+        return self.corrected
+
+    def parameter_groups(self):
+        return [{"params": ["c"], "lr_mult": 2.0}]
+
+
+def kind_of(**values):
+    return type("Other", (Criterion,), values)
+
+
+def test_a_criterion_is_told_about_the_run_and_moved_to_its_device(monkeypatch):
+    data = array_data()
+    data.observed = LabelTable(np.full((10, 3), -1, dtype=np.int8))
+    settings = settings_of("bce", ["--epochs", "7", "--train_seed", "9", "--train_mode", "linear"])
+    monkeypatch.setitem(setup.CRITERIA, "bce", SimpleNamespace(criterion=Criterion))
+    made = setup.build_criterion(settings, data, SimpleNamespace(feature_width=5), 11, RUNTIME)
+    info = made.info
+    assert (made.config, made.device) == (settings.method_config, RUNTIME.device)
+    assert (info.observed, info.classes) == (data.observed, data.train.classes)
+    assert (info.epochs, info.steps_per_epoch, info.feature_width, info.seed, info.frozen_epochs) == (7, 11, 5, 9, 7)
+    assert (info.class_counts.origin, info.clean_counts.origin) == ("observed", "clean")
+    assert info.class_counts.values.tolist() == [0, 0, 0]
+    assert info.clean_counts.values.tolist() == data.train.truth.counts().tolist()
+
+
+@pytest.mark.parametrize("words", [(), ("--ema", "0.9")])
+def test_a_method_that_reads_the_averaged_network_needs_one(monkeypatch, words):
+    made = (settings_of("bce", [*words, "--epochs", "7"]), array_data(), SimpleNamespace(feature_width=5), 11, RUNTIME)
+    averaging = SimpleNamespace(criterion=kind_of(train_scores_of="average"))
+    monkeypatch.setitem(setup.CRITERIA, "bce", averaging)
+    if words:
+        assert setup.build_criterion(*made).info.epochs == 7
+    else:
+        with pytest.raises(UserError, match=r"^bce: needs the moving average of the network; give --ema 0\.999"):
+            setup.build_criterion(*made)
+
+
+def test_labels_are_exported_of_methods_that_correct_them_alone(tmp_path):
+    data, words = array_data(), ("--export_labels", tmp_path / "a.npy", "--epochs", "4", "--record", "all")
+    settings = settings_of("bce", words)
+    with pytest.raises(UserError, match="--export_labels: bce with these settings corrects no label for good"):
+        setup.build_recorder(settings, data, Criterion(), RUNTIME)
+    recorder = setup.build_recorder(settings, data, kind_of(corrected=data.observed)(), RUNTIME)
+    assert isinstance(recorder, Recorder)
+    assert (recorder.config, recorder.observed, recorder.truth) == (recorder.config, data.observed, data.train.truth)
+    assert recorder.config.export_labels == tmp_path / "a.npy"
+    assert setup.build_recorder(settings_of("bce", ()), data, Criterion(), RUNTIME).config.record == "none"
+
+
+def test_a_head_alone_learns_on_features_of_one_network():
+    network = build_model(Architecture.of(model="scenenet", weights="none"), 3, 0)
+    fixed = settings_of("cls", ["--train_mode", "linear_fixed_features"])
+    assert setup.fixed_network(fixed, network) is network
+    assert setup.fixed_network(settings_of("cls", ["--train_mode", "linear"]), network) is None
+    with pytest.raises(UserError, match="cls trains two networks; take --train_mode linear, which reads"):
+        setup.fixed_network(fixed, SimpleNamespace())
+
+
+@pytest.mark.parametrize("validation", [None, "test"])
+def test_loaders_are_of_images_or_of_features_of_every_split(monkeypatch, tmp_path, validation):
+    data, asked = array_data(), []
+    data.validation = getattr(data, validation or "validation")
+    network = build_model(Architecture.of(model="scenenet", weights="none"), 3, 0)
+    settings = settings_of("bce", ["--num_workers", "0", "--batch_size", "5", "--train_seed", "9"])
+    found = setup.build_loaders(settings, data, None, Criterion(), RUNTIME)
+    assert isinstance(found, ImageLoaders)
+    assert (found.data, found.seed, found.workers, found.runtime) == (data, 9, 0, RUNTIME)
+    monkeypatch.setattr(setup, "pooled_features", lambda *args: asked.append(args) or {"train": "features"})
+    found = setup.build_loaders(settings, data, network, Criterion(), RUNTIME)
+    assert isinstance(found, FeatureLoaders)
+    assert (found.data, found.features, found.batch_size) == (data, {"train": "features"}, 5)
+    ((model, images, rows, _),) = asked
+    assert (model, images.seed) == (network, 9)
+    assert rows == {"train": 10, "test": 3} | ({"validation": 3} if validation else {})
+    with pytest.raises(UserError, match="bce needs cam; take --train_mode linear"):
+        setup.build_loaders(settings, data, network, kind_of(needs=frozenset({"cam"}))(), RUNTIME)
+
+
+def test_the_head_learns_faster_and_the_criterion_says_its_own_pace():
+    network = SimpleNamespace(backbone_parameters=lambda: ["b"], head_parameters=lambda: ["h"])
+    assert setup.parameter_groups(network, Criterion(), SimpleNamespace(head_lr_mult=4.0)) == [
+        {"params": ["b"]},
+        {"params": ["h"], "lr_mult": 4.0},
+        {"params": ["c"], "lr_mult": 2.0},
+    ]
+
+
+def test_a_second_view_is_made_for_those_who_need_it():
+    assert setup.number_of_views(Criterion()) == 1
+    assert setup.number_of_views(kind_of(needs=frozenset({"cam", "second_view"}))()) == 2
+
+
+def test_the_order_of_training_is_that_of_its_seed_and_of_this_process():
+    data = array_data()
+    settings = settings_of("bce", ["--batch_size", "4", "--seed", "1", "--train_seed", "9"])
+    batches = setup.training_batches_of(settings, data, RUNTIME)
+    assert (batches.rows, batches.batch_size) == (10, 4)
+    other = settings_of("bce", ["--batch_size", "4", "--seed", "9"])
+    rows = [
+        [[sample.row for sample in batch] for batch in setup.training_batches_of(each, data, runtime)]
+        for each, runtime in ((settings, RUNTIME), (other, RUNTIME), (other, SimpleNamespace(rank=0, world_size=3)))
+    ]
+    assert rows[0] == rows[1] != rows[2]
