@@ -65,9 +65,9 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
 
 
 def _say_error(text: str) -> None:
-    """Print an error: one line, and below it a folder that is drawn.
+    r"""Print an error: one line, and below it a folder that is drawn.
 
-    A line break in what an error quotes is shown as `\\n`; of a line that quotes something endless both ends are shown:
+    A line break in what an error quotes is shown as `\n`; of a line that quotes something endless both ends are shown:
     where it went wrong, and what to do.
     """
     lines: list[str] = []
