@@ -1,5 +1,6 @@
 """What changes fit a file, by its form: its bytes always, and what it holds once it is parsed."""
 
+import datetime
 import io
 import json
 import pickle
@@ -225,6 +226,37 @@ def change_parquet(data: bytes, rng: random.Random) -> bytes:
     return file.getvalue()
 
 
+def change_workbook(data: bytes, rng: random.Random) -> bytes:
+    """A cell of a workbook with another value, a row or column lost or doubled, another sheet before."""
+    import openpyxl
+
+    book = openpyxl.load_workbook(io.BytesIO(data))
+    sheet = book.active
+    cell = sheet.cell(rng.randint(1, sheet.max_row), rng.randint(1, sheet.max_column))
+    match rng.randrange(6):
+        case 0:
+            sheet.delete_rows(cell.row)
+        case 1:
+            sheet.delete_cols(cell.column)
+        case 2:
+            book.create_sheet("first", 0)
+        case 3:
+            cell.value = rng.choice((None, True, -1, 0.5, 1e300, datetime.datetime(2020, 2, 2), "=1/0", "#REF!"))
+        case _:
+            cell.value = openpyxl.cell.cell.ILLEGAL_CHARACTERS_RE.sub("?", rng.choice(TEXTS + NUMBERS))
+    file = io.BytesIO()
+    book.save(file)
+    return file.getvalue()
+
+
+def change_json_line(data: bytes, rng: random.Random) -> bytes:
+    """Another value, key or order in one of the JSON documents of a file, which are a line each."""
+    lines = data.split(b"\n")
+    at = rng.randrange(max(1, len(lines) - 1))
+    lines[at] = change_json(lines[at], rng)
+    return b"\n".join(lines)
+
+
 def _with_payload(tree: Any, rng: random.Random) -> Any:
     """The tree, now and then with a call somewhere in it."""
     if rng.random() > 0.1:
@@ -250,5 +282,7 @@ _BY_SUFFIX: dict[str, tuple[Callable[[bytes, random.Random], bytes], ...]] = {
     ".safetensors": (change_safetensors, change_safetensors),
     ".png": (change_png, change_png),
     ".parquet": (change_parquet,),
+    ".xlsx": (change_workbook, change_workbook, change_zip),
+    ".jsonl": (change_text, change_json_line, change_json_line),
     **dict.fromkeys((".jpg", ".tif", ".webp", ".gif", ".bmp"), ()),
 }

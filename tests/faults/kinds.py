@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from engine.core.checkpoint import FORMAT
 from models.build import Architecture, build_model
 from tests.data.damage.longtail import longtail_tree
 from tests.data.damage.nuswide import nuswide_tree, table
+from tests.data.datasets.table.forms import random_form
 from tests.data.datasets.test_cub import cub_tree
 from tests.data.datasets.test_openimages import tree as openimages_tree
 from tests.data.datasets.test_visual_genome import vg_tree
@@ -277,6 +279,21 @@ def _quietly(build: Callable[[Path], object]) -> Callable[[Path], None]:
     return lambda folder: build(folder) and None
 
 
+def _form(seed: int) -> Kind:
+    """A table in a random form, images and all."""
+
+    def build(folder: Path) -> None:
+        form = random_form(folder, seed)
+        for image in form.truth:
+            file = folder / (image if Path(image).suffix else f"{image}.png")
+            picture(file) if file.suffix != ".JPG" else picture(file.with_suffix(".jpg")).rename(file)
+
+    with tempfile.TemporaryDirectory() as folder:
+        form = random_form(Path(folder), seed)
+    flags = [word for name, value in form.flags.items() for word in (f"--{name}", value)]
+    return Kind(f"own table, form {seed}", build, (form.path.name,), (inspect_own(form.path.name, *flags),))
+
+
 KINDS = (
     Kind("VOC xml", voc, ("VOC2007/Annotations/*.xml",), (inspect("voc07"),)),
     Kind("VOC lists of images", voc, tuple(f"**/{one}.txt" for one in ("train", "val", "test")), (inspect("voc07"),)),
@@ -327,5 +344,6 @@ KINDS = (
     Kind("backbone", checkpoint_of(backbone), ("x.pth",), ((*TRAIN, "--weights", "x.pth"),)),
     Kind("word vectors", words, ("glove.txt",), ((*GCN, "glove.txt"),)),
     Kind("array of word vectors", words, ("vectors.npy",), ((*GCN, "vectors.npy"),)),
+    *map(_form, range(12)),
 )
 """Every kind of file that people bring."""

@@ -17,7 +17,7 @@ SLOW = {"images", "released checkpoint", "checkpoint of a loop", "backbone", "wo
 def test_mutated_files_are_read_or_refused_in_one_clear_line(kind, tmp_path):
     bench = Bench(kind, tmp_path / "files")
     assert bench.is_read() == []
-    outcomes = [bench.attempt(number, seed=1) for number in range(4 if kind.name in SLOW else 12)]
+    outcomes = [bench.attempt(number, seed=1) for number in range(4 if kind.name in SLOW else 10)]
     assert [outcome for outcome in outcomes if outcome.is_fault] == []
 
 
