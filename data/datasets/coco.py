@@ -17,6 +17,7 @@ import numpy as np
 
 from data.datasets.formatted import FormattedLayout, is_formatted, load_formatted
 from data.datasets.source import DatasetSource
+from data.datasets.unpacked import Unpacked, has_images, not_found
 from data.files.cache import fingerprint, pack, unpack
 from data.files.text_files import is_plain_text, read_json
 from data.images.files import FileImages
@@ -75,43 +76,46 @@ def load_coco(source: DatasetSource, year: int) -> Splits:
     require(year in (2014, 2017), f"COCO {year}: only 2014 and 2017 are known")
     if year == 2014 and is_formatted(source.path_images):
         return load_formatted(source, LAYOUT)
-    root = find_root(source.path_images, year)
-    train, test = (_read(source, instances(root, f"{split}{year}")) for split in ("train", "val"))
-    require(
-        train.classes == test.classes,
-        f"{instances(root, f'val{year}')}: other categories than in {instances(root, f'train{year}').name}",
-    )
+    unpacked = Unpacked(source.path_images)
+    files = find_instances(unpacked, year)
+    train, test = (_read(source, file) for file in files)
+    require(train.classes == test.classes, f"{files[1]}: other categories than in {files[0].name}")
     shared = sorted(set(train.ids) & set(test.ids), key=int)
     if shared:
         raise UserError(
-            f"{root}: image {shared[0]} is in train{year} and in val{year} ({len(shared)} such); get both files anew"
+            f"{files[0]}: image {shared[0]} is in train{year} and in val{year} ({len(shared)} such); get both anew"
         )
-    return Splits(_annotations(source, root, f"train{year}", train), _annotations(source, root, f"val{year}", test))
-
-
-def find_root(path: Path, year: int) -> Path:
-    """Return the folder with `annotations/`: `path` or `path/coco`. Raises: UserError showing the expected tree."""
-    for folder in (path, path / "coco"):
-        if (folder / "annotations").is_dir():
-            return folder
-    raise UserError(
-        f"{path}: no COCO {year} here; give --path_images the folder that looks like this:\n"
-        f"  annotations/instances_train{year}.json, instances_val{year}.json\n"
-        f"  train{year}/*.jpg   (or images/train{year}/*.jpg)\n"
-        f"  val{year}/*.jpg     (or images/val{year}/*.jpg)\n"
-        f"(--dataset digits runs without any download)"
+    return Splits(
+        _annotations(source, unpacked, f"train{year}", train), _annotations(source, unpacked, f"val{year}", test)
     )
+
+
+def find_instances(unpacked: Unpacked, year: int) -> list[Path]:
+    """The annotation files of train and val, in `annotations/` or as archives were unpacked.
+
+    Raises: UserError showing the expected tree if neither is there.
+    """
+    names = [f"instances_{split}{year}.json" for split in ("train", "val")]
+    found = [unpacked.file(f"annotations/{name}", f"coco/annotations/{name}", name) for name in names]
+    there = next((file for file in found if file is not None), None)
+    if there is None and not (unpacked.given / "annotations").is_dir():
+        path = unpacked.given
+        raise not_found(
+            path,
+            f"{path}: no COCO {year} here; give --path_images the folder that looks like this:\n"
+            f"  annotations/instances_train{year}.json, instances_val{year}.json\n"
+            f"  train{year}/*.jpg   (or images/train{year}/*.jpg)\n"
+            f"  val{year}/*.jpg     (or images/val{year}/*.jpg)\n"
+            f"(--dataset digits runs without any download)",
+        )
+    folder = unpacked.given / "annotations" if there is None else there.parent
+    return [file or folder / name for file, name in zip(found, names, strict=True)]
 
 
 def image_number(file: str) -> str:
     """Return the id in a file name: "9" of `train2014/COCO_train2014_000000000009.jpg`; "" where there is none."""
     match = re.fullmatch(r"(?:.*[^0-9])?([0-9]{1,18})", PurePosixPath(file).stem, re.DOTALL)
     return str(int(match[1])) if match else ""
-
-
-def instances(root: Path, split: str) -> Path:
-    """Path of the annotation file of one split."""
-    return root / "annotations" / f"instances_{split}.json"
 
 
 def read_instances(path: Path) -> CocoSplit:
@@ -233,12 +237,17 @@ def _read(source: DatasetSource, path: Path) -> CocoSplit:
     return content
 
 
-def _annotations(source: DatasetSource, root: Path, split: str, content: CocoSplit) -> Annotations:
-    folders = [root / "images" / split, root / split]
-    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    if source.need_images and not folder.is_dir():
-        raise UserError(f"{folders[0]}: no such folder, nor {folders[1]}; COCO's {split} images belong there")
-    images = FileImages([f"{folder}/{name}" for name in content.files], source.cache)
+def _annotations(source: DatasetSource, unpacked: Unpacked, split: str, content: CocoSplit) -> Annotations:
+    usual = [unpacked.given / "images" / split, unpacked.given / split]
+    there = next((folder for folder in usual if folder.is_dir()), None)
+    folder = (
+        there
+        if there and (not source.need_images or has_images(there))
+        else unpacked.folder(f"images/{split}", split) or there
+    )
+    if source.need_images and folder is None:
+        raise UserError(f"{usual[0]}: no such folder, nor {usual[1]}; COCO's {split} images belong there")
+    images = FileImages([f"{folder or usual[0]}/{name}" for name in content.files], source.cache)
     return Annotations(images, content.ids, content.classes, LabelTable(content.codes), content.boxes)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from data.datasets.formatted import FormattedLayout, is_formatted, load_formatted
 from data.datasets.source import DatasetSource
+from data.datasets.unpacked import not_found, relocated
 from data.files.cache import fingerprint
 from data.files.text_files import read_lines, read_text, relative_path
 from data.images.files import FileImages
@@ -51,6 +52,7 @@ def load_cub(source: DatasetSource) -> Splits:
     """
     if is_formatted(source.path_images):
         return load_formatted(source, _layout(source.path_images))
+    source = relocated(source, f"{_NAME}/images.txt", "images.txt")
     root = find_root(source.path_images)
     folder = root / "images"
     require(not source.need_images or folder.is_dir(), f"{folder}: no such folder; CUB keeps its images there")
@@ -70,14 +72,15 @@ def find_root(path: Path) -> Path:
     for folder in (path, path / _NAME):
         if (folder / "images.txt").is_file():
             return folder
-    raise UserError(
+    raise not_found(
+        path,
         f"{path}: no CUB-200-2011 here; give --path_images the folder {_NAME} or the one that holds it:\n"
         f"  attributes.txt                 (or {_NAME}/attributes/attributes.txt)\n"
         f"  {_NAME}/\n"
         f"    images.txt  train_test_split.txt\n"
         f"    attributes/image_attribute_labels.txt\n"
         f"    images/001.Black_footed_Albatross/*.jpg ...\n"
-        f"(--dataset digits runs without any download)"
+        f"(--dataset digits runs without any download)",
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from data.datasets.long_tail_pickles import check_pickles
 from data.datasets.source import DatasetSource
+from data.datasets.unpacked import Unpacked
 from data.files.text_files import read_lines, relative_path
 from data.images.files import FileImages
 from utils.checks import UserError, require
@@ -245,15 +246,15 @@ def _files(source: DatasetSource, layout: LongTailLayout, listed: Sequence[str])
     """Return the paths of the listed images, those of the first layout of which a folder exists."""
     root = source.path_images
     choices = list(zip(*(layout.paths(path) for path in listed), strict=True))
-    existing = (
-        paths for paths in choices if any((root / folder).is_dir() for folder in {_folder(path) for path in paths})
-    )
-    paths = next(existing, None)
-    if paths is None and source.need_images:
+    for at in (root, *Unpacked(root).folders):
+        for paths in choices:
+            if any((at / folder).is_dir() for folder in {_folder(path) for path in paths}):
+                return [f"{at}/{path}" for path in paths]
+    if source.need_images:
         raise UserError(
             f"{root / listed[0]}: does not exist, nor its folder; give --path_images the folder with\n  {layout.tree}"
         )
-    return [f"{root}/{path}" for path in paths or listed]
+    return [f"{root}/{path}" for path in listed]
 
 
 def _folder(path: str) -> str:

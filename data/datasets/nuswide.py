@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from data.datasets.formatted import FormattedLayout, is_formatted, load_formatted
 from data.datasets.source import DatasetSource
+from data.datasets.unpacked import Unpacked, not_found
 from data.files.cache import fingerprint, pack, unpack
 from data.files.text_files import is_plain_text, read_rows, relative_path
 from data.images.files import FileImages
@@ -77,7 +79,9 @@ def load_nuswide(source: DatasetSource) -> Splits:
     """
     if is_formatted(source.path_images):
         return load_formatted(source, LAYOUT)
-    train, test = _read(source, find_table(source))
+    table = find_table(source)
+    train, test = _read(source, table)
+    source = _with_images(source, table, train)
     require(
         not source.need_images or source.path_images.is_dir(),
         f"{source.path_images}: no such folder; give --path_images the folder of NUS-WIDE's images",
@@ -85,19 +89,30 @@ def load_nuswide(source: DatasetSource) -> Splits:
     return Splits(_annotations(source, train), _annotations(source, test))
 
 
+def _with_images(source: DatasetSource, table: Path, rows: NuswideRows) -> DatasetSource:
+    """The source with the folder that the paths of a table start from: where it was, beside the table, or below."""
+    folders = [source.path_images, table.parent, *Unpacked(source.path_images).folders] if rows.files else []
+    found = next((folder for folder in folders if (folder / rows.files[0]).is_file()), source.path_images)
+    return replace(source, path_images=found)
+
+
 def find_table(source: DatasetSource) -> Path:
     """Find `nus_wid_data.csv` beside the images or the lists. Raises: UserError showing the expected tree."""
     for folder in (source.path_images, source.path_lists, source.path_lists / "nuswide"):
         if (folder / TABLE).exists():
             return folder / TABLE
-    raise UserError(
+    found = Unpacked(source.path_images).file(TABLE)
+    if found is not None:
+        return found
+    raise not_found(
+        source.path_images,
         f"{source.path_images}: no NUS-WIDE here; give --path_images the folder that looks like this:\n"
         f"  {TABLE}      (or in the folder --path_lists)\n"
         f"  images/*.jpg          (or wherever the table says)\n"
         f"or like this:\n"
         f"  formatted_train_images.npy, formatted_train_labels.npy, and the same of val\n"
         f"  Flickr/<folder>/*.jpg (or images/)\n"
-        f"(--dataset digits runs without any download)"
+        f"(--dataset digits runs without any download)",
     )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from data.datasets.source import DatasetSource
+from data.datasets.unpacked import Unpacked, has_images, not_found, relocated
 from data.files.cache import fingerprint, pack, unpack
 from data.files.csv_blocks import CsvBlock, Texts, read_blocks
 from data.files.text_files import read_lines, read_text
@@ -60,12 +61,13 @@ def load_openimages(source: DatasetSource) -> Splits:
     Raises:
         UserError: a file or entry is missing or malformed, or an image is in two splits.
     """
-    root = find_root(source.path_images)
+    unpacked = Unpacked(source.path_images)
+    root = find_root(relocated(source, "classes-trainable.txt", "2017_11/classes-trainable.txt").path_images)
     labels, classes = read_classes(root)
     names = [
         split for split in ("train", "validation", "test") if split != "validation" or _table(root, split).is_file()
     ]
-    splits = {split: _annotations(source, root, split, labels, classes) for split in names}
+    splits = {split: _annotations(source, unpacked, root, split, labels, classes) for split in names}
     for one, other in combinations(reversed(names), 2):  # builds the set of the smaller split; train is far larger
         shared = sorted(set(splits[one].ids).intersection(splits[other].ids))
         if shared:
@@ -82,13 +84,14 @@ def find_root(path: Path) -> Path:
     for folder in (path, path / "2017_11"):
         if (folder / "classes-trainable.txt").is_file():
             return folder
-    raise UserError(
+    raise not_found(
+        path,
         f"{path}: no OpenImages V3 here; give --path_images the folder that looks like this:\n"
         f"  classes-trainable.txt, class-descriptions.csv\n"
         f"  train/annotations-human.csv, test/annotations-human.csv (validation/annotations-human.csv)\n"
         f"  train/<id>.jpg   (or images/train/<id>.jpg)\n"
         f"  test/<id>.jpg    (or images/test/<id>.jpg)\n"
-        f"(--dataset digits runs without any download)"
+        f"(--dataset digits runs without any download)",
     )
 
 
@@ -254,7 +257,12 @@ def _read(source: DatasetSource, path: Path, labels: Sequence[str], lists: Path)
 
 
 def _annotations(
-    source: DatasetSource, root: Path, split: str, labels: Sequence[str], classes: tuple[str, ...]
+    source: DatasetSource,
+    unpacked: Unpacked,
+    root: Path,
+    split: str,
+    labels: Sequence[str],
+    classes: tuple[str, ...],
 ) -> Annotations:
     path = _table(root, split)
     content = _read(source, path, labels, root / "classes-trainable.txt")
@@ -262,6 +270,11 @@ def _annotations(
         say(f"{path}: left out {content.skipped} labels of classes that are not in classes-trainable.txt")
     if content.contradictory:
         say(f"{path}: {content.contradictory} entries are verified present and verified absent; they count as present")
-    folder = root / "images" / split if (root / "images" / split).is_dir() else root / split
+    usual = root / "images" / split if (root / "images" / split).is_dir() else root / split
+    folder = (
+        usual
+        if usual.is_dir() and (not source.need_images or has_images(usual))
+        else unpacked.folder(f"images/{split}", split) or usual
+    )
     images = FileImages([f"{folder}/{image}.jpg" for image in content.ids], source.cache)
     return Annotations(images, content.ids, classes, LabelTable(content.codes, default=UNKNOWN))

@@ -19,6 +19,7 @@ import numpy as np
 
 from data.datasets.formatted import FormattedLayout, is_formatted, load_formatted
 from data.datasets.source import DatasetSource
+from data.datasets.unpacked import Unpacked, not_found
 from data.files.cache import fingerprint, pack, unpack
 from data.files.text_files import read_json, read_text
 from data.images.files import FileImages
@@ -68,8 +69,9 @@ def load_visual_genome(source: DatasetSource) -> Splits:
             dataclasses.replace(split, images=_images(source, split.ids)) for split in (splits.train, splits.test)
         )
         return Splits(train, test)
-    objects = source.path_images / "objects.json"
-    require(objects.is_file(), _expected_tree(source.path_images))
+    objects = Unpacked(source.path_images).file("objects.json")
+    if objects is None:
+        raise not_found(source.path_images, _expected_tree(source.path_images))
     phrases = _phrases_file(source)
     if phrases is None:
         raise UserError(f"{source.path_images / 'vg256.json'}: does not exist, nor under --path_lists; put it there")
@@ -206,7 +208,7 @@ def _expected_tree(path: Path) -> str:
 def _phrases_file(source: DatasetSource) -> Path | None:
     """Path of `vg256.json`, beside the other files or in the folder of the lists; None if it is in neither."""
     files = (folder / "vg256.json" for folder in (source.path_images, source.path_lists))
-    return next((file for file in files if file.exists()), None)
+    return next((file for file in files if file.exists()), None) or Unpacked(source.path_images).file("vg256.json")
 
 
 def _layout(source: DatasetSource) -> FormattedLayout:
@@ -242,7 +244,9 @@ def _annotations(source: DatasetSource, classes: tuple[str, ...], rows: VgRows, 
 
 def _images(source: DatasetSource, ids: Sequence[str]) -> FileImages:
     """Find the folder of each image; the first folder if neither has the image, or if images are not needed."""
-    first, second = (source.path_images / name for name in _FOLDERS)
+    unpacked = Unpacked(source.path_images)
+    usual = [source.path_images / name for name in _FOLDERS]
+    first, second = (folder if folder.is_dir() else unpacked.folder(folder.name) or folder for folder in usual)
     in_second: set[str] = set()
     if source.need_images:
         require(

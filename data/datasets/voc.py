@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
@@ -17,6 +17,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from data.datasets.source import DatasetSource
+from data.datasets.unpacked import Unpacked, not_found
 from data.datasets.voc_files import annotation_paths, image_paths, missing_ids
 from data.files.cache import fingerprint
 from data.files.text_files import read_lines
@@ -36,6 +37,7 @@ VOC_CLASSES = (
 READER = "voc 1"
 """Part of the cache's fingerprint; another number whenever the same files would be read differently."""
 
+_LISTS = "ImageSets/Main"
 _PURPOSE = "it belongs to the dataset's lists"
 _LIST_VALUES = {"1": PRESENT, "0": UNKNOWN, "-1": ABSENT}
 _NOT_READ = -2  # entries that no class list has set yet
@@ -73,18 +75,67 @@ def load_voc(source: DatasetSource, year: int) -> Splits:
     Raises:
         UserError: a folder, file or entry is missing or malformed, or an image is listed twice.
     """
-    root = find_root(source.path_images, year)
-    folder = root / "JPEGImages"
-    require(not source.need_images or folder.is_dir(), f"{folder}: no such folder; VOC keeps its images there")
-    lists = root / "ImageSets" / "Main"
-    train_lists, test_lists = (_train_lists(lists), ["test"]) if year == 2007 else (["train"], ["val"])
-    train_ids, test_ids = read_ids(lists, train_lists), read_ids(lists, test_lists)
-    shared = sorted(set(train_ids) & set(test_ids))
+    roots = find_roots(source.path_images, year)
+    train_lists, test_lists = (_train_lists(roots), ["test"]) if year == 2007 else (["train"], ["val"])
+    train, test = (read_ids([_list_of(roots, name) for name in names]) for names in (train_lists, test_lists))
+    for root in sorted({*train.values(), *test.values()}):
+        folder = root / "JPEGImages"
+        require(not source.need_images or folder.is_dir(), f"{folder}: no such folder; VOC keeps its images there")
+    shared = sorted(set(train) & set(test))
     if shared:
         raise UserError(
-            f"{lists}: image {shared[0]} is for training and for test ({len(shared)} such); correct the lists"
+            f"{roots[0] / _LISTS}: image {shared[0]} is for training and for test ({len(shared)} such); correct the "
+            "lists"
         )
-    return Splits(_annotations(source, root, train_lists, train_ids), _annotations(source, root, test_lists, test_ids))
+    return Splits(_annotations(source, train_lists, train), _annotations(source, test_lists, test))
+
+
+def find_roots(path: Path, year: int) -> list[Path]:
+    """The folder `VOC<year>` in or at `path`, or those of the archives that were unpacked around it.
+
+    VOC 2007 comes as an archive for training and one for the test, each with a folder `VOC2007`. They are joined.
+
+    Raises: UserError showing the expected tree.
+    """
+    try:
+        root = find_root(path, year)
+        if _is_whole(root, year):
+            return [root]
+    except UserError:
+        if Path(os.path.realpath(path)).name == f"VOC{2012 if year == 2007 else 2007}":
+            raise
+        root = None
+    unpacked = Unpacked(path, lambda folder: _is_of_year(path, folder, year))
+    found = [folder for folder in unpacked.folders if (folder / _LISTS).is_dir()]
+    if not found:
+        return [find_root(path, year)]
+    for folder in found:
+        if folder != root:
+            say(f"VOC{year}: found at {folder}")
+    return found
+
+
+def _is_whole(root: Path, year: int) -> bool:
+    """Whether a folder has the lists of training and test."""
+    names = {file.stem for file in (root / _LISTS).glob("*.txt")}
+    return {"train", "val"} <= names if year == 2012 else "test" in names and bool({"trainval", "train"} & names)
+
+
+def _is_of_year(given: Path, folder: Path, year: int) -> bool:
+    """Whether the path of a folder, from the one given on, names no other year last."""
+    named = re.findall(r"20(?:07|12)", os.path.relpath(folder, given.parent))
+    return not named or named[-1] == str(year)
+
+
+def _list_of(roots: Sequence[Path], name: str) -> Path:
+    """The list of a name; that of the first folder, if none has it. Raises: UserError for two that differ."""
+    found = [root / _LISTS / f"{name}.txt" for root in roots if (root / _LISTS / f"{name}.txt").is_file()]
+    other = next((path for path in found[1:] if path.read_bytes() != found[0].read_bytes()), None)
+    require(
+        other is None,
+        f"{other}: differs from {found[:1] and found[0]}; give --path_images the folder of the one that is meant",
+    )
+    return found[0] if found else roots[0] / _LISTS / f"{name}.txt"
 
 
 def find_root(path: Path, year: int) -> Path:
@@ -99,30 +150,35 @@ def find_root(path: Path, year: int) -> Path:
         require(own_name == name or not path.is_dir(), f"{path}: this is {own_name}, the dataset asked for is {name}")
     if (path / "ImageSets").is_dir() or (path / "Annotations").is_dir():
         return path
-    raise UserError(
+    raise not_found(
+        path,
         f"{path}: no {name} here; give --path_images the folder VOCdevkit, its parent or {name} itself:\n"
         f"  VOCdevkit/\n"
         f"    {name}/\n"
         f"      JPEGImages/<id>.jpg\n"
         f"      Annotations/<id>.xml\n"
         f"      ImageSets/Main/train.txt, val.txt{', test.txt' if year == 2007 else ''}\n"
-        f"(--dataset digits runs without any download)"
+        f"(--dataset digits runs without any download)",
     )
 
 
-def read_ids(lists: Path, names: Sequence[str]) -> list[str]:
-    """Read the image ids of several lists, sorted. Raises: UserError for a missing list or an id listed twice."""
+def read_ids(lists: Sequence[Path]) -> dict[str, Path]:
+    """Read the image ids of several lists, sorted, each with the folder `VOC<year>` that its list is in.
+
+    Raises: UserError for a missing list or an id listed twice.
+    """
     first: dict[str, str] = {}  # id: list and line
-    for name in names:
-        path = lists / f"{name}.txt"
+    root_of: dict[str, Path] = {}
+    for path in lists:
         for number, text in read_lines(path, _PURPOSE):
             if not re.fullmatch(r"[\w.-]+", text):
                 raise UserError(f"{path}, line {number}: expected one image id, found {text[:60]!r}")
             if text in first:
                 raise UserError(f"{path}, line {number}: image {text} is listed twice (also {first[text]})")
             first[text] = f"{path.name}, line {number}"
-    require(bool(first), f"{lists / names[0]}.txt: lists no image")
-    return sorted(first)
+            root_of[text] = path.parents[2]
+    require(bool(first), f"{lists[0]}: lists no image")
+    return dict(sorted(root_of.items()))
 
 
 def read_objects(path: Path) -> list[VocObject]:
@@ -212,34 +268,47 @@ def _annotation(path: Path) -> Element:
     return root
 
 
-def _train_lists(lists: Path) -> list[str]:
+def _train_lists(roots: Sequence[Path]) -> list[str]:
     """Names of the lists whose union is the training set of VOC 2007."""
     separate = ["train", "val"]
-    whole = lists / "trainval.txt"
-    if whole.is_file() and not all((lists / f"{name}.txt").is_file() for name in separate):
-        return ["trainval"]
-    return separate
+    there = {file.stem for root in roots for file in (root / _LISTS).glob("*.txt")}
+    return ["trainval"] if "trainval" in there and not there.issuperset(separate) else separate
 
 
-def _annotations(source: DatasetSource, root: Path, names: Sequence[str], ids: list[str]) -> Annotations:
-    folder, lists = root / "Annotations", root / "ImageSets" / "Main"
-    if folder.is_dir():
-        ids = _with_annotation(folder, ids) if source.skip_missing else ids
-        codes, boxes = _read_xml(source, annotation_paths(folder, ids))
+def _annotations(source: DatasetSource, names: Sequence[str], listed: dict[str, Path]) -> Annotations:
+    """Read the images of some lists; `listed` has the folder of each."""
+    roots = sorted(set(listed.values()))
+    if any((root / "Annotations").is_dir() for root in roots):
+        listed = _with_annotation(listed) if source.skip_missing else listed
+        files = _by_root(listed, lambda root, ids: annotation_paths(root / "Annotations", ids))
+        codes, boxes = _read_xml(source, list(map(Path, files)))
     else:
-        codes, boxes = read_class_lists(lists, names, ids), None
-    images = FileImages(image_paths(root / "JPEGImages", ids), source.cache)
-    return Annotations(images, tuple(ids), VOC_CLASSES, LabelTable(codes), boxes)
+        lists = [_list_of(roots, name) for name in names]
+        codes, boxes = read_class_lists(lists[0].parent, names, list(listed)), None
+    images = _by_root(listed, lambda root, ids: image_paths(root / "JPEGImages", ids))
+    return Annotations(FileImages(images, source.cache), tuple(listed), VOC_CLASSES, LabelTable(codes), boxes)
 
 
-def _with_annotation(folder: Path, ids: list[str]) -> list[str]:
+def _by_root(listed: Mapping[str, Path], paths: Callable[[Path, Sequence[str]], Sequence[str | Path]]) -> list[str]:
+    """What `paths` gives for the images of each folder, in the order of all images."""
+    found: dict[str, str] = {}
+    for root in sorted(set(listed.values())):
+        ids = [image for image, of in listed.items() if of == root]
+        found.update(zip(ids, map(str, paths(root, ids)), strict=True))
+    return [found[image] for image in listed]
+
+
+def _with_annotation(listed: dict[str, Path]) -> dict[str, Path]:
     """Return the ids that have an annotation, and print how many have none. Raises: UserError if none has one."""
-    missing = set(missing_ids(folder, ids))
+    missing: set[str] = set()
+    for root in set(listed.values()):
+        missing |= set(missing_ids(root / "Annotations", [image for image, of in listed.items() if of == root]))
     if missing:
-        first = f"{folder}/{min(missing)}.xml"
-        require(len(missing) < len(ids), f"{first}: does not exist, nor does any other of the {len(ids)} annotations")
-        say(f"left out {len(missing)} of {len(ids)} listed rows: annotation missing ({first}, ...)")
-    return [image for image in ids if image not in missing]
+        first = f"{listed[min(missing)]}/Annotations/{min(missing)}.xml"
+        gone = f"{first}: does not exist, nor does any other of the {len(listed)} annotations"
+        require(len(missing) < len(listed), gone)
+        say(f"left out {len(missing)} of {len(listed)} listed rows: annotation missing ({first}, ...)")
+    return {image: root for image, root in listed.items() if image not in missing}
 
 
 def _read_xml(source: DatasetSource, files: list[Path]) -> tuple[Codes, Boxes | None]:

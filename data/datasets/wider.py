@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.datasets.source import DatasetSource
+from data.datasets.unpacked import Unpacked, not_found
 from data.datasets.voc import Corners
 from data.files.text_files import read_json, relative_path
 from data.images.cropped import CroppedImages
@@ -57,20 +58,22 @@ def load_wider(source: DatasetSource) -> Splits:
     Raises:
         UserError: a folder, file or entry is missing or malformed.
     """
+    unpacked = Unpacked(source.path_images)
     original = _find([source.path_images / name for name in ("Annotations", "Anno", ".")], "wider_attribute_{}.json")
+    original = original or _unpacked(unpacked, "wider_attribute_{}.json")
     if original is not None:
         (train_classes, train), (test_classes, test) = (read_original(file) for file in original)
         require(
             train_classes == test_classes,
             f"{original[1]}: its attribute_id_map differs from that of {original[0].name}; get both files anew",
         )
-        return _splits(source, train_classes, train, test)
+        return _splits(source, unpacked, train_classes, train, test)
     folders = [source.path_images, source.path_images / "data" / "wider", source.path_lists]
-    prepared = _find(folders, "{}_wider.json")
+    prepared = _find(folders, "{}_wider.json") or _unpacked(unpacked, "{}_wider.json")
     if prepared is None:
-        raise UserError(_expected_tree(source.path_images))
+        raise not_found(source.path_images, _expected_tree(source.path_images))
     train, test = (read_prepared(file) for file in prepared)
-    return _splits(source, WIDER_CLASSES, train, test)
+    return _splits(source, unpacked, WIDER_CLASSES, train, test)
 
 
 def read_original(path: Path) -> tuple[tuple[str, ...], list[Person]]:
@@ -103,6 +106,17 @@ def _find(folders: Sequence[Path], pattern: str) -> tuple[Path, Path] | None:
         if any(file.exists() for file in files):
             return files
     return None
+
+
+def _unpacked(unpacked: Unpacked, pattern: str) -> tuple[Path, Path] | None:
+    """The files of trainval and test as an archive of them was unpacked; None if neither is there."""
+    names = [pattern.format(split) for split in ("trainval", "test")]
+    found = [unpacked.file(name) for name in names]
+    there = next((file for file in found if file is not None), None)
+    if there is None:
+        return None
+    one, other = (file or there.parent / name for file, name in zip(found, names, strict=True))
+    return one, other
 
 
 def _expected_tree(path: Path) -> str:
@@ -191,8 +205,11 @@ def _codes(values: Any, meaning: dict[int, int], where: str) -> tuple[int, ...]:
     return tuple(meaning[value] for value in values)
 
 
-def _splits(source: DatasetSource, classes: tuple[str, ...], train: list[Person], test: list[Person]) -> Splits:
-    folder = source.path_images / "Image"
+def _splits(
+    source: DatasetSource, unpacked: Unpacked, classes: tuple[str, ...], train: list[Person], test: list[Person]
+) -> Splits:
+    usual = source.path_images / "Image"
+    folder = usual if usual.is_dir() else unpacked.folder("Image") or usual
     require(not source.need_images or folder.is_dir(), f"{folder}: no such folder; WIDER keeps its images there")
     for people, name in ((train, "trainval"), (test, "test")):
         require(bool(people), f"{source.path_images}: the {name} file of WIDER-Attribute has no person; get it anew")

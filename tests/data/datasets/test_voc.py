@@ -193,7 +193,7 @@ def test_a_missing_folder_shows_the_tree_and_the_way_without_data(tmp_path):
 
 def test_a_link_to_itself_is_no_folder(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(UserError, match="loop: no VOC2007 here"):
+    with pytest.raises(UserError, match="loop: no such folder; no VOC2007 here"):
         find_root(tmp_path / "loop", 2007)
 
 
