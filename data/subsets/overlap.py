@@ -61,7 +61,7 @@ def without_bad(annotations: Annotations, split: str) -> Index:
     more = [f"  ... and {len(bad) - _LISTED} more"] if len(bad) > _LISTED else []
     counted = f"left out {len(bad)} of {len(annotations)} {split} rows: image cannot be read"
     say("\n".join([counted, *lines, *more]))
-    return np.setdiff1d(np.arange(len(annotations)), [row for row, _ in bad], assume_unique=True)
+    return np.setdiff1d(np.arange(len(annotations)), [row for row, _ in bad])
 
 
 def check_disjoint(splits: Mapping[str, Annotations | None]) -> None:

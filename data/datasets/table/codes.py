@@ -167,10 +167,10 @@ def _members(
     members: list[list[str]] = []
     used: dict[str, str] = {}
     dropped: list[int] = []
-    for text, cell in enumerate(column.texts):
+    for text, (cell, row) in enumerate(zip(column.texts, column.first_rows(), strict=True)):
         names = reading.names(cell)
         if names:
-            where = sheet.where(column.row_of(text))
+            where = sheet.where(row)
             if "" in names or len(set(names)) < len(names):
                 fault = "has an empty name" if "" in names else "names a class twice"
                 raise UserError(f"{where}: {cell[:80]!r} in column {title!r} {fault}; correct it")

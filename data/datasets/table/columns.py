@@ -200,7 +200,8 @@ def _checked_id(cell: str, where: str, folder: Path) -> str:
     """The id of an image in a cell. Raises: UserError for what is no path inside the folder."""
     require(cell[:2] not in ('{"', "[{"), f"{where}: holds {cell[:60]!r}, not a path")
     name = image_id(cell, where, folder)
-    check_id(name, where, {})
+    if name != cell or not cell.isprintable():
+        check_id(name, where, {})
     return name
 
 

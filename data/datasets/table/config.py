@@ -22,7 +22,11 @@ class TableConfig:
 
     table: Path | None = option(
         None,
-        "own labels: a table (.csv, .tsv, .parquet, .xlsx, .jsonl), a COCO-style .json, or a folder of VOC annotations",
+        "own labels: a table (.csv, .tsv, .parquet, .xlsx, .jsonl), a COCO-style .json, a folder of VOC "
+        "annotations or a YOLO export",
+    )
+    labels_from: Literal["table", "folders"] = option(
+        "table", "folders: the names of all folders between --path_images and an image are its classes, without --table"
     )
     test_table: Path | None = option(None, "the same for the test images, if they are in a file or folder of their own")
     image_column: str | None = option(
@@ -64,6 +68,10 @@ class TableConfig:
         require(
             separator is None or (1 <= len(separator) <= 3 and not any(map(_in_names, separator))),
             f"--label_separator {separator!r}: must be one to three characters that are no letters, digits or quotes",
+        )
+        require(
+            self.labels_from == "table" or self.table is None,
+            f"--labels_from folders: takes the labels from names of folders, not from --table {self.table}; give one",
         )
         require(
             self.test_table is None or self.table is not None,

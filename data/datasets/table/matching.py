@@ -20,6 +20,8 @@ from data.images.files import FileImages
 from data.images.suffixes import SUFFIXES, is_image_name
 from utils.checks import UserError, require
 
+_PLAIN = re.compile(r"(?:[\w(][\w .()+,@=~-]*/)*[\w(][\w .()+,@=~-]*")
+"""A relative path in its only form, of which nothing has to be checked."""
 _PREFIX = re.compile(r"^[0-9a-f]{6,10}-(?=.)")
 """What annotation tools put before the name of an upload."""
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://[^/]*/", re.IGNORECASE)
@@ -44,6 +46,8 @@ def image_id(text: str, where: str, folder: Path) -> str:
     Raises:
         UserError: it is empty, or leads out of the folder.
     """
+    if _PLAIN.fullmatch(text):
+        return text
     name = text.rpartition(_SERVED)[2] if _SERVED in text else text
     absolute = _SCHEME.match(name) is not None
     name = _SCHEME.sub("", name).replace("\\", "/")

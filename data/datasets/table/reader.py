@@ -22,6 +22,7 @@ from data.datasets.table.columns import (
     read_table,
 )
 from data.datasets.table.config import TableConfig
+from data.datasets.table.folders import is_yolo, read_folders, read_yolo
 from data.datasets.table.labelled import (
     NO_SPLIT,
     TEST,
@@ -63,9 +64,11 @@ def load_table(source: DatasetSource) -> Splits:
         UserError: a file, column or entry is missing or wrong, two splits share an image, or one has none.
     """
     config = source.table
+    if config.labels_from == "folders":
+        return _load_folders(source)
     table, test_table = config.table, config.test_table
     if table is None:
-        raise UserError("--dataset table: give the labels of your images with --table")
+        raise UserError("--dataset table: give the labels of your images with --table (or --labels_from folders)")
     fixed = read_class_file(table, _separator(config))
     labels = _read(source, table, fixed)
     if test_table is None:
@@ -82,6 +85,20 @@ def load_table(source: DatasetSource) -> Splits:
         require(len(train) > 0, f"{table}: names no image for training")
     _report_classes_without_images(table, train)
     return Splits(train, test, validation=validation if len(validation) else None, found=labels.found)
+
+
+def _load_folders(source: DatasetSource) -> Splits:
+    """Read images whose labels are the names of their folders. Raises: UserError as `read_folders` does."""
+    folder = source.path_images
+    labels = read_folders(folder, source.table.label_separator)
+    for note in labels.notes:
+        say(note)
+    files = FileImages([f"{folder}/{name}" for name in labels.ids], source.cache)
+    whole = Annotations(files, labels.ids, labels.classes, LabelTable(labels.codes))
+    split_rows = split_table_rows(folder, labels, source.table.test_frac, source.seed)
+    train, validation, test = (whole.take(rows) for rows in split_rows)
+    _report_classes_without_images(folder, train)
+    return Splits(train, test, validation=validation if len(validation) else None)
 
 
 def describe_tables(source: DatasetSource) -> TableReport:
@@ -105,6 +122,8 @@ def describe_tables(source: DatasetSource) -> TableReport:
 def names_splits(source: DatasetSource) -> bool:
     """True if `source.table` names a test set, in a table of its own or in itself; else a share is held out for it."""
     config = source.table
+    if config.labels_from == "folders":
+        return not (read_folders(source.path_images, config.label_separator).splits == NO_SPLIT).all()
     if config.test_table is not None or config.table is None:
         return True
     labels = _read(source, config.table, read_class_file(config.table, _separator(config)))
@@ -210,7 +229,7 @@ def image_folder(path_images: Path, table: Path) -> Path:
         return path_images
     if not table.is_dir():
         return table.parent
-    return table / "JPEGImages" if (table / "JPEGImages").is_dir() else table
+    return table / "JPEGImages" if (table / "JPEGImages").is_dir() and not is_yolo(table) else table
 
 
 def _read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> OwnLabels:
@@ -219,6 +238,8 @@ def _read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> O
     require(path.is_dir() or path.is_file(), f"{path}: no such file or folder; check --table and --test_table")
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return labels_of(_table_read(source, path, fixed), config)
+    if path.is_dir() and is_yolo(path):
+        return read_yolo(path)
     files = [*annotation_files(path), *list_files(path)] if path.is_dir() else [path]
     key = fingerprint(f"{READER} {_separator(config)} {fixed} {source.skip_missing}", files)
     return cached_labels(source.cache, key, lambda: _parse(path, source, fixed))
@@ -258,7 +279,7 @@ def _annotations(source: DatasetSource, table: Path, labels: OwnLabels) -> Annot
 
 def _images(source: DatasetSource, table: Path, folder: Path, ids: Sequence[str]) -> tuple[Images, Sequence[str]]:
     """Return the images of the rows of one table, and lines to print about them."""
-    if table.is_dir():
+    if table.is_dir() and not is_yolo(table):
         files, notes = voc_images(folder, ids, _annotated(source, table))
         return FileImages(files, source.cache), notes
     patterns = image_patterns(source.table.image_pattern)
@@ -273,7 +294,8 @@ def _images(source: DatasetSource, table: Path, folder: Path, ids: Sequence[str]
 def _annotated(source: DatasetSource, table: Path) -> dict[str, Path]:
     """Return the annotations by name of all images in the folder of a table's images, which two tables may share."""
     both = (source.table.table, source.table.test_table)
-    tables = [path for path in both if path is not None and path.is_dir()] if source.path_images != Path() else [table]
+    folders = [path for path in both if path is not None and path.is_dir() and not is_yolo(path)]
+    tables = folders if source.path_images != Path() else [table]
     return {name: file for path in tables for name, file in by_name(annotation_files(path)).items()}
 
 

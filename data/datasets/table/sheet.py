@@ -58,6 +58,11 @@ class Column(NamedTuple):
         """The first row that holds a text."""
         return int(np.argmax(self.at == text))
 
+    def first_rows(self) -> list[int]:
+        """The first row that holds each text, of all texts at once."""
+        rows: list[int] = np.unique(self.at, return_index=True)[1].tolist()
+        return rows
+
 
 class Sheet(NamedTuple):
     """A table whose cells are texts."""
@@ -190,9 +195,7 @@ def _collected(path: Path, header: Sequence[str], rows: Iterable[tuple[int, list
         for number_of, parts, cells in zip(
             known, blocks, zip(*(fields for _, fields in block), strict=True), strict=True
         ):
-            parts.append(
-                np.fromiter((number_of.setdefault(cell, len(number_of)) for cell in cells), np.int32, len(cells))
-            )
+            parts.append(_numbered(number_of, cells))
     require(bool(numbers), f"{path}: has no row below its header; write one per image")
     titles, untitled = _titles(path, header)
     columns = tuple(
@@ -200,6 +203,13 @@ def _collected(path: Path, header: Sequence[str], rows: Iterable[tuple[int, list
         for title, number_of, parts in zip(titles, known, blocks, strict=True)
     )
     return Sheet(path, columns, untitled, np.concatenate(numbers), unit)
+
+
+def _numbered(number_of: dict[str, int], cells: Sequence[str]) -> NDArray[np.int32]:
+    """The numbers of texts; those that are new are added to `number_of` in their order."""
+    for cell in dict.fromkeys(cells):
+        number_of.setdefault(cell, len(number_of))
+    return np.fromiter(map(number_of.__getitem__, cells), np.int32, len(cells))
 
 
 def _stripped(title: str, texts: Sequence[str], at: NDArray[np.int32]) -> Column:
@@ -286,7 +296,7 @@ def _workbook(path: Path) -> Sheet:
 
 def _column(title: str, cells: Sequence[str]) -> Column:
     number_of: dict[str, int] = {}
-    at = np.fromiter((number_of.setdefault(cell, len(number_of)) for cell in cells), np.int32, len(cells))
+    at = _numbered(number_of, cells)
     return Column(title, tuple(number_of), at)
 
 

@@ -15,7 +15,7 @@ from utils.checks import UserError
 from utils.types import PRESENT
 
 # fmt: off
-_SPLITS = {
+SPLITS = {
     "train": TRAIN, "training": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION,
     "test": TEST, "testing": TEST,
 }
@@ -34,12 +34,12 @@ def line_splits(sheet: Sheet, titles: Sequence[str]) -> NDArray[np.int8]:
     for title in titles:
         column = sheet.column(title)
         for text, cell in enumerate(column.texts):
-            if cell.lower() not in _SPLITS:
+            if cell.lower() not in SPLITS:
                 raise UserError(
                     f"{sheet.where(column.row_of(text))}: {cell[:40]!r} in column {title!r} must be train, val or test "
                     f"(name another column with --split_column)"
                 )
-        splits = np.array([_SPLITS[cell.lower()] for cell in column.texts], dtype=np.int8)[column.at]
+        splits = np.array([SPLITS[cell.lower()] for cell in column.texts], dtype=np.int8)[column.at]
     return splits
 
 

@@ -196,3 +196,16 @@ def test_a_file_of_many_rows_is_decoded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "fault", lambda path: seen.append(path))
     FileImages([one, other, one, one]).check()
     assert sorted(seen) == [str(one), str(other)]
+
+
+@pytest.mark.parametrize("shown, disabled", [(True, None), (False, True)])
+def test_a_bar_is_drawn_on_a_terminal_unless_it_is_not_to_be_shown(monkeypatch, shown, disabled):
+    seen = {}
+
+    def bar(items, label, **how):
+        seen.update(how, label=label)
+        return items
+
+    monkeypatch.setattr("data.images.files.tqdm", bar)
+    assert list(in_threads(str, [1, 2, 3], "decoding", shown=shown)) == ["1", "2", "3"]
+    assert (seen["label"], seen["unit"], seen["delay"], seen["disable"]) == ("decoding", "img", 2.0, disabled)

@@ -356,3 +356,17 @@ def test_what_was_found_gives_the_same_reading_again(tmp_path):
         "label_separator": " ",
         "split_column": "is_valid",
     }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_that_are_held_out_have_their_share_of_each_class(seed):
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(60), 3)
+    rare = np.isin(np.arange(60), rng.choice(60, 10, replace=False))[groups]
+    codes = np.stack([rare, ~rare], axis=1).astype(np.int8)
+    codes[::2] = ABSENT  # half of the images of a group show nothing
+    chosen = held_out_rows(codes, 0.2, seed, groups)
+    assert len(chosen) == 36
+    assert len(set(groups[chosen])) == 12
+    of_groups = np.array([codes[groups == one].any(axis=0) for one in sorted(set(groups[chosen]))])
+    assert of_groups.sum(axis=0).tolist() == [2, 10]
