@@ -82,7 +82,7 @@ def weights_hash(module: torch.nn.Module) -> str:
     """SHA-256 (hex) of names, types, shapes and values of a module's parameters and buffers."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
-        array = value.detach().cpu().contiguous()
+        array = value.cpu().contiguous()
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
         digest.update(array.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

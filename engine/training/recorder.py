@@ -101,7 +101,6 @@ class Recorder:
         self.highest = HighestLoss(rows, classes, device) if wants["memorisation"] else None
         self.losses = GroupLosses(device) if wants["memorisation"] else None
 
-    @torch.no_grad()
     def step(self, epoch: int, batch: Batch, output: LossOutput) -> None:
         """Record one training step. Collective: every process calls it after each of its steps.
 

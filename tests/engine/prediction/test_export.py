@@ -188,6 +188,22 @@ def test_a_file_with_other_logits_is_not_written(tmp_path, monkeypatch, wrong):
     assert not (tmp_path / "m.pt").exists()
 
 
+def test_logits_are_compared_without_a_graph(tmp_path, monkeypatch):
+    saved, seen = read_model(checkpoint(tmp_path / "best.pth")), []
+    kind = FORMATS["torchscript"]
+
+    def read(content):
+        seen.append(torch.is_grad_enabled())
+        return kind.read(content)
+
+    monkeypatch.setitem(FORMATS, "torchscript", kind._replace(read=read))
+    maximum = torch.Tensor.max
+    monkeypatch.setattr(torch.Tensor, "max", lambda values, *how: seen.append(values.requires_grad) or maximum(values))
+    export_model(saved, saved.classes, "torchscript", tmp_path / "m.pt")
+    assert len(seen) >= 3
+    assert not any(seen)
+
+
 def test_exporting_leaves_torch_as_it_was(tmp_path):
     torch.backends.mha.set_fastpath_enabled(True)
     written(tmp_path, "torchscript")

@@ -43,6 +43,21 @@ def test_losses_of_an_epoch_are_means_over_its_steps():
         assert row["loss"] == pytest.approx(sum(own) / STEPS)
 
 
+def test_losses_that_are_summed_up_carry_no_gradient(monkeypatch):
+    held, losses_of_step = [], Loop._losses_of_step
+    monkeypatch.setattr(
+        Loop, "_losses_of_step", lambda loop, *batch: held.append(losses_of_step(loop, *batch)) or held[-1]
+    )
+    totals = []
+    loop, _ = make_loop(
+        Runtime("cpu", "fp32"), frozen=0, epochs=1, after_step=lambda epoch, batch, loss: totals.append(loss.total)
+    )
+    loop.run(lambda epoch, row: None)
+    assert all(total.requires_grad for total in totals)
+    assert held
+    assert not any(value.requires_grad for losses in held for value in losses.values())
+
+
 def test_every_step_draws_from_a_seed_of_its_own():
     seeds = []
     loop, _ = make_loop(

@@ -121,6 +121,17 @@ def test_a_network_that_cannot_be_a_backbone_is_one_line(timm):
         build_backbone("timm/small_silent")
 
 
+def test_the_trial_pass_that_tells_the_layout_builds_no_graph(timm, monkeypatch):
+    seen, forward = [], Convolutions.forward
+    monkeypatch.setattr(
+        Convolutions,
+        "forward",
+        lambda network, images: seen.append(torch.is_grad_enabled()) or forward(network, images),
+    )
+    build_backbone("timm/small_conv")
+    assert seen == [False]
+
+
 @pytest.mark.parametrize("name", ["small_conv", "small_swin", "small_vit", "small_mixer"])
 def test_features_become_maps_with_channels_first(timm, name):
     backbone = build_backbone(f"timm/{name}")
