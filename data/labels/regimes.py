@@ -334,7 +334,7 @@ class _Negatives:
         if not self.needed:
             return self.scratch[: len(self.free) - len(positives)]
         self.free[positives] = False
-        negatives = np.flatnonzero(self.free).astype(np.int64, copy=False)
+        negatives = np.flatnonzero(self.free).astype(np.int64)
         self.free[positives] = True
         return negatives
 

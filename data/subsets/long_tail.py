@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from utils.checks import UserError, require
 from utils.long_tail import class_groups, positives
 from utils.options import option
-from utils.safe_files import write_text
+from utils.safe_files import make_folder, write_text
 from utils.seeding import derive_seed
 from utils.types import Annotations, Index, LabelTable, Splits
 
@@ -181,7 +181,7 @@ def write_lists(folder: Path, name: str, splits: Splits, root: Path) -> None:
         "lt_test": _lines(splits.test, root),
         "labels": [f"{_one_line(one)} {number}" for number, one in enumerate(splits.train.classes)],
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for part, lines in texts.items():
         write_text(folder / f"{name}_{part}.txt", "".join(f"{line}\n" for line in lines))
 

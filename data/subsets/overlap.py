@@ -34,7 +34,7 @@ def without_missing(annotations: Annotations, split: str) -> Index:
         f"{first}: does not exist, nor does any other of the {len(annotations)} {split} images; check --path_images",
     )
     say(f"left out {len(missing)} of {len(annotations)} {split} rows: image missing ({first}, ...)")
-    return np.setdiff1d(np.arange(len(annotations)), missing, assume_unique=True)
+    return np.setdiff1d(np.arange(len(annotations)), missing)
 
 
 def without_bad(annotations: Annotations, split: str) -> Index:

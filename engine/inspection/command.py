@@ -145,7 +145,7 @@ def _check(parts: Mapping[str, Annotations], missing: Mapping[str, Index]) -> di
     """Decode every image that exists."""
     stats = {}
     for name, part in parts.items():
-        rows = np.setdiff1d(np.arange(len(part)), missing[name], assume_unique=True).tolist()
+        rows = np.setdiff1d(np.arange(len(part)), missing[name]).tolist()
         examined = in_threads(partial(examine, part.images), rows, f"checking {name} images")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # decoders complain of odd metadata, which is harmless

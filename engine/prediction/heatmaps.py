@@ -19,7 +19,7 @@ from data.loading.eval_view import VisiblePart
 from engine.prediction.predictor import Label, Prediction
 from engine.prediction.sources import ImageFile
 from utils.plots import heat
-from utils.safe_files import write_atomically
+from utils.safe_files import make_folder, write_atomically
 
 SIDES = (256, 1024)
 """Smallest and largest longer side of a drawing in pixels; other images are enlarged or reduced."""
@@ -48,7 +48,7 @@ def write_maps(
         return
     image = _fitted(FileImages([source.path]).open(0))
     stem = folder / source.name
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(stem.parent)
     for rank, label in enumerate(labels, 1):
         drawn = overlay(image, prediction.maps[label.column], seen)
         _save(drawn, stem.with_name(f"{stem.name}-{rank}-{file_word(label.name)}-{label.score:.3f}.jpg"))

@@ -193,7 +193,7 @@ def image_lines(sheet: Sheet, titles: Sequence[str], folder: Path) -> ImageLines
     if not named.all():
         row = int(np.argmin(named))
         raise UserError(f"{sheet.where(row)}: names no image in {quoted(titles)}")
-    return ImageLines(tuple(number_of), np.concatenate(image), np.concatenate(line).astype(np.int64, copy=False))
+    return ImageLines(tuple(number_of), np.concatenate(image), np.concatenate(line).astype(np.int64))
 
 
 def _checked_id(cell: str, where: str, folder: Path) -> str:

@@ -153,7 +153,7 @@ def cached_labels(cache: Cache, key: str, read: Callable[[], OwnLabels]) -> OwnL
 
 def rows_in_split(splits: NDArray[np.int8], split: int) -> Index:
     """Return the rows of one split."""
-    return np.flatnonzero(splits == split).astype(np.int64, copy=False)
+    return np.flatnonzero(splits == split).astype(np.int64)
 
 
 def _name_fault(name: str, separator: str | None) -> str:

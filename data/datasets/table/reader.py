@@ -180,7 +180,7 @@ def held_out_rows(codes: Codes, fraction: float, seed: int, groups: Index | None
         present = np.zeros((int(number.max(initial=-1)) + 1, codes.shape[1]), dtype=bool)
         np.logical_or.at(present, number, codes == PRESENT)
         chosen = held_out_rows(np.where(present, PRESENT, ABSENT).astype(np.int8), fraction, seed)
-        return np.flatnonzero(np.isin(number, chosen)).astype(np.int64, copy=False)
+        return np.flatnonzero(np.isin(number, chosen)).astype(np.int64)
     # Imported here because it takes most of a second.
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
@@ -193,7 +193,7 @@ def held_out_rows(codes: Codes, fraction: float, seed: int, groups: Index | None
         n_splits=1, test_size=fraction, random_state=derive_seed("test split", seed) % 2**32
     )
     _, held_out = next(split.split(present, present))
-    return np.sort(held_out).astype(np.int64, copy=False)
+    return np.sort(held_out).astype(np.int64)
 
 
 def combine_tables(table: Path, train: OwnLabels, test_table: Path, test: OwnLabels) -> tuple[OwnLabels, OwnLabels]:

@@ -48,7 +48,7 @@ class Column(NamedTuple):
 
     def counts(self) -> Index:
         """How many rows hold each text."""
-        return np.bincount(self.at, minlength=len(self.texts)).astype(np.int64, copy=False)
+        return np.bincount(self.at, minlength=len(self.texts)).astype(np.int64)
 
     def cells(self) -> list[str]:
         """The text of each row."""
