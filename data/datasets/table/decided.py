@@ -182,42 +182,66 @@ def _split_columns(
     return chosen
 
 
-def _label_columns(
-    table: TableSeen, config: TableConfig, taken: Sequence[str], why: dict[str, Role]
-) -> tuple[str | None, tuple[str, ...], str | None]:
+class LabelColumns(NamedTuple):
+    """Where the labels are: a column of class names, or columns of one class each, or both."""
+
+    labels: str | None
+    classes: tuple[str, ...]
+    twin: str | None
+
+
+def _label_columns(table: TableSeen, config: TableConfig, taken: Sequence[str], why: dict[str, Role]) -> LabelColumns:
     """The column of class names, or else the columns of one class each; a column of names beside those of its classes.
 
     Where the same labels are there twice, those of a column with one of `LABEL_TITLES` are read, else the columns.
     """
+    asked = _asked_labels(table, config, why)
+    if asked is not None:
+        return asked
+    free = [column for column in table.columns if column.title not in taken and column.title not in why]
+    coded = _coded(table, free)
+    usual = next((column.title for column in free if column.title.lower() in LABEL_TITLES), None)
+    if usual is not None and (config.value_column or table.column(usual).content != "codes"):
+        why[usual] = Role(usual, "labels", "its title")
+        twice = bool(coded) and _names_the_columns(table, usual, coded)
+        return LabelColumns(usual, coded if twice else (), usual if twice else None)
+    named, reason = _column_of_names(table, free, anything=not coded)
+    if named is not None and not (coded and _names_the_columns(table, named, coded)):
+        why[named] = Role(named, "labels", reason)
+        return LabelColumns(named, (), None)
+    _require_classes(table, free, coded)
+    why.update({title: Role(title, "class", "its cells are codes") for title in coded})
+    if named is not None:
+        why[named] = Role(named, "not read", "the same labels as in the columns")
+    return LabelColumns(None, coded, named)
+
+
+def _asked_labels(table: TableSeen, config: TableConfig, why: dict[str, Role]) -> LabelColumns | None:
+    """The labels that flags name; None without any. Raises: UserError for both kinds, or a column that is not there."""
     requested = _requested(table, "label_column", config.label_column, why)
     wanted = listed(config.class_columns, table, "class_columns")
     require(
         requested is None or not wanted,
         "--label_column and --class_columns: labels are a column of names or a column per class; give one of the two",
     )
-    if requested is not None:
-        return requested, (), None
-    if wanted:
-        why.update({title: Role(title, "class", "--class_columns") for title in wanted})
-        return None, wanted, None
-    free = [column for column in table.columns if column.title not in taken and column.title not in why]
+    why.update({title: Role(title, "class", "--class_columns") for title in wanted})
+    return LabelColumns(requested, wanted, None) if requested or wanted else None
+
+
+def _coded(table: TableSeen, free: Sequence[ColumnSeen]) -> tuple[str, ...]:
+    """Columns of codes or ticks, and beside them those with a title that are blank."""
     marked = [column for column in free if column.content in ("codes", "ticks")]
     empty = [column for column in free if column.content == "empty" and column.title not in table.untitled and marked]
-    coded = tuple(column.title for column in free if column in (*marked, *empty))
+    return tuple(column.title for column in free if column in (*marked, *empty))
+
+
+def _require_classes(table: TableSeen, free: Sequence[ColumnSeen], coded: Sequence[str]) -> None:
+    """Check that columns of codes are classes. Raises: UserError for others that hold codes too, no title, or none."""
     nameless = next((title for title in coded if title in table.untitled), None)
     require(
         nameless is None,
         f"{table.path}: {nameless} holds codes, but has no title; give it the name of its class, or --ignore_columns",
     )
-    usual = next((column.title for column in free if column.title.lower() in LABEL_TITLES), None)
-    if usual is not None and (config.value_column or table.column(usual).content != "codes"):
-        why[usual] = Role(usual, "labels", "its title")
-        twice = bool(coded) and _names_the_columns(table, usual, coded)
-        return usual, (coded if twice else ()), (usual if twice else None)
-    named, reason = _column_of_names(table, free, anything=not coded)
-    if named is not None and not (coded and _names_the_columns(table, named, coded)):
-        why[named] = Role(named, "labels", reason)
-        return named, (), None
     mixed = [column for column in free if column.content == "mixed"]
     if mixed:
         shown = ", ".join(f"{column.title!r} ({column.odd})" for column in mixed[:4])
@@ -231,10 +255,6 @@ def _label_columns(
         f"{table.path}: no column of labels; it has {quoted(table.titles)}: name the column of class names with "
         "--label_column, or add one called labels, or one per class",
     )
-    why.update({title: Role(title, "class", "its cells are codes") for title in coded})
-    if named is not None:
-        why[named] = Role(named, "not read", "the same labels as in the columns")
-    return None, coded, named
 
 
 def _column_of_names(table: TableSeen, free: Sequence[ColumnSeen], *, anything: bool) -> tuple[str | None, str]:

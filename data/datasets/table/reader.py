@@ -162,9 +162,7 @@ def split_table_rows(table: Path, labels: OwnLabels, fraction: float, seed: int)
 def held_out_rows(codes: Codes, fraction: float, seed: int, groups: Index | None = None) -> Index:
     """Return about `fraction` of the rows, sorted, with about that share of the positives of each class.
 
-    Rows of one group stay together: groups are chosen like rows that have the labels of all of theirs. Iterative
-    stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011) from the package
-    iterative-stratification, with the random state `seed`.
+    Rows of one group stay together: groups are chosen like rows that have the labels of all of theirs.
 
     Args:
         codes: (N, C); only PRESENT entries count.
@@ -175,18 +173,24 @@ def held_out_rows(codes: Codes, fraction: float, seed: int, groups: Index | None
     Returns:
         (M,) row numbers; none where there are too few rows, or groups, to choose from.
     """
-    if groups is not None:
-        _, number = np.unique(groups, return_inverse=True)
-        present = np.zeros((int(number.max(initial=-1)) + 1, codes.shape[1]), dtype=bool)
-        np.logical_or.at(present, number, codes == PRESENT)
-        chosen = held_out_rows(np.where(present, PRESENT, ABSENT).astype(np.int8), fraction, seed)
-        return np.flatnonzero(np.isin(number, chosen)).astype(np.int64)
+    if groups is None:
+        return _stratified(codes == PRESENT, fraction, seed)
+    labels, number = np.unique(groups, return_inverse=True)
+    present = np.zeros((len(labels), codes.shape[1]), dtype=bool)
+    np.logical_or.at(present, number, codes == PRESENT)
+    return np.flatnonzero(np.isin(number, _stratified(present, fraction, seed)))
+
+
+def _stratified(present: NDArray[np.bool_], fraction: float, seed: int) -> Index:
+    """Rows by iterative stratification of (N, C) labels.
+
+    Sechidis, Tsoumakas and Vlahavas (ECML PKDD 2011), from the package iterative-stratification.
+    """
     # Imported here because it takes most of a second.
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
-    if not 0 < np.ceil(fraction * len(codes)) < len(codes):
+    if not 0 < np.ceil(fraction * len(present)) < len(present):
         return np.empty(0, dtype=np.int64)
-    present = codes == PRESENT
     if present.shape[1] == 1:  # the library takes one column for a multi-class task
         present = np.hstack([present, ~present])
     split = MultilabelStratifiedShuffleSplit(

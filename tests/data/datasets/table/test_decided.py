@@ -111,6 +111,7 @@ def test_columns_without_a_title():
     found = roles(counting)
     assert found.classes == ("cat",)
     assert [role.why for role in found.read if role.role == "not read"] == ["the numbers of the rows", "empty"]
+    assert roles({"image": PATHS, "labels": NAMES, "column 3": CODES}).labels == "labels"
     with pytest.raises(UserError, match="column 3 holds codes, but has no title"):
         roles({"image": PATHS, "cat": CODES, "column 3": CODES})
 
