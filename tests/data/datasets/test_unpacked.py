@@ -248,3 +248,21 @@ def test_folders_are_looked_at_once_in_order_and_not_too_deep(tmp_path):
     assert found.folder("nothing") is None
     (tmp_path / "part.txt").write_text("here")
     assert Unpacked(tmp_path).file("part.txt") == tmp_path / "part.txt"
+
+
+def test_where_a_part_was_found_is_said_once_and_only_where_it_is_not_expected(tmp_path, capsys):
+    for name in ("x/part.txt", "other.txt", "y/images/1.jpg", "z/images/note.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = Unpacked(tmp_path)
+    for _ in range(2):
+        assert found.file("gone.txt", "part.txt") == tmp_path / "x" / "part.txt"
+        assert found.file("other.txt") == tmp_path / "other.txt"
+        assert found.folder("images") == tmp_path / "y" / "images"
+    assert capsys.readouterr().out.splitlines() == [
+        f"part.txt: found at {tmp_path / 'x' / 'part.txt'}",
+        f"images: found at {tmp_path / 'y' / 'images'}",
+    ]
+    assert Unpacked(tmp_path / "y").folder("nothing", "images") == tmp_path / "y" / "images"
+    assert capsys.readouterr().out == ""
+    assert Unpacked(tmp_path / "z").folder("images") == tmp_path / "z" / "images"  # without images, but the only one

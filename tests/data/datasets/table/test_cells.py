@@ -135,3 +135,11 @@ def test_splitting(cell, separator, found):
 )
 def test_a_reading_in_words(texts, words):
     assert str(names(texts)[1]) == words
+
+
+def test_long_names_and_many_are_cut_in_a_refusal():
+    texts = [f"{colour * 30} {thing}" for colour in ("ab", "cd") for thing in ("x", "y")]
+    with pytest.raises(UserError) as refusal:
+        names(texts)
+    shown = ", ".join(repr(text[:40]) for text in texts[:3])
+    assert f"4 classes such as {shown}, ..., or with --label_separator ' ' 4 such as" in str(refusal.value)
