@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any, TypeAlias, get_type_hints
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from utils.checks import UserError, require
+from utils.nearest import nearest
 from utils.options import as_text, converter
 from utils.types import LabelTable
 
@@ -22,8 +22,8 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     """Raise UserError naming the nearest of the `known` names unless `name` is one of them."""
     names = list(known)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+        close = nearest(name, names)
+        hint = f"did you mean {close}?" if close else f"known: {', '.join(names)}"
         raise UserError(f"unknown {kind} {name!r}; {hint}")
 
 

@@ -146,8 +146,7 @@ class CLS(PeerCriterion):
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         logits, whole = peer_logits(model, batch.images), GlobalBatch(batch.index)
         losses = [assume_negative_losses(each, batch.observed) for each in logits]
-        unknown = (batch.observed == UNKNOWN).to(losses[0].dtype)
-        f, g, negatives = whole.rows(torch.stack([*losses, unknown], dim=1)).unbind(dim=1)
+        f, g, negatives = whole.rows(torch.stack([*losses, batch.observed == UNKNOWN], dim=1)).unbind(dim=1)
         judges = (g, f) if self.config.judge == "peer" else (f, g)
         removed_f, removed_g = (
             select(own, judge, negatives.bool(), self.rates) for own, judge in zip((f, g), judges, strict=True)

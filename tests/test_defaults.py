@@ -12,6 +12,7 @@ import pytest
 from data.datasets.coco import CocoSplit
 from data.datasets.formatted import write_formatted
 from data.datasets.generated.digits import digit_scenes
+from data.datasets.source import DatasetSource
 from data.images.files import in_threads
 from data.inspection import StoredImage
 from data.labels.files import read_native
@@ -57,6 +58,7 @@ DEFAULTS = [
     (modified_share, {"start": 2}),
     (CriterionInfo, {"frozen_epochs": 0}),
     (CocoSplit, {"left_out": 0}),
+    (DatasetSource, {"skip_missing": False}),
     (write_formatted, {"overwrite": False}),
     (digit_scenes, {"long_tail": False}),
     (in_threads, {"shown": True}),

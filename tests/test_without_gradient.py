@@ -33,6 +33,41 @@ def test_of_the_parts_of_cones():
     assert not any(part.requires_grad for part in found)
 
 
+class Graph:
+    """Counts what autograd keeps for a backward pass."""
+
+    def __init__(self):
+        self.kept = 0
+
+    def pack(self, tensor):
+        self.kept += 1
+        return tensor
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda a, b: negative_weights(a, CANDIDATES, 3.0),
+        lambda a, b: pseudo_labels(a, CANDIDATES),
+        lambda a, b: update_confidence(a, b, CANDIDATES, torch.eye(4), 0.5),
+        lambda a, b: class_prototypes(learned(3, 5, 2, 2), learned(3, 4, 2, 2), 0.5),
+        lambda a, b: predicted_confidence(a, CANDIDATES.bool()),
+        lambda a, b: predicted_confidence_each(a, CANDIDATES.bool()),
+        lambda a, b: write_rows(torch.zeros(5, 4), torch.tensor([0, 3, 4]), a),
+        lambda a, b: HighestLoss(5, 4).add(1, torch.arange(3), a),
+        lambda a, b: PrototypeBank(4, 3, 5).push(Prototypes(learned(4, 5), torch.ones(4, dtype=torch.bool))),
+    ],
+)
+def test_what_is_computed_for_itself_keeps_nothing_for_a_backward_pass(compute):
+    first, second, graph = learned(3, 4), learned(3, 4), Graph()
+    with torch.autograd.graph.saved_tensors_hooks(graph.pack, lambda tensor: tensor):
+        compute(first, second.detach())
+    assert graph.kept == 0
+    with torch.autograd.graph.saved_tensors_hooks(graph.pack, lambda tensor: tensor):
+        (first * second).sum()
+    assert graph.kept > 0  # it does count
+
+
 def test_of_the_bank_of_prototypes():
     bank = PrototypeBank(4, 3, 5)
     bank.push(Prototypes(learned(4, 5), torch.ones(4, dtype=torch.bool)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from utils.nearest import nearest
 
 
 class Shorthand(NamedTuple):
@@ -120,8 +121,8 @@ def as_text(value: Any) -> str:
 
 def _choice(text: str, choices: Sequence[str]) -> str:
     if text not in choices:
-        close = difflib.get_close_matches(text, choices, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        close = nearest(text, choices)
+        hint = f" (did you mean {close}?)" if close else ""
         raise ValueError(f"must be one of {', '.join(choices)}{hint}")
     return text
 

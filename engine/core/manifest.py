@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import re
@@ -19,6 +18,7 @@ from engine.core.setting_table import CONFIGS
 from models.released import FAMILIES
 from models.released.contents import HeadOverrides
 from utils.checks import UserError, require
+from utils.nearest import nearest
 
 MANIFEST = CONFIGS / "released.yaml"
 
@@ -91,8 +91,8 @@ class Manifest:
 
     def named(self, name: str) -> Published:
         """Return the entry `name`. Raises: UserError that suggests the nearest name if there is none."""
-        close = difflib.get_close_matches(name, self.checkpoints, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"{MANIFEST.name} lists them"
+        close = nearest(name, self.checkpoints)
+        hint = f"did you mean {close}?" if close else f"{MANIFEST.name} lists them"
         require(name in self.checkpoints, f"--paper {name}: no published result has that name; {hint}")
         return self.checkpoints[name]
 

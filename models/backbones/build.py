@@ -10,7 +10,6 @@ half the size; `--weights` reads the checkpoint as well.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -32,6 +31,7 @@ from models.backbones.weights_file import backbone_state
 from utils.checks import RunError, UserError, require
 from utils.console import say
 from utils.foreign_states import CheckpointWeights
+from utils.nearest import nearest
 from utils.safe_files import is_state, load_tensors, write_atomically
 
 SCENENET_WEIGHTS = Path(__file__).parents[1] / "weights" / "scenenet_letters.safetensors"
@@ -100,8 +100,8 @@ def require_backbone(name: str) -> None:
     if name.startswith(PREFIX):
         require_timm_model(name.removeprefix(PREFIX))
         return
-    close = difflib.get_close_matches(name, BACKBONES, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are scenenet, torchvision's networks and {PREFIX}NAME"
+    close = nearest(name, BACKBONES)
+    hint = f"did you mean {close}?" if close else f"there are scenenet, torchvision's networks and {PREFIX}NAME"
     require(name in BACKBONES, f"--model {name}: no backbone has that name; {hint}")
 
 

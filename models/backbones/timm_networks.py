@@ -5,7 +5,6 @@ timm is imported when a model named `timm/NAME` is asked for, and not before.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 from types import ModuleType
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from models.backbones.feature_extractors import Backbone, Stage, stages_of
 from utils.checks import UserError, require
+from utils.nearest import nearest
 
 PREFIX = "timm/"
 
@@ -34,8 +34,8 @@ def require_timm_model(name: str) -> None:
     timm = _timm()
     if timm.is_model(name):
         return
-    close = difflib.get_close_matches(name, timm.list_models(), n=1)
-    hint = f"did you mean {PREFIX}{close[0]}?" if close else "timm.list_models() lists them"
+    close = nearest(name, timm.list_models())
+    hint = f"did you mean {PREFIX}{close}?" if close else "timm.list_models() lists them"
     raise UserError(f"--model {PREFIX}{name}: timm has no network of that name; {hint}")
 
 

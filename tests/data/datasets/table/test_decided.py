@@ -101,6 +101,11 @@ def test_columns_that_mix_codes_with_others_are_refused_all_at_once():
     mixed = {"image": PATHS, "cat": CODES, "a": ["1", "u", "v"], "b": ["0", "2", "1"]}
     with pytest.raises(UserError, match=r"2 columns .*'a' \('u' in line 3\), 'b' \('2' in line 3\)"):
         roles(mixed)
+    with pytest.raises(UserError) as refusal:
+        roles({"image": PATHS, **{f"m{n}": ["1", f"u{n}", "v"] for n in range(6)}})
+    assert "6 columns" in str(refusal.value)
+    assert "'m3' ('u3' in line 3)" in str(refusal.value)
+    assert "'m4'" not in str(refusal.value)
     assert roles(mixed, ignore_columns="a,b").classes == ("cat",)
     assert roles(mixed, class_columns="cat").classes == ("cat",)
     assert roles(mixed, class_columns="cat").read[2].role == "not read"
