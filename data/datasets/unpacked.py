@@ -69,7 +69,7 @@ class Unpacked:
                 return self.given / part
             found = [path for path in self.every(part) if path.is_file()]
             if found:
-                other = next((path for path in found[1:] if not _same(found[0], path)), None)
+                other = next((path for path in found if not _same(found[0], path)), None)
                 require(
                     other is None,
                     f"{other}: differs from {found[0]}; both are the {part} of the dataset: give --path_images the "

@@ -130,7 +130,7 @@ def _is_of_year(given: Path, folder: Path, year: int) -> bool:
 def _list_of(roots: Sequence[Path], name: str) -> Path:
     """The list of a name; that of the first folder, if none has it. Raises: UserError for two that differ."""
     found = [root / _LISTS / f"{name}.txt" for root in roots if (root / _LISTS / f"{name}.txt").is_file()]
-    other = next((path for path in found[1:] if path.read_bytes() != found[0].read_bytes()), None)
+    other = next((path for path in found if path.read_bytes() != found[0].read_bytes()), None)
     require(
         other is None,
         f"{other}: differs from {found[:1] and found[0]}; give --path_images the folder of the one that is meant",

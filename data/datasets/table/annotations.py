@@ -152,7 +152,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def split_lists(
-    folder: Path, known: Mapping[str, Path], *, skip_missing: bool = False
+    folder: Path, known: Mapping[str, Path], *, skip_missing: bool
 ) -> tuple[dict[str, int], list[str]]:
     """Return the split of each image that the lists of `list_files` name, none without lists, and lines to print.
 
