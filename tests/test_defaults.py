@@ -13,7 +13,11 @@ from data.datasets.coco import CocoSplit
 from data.datasets.formatted import write_formatted
 from data.datasets.generated.digits import digit_scenes
 from data.datasets.source import DatasetSource
+from data.datasets.table.annotations import read_voc_style
+from data.datasets.table.cells import read_cells
+from data.datasets.table.codes import name_column
 from data.images.files import in_threads
+from data.images.opening import opened
 from data.inspection import StoredImage
 from data.labels.files import read_native
 from data.labels.regimes import dropped_positives
@@ -21,6 +25,7 @@ from data.loading.photometric import Distortion, SideCut
 from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches
 from data.loading.transforms import NORMALIZATIONS, MultiScaleCrop
 from engine.core.inference import view_image
+from engine.inspection.report import report
 from engine.prediction.predictor import Prediction, Predictor
 from engine.training.examples import choose_rows
 from engine.training.loop import TrainState
@@ -59,6 +64,11 @@ DEFAULTS = [
     (CriterionInfo, {"frozen_epochs": 0}),
     (CocoSplit, {"left_out": 0}),
     (DatasetSource, {"skip_missing": False}),
+    (read_voc_style, {"skip_missing": False}),
+    (read_cells, {"whole": False}),
+    (name_column, {"whole": False}),
+    (opened, {"draft": False}),
+    (report, {"skip_bad": False}),
     (write_formatted, {"overwrite": False}),
     (digit_scenes, {"long_tail": False}),
     (in_threads, {"shown": True}),
