@@ -211,7 +211,8 @@ def test_the_watch_notes_functions_of_the_product_only(project):
 def test_exit_codes_say_what_became_of_a_change():
     assert [outcome_of(code, last=True) for code in (0, 1, 2, 5)] == ["survived", "caught", "caught", "survived"]
     assert [outcome_of(code, last=False) for code in (0, 4, 5)] == ["passed"] * 3
-    assert outcome_of(4, last=True) == outcome_of(99, last=True) == "trouble"
+    assert outcome_of(4, last=True) == "caught"
+    assert outcome_of(3, last=True) == outcome_of(99, last=True) == "trouble"
     assert outcome_of(-signal.SIGSEGV, last=True) == "caught"
     assert outcome_of(-signal.SIGXCPU, last=True) == outcome_of(-signal.SIGKILL, last=False) == "hangs"
 

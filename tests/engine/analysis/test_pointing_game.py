@@ -141,3 +141,15 @@ def test_classes_without_a_case_are_not_counted_in_words(tolerance, text):
     result = PointingResult(0.625, np.array([0.25, np.nan, 1.0]), np.array([1200, 0, 1]))
     words = "a: pointing game 62.5 %, the mean over 2 classes with 1,201 cases, tolerance"
     assert room._text("a", result, tolerance) == f"{words} {text} px"
+
+
+def test_the_images_must_be_there(tmp_path, voc_words, monkeypatch):
+    folder, asked = model_folder(tmp_path / "run", "bce", voc_words), []
+
+    def splits(config, seed, *, need_images):
+        asked.append(need_images)
+        return folder.data._replace(test=without_boxes(folder))
+
+    monkeypatch.setattr("engine.analysis.pointing_game.load_splits", splits)
+    refused("pointing", folder.path)
+    assert asked == [True]

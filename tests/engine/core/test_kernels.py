@@ -217,3 +217,11 @@ def test_a_compiled_network_computes_the_same():
     torch.testing.assert_close(compiled(images).logits, expected)
     compiled(images).logits.sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_a_runtime_sets_the_kernels_that_it_is_given(monkeypatch):
+    given = []
+    monkeypatch.setattr("engine.core.distributed.set_kernels", lambda *how: given.append(how))
+    config = KernelConfig(deterministic=True)
+    assert Runtime("cpu", "fp32", config).kernels == config
+    assert given == [(config, CPU)]

@@ -234,3 +234,21 @@ def test_a_checkpoint_is_converted_scored_or_both(monkeypatch, main, scores, wor
             scored = args[2]
             assert scored.groups == {"head": measured.metrics.per_class[0]}
             assert (scored.ranking is None) == (scores is None)
+
+
+@pytest.mark.parametrize(
+    "released, wanted, again", [("bce", "raw", True), ("bce", None, False), (None, "raw", False), (None, None, False)]
+)
+def test_a_second_released_file_is_read_with_the_weights_that_are_wanted(monkeypatch, released, wanted, again):
+    asked = []
+
+    def read(path, **how):
+        asked.append(how)
+        return SimpleNamespace(released=released, build=lambda: f"network {len(asked)}")
+
+    monkeypatch.setattr(command, "read_model", read)
+    monkeypatch.setattr(command, "require_same_classes", lambda *_: None)
+    first = SimpleNamespace(build=lambda: "first")
+    (_, one), (_, other) = command._networks(first, Path("b.pth"), wanted)
+    assert asked == [{}, {"checkpoint_weights": wanted}] if again else asked == [{}]
+    assert (one, other) == ("first", f"network {len(asked)}")

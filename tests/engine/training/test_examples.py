@@ -103,6 +103,9 @@ def test_the_tail_is_drawn_where_there_are_head_middle_and_tail(tmp_path, monkey
     assert {name: part.tolist() for name, part in shown.items()} == {"head": [2], "middle": [3], "tail": [0]}
     assert list(shown) == ["head", "middle", "tail"]
     assert path == tmp_path / "tail.png"
+    data.groups = {name: part for name, part in groups.items() if name != "other"}
+    draw_tail(data, metrics, tmp_path / "tail.png")
+    assert len(drawn) == 2
     data.groups = {name: part for name, part in groups.items() if name != "middle"}
     draw_tail(data, metrics, tmp_path / "tail.png")
-    assert len(drawn) == 1
+    assert len(drawn) == 2
