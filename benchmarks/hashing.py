@@ -1,8 +1,8 @@
 """How much of the start of a run is hashing: `python -m benchmarks.hashing FOLDER TABLE [--output FILE]`.
 
-FOLDER has VOC's `JPEGImages` and `Annotations`, TABLE names its photographs. A run on them is started by its command until
-its first step, with files and caches warm; beside that stand the seconds in which annotations (as a run of VOC does it),
-photographs and rows are hashed. Goal: less than 2 %.
+FOLDER has VOC's `JPEGImages` and `Annotations`, TABLE names its photographs. A run on them is started by its command
+until its first step, with files and caches warm; beside that stand the seconds in which annotations (as a run of VOC
+does it), photographs and rows are hashed. Goal: less than 2 %.
 """
 
 from __future__ import annotations

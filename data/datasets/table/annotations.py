@@ -151,9 +151,7 @@ def list_files(folder: Path) -> list[Path]:
     return [lists / f"{name}.txt" for name in names]
 
 
-def split_lists(
-    folder: Path, known: Mapping[str, Path], *, skip_missing: bool
-) -> tuple[dict[str, int], list[str]]:
+def split_lists(folder: Path, known: Mapping[str, Path], *, skip_missing: bool) -> tuple[dict[str, int], list[str]]:
     """Return the split of each image that the lists of `list_files` name, none without lists, and lines to print.
 
     A name whose accents are encoded otherwise than in `known` counts as that of `known`.
