@@ -246,7 +246,7 @@ def _files(source: DatasetSource, layout: LongTailLayout, listed: Sequence[str])
     """Return the paths of the listed images, those of the first layout of which a folder exists."""
     root = source.path_images
     choices = list(zip(*(layout.paths(path) for path in listed), strict=True))
-    for at in (root, *Unpacked(root).folders):
+    for at in Unpacked(root).starts():
         for paths in choices:
             if any((at / folder).is_dir() for folder in {_folder(path) for path in paths}):
                 return [f"{at}/{path}" for path in paths]

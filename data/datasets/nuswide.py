@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -91,7 +92,9 @@ def load_nuswide(source: DatasetSource) -> Splits:
 
 def _with_images(source: DatasetSource, table: Path, rows: NuswideRows) -> DatasetSource:
     """The source with the folder that the paths of a table start from: where it was, beside the table, or below."""
-    folders = [source.path_images, table.parent, *Unpacked(source.path_images).folders] if rows.files else []
+    if not source.need_images or not rows.files:
+        return source
+    folders = chain((source.path_images, table.parent), Unpacked(source.path_images).starts())
     found = next((folder for folder in folders if (folder / rows.files[0]).is_file()), source.path_images)
     return replace(source, path_images=found)
 

@@ -50,6 +50,11 @@ class Unpacked:
                     found.append(folder)
         return found
 
+    def starts(self) -> Iterator[Path]:
+        """The folder given and then, looked for only if they are asked for, the others."""
+        yield self.given
+        yield from self.folders
+
     def every(self, part: str) -> list[Path]:
         """Every place where a part lies, the nearest first, the same file or folder once."""
         found = {

@@ -7,12 +7,23 @@ import json
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, Protocol
 
 from utils.checks import UserError
 
 _LONGEST_FIELD = 1 << 22  # characters; a longer field means that a quote was never closed
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories of control characters, surrogates and line breaks
+
+
+class CsvReader(Protocol):
+    """What `csv.reader` returns."""
+
+    @property
+    def line_num(self) -> int:
+        """Number of the line that was read last, from 1."""
+        ...
+
+    def __iter__(self) -> Iterator[list[str]]: ...
 
 
 def read_text(path: Path, purpose: str) -> str:
@@ -87,19 +98,30 @@ def read_rows(path: Path, purpose: str, delimiter: str = ",") -> Iterator[tuple[
     Raises:
         UserError: the file is missing or not UTF-8, or a row is no CSV; the message names the line.
     """
-    lines = csv.reader(_rows_of_text(path, purpose), delimiter=delimiter, strict=True)
-    while True:
-        try:
-            fields = next(lines, None)
-        except csv.Error as error:
-            raise UserError(
-                f"{path}, line {lines.line_num}: not a table of text ({error}); correct this line"
-            ) from error
-        if fields is None:
-            return
-        fields = [field.strip() for field in fields]
-        if any(fields):
-            yield lines.line_num, fields
+    text = without_nul(path, read_text(path, purpose))
+    rows = filled_rows(path, csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True))
+    yield from ((line, [field.strip() for field in fields]) for line, fields in rows)
+
+
+def filled_rows(path: Path, rows: CsvReader) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and fields of each row of a `csv.reader` that holds anything but blanks.
+
+    Raises: UserError naming the line that is no CSV.
+    """
+    csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        for fields in rows:
+            if any(map(str.strip, fields)):
+                yield rows.line_num, fields
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num}: not a table of text ({error}); correct this line") from error
+
+
+def without_nul(path: Path, text: str) -> str:
+    """The text of a file. Raises: UserError naming the line of the first NUL byte."""
+    if "\0" in text:
+        raise UserError(f"{path}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: holds NUL bytes; get it anew")
+    return text
 
 
 def relative_path(text: str, where: str) -> str:
@@ -127,14 +149,6 @@ def relative_path(text: str, where: str) -> str:
 def is_plain_text(text: str) -> bool:
     """Tell whether a text has no control characters, line breaks or lone surrogates (which json can contain)."""
     return not any(unicodedata.category(one) in _CONTROL for one in text)
-
-
-def _rows_of_text(path: Path, purpose: str) -> Iterator[str]:
-    text = read_text(path, purpose)
-    if "\0" in text:
-        raise UserError(f"{path}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: holds NUL bytes; get it anew")
-    csv.field_size_limit(_LONGEST_FIELD)
-    yield from text.splitlines(keepends=True)
 
 
 def _header(path: Path, names: list[str], needed: Sequence[str]) -> list[str]:

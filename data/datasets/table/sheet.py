@@ -14,11 +14,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.files.text_files import filled_rows, without_nul
 from utils.checks import UserError, require
 from utils.types import Index
 
@@ -26,7 +27,6 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx", ".jsonl", ".ndjson")
 
 _PURPOSE = "it has the labels of your images"
 _BLOCK = 1 << 16  # rows at a time
-_LONGEST_FIELD = 1 << 22  # characters; a longer field means that a quote was never closed
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -136,37 +136,20 @@ def read_encoded(path: Path, encoding: str | None) -> tuple[str, tuple[str, ...]
         raise UserError(
             f"{path}: not {known} text ({where}); save it as UTF-8, or name its encoding with --encoding; {_PURPOSE}"
         ) from error
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise UserError(f"{path}, line {line}: holds NUL bytes; get it anew")
+    without_nul(path, text)
     usual = name in ("utf-8", "utf-8-sig")
     return text, () if usual else (f"{path}: read as {name}{'' if marked else ' (--encoding)'}",)
 
 
 def _csv(path: Path, text: str) -> Sheet:
     """The rows of a text separated by commas, semicolons or tabs, as in its first line; `.tsv` always by tabs."""
-    csv.field_size_limit(_LONGEST_FIELD)
     lines = csv.reader(
         io.StringIO(text, newline=""), delimiter=_delimiter(path, text), strict=True, skipinitialspace=True
     )
-    rows = _rows(path, lines)
+    rows = filled_rows(path, lines)
     number, header = next(rows, (0, []))
     require(number > 0, f"{path}: is empty; {_PURPOSE}")
     return _collected(path, header, _of_equal_length(path, rows, len(header)), "line")
-
-
-def _rows(path: Path, lines: Any) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each row that holds anything. Raises: UserError naming the line that is no CSV."""
-    while True:
-        try:
-            for fields in lines:
-                if any(map(str.strip, fields)):
-                    yield lines.line_num, fields
-            return
-        except csv.Error as error:
-            raise UserError(
-                f"{path}, line {lines.line_num}: not a table of text ({error}); correct this line"
-            ) from error
 
 
 def _of_equal_length(path: Path, rows: Iterable[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
