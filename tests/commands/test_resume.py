@@ -31,11 +31,17 @@ def script(request):
     return request.param
 
 
+def undisturbed(folder, script):
+    """The run of a script that nobody disturbed, trained by whichever test comes first."""
+    output = folder / f"whole-{script}"
+    if not output.exists():
+        succeed(folder, script, *RUN, *METHODS[script], "--output", output)
+    return output
+
+
 @pytest.fixture(scope="module")
 def whole(folder, script):
-    """A run that nobody disturbed."""
-    succeed(folder, script, *RUN, *METHODS[script], "--output", f"whole-{script}")
-    return folder / f"whole-{script}"
+    return undisturbed(folder, script)
 
 
 def start_and_signal(folder, script, output, number):
@@ -75,10 +81,7 @@ def test_a_killed_run_resumes_to_identical_weights(folder, script, whole):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 @pytest.mark.slow
 def test_a_run_asked_to_stop_saves_first(folder, number):
-    whole = folder / "whole-main_BCE.py"
-    if not whole.exists():
-        succeed(folder, "main_BCE.py", *RUN, "--output", whole)
-    check_stop_and_resume(folder, "main_BCE.py", whole, number)
+    check_stop_and_resume(folder, "main_BCE.py", undisturbed(folder, "main_BCE.py"), number)
 
 
 def stopped_in_the_middle(folder, script, number):
@@ -134,9 +137,8 @@ def test_resuming_what_is_not_there_starts_it_and_says_so(folder):
 
 @pytest.mark.slow
 def test_workers_and_save_times_do_not_change_the_result(folder):
-    script, whole = "main_CoNeS.py", folder / "whole-main_CoNeS.py"
-    if not whole.exists():
-        succeed(folder, script, *RUN, *METHODS[script], "--output", whole)
+    script = "main_CoNeS.py"
+    whole = undisturbed(folder, script)
     done = run(folder, script, *RUN[:-2], *METHODS[script], "--num_workers", "2", "--output", "workers")
     assert done.returncode == 0, done.stderr
     same(without_speed(folder / "workers"), without_speed(whole))
