@@ -128,10 +128,11 @@ class IgnoreConfig:
 class Ignore(ScheduledCriterion):
     """IGNORE (ECCV 2024): SPBC, assume-negative without the labels that are rejected, and agreement of two views.
 
-    The model is called for the weak view, for the masked images (no gradient) and for the strong view. State: both
-    thresholds and the epoch. `modified` are the rejected labels. Logged: the terms `spbc`, `ignored` and `reg` as far
-    as they are in use, unweighted; `rejected`, the mean number of labels rejected per image; `gap_threshold`;
-    `kept_area`, the mean share of an image that masking leaves.
+    The model is called for the weak view, for the strong view and for the masked images (no gradient), in the order of
+    the published code: the last pass counts most in BatchNorm's running statistics. State: both thresholds and the
+    epoch. `modified` are the rejected labels. Logged: the terms `spbc`, `ignored` and `reg` as far as they are in use,
+    unweighted; `rejected`, the mean number of labels rejected per image; `gap_threshold`; `kept_area`, the mean share
+    of an image that masking leaves.
 
     Raises: UserError if no label is UNKNOWN, or images have several observed positives; unless nothing is rejected, or
         `several` allows it.
@@ -154,12 +155,12 @@ class Ignore(ScheduledCriterion):
         config, whole = self.config, GlobalBatch(batch.index)
         weak = model(batch.images, want=frozenset({"cam"} if config.ignore else ()))
         observed = whole.rows(batch.observed)
-        gone, parts = self._reject(model, batch, weak, observed, whole) if config.ignore else _nothing(observed)
         logits = at_least_float32(weak.logits)
         strong = logits
         if config.strong_aug or config.reg:
             assert batch.second_view is not None
             strong = at_least_float32(model(batch.second_view).logits)
+        gone, parts = self._reject(model, batch, weak, observed, whole) if config.ignore else _nothing(observed)
         terms = self._terms(logits, strong, batch.observed, observed == PRESENT, gone, whole)
         weights = {"spbc": config.spbc_weight, "ignored": config.ignore_weight, "reg": config.reg_weight}
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()

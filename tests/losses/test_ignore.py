@@ -52,7 +52,7 @@ def single(rows, classes, seed, empty=(), known=0.1):
 
 
 def three_logits(shape, seed):
-    """Logits of the weak view, the masked image and the strong view, float64 (3, B, C)."""
+    """Logits of the weak view, the strong view and the masked image, float64 (3, B, C)."""
     return torch.tensor(np.random.default_rng(seed).normal(0, 2, (3, *shape)))
 
 
@@ -76,7 +76,7 @@ def test_steps_match_loops(seed, lat):
         epoch = 1 + number // 2
         criterion.on_epoch_start(epoch)
         logits = three_logits(codes.shape, 10 * seed + number)
-        z, masked, strong = logits.tolist()
+        z, strong, masked = logits.tolist()
         gap, average = oracle.move(gap, average, z, masked, codes, 0.8, 0.6)
         gone = oracle.reject(z, masked, codes, gap, average if lat else None) if epoch > 2 else set()
         value, weak_gradient, strong_gradient = oracle.total(z, strong, codes, gone, (0.3, 1.2, 0.7))
@@ -84,8 +84,8 @@ def test_steps_match_loops(seed, lat):
         assert set(map(tuple, out.modified.nonzero().tolist())) == gone
         assert float(out.total.detach()) == pytest.approx(value, rel=1e-12)
         np.testing.assert_allclose(inputs[0].grad, weak_gradient, rtol=1e-9, atol=1e-15)
-        np.testing.assert_allclose(inputs[2].grad, strong_gradient, rtol=1e-9, atol=1e-15)
-        assert inputs[1].grad is None
+        np.testing.assert_allclose(inputs[1].grad, strong_gradient, rtol=1e-9, atol=1e-15)
+        assert inputs[2].grad is None
         assert float(criterion.gap_threshold) == pytest.approx(gap, rel=1e-12)
         np.testing.assert_allclose(criterion.average_threshold, average, rtol=1e-12)
         assert float(out.parts["rejected"]) == pytest.approx(len(gone) / 5)
@@ -97,7 +97,7 @@ def test_steps_match_loops(seed, lat):
 def test_worked_example():
     codes = [[1, -1, -1, -1]]
     z = [3, 1.5, -0.2, 0.1]
-    logits = torch.tensor([[z], [[2.4, -0.3, -1.6, -1.5]], [[2.5, 1, 0, -0.5]]], dtype=torch.float64)
+    logits = torch.tensor([[z], [[2.5, 1, 0, -0.5]], [[2.4, -0.3, -1.6, -1.5]]], dtype=torch.float64)
     criterion = build(codes, gap_lambda=0.5, avg_lambda=0.5)
     criterion.gap_threshold.fill_(1.8)  # the mean of 1.8 and 0.6 is 1.2
     criterion.average_threshold.copy_(2 * torch.tensor([0.5, 0, -1, 0.2]) - torch.tensor(z))
@@ -116,25 +116,25 @@ def test_gradient_by_finite_differences_through_both_views():
     def total(weak, strong):
         criterion = build(codes, gap_lambda=0.5, avg_lambda=0.5)
         criterion.on_epoch_start(4)
-        out = criterion(Answers(weak, logits[1], strong), views(codes))
+        out = criterion(Answers(weak, strong, logits[2]), views(codes))
         assert out.modified.any()
         return out.total  # so small a change moves no label over a threshold
 
-    assert torch.autograd.gradcheck(total, [logits[0].clone().requires_grad_(), logits[2].clone().requires_grad_()])
+    assert torch.autograd.gradcheck(total, [logits[0].clone().requires_grad_(), logits[1].clone().requires_grad_()])
 
 
-def test_the_model_sees_the_weak_view_then_the_masked_image_then_the_strong_view():
+def test_the_model_sees_the_weak_view_then_the_strong_view_then_the_masked_image():
     codes = single(4, 3, 6, empty=[1])
     criterion, batch = build(codes, double=False), views(codes, size=9)
     cam = torch.randn(4, 3, 3, 3)
     model = Answers(*three_logits((4, 3), 0).float().requires_grad_(), cam=cam)
     out = criterion(model, batch)
     assert model.wants == [{"cam"}, set(), set()]
-    assert model.gradients == [True, False, True]
+    assert model.gradients == [True, True, False]
     assert torch.equal(model.images[0], batch.images)
-    assert torch.equal(model.images[2], batch.second_view)
+    assert torch.equal(model.images[1], batch.second_view)
     kept = []
-    for image, masked, maps, row in zip(batch.images, model.images[1], cam, codes, strict=True):
+    for image, masked, maps, row in zip(batch.images, model.images[2], cam, codes, strict=True):
         seen = np.ones((9, 9), dtype=bool)
         if 1 in row:
             seen = oracle.enlarged(oracle.scaled(maps[row == 1].numpy(), "spatial")[0], 9) > 0.8
@@ -152,7 +152,7 @@ def test_attention_maps_take_the_features_along():
     maps = features.mean(dim=1) * cam[[0, 1], [1, 0]]
     seen = oracle.scaled(maps.numpy(), "spatial") > 0.8
     assert 0 < seen.sum() < seen.size
-    np.testing.assert_array_equal(model.images[1], batch.images * torch.tensor(seen)[:, None])
+    np.testing.assert_array_equal(model.images[2], batch.images * torch.tensor(seen)[:, None])
 
 
 def test_images_that_are_wider_than_high_are_masked_by_maps_of_their_shape():
@@ -161,7 +161,7 @@ def test_images_that_are_wider_than_high_are_masked_by_maps_of_their_shape():
     model = Answers(*torch.zeros(3, 3, 2).requires_grad_(), cam=cam)
     out = build(codes, double=False, cam_threshold=0.5)(model, batch)
     seen = oracle.scaled(cam[[0, 1, 2], [1, 0, 0]].numpy(), "spatial") > 0.5
-    np.testing.assert_array_equal(model.images[1], batch.images * torch.tensor(seen)[:, None])
+    np.testing.assert_array_equal(model.images[2], batch.images * torch.tensor(seen)[:, None])
     assert float(out.parts["kept_area"]) == pytest.approx(seen.mean())
 
 
@@ -171,7 +171,7 @@ def test_union_is_the_only_map_where_there_is_one_positive(cam_norm):
     models = [Answers(*three_logits((5, 4), 1).requires_grad_(), cam=cam) for _ in range(2)]
     for model, several in zip(models, ("refuse", "union"), strict=True):
         build(codes, several=several, cam_norm=cam_norm)(model, views(codes))
-    assert torch.equal(models[0].images[1], models[1].images[1])
+    assert torch.equal(models[0].images[2], models[1].images[2])
 
 
 def test_images_of_several_positives_show_them_all():
@@ -182,12 +182,12 @@ def test_images_of_several_positives_show_them_all():
     build(codes, double=False, several="union")(model, batch)
     seen = torch.zeros(4, 4)
     seen[0, 0] = seen[3, 3] = 1
-    assert torch.equal(model.images[1], batch.images * seen)
+    assert torch.equal(model.images[2], batch.images * seen)
 
 
 def test_images_without_a_positive_keep_their_labels_unless_judged():
     codes, logits = single(3, 4, 8, empty=[1], known=0), three_logits((3, 4), 2)
-    logits[1, 1] = logits[0, 1] - 50  # noise between two passes of one image, absurdly large
+    logits[2, 1] = logits[0, 1] - 50  # noise between two passes of one image, absurdly large
     logits[0, 1] = 9
     for unannotated, expected in (("kept", 0), ("judged", 4)):
         criterion = build(codes, unannotated=unannotated)
@@ -203,7 +203,7 @@ def test_a_batch_without_positives_leaves_the_gap_threshold_and_has_no_spbc():
     assert float(criterion.gap_threshold) == 0.7
     assert criterion.average_threshold.abs().sum() > 0
     assert float(out.parts["spbc"]) == 0
-    assert all(torch.isfinite(each.grad).all() for each in (inputs[0], inputs[2]))
+    assert all(torch.isfinite(each.grad).all() for each in inputs[:2])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -215,7 +215,7 @@ def test_a_training_set_of_which_nothing_is_known_rejects_nothing_and_stays_fini
         out, inputs, _ = step(criterion, codes, three_logits((4, 3), seed))
         assert not out.modified.any()
         assert float(criterion.gap_threshold) == 0
-        assert all(torch.isfinite(each.grad).all() for each in (inputs[0], inputs[2]))
+        assert all(torch.isfinite(each.grad).all() for each in inputs[:2])
 
 
 def test_thresholds_survive_logits_that_overflow():
@@ -234,7 +234,7 @@ def test_known_labels_always_count():
     criterion = build(codes, gap_lambda=0.0, lat=False)
     criterion.on_epoch_start(4)
     logits = three_logits(codes.shape, 6)
-    logits[1][torch.tensor(codes != 1)] = 99  # every other label loses more than the observed one
+    logits[2][torch.tensor(codes != 1)] = 99  # every other label loses more than the observed one
     modified = step(criterion, codes, logits)[0].modified.numpy()
     np.testing.assert_array_equal(modified, codes == -1)
 
@@ -243,13 +243,13 @@ def test_known_labels_always_count():
 def test_the_loss_is_of_what_is_left_when_all_other_labels_are_rejected(codes):
     criterion = build(single(4, 2, 3), gap_lambda=0.0, lat=False, unannotated="judged", spbc=False, reg=False)
     criterion.on_epoch_start(4)
-    logits = torch.tensor([[[0.5, 3.0]], [[0.4, -4.0]], [[2.0, 1.0]]], dtype=torch.float64)
+    logits = torch.tensor([[[0.5, 3.0]], [[2.0, 1.0]], [[0.4, -4.0]]], dtype=torch.float64)
     out, inputs, _ = step(criterion, codes, logits)
     unknown = torch.tensor(codes) == -1
     assert torch.equal(out.modified, unknown)
     expected = math.log(1 / (torch.tensor(2.0).sigmoid() + 1e-5)) if 1 in codes[0] else 0.0
     assert float(out.total.detach()) == pytest.approx(expected, rel=1e-6)
-    assert not inputs[2].grad[unknown].any()
+    assert not inputs[1].grad[unknown].any()
 
 
 def test_the_order_of_images_and_of_classes_does_not_matter():
@@ -278,11 +278,11 @@ def test_the_order_of_images_and_of_classes_does_not_matter():
     ids=str,
 )
 def test_each_part_can_be_left_out_and_then_costs_nothing(off, weights, calls):
-    codes, (weak, masked, strong) = single(4, 6, 13), three_logits((4, 6), 8)
+    codes, (weak, strong, masked) = single(4, 6, 13), three_logits((4, 6), 8)
     criterion = build(codes, **off)
     criterion.on_epoch_start(4)
     second = [strong] if off.get("strong_aug", True) or off.get("reg", True) else []
-    model = Answers(*([weak] if off.get("ignore") is False else [weak, masked]), *second)
+    model = Answers(weak, *second, *([] if off.get("ignore") is False else [masked]))
     out = criterion(model, views(codes))
     assert len(model.images) == calls
     gone = set(map(tuple, out.modified.nonzero().tolist()))
@@ -303,7 +303,7 @@ def test_extreme_logits_in_any_precision_stay_finite(kind):
     out, inputs, _ = step(criterion, codes, torch.stack([values, -values, values.flip(0)]).to(kind), cam=cam)
     assert out.total.dtype == (torch.float64 if kind == torch.float64 else torch.float32)
     assert torch.isfinite(out.total)
-    assert all(torch.isfinite(each.grad).all() for each in (inputs[0], inputs[2]))
+    assert all(torch.isfinite(each.grad).all() for each in inputs[:2])
 
 
 def test_inputs_stay_as_they_were_and_only_the_loss_has_a_gradient():
@@ -334,11 +334,11 @@ class Normed(FakeModel):
 
 def test_masked_images_may_leave_batchnorm_alone():
     codes = single(4, 5, 15)
-    for masked_bn, expected in (("train", [1, 2, 3]), ("eval", [1, 1, 2])):
+    for masked_bn, expected in (("train", [1, 2, 3]), ("eval", [1, 2, 2])):
         model = Normed(5)
         build(codes, double=False, masked_bn=masked_bn)(model, views(codes))
         assert [count for _, _, count in model.counts] == expected
-        assert [norm for _, norm, _ in model.counts] == [True, masked_bn == "train", True]
+        assert [norm for _, norm, _ in model.counts] == [True, True, masked_bn == "train"]
         assert all(training for training, _, _ in model.counts)
         assert model.norm.training
 

@@ -28,14 +28,14 @@ def run_steps(golden, **settings):
     criterion = build(codes[0], reject_after=int(golden["warm_up"]), variant="reference", **said, **settings)
     for number, epoch in enumerate(golden["epoch"]):
         criterion.on_epoch_start(int(epoch))
-        logits = torch.tensor(np.stack([golden[f"{name}logits"][number] for name in ("", "mask_", "strong_")]))
+        logits = torch.tensor(np.stack([golden[f"{name}logits"][number] for name in ("", "strong_", "mask_")]))
         out, inputs, _ = step(criterion, codes[number], logits)
         yield number, out, inputs, criterion
 
 
 def test_golden_steps_of_the_published_code():
     golden = golden_files.load(GOLDEN)
-    for number, out, (weak, _, strong), criterion in run_steps(golden):
+    for number, out, (weak, strong, _), criterion in run_steps(golden):
         np.testing.assert_allclose(criterion.gap_threshold, golden["gap_threshold"][number], **TOLERANCE)
         np.testing.assert_allclose(criterion.average_threshold, golden["avg_threshold"][number].ravel(), **TOLERANCE)
         np.testing.assert_array_equal(out.modified, golden["rejected"][number])

@@ -107,7 +107,7 @@ def share_steps(rank, batches, settings):
             observed, rows = torch.tensor(CODES[index]).double(), torch.tensor(index)
             out = criterion(model, Batch(views, observed, rows, views))
             out.total.backward()
-            held = (out.total.detach(), inputs.grad, out.modified, model.images[1])
+            held = (out.total.detach(), inputs.grad, out.modified, model.images[2])
             results.append((index, *held, criterion.gap_threshold.clone(), criterion.average_threshold.clone()))
     return results
 
