@@ -11,18 +11,22 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data.datasets import DATASETS, SYNONYMS, DatasetSource
+from data.datasets.table.codes import read_name_list
 from data.datasets.table.columns import TableReport
 from data.datasets.table.config import TableConfig
 from data.datasets.table.reader import describe_tables, names_splits
 from data.files.cache import Cache
 from data.files.text_files import is_plain_text
 from data.labels.files import ResolvedLabels, resolve_labels
+from data.labels.hierarchy import read_hierarchy
+from data.labels.implied import completed
 from data.labels.regime import Regime, observe
 from data.labels.regimes import full_labels
 from data.subsets.long_tail import LongTailConfig, subsample_long_tail
 from data.subsets.overlap import check_disjoint, without_bad, without_missing
 from data.subsets.splits import TrainingSplitConfig, split_rows
 from utils.checks import UserError, require
+from utils.console import say
 from utils.options import option
 from utils.types import Annotations, Index, LabelTable, Splits
 
@@ -39,6 +43,9 @@ class DatasetConfig(TableConfig, LongTailConfig):
     num_cls: int | None = option(None, "number of classes; only checked against the dataset")
     missing_images: Literal["error", "skip"] = option("error", "rows whose image file is not there")
     bad_images: Literal["error", "skip"] = option("error", "rows whose image file is damaged or of a kind not read")
+    hierarchy: Path | None = option(
+        None, "which class is a kind of which: .json as of OpenImages, or .csv headed class,parent; adds what follows"
+    )
     cache_dir: Path | None = option(None, "where parsed annotations are kept (default: ~/.cache/partial-truth)")
 
     def __post_init__(self) -> None:
@@ -114,7 +121,24 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
     if config.num_cls not in (None, found):
         raise UserError(f"--num_cls {config.num_cls}: {config.dataset} has {found} classes; leave the flag out")
     check_disjoint({"training": splits.train, "validation": splits.validation, "test": splits.test})
-    return subsample_long_tail(splits, config, seed)
+    return subsample_long_tail(_with_implied_labels(splits, config), config, seed)
+
+
+def _with_implied_labels(splits: Splits, config: DatasetConfig) -> Splits:
+    """The splits with the labels that follow by `--hierarchy`. Raises: UserError as `read_hierarchy` does."""
+    if config.hierarchy is None:
+        return splits
+    listed = read_name_list(config.class_names, config.label_separator).of_id if config.class_names else {}
+    hierarchy = read_hierarchy(config.hierarchy, splits.train.classes, {**splits.aliases, **listed})
+    train, changes = completed(splits.train, hierarchy.above)
+    test, more = completed(splits.test, hierarchy.above)
+    changes, validation = changes.plus(more), splits.validation
+    if validation is not None:
+        validation, more = completed(validation, hierarchy.above)
+        changes = changes.plus(more)
+    for note in (*hierarchy.notes, f"{config.hierarchy}: {changes}"):
+        say(note)
+    return splits._replace(train=train, validation=validation, test=test)
 
 
 def build_data(config: DatasetConfig, labels: Regime, split: TrainingSplitConfig, seed: int) -> Data:

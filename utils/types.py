@@ -217,6 +217,8 @@ class Splits(NamedTuple):
     """A validation split of the dataset's own; None: `--val_frac` takes one off `train`."""
     found: Mapping[str, str] = MappingProxyType({})
     """Settings that were found in the files, by name: a run keeps them."""
+    aliases: Mapping[str, str] = MappingProxyType({})
+    """Class by another name that files of the dataset call it by, such as `/m/01yrx`."""
 
 
 class Batch(NamedTuple):

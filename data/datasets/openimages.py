@@ -76,7 +76,8 @@ def load_openimages(source: DatasetSource) -> Splits:
             )
     truth = splits["train"].truth
     groups = class_groups(truth.counts(PRESENT) + truth.counts(ABSENT))
-    return Splits(splits["train"], splits["test"], groups=groups, validation=splits.get("validation"))
+    aliases = dict(zip(labels, classes, strict=True))
+    return Splits(splits["train"], splits["test"], groups, splits.get("validation"), aliases=aliases)
 
 
 def find_root(path: Path) -> Path:

@@ -79,6 +79,18 @@ def test_a_run_does_not_go_on_when_another_image_is_missing(folder):
     succeed(folder, *words)
 
 
+def test_a_run_does_not_go_on_with_what_follows_from_another_hierarchy(folder):
+    (folder / "h.csv").write_text("class,parent\na,b\n")
+    stop_in_the_second_epoch(folder, "--hierarchy", "h.csv")
+    (folder / "h.csv").write_text("class,parent\na,c\n")
+    words = (*RUN, "--output", "run", "--resume")
+    assert "run was trained on other labels" in refusal(folder, *words, "--hierarchy", "h.csv")
+    assert "run was trained on other labels" in refusal(folder, *words)
+    (folder / "moved.csv").write_text("class,parent\na,b\nc,c of all\n")  # other content, nothing else follows
+    said = succeed(folder, *words, "--hierarchy", "moved.csv")
+    assert "moved.csv: 1 of its 4 names are no class here ('c of all')" in said
+
+
 def test_a_validation_split_with_other_labels_is_told(folder):
     words = ("--val_frac", "0.3", "--seed", "1")
     stop_in_the_second_epoch(folder, *words)

@@ -10,6 +10,7 @@ from data.build import DatasetConfig, build_data, load_splits
 from data.images.files import ArrayImages
 from data.labels.regime import Regime
 from data.subsets.splits import TrainingSplitConfig
+from tests.data.datasets.test_openimages import tree
 from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, LabelTable, Splits
 
@@ -131,3 +132,73 @@ def test_class_names_that_no_terminal_or_file_should_get_are_refused(monkeypatch
 
 def annotations_named(classes):
     return Annotations(["x"], ("x",), classes, LabelTable(np.zeros((1, len(classes)), dtype=np.int8)))
+
+
+HIERARCHY = '{"LabelName": "all", "Subcategory": [{"LabelName": "%s", "Subcategory": [{"LabelName": "%s"}]}]}'
+
+
+def written(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_hierarchy_completes_all_three_splits_and_says_how_much(dataset, tmp_path, capsys):
+    dataset()
+    before = load_splits(DatasetConfig(dataset="digits"), 0, need_images=False)
+    config = DatasetConfig(dataset="digits", hierarchy=written(tmp_path / "h.json", HIERARCHY % ("b", "c")))
+    after = load_splits(config, 0, need_images=False)
+    present = absent = overruled = 0
+    for one, other in zip(before[:2] + before[3:4], after[:2] + after[3:4], strict=True):
+        codes, found = one.truth.dense(), other.truth.dense()
+        expected = codes.copy()
+        expected[codes[:, 2] == PRESENT, 1] = PRESENT
+        expected[(expected[:, 1] == ABSENT) & (codes[:, 2] == UNKNOWN), 2] = ABSENT
+        np.testing.assert_array_equal(found, expected)
+        assert one.content_hash() != other.content_hash()
+        present += ((found == PRESENT) & (codes != PRESENT)).sum()
+        absent += ((found == ABSENT) & (codes != ABSENT)).sum()
+        overruled += ((found == PRESENT) & (codes == ABSENT)).sum()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{config.hierarchy}: 1 of its 3 names are no class here ('all')"
+    assert f"{present} labels became present, as a class below them is; {overruled} of these were absent" in second
+    assert f"{absent} became absent, as a class above them is" in second
+
+
+def test_labels_of_a_dataset_that_gives_some_are_completed_too(dataset, tmp_path, monkeypatch):
+    given = LabelTable(np.array([[-1, -1, 1, 1]] * 40, dtype=np.int8))
+    monkeypatch.setitem(build.DATASETS, "digits", lambda source: Splits(part(40, "train", given), part(8, "test")))
+    config = DatasetConfig(dataset="digits", hierarchy=written(tmp_path / "h.csv", "class,parent\nc,b\n"))
+    data = build_data(config, Regime(labels="given"), TrainingSplitConfig(), 0)
+    assert data.observed.dense().tolist() == [[-1, 1, 1, 1]] * 40
+
+
+def test_openimages_is_completed_by_codes_and_by_names_and_stays_sparse(tmp_path):
+    tree(tmp_path / "oi", train=[("a", "/m/a", 1), ("b", "/m/b", 0)], test=[("c", "/m/a", 1), ("c", "/m/b", 0)])
+    for above, below in (("/m/b", "/m/a"), ("Name of /m/b, in words", "name of /m/a, in words")):
+        file = written(tmp_path / "h.json", HIERARCHY % (above, below))
+        config = DatasetConfig(
+            dataset="openimages", path_images=tmp_path / "oi", hierarchy=file, cache_dir=tmp_path / "c"
+        )
+        splits = load_splits(config, 0, need_images=False)
+        assert splits.train.truth.stores_known_only
+        assert splits.train.truth.dense()[:, :2].tolist() == [[1, 1], [0, 0]]
+        assert splits.test.truth.dense()[:, :2].tolist() == [[1, 1]]
+
+
+def test_an_own_table_of_codes_is_completed_under_the_names_that_a_file_gives_them(tmp_path):
+    table = written(
+        tmp_path / "t.csv", "image,labels,split\n1.jpg,/m/1,train\n2.jpg,/m/2;/m/1,train\n3.jpg,/m/2,test\n"
+    )
+    names = written(tmp_path / "names.csv", "id,name\n/m/1,Cat\n/m/2,Animal\n/m/3,Plant\n")
+    config = DatasetConfig(
+        dataset="table",
+        table=table,
+        label_separator=";",
+        class_names=names,
+        hierarchy=written(tmp_path / "h.json", HIERARCHY % ("/m/2", "/m/1")),
+    )
+    splits = load_splits(config, 0, need_images=False)
+    assert splits.train.classes == ("Cat", "Animal", "Plant")
+    assert splits.train.truth.dense().tolist() == [[1, 1, 0], [1, 1, 0]]
+    assert splits.test.truth.dense().tolist() == [[0, 1, 0]]
