@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from utils.types import LabelTable
@@ -19,8 +20,21 @@ class LabelInfo(NamedTuple):
     """The training set's labels as training sees them, (N, C)."""
 
 
+def outside_autocast(features: Tensor) -> torch.autocast:
+    """The context of a head's last layer: bfloat16 has so few values that rounded logits tie and cost mAP."""
+    return torch.autocast(features.device.type, enabled=False)
+
+
+def unrounded(features: Tensor) -> Tensor:
+    """The features in float32; float64 stays."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
 class Head(nn.Module):
-    """Map features to logits and to class activation maps."""
+    """Map features to logits and to class activation maps.
+
+    In half precision the last layer runs in float32: see `outside_autocast`.
+    """
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to logits (B, C)."""

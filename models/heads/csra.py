@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.heads.base import Head, LabelInfo
+from models.heads.base import Head, LabelInfo, outside_autocast, unrounded
 from models.heads.boostlu import BoostLUConfig, boosted
 from utils.checks import require
 from utils.options import option
@@ -75,7 +75,8 @@ class CSRAHead(Head):
         weight = torch.cat(list(self.weights))
         norm = torch.linalg.vector_norm(weight, dim=1).flatten()
         norm = torch.where(norm > 0, norm, torch.ones_like(norm))
-        scores = F.conv2d(features, weight) / norm[:, None, None]
+        with outside_autocast(features):
+            scores = F.conv2d(unrounded(features), weight) / norm[:, None, None]
         batch, _, height, width = scores.shape
         return scores.view(batch, len(self.weights), -1, height, width)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.heads.base import Head, LabelInfo
+from models.heads.base import Head, LabelInfo, outside_autocast, unrounded
 from utils.checks import require
 from utils.options import option
 
@@ -50,7 +50,9 @@ class PFCHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C)."""
-        logits: Tensor = self.fc_cls(self.dropout(self.neck(features)))
+        neck = self.dropout(self.neck(features))
+        with outside_autocast(features):
+            logits: Tensor = self.fc_cls(unrounded(neck))
         return logits
 
     def neck(self, features: Tensor) -> Tensor:
