@@ -32,7 +32,7 @@ from utils.checks import RunError, UserError, require
 from utils.console import say
 from utils.foreign_states import CheckpointWeights
 from utils.nearest import nearest
-from utils.safe_files import is_state, load_tensors, write_atomically
+from utils.safe_files import all_finite, is_state, load_tensors, write_atomically
 
 SCENENET_WEIGHTS = Path(__file__).parents[1] / "weights" / "scenenet_letters.safetensors"
 """Trained on scenes of letters; no digit was seen."""
@@ -195,7 +195,7 @@ def export_backbone(checkpoint: Path, out: Path) -> None:
         f"{checkpoint}: has no backbone.* tensors under 'model', so it is no checkpoint of a run; "
         f"--weights {checkpoint} of a training script reads other files as they are",
     )
-    finite = all(bool(value.isfinite().all()) for value in halves.values())
+    finite = all(map(all_finite, halves.values()))
     require(finite, f"{checkpoint}: the backbone has values that are not finite in float16")
 
     def write(file: BinaryIO) -> None:

@@ -25,11 +25,6 @@ def outside_autocast(features: Tensor) -> torch.autocast:
     return torch.autocast(features.device.type, enabled=False)
 
 
-def unrounded(features: Tensor) -> Tensor:
-    """The features in float32; float64 stays."""
-    return features.to(torch.promote_types(features.dtype, torch.float32))
-
-
 class Head(nn.Module):
     """Map features to logits and to class activation maps.
 

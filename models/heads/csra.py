@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.heads.base import Head, LabelInfo, outside_autocast, unrounded
+from models.heads.base import Head, LabelInfo, outside_autocast
 from models.heads.boostlu import BoostLUConfig, boosted
 from utils.checks import require
 from utils.options import option
@@ -76,7 +76,7 @@ class CSRAHead(Head):
         norm = torch.linalg.vector_norm(weight, dim=1).flatten()
         norm = torch.where(norm > 0, norm, torch.ones_like(norm))
         with outside_autocast(features):
-            scores = F.conv2d(unrounded(features), weight) / norm[:, None, None]
+            scores = F.conv2d(features.to(weight.dtype), weight) / norm[:, None, None]
         batch, _, height, width = scores.shape
         return scores.view(batch, len(self.weights), -1, height, width)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.heads.base import Head, LabelInfo, outside_autocast, unrounded
+from models.heads.base import Head, LabelInfo, outside_autocast
 from models.heads.word_vectors import class_vectors, vector_width
 from utils.checks import require
 from utils.cooccurrence import cooccurrence
@@ -148,7 +148,8 @@ class GCNHead(Head):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C)."""
         with outside_autocast(features):
-            return unrounded(features.amax(dim=(2, 3))) @ self.classifiers().T
+            classifiers = self.classifiers()
+            return features.amax(dim=(2, 3)).to(classifiers.dtype) @ classifiers.T
 
     @torch.no_grad()
     def cam(self, features: Tensor) -> Tensor:

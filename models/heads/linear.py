@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.heads.base import Head, LabelInfo, outside_autocast, unrounded
+from models.heads.base import Head, LabelInfo, outside_autocast
 from models.heads.boostlu import BoostLUConfig, boosted
 
 
@@ -31,7 +31,7 @@ class LinearHead(Head):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C)."""
         with outside_autocast(features):
-            logits: Tensor = self.fc(unrounded(features).mean(dim=(2, 3)))
+            logits: Tensor = self.fc(features.to(self.fc.weight.dtype).mean(dim=(2, 3)))
         return logits
 
     @torch.no_grad()
@@ -60,7 +60,8 @@ class BoostedLinearHead(LinearHead):
     def scores(self, features: Tensor) -> Tensor:
         """A, the scores (B, C, h, w) before they are boosted."""
         with outside_autocast(features):
-            return F.conv2d(unrounded(features), self.fc.weight[:, :, None, None], self.fc.bias)
+            weight = self.fc.weight[:, :, None, None]
+            return F.conv2d(features.to(weight.dtype), weight, self.fc.bias)
 
     @torch.no_grad()
     def cam(self, features: Tensor) -> Tensor:

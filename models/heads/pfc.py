@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.heads.base import Head, LabelInfo, outside_autocast, unrounded
+from models.heads.base import Head, LabelInfo, outside_autocast
 from utils.checks import require
 from utils.options import option
 
@@ -52,7 +52,7 @@ class PFCHead(Head):
         """Logits (B, C)."""
         neck = self.dropout(self.neck(features))
         with outside_autocast(features):
-            logits: Tensor = self.fc_cls(unrounded(neck))
+            logits: Tensor = self.fc_cls(neck.to(self.fc_cls.weight.dtype))
         return logits
 
     def neck(self, features: Tensor) -> Tensor:

@@ -147,6 +147,7 @@ def test_half_precision_trains_both_networks(folder, method):
     assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_sweep_over_rates_and_over_ablations(folder):
     words = ("main_cls.py", *RUN, "--tau_l", "0.2", "--ramp_epochs", "1")
     succeed(folder, "analyse.py", "sweep", "--setting", "tau_h", "--values", "0,0.2", "--output", "s", "--", *words)

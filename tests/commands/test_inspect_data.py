@@ -250,6 +250,7 @@ def test_odd_names_of_classes_are_only_names(tmp_path):
     assert max(map(len, done.stdout.splitlines())) < 150
 
 
+@pytest.mark.slow
 def test_digits_in_memory_can_be_inspected(tmp_path):
     printed = succeed(tmp_path, SCRIPT, "--dataset", "digits", "--labels", "dropped")
     report = read(tmp_path / "runs" / "inspect-digits")
@@ -284,7 +285,9 @@ def test_annotations_that_cannot_be_read_leave_nothing_behind(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("dataset, folder", [("voc07", "voc_mini/VOCdevkit"), ("coco", "coco_mini")])
+@pytest.mark.parametrize(
+    "dataset, folder", [("voc07", "voc_mini/VOCdevkit"), pytest.param("coco", "coco_mini", marks=pytest.mark.slow)]
+)
 def test_real_photographs_are_sound(tmp_path, dataset, folder):
     printed = succeed(tmp_path, SCRIPT, "--dataset", dataset, "--path_images", real_data(folder), "--output", "out")
     report = read(tmp_path / "out")

@@ -208,6 +208,7 @@ def test_averaged_weights_are_scored_and_said_unless_the_raw_ones_are_asked_for(
     assert "--checkpoint_weights raw: run/best.pth is a checkpoint of this project" in line
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_exported_and_converted_alike(folder):
     made = released_files.fc_all()
     torch.save(

@@ -177,9 +177,13 @@ def test_digits_needs_no_download(tmp_path, script):
 @pytest.mark.parametrize(
     "script, arguments",
     [
-        ("main_CoNeS.py", ("--dataset", "voc07", "--num_cls", "20", "--partial_rate", "0.1", "--r_ws", "3")),
         ("main_BCE.py", ("--dataset", "voc12", "--num_cls", "20", "--partial_rate", "0.2")),
-        ("main_real.py", ("--dataset", "voc07", "--num_cls", "20", "--r_ws", "3")),
+        pytest.param(
+            "main_CoNeS.py",
+            ("--dataset", "voc07", "--num_cls", "20", "--partial_rate", "0.1", "--r_ws", "3"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("main_real.py", ("--dataset", "voc07", "--num_cls", "20", "--r_ws", "3"), marks=pytest.mark.slow),
     ],
 )
 def test_real_voc_photographs(tmp_path, script, arguments):
@@ -188,6 +192,7 @@ def test_real_voc_photographs(tmp_path, script, arguments):
     assert 0 < result(tmp_path / "run")["test"]["mAP"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["main_CoNeS.py", "main_real.py"])
 def test_real_coco_photographs(tmp_path, script):
     folder = real_data("coco_mini")

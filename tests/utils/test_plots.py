@@ -128,8 +128,7 @@ def area(path, colour):
     return int((np.abs(pixels(path) - wanted).max(axis=2) < 12).sum())
 
 
-@pytest.mark.parametrize("count", [1, 40, 41, 81, 600])
-@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("count, log", [(1, True), (40, False), (41, True), (81, False), (600, True)])
 def test_bars_of_any_number_of_classes_fit_a_page(tmp_path, count, log):
     values = np.arange(count)[::-1] * 3
     plot_bars([f"class {k}" for k in range(count)], {"train": values, "test": values // 9}, tmp_path / "b.png", log=log)
@@ -155,7 +154,7 @@ def test_shares_are_bars_of_a_fixed_scale_and_nothing_where_there_is_none(tmp_pa
     assert blues["low"] / blues["whole"] == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.parametrize("count", [1, 41, 200])
+@pytest.mark.parametrize("count", [1, 41, pytest.param(200, marks=pytest.mark.slow)])
 def test_shares_of_any_number_of_classes_and_runs_fit_a_page(tmp_path, count):
     series = {f"a run with a rather long name {k}": np.linspace(1, 0, count) for k in range(5)}
     plot_shares([f"class {k}" for k in range(count)], series, tmp_path / "s.png", xlabel="hits (%)")
@@ -246,7 +245,7 @@ def test_bars_of_the_tail_are_as_high_as_the_precision(tmp_path):
     assert blues["high"] - blues["none"] > 2.5 * (blues["low"] - blues["none"]) > 1000
 
 
-@pytest.mark.parametrize("count", [1, 80, 81, 600])
+@pytest.mark.parametrize("count", [1, 81, pytest.param(600, marks=pytest.mark.slow)])
 def test_the_tail_of_any_number_of_classes_fits_a_page(tmp_path, count):
     half = count // 2
     groups = {"head": np.arange(half), "middle": np.array([], dtype=np.int64), "tail": np.arange(half, count)}

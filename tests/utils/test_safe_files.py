@@ -11,6 +11,7 @@ import torch
 
 from utils.checks import UserError
 from utils.safe_files import (
+    all_finite,
     load_npy,
     load_pickle,
     load_pickled_npy,
@@ -405,3 +406,18 @@ def test_texts_that_are_none_are_refused(tmp_path):
         load_npy(file)
     np.save(file, np.array(["a\u00e9", "\U0001f600"]))
     assert load_npy(file).tolist() == ["a\u00e9", "\U0001f600"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_one_number_that_is_not_finite_is_seen_wherever_it_is(dtype):
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        for place in range(35):
+            value = torch.randn(5, 7).to(dtype)
+            assert all_finite(value)
+            value.view(-1)[place] = bad
+            assert not all_finite(value)
+
+
+def test_whole_numbers_and_nothing_are_finite():
+    assert all(all_finite(torch.ones(3, dtype=dtype)) for dtype in (torch.int64, torch.uint8, torch.bool))
+    assert all_finite(torch.empty(0, 4))

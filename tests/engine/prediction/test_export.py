@@ -82,7 +82,7 @@ def test_onnx_gives_the_logits_of_predictions(onnx):
     hold_same_logits(path, "onnx", file)
 
 
-@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+@pytest.mark.parametrize("kind", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_an_exported_model_gives_the_logits_of_predictions(tmp_path, kind):
     path, file, difference = written(tmp_path, kind, **SEEN)
     assert difference < TOLERANCE

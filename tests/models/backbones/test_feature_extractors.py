@@ -150,7 +150,7 @@ def test_no_family_goes_without_a_step():
     }
 
 
-@pytest.mark.parametrize("name, size", [("scenenet", 40), *QUICK.items(), *LARGER.items()])
+@pytest.mark.parametrize("name, size", [("scenenet", 40), *QUICK.items(), *slow(LARGER.items())])
 def test_one_step_with_each_family(name, size):
     one_step(build_backbone(name), size)
 

@@ -42,9 +42,10 @@ def test_heads_under_bfloat16_autocast_are_finite_and_their_logits_are_not_round
 
 
 @pytest.mark.parametrize("name, alpha", ALL)
-def test_heads_in_double_precision_stay_there(name, alpha):
-    head = built(name, **({"boostlu": alpha} if alpha else {})).double()
-    assert head(torch.randn(2, 32, 3, 3).double()).dtype == torch.float64
+def test_heads_of_another_precision_stay_in_it(name, alpha):
+    head = built(name, **({"boostlu": alpha} if alpha else {}))
+    for dtype in (torch.float64, torch.bfloat16):
+        assert head.to(dtype)(torch.randn(2, 32, 3, 3, dtype=dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("name", HEADS)

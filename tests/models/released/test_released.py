@@ -19,7 +19,13 @@ from utils.safe_files import load_tensors
 
 def families():
     return [
-        pytest.param(name, marks=pytest.mark.skipif(name in NEED_TIMM and not timm_there(), reason="needs timm"))
+        pytest.param(
+            name,
+            marks=[
+                pytest.mark.skipif(name in NEED_TIMM and not timm_there(), reason="needs timm"),
+                *([pytest.mark.slow] if name == "vit_csra" else []),  # the largest by far
+            ],
+        )
         for name in FILES
     ]
 
@@ -141,6 +147,7 @@ def test_attention_heads_of_query2label_come_from_options_beside_it(tmp_path):
     assert read(made, tmp_path, HeadOverrides(nheads=2)).settings["nheads"] == 2
 
 
+@pytest.mark.slow
 def test_query2label_on_tresnet_is_read_with_positive_scales(tmp_path):
     pytest.importorskip("timm")
     _, state = released_files.published_tresnet("tresnet_l")
