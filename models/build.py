@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_type_hints
 import torch
 
 from models.backbones.build import build_backbone, load_weights, require_backbone
+from models.backbones.packaged import PACKAGED, require_its_backbone
 from models.classifier import Classifier
 from models.heads import HEADS
 from models.heads.base import LabelInfo
@@ -35,7 +36,9 @@ class ModelConfig:
     norm_eval: bool = option(False, "BatchNorm of the backbone keeps the statistics it starts with")
     norm_frozen: bool = option(False, "BatchNorm of the backbone keeps statistics, scale and shift (Query2Label)")
     weights: str = option(
-        "default", "backbone weights: default (torchvision IMAGENET1K_V1), none, or a .pth or .safetensors"
+        "default",
+        "backbone weights: default (torchvision IMAGENET1K_V1), none, a .pth or .safetensors, or packages that pip "
+        f"installs ({', '.join(PACKAGED)}), which choose --model, --img_size and --normalize too",
     )
     checkpoint_weights: CheckpointWeights | None = option(
         None, "--weights FILE that holds averaged weights beside raw ones: take these (default: the averaged, ema)"
@@ -46,6 +49,7 @@ class ModelConfig:
         require(self.head in HEADS, f"--head {self.head}: choose from {', '.join(HEADS)}")
         require(self.frozen_stages >= -1, f"--frozen_stages {self.frozen_stages}: give -1 (none), 0 or more")
         require(bool(self.weights), "--weights is empty: give default, none or a path")
+        require_its_backbone(self.weights, self.model)
 
 
 class SettingError(UserError):

@@ -97,6 +97,7 @@ class RunFolder:
         file = info["label_file"] and f" {info['label_file']} ({'made now' if info['label_file_made_now'] else 'read'})"
         say(f"{title}: " + ", ".join(f"{n} {part}" for part, n in images.items() if n))
         say(f"labels: {info['labels']},{file or ' no file'}, seed {info['label_seed']}, hash {info['label_hash'][:12]}")
+        say(f"network: {info['network']}")
         if info["sampler"] != "shuffled":
             say(f"sampler: {info['sampler']}")
         say(f"device: {info['device']} x {info['processes']}, {info['precision']}; writing to {self.path}")

@@ -1,8 +1,8 @@
 """Settings: the config dataclasses of a command, filled from layers, each value with its origin.
 
 Precedence: code default < the script's defaults < `configs/datasets/<dataset>.yaml` < `configs/<method>/every.yaml` <
-`configs/<method>/<dataset>.yaml` < `--config FILE` < a checkpoint that is scored < command line. Which method and which
-head there is decides which settings there are, so both are found first.
+`configs/<method>/<dataset>.yaml` < `configs/weights/<weights>.yaml` < `--config FILE` < a checkpoint that is scored <
+command line. Which method and which head there is decides which settings there are, so both are found first.
 """
 
 from __future__ import annotations
@@ -201,8 +201,8 @@ class Request:
         below, named, above = self._below(table), self._named(table), self._above(table, recorded)
         for file in named:
             _require_same_dataset(file.plain, above[-1], self.command.program)
-        dataset = _merged([*below, *(file.plain for file in named), *above])[0].get("dataset")
-        paths = _config_files(dataset, self.method)
+        chosen = _merged([*below, *(file.plain for file in named), *above])[0]
+        paths = _config_files(chosen, self.method)
         files = [read_settings_file(path, table, self._foreign(table)) for path in paths] + named
         plain = _merged([*below, *(file.plain for file in files), *above])[0]
         conditional = [layer for file in files for layer in (file.plain, *file.conditional(plain))]
@@ -309,8 +309,12 @@ def _require_same_dataset(file: SettingsLayer, given: SettingsLayer, program: st
     )
 
 
-def _config_files(dataset: str | None, method: str) -> list[Path]:
+def _config_files(chosen: Mapping[str, Any], method: str) -> list[Path]:
+    """The files that come with the code for the dataset, method and weights that were chosen."""
+    dataset, weights = chosen.get("dataset"), str(chosen.get("weights"))
     names = [f"datasets/{dataset}", *([f"{method}/every", f"{method}/{dataset}"] if method else [])]
+    if Path(weights).name == weights:  # no path to a file
+        names.append(f"weights/{weights}")
     return [path for name in names if (path := setting_table.CONFIGS / f"{name}.yaml").exists()]
 
 

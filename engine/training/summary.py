@@ -16,6 +16,8 @@ from engine.core.scoring import EvalResult, beside_as_dict, group_figures_as_dic
 from engine.core.settings import Settings
 from engine.training.config import RunConfig
 from engine.training.loop import TrainState
+from models.backbones.build import weights_name
+from models.build import ModelConfig
 from utils.metrics import Metrics
 
 
@@ -40,6 +42,7 @@ def run_info(settings: Settings, data: Data, runtime: Runtime, state: TrainState
         "label_seed": data.regime.seed,
         "label_hash": labels.label_hash,
         "data": data.hashes(),
+        "network": network_text(settings.of(ModelConfig), settings.of(LoaderConfig)),
         "train_mode": config.train_mode,
         "sampler": sampler_text(settings.of(LoaderConfig)),
         "device": str(runtime.device),
@@ -48,6 +51,13 @@ def run_info(settings: Settings, data: Data, runtime: Runtime, state: TrainState
         "epoch": state.epoch,
         "step": state.step,
     }
+
+
+def network_text(model: ModelConfig, loader: LoaderConfig) -> str:
+    """The network, what it starts from and what it sees, in words, for the console and the log."""
+    start = weights_name(model.model, model.weights)
+    pixels = f"{loader.img_size} x {loader.img_size} pixels ({loader.normalize})"
+    return f"{model.model}, head {model.head}, weights {start}, {pixels}"
 
 
 def sampler_text(config: LoaderConfig) -> str:

@@ -25,6 +25,7 @@ import torchvision
 from torch import Tensor
 
 from models.backbones.feature_extractors import Backbone, SceneNet, backbone_class
+from models.backbones.packaged import PACKAGED, packaged_state
 from models.backbones.timm_networks import PREFIX, TimmFeatureExtractor, require_timm_model
 from models.backbones.tresnet import TRESNETS, TResNet, positive_scales
 from models.backbones.weights_file import backbone_state
@@ -114,7 +115,8 @@ def build_backbone(name: str) -> Backbone:
 def weights_name(name: str, weights: str) -> str:
     """The meaning of `weights` for the backbone `name`, in words for the log."""
     default = f"{name}, as timm has it" if name.startswith(PREFIX) else PRETRAINED[name].name
-    return {"none": "none (random start)", "default": default}.get(weights, weights)
+    packaged = {key: f"{key}, ImageNet out of the package {value.package}" for key, value in PACKAGED.items()}
+    return {"none": "none (random start)", "default": default, **packaged}.get(weights, weights)
 
 
 def load_weights(
@@ -125,7 +127,8 @@ def load_weights(
     Args:
         backbone: built by `BACKBONES[name]`.
         name: the key of the backbone.
-        weights: "none", "default", or the path of a `.pth` or `.safetensors` file with a network of this architecture.
+        weights: "none", "default", a key of `PACKAGED`, or the path of a `.pth` or `.safetensors` file of a network of
+            this architecture.
         checkpoint_weights: averaged or raw weights of a file that holds both; None: the averaged ones.
 
     Raises: UserError when the file cannot be had or read or does not fit; the backbone is then as it was.
@@ -135,6 +138,9 @@ def load_weights(
     target = backbone.published
     if weights == "default" and name.startswith(PREFIX):
         target.load_state_dict(TimmFeatureExtractor(name.removeprefix(PREFIX), pretrained=True).published.state_dict())
+        return
+    if weights in PACKAGED:
+        target.load_state_dict(packaged_state(weights, target.state_dict()))
         return
     file = PRETRAINED[name].file() if weights == "default" else Path(weights).expanduser()
     own, content = target.state_dict(), load_tensors(file)

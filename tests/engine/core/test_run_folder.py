@@ -114,7 +114,8 @@ def test_nothing_stands_beside_a_single_network(content):
 INFO = {
     **{"method": "bce", "dataset": "voc07", "images": {"train": 30, "validation": 0, "test": 7}, "labels": "dropped"},
     **{"label_file": None, "label_file_made_now": False, "label_seed": 3, "label_hash": "0123456789abcdef"},
-    **{"sampler": "shuffled", "device": "cpu", "processes": 2, "precision": "fp32", "epoch": 1, "step": 0},
+    **{"network": "resnet101, head linear", "sampler": "shuffled"},
+    **{"device": "cpu", "processes": 2, "precision": "fp32", "epoch": 1, "step": 0},
 }
 
 
@@ -128,7 +129,7 @@ INFO = {
             {"label_file": "a.npy", "label_file_made_now": True},
             {1: "labels: dropped, a.npy (made now), seed 3, hash 0123456789ab"},
         ),
-        ({"sampler": "class-aware"}, {1.5: "sampler: class-aware"}),
+        ({"sampler": "class-aware"}, {1.7: "sampler: class-aware"}),
         ({"step": 1}, {3: "resuming at epoch 1, after step 1"}),
         ({"epoch": 2}, {3: "resuming at epoch 2, after step 0"}),
     ],
@@ -140,6 +141,7 @@ def test_a_start_is_told_in_a_few_lines(tmp_path, capsys, change, lines):
     plain = {
         0: "bce on voc07: 30 train, 7 test",
         1: "labels: dropped, no file, seed 3, hash 0123456789ab",
+        1.5: "network: resnet101, head linear",
         2: f"device: cpu x 2, fp32; writing to {tmp_path / 'new'}",
     }
     assert capsys.readouterr().out.splitlines() == [text for _, text in sorted({**plain, **lines}.items())]

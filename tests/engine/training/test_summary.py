@@ -9,6 +9,7 @@ from data.loading.loader import LoaderConfig
 from engine.training import summary
 from engine.training.loop import TrainState
 from engine.training.summary import FinalResults, result, sampler_text
+from models.build import ModelConfig
 from utils.metrics import evaluate_scores
 
 TRUTH = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=np.int8)
@@ -84,6 +85,7 @@ def test_a_run_tells_what_it_works_on():
     data.regime = SimpleNamespace(seed=7, describe=lambda: "single labels")
     configs = {"RunConfig": SimpleNamespace(train_mode="linear", precision="bf16"), "LoaderConfig": LoaderConfig()}
     configs["DatasetConfig"] = SimpleNamespace(dataset="digits")
+    configs["ModelConfig"] = ModelConfig(model="resnet50", head="csra")
     settings = SimpleNamespace(method="an", of=lambda kind: configs[kind.__name__])
     runtime = SimpleNamespace(device="cpu", world_size=2)
     found = summary.run_info(settings, data, runtime, TrainState(epoch=3, step=4))
@@ -91,5 +93,6 @@ def test_a_run_tells_what_it_works_on():
         **{"method": "an", "dataset": "digits", "images": {"train": 5, "validation": 0, "test": 2}},
         **{"labels": "single labels", "label_file": None, "label_file_made_now": True, "label_seed": 7},
         **{"label_hash": "abc", "train_mode": "linear", "sampler": "shuffled", "device": "cpu", "processes": 2},
+        "network": "resnet50, head csra, weights torchvision ResNet50_Weights.IMAGENET1K_V1, 448 x 448 pixels (unit)",
         **{"precision": "bf16", "epoch": 3, "step": 4, "data": {"test": "def"}},
     }
