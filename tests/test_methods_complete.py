@@ -10,6 +10,7 @@ from engine.core.setting_table import joined, settings_of
 from engine.core.settings_files import read_settings_file
 from engine.training.config import training_command
 from losses import CRITERIA, methods_of
+from models.backbones.packaged import PACKAGED
 from tools.tables import generated
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +74,8 @@ def test_every_settings_file_is_for_something_and_reads(path):
     if folder == "protocols":  # how one paper trains everything, or its model
         models = (ROOT / "docs" / "models.md").read_text()
         assert (PAGES / f"{name}.md").exists() or f"configs/protocols/{name}.yaml" in models
+    elif folder == "weights":
+        assert name in PACKAGED
     elif folder in PUBLISHED:  # says whose settings it stands for, and nothing of its own
         assert folder not in CRITERIA
         held = yaml.safe_load(path.read_text())
