@@ -22,6 +22,7 @@ from utils.checks import RunError
 from utils.safe_files import write_atomically
 
 _END = 2048  # bytes read at either end of an image file
+_CHUNK = 1 << 16  # bytes read at a time of other files
 
 _UNREADABLE = (
     OSError,
@@ -79,7 +80,7 @@ def fingerprint(version: str, files: Iterable[Path]) -> str:
     """Return the SHA-256 (hex) of the reader's version and of path and content of each file.
 
     A file that does not exist has a fingerprint too, which changes when the file appears. Contents are read, since a
-    copy that keeps size and time would otherwise be taken for the file that it replaced: 5,000 of VOC take 0.05 s.
+    copy that keeps size and time would otherwise be taken for the file that it replaced: 5,000 of VOC take 0.04 s.
     """
     digest = hashlib.sha256(version.encode())
     for file in files:
@@ -88,12 +89,23 @@ def fingerprint(version: str, files: Iterable[Path]) -> str:
 
 
 def _content(file: Path) -> bytes:
-    """A hash of what a file contains; `absent` where it cannot be read."""
+    """A hash of what a file contains; `absent` where it cannot be read.
+
+    Like `stamp`, without Python's file objects, which take longer than thousands of small files themselves.
+    """
+    digest = hashlib.sha256()
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").digest()
+        opened = os.open(file, os.O_RDONLY)
     except OSError:
         return b"absent"
+    try:
+        while part := os.read(opened, _CHUNK):
+            digest.update(part)
+    except OSError:
+        return b"absent"
+    finally:
+        os.close(opened)
+    return digest.digest()
 
 
 def stamp(file: str | Path) -> str:
@@ -102,14 +114,19 @@ def stamp(file: str | Path) -> str:
     Image files are too many and too large to be read whole; another image differs at its ends as good as always.
     """
     try:
-        with open(file, "rb", buffering=0) as opened:  # noqa: PTH123 - a Path for each of 100,000 costs more than this
-            status = os.fstat(opened.fileno())
-            ends = opened.read(_END)
-            if status.st_size > 2 * _END:
-                opened.seek(-_END, os.SEEK_END)
-            ends += opened.read(_END)
+        opened = os.open(file, os.O_RDONLY)
     except OSError:
         return "absent"
+    try:
+        status = os.fstat(opened)
+        ends = os.read(opened, _END)
+        if status.st_size > 2 * _END:
+            os.lseek(opened, -_END, os.SEEK_END)
+        ends += os.read(opened, _END)
+    except OSError:
+        return "absent"
+    finally:
+        os.close(opened)
     return f"{status.st_size}:{status.st_mtime_ns}:{hashlib.blake2b(ends, digest_size=8).hexdigest()}"
 
 

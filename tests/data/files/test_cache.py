@@ -1,4 +1,6 @@
+import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,3 +139,48 @@ def test_an_empty_file_is_no_absent_file(tmp_path):
     assert stamp(tmp_path / "empty") != stamp(tmp_path / "none") == "absent"
     assert fingerprint("v1", [tmp_path / "empty"]) != fingerprint("v1", [tmp_path / "none"])
     assert stamp(tmp_path) == "absent"  # a folder
+
+
+SIZES = (0, 1, 2047, 2048, 2049, 4095, 4096, 4097, 65535, 65536, 65537, 300_000)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Files of sizes at which reading takes another turn, a link, a folder, and one that is not there."""
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"größe {size}" for size in SIZES]
+    for path, size in zip(paths, SIZES, strict=True):
+        path.write_bytes(rng.bytes(size))
+        os.utime(path, ns=(5, 10**18 + size))
+    (tmp_path / "link").symlink_to(paths[3])
+    (tmp_path / "folder").mkdir()
+    return [*paths, tmp_path / "link", tmp_path / "folder", tmp_path / "gone"]
+
+
+def test_a_fingerprint_is_what_plain_reading_gives(files):
+    expected = hashlib.sha256(b"v1")
+    for path in files:
+        content = hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"absent"
+        expected.update(b"\0" + os.fsencode(path) + b"\0" + content)
+    assert fingerprint("v1", files) == expected.hexdigest()
+
+
+def test_a_stamp_is_what_plain_reading_gives(files):
+    for path in files:
+        if path.is_file():
+            content, status = path.read_bytes(), path.stat()
+            ends = content if len(content) <= 4096 else content[:2048] + content[-2048:]
+            digest = hashlib.blake2b(ends, digest_size=8).hexdigest()
+            assert stamp(path) == stamp(str(path)) == f"{len(content)}:{status.st_mtime_ns}:{digest}"
+        else:
+            assert stamp(path) == "absent"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux lists what is open")
+def test_nothing_stays_open(files):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        fingerprint("v1", files)
+        for path in files:
+            stamp(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
