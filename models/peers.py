@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,11 @@ def build_peers(
 ) -> Peers:
     """Build two models on the CPU that share the pretrained weights and differ in their random initialisation.
 
-    f is the model that `build_model` builds from `seed`. Arguments and raises as there.
+    f is the model that `build_model` builds from `seed`; weights are read once, for it. Arguments and raises as there.
     """
     f = build_model(architecture, num_classes, seed, pretrained, label_info)
-    return Peers(f, build_model(architecture, num_classes, derive_seed(seed, "peer"), pretrained, label_info))
+    unread = architecture._replace(model=replace(architecture.model, weights="none"))
+    g = build_model(unread, num_classes, derive_seed(seed, "peer"), pretrained, label_info)
+    if pretrained and architecture.model.weights != "none":
+        g.backbone.load_state_dict(f.backbone.state_dict())
+    return Peers(f, g)

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 from torch import Tensor
 
 from utils.checks import UserError, require
-from utils.state_names import BOOKKEEPING, is_average, is_counter, letters, split_average
+from utils.state_names import AVERAGE_MARKS, BOOKKEEPING, is_average, is_counter, letters, split_average, split_copies
 
 CheckpointWeights = Literal["ema", "raw"]
 """The averaged weights of a file that holds both, or those of the last step."""
@@ -100,13 +100,16 @@ def choose_state(
     return ForeignState(state, _beside(content, place.keys, found), _form(content, found), (*notes, *more))
 
 
-def _states(content: Any, keys: tuple[str, ...] = (), seen: frozenset[int] = frozenset()) -> Iterator[_Found]:
-    """All states in a file, in order."""
+def _states(
+    content: Any, keys: tuple[str, ...] = (), seen: frozenset[int] = frozenset(), beside: frozenset[str] = frozenset()
+) -> Iterator[_Found]:
+    """All states in a file, in order. `beside`: marks of an average that stand beside this content."""
     if isinstance(content, Mapping) and (found := _as_state(content, keys)) is not None:
-        yield found
+        yield found._replace(marks=found.marks | beside)
     elif len(keys) < _DEPTH and id(content) not in seen:
+        marks = AVERAGE_MARKS & set(content) if keys and isinstance(content, Mapping) else frozenset()
         for key, value in _entries(content):
-            yield from _states(value, (*keys, key), seen | {id(content)})
+            yield from _states(value, (*keys, key), seen | {id(content)}, marks)
 
 
 def _entries(content: Any) -> list[tuple[str, Any]]:
@@ -196,6 +199,10 @@ def _split(raw: _Found, twins: list[_Found], path: Path) -> _Pair:
         pair = _Pair(raw._replace(state=plain), _Found((*raw.keys, "ema"), averaged, raw.marks))
         if pair.averaged is not None and pair.raw is not None and pair.averaged.shares(pair.raw) >= _SHARED:
             return _Pair(pair.averaged, pair.raw) if exchanged else pair
+    copies = split_copies(raw.state)
+    if copies is not None:
+        average = _Found((*raw.keys, copies.prefix), copies.averaged, raw.marks)
+        return _Pair(raw._replace(state=copies.raw) if copies.raw else None, average, _unused(twins))
     if not twins:
         return _Pair(raw, None)
     return _by_order(raw, twins, path)
@@ -211,6 +218,9 @@ def _by_order(raw: _Found, twins: list[_Found], path: Path) -> _Pair:
     if raw.keys and "current_model_state" in (each.keys[-1] for each in twins):  # Lightning, WeightAveraging
         other = next(each for each in twins if each.keys[-1] == "current_model_state")
         return _Pair(other, raw)
+    counting = [each for each in (raw, *twins) if each.marks & AVERAGE_MARKS]
+    if len(counting) == 1 == len(twins):
+        return _Pair(twins[0] if counting[0] is raw else raw, counting[0])
     names = ", ".join(each.name for each in (raw, *twins)[:6])
     require(
         all(_rank(each) > _rank(raw) for each in twins),

@@ -208,6 +208,7 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
         _print_remarks(saved, settings)
         for other, _ in networks[1:]:
             _print_notes(other)
+            _print_order(other, splits.test, data.dataset)
     cache, processes = Cache(data.cache_dir), runtime.local_world_size
     with runtime.main_first():
         kept = keep_images({"test": splits.test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
@@ -277,6 +278,12 @@ def _print_table(
         say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
     if line := untold_classes("test", test):
         say(f"  {line}")
+
+
+def _print_order(saved: SavedModel, test: Annotations, dataset: str) -> None:
+    """Say if a checkpoint that is not the first has its classes in another order, or does not name them."""
+    if order := class_order_note(saved, test, dataset):
+        say(f"{saved.path}: {order}")
 
 
 def _print_caveats(saved: SavedModel, splits: Splits, settings: Settings) -> None:

@@ -1,10 +1,11 @@
 """A small valid folder for every kind of file that people bring: annotations, labels, images, checkpoints."""
 
+import importlib.util
 import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ NAMES = "image,labels,split\n" + "".join(
 COLUMNS = "image,red,green,blue,split\n" + "".join(
     f"{n}.jpg,{n % 2},{(n // 2) % 2},{-1 if n == 3 else int(n % 3 == 0)},{'train' if n < 6 else 'test'}\n"
     for n in range(9)
+)
+
+PAIRS = "class,parent\nred,warm\nwarm,colour\ngreen,cold\nblue,cold\ncold,colour\nred,blue\n"
+NESTED = json.dumps(
+    {
+        "LabelName": "colour",
+        "Subcategory": [
+            {"LabelName": "green", "Subcategory": [{"LabelName": "red"}], "Part": [{"LabelName": "leaf"}]},
+            {"LabelName": "blue", "Subcategory": [{"LabelName": "red"}]},
+        ],
+    }
 )
 
 
@@ -294,6 +306,34 @@ def _form(seed: int) -> Kind:
     return Kind(f"own table, form {seed}", build, (form.path.name,), (inspect_own(form.path.name, *flags),))
 
 
+def hierarchy(name: str, content: str) -> Callable[[Path], None]:
+    """A builder of a table and a hierarchy of its classes."""
+
+    def build(folder: Path) -> None:
+        own(folder, COLUMNS)
+        (folder / name).write_text(content)
+
+    return build
+
+
+def _collections() -> Iterator[Kind]:
+    """Tables in forms in which public collections hand them out, where the cases that write them are at hand."""
+    file = Path(__file__).parents[3] / "shared" / "cases" / "tables" / "cases.py"
+    spec = importlib.util.spec_from_file_location("cases", file) if file.exists() else None
+    if spec is None or spec.loader is None:
+        return
+    cases = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cases)
+    for name, write in cases.CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            flags = [word.replace(f"{folder}/", "") for word in write(Path(folder))[0]]
+        words = ("--no-check_images", "--samples", "0", "--output", "out", "--seed", "0")
+        files = ("t.csv", "policy.csv") if name == "chest_uncertain" else ("t.csv",)
+        yield Kind(
+            f"table of {name}", _quietly(write), files, (("inspect_data.py", "--dataset", "table", *flags, *words),)
+        )
+
+
 KINDS = (
     Kind("VOC xml", voc, ("VOC2007/Annotations/*.xml",), (inspect("voc07"),)),
     Kind("VOC lists of images", voc, tuple(f"**/{one}.txt" for one in ("train", "val", "test")), (inspect("voc07"),)),
@@ -344,6 +384,9 @@ KINDS = (
     Kind("backbone", checkpoint_of(backbone), ("x.pth",), ((*TRAIN, "--weights", "x.pth"),)),
     Kind("word vectors", words, ("glove.txt",), ((*GCN, "glove.txt"),)),
     Kind("array of word vectors", words, ("vectors.npy",), ((*GCN, "vectors.npy"),)),
+    Kind("hierarchy json", hierarchy("h.json", NESTED), ("h.json",), (inspect_own("t.csv", "--hierarchy", "h.json"),)),
+    Kind("hierarchy csv", hierarchy("h.csv", PAIRS), ("h.csv",), (inspect_own("t.csv", "--hierarchy", "h.csv"),)),
     *map(_form, range(12)),
+    *_collections(),
 )
 """Every kind of file that people bring."""

@@ -13,7 +13,11 @@ from tests.faults.trial import Bench, Kind
 SLOW = {"images", "released checkpoint", "checkpoint of a loop", "backbone", "word vectors", "array of word vectors"}
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def param(kind):
+    return pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] if kind.name.startswith("table of ") else [])
+
+
+@pytest.mark.parametrize("kind", [param(kind) for kind in KINDS])
 def test_mutated_files_are_read_or_refused_in_one_clear_line(kind, tmp_path):
     bench = Bench(kind, tmp_path / "files")
     assert bench.is_read() == []

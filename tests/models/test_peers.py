@@ -8,6 +8,7 @@ from models.build import Architecture, build_model
 from models.classifier import OnPooled
 from models.peers import Peers, build_peers, ensemble_logits
 from utils.checks import UserError
+from utils.seeding import derive_seed
 
 SMALL = Architecture.of(model="scenenet", weights="none")
 
@@ -42,6 +43,28 @@ def test_both_start_from_the_same_pretrained_backbone(tmp_path):
     g = peers.g.backbone.state_dict()
     assert all(torch.equal(value, g[name]) for name, value in peers.f.backbone.state_dict().items())
     assert not torch.equal(peers.f.head_parameters()[0], peers.g.head_parameters()[0])
+    alone = build_model(Architecture.of(model="scenenet", weights=str(file)), 5, derive_seed(0, "peer")).state_dict()
+    assert all(torch.equal(value, alone[name]) for name, value in peers.g.state_dict().items())
+
+
+def test_what_is_said_of_the_weights_is_said_once(tmp_path, capsys):
+    file, held = tmp_path / "backbone.pth", build_model(SMALL, 5, seed=9).backbone.state_dict()
+    torch.save({"model": held, "model_ema": {name: 2 * value for name, value in held.items()}}, file)
+    for wanted, factor in ((None, 2), ("ema", 2), ("raw", 1)):
+        peers = build_peers(Architecture.of(model="scenenet", weights=str(file), checkpoint_weights=wanted), 5, seed=0)
+        for network in (peers.f, peers.g):
+            first = next(iter(held))
+            assert torch.equal(network.backbone.state_dict()[first], factor * held[first])
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 1
+        assert f"{file}: " in lines[0]
+
+
+def test_without_pretraining_each_starts_by_itself(tmp_path):
+    architecture = Architecture.of(model="scenenet", weights=str(tmp_path / "gone.pth"))
+    peers = build_peers(architecture, 5, seed=0, pretrained=False)
+    f, g = (network.backbone_parameters()[0] for network in (peers.f, peers.g))
+    assert not torch.equal(f, g)
 
 
 def test_as_a_model_they_are_the_first(peers, images):

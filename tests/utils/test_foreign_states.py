@@ -73,6 +73,16 @@ BOTH = {
         "model": RAW,
         "ema": {name.replace(".", ""): value for name, value in EMA.items()},
     },
+    "any prefix with ema": in_one_state(raw="network.", averaged="network_ema."),
+    "module_ema prefix": in_one_state(raw="module.", averaged="module_ema."),
+    "below the attribute of Lightning": {"state_dict": in_one_state(raw="model.net.", averaged="model.net_ema.")},
+    "shadow below a prefix": in_one_state(raw="model.", averaged="ema.shadow."),
+    "a counter tells": in_one_state(raw="base.", averaged="second.module.", **{"second.n_averaged": torch.tensor(3)}),
+    "a counter beside bare names": in_one_state(raw="", averaged="b.", **{"b.num_updates": torch.tensor(3)}),
+    "student and teacher prefix": in_one_state(raw="student.module.", averaged="teacher."),
+    "mean teacher": {"model": RAW, "mean_teacher": EMA},
+    "a number beside a state": {"model": RAW, "helper": {"decay": 0.99, "num_updates": 5, "module": EMA}},
+    "a counter in a state": {"helper": {"initted": torch.tensor(True), **EMA}, "other": RAW},
 }
 
 
@@ -97,6 +107,11 @@ ONE = {
     "the state of an optimiser": {"model": RAW, "ema_optimizer": {"exp_avg": torch.ones(1)}},
     "an average pool": {**RAW, "avg_pool.weight": torch.ones(2)},
     "an average of something else": {"model": RAW, "ema": {"centre": torch.ones(1)}},
+    "a counter that is the run's": {"num_updates": 7, "model": RAW},
+    "a counter in the part of the run": {"trainer": {"model": RAW, "num_updates": 7}},
+    "an average pool of another network": in_one_state(raw="", averaged="avg_pool.", other=torch.ones(1))
+    | {f"avg_pool.{name}": torch.ones(3) for name in NAMES},
+    "two branches": in_one_state(raw="left.", averaged="right."),
     "alone in a list": [RAW],
     "with a number": (RAW, 7),
 }
@@ -118,6 +133,8 @@ ALONE = {
     "ema": {"ema": {"state_dict": EMA}},
     "prefix": state(2, prefix="ema_model."),
     "swa": {"swa": EMA, "optimizer": {}},
+    "unknown prefix": state(2, prefix="my_ema."),
+    "unknown prefix with a counter": {"x.n_averaged": torch.tensor(2), **state(2, prefix="x.")},
 }
 
 

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from utils.state_names import is_average, is_counter, letters, plain_names, split_average, without_wrappers
+from utils.state_names import (
+    is_average,
+    is_counter,
+    letters,
+    plain_names,
+    split_average,
+    split_copies,
+    without_wrappers,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +86,31 @@ def test_raw_and_averaged_tensors_of_one_state_are_told_apart():
 )
 def test_only_names_that_are_all_without_dots_are_those_of_mmcv(names, exchanged):
     assert split_average({name: torch.ones(1) for name in names})[2] is exchanged
+
+
+def test_two_copies_are_told_apart_by_what_their_names_begin_with():
+    one, two = torch.zeros(1), torch.ones(1)
+    found = split_copies(
+        {"m.net.a": one, "m.net.b": one, "m.slow.k.a": two, "m.slow.k.b": two, "m.slow.n_averaged": two}
+    )
+    assert found == ({"net.a": one, "net.b": one}, {"a": two, "b": two}, "slow")
+    assert split_copies({"my_ema.a": two}) == ({}, {"a": two}, "my_ema")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a", "b"],
+        ["x.a", "y.a"],
+        ["teacher.a", "teacher.b"],
+        ["a.w", "avg_pool.v"],
+        ["a.w", "ema.v", "ema.u", "ema.w"],
+        [],
+    ],
+)
+def test_what_are_no_two_copies_is_left_alone(names):
+    assert split_copies({name: torch.ones(1) for name in names}) is None
+
+
+def test_copies_of_other_shapes_are_none():
+    assert split_copies({"a.w": torch.ones(1), "ema_b.w": torch.ones(2)}) is None

@@ -126,6 +126,7 @@ def test_a_test_set_is_scored_without_images_that_are_left_out(monkeypatch, main
     monkeypatch.setattr(command, "_joined", lambda networks, test, dataset: (len(networks), len(test), dataset))
     monkeypatch.setattr(command, "_print_remarks", lambda saved, settings: told.append(f"remarks on {saved}"))
     monkeypatch.setattr(command, "_print_notes", lambda saved: told.append(f"notes on {saved}"))
+    monkeypatch.setattr(command, "_print_order", lambda saved, test, dataset: told.append(f"order of {saved}"))
     monkeypatch.setattr(command, "_require_rankable", lambda test, dataset: told.append("rankable"))
 
     def keep(splits, how, cache, **named):
@@ -142,10 +143,22 @@ def test_a_test_set_is_scored_without_images_that_are_left_out(monkeypatch, main
     assert told == [
         *(["checked 2"] if check_images else []),
         *(["rankable"] if top_k else []),
-        *(["remarks on saved", "notes on other"] if main else []),
+        *(["remarks on saved", "notes on other", "order of other"] if main else []),
         "main first",
         ("ram", {"processes": 2, "shown": main}),
     ]
+
+
+def test_the_order_of_classes_of_a_second_file_is_said_with_its_name(capsys):
+    def second(*classes):
+        return SimpleNamespace(path=Path("b.pth"), classes=classes, num_classes=3, released=None)
+
+    command._print_order(second(*TEST.classes), TEST, "voc07")
+    assert capsys.readouterr().out == ""
+    command._print_order(second(*reversed(TEST.classes)), TEST, "voc07")
+    assert capsys.readouterr().out.startswith("b.pth: classes: matched by name; the checkpoint has them in another")
+    command._print_order(second(), TEST, "voc07")
+    assert capsys.readouterr().out == ("b.pth: classes: the file does not give their order; that of voc07 is assumed\n")
 
 
 def test_rankings_need_most_labels_of_an_image():
