@@ -28,6 +28,7 @@ from utils.checks import RunError, UserError, require
 from utils.plain_pickle import PlainUnpickler, RefusedGlobal, named_globals, without_stand_ins
 from utils.tensor_files import KNOWN_GLOBALS, read_torch
 
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _NUMBERS = frozenset(
     {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16}
     | {torch.int8, torch.uint8, torch.bool}
@@ -231,21 +232,24 @@ def require_plain_tensors(state: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
     """Write a file so that at every moment `path` is the complete old file or the complete new one.
 
     Args:
         path: the file to make or replace; its folder exists.
         write: writes the content to the binary stream it is given.
+        keep: a path in the same folder for the file that is replaced, once the new one is whole.
 
     Raises: RunError when the system refuses (disk full, file too large, no permission); whatever `write` raises.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder, so that the rename is atomic
     try:
-        with temporary.open("wb") as file:
+        with _new_file(temporary) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None:
+            _keep(path, keep)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__  # torch hides a failed write in its own
@@ -257,6 +261,53 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         with suppress(OSError):  # gone after the rename, never made, or out of reach: the error above says why
             temporary.unlink()
+
+
+def _keep(path: Path, keep: Path) -> None:
+    """Name a file `keep` too, if there is one; it loses its own name only where the file system knows no hard links."""
+    spare = keep.with_name(f".{keep.name}.{os.getpid()}.tmp")
+    try:
+        spare.unlink(missing_ok=True)
+        os.link(path, spare)
+        spare.replace(keep)
+        spare.unlink(missing_ok=True)  # there still where both are names of one file already
+    except FileNotFoundError:
+        return
+    except OSError:
+        path.replace(keep)
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """A file that was not there, open for writing; what lies at its path, a link among others, is removed unread."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line (UTF-8) to a text file, which is made if need be; a link there is not followed.
+
+    Raises: RunError when the system refuses, or there is a link.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINKS, 0o666), "ab") as file:
+            file.write(line.encode("utf-8") + b"\n")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def drop_half_line(path: Path) -> None:
+    """Cut what follows the last line break of a text file, which a kill has left; a link is not followed.
+
+    Raises: RunError when the system refuses, or there is a link.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_RDWR | _NO_LINKS), "r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:

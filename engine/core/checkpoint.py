@@ -24,6 +24,7 @@ from utils.checks import UserError, require
 from utils.foreign_states import CheckpointWeights
 from utils.options import as_text
 from utils.safe_files import is_state, load_metadata, load_tensors, require_plain_tensors, write_atomically
+from utils.sealed_files import check_seal, save_sealed
 from utils.types import StateDict
 
 FORMAT = "partial-truth model 1"
@@ -137,7 +138,7 @@ def save_model(
         "peers": isinstance(model, Peers),
         "trained_on": image_marks(trained_on),
     }
-    write_atomically(path, lambda file: torch.save(content, file))
+    save_sealed(path, content)
 
 
 def save_safetensors(path: Path, saved: SavedModel, classes: tuple[str, ...], settings: Mapping[str, Any]) -> None:
@@ -182,6 +183,7 @@ def read_model(
 
     Raises: UserError when the file cannot be read, is neither, is damaged, or does not hold the wanted weights.
     """
+    check_seal(path, ours=False)
     loaded = load_tensors(path)
     content = _of_safetensors(loaded, path) if path.suffix == ".safetensors" else loaded
     if isinstance(content, dict) and content.get("format") == FORMAT:
@@ -205,6 +207,7 @@ def _of_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, A
 
 def _own(content: dict[str, Any], path: Path) -> SavedModel:
     """A model file of ours, its parts checked."""
+    check_seal(path)
     kinds = {name: isinstance(content.get(name), kind) for name, kind in (("classes", list), ("settings", dict))}
     sound = {
         "model": isinstance(content.get("model"), dict) and is_state(content["model"]),
@@ -274,15 +277,25 @@ def _entry(
     return (found[0] if found else None), ()
 
 
-def save_state(path: Path, state: StateDict) -> None:
-    """Write the state of a run atomically. Raises: RunError when the disk refuses; the earlier state stays intact."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: torch.save(state, file))
+def save_state(path: Path, state: StateDict, previous: Path | None = None) -> None:
+    """Write the state of a run atomically, with a checksum.
+
+    Args:
+        path: the file to make or replace; its folder exists.
+        state: tensors and plain values.
+        previous: a name beside it under which the state that is replaced stays.
+
+    Raises: RunError when the disk refuses; the earlier states stay intact.
+    """
+    save_sealed(path, state, keep=previous)
 
 
 def read_state(path: Path) -> StateDict:
-    """Read the state of a run; never runs code."""
+    """Read the state of a run; never runs code. Raises: UserError when the file is missing or damaged."""
+    check_seal(path)
     state: StateDict = load_tensors(path)
+    whole = isinstance(state, dict) and all(name in state for name in ("loop", "recorder", "label_hash"))
+    require(whole, f"{path}: damaged, or not the state of a run; put an intact copy back, or start anew")
     return state
 
 

@@ -154,9 +154,13 @@ class Runtime:
 
     def agree(self, flag: bool) -> bool:
         """True if `flag` is true on any process; the result is the same on all."""
+        return self.agree_each(flag)[0]
+
+    def agree_each(self, *flags: bool) -> tuple[bool, ...]:
+        """The same for each of several flags, in one exchange."""
         if self.world_size == 1:
-            return flag
-        return bool(collectives.all_max(torch.tensor(int(flag), device=self.device)).item())
+            return flags
+        return tuple(collectives.all_max(torch.tensor(flags, dtype=torch.int32, device=self.device)).bool().tolist())
 
     def same_text(self, text: str) -> str:
         """Return the text of the main process on every process."""

@@ -5,20 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from data.datasets.table.config import FOUND
-from engine.core.checkpoint import plain_values
+from engine.core.checkpoint import plain_values, read_state, save_state
+from engine.core.run_lock import NAME as LOCK
+from engine.core.run_lock import RunLock
 from engine.core.settings import Settings
 from engine.core.settings_files import read_run_settings
 from utils.checks import UserError, require
 from utils.console import say
 from utils.options import as_text
-from utils.safe_files import write_text
+from utils.safe_files import append_line, drop_half_line, write_text
+from utils.types import StateDict
 
 FREE_ON_RESUME = frozenset(
     {
@@ -50,6 +57,23 @@ HEADLINE = ("mAP", "CF1", "OF1")
 _BESIDE = {"g": "network g", "ensemble": "ensemble of both"}
 
 
+_WRITTEN = (
+    *("settings.yaml", "metrics.csv", "best.pth", "state.pth", "previous.pth", "result.json", "labels.npz"),
+    *("curves.png", "tail.png", "examples.png", "lock", "lock-stale"),
+)
+_TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, _WRITTEN))})\.\d+\.tmp")
+"""Names that files have until they are written whole; a kill leaves them."""
+
+
+class Saved(NamedTuple):
+    """A state that a run goes on from."""
+
+    path: Path
+    state: StateDict
+    note: str = ""
+    """Words on why it is not the last one."""
+
+
 class RunFolder:
     """Paths and writers of one run. Every file is written whole and renamed, `result.json` last of all."""
 
@@ -57,30 +81,111 @@ class RunFolder:
         self.path = path
         self.best = path / "best.pth"
         self.state = path / "last" / "state.pth"
+        self.previous = path / "last" / "previous.pth"
+        """The state that was saved before `state`, taken where that is damaged."""
+        self.log = path / "log.jsonl"
+        self.lock = RunLock(path)
+        self._made = False
+        self._keeps_previous = True
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run."""
-        return read_result(self.path) if (self.path / "result.json").exists() else None
+        return read_result(self.path) if self._is_finished() else None
 
-    def check(self, resume: bool, settings: Settings, known: frozenset[str]) -> None:
-        """Raise UserError when the folder contains something that this run may not touch.
+    def open(self, resume: bool, settings: Settings, known: frozenset[str]) -> None:
+        """Take the folder for a run, unless the run in it is finished, and remove what a kill has left in it.
 
         Args:
             resume: True if a run in the folder may be continued.
             settings: settings of this run.
             known: names of all settings that a run may have, with any method and head.
+
+        Raises:
+            UserError: the folder is in use, cannot be written, or contains something that this run may not touch.
         """
         require(not self.path.exists() or self.path.is_dir(), f"--output {self.path}: is a file")
-        used = self.path.is_dir() and any(self.path.iterdir())
+        if not self._is_finished():
+            self._make()
+            try:
+                self.lock.take(wait=resume)
+            except UserError:
+                self.close()
+                raise
+        if self._is_finished():  # be it while this run has waited
+            self.lock.release()
+        try:
+            self._check(resume, settings, known)
+        except UserError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the folder back; one that was made for this run and is empty is removed."""
+        self.lock.release()
+        if self._made:
+            with suppress(OSError):  # not empty: the run has begun
+                self.path.rmdir()
+
+    def _make(self) -> None:
+        self._made = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output {self.path}: cannot be written ({error.strerror})") from None
+
+    def _is_finished(self) -> bool:
+        return (self.path / "result.json").exists()
+
+    def _check(self, resume: bool, settings: Settings, known: frozenset[str]) -> None:
+        """Raise UserError when the folder contains something that this run may not touch."""
+        used = any(path.name != LOCK and not _TEMPORARY.fullmatch(path.name) for path in self.path.iterdir())
         require(
             not used or resume, f"--output {self.path}: not empty; add --resume to go on with that run, or name another"
         )
-        if resume and not self.state.exists() and self.result is None:
-            say(f"--resume: nothing saved in {self.path} yet, starting")
         if used:
             self._check_settings(settings, known)
-        self._check_writable()
+        if self._is_finished():
+            return
+        for path in (self.log, self.state.parent):
+            require(not path.is_symlink(), f"{path}: is a link, through which no run writes; put what it names there")
+        self._clean()
+        if resume and not self.state.exists() and not self.previous.exists():
+            say(f"--resume: nothing saved in {self.path} yet, starting")
+
+    def _clean(self) -> None:
+        """Remove what a kill has left: files not yet whole, and half a line of the log."""
+        for path in (*self.path.glob(".*.tmp"), *self.state.parent.glob(".*.tmp")):
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        drop_half_line(self.log)
+
+    def save(self, state: StateDict) -> None:
+        """Save the state of the run; the one saved before is kept beside it.
+
+        Raises: RunError when the folder is not this run's any more or the disk refuses; what was saved stays intact.
+        """
+        self.lock.require_held()
+        with suppress(FileExistsError):
+            self.state.parent.mkdir()
+        save_state(self.state, state, self.previous if self._keeps_previous else None)
+        self._keeps_previous = True
+
+    def saved(self) -> Saved | None:
+        """The state to go on from: the last, or the one before where the last is damaged; None where there is none.
+
+        Raises: UserError when no state that was saved can be read.
+        """
+        if not self.state.exists() and not self.previous.exists():
+            return None
+        try:
+            return Saved(self.state, read_state(self.state))
+        except UserError as error:
+            if not self.previous.exists():
+                raise
+            self._keeps_previous = False  # until there is an intact one after it
+            state = read_state(self.previous)
+            return Saved(self.previous, state, f"note: {error}; going on from the save before it, {self.previous}")
 
     def start(self, settings: Settings, info: dict[str, Any]) -> None:
         """Write the settings, and print a summary of the run.
@@ -89,7 +194,6 @@ class RunFolder:
             settings: settings of the run.
             info: method, data, labels, device and progress of the run, for the log.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         title = f"{info['method']} on {info['dataset']}"
         write_text(self.path / "settings.yaml", settings.as_yaml(f"{title}; --config reads this"))
         self._append({"event": "start", **info})
@@ -106,6 +210,7 @@ class RunFolder:
 
     def log_epoch(self, history: Sequence[Mapping[str, float]], epochs: int) -> None:
         """Write `metrics.csv` (one row per epoch), append to `log.jsonl`, print a line."""
+        self.lock.require_held()
         columns = list(dict.fromkeys(name for row in history for name in row))
         table = io.StringIO()
         writer = csv.DictWriter(table, columns, lineterminator="\n")
@@ -122,7 +227,9 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write `result.json`: with it a run counts as finished."""
+        self.lock.require_held()
         self._append({"event": "end", "test": result["test"]})
+        self.previous.unlink(missing_ok=True)
         write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
         self.__dict__["result"] = result
 
@@ -174,23 +281,21 @@ class RunFolder:
         before = read_run_settings(file, settings.table, known - settings.table.keys())
         return {name: before[name] for name in FOUND if before.get(name) is not None}
 
-    def _check_writable(self) -> None:
-        """Write and remove a file; remove a new folder again, as the run may still be refused. Raises: UserError."""
-        new = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".probe"
-            probe.write_bytes(b"x")
-            probe.unlink()
-            if new:
-                self.path.rmdir()
-        except OSError as error:
-            raise UserError(f"--output {self.path}: cannot be written ({error.strerror})") from None
-
     def _append(self, event: dict[str, Any]) -> None:
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S"), **plain_values(event)})
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.log, line)
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Raise UserError where what a file holds, plain data of any form, does not fit what it is taken for."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError that says nothing of the file
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = (str(error).splitlines() or [""])[0][:160]
+        raise UserError(f"{path}: damaged, or of another run ({type(error).__name__}: {said})") from error
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from types import FrameType
@@ -19,6 +19,7 @@ from data.loading.samplers import TrainingBatches
 from engine.core.distributed import Runtime
 from engine.core.scoring import BatchLoader
 from engine.training.ema import EMA
+from engine.training.finite import Step, first_not_finite, not_finite, step_of
 from engine.training.optim import (
     OptimConfig,
     Plateau,
@@ -29,6 +30,7 @@ from engine.training.optim import (
     set_learning_rate,
     set_momentum,
 )
+from engine.training.rank_buffers import buffers_of_ranks, take_buffers
 from losses.common.base import Criterion
 from utils.checks import Interrupted, RunError
 from utils.console import Progress, is_terminal, say
@@ -105,6 +107,8 @@ class Hooks(NamedTuple):
     """After each step: the epoch, the batch (on the device except for its truth) and the result of the criterion."""
     epoch_columns: Callable[[int], dict[str, float]] = lambda epoch: {}
     """After the last step of an epoch: more columns for the log."""
+    image_ids: Sequence[str] = ()
+    """The training images by row, for messages."""
 
 
 class Loop:
@@ -133,6 +137,7 @@ class Loop:
         self.state = TrainState()
         self.stop = StopRequest()
         self._sums: dict[str, Tensor] = {}
+        self._recent: list[Step] = []  # since the loss was last looked at
         self._saved_at = time.monotonic()
 
     def run(self, after_epoch: Callable[[int, dict[str, float]], None]) -> None:
@@ -158,15 +163,38 @@ class Loop:
 
     def check_stop(self) -> None:
         """Save and raise `Interrupted` if a signal has arrived (on any process)."""
-        if self.runtime.agree(self.stop.number != 0):
+        self._save_or_stop(due=False)
+
+    def _save_or_stop(self, *, due: bool) -> None:
+        """Save where it is due on any process or a signal has arrived, which then ends the run."""
+        due, stopped = self.runtime.agree_each(due, self.stop.number != 0)
+        if due or stopped:
             self.save()
+        if stopped:
             raise Interrupted(self.stop.number or signal.SIGTERM)
 
     def save(self) -> None:
-        """Write the state of the run from the main process."""
+        """Write the state of the run from the main process; every process calls it.
+
+        Raises: RunError when the state holds numbers that are not finite: what was saved before stays.
+        """
         self._saved_at = time.monotonic()
+        ranks = self._buffers_of_ranks()
         if self.runtime.is_main:
-            self._save(self.state_dict())
+            state = {**self.state_dict(), "ranks": ranks}
+            self._require_finite(state)
+            self._save(state)
+
+    def _buffers_of_ranks(self) -> dict[str, list[StateDict]]:
+        """What each process has of its own, of the network in training and of the averaged one."""
+        ema = self.learner.ema
+        networks = {"model": self.runtime.unwrap(self.learner.model), **({"averaging": ema.network} if ema else {})}
+        return {name: buffers_of_ranks(network) for name, network in networks.items()}
+
+    def _require_finite(self, state: StateDict) -> None:
+        """Raise RunError naming the first tensor that is not to be saved, and the step after which it is not."""
+        if name := not_finite(state):
+            raise RunError(f"{name} is not finite {self._last_step(self._recent)}")
 
     def state_dict(self) -> StateDict:
         """Return the state of the run: tensors and plain values only."""
@@ -190,6 +218,17 @@ class Loop:
             self.learner.ema.load_state_dict(state["averaging"])
         self.runtime.load_state_dict(state["runtime"])
         self.state = TrainState(**state["position"])
+        self._take_buffers(state.get("ranks", {}))  # which earlier versions did not save
+
+    def _take_buffers(self, ranks: Mapping[str, list[StateDict]]) -> None:
+        """Take the buffers that this process had, or the mean of those that there were."""
+        ema, rank = self.learner.ema, self.runtime.rank
+        averaged = take_buffers(self.runtime.unwrap(self.learner.model), ranks.get("model", ()), rank)
+        if ema:
+            take_buffers(ema.network, ranks.get("averaging", ()), rank)
+        if averaged and self.runtime.is_main:
+            count = len(ranks["model"])
+            say(f"saved by {count} processes, now there are {self.runtime.world_size}: BatchNorm takes their mean")
 
     @property
     def _frozen(self) -> bool:
@@ -227,9 +266,7 @@ class Loop:
             now = time.perf_counter()
             clock, state.seconds = now, state.seconds + now - clock
             bar.advance(images, self._running_loss(label))
-            if time.monotonic() - self._saved_at >= self.save_seconds:
-                self.save()
-            self.check_stop()
+            self._save_or_stop(due=time.monotonic() - self._saved_at >= self.save_seconds)
 
     def step(self, raw: Any, global_size: int) -> None:
         """Take one step on a batch of the loader, `global_size` images over all processes, and count it.
@@ -257,7 +294,9 @@ class Loop:
         if loss.total.requires_grad:
             self._update(average=frozen)
         self.hooks.after_step(self.state.epoch, batch, loss)
-        return {"loss": loss.total.detach(), **loss.parts}
+        losses = {"loss": loss.total.detach(), **loss.parts}
+        self._recent.append(step_of(self.state.step + 1, batch.index, loss.logits, losses))
+        return losses
 
     def _set_schedule(self, number: int) -> None:
         """Set learning rate and momentum of step `number`, counted from the start of training."""
@@ -299,11 +338,19 @@ class Loop:
         """Return the running mean loss as text. Raises: RunError when it is not finite."""
         mean = self._sums["loss"].item() / self.state.step
         if not math.isfinite(mean):
-            raise RunError(
-                f"the loss is {mean} at epoch {self.state.epoch}, step {self.state.step}; try a lower --lr, or "
-                "--precision fp32; the last save is intact"
-            )
+            raise RunError(f"the loss is {mean} {self._last_step(self._recent)}")
+        del self._recent[:-1]
         return f"loss {mean:.4f}"
+
+    def _last_step(self, steps: Sequence[Step]) -> str:
+        """Words on the first of some steps whose loss is not finite, else the last, and what may help."""
+        advice = "try a lower --lr, or --precision fp32; the last save is intact"
+        if not steps:
+            return f"at epoch {self.state.epoch}, step {self.state.step}; {advice}"
+        step = first_not_finite(steps)
+        terms = ", ".join(step.terms()) or "none: the gradient or the update"
+        where = f"at epoch {self.state.epoch}, step {step.number} (term that is not finite: {terms}; images: "
+        return f"{where}{step.images(self.hooks.image_ids)}); {advice}"
 
     def _epoch_row(self) -> dict[str, float]:
         """Log row of the epoch just trained: mean losses, learning rate, speed so far."""

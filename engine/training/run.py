@@ -16,10 +16,10 @@ from data.labels.files import write_native
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
 from data.subsets.splits import TrainingSplitConfig
-from engine.core.checkpoint import load_weights, read_model, read_state, save_model, save_state
+from engine.core.checkpoint import load_weights, read_model, save_model
 from engine.core.distributed import Runtime
 from engine.core.kernels import KernelConfig
-from engine.core.run_folder import RunFolder
+from engine.core.run_folder import RunFolder, damage_told
 from engine.core.scoring import EvalResult, group_columns, measure, require_finite, score
 from engine.core.setting_table import training_names
 from engine.core.settings import Settings, parse_settings
@@ -36,8 +36,8 @@ from engine.training.summary import FinalResults, result, run_info
 from models.build import ModelConfig
 from models.classifier import Classifier, OnPooled
 from models.peers import Network
-from utils.checks import UserError, require
-from utils.console import say
+from utils.checks import RunError, UserError, require
+from utils.console import say, warn
 from utils.metrics import Metrics
 from utils.plots import plot_curves
 
@@ -76,10 +76,13 @@ def train_command(
 def _train(settings: Settings, runtime: Runtime) -> None:
     """Train a whole run; nothing that it builds outlives it, as `Runtime.close` wants it."""
     folder = open_folder(settings, runtime)
-    if folder.result is None:
-        run = Run(settings, folder, runtime)
-        run.train()
-        run.finish()
+    try:
+        if folder.result is None:
+            run = Run(settings, folder, runtime)
+            run.train()
+            run.finish()
+    finally:
+        folder.close()
 
 
 def open_folder(settings: Settings, runtime: Runtime) -> RunFolder:
@@ -88,7 +91,7 @@ def open_folder(settings: Settings, runtime: Runtime) -> RunFolder:
     default = f"runs/{settings.method}-{settings.of(DatasetConfig).dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = RunFolder(Path(runtime.same_text(str(config.output or default))))
     if runtime.is_main:
-        folder.check(config.resume, settings, training_names())
+        folder.open(config.resume, settings, training_names())
     runtime.barrier()
     if folder.result is not None and runtime.is_main:
         say(f"{folder.path} is finished:\n{folder.summary()}")
@@ -138,9 +141,7 @@ class Run:
         """Score the last and the selected epoch on the test set, and write `result.json`, last of all."""
         state = self.loop.state
         last = self._score("test")
-        if state.best_epoch != state.trained:
-            load_weights(self.reported, read_model(self.folder.best).weights, self.folder.best)
-            self.scored = {}
+        self._take_selected()
         chosen = self._score("test")
         validation = self._score("validation") if self.data.validation else None
         if self.runtime.is_main:
@@ -149,6 +150,25 @@ class Run:
             results = FinalResults(chosen, last, validation)
             self.folder.finish(result(self.settings, self.data, self.selection, state, results))
             say(self.folder.summary())
+
+    def _take_selected(self) -> None:
+        """Take the weights of the selected epoch from their file, which the main process writes again if it is lost.
+
+        Raises: RunError when the file is lost and the weights are those of an earlier epoch.
+        """
+        state, path = self.loop.state, self.folder.best
+        try:
+            saved = read_model(path)
+            require(saved.epoch == state.best_epoch, f"{path}: holds epoch {saved.epoch}")
+            if state.best_epoch != state.trained:
+                load_weights(self.reported, saved.weights, path)
+                self.scored = {}
+        except UserError as error:
+            if state.best_epoch != state.trained:
+                lost = f"the weights of epoch {state.best_epoch}, which was selected, are lost"
+                raise RunError(f"{error}; {lost}: start anew with another --output") from error
+            if self.runtime.is_main:
+                self._save_best(state.best_epoch)
 
     @property
     def reported(self) -> Network:
@@ -170,7 +190,7 @@ class Run:
             print_freq=self.config.print_freq,
             save=self._save,
             freezing=Freezing(self.config.frozen_epochs, self._freeze),
-            hooks=Hooks(self._train_scores, self.recorder.step, self.recorder.epoch_end),
+            hooks=Hooks(self._train_scores, self.recorder.step, self.recorder.epoch_end, self.data.train.ids),
         )
 
     def _build_eval_model(self) -> nn.Module:
@@ -202,9 +222,19 @@ class Run:
 
     def _resume(self) -> None:
         """Go on from `last/` where there is one."""
-        if not self.folder.state.exists():
+        saved = self.folder.saved()
+        if saved is None:
             return
-        state = read_state(self.folder.state)
+        if saved.note and self.runtime.is_main:
+            warn(saved.note)
+        with damage_told(saved.path):
+            self._take_state(saved.state)
+
+    def _take_state(self, state: Mapping[str, Any]) -> None:
+        """Take the state of a run on the same data.
+
+        Raises: UserError when the data are others; nearly any exception when the state is damaged.
+        """
         if state["label_hash"] != self.data.labels.label_hash:
             raise UserError(
                 f"--resume: {self.folder.path} was trained on other labels (hash {state['label_hash'][:12]}, now "
@@ -222,7 +252,7 @@ class Run:
 
     def _save(self, state: dict[str, Any]) -> None:
         known = {"label_hash": self.data.labels.label_hash, "data": self.hashes}
-        save_state(self.folder.state, {"loop": state, "recorder": self.recorder.state_dict(), **known})
+        self.folder.save({"loop": state, "recorder": self.recorder.state_dict(), **known})
 
     def _watch(self) -> None:
         """Stop between two batches that are scored, when a signal has asked for it.
@@ -252,15 +282,19 @@ class Run:
         if value > state.best_score:  # strictly: of equal epochs the first is kept
             state.best_score, state.best_epoch = value, epoch
             if self.runtime.is_main:
-                train = self.data.train
-                held = dict(self.settings.values)
-                save_model(self.folder.best, self.reported, train.classes, held, epoch, trained_on=train.ids)
+                self._save_best(epoch)
         state.stopped = limit is not None and 100 * (state.best_score - value) > limit
         if self.runtime.is_main:
             self.folder.log_epoch([*state.history, row], self.config.epochs)
             if state.stopped:
                 fallen = 100 * (state.best_score - value)
                 say(f"stopped early: {self.selection} mAP {fallen:.2f} points below that of epoch {state.best_epoch}")
+
+    def _save_best(self, epoch: int) -> None:
+        """Write the reported network as the best of the run."""
+        self.folder.lock.require_held()
+        train, held = self.data.train, dict(self.settings.values)
+        save_model(self.folder.best, self.reported, train.classes, held, epoch, trained_on=train.ids)
 
     def _scores_after(self, epoch: int, row: dict[str, float]) -> dict[str, EvalResult]:
         """The results of the splits that are scored after an epoch; their figures are added to its row of the log."""

@@ -81,12 +81,33 @@ def test_marks_of_another_kind_count_as_none(tmp_path, value):
     assert (reread.trained_on.tolist(), reread.seen(["1.jpg"])) == ([], 0)
 
 
-def test_a_state_is_written_in_a_folder_that_is_made_and_written_anew(tmp_path):
-    file = tmp_path / "run" / "last" / "state.pth"
-    for number in (1, 2):
-        save_state(file, {"epoch": number, "w": torch.ones(number)})
-        state = read_state(file)
-        assert (state["epoch"], state["w"].tolist()) == (number, [1.0] * number)
+def state_of(number):
+    return {"loop": {"w": torch.ones(number)}, "recorder": {}, "label_hash": "b" * 64}
+
+
+def test_a_state_is_written_anew_and_the_one_before_is_kept_on_request(tmp_path):
+    file, before = tmp_path / "state.pth", tmp_path / "previous.pth"
+    for number in (1, 2, 3):
+        save_state(file, state_of(number), before)
+        assert read_state(file)["loop"]["w"].tolist() == [1.0] * number
+    assert read_state(before)["loop"]["w"].tolist() == [1.0] * 2
+    assert sorted(tmp_path.iterdir()) == [before, file]
+
+
+@pytest.mark.parametrize("content", [{}, [1], {"loop": {}, "recorder": {}}, {"label_hash": "", "loop": {}}])
+def test_what_is_no_state_of_a_run_is_refused(tmp_path, content):
+    save_state(tmp_path / "state.pth", content)
+    with pytest.raises(UserError, match=r"state\.pth: damaged, or not the state of a run"):
+        read_state(tmp_path / "state.pth")
+
+
+def test_a_model_that_was_edited_after_it_was_sealed_is_refused(tmp_path):
+    saved(tmp_path / "best.pth")
+    content = bytearray((tmp_path / "best.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "best.pth").write_bytes(content)
+    with pytest.raises(UserError, match="its checksum is wrong"):
+        read_model(tmp_path / "best.pth")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The log of a run, read back."""
 
 import csv
+import shutil
 
 import pytest
 
-from engine.core.run_folder import RunFolder, beside, read_history, read_result
-from utils.checks import UserError
+from engine.core.checkpoint import read_state
+from engine.core.run_folder import RunFolder, beside, damage_told, read_history, read_result
+from utils.checks import RunError, UserError
 
 
 def written(path, content):
@@ -137,6 +139,7 @@ INFO = {
 def test_a_start_is_told_in_a_few_lines(tmp_path, capsys, change, lines):
     titles = []
     settings = type("Settings", (), {"as_yaml": lambda self, title: titles.append(title) or "lr: 1\n"})()
+    (tmp_path / "new").mkdir()
     RunFolder(tmp_path / "new").start(settings, {**INFO, **change})
     plain = {
         0: "bce on voc07: 30 train, 7 test",
@@ -180,3 +183,76 @@ def test_an_early_end_groups_and_classes_without_positives_are_summed_up(tmp_pat
     folder = RunFolder(tmp_path)
     folder.finish({**content, "epochs_trained": 9, "extra": {"classes_without_positives": []}})
     assert folder.summary().splitlines() == ["test, epoch 2 (validation): mAP 50.00", f"written: {tmp_path}"]
+
+
+def test_a_log_that_is_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=r"log\.jsonl: cannot be written"):
+        RunFolder(tmp_path / "run").log_epoch([{"epoch": 1, "loss": 0.5, "images_per_second": 1.0}], 1)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def state_of(number):
+    return {"loop": {"number": number}, "recorder": {}, "label_hash": "b" * 64}
+
+
+@pytest.mark.parametrize(
+    ("damage", "number", "noted"),
+    [
+        (lambda folder: None, 3, False),
+        (lambda folder: folder.state.write_bytes(folder.state.read_bytes()[:-1]), 2, True),
+        (lambda folder: folder.state.unlink(), 2, True),
+    ],
+)
+def test_the_state_before_is_taken_where_the_last_is_damaged_and_stays_until_another_is_whole(
+    tmp_path, damage, number, noted
+):
+    folder = RunFolder(tmp_path)
+    assert folder.saved() is None
+    for each in (1, 2, 3):
+        folder.save(state_of(each))
+    damage(folder)
+    folder = RunFolder(tmp_path)
+    saved = folder.saved()
+    assert saved.state["loop"]["number"] == number
+    assert ("going on from the save before it" in saved.note) == noted
+    for each in (number + 1, number + 2):
+        folder.save(state_of(each))
+        assert read_state(folder.previous)["loop"]["number"] == each - 1
+        assert read_state(folder.state)["loop"]["number"] == each
+    assert sorted(path.name for path in folder.state.parent.iterdir()) == ["previous.pth", "state.pth"]
+
+
+def test_two_damaged_states_are_refused_in_one_line(tmp_path):
+    folder = RunFolder(tmp_path)
+    for each in (1, 2):
+        folder.save(state_of(each))
+    for file in (folder.state, folder.previous):
+        file.write_bytes(b"x")
+    with pytest.raises(UserError, match=r"previous\.pth: not a readable file of tensors"):
+        RunFolder(tmp_path).saved()
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), RuntimeError("size mismatch\nmore"), OverflowError("no")])
+def test_what_does_not_fit_a_run_is_told_by_its_file(error):
+    with (
+        pytest.raises(UserError, match=r"^state\.pth: damaged, or of another run \(") as told,
+        damage_told("state.pth"),
+    ):
+        raise error
+    assert "\n" not in str(told.value)
+
+
+def test_a_run_without_its_folder_writes_nothing_more(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.lock.take(wait=False)
+    folder.save(state_of(1))
+    shutil.rmtree(folder.path)
+    row = [{"epoch": 1, "loss": 0.5, "images_per_second": 1.0}]
+    for write in (lambda: folder.save(state_of(2)), lambda: folder.log_epoch(row, 1), lambda: folder.finish({})):
+        with pytest.raises(RunError, match="removed, or taken by another run, while this one went on"):
+            write()
+    folder.close()
+    assert not folder.path.exists()

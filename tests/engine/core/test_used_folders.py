@@ -1,12 +1,14 @@
 """Folders that a run may use, and those that it may not: nothing of them is changed before it is allowed."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.core.run_folder import FREE_ON_RESUME, RunFolder
+from engine.core.run_lock import this_process
 from engine.core.setting_table import training_names
 from tests.engine.run_folders import settings_of
 from utils.checks import UserError
@@ -24,7 +26,7 @@ def used(path, words=("--lr", "0.25", "--epochs", "3"), method="bce"):
 
 def refused(folder, resume=True, settings=SETTINGS):
     with pytest.raises(UserError) as error:
-        folder.check(resume, settings, KNOWN)
+        folder.open(resume, settings, KNOWN)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -32,12 +34,16 @@ def refused(folder, resume=True, settings=SETTINGS):
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_new_folder_is_only_tried(tmp_path, capsys, resume):
     folder = RunFolder(tmp_path / "new" / "run")
-    folder.check(resume, SETTINGS, KNOWN)
+    folder.open(resume, SETTINGS, KNOWN)
+    assert [path.name for path in folder.path.iterdir()] == [".lock"]
+    folder.close()
     assert not folder.path.exists()
     said = f"--resume: nothing saved in {folder.path} yet, starting\n"
     assert capsys.readouterr().out == (said if resume else "")
     folder.path.mkdir()
-    folder.check(False, SETTINGS, KNOWN)
+    folder = RunFolder(folder.path)
+    folder.open(False, SETTINGS, KNOWN)
+    folder.close()
     assert list(folder.path.iterdir()) == []
 
 
@@ -58,7 +64,8 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys, saved):
         (folder.path / saved).parent.mkdir(exist_ok=True)
         (folder.path / saved).write_text(json.dumps({"test": {}}))
     before = sorted(folder.path.rglob("*"))
-    folder.check(True, SETTINGS, KNOWN)
+    folder.open(True, SETTINGS, KNOWN)
+    folder.close()
     assert sorted(folder.path.rglob("*")) == before
     assert ("nothing saved" in capsys.readouterr().out) == (saved is None)
     assert folder.result == ({"test": {}} if saved == "result.json" else None)
@@ -80,7 +87,9 @@ def test_settings_that_leave_the_result_as_it_is_may_change(tmp_path):
     changed = {name: value for name, value in SETTINGS.values.items() if name in FREE_ON_RESUME}
     assert len(changed) >= 12
     other = {**SETTINGS.values, **dict.fromkeys(changed, "another")}
-    used(tmp_path / "run").check(True, replace(SETTINGS, values=other), KNOWN)
+    folder = used(tmp_path / "run")
+    folder.open(True, replace(SETTINGS, values=other), KNOWN)
+    folder.close()
     assert "--seed 0, now it is another" in refused(
         RunFolder(tmp_path / "run"), settings=replace(SETTINGS, values={**other, "seed": "another"})
     )
@@ -90,18 +99,80 @@ def test_settings_of_other_methods_in_the_file_are_passed_over(tmp_path):
     folder = used(tmp_path / "run")
     with (folder.path / "settings.yaml").open("a") as file:
         file.write("mod_scheme: LL-R\n")
-    folder.check(True, SETTINGS, KNOWN)
+    folder.open(True, SETTINGS, KNOWN)
+    folder.close()
     with pytest.raises(UserError, match="unknown setting 'mod_scheme'"):
-        folder.check(True, SETTINGS, frozenset())
+        folder.open(True, SETTINGS, frozenset())
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(tmp_path, monkeypatch):
-    def write_bytes(path, content):
+    def full(*args, **named):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    message = refused(RunFolder(tmp_path / "run"), resume=False)
-    assert message == f"--output {tmp_path / 'run'}: cannot be written (No space left on device)"
+    for place, name in ((os, "link"), (Path, "mkdir")):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, full)
+            message = refused(RunFolder(tmp_path / "run"), resume=False)
+        assert message == f"--output {tmp_path / 'run'}: cannot be written (No space left on device)"
+        assert not (tmp_path / "run").exists()
+
+
+def test_what_a_kill_leaves_is_cleaned_up(tmp_path):
+    folder = used(tmp_path / "run")
+    (folder.path / "last").mkdir()
+    left = [".settings.yaml.7.tmp", ".lock.7.tmp", "last/.state.pth.123.tmp", "last/.previous.pth.9.tmp"]
+    others = [".notes.7.tmp", "a.tmp", "last/mine.tmp"]
+    for name in (*left, *others):
+        (folder.path / name).write_bytes(b"half")
+    folder.log.write_text('{"event": "start"}\n{"time": "20')
+    folder.open(True, SETTINGS, KNOWN)
+    folder.close()
+    assert sorted(path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*.tmp")) == sorted(others)
+    assert folder.log.read_text() == '{"event": "start"}\n'
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_kill_within_the_very_first_write_leaves_a_folder_that_a_run_takes(tmp_path, resume):
+    folder = RunFolder(tmp_path)
+    for name in (".settings.yaml.7.tmp", ".lock.7.tmp", ".lock"):
+        (tmp_path / name).write_text(json.dumps(this_process()._replace(pid=2**30)._asdict()))
+    folder.open(resume, SETTINGS, KNOWN)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    folder.close()
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "last"])
+def test_links_in_a_folder_are_refused(tmp_path, name):
+    folder = used(tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    (folder.path / name).symlink_to(tmp_path / "elsewhere")
+    assert f"{name}: is a link, through which no run writes" in refused(folder)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path):
+    used(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    folder = RunFolder(tmp_path / "link")
+    folder.open(True, SETTINGS, KNOWN)
+    folder.save({"loop": 1})
+    folder.close()
+    assert (tmp_path / "run" / "last" / "state.pth").exists()
+
+
+def test_a_second_run_names_the_first_and_a_finished_one_takes_no_lock(tmp_path):
+    folder = used(tmp_path / "run")
+    folder.open(True, SETTINGS, KNOWN)
+    for resume in (True, False):
+        message = refused(RunFolder(folder.path), resume=resume)
+        assert f"--output {folder.path} is in use by another run (process {os.getpid()} on " in message
+    folder.finish({"test": {}})
+    again = RunFolder(folder.path)
+    again.open(True, SETTINGS, KNOWN)
+    again.close()
+    assert (folder.path / ".lock").exists()
+    folder.close()
+    assert not (folder.path / ".lock").exists()
 
 
 def test_a_finished_run_has_its_result_at_once_and_in_its_files(tmp_path):

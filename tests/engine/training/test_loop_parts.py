@@ -10,7 +10,8 @@ import torch
 
 from engine.core.distributed import Runtime
 from engine.training import loop as room
-from engine.training.loop import Loop, TrainState
+from engine.training.finite import step_of
+from engine.training.loop import Hooks, Loop, TrainState
 from tests.engine.training.test_loop import BATCH, ROWS, make_loop
 from utils.checks import Interrupted, RunError
 from utils.seeding import derive_seed
@@ -111,11 +112,9 @@ def test_minutes_are_of_sixty_seconds(minutes):
 )
 def test_a_signal_to_any_process_ends_all_after_a_save(number, elsewhere, told):
     saved = []
-    loop = SimpleNamespace(
-        runtime=SimpleNamespace(agree=lambda flag: flag or elsewhere),
-        stop=SimpleNamespace(number=number),
-        save=lambda: saved.append("saved"),
-    )
+    loop = Loop.__new__(Loop)
+    loop.runtime = SimpleNamespace(agree_each=lambda due, stopped: (due, stopped or elsewhere))
+    loop.stop, loop.save = SimpleNamespace(number=number), lambda: saved.append("saved")
     if told is None:
         Loop.check_stop(loop)
         assert saved == []
@@ -125,22 +124,56 @@ def test_a_signal_to_any_process_ends_all_after_a_save(number, elsewhere, told):
         assert (stopped.value.number, saved) == (told, ["saved"])
 
 
+EMPTY = {"model": {}, "criterion": {}, "averaging": {}, "optimizer": {}}
+
+
 @pytest.mark.parametrize("main", [True, False])
 def test_the_main_process_saves(monkeypatch, main):
     monkeypatch.setattr(room.time, "monotonic", lambda: 77.0)
     saved = []
-    loop = SimpleNamespace(runtime=SimpleNamespace(is_main=main), _save=saved.append, state_dict=lambda: "state")
+    loop = Loop.__new__(Loop)
+    loop.runtime, loop._save, loop.state_dict = SimpleNamespace(is_main=main), saved.append, lambda: EMPTY
+    loop._buffers_of_ranks = lambda: "ranks"
     Loop.save(loop)
-    assert (saved, loop._saved_at) == (["state"] if main else [], 77.0)
+    assert (saved, loop._saved_at) == ([{**EMPTY, "ranks": "ranks"}] if main else [], 77.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run_where_it_is(value):
-    loop = SimpleNamespace(state=TrainState(epoch=3, step=2), _sums={"loss": torch.tensor(value)})
-    with pytest.raises(RunError, match=f"^the loss is {value} at epoch 3, step 2; try a lower --lr"):
+    loop = looking_at([0.5, value, 1.0], {"loss": torch.tensor(value)})
+    words = rf"^the loss is {value} at epoch 3, step 2 \(term that is not finite: part; images: b\); try a lower --lr"
+    with pytest.raises(RunError, match=words):
         Loop._checked_loss(loop)
-    loop._sums["loss"] = torch.tensor(3.0)
+    loop = looking_at([], {"loss": torch.tensor(value)})
+    with pytest.raises(RunError, match=rf"^the loss is {value} at epoch 3, step 3; try a lower --lr"):
+        Loop._checked_loss(loop)
+    loop = looking_at([0.5, 1.0], {"loss": torch.tensor(4.5)})
     assert Loop._checked_loss(loop) == "loss 1.5000"
+    assert [step.number for step in loop._recent] == [2]
+
+
+def looking_at(losses, sums):
+    """A loop whose steps had these losses, each of them the part of one image."""
+    loop = Loop.__new__(Loop)
+    loop.state, loop._sums, loop.hooks = TrainState(epoch=3, step=3), sums, Hooks(image_ids=("a", "b", "c"))
+    values = [torch.tensor(value) for value in losses]
+    loop._recent = [
+        step_of(n + 1, torch.tensor([n]), value.view(1, 1), {"loss": value, "part": value, "kept": torch.tensor(1.0)})
+        for n, value in enumerate(values)
+    ]
+    return loop
+
+
+def test_a_state_that_is_not_finite_is_not_saved(monkeypatch):
+    saved = []
+    loop = looking_at([0.5, 1.0], {})
+    loop.runtime, loop._save = SimpleNamespace(is_main=True), saved.append
+    loop._buffers_of_ranks = dict
+    loop.state_dict = lambda: {**EMPTY, "model": {"w": torch.tensor([1.0, math.nan])}}
+    words = r"model\.w is not finite at epoch 3, step 2 .*: none: the gradient or the update; images: b\)"
+    with pytest.raises(RunError, match=words):
+        Loop.save(loop)
+    assert saved == []
 
 
 def test_a_row_of_the_log_has_the_rate_of_the_backbone_and_a_speed_before_any_time_has_passed():

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from engine.core.run_folder import Saved
 from engine.training import run as room
 from engine.training.loop import Loop, TrainState
 from engine.training.run import Run
-from utils.checks import UserError
+from utils.checks import RunError, UserError
 
 FOLDER = Path("run")
 
@@ -17,9 +18,9 @@ FOLDER = Path("run")
 def held(*, exists=True, label_hash="b" * 64, fixed=None):
     """A run that is about to resume; `told` notes what is restored."""
     told = []
-    state = SimpleNamespace(exists=lambda: exists)
-    return SimpleNamespace(
-        folder=SimpleNamespace(state=state, path=FOLDER),
+    run = SimpleNamespace(
+        folder=SimpleNamespace(saved=lambda: CONTENT[0] if exists else None, path=FOLDER),
+        runtime=SimpleNamespace(is_main=True),
         data=SimpleNamespace(labels=SimpleNamespace(label_hash=label_hash)),
         hashes={"train": "r" * 64, "test": "t" * 64},
         recorder=SimpleNamespace(load_state_dict=lambda given: told.append(("recorder", given))),
@@ -28,13 +29,18 @@ def held(*, exists=True, label_hash="b" * 64, fixed=None):
         fixed=fixed,
         told=told,
     )
+    run._take_state = lambda state: Run._take_state(run, state)
+    return run
+
+
+CONTENT = []
 
 
 @pytest.fixture
-def saved(monkeypatch):
+def saved():
     """A state of a run on labels of the hash bbb..."""
     content = {"label_hash": "b" * 64, "recorder": {"r": 1}, "loop": {"l": 2}}
-    monkeypatch.setattr(room, "read_state", lambda path: content)
+    CONTENT[:] = [Saved(FOLDER / "state.pth", content)]
     return content
 
 
@@ -42,6 +48,59 @@ def test_a_run_goes_on_from_what_was_saved(saved):
     run = held()
     Run._resume(run)
     assert run.told == [("recorder", {"r": 1}), ("loop", {"l": 2})]
+
+
+def test_a_state_that_does_not_fit_is_told_by_its_file(saved, capsys):
+    del saved["loop"]
+    CONTENT[0] = CONTENT[0]._replace(note="note: the last is damaged")
+    with pytest.raises(UserError, match=r"^run/state\.pth: damaged, or of another run \(KeyError: 'loop'\)"):
+        Run._resume(held())
+    assert capsys.readouterr().err == "note: the last is damaged\n"
+
+
+def ending(epoch, best_epoch=2, trained=3, main=True):
+    """A run at its end, whose best file holds this epoch or, for None, is lost; `told` notes what it does."""
+    told = []
+    return SimpleNamespace(
+        loop=SimpleNamespace(state=TrainState(epoch=trained + 1, best_epoch=best_epoch)),
+        folder=SimpleNamespace(best=epoch),
+        runtime=SimpleNamespace(is_main=main),
+        reported="network",
+        scored={"test": 1},
+        _save_best=lambda epoch: told.append(("saved", epoch)),
+        told=told,
+    )
+
+
+@pytest.fixture
+def best_files(monkeypatch):
+    def read(epoch):
+        if epoch is None:
+            raise UserError("best.pth: cannot be read: No such file or directory")
+        return SimpleNamespace(epoch=epoch, weights=f"of {epoch}")
+
+    monkeypatch.setattr(room, "read_model", read)
+
+
+def test_the_selected_epoch_is_taken_from_its_file(best_files, monkeypatch):
+    taken = []
+    monkeypatch.setattr(room, "load_weights", lambda *given: taken.append(given))
+    run = ending(2)
+    Run._take_selected(run)
+    assert (taken, run.scored, run.told) == ([("network", "of 2", 2)], {}, [])
+    run = ending(3, best_epoch=3)
+    Run._take_selected(run)
+    assert (len(taken), run.scored, run.told) == (1, {"test": 1}, [])
+
+
+@pytest.mark.parametrize("epoch", [None, 1])
+def test_lost_weights_are_told_or_written_again(best_files, epoch):
+    with pytest.raises(RunError, match=r"the weights of epoch 2, which was selected, are lost: start anew"):
+        Run._take_selected(ending(epoch))
+    for main in (True, False):
+        run = ending(epoch, best_epoch=3, main=main)
+        Run._take_selected(run)
+        assert run.told == ([("saved", 3)] if main else [])
 
 
 def test_without_a_saved_state_a_run_begins(saved):
@@ -95,6 +154,7 @@ def selecting(selection="validation", *, early_stop=None, main=True, scheduler="
     """A run between two epochs; `said` notes what it does."""
     said = []
     return SimpleNamespace(
+        _save_best=lambda epoch: said.append(("saved", epoch)),
         selection=selection,
         config=SimpleNamespace(early_stop=early_stop, epochs=9),
         optim=SimpleNamespace(scheduler=scheduler),
@@ -113,7 +173,6 @@ def after(run, monkeypatch, epoch=4, validation=0.5, test=0.25):
     scores = {"validation": validation, "test": test}
     results = {split: SimpleNamespace(metrics=SimpleNamespace(mAP=value)) for split, value in scores.items()}
     run._scores_after = lambda number, row: results
-    monkeypatch.setattr(room, "save_model", lambda *args, trained_on: run.said.append(("saved", args[-1])))
     monkeypatch.setattr(room, "say", lambda text: run.said.append(text))
     Run._after_epoch(run, epoch, {"epoch": epoch})
     assert run.scored == {}
@@ -203,7 +262,7 @@ def test_the_test_set_is_scored_as_often_as_asked_for(every, behind, selection, 
 def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, best, main):
     done, finished = [], []
     monkeypatch.setattr(room, "load_weights", lambda *args: done.append("loaded"))
-    monkeypatch.setattr(room, "read_model", lambda path: SimpleNamespace(weights={}))
+    monkeypatch.setattr(room, "read_model", lambda path: SimpleNamespace(weights={}, epoch=best))
     monkeypatch.setattr(room, "result", lambda settings, data, selection, state, results: results)
     monkeypatch.setattr(room, "say", finished.append)
     run = SimpleNamespace(
@@ -225,6 +284,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         return run.scored[split]
 
     run._score, run.scored["test"] = score, SimpleNamespace(metrics="old test")
+    run._take_selected = lambda: Run._take_selected(run)
     Run.finish(run)
     chosen = "new test" if best == 3 else "old test"
     assert done == [*(["loaded"] if best == 3 else []), *(["labels", f"drawn {chosen}"] if main else [])]
@@ -258,6 +318,7 @@ def test_the_running_loss_is_printed_where_there_is_no_bar(monkeypatch, device, 
         runtime=SimpleNamespace(device=SimpleNamespace(type=device), is_main=main),
         batches=batches,
         _sums={"loss": np.float64(6.0)},
+        _recent=[],
     )
     loop._checked_loss = lambda: Loop._checked_loss(loop)
     assert Loop._running_loss(loop, "epoch 2") == text
