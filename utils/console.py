@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from contextlib import suppress
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -25,14 +27,38 @@ def printable(text: str, encoding: str | None = None) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line at once, above a progress bar if one is showing."""
+    """Print a line at once, above a progress bar if one is showing; what is done goes on where nobody reads it."""
+    try:
+        show(text)
+    except BrokenPipeError:
+        _print_nowhere(sys.stdout)
+
+
+def show(text: str) -> None:
+    """Print a line of what a command is run for. Raises: BrokenPipeError when nobody reads it any more."""
     tqdm.write(printable(text, sys.stdout.encoding), file=sys.stdout)
     sys.stdout.flush()
 
 
 def warn(text: str) -> None:
-    """Print a line on the error stream."""
-    tqdm.write(printable(text, sys.stderr.encoding), file=sys.stderr)
+    """Print a line on the error stream, if anybody reads it."""
+    try:
+        tqdm.write(printable(text, sys.stderr.encoding), file=sys.stderr)
+    except BrokenPipeError:
+        _print_nowhere(sys.stderr)
+
+
+def print_nowhere() -> None:
+    """Have what is printed from now on go nowhere, for its reader (`head`, a pager) has gone."""
+    _print_nowhere(sys.stdout)
+
+
+def _print_nowhere(stream: TextIO) -> None:
+    """Point a stream to nowhere, with all that it has not written yet; else it fails again as the interpreter ends."""
+    with suppress(OSError, ValueError):  # a stream without a file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def is_terminal() -> bool:

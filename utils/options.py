@@ -116,6 +116,8 @@ def as_text(value: Any) -> str:
     """A value of a setting as the text that gives it back: a list with commas, None as nothing."""
     if value is None:
         return ""
+    if isinstance(value, Path) and str(value).startswith("~"):
+        return f"./{value}"  # a name, not somebody's home
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
@@ -157,4 +159,8 @@ def _text(text: str) -> str:
 
 
 def _path(text: str) -> Path:
-    return Path(_text(text)).expanduser()
+    path = Path(_text(text))
+    try:
+        return path.expanduser() if text.startswith("~") else path
+    except RuntimeError:
+        raise ValueError("must be a path; there is no such home folder") from None

@@ -8,13 +8,25 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from engine import INTERRUPTED
 from utils.checks import Interrupted, RunError, UserError
-from utils.console import warn
+from utils.console import print_nowhere, warn
 
+_NO_MEMORY = "no memory left; give a smaller --batch_size or --img_size, or fewer --num_workers"
 _LIMITS = {
-    r"CUDA out of memory": "the GPU has no memory left; give a smaller --batch_size or --img_size, or --precision bf16",
-    r"DefaultCPUAllocator": "no memory left; give a smaller --batch_size or --img_size",
+    r"CUDA (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED": (
+        "the GPU has no memory left; give a smaller --batch_size or --img_size, or --precision bf16"
+    ),
+    r"DefaultCPUAllocator|Cannot allocate memory|bad_alloc": _NO_MEMORY,
     r"(?s)DataLoader worker.*shared memory": "loader processes filled /dev/shm; give fewer --num_workers",
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (is killed by signal: \w+|exited unexpectedly)": (
+        r"a loader process (\1) \2, often for want of memory; go on from the last save with --resume, and fewer "
+        "--num_workers"
+    ),
+    (
+        r"Connection (closed|reset) by peer|gloo/transport|recvValue failed|sendBytes failed|ncclRemoteError|"
+        r"NCCL communicator was aborted"
+    ): "another process of this run has ended, as it says itself; go on from the last save with --resume",
     r"(\S+) does not have a deterministic implementation": (
         r"--deterministic: \1 has no kernel that gives the same bits again; leave the flag out"
     ),
@@ -46,22 +58,38 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
         warn(f"stopped by {stop} after saving; go on with --resume and the same --output")
         return 128 + stop.number
     except KeyboardInterrupt:
-        warn("interrupted; a run goes on from its last save with --resume and the same --output")
+        warn(INTERRUPTED)
         return 128 + signal.SIGINT
-    except RuntimeError as error:
-        line = _limit_reached(str(error))
+    except BrokenPipeError:  # of a command that only prints: the reader of its output (head, less) has gone
+        print_nowhere()
+        return 0
+    except Exception as error:
+        if _was_interrupted(error):
+            warn(INTERRUPTED)
+            return 128 + signal.SIGINT
+        line = _words_on(error)
         if not line:
             raise
         _say_error(line)
         return 1
-    except BrokenPipeError:  # the reader of our output (head, less) has exited
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        if error.filename is None and error.strerror is None:
-            raise
-        _say_error(f"{error.filename or 'input/output'}: {error.strerror}")
-        return 1
+
+
+def _words_on(error: Exception) -> str:
+    """The line for an error that has a cause outside the code; empty for any other."""
+    if isinstance(error, MemoryError):
+        return _NO_MEMORY
+    if isinstance(error, OSError) and (error.filename is not None or error.strerror is not None):
+        return f"{error.filename or 'input/output'}: {error.strerror}"
+    return _limit_reached(str(error)) if isinstance(error, RuntimeError) else ""
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """True for an error that Ctrl-C caused: packages in C wrap it, when it comes while they are imported."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _say_error(text: str) -> None:
@@ -87,4 +115,7 @@ def _limit_reached(text: str) -> str:
 
 def run(main: Callable[[Sequence[str] | None], int]) -> None:
     """Run `main` and exit; the last line of every script."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the script (`>&-`)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - until the end
     sys.exit(exit_code(main))

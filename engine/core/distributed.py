@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.optim import Optimizer
 
 from engine.core.kernels import USUAL_KERNELS, KernelConfig, prepare_network, rounded_products, set_kernels
@@ -18,6 +21,9 @@ from models.peers import Peers
 from utils import collectives
 from utils.checks import UserError, require
 from utils.types import StateDict
+
+_PATIENCE = timedelta(days=7)
+"""How long processes wait for one that lives; one that has died ends the wait at once."""
 
 
 class Runtime:
@@ -37,6 +43,8 @@ class Runtime:
         mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
         self._accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[wrapping])
         self.device: torch.device = self._accelerator.device
+        # Work that the others wait for (decoding, caches, a lock) may take hours, an exchange of tensors may not.
+        self._waiting: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if self.world_size > 1 else None
         self.precision, self.kernels = precision, kernels
         set_kernels(kernels, self.device)
 
@@ -167,13 +175,18 @@ class Runtime:
         return str(broadcast_object_list([text])[0])
 
     def barrier(self) -> None:
-        """Wait for all processes."""
-        self._accelerator.wait_for_everyone()
+        """Wait for all processes, as long as they live."""
+        if self._waiting is not None:
+            dist.barrier(self._waiting)
 
-    def main_first(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
         """Return a context that the main process runs through before the others enter it."""
-        context: AbstractContextManager[None] = self._accelerator.main_process_first()
-        return context
+        if not self.is_main:
+            self.barrier()
+        yield
+        if self.is_main:
+            self.barrier()
 
     def state_dict(self) -> StateDict:
         """Return the state that a resumed run needs: the loss scale of fp16."""

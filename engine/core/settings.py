@@ -25,6 +25,7 @@ from engine.core.settings_files import (
     read_yaml,
     typed_value,
     typed_values,
+    yaml_comment,
     yaml_text,
 )
 from utils.checks import require
@@ -117,9 +118,11 @@ class Settings:
 
     def as_yaml(self, heading: str) -> str:
         """All settings as a YAML file that `--config` reads back, the origin of each value behind it."""
-        lines = [f"# {heading}"]
+        lines = [f"# {yaml_comment(heading)}"]
         for name, value in self.values.items():
-            lines.append(f"{name}: {yaml_text(as_text(value))}".rstrip().ljust(40) + f"  # {self.origins[name]}")
+            lines.append(
+                f"{name}: {yaml_text(as_text(value))}".rstrip().ljust(40) + f"  # {yaml_comment(self.origins[name])}"
+            )
         return "\n".join(lines) + "\n"
 
 

@@ -9,17 +9,23 @@ A file may end with `when:` blocks that hold under a condition:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from yaml.reader import Reader
 
 from engine.core import setting_table
 from engine.core.setting_table import Setting, SettingTable
 from engine.core.suggestions import suggestion
 from utils.checks import UserError, require
+from utils.console import printable
 from utils.options import Shorthand
+
+_DEEPEST = 20
+"""Lists and mappings within each other that a settings file may have; those there are need five."""
 
 
 class SettingsLayer(NamedTuple):
@@ -99,6 +105,12 @@ def yaml_text(text: str) -> str:
     return text if plain else quoted.removesuffix("\n")
 
 
+def yaml_comment(text: str) -> str:
+    """A text as it may stand in a comment of a YAML file, on one line."""
+    line = printable(text).replace("\n", "\\n")
+    return Reader.NON_PRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), line)
+
+
 def typed_values(content: Mapping[str, Any], table: SettingTable, origin: str) -> dict[str, Any]:
     """Texts by setting name (or alias) as typed values by setting name. Raises: UserError naming `origin` and key."""
     short = shorthands(table)
@@ -166,10 +178,21 @@ class _TextLoader(yaml.BaseLoader):
     So `1e-5`, `no` and `010` mean what the flag makes of them, not what YAML 1.1 does.
     """
 
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As the base class, which takes time and stack without end for lists within lists."""
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.YAMLError(f"nested more than {_DEEPEST} deep")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As the base class, refusing repeated keys."""
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        repeated = {str(key) for key in keys if keys.count(key) > 1}
+        texts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        repeated = [key for key, count in texts.items() if count > 1]
         if repeated:
             raise yaml.YAMLError(f"key given twice: {', '.join(sorted(repeated))}")
         return super().construct_mapping(node, deep=deep)

@@ -23,7 +23,7 @@ from engine.prediction.html import Page, Tile, contact_sheet
 from engine.prediction.predictor import Label, Prediction, Predictor, Unreadable, class_names
 from engine.prediction.sources import FoundImages, ImageFile, find_images, shown
 from utils.checks import RunError, UserError, require
-from utils.console import say, warn
+from utils.console import say, show, warn
 from utils.csv_cells import csv_text
 from utils.foreign_states import CheckpointWeights
 from utils.options import option
@@ -235,7 +235,8 @@ def _report(
     """Print the labels of one image, write its heat maps, and keep what the files need."""
     labels = prediction.labels(config.top, config.threshold)
     results.labels.append((source, labels))
-    say(f"{shown(source.path)}: {', '.join(f'{one.name} {one.score:.3f}' for one in labels) or 'no label'}")
+    tell = say if config.files() or config.heatmaps is not None else show  # without files, what is printed is all
+    tell(f"{shown(source.path)}: {', '.join(f'{one.name} {one.score:.3f}' for one in labels) or 'no label'}")
     if config.heatmaps is not None:
         write_maps(prediction, labels[: config.heatmap_top], source, config.heatmaps, predictor.view.visible)
     if config.html is not None:

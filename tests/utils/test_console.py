@@ -1,13 +1,14 @@
 """Lines for a person, and progress bars on a terminal only."""
 
 import io
+import os
 import sys
 import unicodedata
 
 import pytest
 
 from utils import console
-from utils.console import Progress, printable, say, warn
+from utils.console import Progress, printable, say, show, warn
 
 
 class Bar:
@@ -128,3 +129,27 @@ def test_what_an_encoding_lacks_is_escaped():
     assert printable("\u4e2d \xe9", "ascii") == "\\u4e2d \\xe9"
     assert printable("\u4e2d \xe9", "latin-1") == "\\u4e2d \xe9"
     assert printable("\u4e2d", None) == "\u4e2d"
+
+
+@pytest.mark.parametrize(("tell", "name"), [(say, "stdout"), (warn, "stderr")])
+def test_a_line_that_nobody_reads_ends_nothing(monkeypatch, tell, name):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, name, stream)
+        if name == "stdout":
+            with pytest.raises(BrokenPipeError):
+                show("one")
+        for _ in range(3):
+            tell("one")
+            stream.flush()
+    monkeypatch.undo()
+
+
+def test_a_stream_without_a_file_is_left_alone(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    say("one")

@@ -8,8 +8,10 @@ import sys
 import pytest
 import torch
 
-from engine.core.cli import exit_code
+from engine import INTERRUPTED
+from engine.core.cli import exit_code, run
 from utils.checks import Interrupted, RunError, UserError
+from utils.console import say, warn
 
 WORKER = "Caught RunError in DataLoader worker process 0.\nTraceback ...\nutils.checks.RunError: image x.jpg is gone"
 ENDS = [
@@ -55,13 +57,40 @@ def test_a_command_that_comes_to_its_end_gives_its_own_code_and_gets_its_words(c
 
 
 LIMITS = [
+    (MemoryError(), "no memory left; give a smaller --batch_size or --img_size, or fewer --num_workers"),
+    (
+        MemoryError("Caught MemoryError in DataLoader worker process 0.\nTraceback ..."),
+        "no memory left; give a smaller --batch_size or --img_size, or fewer --num_workers",
+    ),
+    (
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        "the GPU has no memory left; give a smaller --batch_size or --img_size, or --precision bf16",
+    ),
+    (
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        "the GPU has no memory left; give a smaller --batch_size or --img_size, or --precision bf16",
+    ),
+    (
+        RuntimeError("DataLoader worker (pid 41) is killed by signal: Killed. "),
+        "a loader process (41) is killed by signal: Killed, often for want of memory; go on from the last save with "
+        "--resume, and fewer --num_workers",
+    ),
+    (
+        RuntimeError("DataLoader worker (pid(s) 4, 5) exited unexpectedly"),
+        "a loader process (4, 5) exited unexpectedly, often for want of memory; go on from the last save with "
+        "--resume, and fewer --num_workers",
+    ),
+    (
+        RuntimeError("[/a/gloo/transport/tcp/pair.cc:525] Read error [127.0.0.1]:1: Connection reset by peer"),
+        "another process of this run has ended, as it says itself; go on from the last save with --resume",
+    ),
     (
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 8 GiB.\nMore."),
         "the GPU has no memory left; give a smaller --batch_size or --img_size, or --precision bf16",
     ),
     (
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
-        "no memory left; give a smaller --batch_size or --img_size",
+        "no memory left; give a smaller --batch_size or --img_size, or fewer --num_workers",
     ),
     (
         RuntimeError(
@@ -103,3 +132,37 @@ def test_a_reader_that_has_gone_is_no_fault(monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.__stdout__)
     assert exit_code(ending(BrokenPipeError()), []) == 0
     assert moved == [sys.__stdout__.fileno()]
+
+
+def wrapped(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        wrapped(ImportError("Error importing numpy"), KeyboardInterrupt()),
+        wrapped(
+            SystemError("initialization of x raised unreported exception"), wrapped(ImportError(), KeyboardInterrupt())
+        ),
+    ],
+)
+def test_an_interrupt_that_a_package_wraps_is_one(error, capsys):
+    assert exit_code(ending(error), []) == 130
+    assert capsys.readouterr() == ("", f"{INTERRUPTED}\n")
+
+
+def test_an_interrupt_before_any_command_is_one_line(capsys):
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == f"{INTERRUPTED}\n"
+    sys.excepthook(ValueError, ValueError("a mistake of ours"), None)
+    assert "ValueError: a mistake of ours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_streams_that_are_closed_are_written_to_nowhere(monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SystemExit) as ended:
+        run(lambda argv: say("x") or warn("y") or 7)
+    assert ended.value.code == 7

@@ -1,11 +1,13 @@
 """Device and precision that go together, and gradients of processes with unequal shares of a batch."""
 
 import os
+import time
 
 import pytest
 import torch
 from torch import nn
 
+from engine.core import distributed as room
 from engine.core.distributed import Runtime
 from models.peers import Peers
 from tests.ranks import run_ranks
@@ -143,12 +145,36 @@ def test_at_the_end_networks_are_let_go_and_the_group_is_left(monkeypatch):
     assert told == [0]
 
 
-def test_processes_wait_for_each_other_where_they_are_told_to(monkeypatch):
+@pytest.mark.parametrize(("rank", "order"), [(0, ["work", "waits"]), (1, ["waits", "work"])])
+def test_processes_wait_for_each_other_where_they_are_told_to(monkeypatch, rank, order):
     runtime, told = Runtime("cpu", "fp32"), []
-    monkeypatch.setattr(runtime._accelerator, "wait_for_everyone", lambda: told.append("all"))
-    monkeypatch.setattr(runtime._accelerator, "main_process_first", lambda: "a context")
     runtime.barrier()
-    assert (told, runtime.main_first()) == (["all"], "a context")
+    monkeypatch.setattr(room.dist, "barrier", lambda group: told.append("waits"))
+    monkeypatch.setattr(Runtime, "rank", rank)
+    with runtime.main_first():
+        told.append("work")
+    assert told == ["work"], "a run of one process waits for nobody"
+    runtime._waiting, told[:] = "a group", []
+    with runtime.main_first():
+        told.append("work")
+    assert told == order
+
+
+def waiting(rank):
+    launched = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ.update(launched, ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
+    runtime = Runtime("cpu", "fp32")
+    runtime.barrier()
+    with runtime.main_first():
+        began = time.monotonic()
+        time.sleep(0.05)
+    return began, room.dist.get_world_size(runtime._waiting), runtime.agree_each(rank == 1, rank == 0, False)
+
+
+def test_the_main_process_goes_first_through_a_group_that_is_patient():
+    (first, *main), (second, *other) = run_ranks(waiting)
+    assert second - first >= 0.05
+    assert main == other == [2, (True, True, False)]
 
 
 def statistics_of_each(rank):

@@ -1,14 +1,18 @@
 """Settings files by themselves: shorthands, `when:` blocks, keys of others, and files of earlier versions."""
 
+import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from engine.core import setting_table
 from engine.core.setting_table import settings_of
+from engine.core.settings import Settings
 from engine.core.settings_files import expanded, read_run_settings, read_settings_file, read_yaml, typed_values
 from utils.checks import UserError
-from utils.options import Shorthand, option
+from utils.options import Shorthand, as_text, option
+from utils.safe_files import write_text
 
 
 def _square(text):
@@ -122,3 +126,51 @@ def test_the_settings_of_a_run_are_complete_whatever_its_file_lacks(file):
 def test_an_empty_file_says_nothing(file):
     assert read_yaml(file("")) == read_yaml(file("# nothing\n")) == {}
     assert read_settings_file(file(""), TABLE).conditional({}) == []
+
+
+@pytest.mark.parametrize("opened", ["[", "{a: ", "[{x: "])
+@pytest.mark.parametrize("where", ["when: ", "rate: ", "when:\n  - {width: 4, set: {rate: "])
+def test_what_is_nested_hundreds_deep_is_refused_at_once(file, opened, where):
+    for times in (30, 1000, 50_000):
+        with pytest.raises(UserError, match=r"own\.yaml: not a readable YAML file \(nested more than 20 deep"):
+            read_yaml(file(where + opened * times))
+
+
+def test_many_keys_take_no_more_than_the_time_to_read_them(file):
+    content = read_yaml(file("".join(f"key{n}: {n}\n" for n in range(3000))))
+    assert len(content) == 3000
+    with pytest.raises(UserError, match="key given twice: key7, key9"):
+        read_yaml(file("".join(f"key{n}: {n}\n" for n in (*range(3000), 9, 7))))
+
+
+LETTERS = "ab|:#&*%@`!?-,.[]{}<>=~'\"\\/ \t\n\r\x00\x07\x1b\x7f\x85\u00e9\u2028\u202e\ufeff\ufffe\U0001f408\ud800\udcff"
+
+
+def test_random_texts_are_read_back_as_they_were_written(tmp_path):
+    """Separators, outputs, tables and files that settings come from have any name."""
+    rng = random.Random(0)
+    table = settings_of(Texts, "data")
+    for number in range(300):
+        texts = ["".join(rng.choice(LETTERS) for _ in range(rng.choice((1, 1, 2, 9)))) for _ in range(4)]
+        values = {"text": texts[0], "path": Path(texts[1]), "unset": None, "maybe": texts[2], "rate": 1e-5}
+        made = Settings({}, values, dict.fromkeys(values, f"the file {texts[3]}"), table)
+        file = tmp_path / f"{number}.yaml"
+        write_text(file, made.as_yaml(texts[3]))
+        assert read_run_settings(file, table, frozenset()) == values, texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    text: str = option("x", "text")
+    path: Path = option(Path("p"), "path")
+    unset: str | None = option("y", "unset")
+    maybe: str | None = option(None, "maybe")
+    rate: float = option(0.5, "rate")
+
+
+def test_a_path_that_begins_with_a_tilde_is_a_path_again():
+    convert = settings_of(Texts, "data")["path"].convert
+    assert convert(as_text(Path("~a/b"))) == Path("~a/b")
+    assert convert("~") == Path.home()
+    with pytest.raises(ValueError, match="there is no such home folder"):
+        convert("~nobody-of-that-name/x")
