@@ -213,23 +213,28 @@ def all_finite(value: Tensor) -> bool:
 
 
 def require_plain_tensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """Raise UserError unless every tensor is of real numbers, complete in the file and finite.
+    """Raise UserError unless every tensor is of real numbers, complete in the file and finite."""
+    for name, value in state.items():
+        require_plain(name, value, path)
+        require(
+            not value.is_floating_point() or bool(value.isfinite().all()),
+            f"{path}: {name[:80]} holds numbers that are not finite; the file is damaged, or its training diverged",
+        )
+
+
+def require_plain(name: str, value: Tensor, path: Path) -> None:
+    """Raise UserError unless a tensor is of real numbers and complete in the file.
 
     A file may declare a shape that it does not store (one number repeated a trillion times).
     """
-    for name, value in state.items():
-        require(
-            value.layout == torch.strided and value.device.type == "cpu" and value.dtype in _NUMBERS,
-            f"{path}: {name[:80]} is no plain tensor of numbers ({value.layout}, {value.dtype}, {value.device})",
-        )
-        require(
-            value.numel() * value.element_size() <= value.untyped_storage().nbytes(),
-            f"{path}: {name[:80]} claims the shape {tuple(value.shape)}, of which the file holds only a part",
-        )
-        require(
-            all_finite(value),
-            f"{path}: {name[:80]} holds numbers that are not finite; the file is damaged, or its training diverged",
-        )
+    require(
+        value.layout == torch.strided and value.device.type == "cpu" and value.dtype in _NUMBERS,
+        f"{path}: {name[:80]} is no plain tensor of numbers ({value.layout}, {value.dtype}, {value.device})",
+    )
+    require(
+        value.numel() * value.element_size() <= value.untyped_storage().nbytes(),
+        f"{path}: {name[:80]} claims the shape {tuple(value.shape)}, of which the file holds only a part",
+    )
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:

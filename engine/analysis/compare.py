@@ -10,7 +10,7 @@ from typing import Any
 from data.build import DatasetConfig, load_splits
 from data.loading.loader import LoaderConfig
 from engine.analysis.finished_runs import FinishedRun, built_for, read_run, run_labels, run_paths
-from engine.core.run_folder import HEADLINE, beside
+from engine.core.run_results import HEADLINE, beside, require_parts
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
 from engine.training.config import RunConfig
@@ -67,6 +67,8 @@ def compare_command(argv: Sequence[str] | None = None) -> int:
 
 def table(labels: Sequence[str], runs: Sequence[FinishedRun]) -> str:
     """Main metrics (%) on the test set, one row per run; for a pair of networks f, with g and ensemble below it."""
+    for run in runs:
+        _require_comparable(run)
     rows = [row for label, run in zip(labels, runs, strict=True) for row in _rows(label, run.result)]
     width = max(6, *(len(name) for name, *_ in rows))
     lines = [f"{'method':{width}}  {'dataset':8} {'labels':14}" + "".join(f"{name:>8}" for name in HEADLINE)]
@@ -90,6 +92,14 @@ def differences(labels: Sequence[str], runs: Sequence[FinishedRun]) -> list[str]
             alike = [(label, run) for label, run in same if run.result.get("seed") == seed]
             notes += _note(f"training set of {dataset}", "train", alike)
     return notes
+
+
+def _require_comparable(run: FinishedRun) -> None:
+    """Raise UserError where the result of a run lacks what the table shows."""
+    require_parts(run.result, run.path, "dataset", "labels", "rate")
+    for metrics in (run.result["test"], *beside(run.result).values()):
+        known = {name: value for name, value in metrics.items() if value is not None}
+        require_parts(known, run.path, *HEADLINE)
 
 
 def _note(what: str, split: str, runs: Sequence[tuple[str, FinishedRun]]) -> list[str]:

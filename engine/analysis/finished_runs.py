@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.checkpoint import SavedModel, read_model
-from engine.core.run_folder import read_history, read_result
+from engine.core.run_results import read_history, read_result
 from engine.core.setting_table import training_names
 from engine.core.settings_files import read_run_settings
 from engine.training.config import run_command
@@ -28,8 +26,6 @@ from utils.safe_files import make_folder, write_text
 from utils.types import Annotations
 
 Config = TypeVar("Config")
-
-_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +99,7 @@ class FinishedRun:
                     return array
         except FileNotFoundError:
             raise UserError(f"{self.path}: nothing was recorded of its labels (no {file.name}); {advice}") from None
-        except _UNREADABLE as error:
+        except Exception as error:  # zipfile and numpy raise nearly any on a damaged archive
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{file}: not readable ({reason}); {advice}") from None
         raise UserError(f"{file}: has no {name}; {advice}")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engine.analysis.finished_runs import ReportFiles, make_report, write_table
-from engine.core.run_folder import read_result
+from engine.core.run_results import read_result
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
 from utils.analysis_plots import Line, plot_lines

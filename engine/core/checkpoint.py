@@ -23,7 +23,14 @@ from models.released.contents import Contents, HeadOverrides
 from utils.checks import UserError, require
 from utils.foreign_states import CheckpointWeights
 from utils.options import as_text
-from utils.safe_files import is_state, load_metadata, load_tensors, require_plain_tensors, write_atomically
+from utils.safe_files import (
+    is_state,
+    load_metadata,
+    load_tensors,
+    require_plain,
+    require_plain_tensors,
+    write_atomically,
+)
 from utils.sealed_files import check_seal, save_sealed
 from utils.types import StateDict
 
@@ -296,7 +303,17 @@ def read_state(path: Path) -> StateDict:
     state: StateDict = load_tensors(path)
     whole = isinstance(state, dict) and all(name in state for name in ("loop", "recorder", "label_hash"))
     require(whole, f"{path}: damaged, or not the state of a run; put an intact copy back, or start anew")
+    _require_plain_tree(state, "state", path)
     return state
+
+
+def _require_plain_tree(part: Any, name: str, path: Path) -> None:
+    """Raise UserError unless every tensor in a nested state is of real numbers and complete in the file."""
+    if isinstance(part, torch.Tensor):
+        require_plain(name, part, path)
+    elif isinstance(part, Mapping | list | tuple):
+        for key, value in part.items() if isinstance(part, Mapping) else enumerate(part):
+            _require_plain_tree(value, str(key), path)
 
 
 def plain_values(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from data.datasets.table.config import FOUND
 from engine.core.checkpoint import plain_values, read_state, save_state
 from engine.core.run_lock import NAME as LOCK
 from engine.core.run_lock import RunLock
+from engine.core.run_results import BESIDE, beside, read_result, require_parts
 from engine.core.settings import Settings
 from engine.core.settings_files import read_run_settings
 from utils.checks import UserError, require
@@ -49,12 +50,6 @@ FREE_ON_RESUME = frozenset(
     }  # a dataset that was moved: the hash of its labels is compared
 )
 """Settings that may differ between a run and its continuation: they do not change its result beyond rounding."""
-
-_ADVICE = "log.jsonl beside it has the same values"
-
-HEADLINE = ("mAP", "CF1", "OF1")
-
-_BESIDE = {"g": "network g", "ensemble": "ensemble of both"}
 
 
 _WRITTEN = (
@@ -236,14 +231,15 @@ class RunFolder:
     def summary(self) -> str:
         """Return the result as a few lines of text."""
         assert self.result is not None
+        require_parts(self.result, self.path, "selected_epoch", "selection", "epochs", "extra")
         second = beside(self.result)
         chosen = f"test, epoch {self.result['selected_epoch']} ({self.result['selection']})"
         lines = [f"{chosen}{', network f' if second else ''}: {_percentages(self.result['test'])}"]
-        lines += [f"  {_BESIDE[name]}: {_percentages(metrics)}" for name, metrics in second.items()]
+        lines += [f"  {BESIDE[name]}: {_percentages(metrics)}" for name, metrics in second.items()]
         for group, metrics in self.result["extra"].get("groups", {}).items():
             known = {name: value for name, value in metrics.items() if value is not None}
             lines.append(f"  {group}: {_percentages(known)}")
-        empty = self.result["extra"]["classes_without_positives"]
+        empty = self.result["extra"].get("classes_without_positives")
         if self.result.get("epochs_trained", self.result["epochs"]) < self.result["epochs"]:
             lines.append(f"stopped early, after {self.result['epochs_trained']} of {self.result['epochs']} epochs")
         if empty:
@@ -298,65 +294,6 @@ def damage_told(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: damaged, or of another run ({type(error).__name__}: {said})") from error
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """Read the `result.json` of a run folder. Raises: UserError when it is missing or damaged."""
-    file = path / "result.json"
-    try:
-        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not a finished run (no result.json)") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable ({error})") from None
-    if not isinstance(result, dict) or not isinstance(result.get("test"), dict):
-        raise UserError(f"{file}: not the result of a training run (it has no metrics under `test`)")
-    return result
-
-
-def beside(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """For a pair of networks: metrics of `g` and of the `ensemble`; else empty."""
-    extra = result.get("extra") or {}
-    return {name: extra[name] for name in _BESIDE if name in extra}
-
-
 def _percentages(metrics: Mapping[str, float]) -> str:
     """All metrics but those of the top k scores of each image, on one line."""
     return "  ".join(f"{name} {100 * value:.2f}" for name, value in metrics.items() if "@" not in name)
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """Read the rows of a run's `metrics.csv`, without empty cells.
-
-    Raises:
-        UserError: the file is missing or damaged; the message names the line.
-    """
-    file = path / "metrics.csv"
-    try:
-        text = file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}, line {line}: not readable (no UTF-8 text); {_ADVICE}") from None
-    except OSError as error:
-        raise UserError(f"{file}: not readable ({error.strerror}); {_ADVICE}") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        return [_numbers(row) for row in rows]
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{file}, line {rows.reader.line_num}: not readable ({error}); {_ADVICE}") from None
-
-
-def _numbers(row: Mapping[str | None, Any]) -> dict[str, float]:
-    """Cells of a row as numbers by column. Raises: ValueError when the row does not fit the table."""
-    numbers = {}
-    for name, text in row.items():
-        if name is None or text is None:  # marks of the csv module for too many and too few cells
-            raise ValueError("not as many cells as in the first line")
-        if text:
-            numbers[name] = _number(text)
-    return numbers
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text[:40]!r} is not a number") from None

@@ -31,6 +31,7 @@ from engine.training.optim import (
     set_momentum,
 )
 from engine.training.rank_buffers import buffers_of_ranks, take_buffers
+from engine.training.saved_state import checked_position
 from losses.common.base import Criterion
 from utils.checks import Interrupted, RunError
 from utils.console import Progress, is_terminal, say
@@ -217,7 +218,7 @@ class Loop:
         if self.learner.ema:
             self.learner.ema.load_state_dict(state["averaging"])
         self.runtime.load_state_dict(state["runtime"])
-        self.state = TrainState(**state["position"])
+        self.state = TrainState(**checked_position(state["position"], self.epochs, len(self.batches)))
         self._take_buffers(state.get("ranks", {}))  # which earlier versions did not save
 
     def _take_buffers(self, ranks: Mapping[str, list[StateDict]]) -> None:

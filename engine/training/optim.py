@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
+import torch
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from utils.checks import require
@@ -196,10 +198,45 @@ def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimi
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Restore the state of an optimiser, saved on this device or on another: the kernel stays that of this one."""
-    pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
-    groups = [{**saved, "fused": own["fused"]} for saved, own in pairs]
-    optimizer.load_state_dict({**state, "param_groups": groups})
+    """Restore the state of an optimiser, saved on this device or on another.
+
+    Kernel and constants stay those of the settings, which are those that it was saved with; of the groups only what
+    schedules set is taken: the learning rate and the momentum of the last step.
+
+    Raises: ValueError when something is missing, has another shape or cannot be; other exceptions for other damage.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    pairs = zip(state["param_groups"], own, strict=True)
+    groups = [{**group, **_scheduled(saved)} for saved, group in pairs]
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    for number, kept in state["state"].items():
+        _check_kept(kept, parameters[number], optimizer)
+    optimizer.load_state_dict({"state": dict(state["state"]), "param_groups": groups})
+
+
+def _check_kept(kept: Mapping[str, Any], parameter: Tensor, optimizer: Optimizer) -> None:
+    """Raise ValueError unless an optimiser can go on with what it kept of a parameter."""
+    names = {"momentum_buffer"} if "momentum" in optimizer.param_groups[0] else {"step", "exp_avg", "exp_avg_sq"}
+    if set(kept) != names:
+        raise ValueError(f"the optimiser kept {', '.join(sorted(map(str, kept)))[:80]}")
+    for name, value in kept.items():
+        if value is None:  # momentum of earlier versions of torch, before it is there
+            continue
+        shape = torch.Size() if name == "step" else parameter.shape
+        signed = name in ("momentum_buffer", "exp_avg")
+        fits = value.shape == shape and value.is_floating_point() and (signed or not bool((value < 0).any()))
+        if not fits:
+            raise ValueError(f"{name} of the optimiser is not what there is of shape {tuple(shape)}")
+
+
+def _scheduled(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What schedules have set in a group. Raises: ValueError where it is no number."""
+    name = "momentum" if "momentum" in group else "betas"
+    shares = (group[name],) if name == "momentum" else tuple(group[name])
+    numbers = all(type(each) in (int, float) and 0 <= each < math.inf for each in (group["lr"], *shares))
+    if not numbers or (name == "betas" and len(shares) != 2):
+        raise ValueError("a learning rate or momentum that cannot be")
+    return {"lr": group["lr"], name: shares if name == "betas" else shares[0]}
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:

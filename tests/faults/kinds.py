@@ -32,6 +32,7 @@ from tests.data.datasets.test_visual_genome import vg_tree
 from tests.data.datasets.test_wider import prepared_tree, wider_tree
 from tests.data.trees import class_lists, coco_json, coco_tree, picture, voc_tree, voc_xml
 from tests.faults.formats import saved_array
+from tests.faults.run_files import RUN_KINDS
 from tests.faults.trial import Kind
 from tests.models.released.released_files import fc_all
 
@@ -388,5 +389,6 @@ KINDS = (
     Kind("hierarchy csv", hierarchy("h.csv", PAIRS), ("h.csv",), (inspect_own("t.csv", "--hierarchy", "h.csv"),)),
     *map(_form, range(12)),
     *_collections(),
+    *RUN_KINDS,
 )
-"""Every kind of file that people bring."""
+"""Every kind of file that people bring, or that a run leaves."""

@@ -10,7 +10,9 @@ from tests.faults.formats import MARKER
 from tests.faults.kinds import KINDS
 from tests.faults.trial import Bench, Kind
 
-SLOW = {"images", "released checkpoint", "checkpoint of a loop", "backbone", "word vectors", "array of word vectors"}
+FEW = {"images", "released checkpoint", "checkpoint of a loop", "backbone", "word vectors", "array of word vectors"}
+TRAINING = {"run state", "label state of a run", "events of a run", "caches"}
+TRIALS = dict.fromkeys(FEW, 4) | dict.fromkeys(TRAINING, 2)
 
 
 def param(kind):
@@ -21,7 +23,7 @@ def param(kind):
 def test_mutated_files_are_read_or_refused_in_one_clear_line(kind, tmp_path):
     bench = Bench(kind, tmp_path / "files")
     assert bench.is_read() == []
-    outcomes = [bench.attempt(number, seed=1) for number in range(4 if kind.name in SLOW else 10)]
+    outcomes = [bench.attempt(number, seed=1) for number in range(TRIALS.get(kind.name, 10))]
     assert [outcome for outcome in outcomes if outcome.is_fault] == []
 
 

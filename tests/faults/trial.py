@@ -59,6 +59,7 @@ class Bench:
         folder.mkdir(parents=True)
         kind.build(folder)
         self._there = {path.relative_to(folder) for path in folder.rglob("*")}
+        self._held = {path: (_stamp(path), path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
         self._targets = sorted(path for one in kind.files for path in folder.glob(one) if path.is_file())
         assert self._targets, f"{kind.name}: no file to change"
 
@@ -76,19 +77,15 @@ class Bench:
         """Make the trial of this seed and number."""
         rng = random.Random(zlib.crc32(f"{self.kind.name} {seed} {number}".encode()))
         target = rng.choice(self._targets)
-        content, times = target.read_bytes(), target.stat()
+        content = target.read_bytes()
         words = rng.choice(self.kind.commands)
         try:
             _change(target, content, rng)
             end, said = self._ending(words)
             return Outcome(self.kind.name, number, end, target.name in said, said)
         finally:
+            _put_back(target, content, self._held[target][0])
             self._clear()
-            if target.is_dir() and not target.is_symlink():
-                target.rmdir()
-            target.unlink(missing_ok=True)
-            target.write_bytes(content)
-            os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     def _ending(self, words: tuple[str, ...]) -> tuple[str, str]:
         try:
@@ -109,13 +106,34 @@ class Bench:
         return ("refused" if _is_clear(said) and done.returncode in (1, 2) else "unclear"), said
 
     def _clear(self) -> None:
-        """Take away what a command left."""
+        """Take away what a command left, and give back what it changed or removed."""
         for path in sorted(self.folder.rglob("*"), reverse=True):
             if path.relative_to(self.folder) not in self._there:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
+        for path, (stamp, content) in self._held.items():
+            if _stamp(path) != stamp:
+                _put_back(path, content, stamp)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and times of a file; nothing where there is none."""
+    if path.is_symlink() or not path.is_file():
+        return 0, 0
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _put_back(path: Path, content: bytes, stamp: tuple[int, int]) -> None:
+    """Make a file what it was."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, ns=(stamp[1], stamp[1]))
 
 
 def _is_clear(said: str) -> bool:

@@ -1,6 +1,7 @@
 """Comparisons of runs that were never trained: their results and networks are known beforehand."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -154,7 +155,7 @@ def test_runs_on_other_images_or_labels_are_told(tmp_path, capsys, recorded, not
 
 def test_a_table_is_as_wide_as_its_longest_name_and_no_narrower_than_its_heading():
     def run(**result):
-        return SimpleNamespace(result={**figures(), **result})
+        return SimpleNamespace(result={**figures(), **result}, path=Path("run"))
 
     assert table(["bce"], [run(rate=None)]).splitlines() == [
         "method  dataset  labels             mAP     CF1     OF1",

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from engine.core.checkpoint import read_state
-from engine.core.run_folder import RunFolder, beside, damage_told, read_history, read_result
+from engine.core.run_folder import RunFolder, damage_told
+from engine.core.run_results import beside, read_history, read_result
 from utils.checks import RunError, UserError
 
 

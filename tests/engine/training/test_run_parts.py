@@ -148,18 +148,17 @@ def test_scores_of_the_training_set_are_of_the_network_that_the_criterion_reads(
         Run._train_scores(run, 3)
 
 
-def test_what_is_saved_is_what_a_run_goes_on_from(monkeypatch):
+def test_what_is_saved_is_what_a_run_goes_on_from():
     saved = []
-    monkeypatch.setattr(room, "save_state", lambda path, state: saved.append((path, state)))
     run = SimpleNamespace(
         data=SimpleNamespace(labels=SimpleNamespace(label_hash="abc")),
         hashes={"test": "def"},
-        folder=SimpleNamespace(state="state.pth"),
+        folder=SimpleNamespace(save=saved.append),
         recorder=SimpleNamespace(state_dict=lambda: {"r": 1}),
     )
     Run._save(run, {"l": 2})
     expected = {"loop": {"l": 2}, "recorder": {"r": 1}, "label_hash": "abc", "data": {"test": "def"}}
-    assert saved == [("state.pth", expected)]
+    assert saved == [expected]
 
 
 class Folder:
@@ -168,8 +167,11 @@ class Folder:
     def __init__(self, path, result, told):
         self.path, self.result, self.told = path, result, told
 
-    def check(self, resume, settings, known):
+    def open(self, resume, settings, known):
         self.told.append(("checked", resume, "epochs" in known))
+
+    def close(self):
+        self.told.append("closed")
 
     def summary(self):
         return "mAP 50"
@@ -197,11 +199,11 @@ def test_without_a_folder_of_its_own_a_run_has_one_of_its_method_dataset_and_tim
 @pytest.mark.parametrize("result", [None, {"test": {}}])
 def test_a_finished_run_is_not_trained_again(monkeypatch, result):
     done = []
-    monkeypatch.setattr(room, "open_folder", lambda settings, runtime: Folder(None, result, []))
+    monkeypatch.setattr(room, "open_folder", lambda settings, runtime: Folder(None, result, done))
     made = SimpleNamespace(train=lambda: done.append("trained"), finish=lambda: done.append("finished"))
     monkeypatch.setattr(room, "Run", lambda *args: made)
     room._train(None, None)
-    assert done == ([] if result else ["trained", "finished"])
+    assert done == ([] if result else ["trained", "finished"]) + ["closed"]
 
 
 @pytest.mark.parametrize(("gpus", "fits"), [((), True), (("--gpus", "2"), True), (("--gpus", "1"), False)])
@@ -242,6 +244,7 @@ def test_a_loop_is_given_what_the_settings_say_and_what_learns(monkeypatch):
         batches="batches",
         config=SimpleNamespace(epochs=9, training_seed=5, save_minutes=2.0, print_freq=7, frozen_epochs=3),
         recorder=SimpleNamespace(step="step", epoch_end="end"),
+        data=SimpleNamespace(train=SimpleNamespace(ids=("a",))),
         **{name: name for name in ("_save", "_freeze", "_train_scores")},
     )
     Run._build_loop(run)
@@ -255,7 +258,7 @@ def test_a_loop_is_given_what_the_settings_say_and_what_learns(monkeypatch):
         **{"epochs": 9, "seed": 5, "save_minutes": 2.0, "print_freq": 7, "save": "_save"},
     }
     assert tuple(named["freezing"]) == (3, "_freeze")
-    assert tuple(named["hooks"]) == ("_train_scores", "step", "end")
+    assert tuple(named["hooks"]) == ("_train_scores", "step", "end", ("a",))
     run.fixed = network()
     Run._build_loop(run)
     assert isinstance(wrapped[1], OnPooled)
