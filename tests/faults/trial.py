@@ -9,11 +9,12 @@ import signal
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
+from engine.core.settings import parse_settings
 from tests.commands.scene import run
 from tests.faults.formats import MARKER, changes_of
 
@@ -165,12 +166,28 @@ def _change(target: Path, content: bytes, rng: random.Random) -> None:
 
 
 def _draw_nothing(*_: object, **__: object) -> None:
-    """Stand in for what draws figures: nine tenths of an inspection."""
+    """Stand in for what draws figures, nine tenths of an inspection, and for what checks flags."""
+
+
+_SETTINGS: dict[tuple[str, ...], Any] = {}
+
+
+def _settings_once(command: Any, argv: Sequence[str], **more: Any) -> Any:
+    """The settings of an inspection: no trial changes them, and reading them takes longer than a small folder."""
+    words = tuple(argv)
+    if words not in _SETTINGS:
+        _SETTINGS[words] = parse_settings(command, argv, **more)
+    return _SETTINGS[words]
 
 
 @contextlib.contextmanager
 def _without_figures() -> Iterator[None]:
-    with mock.patch("engine.inspection.command.draw", _draw_nothing), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        mock.patch("engine.inspection.command.draw", _draw_nothing),
+        mock.patch("engine.inspection.command.parse_settings", _settings_once),
+        mock.patch("inspect_data.check_usage", _draw_nothing),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         yield
 
 
