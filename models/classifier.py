@@ -56,7 +56,12 @@ class Classifier(nn.Module):
 
         Labels `known` beforehand, (B, C) PRESENT, ABSENT or UNKNOWN, are for heads that take them; not with maps.
         """
-        features = self.backbone(images)
+        return self.on_features(self.backbone(images), want, known)
+
+    def on_features(
+        self, features: Tensor, want: frozenset[str] = frozenset(), known: Tensor | None = None
+    ) -> ModelOutput:
+        """The output of `forward` for images with these features (B, D, h, w)."""
         if known is not None:
             return ModelOutput(self.head.with_labels(features, known), features)
         if "cam" in want:
@@ -150,16 +155,16 @@ class Pooling(nn.Module):
         return features.mean(dim=(2, 3))
 
 
-class OnPooled(nn.Module):
-    """A classifier whose input is the output of `Pooling`: only its head runs."""
+class OnFeatures(nn.Module):
+    """A classifier whose input are features in the place of images: only its head runs."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, images: Tensor, want: frozenset[str] = frozenset()) -> ModelOutput:
-        """Logits (B, C) of pooled features as images of one pixel (B, D, 1, 1); no maps, whatever is wanted."""
-        return ModelOutput(self.classifier.head(images))
+    def forward(self, images: Tensor, want: frozenset[str] = frozenset(), known: Tensor | None = None) -> ModelOutput:
+        """The output of the classifier for features (B, D, h, w), or pooled ones as maps of one position."""
+        return self.classifier.on_features(images, want, known)
 
 
 def _parameters(module: nn.Module, part: str) -> list[nn.Parameter]:

@@ -13,7 +13,6 @@ from data.subsets.overlap import check_disjoint
 from engine.analysis.sweep import sweep_command
 from engine.core.checkpoint import load_weights
 from engine.core.manifest import MANIFEST, load_manifest
-from engine.training.features import require_pooled
 from models import as_model
 from models.released import FAMILIES
 from tests.data.datasets.test_openimages import tree as openimages_tree
@@ -80,12 +79,6 @@ def test_unknown_settings_of_a_network_in_a_manifest(tmp_path):
     load_manifest.cache_clear()
     with pytest.raises(UserError, match=f"network: unknown: {', '.join(sorted(MANY))}$"):
         load_manifest(tmp_path / "released.yaml")
-
-
-def test_needs_that_pooled_features_do_not_meet():
-    needs = frozenset({"second_view", "peers", "cam", "features", "train_scores"})
-    with pytest.raises(UserError, match="cones needs cam, features, peers, second_view;"):
-        require_pooled(None, needs, "cones")
 
 
 def test_outputs_that_a_wrapped_network_cannot_give():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from utils.checks import RunError
 from utils.safe_files import write_atomically
@@ -50,6 +50,18 @@ class Cache:
                 return {name: archive[name] for name in names}
         except Exception:  # zipfile and numpy raise nearly any on a damaged archive
             return None
+
+    def array_path(self, kind: str, fingerprint: str) -> Path:
+        """Path of an entry that is one array, mapped into memory instead of loaded; it need not exist."""
+        return self.path(kind, fingerprint).with_suffix(".npy")
+
+    def array(self, kind: str, fingerprint: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any] | None:
+        """The array of an entry, read from the file where it is used; None if it is absent, damaged or another."""
+        try:
+            found: NDArray[Any] = np.load(self.array_path(kind, fingerprint), mmap_mode="r", allow_pickle=False)
+        except _UNREADABLE:
+            return None
+        return found if found.shape == shape and found.dtype == dtype else None
 
     def save(self, kind: str, fingerprint: str, arrays: Mapping[str, Any]) -> None:
         """Write an entry completely or not at all; a folder that cannot be written to is ignored."""

@@ -158,10 +158,13 @@ def class_members(labels: LabelTable) -> list[Index]:
 
 
 class OrderedBatches(Sampler[list[Sample]]):
-    """Every row once, in order, shared out among the processes without padding; for evaluation."""
+    """Every row once, in order, shared out among the processes without padding; for evaluation.
 
-    def __init__(self, rows: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.rows = range(rank, rows, world_size)
+    `epoch` decides augmentation where there is any.
+    """
+
+    def __init__(self, rows: int, batch_size: int, *, rank: int = 0, world_size: int = 1, epoch: int = 0) -> None:
+        self.rows, self.epoch = range(rank, rows, world_size), epoch
         self.batch_size = max(1, batch_size // world_size)
 
     def __len__(self) -> int:
@@ -169,4 +172,4 @@ class OrderedBatches(Sampler[list[Sample]]):
 
     def __iter__(self) -> Iterator[list[Sample]]:
         for first in range(0, len(self.rows), self.batch_size):
-            yield [Sample(0, row, row) for row in self.rows[first : first + self.batch_size]]
+            yield [Sample(self.epoch, row, row) for row in self.rows[first : first + self.batch_size]]

@@ -100,7 +100,7 @@ def rows_in_order(
     # A process without rows still takes part in the gathering.
     index = [torch.empty(0, dtype=torch.long, device=runtime.device)]
     values = [torch.empty(0, width, device=runtime.device)]
-    for batch_index, computed in _computed(compute, loader, rows, runtime, label, after_batch):
+    for batch_index, computed in computed_batches(compute, loader, rows, runtime, label, after_batch):
         index.append(batch_index)
         values.append(computed)
     order = collectives.gather_rows(torch.cat(index)).cpu().numpy()
@@ -135,7 +135,7 @@ def score_known(
     # A process without rows takes part all the same.
     parts = [[known_scores(nothing, nothing.astype(np.int8))] for _ in range(views)]
     finite = True
-    for index, values in _computed(compute, loader, len(truth), runtime, label, after_batch):
+    for index, values in computed_batches(compute, loader, len(truth), runtime, label, after_batch):
         logits = values.cpu().numpy()
         finite = finite and bool(np.isfinite(logits).all())
         codes = truth.rows(index.cpu().numpy())
@@ -242,13 +242,13 @@ def beside_as_dict(measured: EvalResult) -> dict[str, dict[str, float]]:
 
 
 @torch.no_grad()
-def _computed(
+def computed_batches(
     compute: Callable[[Tensor], Tensor],
     loader: BatchLoader,
     rows: int,
     runtime: Runtime,
     label: str,
-    after_batch: Callable[[], None],
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows (B,) and float32 values (B, ...) of each batch of this process."""
     bar = Progress(loader, total=rows, label=label, unit="img", shown=runtime.is_main)

@@ -14,6 +14,7 @@ from data.subsets.splits import TrainingSplitConfig
 from engine.core.kernels import KernelConfig
 from engine.core.setting_table import Groups
 from engine.core.settings import Command
+from engine.training.features import FeatureConfig
 from engine.training.optim import OptimConfig
 from engine.training.recorder import RecordConfig
 from losses import CRITERIA, methods_of
@@ -47,7 +48,7 @@ class RunConfig:
     train_mode: TrainMode | None = option(
         None,
         "learns: all (end_to_end, the default), first only the head (linear_init), only the head (linear), or only the "
-        "head, on features that are computed once (linear_fixed_features)",
+        "head, on features of the images that are computed once (linear_fixed_features)",
     )
     linear_epochs: int = option(25, "linear_init: number of the --epochs that leave the backbone frozen")
     use_feats: bool = option(False, "published spelling of --train_mode linear_fixed_features")
@@ -130,7 +131,7 @@ SHARED: Groups = {
     "labels": (Regime,),
     "model": (ModelConfig,),
     "optimiser": (OptimConfig,),
-    "run": (RunConfig, KernelConfig, RecordConfig),
+    "run": (RunConfig, FeatureConfig, KernelConfig, RecordConfig),
 }
 """The settings that every training script shares; those of the method and of the head come on top."""
 

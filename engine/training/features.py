@@ -1,14 +1,17 @@
-"""Cached features of a frozen backbone, on which a linear layer trains in seconds.
+"""Features of a frozen backbone, on which a head trains in seconds. N rows, D feature width, h w feature map.
 
-N rows, D feature width. As with the pre-extracted features of the single-positive papers (Cole et al., CVPR 2021,
-published code, single-positive-multi-label), images are in the test view and maps are averaged.
+Maps where the method or the head reads them, else their means over positions. As with the pre-extracted features of
+the single-positive papers (Cole et al., CVPR 2021, published code, single-positive-multi-label), images are in the
+test view, unless augmented copies are asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,65 +20,132 @@ from numpy.typing import NDArray
 from data.files.cache import Cache
 from data.images.caching import MemoryImages, PixelImages
 from data.images.files import ArrayImages, FileImages, file_marks
-from data.loading.loader import LoaderConfig
 from data.loading.transforms import CENTRED
 from engine.core.distributed import Runtime
-from engine.core.scoring import require_finite, rows_in_order
-from engine.training.loaders import ImageLoaders, SplitName, split_of
+from engine.core.scoring import BatchLoader, require_finite, rows_in_order
+from engine.training.feature_maps import MapStore
+from engine.training.loaders import FeatureArrays, ImageLoaders, SplitName, split_of
+from models.backbones.feature_extractors import map_shape
 from models.classifier import Classifier, Pooling
 from utils.checks import require
+from utils.options import option
 from utils.types import Annotations, Images
 
-Features = NDArray[np.float32]
-
-_VERSION = "pooled features 2"
+_VERSION = "features 3"
 _SCORED = ("decoder", "img_size", "normalize", "batch_size")
 """Settings of the loader that change features; the batch size only by rounding."""
+_READ_MAPS = frozenset({"cam", "features"})
+"""Needs of a criterion that means over positions do not meet."""
 
 
-def require_pooled(network: Classifier, needs: frozenset[str], method: str) -> None:
-    """Raise UserError unless `network` and a criterion with these `needs` use pooled features only."""
-    start = "--train_mode linear_fixed_features: there are pooled features only, but"
-    instead = "; take --train_mode linear, which reads the images in every epoch"
-    maps = sorted(needs & {"cam", "features", "second_view", "peers"})
-    require(not maps, f"{start} {method} needs {', '.join(maps)}{instead}")
-    head = type(network.head).__name__
-    require(network.reads_pooled(), f"{start} the head ({head}) reads the feature map itself{instead}")
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig:
+    """Features of `--train_mode linear_fixed_features`."""
+
+    feature_views: int = option(
+        1, "linear_fixed_features: copies of each training image, one of which an epoch sees; 1: the test view"
+    )
+    half_features: bool = option(False, "linear_fixed_features: keep feature maps in float16, half the size")
+
+    def __post_init__(self) -> None:
+        require(self.feature_views >= 1, f"--feature_views {self.feature_views}: must be at least 1")
+
+    def require_mode(self, mode: str | None) -> None:
+        """Raise UserError where features are set and none are used."""
+        for flag, given in (("feature_views", self.feature_views > 1), ("half_features", self.half_features)):
+            require(
+                not given or mode == "linear_fixed_features",
+                f"--{flag}: is of --train_mode linear_fixed_features; give that mode, or leave it out",
+            )
 
 
-def pooled_features(
-    network: Classifier, loaders: ImageLoaders, splits: Mapping[SplitName, int], cache: Cache
-) -> dict[SplitName, Features]:
-    """Features of each split, read from the cache if they are in it.
+class FeatureView(NamedTuple):
+    """A view of the images of a split that has features."""
+
+    split: SplitName
+    copy: int = 0
+    """Number of an augmented copy; 0: the view of evaluation."""
+    second: bool = False
+    """True under the transform of the second view."""
+
+    @property
+    def label(self) -> str:
+        """The view in messages."""
+        copy = f", copy {self.copy}" if self.copy else ""
+        return f"features of {self.split}{copy}{' (second view)' if self.second else ''}"
+
+
+def reads_maps(network: Classifier, needs: frozenset[str]) -> bool:
+    """Tell whether the head, or a criterion with these needs, uses more than the mean of a feature map."""
+    return bool(needs & _READ_MAPS) or not network.reads_pooled()
+
+
+def wanted_views(needs: frozenset[str], copies: int, splits: Sequence[SplitName]) -> list[FeatureView]:
+    """The views that a run reads: of evaluation, and the augmented copies."""
+    scored = [FeatureView(split) for split in splits if split != "train" or copies == 1 or "train_scores" in needs]
+    if copies == 1:
+        return scored
+    seconds = (False, True) if "second_view" in needs else (False,)
+    return scored + [FeatureView("train", copy, second) for second in seconds for copy in range(1, copies + 1)]
+
+
+class FrozenFeatures:
+    """Features of one frozen backbone, each view computed once and kept for every run with the same backbone.
 
     Args:
         network: on the CPU; moved to the device of the run and left in evaluation mode.
         loaders: loaders of the images.
-        splits: splits to compute, with their numbers of rows.
-        cache: cache of the features, in files of N * D * 4 bytes.
-
-    Returns:
-        (N, D) float32 per split, rows in order, on every process.
-
-    Raises:
-        RunError: an image cannot be read, or a feature is not finite.
+        cache: where features are kept: pooled ones as arrays of N * D * 4 bytes, maps as files mapped into memory.
+        maps: True for maps, False for their means.
+        half: True keeps maps in float16.
     """
-    runtime = loaders.runtime
-    model = runtime.to_device(Pooling(network)).eval()
-    weights = weights_hash(network.backbone)
-    result: dict[SplitName, Features] = {}
-    for split, rows in splits.items():
-        entry = features_fingerprint(weights, split_of(loaders.data, split), loaders.config, runtime)
-        features = None if entry is None else _recall(cache, entry, (rows, network.feature_width))
+
+    def __init__(self, network: Classifier, loaders: ImageLoaders, cache: Cache, *, maps: bool, half: bool) -> None:
+        self.network, self.loaders, self.cache = network, loaders, cache
+        self.weights = weights_hash(network.backbone)
+        self.dtype = "float16" if maps and half else "float32"
+        side = loaders.config.img_size
+        self.shape = map_shape(network.backbone, side, side) if maps else (network.feature_width,)
+        self.model = loaders.runtime.to_device(network.backbone if maps else Pooling(network)).eval()
+
+    def of(self, view: FeatureView) -> NDArray[Any]:
+        """Features of a view, rows in order, on every process: (N, D) float32, or maps (N, D, h, w).
+
+        Raises:
+            UserError: there is no room for the maps.
+            RunError: an image cannot be read, or a feature is not finite.
+        """
+        data, runtime = split_of(self.loaders.data, view.split), self.loaders.runtime
+        entry = features_fingerprint(self.weights, data, self.loaders, view, self.dtype)
+        if len(self.shape) == 1:
+            return self._pooled(view, entry, len(data))
+        store = MapStore(self.model, self.shape, self.dtype, self.cache, runtime)
+        return store.maps(self._loader(view), len(data), entry, view.label)
+
+    def _loader(self, view: FeatureView) -> BatchLoader:
+        if view.copy:
+            return self.loaders.augmented(view.copy, second=view.second)
+        return self.loaders.scoring(view.split)
+
+    def _pooled(self, view: FeatureView, entry: str | None, rows: int) -> NDArray[np.float32]:
+        runtime, shape = self.loaders.runtime, (rows, self.network.feature_width)
+        features = None if entry is None else _recall(self.cache, entry, shape)
         if runtime.agree(features is None):
-            loader, label = loaders.scoring(split), f"features of {split}"
-            features = rows_in_order(model, network.feature_width, loader, rows, runtime, label=label)
-            require_finite(bool(np.isfinite(features).all()), label)
+            features = rows_in_order(self.model, shape[1], self._loader(view), rows, runtime, label=view.label)
+            require_finite(bool(np.isfinite(features).all()), view.label)
             if entry is not None and runtime.is_main:
-                cache.save("features", entry, {"features": features})
+                self.cache.save("features", entry, {"features": features})
         assert features is not None
-        result[split] = features
-    return result
+        return features
+
+
+def feature_arrays(features: FrozenFeatures, views: list[FeatureView]) -> FeatureArrays:
+    """The features of all views of a run, as its loaders read them."""
+    found = {view: features.of(view) for view in views}
+    copies = [array for view, array in found.items() if view.copy and not view.second]
+    second = [array for view, array in found.items() if view.second]
+    scored = {view.split: array for view, array in found.items() if not view.copy}
+    return FeatureArrays(scored, copies or [scored["train"]], second or copies or [scored["train"]])
 
 
 def weights_hash(module: torch.nn.Module) -> str:
@@ -88,7 +158,9 @@ def weights_hash(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def features_fingerprint(weights: str, annotations: Annotations, config: LoaderConfig, runtime: Runtime) -> str | None:
+def features_fingerprint(
+    weights: str, annotations: Annotations, loaders: ImageLoaders, view: FeatureView, dtype: str
+) -> str | None:
     """SHA-256 (hex) of all that features depend on: weights, rows, images, their view, precision and device.
 
     None for images whose changes cannot be noticed.
@@ -96,11 +168,25 @@ def features_fingerprint(weights: str, annotations: Annotations, config: LoaderC
     content = _content_marks(annotations.images)
     if content is None:
         return None
-    view = {name: getattr(config, name) for name in _SCORED}
-    view["centred"] = config.augment in CENTRED
-    computed = [runtime.precision, runtime.device.type, runtime.world_size, torch.__version__]
-    text = json.dumps([_VERSION, weights, annotations.row_hash(), view, computed])
+    text = json.dumps(
+        [_VERSION, weights, annotations.row_hash(), _view(loaders, view), _computed(loaders.runtime), dtype]
+    )
     return hashlib.sha256(text.encode() + content).hexdigest()
+
+
+def _view(loaders: ImageLoaders, view: FeatureView) -> dict[str, Any]:
+    """What is done to the images."""
+    config = loaders.config
+    shown = {name: getattr(config, name) for name in _SCORED} | {"centred": config.augment in CENTRED}
+    if not view.copy:
+        return shown
+    second = {"second": config.second_view} if view.second else {}
+    return {**shown, "copy": view.copy, "augment": config.augment, "seed": loaders.seed, **second}
+
+
+def _computed(runtime: Runtime) -> list[Any]:
+    """What the features are computed with."""
+    return [runtime.precision, runtime.device.type, runtime.world_size, torch.__version__]
 
 
 def _content_marks(images: Images) -> bytes | None:
@@ -115,10 +201,10 @@ def _content_marks(images: Images) -> bytes | None:
     return None
 
 
-def _recall(cache: Cache, entry: str, shape: tuple[int, int]) -> Features | None:
+def _recall(cache: Cache, entry: str, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     """Features of an entry; None if it is absent, or of another shape or type."""
     content = cache.load("features", entry, ["features"])
     if content is None or content["features"].shape != shape or content["features"].dtype != np.float32:
         return None
-    features: Features = content["features"]
+    features: NDArray[np.float32] = content["features"]
     return features

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from data.loading.samplers import OrderedBatches, TrainingBatches
 from data.loading.transforms import normalizer, second_transform, train_transform
 from engine.core.distributed import Runtime
 from engine.core.scoring import BatchLoader, evaluation_loader
-from utils.types import Annotations, Batch, LabelTable
+from utils.seeding import derive_seed
+from utils.types import Annotations, Batch, Index, LabelTable
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -71,6 +72,30 @@ class ImageLoaders:
             pin_memory=self.runtime.device.type == "cuda",
         )
 
+    def augmented(self, copy: int, *, second: bool) -> BatchLoader:
+        """The training images in order, augmented as in epoch `copy`; `second`: as the second view is."""
+        augment, size, runtime = self.config.augment, self.config.img_size, self.runtime
+        transform = (
+            second_transform(self.config.second_view, augment, size) if second else train_transform(augment, size)
+        )
+        return build_loader(
+            self.data.train,
+            self.data.observed,
+            [transform],
+            OrderedBatches(
+                len(self.data.train),
+                self.config.batch_size,
+                rank=runtime.rank,
+                world_size=runtime.world_size,
+                epoch=copy,
+            ),
+            normalizer=normalizer(self.config.normalize),
+            decoder=self.config.decoder,
+            seed=derive_seed(self.seed, "second view") if second else self.seed,
+            num_workers=self.workers,
+            pin_memory=runtime.device.type == "cuda",
+        )
+
     def scoring(self, split: SplitName) -> BatchLoader:
         """Images in the view of evaluation."""
         if split not in self._scoring:
@@ -79,59 +104,99 @@ class ImageLoaders:
         return self._scoring[split]
 
 
+class FeatureArrays(NamedTuple):
+    """Features that stand in for images: (N, D), or maps (N, D, h, w)."""
+
+    scored: Mapping[SplitName, NDArray[Any]]
+    """By split, in the view of evaluation."""
+    copies: Sequence[NDArray[Any]]
+    """Of the training set, one or more views; an epoch sees one of each image."""
+    second: Sequence[NDArray[Any]]
+    """The same for the second view of methods that compare two."""
+
+
 @dataclass(frozen=True)
 class FeatureLoaders:
-    """Loaders of features (N, D) float32 that were computed once and stand in for images."""
+    """Loaders of features that were computed once and stand in for images."""
 
     data: Data
-    features: Mapping[SplitName, NDArray[np.float32]]
+    features: FeatureArrays
     batch_size: int
     runtime: Runtime
+    seed: int
 
     def training(self, batches: TrainingBatches, views: int) -> BatchLoader:
-        """The features of the training set, the same in every epoch. Raises: ValueError for more than one view."""
-        if views != 1:
-            raise ValueError(f"features have one view, not {views}")
-        return FeatureLoader(self.features["train"], self.data.observed, self.data.train.truth, batches)
+        """The features of the training set: of each image one copy per epoch, in turn. Raises: ValueError."""
+        if views > 2:
+            raise ValueError(f"features have two views at most, not {views}")
+        arrays = [self.features.copies, self.features.second][:views]
+        return FeatureLoader(arrays, self.data.observed, self.data.train.truth, batches, self.seed)
 
     def scoring(self, split: SplitName) -> BatchLoader:
         """The features of a split."""
-        features, truth = self.features[split], split_of(self.data, split).truth
+        features, truth = self.features.scored[split], split_of(self.data, split).truth
         rank, world_size = self.runtime.rank, self.runtime.world_size
         batches = OrderedBatches(len(features), self.batch_size, rank=rank, world_size=world_size)
-        return FeatureLoader(features, truth, truth, batches)
+        return FeatureLoader([[features]], truth, truth, batches)
 
 
 class FeatureBatch(NamedTuple):
-    """A batch of pooled features as it leaves its loader."""
+    """A batch of features as it leaves its loader."""
 
-    features: Tensor  # (B, D) float32
+    features: Tensor  # (B, D) or (B, D, h, w), float32 or float16
     observed: Tensor  # (B, C) float: 1, 0, -1
     index: Tensor  # type: ignore[assignment]  # (B,) long; hides tuple.index, unused here
+    second: Tensor | None  # as `features`, of the second view where there is one
     truth: Tensor  # (B, C) int8
 
 
 class FeatureLoader:
-    """Yields batches of rows of an array of pooled features."""
+    """Yields batches of rows of arrays of features.
+
+    Args:
+        views: for each view the copies of all images; an epoch sees one copy of each image, the next epoch the next.
+        observed: labels of training.
+        truth: true labels.
+        batches: rows of each batch.
+        seed: decides with which copy each image begins.
+    """
 
     def __init__(
         self,
-        features: NDArray[np.float32],
+        views: Sequence[Sequence[NDArray[Any]]],
         observed: LabelTable,
         truth: LabelTable,
         batches: TrainingBatches | OrderedBatches,
+        seed: int = 0,
     ) -> None:
-        self.features, self.observed, self.truth, self.batches = features, observed, truth, batches
+        self.views, self.observed, self.truth, self.batches = views, observed, truth, batches
         self.num_classes = truth.num_classes
+        copies = len(views[0])
+        self._first = np.random.default_rng(derive_seed(seed, "copies")).integers(copies, size=len(observed))
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         for samples in self.batches:
             rows = np.array([sample.row for sample in samples], dtype=np.int64)
             observed = torch.from_numpy(self.observed.rows(rows)).float()
             truth = torch.from_numpy(self.truth.rows(rows))
-            yield FeatureBatch(torch.from_numpy(self.features[rows]), observed, torch.from_numpy(rows), truth)
+            features, *second = (self._of(copies, samples[0].epoch, rows) for copies in self.views)
+            yield FeatureBatch(features, observed, torch.from_numpy(rows), second[0] if second else None, truth)
+
+    def _of(self, copies: Sequence[NDArray[Any]], epoch: int, rows: Index) -> Tensor:
+        """The features of these rows that an epoch sees."""
+        if len(copies) == 1:
+            return torch.from_numpy(copies[0][rows])
+        chosen = (self._first[rows] + epoch) % len(copies)
+        return torch.from_numpy(np.stack([copies[copy][row] for copy, row in zip(chosen, rows, strict=True)]))
 
     def to_batch(self, raw: FeatureBatch, device: torch.device) -> Batch:
-        """A batch of this loader on `device`: each feature is an image of one pixel; the truth stays where it is."""
-        features, observed, index = (each.to(device) for each in raw[:3])
-        return Batch(features[:, :, None, None], observed, index, truth=raw.truth)
+        """A batch of this loader on `device`: pooled features are images of one pixel; the truth stays where it is."""
+        observed, index = raw.observed.to(device), raw.index.to(device)
+        second = None if raw.second is None else _as_image(raw.second, device)
+        return Batch(_as_image(raw.features, device), observed, index, second, raw.truth)
+
+
+def _as_image(features: Tensor, device: torch.device) -> Tensor:
+    """Features as maps (B, D, h, w) float32 on `device`; those without positions get one."""
+    moved = features.to(device).float()
+    return moved[:, :, None, None] if moved.ndim == 2 else moved

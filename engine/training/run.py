@@ -34,7 +34,7 @@ from engine.training.optim import OptimConfig, build_optimizer
 from engine.training.recorder import LABELS_FILE
 from engine.training.summary import FinalResults, result, run_info
 from models.build import ModelConfig
-from models.classifier import Classifier, OnPooled
+from models.classifier import Classifier, OnFeatures
 from models.peers import Network
 from utils.checks import RunError, UserError, require
 from utils.console import say, warn
@@ -176,7 +176,7 @@ class Run:
         return self.ema.network if self.ema else self.network
 
     def _build_loop(self) -> Loop:
-        model: nn.Module = self.runtime.wrap(OnPooled(self.fixed) if self.fixed else self.network)
+        model = self.runtime.wrap(_as_read(self.network, fixed=self.fixed is not None))
         groups = setup.parameter_groups(self.network, self.criterion, self.optim)
         optimizer = self.runtime.wrap_optimizer(build_optimizer(self.optim, groups))
         return Loop(
@@ -197,8 +197,7 @@ class Run:
         """The reported network as it scores the batches of this run's loaders."""
         if self.ema is None:
             return self.loop.learner.model
-        average = self.ema.network
-        return self.runtime.to_device(OnPooled(average) if self.fixed and isinstance(average, Classifier) else average)
+        return self.runtime.to_device(_as_read(self.ema.network, fixed=self.fixed is not None))
 
     def _freeze(self, frozen: bool) -> None:
         """Freeze backbones from now on, or let them learn again."""
@@ -327,6 +326,13 @@ class Run:
         draw_tail(self.data, chosen, self.folder.path / "tail.png")
         view, path = self.settings.of(LoaderConfig).eval_view(), self.folder.path / "examples.png"
         draw_examples(self.method, self.reported, self.data.test, view, path)
+
+
+def _as_read(network: Network, *, fixed: bool) -> nn.Module:
+    """A network as it takes what the loaders yield: images or, where those are `fixed`, features of its backbone."""
+    if not fixed:
+        return network
+    return OnFeatures(network) if isinstance(network, Classifier) else network.each(OnFeatures)
 
 
 def _require_same_data(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:

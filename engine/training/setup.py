@@ -13,7 +13,7 @@ from data.loading.samplers import TrainingBatches
 from engine.core.distributed import Runtime
 from engine.core.settings import Settings
 from engine.training.config import RunConfig
-from engine.training.features import pooled_features, require_pooled
+from engine.training.features import FeatureConfig, FrozenFeatures, feature_arrays, reads_maps, wanted_views
 from engine.training.loaders import FeatureLoaders, ImageLoaders, LoaderFactory, SplitName
 from engine.training.optim import OptimConfig
 from engine.training.recorder import RecordConfig, Recorder
@@ -23,7 +23,7 @@ from models.build import Architecture, ModelConfig, build_model, require_head
 from models.classifier import Classifier
 from models.heads import LabelInfo
 from models.peers import Network, build_peers
-from utils.checks import UserError, require
+from utils.checks import require
 from utils.console import warn
 from utils.types import ClassCounts, CriterionInfo
 
@@ -126,15 +126,18 @@ def build_recorder(settings: Settings, data: Data, criterion: Criterion, runtime
 
 
 def fixed_network(settings: Settings, network: Network) -> Classifier | None:
-    """The network whose head alone computes, on features that its backbone gives once; None in other modes."""
-    if settings.of(RunConfig).train_mode != "linear_fixed_features":
+    """The network whose backbone gives features once, on which heads alone compute; None in other modes.
+
+    Of two networks the second gets the backbone of the first, whose features both heads read.
+    """
+    mode = settings.of(RunConfig).train_mode
+    settings.of(FeatureConfig).require_mode(mode)
+    if mode != "linear_fixed_features":
         return None
-    if not isinstance(network, Classifier):
-        raise UserError(
-            f"--train_mode linear_fixed_features: {settings.method} trains two networks; take --train_mode linear, "
-            "which reads the images in every epoch"
-        )
-    return network
+    if isinstance(network, Classifier):
+        return network
+    network.g.backbone.load_state_dict(network.f.backbone.state_dict())
+    return network.f
 
 
 def build_loaders(
@@ -146,12 +149,14 @@ def build_loaders(
     images = ImageLoaders(data, config, runtime, workers, settings.of(RunConfig).training_seed)
     if fixed is None:
         return images
-    require_pooled(fixed, criterion.needs, settings.method)
-    rows: dict[SplitName, int] = {"train": len(data.train), "test": len(data.test)}
+    kept, needs = settings.of(FeatureConfig), criterion.needs
+    splits: list[SplitName] = ["train", "test"]
     if data.validation is not None:
-        rows["validation"] = len(data.validation)
-    features = pooled_features(fixed, images, rows, Cache(settings.of(DatasetConfig).cache_dir))
-    return FeatureLoaders(data, features, config.batch_size, runtime)
+        splits.append("validation")
+    cache = Cache(settings.of(DatasetConfig).cache_dir)
+    features = FrozenFeatures(fixed, images, cache, maps=reads_maps(fixed, needs), half=kept.half_features)
+    arrays = feature_arrays(features, wanted_views(needs, kept.feature_views, splits))
+    return FeatureLoaders(data, arrays, config.batch_size, runtime, images.seed)
 
 
 def parameter_groups(network: Network, criterion: Criterion, optim: OptimConfig) -> list[dict[str, Any]]:

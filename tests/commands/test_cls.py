@@ -15,7 +15,7 @@ import yaml
 
 import main_cls
 from losses import methods_of
-from tests.commands.scene import ROOT, SMALL, refusal, result, run, same, state, succeed, tiny_voc
+from tests.commands.scene import ROOT, SMALL, refusal, result, same, state, succeed, tiny_voc
 from tests.commands.test_processes import launch
 
 RUN = ("--dataset", "voc07", *SMALL, "--epochs", "2", "--labels_left", "50", "--val_frac", "0.2", "--seed", "1")
@@ -84,11 +84,19 @@ def test_labels_left_is_a_spelling_of_dropped_labels(folder):
     assert result(folder / "spelled")["label_hash"] == result(folder / "cls")["label_hash"]
 
 
-def test_features_computed_once_are_refused(folder):
-    done = run(folder, "main_cls.py", *RUN, "--train_mode", "linear_fixed_features", "--output", "fixed")
-    assert done.returncode == 2
-    assert "two networks" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_heads_of_both_networks_learn_on_the_features_of_one_backbone(folder):
+    succeed(folder, "main_cls.py", *RUN, "--train_mode", "linear_fixed_features", "--output", "fixed")
+    model = state(folder / "fixed")["loop"]["model"]
+    backbones = [{name: value for name, value in model.items() if name.startswith(f"{one}.")} for one in ("f", "g")]
+    heads = 0
+    for name, value in backbones[0].items():
+        same = torch.equal(value, backbones[1][f"g{name[1:]}"])
+        assert same != (".head." in name), name
+        heads += ".head." in name
+    assert heads == 2
+    succeed(folder, "evaluate.py", "--load_from", "fixed/best.pth", "--json", "fixed.json")
+    scored = json.loads((folder / "fixed.json").read_text())
+    assert scored["test"] == pytest.approx(result(folder / "fixed")["test"], abs=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["linear", "linear_init"])

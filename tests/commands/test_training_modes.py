@@ -138,9 +138,9 @@ def test_resuming_on_features_of_other_weights_is_refused(folder):
 @pytest.mark.parametrize(
     "script, arguments, words",
     [
-        ("main_CoNeS.py", ("--use_feats",), ["linear_fixed_features", "cones needs cam, features"]),
-        ("main_BCE.py", ("--use_feats", "--head", "csra"), ["linear_fixed_features", "CSRAHead"]),
-        ("main_BCE.py", ("--use_feats", "--boostlu", "5"), ["linear_fixed_features", "BoostedLinearHead"]),
+        ("main_BCE.py", ("--feature_views", "2"), ["--feature_views", "linear_fixed_features"]),
+        ("main_BCE.py", ("--half_features", "--train_mode", "linear"), ["--half_features", "linear_fixed_features"]),
+        ("main_BCE.py", ("--use_feats", "--feature_views", "0"), ["--feature_views 0", "at least 1"]),
         ("main_BCE.py", ("--train_mode", "linear_init"), ["--linear_epochs 25", "--epochs 3"]),
         ("main_BCE.py", ("--train_mode", "lineal"), ["lineal", "did you mean linear"]),
         ("main_BCE.py", ("--use_feats", "--train_mode", "end_to_end"), ["--use_feats", "end_to_end"]),

@@ -4,7 +4,7 @@ from torch import nn
 
 from models.backbones.build import SceneNet, build_backbone
 from models.backbones.feature_extractors import Backbone
-from models.classifier import Classifier, OnPooled, Pooling
+from models.classifier import Classifier, OnFeatures, Pooling
 from models.heads.csra import CSRAHead
 from models.heads.ctran import CTranHead
 from models.heads.gcn import GCNHead, LabelGraph
@@ -290,6 +290,17 @@ def test_pooled_features_give_the_logits_of_a_head_that_pools_first():
     model = Classifier(SceneNet(), LinearHead(96, 5)).eval()
     pooled = Pooling(model)(images())
     assert pooled.shape == (4, 96)
-    found = OnPooled(model)(pooled[:, :, None, None], frozenset({"cam"}))
-    torch.testing.assert_close(found.logits, model(images()).logits)
-    assert (found.features, found.cam) == (None, None)
+    torch.testing.assert_close(OnFeatures(model)(pooled[:, :, None, None]).logits, model(images()).logits)
+
+
+def test_features_in_the_place_of_images_give_all_that_images_give():
+    for name, build in HEADS.items():
+        torch.manual_seed(0)
+        model = Classifier(SceneNet(), build()).eval()
+        maps, known = model.backbone(images()), torch.zeros(4, 5)
+        for want in (frozenset(), frozenset({"cam"})):
+            expected, found = model(images(), want), OnFeatures(model)(maps, want)
+            for one, other in zip(expected, found, strict=True):
+                assert torch.equal(one, other) if one is not None else other is None
+        if name == "ctran":
+            assert torch.equal(OnFeatures(model)(maps, known=known).logits, model(images(), known=known).logits)

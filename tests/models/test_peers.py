@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.build import Architecture, build_model
-from models.classifier import OnPooled
+from models.classifier import OnFeatures
 from models.peers import Peers, build_peers, ensemble_logits
 from utils.checks import UserError
 from utils.seeding import derive_seed
@@ -131,7 +131,7 @@ def test_views_are_of_single_precision_whatever_is_computed_in(peers, images):
 
 
 def test_each_changes_both_in_order(peers):
-    changed = peers.each(OnPooled)
+    changed = peers.each(OnFeatures)
     assert isinstance(changed, Peers)
     assert changed.f.classifier is peers.f
     assert changed.g.classifier is peers.g

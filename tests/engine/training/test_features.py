@@ -12,12 +12,22 @@ from data.files.cache import Cache
 from data.images.cropped import CroppedImages
 from data.images.files import ArrayImages, FileImages
 from data.loading.loader import LoaderConfig
+from data.loading.samplers import ShuffledBatches
 from engine.core.distributed import Runtime
 from engine.training import features as features_module
-from engine.training.features import features_fingerprint, pooled_features, require_pooled, weights_hash
+from engine.training.features import (
+    FeatureConfig,
+    FeatureView,
+    FrozenFeatures,
+    feature_arrays,
+    features_fingerprint,
+    reads_maps,
+    wanted_views,
+    weights_hash,
+)
 from engine.training.loaders import FeatureLoaders, ImageLoaders
 from models.build import Architecture, build_model
-from models.classifier import OnPooled
+from models.classifier import OnFeatures
 from utils.checks import RunError, UserError
 from utils.types import Annotations, LabelTable
 
@@ -51,9 +61,20 @@ def feed(data, config=CONFIG):
     return ImageLoaders(data, config, Runtime("cpu", "fp32"), 0, 0)
 
 
-def computed(data, folder, model=None, config=CONFIG):
-    parts = {"train": len(data.train), "test": len(data.test)}
-    return pooled_features(model or network(), feed(data, config), parts, Cache(folder))
+def frozen(data, folder, model=None, config=CONFIG, maps=False, half=False):
+    return FrozenFeatures(model or network(), feed(data, config), Cache(folder), maps=maps, half=half)
+
+
+def computed(data, folder, model=None, **how):
+    """Features of both splits in the view of evaluation."""
+    features = frozen(data, folder, model, **how)
+    return {part: features.of(FeatureView(part)) for part in ("train", "test")}
+
+
+def loaders_of(data, folder, model=None, needs=frozenset(), copies=1, **how):
+    views = wanted_views(needs, copies, ["train", "test"])
+    arrays = feature_arrays(frozen(data, folder, model, **how), views)
+    return FeatureLoaders(data, arrays, 4, Runtime("cpu", "fp32"), 5)
 
 
 def test_features_are_the_pooled_maps_of_the_test_view_in_row_order(tmp_path):
@@ -71,13 +92,13 @@ def test_features_are_the_pooled_maps_of_the_test_view_in_row_order(tmp_path):
 
 def test_the_head_on_features_gives_the_logits_of_the_model(tmp_path):
     data, model = array_data(), network()
-    loaders = FeatureLoaders(data, computed(data, tmp_path, model), 4, Runtime("cpu", "fp32"))
+    loaders = loaders_of(data, tmp_path, model)
     images, features = feed(data).scoring("train"), loaders.scoring("train")
     model.eval()
     with torch.no_grad():
         for by_image, by_feature in zip(images, features, strict=True):
             assert torch.equal(by_image.index, by_feature.index)
-            logits = OnPooled(model)(features.to_batch(by_feature, CPU).images).logits
+            logits = OnFeatures(model)(features.to_batch(by_feature, CPU).images).logits
             assert torch.equal(logits, model(images.to_batch(by_image, CPU).images).logits)
 
 
@@ -108,9 +129,13 @@ def test_damaged_kept_features_are_computed_anew(tmp_path, damage):
         np.testing.assert_array_equal(again[part], values)
 
 
-def prints(data, config=CONFIG, model=None, precision="fp32"):
+VIEW = FeatureView("train")
+
+
+def prints(data, config=CONFIG, model=None, precision="fp32", view=VIEW, dtype="float32", seed=0):
     weights = weights_hash((model or network()).backbone)
-    return features_fingerprint(weights, data.train, config, Runtime("cpu", precision))
+    loaders = ImageLoaders(data, config, Runtime("cpu", precision), 0, seed)
+    return features_fingerprint(weights, data.train, loaders, view, dtype)
 
 
 def test_the_fingerprint_sees_whatever_changes_features():
@@ -126,6 +151,11 @@ def test_the_fingerprint_sees_whatever_changes_features():
         prints(data, replace(CONFIG, augment="resize-crop")),
         prints(data, model=network(seed=1)),
         prints(data, precision="bf16"),
+        prints(data, dtype="float16"),
+        *(prints(data, view=FeatureView("train", copy, second)) for copy in (1, 2) for second in (False, True)),
+        prints(data, view=FeatureView("train", 1), seed=1),
+        prints(data, replace(CONFIG, augment="flip"), view=FeatureView("train", 1)),
+        prints(data, replace(CONFIG, second_view="none"), view=FeatureView("train", 1, True)),
     ]
     assert len({base, *others}) == 1 + len(others)
 
@@ -135,7 +165,9 @@ def test_the_fingerprint_is_blind_to_augmentation_head_and_workers():
     head = network()
     torch.nn.init.zeros_(head.head.fc.weight)
     changed = replace(CONFIG, augment="flip", num_workers=3, check_images=False)
-    assert prints(data, changed, model=head) == prints(data)
+    assert prints(data, changed, model=head, seed=7) == prints(data)
+    first = FeatureView("train", 1)
+    assert prints(data, replace(CONFIG, second_view="none"), view=first) == prints(data, view=first)
 
 
 def test_files_are_told_apart_by_their_marks_and_parts_of_files_are_not_kept(tmp_path):
@@ -160,34 +192,95 @@ def test_weights_that_are_not_finite_end_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{}, {"boostlu": 1.0}, {"head": "csra", "lam": 0.0}], ids=str)
-def test_heads_that_pool_first_take_features(settings):
+def test_heads_that_pool_first_take_means(settings):
     model = network(**settings).train()
-    require_pooled(model, frozenset({"train_scores"}), "an")
+    assert not reads_maps(model, frozenset({"train_scores", "second_view", "peers"}))
     assert model.head.training
 
 
-@pytest.mark.parametrize(
-    "settings, name",
-    [
-        ({"head": "csra"}, "CSRAHead"),
-        ({"boostlu": 5.0}, "BoostedLinearHead"),
-        ({"head": "csra", "lam": 0.0, "boostlu": 2.0}, "BoostedCSRAHead"),
-    ],
-    ids=str,
-)
-def test_heads_that_read_the_map_are_refused_by_name(settings, name):
-    with pytest.raises(UserError, match=rf"linear_fixed_features.*{name}.*--train_mode linear"):
-        require_pooled(network(**settings), frozenset(), "an")
+@pytest.mark.parametrize("settings", [{"head": "csra"}, {"boostlu": 5.0}, {"head": "q2l"}], ids=str)
+def test_heads_that_read_the_map_take_maps(settings):
+    assert reads_maps(network(**settings), frozenset())
 
 
-@pytest.mark.parametrize("need", ["cam", "features", "second_view", "peers"])
-def test_methods_that_need_more_are_refused_by_name(need):
-    with pytest.raises(UserError, match=f"cones needs {need};"):
-        require_pooled(network(), frozenset({need, "train_scores"}), "cones")
+@pytest.mark.parametrize("need", ["cam", "features"])
+def test_methods_that_read_the_map_take_maps(need):
+    assert reads_maps(network(), frozenset({need, "train_scores"}))
 
 
-def test_features_have_one_view(tmp_path):
+def test_the_view_of_evaluation_serves_for_training_unless_copies_are_asked_for():
+    splits, both = ["train", "test", "validation"], frozenset({"second_view"})
+    plain = [FeatureView("train"), FeatureView("test"), FeatureView("validation")]
+    assert wanted_views(frozenset(), 1, splits) == wanted_views(both, 1, splits) == plain
+    copies = [FeatureView("train", 1), FeatureView("train", 2)]
+    assert wanted_views(frozenset(), 2, splits) == plain[1:] + copies
+    assert wanted_views(frozenset({"train_scores"}), 2, splits) == plain + copies
+    second = [FeatureView("train", 1, True), FeatureView("train", 2, True)]
+    assert wanted_views(both, 2, splits) == plain[1:] + copies + second
+
+
+def test_views_have_names_of_their_own():
+    views = [FeatureView("test"), FeatureView("train", 3), FeatureView("train", 3, True)]
+    assert [view.label for view in views] == [
+        "features of test",
+        "features of train, copy 3",
+        "features of train, copy 3 (second view)",
+    ]
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_copies_are_augmented_as_in_the_epochs_and_each_epoch_sees_the_next(tmp_path, maps):
+    data, model = array_data(), network()
+    needs = frozenset({"second_view"})
+    loaders = loaders_of(data, tmp_path, model, needs, copies=3, maps=maps)
+    arrays = loaders.features
+    assert (len(arrays.copies), len(arrays.second), set(arrays.scored)) == (3, 3, {"test"})
+    model.eval()
+    for copy, found in enumerate(arrays.copies, 1):
+        batches = [images.to_batch(raw, CPU) for images in [feed(data).augmented(copy, second=False)] for raw in images]
+        with torch.no_grad():
+            expected = torch.cat([model(batch.images).features for batch in batches])
+        expected = expected if maps else expected.mean(dim=(2, 3))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(arrays.copies[0], arrays.copies[1])
+    assert not np.allclose(arrays.copies[0], arrays.second[0])
+    batches, seen = ShuffledBatches(10, 4, seed=1), {row: [] for row in range(10)}
+    for epoch in (1, 2, 3, 4):
+        batches.set_epoch(epoch)
+        for raw in loaders.training(batches, 2):
+            batch = loaders.training(batches, 2).to_batch(raw, CPU)
+            for place, row in enumerate(batch.index.tolist()):
+                shown = batch.images[place].numpy().reshape(arrays.copies[0].shape[1:])
+                (copy,) = (k for k in range(3) if np.array_equal(shown, arrays.copies[k][row]))
+                other = batch.second_view[place].numpy().reshape(shown.shape)
+                assert np.array_equal(other, arrays.second[copy][row])
+                seen[row].append(copy)
+    for copies in seen.values():
+        assert sorted(copies[:3]) == [0, 1, 2]
+        assert copies[3] == copies[0]
+    assert len({copies[0] for copies in seen.values()}) > 1  # images begin with different copies
+
+
+def test_without_copies_the_second_view_is_the_first(tmp_path):
     data = array_data()
-    loaders = FeatureLoaders(data, computed(data, tmp_path), 4, Runtime("cpu", "fp32"))
-    with pytest.raises(ValueError, match="one view"):
-        loaders.training([], 2)
+    loader = loaders_of(data, tmp_path).training(ShuffledBatches(10, 4, seed=1), 2)
+    for raw in loader:
+        batch = loader.to_batch(raw, CPU)
+        assert torch.equal(batch.images, batch.second_view)
+    one = loaders_of(data, tmp_path).training(ShuffledBatches(10, 4, seed=1), 1)
+    assert all(one.to_batch(raw, CPU).second_view is None for raw in one)
+
+
+def test_features_have_two_views_at_most(tmp_path):
+    with pytest.raises(ValueError, match="two views at most, not 3"):
+        loaders_of(array_data(), tmp_path).training([], 3)
+
+
+def test_features_without_their_mode_are_a_mistake():
+    FeatureConfig().require_mode("end_to_end")
+    FeatureConfig(feature_views=2, half_features=True).require_mode("linear_fixed_features")
+    for given, flag in (({"feature_views": 2}, "--feature_views"), ({"half_features": True}, "--half_features")):
+        with pytest.raises(UserError, match=rf"^{flag}: is of --train_mode linear_fixed_features; "):
+            FeatureConfig(**given).require_mode("linear")
+    with pytest.raises(UserError, match=r"^--feature_views 0: must be at least 1$"):
+        FeatureConfig(feature_views=0)

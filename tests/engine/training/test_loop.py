@@ -79,7 +79,7 @@ def make_loop(
     loop = Loop(
         runtime,
         Learner(model, BCE(BCEConfig(), info), optimizer, optim, averaging),
-        ArrayLoader(images, labels, labels, batches),
+        ArrayLoader([[images]], labels, labels, batches),
         batches,
         epochs=epochs,
         seed=0,
@@ -253,7 +253,7 @@ def test_features_stand_in_for_images_row_by_row():
     images, labels = tables()
     features = images[:, :, 0, 0]
     observed = LabelTable(np.where(labels.dense() == 1, 1, -1).astype(np.int8))
-    loader = FeatureLoader(features, observed, labels, OrderedBatches(ROWS, BATCH))
+    loader = FeatureLoader([[features]], observed, labels, OrderedBatches(ROWS, BATCH))
     assert loader.num_classes == CLASSES
     batches = [loader.to_batch(batch, torch.device("cpu")) for batch in loader]
     assert [len(batch.index) for batch in batches] == [4, 4, 4, 2]

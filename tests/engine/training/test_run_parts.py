@@ -12,7 +12,7 @@ from data.labels.regime import Regime
 from engine.training import run as room
 from engine.training.loop import TrainState
 from engine.training.run import Run
-from models.classifier import OnPooled
+from models.classifier import OnFeatures
 from tests.engine.run_folders import settings_of
 from tests.engine.training.test_features import network
 from utils.checks import RunError, UserError
@@ -121,7 +121,7 @@ def test_the_network_that_is_scored_reads_what_the_loaders_give(fixed):
     assert Run._build_eval_model(run) == "wrapped"
     run.ema = SimpleNamespace(network=average)
     moved, model = Run._build_eval_model(run)
-    assert (moved, isinstance(model, OnPooled)) == ("moved", fixed is not None)
+    assert (moved, isinstance(model, OnFeatures)) == ("moved", fixed is not None)
     assert fixed or model is average
 
 
@@ -259,6 +259,6 @@ def test_a_loop_is_given_what_the_settings_say_and_what_learns(monkeypatch):
     }
     assert tuple(named["freezing"]) == (3, "_freeze")
     assert tuple(named["hooks"]) == ("_train_scores", "step", "end", ("a",))
-    run.fixed = network()
+    run.fixed = run.network = network()
     Run._build_loop(run)
-    assert isinstance(wrapped[1], OnPooled)
+    assert isinstance(wrapped[1], OnFeatures)

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from engine.training import setup
+from engine.training.features import FeatureView
 from engine.training.loaders import FeatureLoaders, ImageLoaders
 from engine.training.recorder import Recorder
 from models.build import Architecture, build_model
+from models.peers import build_peers
 from tests.engine.run_folders import settings_of
 from tests.engine.training.test_features import array_data
 from utils.checks import UserError
@@ -183,8 +185,17 @@ def test_a_head_alone_learns_on_features_of_one_network():
     fixed = settings_of("cls", ["--train_mode", "linear_fixed_features"])
     assert setup.fixed_network(fixed, network) is network
     assert setup.fixed_network(settings_of("cls", ["--train_mode", "linear"]), network) is None
-    with pytest.raises(UserError, match="cls trains two networks; take --train_mode linear, which reads"):
-        setup.fixed_network(fixed, SimpleNamespace())
+
+
+def test_the_second_of_two_networks_gets_the_backbone_whose_features_both_heads_read():
+    pair = build_peers(Architecture.of(model="scenenet", weights="none"), 3, 0)
+    heads = [network.head.fc.weight.clone() for network in (pair.f, pair.g)]
+    assert not torch.equal(pair.f.backbone.conv1.weight, pair.g.backbone.conv1.weight)
+    setup.fixed_network(settings_of("cls", ["--train_mode", "linear"]), pair)
+    assert not torch.equal(pair.f.backbone.conv1.weight, pair.g.backbone.conv1.weight)
+    assert setup.fixed_network(settings_of("cls", ["--train_mode", "linear_fixed_features"]), pair) is pair.f
+    assert torch.equal(pair.f.backbone.conv1.weight, pair.g.backbone.conv1.weight)
+    assert all(torch.equal(one, now.head.fc.weight) for one, now in zip(heads, (pair.f, pair.g), strict=True))
 
 
 @pytest.mark.parametrize("validation", [None, "test"])
@@ -196,15 +207,17 @@ def test_loaders_are_of_images_or_of_features_of_every_split(monkeypatch, tmp_pa
     found = setup.build_loaders(settings, data, None, Criterion(), RUNTIME)
     assert isinstance(found, ImageLoaders)
     assert (found.data, found.seed, found.workers, found.runtime) == (data, 9, 0, RUNTIME)
-    monkeypatch.setattr(setup, "pooled_features", lambda *args: asked.append(args) or {"train": "features"})
-    found = setup.build_loaders(settings, data, network, Criterion(), RUNTIME)
-    assert isinstance(found, FeatureLoaders)
-    assert (found.data, found.features, found.batch_size) == (data, {"train": "features"}, 5)
-    ((model, images, rows, _),) = asked
-    assert (model, images.seed) == (network, 9)
-    assert rows == {"train": 10, "test": 3} | ({"validation": 3} if validation else {})
-    with pytest.raises(UserError, match="bce needs cam; take --train_mode linear"):
-        setup.build_loaders(settings, data, network, kind_of(needs=frozenset({"cam"}))(), RUNTIME)
+    monkeypatch.setattr(setup, "FrozenFeatures", lambda *args, **named: asked.append((args, named)) or "features")
+    monkeypatch.setattr(setup, "feature_arrays", lambda *args: args)
+    for needs, maps, half in ((frozenset(), False, []), (frozenset({"cam"}), True, ["--half_features"])):
+        settings = settings_of("bce", ["--num_workers", "0", "--batch_size", "5", "--train_seed", "9", *half])
+        found = setup.build_loaders(settings, data, network, kind_of(needs=needs)(), RUNTIME)
+        assert isinstance(found, FeatureLoaders)
+        splits = ["train", "test", "validation"] if validation else ["train", "test"]
+        views = [FeatureView(split) for split in splits]
+        assert (found.data, found.features, found.batch_size, found.seed) == (data, ("features", views), 5, 9)
+        (model, images, _), named = asked.pop()
+        assert (model, images.seed, named) == (network, 9, {"maps": maps, "half": bool(half)})
 
 
 def test_the_head_learns_faster_and_the_criterion_says_its_own_pace():
