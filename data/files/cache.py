@@ -59,7 +59,7 @@ class Cache:
         """The array of an entry, read from the file where it is used; None if it is absent, damaged or another."""
         try:
             found: NDArray[Any] = np.load(self.array_path(kind, fingerprint), mmap_mode="r", allow_pickle=False)
-        except _UNREADABLE:
+        except Exception:  # as above
             return None
         return found if found.shape == shape and found.dtype == dtype else None
 

@@ -51,9 +51,6 @@ def test_a_model_trains_and_is_scored_from_its_checkpoint(folder, name):
 
 def test_two_networks_are_refused_what_one_is(folder):
     run = ("--dataset", "voc07", *SMALL, "--epochs", "1", "--labels_left", "50", "--output", "refused")
-    assert "linear_fixed_features" in refusal(
-        folder, "main_cls.py", *run, "--head", "ctran", "--train_mode", "linear_fixed_features"
-    )
     assert "--nheads 5" in refusal(folder, "main_cls.py", *run, "--head", "ctran", "--nheads", "5")
 
 
@@ -104,8 +101,6 @@ def test_networks_of_timm_that_will_not_do_are_refused_in_one_line(folder, model
         (("--head", "ctran", "--hidden_dim", "8", "--nheads", "3"), ("--nheads 3",)),
         (("--loss", "label_mask", "--head", "ctran", "--mask_known", "1"), ("--mask_known 1.0",)),
         (("--head", "q2l", "--boostlu", "5"), ("--boostlu", "--head linear and csra")),
-        (("--head", "gcn", "--train_mode", "linear_fixed_features"), ("GCNHead",)),
-        (("--head", "q2l", "--train_mode", "linear_fixed_features"), ("Query2LabelHead",)),
         (("--ema", "1"), ("--ema 1.0",)),
     ],
 )

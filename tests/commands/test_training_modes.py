@@ -115,6 +115,43 @@ def test_linear_on_pictures_without_augmentation_is_linear_on_their_features(fol
         torch.testing.assert_close(pictures[name], features[f"classifier.{name}"], rtol=1e-4, atol=1e-6)
 
 
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "main_BCE.py --head csra",
+        "main_CoNeS.py --clusters 2 --beta 0.5 --memory_per_class 8",
+        pytest.param("main_BCE.py --head gcn --lr 1e-4", marks=SLOW),
+        pytest.param("main_BCE.py --head q2l --hidden_dim 16 --nheads 2", marks=SLOW),
+        pytest.param("main_BCE.py --head ctran --hidden_dim 16 --nheads 2", marks=SLOW),
+        pytest.param("main_BCE.py --loss label_mask --head ctran --hidden_dim 16 --nheads 2", marks=SLOW),
+        pytest.param("main_BCE.py --boostlu 5", marks=SLOW),
+        pytest.param("main_BCE.py --loss curriculum --labels known --known_rate 0.5", marks=SLOW),
+        pytest.param("main_llm.py --labels single", marks=SLOW),
+        pytest.param("main_cls.py --labels_left 50", marks=SLOW),
+        pytest.param("main_cls.py --labels_left 50 --method jocor", marks=SLOW),
+        pytest.param("main_BCE.py --ema 0.9", marks=SLOW),
+    ],
+)
+def test_without_augmentation_features_train_every_head_and_method_as_images_do(folder, tmp_path, command):
+    script, *words = command.split()
+    saved = torch.load(folder / "linear" / "best.pth", weights_only=True)["model"]
+    torch.save({name: value for name, value in saved.items() if name.startswith("backbone.")}, tmp_path / "b.pth")
+    words = [*THREE, *words, "--augment", "none"]
+    for mode in ("linear", "linear_fixed_features"):
+        run = ("--weights", tmp_path / "b.pth", "--train_mode", mode, "--output", tmp_path / mode)
+        succeed(folder, script, *words, *run)
+    images, features = (state(tmp_path / mode)["loop"] for mode in ("linear", "linear_fixed_features"))
+    for name, value in images["model"].items():
+        there = name.replace("f.", "f.classifier.", 1).replace("g.", "g.classifier.", 1)
+        there = there if name[:2] in ("f.", "g.") else f"classifier.{name}"
+        torch.testing.assert_close(features["model"][there], value, rtol=1e-3, atol=1e-5)
+    scores = [result(tmp_path / mode)["test"]["mAP"] for mode in ("linear", "linear_fixed_features")]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+
 def test_features_are_computed_once_for_many_runs(folder):
     arguments = (*THREE, "--use_feats", "--lr", "0.1")
     with mock.patch.object(ImageLoaders, "scoring", side_effect=AssertionError("pictures were opened")):

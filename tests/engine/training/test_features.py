@@ -155,7 +155,7 @@ def test_the_fingerprint_sees_whatever_changes_features():
         *(prints(data, view=FeatureView("train", copy, second)) for copy in (1, 2) for second in (False, True)),
         prints(data, view=FeatureView("train", 1), seed=1),
         prints(data, replace(CONFIG, augment="flip"), view=FeatureView("train", 1)),
-        prints(data, replace(CONFIG, second_view="none"), view=FeatureView("train", 1, True)),
+        prints(data, replace(CONFIG, second_view="randaugment"), view=FeatureView("train", 1, True)),
     ]
     assert len({base, *others}) == 1 + len(others)
 
@@ -167,7 +167,7 @@ def test_the_fingerprint_is_blind_to_augmentation_head_and_workers():
     changed = replace(CONFIG, augment="flip", num_workers=3, check_images=False)
     assert prints(data, changed, model=head, seed=7) == prints(data)
     first = FeatureView("train", 1)
-    assert prints(data, replace(CONFIG, second_view="none"), view=first) == prints(data, view=first)
+    assert prints(data, replace(CONFIG, second_view="randaugment"), view=first) == prints(data, view=first)
 
 
 def test_files_are_told_apart_by_their_marks_and_parts_of_files_are_not_kept(tmp_path):
