@@ -40,6 +40,9 @@ class DatasetConfig(TableConfig, LongTailConfig):
     dataset: str = option("digits", "name of the dataset", choices=DATASETS, synonyms=SYNONYMS, common=True)
     path_images: Path | None = option(None, "folder of the dataset", aliases=("data_dir",), common=True)
     path_lists: Path = option(Path("appendix"), "folder of the lists of the long-tailed splits")
+    split: Literal["published", "train-val"] = option(
+        "published", "voc07: train on train and val and test on test, or train on train and test on val (no test kit)"
+    )
     num_cls: int | None = option(None, "number of classes; only checked against the dataset")
     missing_images: Literal["error", "skip"] = option("error", "rows whose image file is not there")
     bad_images: Literal["error", "skip"] = option("error", "rows whose image file is damaged or of a kind not read")
@@ -53,6 +56,10 @@ class DatasetConfig(TableConfig, LongTailConfig):
         LongTailConfig.__post_init__(self)
         known = ", ".join(DATASETS)
         require(self.dataset in DATASETS, f"--dataset {self.dataset}: no such dataset; there are {known}")
+        require(
+            self.split == "published" or self.dataset in ("voc07", "voc12"),
+            f"--split {self.split}: is for voc07 (voc12 has no other), not for {self.dataset}; leave the flag out",
+        )
 
     def usable_rows(self, annotations: Annotations, split: str) -> Index:
         """(M,) the rows of a split whose images are to be used: without those that the settings leave out."""
@@ -89,6 +96,7 @@ def _source(config: DatasetConfig, seed: int, *, need_images: bool) -> DatasetSo
         cache=Cache(config.cache_dir),
         need_images=need_images,
         table=config,
+        train_val=config.split == "train-val",
         skip_missing=config.missing_images == "skip",
     )
 

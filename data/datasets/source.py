@@ -25,5 +25,7 @@ class DatasetSource:
     """False when only the annotations are needed: then missing image folders are no error."""
     table: TableConfig = field(default_factory=TableConfig)
     """Settings of a user's own data: path and format of the labels."""
+    train_val: bool = False
+    """True for a test on the official validation list, for VOC 2007 without its test kit."""
     skip_missing: bool = False
     """True if images without the annotation that a list promises are left out and counted."""

@@ -63,20 +63,21 @@ class VocObject(NamedTuple):
 
 
 def load_voc(source: DatasetSource, year: int) -> Splits:
-    """Read VOC 2007 (train + val, tested on test) or 2012 (train, tested on val).
+    """Read VOC 2007 (train + val, tested on test) or 2012 (train, tested on val); 2007 also as 2012 is.
 
     Labels are from `Annotations/<id>.xml`, or from `ImageSets/Main/<class>_<split>.txt` if that folder is missing;
     only the former have boxes.
 
     Args:
-        source: `path_images` is VOCdevkit, its parent, or the folder `VOC<year>` itself.
+        source: `path_images` is VOCdevkit, its parent, or the folder `VOC<year>` itself; `train_val` is for 2007.
         year: 2007 or 2012.
 
     Raises:
         UserError: a folder, file or entry is missing or malformed, or an image is listed twice.
     """
-    roots = find_roots(source.path_images, year)
-    train_lists, test_lists = (_train_lists(roots), ["test"]) if year == 2007 else (["train"], ["val"])
+    train_val = source.train_val or year == 2012
+    roots = find_roots(source.path_images, year, train_val=train_val)
+    train_lists, test_lists = (["train"], ["val"]) if train_val else (_train_lists(roots), ["test"])
     train, test = (read_ids([_list_of(roots, name) for name in names]) for names in (train_lists, test_lists))
     for root in sorted({*train.values(), *test.values()}):
         folder = root / "JPEGImages"
@@ -90,16 +91,17 @@ def load_voc(source: DatasetSource, year: int) -> Splits:
     return Splits(_annotations(source, train_lists, train), _annotations(source, test_lists, test))
 
 
-def find_roots(path: Path, year: int) -> list[Path]:
+def find_roots(path: Path, year: int, *, train_val: bool) -> list[Path]:
     """The folder `VOC<year>` in or at `path`, or those of the archives that were unpacked around it.
 
-    VOC 2007 comes as an archive for training and one for the test, each with a folder `VOC2007`. They are joined.
+    VOC 2007 comes as an archive for training and one for the test, each with a folder `VOC2007`. They are joined, unless
+    `train_val` needs the lists of the first alone.
 
     Raises: UserError showing the expected tree.
     """
     try:
         root = find_root(path, year)
-        if _is_whole(root, year):
+        if _is_whole(root, train_val=train_val):
             return [root]
     except UserError:
         if Path(os.path.realpath(path)).name == f"VOC{2012 if year == 2007 else 2007}":
@@ -115,10 +117,10 @@ def find_roots(path: Path, year: int) -> list[Path]:
     return found
 
 
-def _is_whole(root: Path, year: int) -> bool:
+def _is_whole(root: Path, *, train_val: bool) -> bool:
     """Whether a folder has the lists of training and test."""
     names = {file.stem for file in (root / _LISTS).glob("*.txt")}
-    return {"train", "val"} <= names if year == 2012 else "test" in names and bool({"trainval", "train"} & names)
+    return {"train", "val"} <= names if train_val else "test" in names and bool({"trainval", "train"} & names)
 
 
 def _is_of_year(given: Path, folder: Path, year: int) -> bool:

@@ -202,3 +202,20 @@ def test_an_own_table_of_codes_is_completed_under_the_names_that_a_file_gives_th
     assert splits.train.classes == ("Cat", "Animal", "Plant")
     assert splits.train.truth.dense().tolist() == [[1, 1, 0], [1, 1, 0]]
     assert splits.test.truth.dense().tolist() == [[0, 1, 0]]
+
+
+def test_the_split_without_a_test_kit_is_for_voc_alone(monkeypatch):
+    asked = []
+    monkeypatch.setitem(build.DATASETS, "voc07", lambda source: asked.append(source.train_val) or digits())
+    for split in ("published", "train-val"):
+        build.load_splits(DatasetConfig(dataset="voc07", split=split), 0, need_images=False)
+    assert asked == [False, True]
+    DatasetConfig(dataset="voc12", split="train-val")
+    with pytest.raises(
+        UserError, match=r"^--split train-val: is for voc07 \(voc12 has no other\), not for coco; leave"
+    ):
+        DatasetConfig(dataset="coco", split="train-val")
+
+
+def digits():
+    return Splits(part(4, "train"), part(2, "test"))

@@ -81,6 +81,21 @@ def test_2012_trains_on_train_and_tests_on_val(tmp_path):
     assert (train.ids, test.ids) == (("2008_2",), ("2008_1",))
 
 
+def test_2007_without_its_test_kit_trains_on_train_and_tests_on_val(tmp_path, capsys):
+    def split(name, images):
+        return load_voc(replace(source(voc_tree(tmp_path / name, 2007, images).parent, tmp_path), train_val=True), 2007)
+
+    whole = split("whole", IMAGES)
+    assert [part.ids for part in whole[:2]] == [("000020",), ("000003",)]
+    without = [image for image in IMAGES if image[1] != "test"]
+    alone = split("alone", without)
+    for one, other in zip(whole[:2], alone[:2], strict=True):
+        same_labels(one, other)
+    with pytest.raises(UserError, match=r"test\.txt"):
+        load(tmp_path / "alone", tmp_path)
+    assert capsys.readouterr().out == ""
+
+
 def test_trainval_stands_in_for_train_and_val(tmp_path):
     lists = voc_tree(tmp_path, 2007, IMAGES) / "ImageSets" / "Main"
     wanted = load(tmp_path, tmp_path).train
