@@ -94,8 +94,8 @@ def load_voc(source: DatasetSource, year: int) -> Splits:
 def find_roots(path: Path, year: int, *, train_val: bool) -> list[Path]:
     """The folder `VOC<year>` in or at `path`, or those of the archives that were unpacked around it.
 
-    VOC 2007 comes as an archive for training and one for the test, each with a folder `VOC2007`. They are joined, unless
-    `train_val` needs the lists of the first alone.
+    VOC 2007 comes as an archive for training and one for the test, each with a folder `VOC2007`. They are joined,
+    unless `train_val` needs the lists of the first alone.
 
     Raises: UserError showing the expected tree.
     """
