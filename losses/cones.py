@@ -254,6 +254,7 @@ class CoNeS(Criterion):
     """
 
     needs = frozenset({"cam", "features"})
+    float32_state = frozenset({"confidence"})
     config: CoNeSConfig
     confidence: Tensor
     correlation: Tensor

@@ -46,8 +46,8 @@ class CurriculumConfig:
 
 
 def share_weights(labels: Tensor, slope: float, bias: float, power: float) -> Tensor:
-    """(B, 1) float32 weight slope * rho^power + bias of each image, rho the known share of its labels (B, C)."""
-    share = (labels != UNKNOWN).float().mean(dim=1, keepdim=True)
+    """(B, 1) weight slope * rho^power + bias of each image, rho the known share of its labels (B, C)."""
+    share = at_least_float32((labels != UNKNOWN).to(labels.dtype)).mean(dim=1, keepdim=True)
     return slope * share**power + bias
 
 
@@ -64,7 +64,7 @@ def partial_bce(logits: Tensor, labels: Tensor, *, slope: float, bias: float, po
     Returns:
         Scalar, 0 where nothing is known.
     """
-    return (share_weights(labels, slope, bias, power) * known_losses(logits, labels)).mean()
+    return (share_weights(labels.to(logits.dtype), slope, bias, power) * known_losses(logits, labels)).mean()
 
 
 def score_labels(scores: Tensor, threshold: float) -> Tensor:

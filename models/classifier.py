@@ -91,8 +91,8 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def reads_pooled(self) -> bool:
         """Tell whether the head uses only the mean of a feature map over its positions, by a try on uneven maps."""
-        device = next(self.head.parameters()).device
-        steps = torch.arange(4 * self.feature_width * 9, device=device, dtype=torch.float32)
+        like = next(self.head.parameters())
+        steps = torch.arange(4 * self.feature_width * 9, device=like.device, dtype=like.dtype)
         maps = (steps * steps * 0.37).sin().view(4, self.feature_width, 3, 3)  # both signs, nothing random
         was, head = self.head.training, self.head.eval()
         same = torch.allclose(head(maps), head(maps.mean(dim=(2, 3), keepdim=True)), rtol=1e-4, atol=1e-5)

@@ -45,8 +45,9 @@ class Peers(nn.Module):
         return output
 
     def views(self, images: Tensor) -> dict[str, Tensor]:
-        """Float32 logits (B, C) of images by `f`, by `g`, and by the mean of their probabilities, `ensemble`."""
-        f, g = self.f(images).logits.float(), self.g(images).logits.float()
+        """Logits (B, C) of images by `f`, `g`, and the mean of their probabilities, `ensemble`; float32 at least."""
+        logits = (network(images).logits for network in (self.f, self.g))
+        f, g = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in logits)
         return {"f": f, "g": g, "ensemble": ensemble_logits(f, g)}
 
     def each(self, change: Callable[[Classifier], nn.Module]) -> Peers:

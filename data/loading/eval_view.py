@@ -52,7 +52,7 @@ class EvalView:
 
     @cached_property
     def normalizer(self) -> Normalizer:
-        """From uint8 (B, 3, s, s) to the float32 input of a model, on any device."""
+        """From uint8 (B, 3, s, s) to the input of a model, on any device."""
         return normalizer(self.normalize)
 
     def opener(self, images: Images) -> Callable[[int], DecodedImage]:

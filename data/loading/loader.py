@@ -106,6 +106,7 @@ class ImageLoader(DataLoader[ImageBatch]):
         *,
         num_workers: int,
         pin_memory: bool,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__(
             dataset,  # type: ignore[arg-type]
@@ -118,18 +119,20 @@ class ImageLoader(DataLoader[ImageBatch]):
             multiprocessing_context=_START if num_workers else None,
             generator=torch.Generator(),
         )
-        self.normalizer = normalizer
+        self.normalizer, self.dtype = normalizer, dtype
         self.num_classes = collate.truth.num_classes
 
     def to_batch(self, raw: ImageBatch, device: torch.device) -> Batch:
-        """A batch of this loader on `device`, its images float32 and normalised; the truth stays where it is."""
-        return batch_on(device, raw, self.normalizer)
+        """A batch of this loader on `device`, its images as floats, normalised; the truth stays where it is."""
+        return batch_on(device, raw, self.normalizer, self.dtype)
 
 
-def batch_on(device: torch.device, raw: ImageBatch, normalizer: Normalizer) -> Batch:
-    """A batch of image bytes on `device`, float32 and normalised there; the truth stays where it is."""
+def batch_on(
+    device: torch.device, raw: ImageBatch, normalizer: Normalizer, dtype: torch.dtype = torch.float32
+) -> Batch:
+    """A batch of image bytes on `device`, as floats, normalised there; the truth stays where it is."""
     views = [
-        None if pixels is None else normalizer(pixels.to(device, non_blocking=True))
+        None if pixels is None else normalizer(pixels.to(device, non_blocking=True), dtype)
         for pixels in (raw.pixels, raw.second_pixels)
     ]
     observed, index = (each.to(device, non_blocking=True) for each in (raw.observed, raw.index))
@@ -166,8 +169,9 @@ def build_loader(
     seed: int,
     num_workers: int,
     pin_memory: bool,
+    dtype: torch.dtype = torch.float32,
 ) -> ImageLoader:
-    """A loader of these images with these labels, in the order of `batches`."""
+    """A loader of these images with these labels, in the order of `batches`; `dtype` is that of normalised images."""
     return ImageLoader(
         ImageDataset(annotations.images, views, seed=seed, decoder=decoder),
         batches,
@@ -175,6 +179,7 @@ def build_loader(
         normalizer,
         num_workers=num_workers,
         pin_memory=pin_memory,
+        dtype=dtype,
     )
 
 

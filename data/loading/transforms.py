@@ -80,21 +80,21 @@ class Normalizer:
     def __init__(self, normalization: Normalization | None) -> None:
         self.normalization = normalization
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 to float32 with the channels innermost in memory, as networks compute fastest."""
-        lines = pixels.permute(0, 2, 3, 1).contiguous().flatten(2).float()
+    def __call__(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, 3, H, W) uint8 to floats with the channels innermost in memory, as networks compute fastest."""
+        lines = pixels.permute(0, 2, 3, 1).contiguous().flatten(2).to(dtype)
         width, device = pixels.shape[3], pixels.device
-        lines.div_(_line((255.0,), 1, device))  # by a number, a GPU would multiply with a rounded 1/255
+        lines.div_(_line((255.0,), 1, device, dtype))  # by a number, a GPU would multiply with a rounded 1/255
         if self.normalization is not None:
-            mean, std = (_line(values, width, device) for values in self.normalization)
+            mean, std = (_line(values, width, device, dtype) for values in self.normalization)
             lines.sub_(mean).div_(std)
         return lines.view(*lines.shape[:2], width, 3).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=16)
-def _line(values: tuple[float, ...], width: int, device: torch.device) -> Tensor:
+def _line(values: tuple[float, ...], width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """`values` for each pixel of a line; adding whole lines is several times as fast as adding pixels of three."""
-    return torch.tensor(values, device=device).repeat(width)
+    return torch.tensor(values, device=device, dtype=dtype).repeat(width)
 
 
 class Resize:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +22,9 @@ from utils import collectives
 from utils.checks import UserError, require
 from utils.types import StateDict
 
+Precision = Literal["fp32", "bf16", "fp16", "fp64"]
+"""Precisions of a network's forward pass. In fp64, on a CPU, everything of a step is float64."""
+
 _PATIENCE = timedelta(days=7)
 """How long processes wait for one that lives; one that has died ends the wait at once."""
 
@@ -35,18 +38,24 @@ class Runtime:
         require(
             not (on_cpu and precision == "fp16"), "--precision fp16: needs a CUDA device; use bf16 or fp32 on a CPU"
         )
+        require(on_cpu or precision != "fp64", "--precision fp64: computes on a CPU only; give --device cpu with it")
         if "LOCAL_RANK" not in os.environ:  # a second run in one process (tests, notebooks) starts from a clean state
             AcceleratorState._reset_state(reset_partial_state=True)
         # Every rank keeps its own BatchNorm statistics within an epoch (a broadcast before each forward breaks methods
         # that call the model twice); `average_buffers` brings them together before they are used or saved.
         wrapping = DistributedDataParallelKwargs(broadcast_buffers=False)
-        mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
+        mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", "fp64": "no"}[precision]
         self._accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[wrapping])
         self.device: torch.device = self._accelerator.device
         # Work that the others wait for (decoding, caches, a lock) may take hours, an exchange of tensors may not.
         self._waiting: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if self.world_size > 1 else None
         self.precision, self.kernels = precision, kernels
         set_kernels(kernels, self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of images, weights and scores: half types are for the forward pass alone."""
+        return torch.float64 if self.precision == "fp64" else torch.float32
 
     @property
     def rank(self) -> int:
@@ -69,28 +78,23 @@ class Runtime:
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Return a network on its device, in the chosen precision, with float32 outputs and averaged gradients.
+        """Return a network on its device, in the chosen precision, with outputs of `dtype` and averaged gradients.
 
         The networks of a pair are wrapped one by one.
         """
         if isinstance(module, Peers):
             return module.each(self.wrap)
-        prepare_network(module, self.kernels, self.device)
-        # Convolutions run 1.1 to 1.3 times as fast with the channels innermost, on CPUs and half-precision GPUs.
-        wrapped: nn.Module = self._accelerator.prepare_model(module.to(memory_format=torch.channels_last))
+        wrapped: nn.Module = self._accelerator.prepare_model(self._prepared(module))
         return wrapped
 
     def to_device(self, module: nn.Module) -> nn.Module:
-        """Return a network on its device, in the chosen precision with float32 outputs, for use without gradients.
+        """Return a network on its device, in the chosen precision with outputs of `dtype`, for use without gradients.
 
         The networks of a pair are moved one by one.
         """
         if isinstance(module, Peers):
             return module.each(self.to_device)
-        prepare_network(module, self.kernels, self.device)
-        moved: nn.Module = self._accelerator.prepare_model(
-            module.to(memory_format=torch.channels_last), evaluation_mode=True
-        )
+        moved: nn.Module = self._accelerator.prepare_model(self._prepared(module), evaluation_mode=True)
         return moved
 
     def wrap_optimizer(self, optimizer: Optimizer) -> Optimizer:
@@ -200,6 +204,14 @@ class Runtime:
             raise UserError("the checkpoint was made with another --precision")
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
+
+    def _prepared(self, module: nn.Module) -> nn.Module:
+        """The network with the kernels, the layout and, in float64, the type that it computes in."""
+        prepare_network(module, self.kernels, self.device)
+        if self.dtype == torch.float64:
+            return module.double()
+        # Convolutions run 1.1 to 1.3 times as fast with the channels innermost, on CPUs and half-precision GPUs.
+        return module.to(memory_format=torch.channels_last)
 
     def close(self) -> None:
         """Leave the process group.

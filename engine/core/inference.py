@@ -66,8 +66,8 @@ def infer(
         view: the view they are in, which normalises them.
         want: what to compute besides logits, such as "cam".
     """
-    device = next(model.parameters()).device
-    output: ModelOutput = model(view.normalizer(torch.stack(list(pixels)).to(device)), want=want)
+    like = next(model.parameters())
+    output: ModelOutput = model(view.normalizer(torch.stack(list(pixels)).to(like.device), like.dtype), want=want)
     cam = output.cam
     return output._replace(logits=output.logits.float(), cam=None if cam is None else cam.float())
 

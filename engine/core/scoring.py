@@ -1,4 +1,4 @@
-"""Scores and metrics of a split: every image once, in float32."""
+"""Scores and metrics of a split: every image once, in float32; in float64 under `--precision fp64`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.loading.loader import ImageLoader, LoaderConfig, build_loader
 from data.loading.samplers import OrderedBatches
 from engine.core.distributed import Runtime
+from losses.common.functional import at_least_float32
 from models.peers import Peers
 from utils import collectives
 from utils.checks import RunError
 from utils.console import Progress
 from utils.long_tail import group_figures
-from utils.metrics import KnownScores, Metrics, evaluate_known, evaluate_scores, group_map, known_scores
+from utils.metrics import KnownScores, Metrics, Scores, evaluate_known, evaluate_scores, group_map, known_scores
 from utils.types import Annotations, Batch, Index, LabelTable
 
 
@@ -41,7 +41,7 @@ class EvalResult(NamedTuple):
     metrics: Metrics
     beside: Mapping[str, Metrics]
     """For a pair of networks, of which f is the one reported: the metrics of `g` and of the `ensemble`; else empty."""
-    scores: NDArray[np.float32] | None
+    scores: Scores | None
     """Logits (N, C) behind `metrics`, rows in order; None if the truth stores known entries only."""
 
 
@@ -61,6 +61,7 @@ def evaluation_loader(
         seed=0,
         num_workers=num_workers,
         pin_memory=runtime.device.type == "cuda",
+        dtype=runtime.dtype,
     )
 
 
@@ -72,8 +73,8 @@ def score(
     *,
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
-) -> NDArray[np.float32]:
-    """Logits (N, C) float32 of every row, in row order, on every process."""
+) -> Scores:
+    """Logits (N, C) of every row, in row order, on every process."""
     model.eval()
     return rows_in_order(
         lambda images: model(images).logits,
@@ -95,17 +96,17 @@ def rows_in_order(
     *,
     label: str,
     after_batch: Callable[[], None] = lambda: None,
-) -> NDArray[np.float32]:
-    """Results (N, width) of `compute`, which gives (B, width) per batch: float32, in row order, on every process."""
+) -> Scores:
+    """Results (N, width) of `compute`, which gives (B, width) per batch, in row order, on every process."""
     # A process without rows still takes part in the gathering.
     index = [torch.empty(0, dtype=torch.long, device=runtime.device)]
-    values = [torch.empty(0, width, device=runtime.device)]
+    values = [torch.empty(0, width, device=runtime.device, dtype=runtime.dtype)]
     for batch_index, computed in computed_batches(compute, loader, rows, runtime, label, after_batch):
         index.append(batch_index)
         values.append(computed)
     order = collectives.gather_rows(torch.cat(index)).cpu().numpy()
     gathered = collectives.gather_rows(torch.cat(values)).cpu().numpy()
-    result = np.empty_like(gathered)
+    result: Scores = np.empty_like(gathered)
     result[order] = gathered
     return result
 
@@ -120,7 +121,7 @@ def score_known(
     label: str = "scoring",
     after_batch: Callable[[], None] = lambda: None,
 ) -> list[KnownScores]:
-    """Float32 logits at the known entries of `truth` (CSR, unstored entries UNKNOWN), on every process.
+    """Logits at the known entries of `truth` (CSR, unstored entries UNKNOWN), on every process.
 
     Each batch of logits, (B, views * C) as `compute` makes them of images, is reduced to its known entries at once, so
     that no array of size N x C ever exists.
@@ -182,7 +183,7 @@ def measure(
     names = ("f", "g", "ensemble") if isinstance(model, Peers) else ("f",)
     metrics: list[Metrics] = []
     model.eval()
-    first: NDArray[np.float32] | None = None
+    first: Scores | None = None
     if truth.stores_known_only:
         compute = _all_views(model)
         known = score_known(compute, len(names), loader, truth, runtime, label=label, after_batch=after_batch)
@@ -250,11 +251,11 @@ def computed_batches(
     label: str,
     after_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows (B,) and float32 values (B, ...) of each batch of this process."""
+    """Rows (B,) and values (B, ...), in single precision at least, of each batch of this process."""
     bar = Progress(loader, total=rows, label=label, unit="img", shown=runtime.is_main)
     for raw in bar:
         batch = loader.to_batch(raw, runtime.device)
-        yield batch.index, compute(batch.images).float()
+        yield batch.index, at_least_float32(compute(batch.images))
         bar.advance(len(batch.index) * runtime.world_size)
         after_batch()
 

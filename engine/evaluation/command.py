@@ -15,7 +15,7 @@ from data.inspection import untold_classes
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
 from engine.core.checkpoint import SavedModel, read_model, save_safetensors
-from engine.core.distributed import Runtime
+from engine.core.distributed import Precision, Runtime
 from engine.core.kernels import KernelConfig
 from engine.core.manifest import Published, load_manifest
 from engine.core.scoring import EvalResult, beside_as_dict, evaluate, groups_as_dict
@@ -53,7 +53,7 @@ class ScoreConfig:
     ensemble: Path | None = option(None, "a second checkpoint, to score it too, and both together")
     seed: int = option(0, "seed of a generated dataset")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "device of the computation")
-    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "precision of the forward pass")
+    precision: Precision = option("fp32", "precision of the forward pass")
     top_k: bool = option(False, "also print recall and precision of each image's 1, 3 and 5 highest scores")
     json: Path | None = option(None, "also write the metrics, with those per class, to this file")
 

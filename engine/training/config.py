@@ -11,6 +11,7 @@ from data.build import DatasetConfig
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
 from data.subsets.splits import TrainingSplitConfig
+from engine.core.distributed import Precision
 from engine.core.kernels import KernelConfig
 from engine.core.setting_table import Groups
 from engine.core.settings import Command
@@ -65,7 +66,7 @@ class RunConfig:
         "auto", "device of the computation", shorthands={"gpu_num": GPU_NUM}, common=True
     )
     gpus: int | None = option(None, "published flag: number of processes; only checked, torchrun starts them")
-    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "precision of the networks' forward pass")
+    precision: Precision = option("fp32", "precision of the networks' forward pass; fp64: of the whole step, CPU only")
     threads: int | None = option(None, "CPU threads of the computation (default: one per core)")
     output: Path | None = option(None, "folder of the run (default: runs/<method>-<dataset>-<time>)", common=True)
     resume: bool = option(False, "go on with the run in --output; starts it when nothing is there yet", common=True)

@@ -28,6 +28,7 @@ from engine.training.loaders import FeatureArrays, ImageLoaders, SplitName, spli
 from models.backbones.feature_extractors import map_shape
 from models.classifier import Classifier, Pooling
 from utils.checks import require
+from utils.metrics import Scores
 from utils.options import option
 from utils.types import Annotations, Images
 
@@ -95,7 +96,7 @@ class FrozenFeatures:
     Args:
         network: on the CPU; moved to the device of the run and left in evaluation mode.
         loaders: loaders of the images.
-        cache: where features are kept: pooled ones as arrays of N * D * 4 bytes, maps as files mapped into memory.
+        cache: where features are kept: pooled ones as arrays of N * D floats, maps as files mapped into memory.
         maps: True for maps, False for their means.
         half: True keeps maps in float16.
     """
@@ -103,13 +104,13 @@ class FrozenFeatures:
     def __init__(self, network: Classifier, loaders: ImageLoaders, cache: Cache, *, maps: bool, half: bool) -> None:
         self.network, self.loaders, self.cache = network, loaders, cache
         self.weights = weights_hash(network.backbone)
-        self.dtype = "float16" if maps and half else "float32"
+        self.dtype = "float16" if maps and half else str(loaders.runtime.dtype).removeprefix("torch.")
         side = loaders.config.img_size
         self.shape = map_shape(network.backbone, side, side) if maps else (network.feature_width,)
         self.model = loaders.runtime.to_device(network.backbone if maps else Pooling(network)).eval()
 
     def of(self, view: FeatureView) -> NDArray[Any]:
-        """Features of a view, rows in order, on every process: (N, D) float32, or maps (N, D, h, w).
+        """Features of a view, rows in order, on every process: (N, D), or maps (N, D, h, w).
 
         Raises:
             UserError: there is no room for the maps.
@@ -127,9 +128,9 @@ class FrozenFeatures:
             return self.loaders.augmented(view.copy, second=view.second)
         return self.loaders.scoring(view.split)
 
-    def _pooled(self, view: FeatureView, entry: str | None, rows: int) -> NDArray[np.float32]:
+    def _pooled(self, view: FeatureView, entry: str | None, rows: int) -> Scores:
         runtime, shape = self.loaders.runtime, (rows, self.network.feature_width)
-        features = None if entry is None else _recall(self.cache, entry, shape)
+        features = None if entry is None else _recall(self.cache, entry, shape, self.dtype)
         if runtime.agree(features is None):
             features = rows_in_order(self.model, shape[1], self._loader(view), rows, runtime, label=view.label)
             require_finite(bool(np.isfinite(features).all()), view.label)
@@ -201,10 +202,10 @@ def _content_marks(images: Images) -> bytes | None:
     return None
 
 
-def _recall(cache: Cache, entry: str, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+def _recall(cache: Cache, entry: str, shape: tuple[int, int], dtype: str) -> Scores | None:
     """Features of an entry; None if it is absent, or of another shape or type."""
     content = cache.load("features", entry, ["features"])
-    if content is None or content["features"].shape != shape or content["features"].dtype != np.float32:
+    if content is None or content["features"].shape != shape or content["features"].dtype != dtype:
         return None
-    features: NDArray[np.float32] = content["features"]
+    features: Scores = content["features"]
     return features

@@ -70,6 +70,7 @@ class ImageLoaders:
             seed=self.seed,
             num_workers=self.workers,
             pin_memory=self.runtime.device.type == "cuda",
+            dtype=self.runtime.dtype,
         )
 
     def augmented(self, copy: int, *, second: bool) -> BatchLoader:
@@ -94,6 +95,7 @@ class ImageLoaders:
             seed=derive_seed(self.seed, "second view") if second else self.seed,
             num_workers=self.workers,
             pin_memory=runtime.device.type == "cuda",
+            dtype=runtime.dtype,
         )
 
     def scoring(self, split: SplitName) -> BatchLoader:
@@ -130,20 +132,22 @@ class FeatureLoaders:
         if views > 2:
             raise ValueError(f"features have two views at most, not {views}")
         arrays = [self.features.copies, self.features.second][:views]
-        return FeatureLoader(arrays, self.data.observed, self.data.train.truth, batches, self.seed)
+        return FeatureLoader(
+            arrays, self.data.observed, self.data.train.truth, batches, self.seed, dtype=self.runtime.dtype
+        )
 
     def scoring(self, split: SplitName) -> BatchLoader:
         """The features of a split."""
         features, truth = self.features.scored[split], split_of(self.data, split).truth
         rank, world_size = self.runtime.rank, self.runtime.world_size
         batches = OrderedBatches(len(features), self.batch_size, rank=rank, world_size=world_size)
-        return FeatureLoader([[features]], truth, truth, batches)
+        return FeatureLoader([[features]], truth, truth, batches, dtype=self.runtime.dtype)
 
 
 class FeatureBatch(NamedTuple):
     """A batch of features as it leaves its loader."""
 
-    features: Tensor  # (B, D) or (B, D, h, w), float32 or float16
+    features: Tensor  # (B, D) or (B, D, h, w), half precision where so kept
     observed: Tensor  # (B, C) float: 1, 0, -1
     index: Tensor  # type: ignore[assignment]  # (B,) long; hides tuple.index, unused here
     second: Tensor | None  # as `features`, of the second view where there is one
@@ -159,6 +163,7 @@ class FeatureLoader:
         truth: true labels.
         batches: rows of each batch.
         seed: decides with which copy each image begins.
+        dtype: type of the batches.
     """
 
     def __init__(
@@ -168,7 +173,9 @@ class FeatureLoader:
         truth: LabelTable,
         batches: TrainingBatches | OrderedBatches,
         seed: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.dtype = dtype
         self.views, self.observed, self.truth, self.batches = views, observed, truth, batches
         self.num_classes = truth.num_classes
         copies = len(views[0])
@@ -192,11 +199,11 @@ class FeatureLoader:
     def to_batch(self, raw: FeatureBatch, device: torch.device) -> Batch:
         """A batch of this loader on `device`: pooled features are images of one pixel; the truth stays where it is."""
         observed, index = raw.observed.to(device), raw.index.to(device)
-        second = None if raw.second is None else _as_image(raw.second, device)
-        return Batch(_as_image(raw.features, device), observed, index, second, raw.truth)
+        second = None if raw.second is None else _as_image(raw.second, device, self.dtype)
+        return Batch(_as_image(raw.features, device, self.dtype), observed, index, second, raw.truth)
 
 
-def _as_image(features: Tensor, device: torch.device) -> Tensor:
-    """Features as maps (B, D, h, w) float32 on `device`; those without positions get one."""
-    moved = features.to(device).float()
+def _as_image(features: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Features as maps (B, D, h, w) of floats on `device`; those without positions get one."""
+    moved = features.to(device).to(dtype)
     return moved[:, :, None, None] if moved.ndim == 2 else moved

@@ -206,7 +206,7 @@ class Run:
             self.ema.freeze_backbone(frozen)
 
     def _train_scores(self, epoch: int) -> Tensor | None:
-        """Logits (N, C) float32 of the training set in the view of evaluation, rows in order, on every process.
+        """Logits (N, C) of the training set in the view of evaluation, rows in order, on every process.
 
         None before epochs in which the criterion reads none.
         """

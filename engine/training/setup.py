@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from data.build import Data, DatasetConfig
 from data.files.cache import Cache
 from data.images.caching import keep_images
@@ -106,7 +108,7 @@ def build_criterion(
         criterion.train_scores_of != "average" or settings.of(OptimConfig).ema is not None,
         f"{settings.method}: needs the moving average of the network; give --ema 0.999, say",
     )
-    return criterion.to(runtime.device)
+    return (criterion.in_float64() if runtime.dtype == torch.float64 else criterion).to(runtime.device)
 
 
 def build_recorder(settings: Settings, data: Data, criterion: Criterion, runtime: Runtime) -> Recorder:

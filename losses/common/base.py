@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -32,10 +32,21 @@ class Criterion(nn.Module):
     train_scores_of: ClassVar[Literal["network", "average"]] = "network"
     """The network whose training scores are wanted: the one that is trained, or the moving average of its weights."""
 
+    float32_state: ClassVar[frozenset[str]] = frozenset()
+    """Buffers that stay float32 where all else is float64, because the method is published so."""
+
     def __init__(self, config: Any, info: CriterionInfo) -> None:
         super().__init__()
         self.config = config
         self.info = info
+
+    def in_float64(self) -> Self:
+        """This criterion with its float state in float64, in place, except for `float32_state`."""
+        kept = {name: getattr(self, name) for name in self.float32_state}
+        self.double()
+        for name, buffer in kept.items():
+            setattr(self, name, buffer)
+        return self
 
     def wants_train_scores(self, epoch: int) -> bool:
         """Return True for the epochs before which `on_epoch_start` is given logits (N, C) of the whole training set."""

@@ -135,8 +135,7 @@ class CTranHead(Head):
         """(B, h * w + C, d) the input of the first layer."""
         maps = self.input_proj(features)
         if self.encode_positions:
-            encoding = sine_position_encoding(maps.shape[1], maps.shape[2], maps.shape[3], maps.device)
-            maps = maps + encoding.to(maps.dtype)
+            maps = maps + sine_position_encoding(maps)
         labels = self.label_lt.weight + self.known_label_lt(known.long() - UNKNOWN)
         tokens: Tensor = self.norm(torch.cat([tokens_of(maps).to(labels.dtype), labels], dim=1))
         return tokens

@@ -180,8 +180,7 @@ class Query2LabelHead(Head):
     def _decoded(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Outputs of the classes and inputs of the last layer, (B, C, d); the memory and its position encoding."""
         maps = self.input_proj(features)
-        encoded_map = sine_position_encoding(maps.shape[1], maps.shape[2], maps.shape[3], maps.device)
-        encoding = tokens_of(encoded_map).to(maps.dtype)
+        encoding = tokens_of(sine_position_encoding(maps))
         memory = self.transformer.encoder(tokens_of(maps), encoding)
         output, before = self.transformer.decoder(self.query_embed.weight[None], memory, encoding)
         return output, before, memory, encoding

@@ -43,7 +43,7 @@ def check_at_least_one(config: object, *names: str) -> None:
         require(value is None or value >= 1, f"--{name} {value}: must be at least 1")
 
 
-def sine_position_encoding(channels: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
+def sine_position_encoding(maps: Tensor) -> Tensor:
     """Fixed encoding of the positions of a map (DETR; published code query2labels, lib/models/position_encoding.py).
 
     u_i = 2 pi i / (h + 1e-6) for row i = 1..h, v_j = 2 pi j / (w + 1e-6) for column j = 1..w; with N = d/2 channels
@@ -51,27 +51,26 @@ def sine_position_encoding(channels: int, height: int, width: int, device: torch
     it is odd, then the same of v_j.
 
     Args:
-        channels: d, a multiple of 4.
-        height: h.
-        width: w.
-        device: device of the result.
+        maps: (B, d, h, w), of which shape, type and device count; d is a multiple of 4.
 
     Returns:
-        (1, d, h, w) float32.
+        (1, d, h, w) of the type of `maps`, computed in single precision at least.
     """
+    _, channels, height, width = maps.shape
+    device, dtype = maps.device, torch.promote_types(maps.dtype, torch.float32)
     half = channels // 2
-    channel = torch.arange(half, device=device)
+    channel = torch.arange(half, device=device, dtype=dtype)
     scale = 10000.0 ** (2 * (channel // 2) / half)
 
     def wave(count: int) -> Tensor:
         """(N, count) the channels of one axis."""
-        angle = torch.arange(1, count + 1, device=device) * (2 * math.pi / (count + 1e-6))
+        angle = torch.arange(1, count + 1, device=device, dtype=dtype) * (2 * math.pi / (count + 1e-6))
         phase = angle / scale[:, None]
         return torch.where((channel % 2 == 0)[:, None], phase.sin(), phase.cos())
 
     rows, columns = wave(height), wave(width)
     both = [rows[:, :, None].expand(-1, -1, width), columns[:, None, :].expand(-1, height, -1)]
-    return torch.cat(both)[None]
+    return torch.cat(both)[None].to(maps.dtype)
 
 
 def tokens_of(maps: Tensor) -> Tensor:

@@ -62,6 +62,24 @@ def test_fp16_needs_a_cuda_device(device, monkeypatch):
         Runtime(device, "fp16")
 
 
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_fp64_is_refused_on_a_cuda_device(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match="--precision fp64: computes on a CPU only; give --device cpu"):
+        Runtime(device, "fp64")
+
+
+def test_in_fp64_networks_are_float64_in_plain_memory():
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    for precision, dtype, plain in (("fp64", torch.float64, True), ("fp32", torch.float32, False)):
+        runtime = Runtime("cpu", precision)
+        assert runtime.dtype == dtype
+        for prepared in (runtime.wrap, runtime.to_device):
+            network = prepared(torch.nn.Conv2d(3, 4, 3))
+            assert network(images.to(dtype)).dtype == dtype
+            assert network.weight.is_contiguous() == plain
+
+
 def test_cuda_needs_a_cuda_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: no CUDA device here"):

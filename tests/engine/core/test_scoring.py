@@ -75,6 +75,7 @@ def runtime_here():
     """What of a runtime scoring needs, on the processes that a test has started."""
     return SimpleNamespace(
         device=torch.device("cpu"),
+        dtype=torch.float32,
         rank=collectives.rank(),
         world_size=collectives.world_size(),
         is_main=collectives.rank() == 0,

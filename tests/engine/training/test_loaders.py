@@ -57,7 +57,7 @@ def test_batches_are_pinned_for_a_gpu_alone_and_loaders_of_evaluation_are_made_o
     asked = []
     for place in ("engine.training.loaders.build_loader", "engine.core.scoring.build_loader"):
         monkeypatch.setattr(place, lambda *args, **named: asked.append(named["pin_memory"]) or object())
-    runtime = SimpleNamespace(device=SimpleNamespace(type=kind), rank=0, world_size=1)
+    runtime = SimpleNamespace(device=SimpleNamespace(type=kind), dtype=torch.float32, rank=0, world_size=1)
     feed = ImageLoaders(array_data(), CONFIG, runtime, 0, 0)
     feed.training(None, 1)
     assert feed.scoring("test") is feed.scoring("test")

@@ -19,7 +19,13 @@ from utils.checks import UserError
 from utils.types import LabelTable
 
 RUNTIME = SimpleNamespace(
-    device=torch.device("cpu"), precision="fp32", rank=1, world_size=3, local_world_size=2, is_main=False
+    device=torch.device("cpu"),
+    dtype=torch.float32,
+    precision="fp32",
+    rank=1,
+    world_size=3,
+    local_world_size=2,
+    is_main=False,
 )
 SMALL = ("--model", "scenenet", "--weights", "none", "--img_size", "32")
 

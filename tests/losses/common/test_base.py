@@ -162,3 +162,27 @@ def test_nothing_that_is_returned_or_kept_has_a_gradient_but_the_loss(name):
     assert out.total.requires_grad
     kept = [out.logits, *out.parts.values()]
     assert not any(torch.as_tensor(value).requires_grad for value in kept)
+
+
+class Kept(Criterion):
+    """A criterion with state of three kinds."""
+
+    float32_state = frozenset({"published"})
+
+    def __init__(self):
+        super().__init__(None, None)
+        for name in ("published", "free"):
+            self.register_buffer(name, torch.full((2,), 0.1))
+        self.register_buffer("codes", torch.ones(2, dtype=torch.int8))
+
+
+def test_in_float64_only_what_is_published_so_stays_float32():
+    criterion = Kept()
+    assert criterion.in_float64() is criterion
+    state = criterion.state_dict()
+    assert {name: value.dtype for name, value in state.items()} == {
+        "published": torch.float32,
+        "free": torch.float64,
+        "codes": torch.int8,
+    }
+    assert torch.equal(state["free"], torch.full((2,), 0.1).double())

@@ -41,7 +41,7 @@ def test_golden_ctran():
 def test_it_equals_the_loops(encoded):
     built, features = head(encode_positions=encoded), noise(2, 8, 3, 4)
     found = built.with_labels(features, CODES)
-    encoding = tokens_of(sine_position_encoding(8, 3, 4))[0].double().numpy() if encoded else 0.0
+    encoding = tokens_of(sine_position_encoding(features))[0].numpy() if encoded else 0.0
     for n in range(2):
         tokens = tokens_of(features)[n].numpy()
         expected = oracle.ctran(numbers(built), tokens, CODES[n].tolist(), 2, encoding)

@@ -38,18 +38,20 @@ def shaken(module, seed=0):
 def test_golden_sine_position_encoding():
     tables = part(load("q2l_head.npz"), "pos")
     for expected in tables.values():
-        np.testing.assert_allclose(sine_position_encoding(*expected.shape[1:]).numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(sine_position_encoding(torch.empty(expected.shape)).numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels, height, width", [(8, 3, 5), (16, 1, 1), (4, 2, 7), (96, 5, 5)])
-def test_the_sine_position_encoding_equals_the_loops(channels, height, width):
-    found = sine_position_encoding(channels, height, width)
+@pytest.mark.parametrize("dtype, atol", [(torch.float32, 2e-6), (torch.float64, 1e-14)])
+def test_the_sine_position_encoding_equals_the_loops(channels, height, width, dtype, atol):
+    found = sine_position_encoding(torch.empty(2, channels, height, width, dtype=dtype))
     assert found.shape == (1, channels, height, width)
-    np.testing.assert_allclose(found[0].numpy(), oracle.sine_positions(channels, height, width), atol=2e-6)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found[0].numpy(), oracle.sine_positions(channels, height, width), atol=atol)
 
 
 def test_encodings_of_a_transposed_map_swap_their_halves():
-    one, other = sine_position_encoding(8, 3, 5)[0], sine_position_encoding(8, 5, 3)[0]
+    one, other = (sine_position_encoding(torch.empty(1, 8, *size))[0] for size in ((3, 5), (5, 3)))
     torch.testing.assert_close(torch.cat([one[4:], one[:4]]), other.transpose(1, 2))
 
 
