@@ -163,7 +163,7 @@ def pseudo_labels(
         rule: under "strict", as in the published code, the only candidate of an image has confidence 1, which does not
             exceed 1: the one label that is certainly true becomes a negative. "keep_single" keeps it.
     """
-    sizes = candidates.sum(dim=1, keepdim=True)
+    sizes = candidates.sum(dim=1, keepdim=True).to(confidence.dtype)  # in which 1 does not exceed 1 / (1 + EPS)
     marked = confidence > threshold / (sizes + EPS)
     if rule == "keep_single":
         marked = torch.where(sizes == 1, candidates > 0, marked)

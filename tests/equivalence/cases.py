@@ -1,0 +1,210 @@
+"""Every method with a published trainer: its command, the numbers that both sides get, and its transcription.
+
+A number that is not named here is our script's default on one side and the published value on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.equivalence.plain import Outcome
+from tests.equivalence.transcriptions import (
+    cls,
+    cones,
+    cones_bce,
+    csra,
+    distribution_balanced,
+    ignore,
+    large_loss,
+    ndlp,
+    query2label,
+    single_positive,
+)
+
+
+def nothing(criterion: Any) -> dict[str, Tensor]:
+    """The state of a method that has none."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A whole run and its transcription."""
+
+    script: str
+    scene: str
+    train: Callable[..., Outcome]
+    words: tuple[object, ...] = ()
+    """Flags that choose the method and what is published of it."""
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    """Flags that the transcription takes as arguments too."""
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    """More arguments of the transcription."""
+    state: Callable[[Any], dict[str, Tensor]] = nothing
+    """What of our criterion the transcription has too."""
+    acts: tuple[str, ...] = ()
+    """Columns of the log that must not be 0 throughout: what the method does, and would not be compared undone."""
+    epochs_known: bool = False
+    """True if the transcription is told the number of epochs, on which a schedule of it depends."""
+    batch_size: int = 8
+    epochs: int = 4
+    most_steps: int = 16
+    """Steps up to which rounding cannot grow beyond the bounds."""
+
+
+def _bank(criterion: Any) -> Tensor:
+    """(K, capacity, D) the prototypes of each class, newest first."""
+    rows = [criterion.bank.newest_first(label) for label in range(len(criterion.correlation))]
+    full = torch.zeros_like(criterion.bank.rows)
+    for label, each in enumerate(rows):
+        full[label, : len(each)] = each
+    return full
+
+
+def cones_state(criterion: Any) -> dict[str, Tensor]:
+    """Confidences, correlation, and the bank in one order."""
+    return {"confidence": criterion.confidence, "correlation": criterion.correlation, "banks": _bank(criterion)}
+
+
+def ignore_state(criterion: Any) -> dict[str, Tensor]:
+    """Both thresholds."""
+    return {"gap": criterion.gap_threshold, "average": criterion.average_threshold}
+
+
+def role_state(criterion: Any) -> dict[str, Tensor]:
+    """The label estimates."""
+    return {"estimates": criterion.estimates.detach()}
+
+
+def ndlp_state(criterion: Any) -> dict[str, Tensor]:
+    """Confidences and the distribution."""
+    return {"p": criterion.confidence, "d": criterion.log_distribution.exp()}
+
+
+def corrected_state(criterion: Any) -> dict[str, Tensor]:
+    """The observed labels with what was corrected for good; none of a scheme that corrects nothing so."""
+    table = criterion.corrected_labels()
+    return {} if table is None else {"observed": torch.from_numpy(table.dense()).double()}
+
+
+def large_loss_case(scheme: str, boostlu: float | None = None) -> Case:
+    """A scheme of the large loss, boosted under the rule of BoostLU's code."""
+    boosted: dict[str, Any] = {} if boostlu is None else {"boostlu": boostlu}
+    rule = ("--flip", "selected") if boosted else ()
+    return Case(
+        "main_llm.py",
+        "pascal",
+        large_loss.train,
+        ("--variant", "reference", *rule),
+        {"mod_scheme": scheme, "delta_rel": 2.0, "lr": 1e-3, **boosted},
+        {"strict": not boosted},
+        state=corrected_state,
+        acts=("modified",),
+    )
+
+
+def single_positive_case(loss: str, *words: object) -> Case:
+    """A loss of Cole et al. under their protocol."""
+    variant = () if loss == "pr" else ("--variant", "reference")
+    protocol = ("--epochs", 10, "--optimizer", "adam", "--scheduler", "constant", "--warmup_epoch", 0, "--w_d", 0)
+    return Case(
+        "main_BCE.py",
+        "pascal",
+        single_positive.train,
+        ("--loss", loss, *variant, *protocol, *words),
+        {"lr": 1e-3},
+        {"loss": loss},
+        state=role_state if loss == "role" else nothing,
+    )
+
+
+CANDIDATES = ("--partial_rate", 0.05)
+
+DISTRIBUTION_BALANCED = (
+    *("--loss", "db", "--labels", "full", "--normalize", "imagenet", "--lr", 0.02, "--head", "pfc"),
+    *("--frozen_stages", 1, "--norm_eval", "--sampler", "class-aware", "--sampler_labels", "clean"),
+    *("--scheduler", "step", "--warmup_ratio", 1 / 3),
+)
+"""The recipe of DistributionBalancedLoss."""
+
+SINGLE: dict[str, tuple[object, ...]] = {
+    "iu": ("--labels", "observed", "--num_pos", 1, "--num_neg", 2),
+    "bce_ls": ("--labels", "full"),
+}
+"""Labels of the losses that need others than single positives."""
+
+CASES: dict[str, Case] = {
+    "bce": Case("main_BCE.py", "voc07", cones_bce.train, CANDIDATES, {"step_size": 2}),
+    "cones": Case(
+        "main_CoNeS.py",
+        "voc07",
+        cones.train,
+        (*CANDIDATES, "--variant", "reference"),
+        {"step_size": 2, "clusters": 2, "memory_per_class": 12},
+        state=cones_state,
+        acts=("pseudo_positives",),
+    ),
+    "csra": Case(
+        "main_BCE.py",
+        "voc07",
+        csra.train,
+        ("configs/protocols/csra.yaml", "--labels", "full"),
+        {"num_heads": 4, "lam": 0.5, "step_size": 2},
+        most_steps=12,
+    ),
+    "ignore": Case(
+        "main_ignore.py",
+        "pascal",
+        ignore.train,
+        ("--mode", "train_resnet", "--variant", "reference"),
+        {"lr": 1e-3, "reject_after": 1, "gap_lambda": 0.9, "avg_lambda": 0.9},
+        state=ignore_state,
+        acts=("rejected",),
+    ),
+    **{scheme: large_loss_case(scheme) for scheme in ("LL-R", "LL-Ct", "LL-Cp")},
+    **{f"{scheme} BoostLU": large_loss_case(scheme, 5.0) for scheme in ("LL-R", "LL-Ct", "LL-Cp")},
+    **{
+        name: single_positive_case(name, *SINGLE.get(name, ()))
+        for name in ("an", "an_ls", "wan", "epr", "role", "pr", "iu", "iun", "bce_ls")
+    },
+    "ndlp": Case(
+        "main_ndlp.py",
+        "voc-lt",
+        ndlp.train,
+        ("--variant", "reference", "--neck_dropout", 0, "--sampler_reduce", 1),
+        {"neck_width": 16},
+        state=ndlp_state,
+        acts=("chosen", "mix", "pseudo_positives"),
+        epochs_known=True,
+    ),
+    "db": Case(
+        "main_BCE.py",
+        "voc-lt",
+        distribution_balanced.train,
+        (*DISTRIBUTION_BALANCED, "--neck_dropout", 0, "--sampler_reduce", 1),
+        {"neck_width": 16, "clip_grad": 0.5, "warmup_steps": 6, "milestones": (1, 3)},
+    ),
+    "cls": Case(
+        "main_cls.py",
+        "voc07",
+        cls.train,
+        ("--labels_left", "single"),
+        {"lr": 1e-3, "tau_h": 0.2, "tau_l": 0.4},
+        acts=("removed_high", "removed_low"),
+        epochs_known=True,
+    ),
+    "query2label": Case(
+        "main_BCE.py",
+        "voc07",
+        query2label.train,
+        ("configs/protocols/query2label.yaml", "--labels", "full", "--dropout", 0, "--hidden_dim", 96),
+        {"dim_feedforward": 16, "nheads": 2, "lr": 1e-3, "ema": 0.9},
+    ),
+    "an, full labels": single_positive_case("an", "--labels", "full"),
+}
+"""Cases by name."""
