@@ -11,6 +11,7 @@ import torch
 
 from tests.equivalence.cases import CASES
 from tests.equivalence.comparison import Differences, compared
+from utils.console import say
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,13 +22,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=16, help="steps of each run, about")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    print("| run | seed |", " | ".join(Differences._fields), "|")
-    print("|---" * (2 + len(Differences._fields)) + "|")
+    say(f"| run | seed | {' | '.join(Differences._fields)} |")
+    say("|---" * (2 + len(Differences._fields)) + "|")
     for name in arguments.names or CASES:
         for seed in map(int, arguments.seeds.split(",")):
             with tempfile.TemporaryDirectory() as folder:
                 found = compared(name, Path(folder), seed=seed, steps=arguments.steps)
-            print(f"| {name} | {seed} |", " | ".join(f"{value:.2g}" for value in found), "|", flush=True)
+            say(f"| {name} | {seed} | {' | '.join(f'{value:.2g}' for value in found)} |")
 
 
 if __name__ == "__main__":

@@ -51,8 +51,6 @@ class Outcome(NamedTuple):
     """The epoch that is reported."""
 
 
-
-
 class Block(nn.Module):
     """A residual block."""
 

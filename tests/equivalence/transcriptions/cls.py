@@ -43,9 +43,7 @@ def ensemble(f: NDArray[np.float64], g: NDArray[np.float64]) -> NDArray[np.float
     return found
 
 
-def train(
-    given: Given, *, epochs: int, lr: float = 4e-5, tau_h: float = 0.005, tau_l: float = 0.02
-) -> Outcome:
+def train(given: Given, *, epochs: int, lr: float = 4e-5, tau_h: float = 0.005, tau_l: float = 0.02) -> Outcome:
     """The whole run."""
     nets = [
         Net(LinearHead(given.observed.shape[1]), {n[2:]: v for n, v in given.start.items() if n.startswith(f"{one}.")})
@@ -62,7 +60,9 @@ def train(
         for rows in batches:
             observed = given.observed[rows]
             f, g = (
-                F.binary_cross_entropy_with_logits(net(images["train"][rows]), (observed == 1).double(), reduction="none")
+                F.binary_cross_entropy_with_logits(
+                    net(images["train"][rows]), (observed == 1).double(), reduction="none"
+                )
                 for net in nets
             )
             pair = [selected_loss(own, peer, observed == -1, high, low) for own, peer in ((f, g), (g, f))]
@@ -74,7 +74,9 @@ def train(
             taken += 1
             losses.append(sum(loss.item() for loss in pair))
         rows_of_log.append(_figures(given, nets, images["test"]))
-    weights = {f"{one}.{name}": value for one, net in zip("fg", nets, strict=True) for name, value in state_of(net).items()}
+    weights = {
+        f"{one}.{name}": value for one, net in zip("fg", nets, strict=True) for name, value in state_of(net).items()
+    }
     return Outcome(losses, [{} for _ in losses], weights, rows_of_log, len(rows_of_log))
 
 
@@ -82,4 +84,8 @@ def _figures(given: Given, nets: list[Net], images: Tensor) -> dict[str, float]:
     """Those of f, of g and of both together."""
     f, g = (scores(net, images, given.batch_size) for net in nets)
     named = {"test": f, "test_g": g, "test_ensemble": ensemble(f, g)}
-    return {name: value for split, each in named.items() for name, value in figures(split, each, given.truth["test"]).items()}
+    return {
+        name: value
+        for split, each in named.items()
+        for name, value in figures(split, each, given.truth["test"]).items()
+    }

@@ -66,7 +66,9 @@ class Labels:
         """
         known = [label for label, bank in enumerate(self.banks) if len(bank) >= self.clusters]
         centroids = [self._centroids(self.banks[label]) for label in known]
-        cosine = torch.tensor([[_mean_cosine(one, other) for other in centroids] for one in centroids], dtype=torch.float64)
+        cosine = torch.tensor(
+            [[_mean_cosine(one, other) for other in centroids] for one in centroids], dtype=torch.float64
+        )
         old = self.correlation.clone().fill_diagonal_(0)
         block = old[known][:, known]
         mixed = (self.gamma * block + (1 - self.gamma) * cosine).fill_diagonal_(0)

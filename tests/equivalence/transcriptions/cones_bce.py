@@ -1,7 +1,7 @@
 """BCE on candidate labels: `main_BCE.py` of zhongjingyu1/CoNeS (../shared/spec/cones.md, sections 4 and 5).
 
-SGD with two groups, of which the second would learn ten times as fast but is empty there; rate from 0 over the first
-epochs, step by step, and a tenth of it every few epochs; the test set is scored after every epoch, before the rate falls.
+SGD with two groups, of which the second would learn ten times as fast but is empty there; the rate rises from 0 over
+the first epochs, step by step, and falls to a tenth every few epochs, behind the scoring of the test set.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.equivalence.plain import IMAGENET, Given, Outcome, evaluated_tail, scaled, state_of
-from tests.equivalence.transcriptions.distribution_balanced import BalancedLoss, FrozenNet, Frequencies, counted
+from tests.equivalence.transcriptions.distribution_balanced import BalancedLoss, Frequencies, FrozenNet, counted
 
 MU = 0.1
 TINY = 1e-8

@@ -1,8 +1,8 @@
 """Query2Label: SlongLiu/query2labels (../shared/spec/models.md, sections 1, 2).
 
 Stem and first stage frozen, all BatchNorm of the backbone as it starts; AdamW under a one-cycle rate with its momentum;
-the asymmetric loss divided by B and K, times 1000, its weight a constant; a moving average of the weights, which is what
-is scored. How the average begins is ours (docs/training.md): the weights after the first step.
+the asymmetric loss divided by B and K, times 1000, its weight a constant; a moving average of the weights, which is
+scored. How the average begins is ours (`engine/training/ema.py`): with the weights after the first step.
 B batch, K classes, d width, L positions.
 """
 

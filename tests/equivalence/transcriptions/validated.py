@@ -1,4 +1,4 @@
-"""The loop that the single-positive trainers share: constant rate, validation after every epoch, the best epoch tested."""
+"""The loop of the single-positive trainers: constant rate, validation after every epoch, the best one tested."""
 
 from __future__ import annotations
 
