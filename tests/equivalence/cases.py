@@ -187,7 +187,7 @@ CASES: dict[str, Case] = {
         "voc-lt",
         distribution_balanced.train,
         (*DISTRIBUTION_BALANCED, "--neck_dropout", 0, "--sampler_reduce", 1),
-        {"neck_width": 16, "clip_grad": 0.5, "warmup_steps": 6, "milestones": (1, 3)},
+        {"neck_width": 16, "clip_grad": 0.1, "warmup_steps": 6, "milestones": (1, 3)},
     ),
     "cls": Case(
         "main_cls.py",
