@@ -53,8 +53,6 @@ class Case:
     """True if the transcription is told the number of epochs, on which a schedule of it depends."""
     batch_size: int = 8
     epochs: int = 4
-    most_steps: int = 16
-    """Steps up to which rounding cannot grow beyond the bounds."""
 
 
 def _bank(criterion: Any) -> Tensor:
@@ -155,7 +153,6 @@ CASES: dict[str, Case] = {
         csra.train,
         ("configs/protocols/csra.yaml", "--labels", "full"),
         {"num_heads": 4, "lam": 0.5, "step_size": 2},
-        most_steps=12,
     ),
     "ignore": Case(
         "main_ignore.py",

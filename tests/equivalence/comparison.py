@@ -53,7 +53,7 @@ class Bounds(NamedTuple):
 def epochs_of(case: Case, steps: int) -> tuple[int, int]:
     """Epochs, and steps in each, of a comparison of about `steps` steps: two of each at least."""
     epochs = min(case.epochs, max(2, steps // 2))
-    return epochs, max(2, -(-min(steps, case.most_steps) // epochs))
+    return epochs, max(2, -(-steps // epochs))
 
 
 def compared(name: str, folder: Path, *, seed: int = 0, steps: int = 16) -> Differences:
@@ -94,7 +94,7 @@ def differences(ours: Outcome, theirs: Outcome, reported: Mapping[str, float], s
     figures.append(_numbers(reported, {name: chosen[name] for name in reported}))
     return Differences(
         steps=len(theirs.losses),
-        losses=max(abs(one - other) for one, other in zip(ours.losses, theirs.losses, strict=True)),
+        losses=_greatest(abs(one - other) for one, other in zip(ours.losses, theirs.losses, strict=True)),
         weights=weights,
         buffers=buffers,
         state=states,

@@ -134,8 +134,8 @@ def scores(net: nn.Module, images: Tensor, batch_size: int) -> NDArray[np.float6
 def figures(split: str, logits: NDArray[np.float64], truth: NDArray[np.int8]) -> dict[str, float]:
     """All figures of a split by their names in the log, entries of unknown truth left out."""
     each = oracle.known_average_precisions(logits, truth)
-    present, known = (truth == 1).any(axis=0), (truth != -1).any(axis=0)
-    judged = known & ~(present & ~(truth == 0).any(axis=0))
+    present = (truth == 1).any(axis=0)
+    judged = ~present | (truth == 0).any(axis=0)
     names = ("CP", "CR", "CF1", "OP", "OR", "OF1")
     found = {
         "mAP": float(each[judged & present].mean()),
