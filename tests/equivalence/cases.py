@@ -90,8 +90,8 @@ def corrected_state(criterion: Any) -> dict[str, Tensor]:
     return {} if table is None else {"observed": torch.from_numpy(table.dense()).double()}
 
 
-def large_loss_case(scheme: str, boostlu: float | None = None) -> Case:
-    """A scheme of the large loss, boosted under the rule of BoostLU's code."""
+def large_loss_case(scheme: str, boostlu: float | None = None, early_stop: float = 100) -> Case:
+    """A scheme of the large loss, boosted under the rule of BoostLU's code; the published stop is 3 points."""
     boosted: dict[str, Any] = {} if boostlu is None else {"boostlu": boostlu}
     rule = ("--flip", "selected") if boosted else ()
     return Case(
@@ -99,7 +99,7 @@ def large_loss_case(scheme: str, boostlu: float | None = None) -> Case:
         "pascal",
         large_loss.train,
         ("--variant", "reference", *rule),
-        {"mod_scheme": scheme, "delta_rel": 2.0, "lr": 1e-3, **boosted},
+        {"mod_scheme": scheme, "delta_rel": 2.0, "lr": 1e-3, "early_stop": early_stop, **boosted},
         {"strict": not boosted},
         state=corrected_state,
         acts=("modified",),
@@ -164,6 +164,7 @@ CASES: dict[str, Case] = {
         acts=("rejected",),
     ),
     **{scheme: large_loss_case(scheme) for scheme in ("LL-R", "LL-Ct", "LL-Cp")},
+    "LL-R, early stop": large_loss_case("LL-R", early_stop=0.01),
     **{f"{scheme} BoostLU": large_loss_case(scheme, 5.0) for scheme in ("LL-R", "LL-Ct", "LL-Cp")},
     **{
         name: single_positive_case(name, *SINGLE.get(name, ()))
