@@ -33,7 +33,7 @@ class MapStore(NamedTuple):
     shape: tuple[int, int, int]
     """D, h and w."""
     dtype: str
-    """float32 or float16."""
+    """float32, float64 or float16."""
     cache: Cache
     runtime: Runtime
 

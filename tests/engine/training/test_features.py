@@ -284,3 +284,18 @@ def test_features_without_their_mode_are_a_mistake():
             FeatureConfig(**given).require_mode("linear")
     with pytest.raises(UserError, match=r"^--feature_views 0: must be at least 1$"):
         FeatureConfig(feature_views=0)
+
+
+@pytest.mark.parametrize(
+    "maps, half, kept", [(False, False, "float64"), (True, False, "float64"), (True, True, "float16")]
+)
+def test_in_fp64_batches_of_features_are_float64_too(tmp_path, maps, half, kept):
+    data = array_data()
+    images = ImageLoaders(data, CONFIG, Runtime("cpu", "fp64"), 0, 0)
+    for _ in ("computed", "kept"):
+        features = FrozenFeatures(network(), images, Cache(tmp_path), maps=maps, half=half)
+        arrays = feature_arrays(features, [VIEW, VIEW._replace(split="test")])
+        assert arrays.scored["train"].dtype == kept
+    loader = FeatureLoaders(data, arrays, 4, images.runtime, 5).scoring("test")
+    batch = loader.to_batch(next(iter(loader)), torch.device("cpu"))
+    assert batch.images.dtype == torch.float64
