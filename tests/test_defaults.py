@@ -125,6 +125,10 @@ def test_a_criterion_calls_its_model_once_and_wants_scores_of_the_network_unless
     assert (Criterion.single_pass, Criterion.train_scores_of, Criterion.needs) == (True, "network", frozenset())
 
 
+TEST_IMAGES = {
+    **{"voc07": 4952, "voc12": 5823, "pascal": 5823, "voc-lt": 4952},
+    **{"coco": 40137, "coco17": 4952, "coco-lt": 5000, "cub": 5794, "wider": 29179},
+}
 CONSTANTS = {
     "losses.assume_negative": {"GUARD": 1e-5},
     "losses.common.memory": {"LARGEST_TABLE": 17_179_869_184},
@@ -154,9 +158,10 @@ CONSTANTS = {
     "data.subsets.overlap": {"_NAMED": 3},
     "engine.core.checkpoint": {"_MOST_CLASSES": 1_000_000},
     "engine.core.suggestions": {"_CLOSE": 0.8},
+    "engine.evaluation.published": {"TEST_IMAGES": TEST_IMAGES, "_ENOUGH": 0.98, "_MANY": 1000},
     "engine.inspection.command": {"_IMBALANCED": 30, "_SQUARE": 80, "_SQUARE_SPARSE": 60, "_FEW": 10},
     "engine.inspection.report": {"LISTED": 1000, "_LEAST_SHARED": (2, 0.001)},
-    "engine.inspection.text": {"_WIDEST": 28, "_BINS": 10},
+    "engine.inspection.text": {"_WIDEST": 28, "_EXAMPLES": 40, "_BINS": 10},
     "engine.prediction.command": {"_THUMBNAIL": 240},
     "engine.prediction.export": {"TOLERANCE": 1e-4, "_BATCHES": (1, 2, 5), "_ONNX_BYTES": 2_147_483_648},
     "engine.prediction.heatmaps": {"SIDES": (256, 1024), "_STRENGTH": 0.65, "_LETTERS": 40},

@@ -108,7 +108,7 @@ class FinishedRun:
 def read_run(path: Path) -> FinishedRun:
     """Read the folder of a run. Raises: UserError when the run is not finished, or a file is damaged."""
     result = read_result(path)
-    method = result.get("method") if isinstance(result, dict) else None
+    method = result.get("method")
     if not isinstance(method, str) or method not in CRITERIA:
         raise UserError(f"{path / 'result.json'}: is of no method known here; name the folder of a training run")
     command, file = run_command(method).table(), path / "settings.yaml"

@@ -148,7 +148,7 @@ def _each(results: Mapping[str, Mapping[str, Any]], name: str) -> str:
 def _best(config: SweepConfig, rows: Sequence[Mapping[str, Any]]) -> str:
     """Text about the best value: by the validation metric if all runs have it, else by the test metric."""
     by = "validation" if all(row[f"validation_{config.metric}"] is not None for row in rows) else "test"
-    best = max(rows, key=lambda row: float(np.nan_to_num(row[f"{by}_{config.metric}"], nan=-1.0)))
+    best = max(rows, key=lambda row: float(np.nan_to_num(row[f"{by}_{config.metric}"], nan=-np.inf)))
     text = f"best {by} {config.metric} {100 * best[f'{by}_{config.metric}']:.2f} at {config.setting} "
     text += str(best[str(config.setting)])
     return text if by == "test" else f"{text}, test {config.metric} {100 * best[f'test_{config.metric}']:.2f} there"
@@ -174,8 +174,8 @@ def _words(words: Sequence[str], config: SweepConfig, value: str, folder: Path) 
 
 def _require_free(words: Sequence[str], config: SweepConfig, program: str) -> None:
     """Raise UserError if a flag of the script is one that the sweep sets itself."""
-    given = {word.split("=")[0].removeprefix("--") for word in words if word.startswith("--")}
-    taken = sorted(given & {*_RESERVED - {"config"}, str(config.setting)})
+    given = [word.split("=")[0].removeprefix("--") for word in words if word.startswith("--")]
+    taken = [name for name in given if name in {*_RESERVED - {"config"}, str(config.setting)}]
     require(
         not taken, f"{program}: --{taken and taken[0]} stands behind the script, but the sweep sets it; leave it out"
     )

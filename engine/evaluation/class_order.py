@@ -85,9 +85,9 @@ def _names_classes(saved: SavedModel, test: Annotations) -> bool:
 
 def _matching(theirs: Sequence[str], ours: Sequence[str]) -> tuple[list[str], list[str]]:
     """Names to compare: as they are, or without case, spaces and signs where that makes the same classes of them."""
-    plain = [[_plain_name(name) for name in names] for names in (theirs, ours)]
-    if sorted(theirs) != sorted(ours) and sorted(plain[0]) == sorted(plain[1]) and len(set(plain[1])) == len(ours):
-        return plain[0], plain[1]
+    one, other = ([_plain_name(name) for name in names] for names in (theirs, ours))
+    if sorted(one) == sorted(other) and len(set(one)) == len(one):
+        return one, other
     return list(theirs), list(ours)
 
 

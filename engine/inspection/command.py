@@ -173,7 +173,8 @@ def draw(findings: Findings, config: InspectionConfig, folder: Path) -> None:
     train = findings.data.parts["train"]
     present = {name: stats.present for name, stats in findings.labels.items()}
     order = np.argsort(-present["train"], kind="stable")
-    log = (findings.labels["train"].imbalance or 1) > _IMBALANCED
+    imbalance = findings.labels["train"].imbalance
+    log = imbalance is not None and imbalance > _IMBALANCED
     named = [train.classes[k] for k in order]
     plot_bars(named, {name: counts[order] for name, counts in present.items()}, folder / "frequency.png", log=log)
     counts = {f"{name}, true": stats.per_row for name, stats in findings.labels.items()}

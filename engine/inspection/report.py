@@ -124,7 +124,7 @@ def _split(findings: Findings, name: str) -> ReportDict:
         ):
             figures[key] = {group: [part.classes[k] for k in chosen.tolist()] for group, chosen in groups.items()}
     boxes = None
-    if name in findings.boxes and part.boxes is not None:
+    if part.boxes is not None:
         stats = findings.boxes[name]
         boxes = {"boxes": len(part.boxes.row), "without_area": len(stats.empty), "outside": len(stats.outside)}
     return {**figures, "pictures": _images(findings, name), "boxes": boxes}
@@ -205,7 +205,7 @@ def _images(findings: Findings, name: str) -> ReportDict:
     if findings.images is None:
         return {**figures, "checked": False}
     stats = findings.images[name]
-    good = stats.sizes > 0
+    good = stats.sizes != 0
     return {
         **figures,
         "checked": True,

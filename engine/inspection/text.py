@@ -98,7 +98,7 @@ def _histogram(report: ReportDict, top: int) -> Iterator[str]:
 def _images(report: ReportDict, top: int) -> Iterator[str]:
     parts = {name: part["pictures"] for name, part in report["splits"].items()}
     rows = [["image files", *parts], ["missing", *(f"{part['missing']:,}" for part in parts.values())]]
-    if not all(part["checked"] for part in parts.values()):
+    if not report["duplicates"]["checked"]:
         yield from _table(rows)
         yield "not decoded and not compared: --no-check_images"
         return
@@ -163,8 +163,7 @@ def _verdict(report: ReportDict) -> str:
     known = f"{notes} {'note' if notes == 1 else 'notes'}" if notes else "nothing to note"
     if errors:
         return f"verdict: not usable as it is, {errors} {'error' if errors == 1 else 'errors'}, {known}"
-    checked = all(part["pictures"]["checked"] for part in report["splits"].values())
-    return f"verdict: usable, {known}" + ("" if checked else "; images were not decoded")
+    return f"verdict: usable, {known}" + ("" if report["duplicates"]["checked"] else "; images were not decoded")
 
 
 def _table(rows: Sequence[Sequence[str]], aligned: str = ">") -> Iterator[str]:
@@ -180,7 +179,7 @@ def _table(rows: Sequence[Sequence[str]], aligned: str = ">") -> Iterator[str]:
 
 def _binned(counts: Sequence[int]) -> Iterable[int]:
     """Numbers of images with 0, 1, ... labels; the last counts all with `_BINS` labels or more."""
-    padded = [*counts, *[0] * (_BINS + 1)]
+    padded = [*counts, *[0] * _BINS]
     return [*padded[:_BINS], sum(padded[_BINS:])]
 
 

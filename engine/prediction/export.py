@@ -56,15 +56,13 @@ class FromPixels(nn.Module):
     def __init__(self, network: nn.Module, normalize: str) -> None:
         super().__init__()
         self.network = network
-        scale = NORMALIZATIONS[normalize]
-        self.scaled = scale is not None
-        mean, std = scale if scale is not None else ((0.0,) * 3, (1.0,) * 3)
+        mean, std = NORMALIZATIONS[normalize] or ((0.0,) * 3, (1.0,) * 3)  # these change no bit of a pixel
         self.register_buffer("mean", torch.tensor(mean)[None, :, None, None])
         self.register_buffer("std", torch.tensor(std)[None, :, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (B, C) of pixels (B, 3, s, s)."""
-        logits: Tensor = self.network((pixels - self.mean) / self.std if self.scaled else pixels).logits
+        logits: Tensor = self.network((pixels - self.mean) / self.std).logits
         return logits
 
 

@@ -177,7 +177,7 @@ class Predictor:
         output = infer(self.network, [one.pixels for one in batch], self.view, want=frozenset({"cam"} if maps else ()))
         logits = output.logits.cpu().numpy()
         require_finite(bool(np.isfinite(logits).all()), "predicting")
-        cams = output.cam.cpu().numpy() if maps and output.cam is not None else [None] * len(batch)
+        cams = [None] * len(batch) if output.cam is None else output.cam.cpu().numpy()
         return [Prediction(one.name, self.classes, row, cam) for one, row, cam in zip(batch, logits, cams, strict=True)]
 
 

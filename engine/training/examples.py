@@ -65,11 +65,8 @@ def examples(models: Sequence[Network], annotations: Annotations, rows: Sequence
 def visible_image(image: DecodedImage, view: EvalView) -> Image.Image:
     """The part of an image that models see in the view of evaluation, in the image's own pixels."""
     whole = image if isinstance(image, Image.Image) else Image.fromarray(as_tensor(image).permute(1, 2, 0).numpy())
-    start, end = view.visible
-    if (start, end) == (0.0, 1.0):
-        return whole
-    left, top, right, bottom = (round(side * share) for share in (start, end) for side in whole.size)
-    return whole.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    left, top, right, bottom = (round(side * share) for share in view.visible for side in whole.size)
+    return whole.crop((left, top, right, bottom))  # most of every side is seen, so that a pixel of it is left
 
 
 def _model_views(output: ModelOutput, truth: NDArray[np.bool_], classes: Sequence[str]) -> list[ModelView]:

@@ -81,6 +81,11 @@ class TrainState:
         """Number of finished epochs."""
         return self.epoch - 1
 
+    @property
+    def speed(self) -> float:
+        """Images per second of the whole run; 0 before its first step."""
+        return self.images / self.seconds if self.seconds else 0.0
+
 
 class Learner(NamedTuple):
     """Everything that learns. `model` is wrapped by the runtime."""
@@ -330,8 +335,8 @@ class Loop:
             return ""
         text = self._checked_loss()
         if due and self.runtime.is_main and not is_terminal():
-            speed = self.state.images / max(self.state.seconds, 1e-9)
-            left = (len(self.batches) - self.state.step) * self.batches.batch_size / max(speed, 1e-9)
+            speed = self.state.speed
+            left = (len(self.batches) - self.state.step) * self.batches.batch_size / speed
             say(f"{label}  step {self.state.step}/{len(self.batches)}  {text}  {speed:.1f} images/s  {left:.0f} s left")
         return text
 
@@ -364,5 +369,5 @@ class Loop:
             **means,
             **self.hooks.epoch_columns(state.epoch),
             "lr": rate,
-            "images_per_second": state.images / max(state.seconds, 1e-9),
+            "images_per_second": state.speed,
         }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.build import DatasetConfig, build_data, check_images
+from data.build import DatasetConfig, build_data
 from data.labels.files import write_native
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
@@ -110,11 +110,7 @@ class Run:
         with runtime.main_first():  # what it decodes to find bad images, the others do not decode again
             data = build_data(dataset, settings.of(Regime), split, self.config.seed)
         self.selection = setup.selection_of(self.config, self.optim, data)
-        if settings.of(LoaderConfig).check_images and runtime.is_main:
-            check_images(data)
-        if runtime.is_main:
-            setup.note_untold_classes(data)
-        runtime.barrier()
+        setup.check_data(data, settings, runtime)
         self.data = setup.keep_data(data, settings, runtime)
         self.hashes = self.data.hashes()
         self.network = setup.build_network(settings, self.data)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from data.build import Data, DatasetConfig
+from data.build import Data, DatasetConfig, check_images
 from data.files.cache import Cache
 from data.images.caching import keep_images
 from data.inspection import untold_classes
@@ -46,6 +46,15 @@ def selection_of(config: RunConfig, optim: OptimConfig, data: Data) -> str:
         "--scheduler plateau: there is no validation split whose mAP could stop rising; give --val_frac",
     )
     return wanted
+
+
+def check_data(data: Data, settings: Settings, runtime: Runtime) -> None:
+    """The main process reads all images where that is asked for, and says what cannot be scored; the others wait."""
+    if runtime.is_main:
+        if settings.of(LoaderConfig).check_images:
+            check_images(data)
+        note_untold_classes(data)
+    runtime.barrier()
 
 
 def note_untold_classes(data: Data) -> None:

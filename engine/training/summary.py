@@ -95,7 +95,7 @@ def result(settings: Settings, data: Data, selection: str, state: TrainState, re
             "classes_without_positives": [classes[k] for k in chosen.classes_without_positives],
             "classes_without_negatives": [classes[k] for k in chosen.classes_without_negatives],
         },
-        "images_per_second": state.images / max(state.seconds, 1e-9),
+        "images_per_second": state.speed,
         "label_hash": data.labels.label_hash,
         "data": data.hashes(),
         "versions": versions(),

@@ -23,12 +23,13 @@ def told(monkeypatch, tmp_path):
     splits = SimpleNamespace(train=train, test=[0] * 2)
     monkeypatch.setattr(room, "load_splits", lambda *args, **named: held.append((args[1:], named)) or splits)
     monkeypatch.setattr(
-        room, "observe", lambda part, regime: held.append((len(part), regime.seed)) or LabelTable(CODES)
+        room, "observe", lambda part, regime: held.append((len(part), regime.seed)) or LabelTable(CODES[: len(part)])
     )
     for name in ("own_path", "published_path"):
         monkeypatch.setattr(room, name, lambda folder, dataset, *_, name=name: Path(f"{name}-{dataset}.npy"))
     for name in ("write_native", "write_published"):
         monkeypatch.setattr(room, name, lambda path, table, *rest, name=name: held.append((name, path, rest[1])))
+    monkeypatch.setattr(room, "names_below", lambda folder: f"names below {folder}")
     monkeypatch.setattr(room, "write_formatted", lambda *args, **named: held.append((args, named)))
     return held
 
@@ -60,13 +61,18 @@ def test_a_file_that_is_there_is_replaced_on_request_alone(told):
     assert generate_command(["--out", "x.npy", "--overwrite"]) == 0
 
 
-@pytest.mark.parametrize("words", [(), ("--overwrite",)])
-def test_arrays_are_of_both_splits_drawn_by_the_same_seed(told, capsys, words):
+@pytest.mark.parametrize(
+    ("words", "images"),
+    [((), "Dataset/VOCdevkit"), (("--overwrite", "--path_images", "a"), "a"), (("--dataset", "digits"), ".")],
+)
+def test_arrays_are_of_both_splits_drawn_by_the_same_seed(told, capsys, words, images):
     Path("arrays").mkdir()
     assert generate_command(["--labels", "single", "--seed", "5", "--formatted", "arrays", *words]) == 0
     read, train, test, (args, named) = told
     assert (read, train, test) == (((5,), {"need_images": False}), (4, 5), (2, 5))
-    assert (args[0], named) == (Path("arrays"), {"overwrite": bool(words)})
+    assert (args[0], named) == (Path("arrays"), {"overwrite": "--overwrite" in words})
+    assert [len(table) for table in args[2:4]] == [4, 2]
+    assert args[4] == f"names below {images}"
     said = capsys.readouterr().out
     assert said.startswith("arrays/formatted_*.npy: 4 + 2 x 3, ")
     assert said.endswith(", seed 5\n")

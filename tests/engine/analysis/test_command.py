@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.analysis.command import _base_rates, found, modification
+from engine.analysis.command import ANALYSES, COMMANDS, _base_rates, found, modification
 from engine.analysis.finished_runs import FinishedRun, ReportFiles, read_run, run_labels
 from losses import CRITERIA
 from tests.engine.run_folders import analyse, log_folder, refused, table
@@ -135,6 +135,12 @@ def test_base_rates_that_are_the_same_are_one_line_as_long_as_the_longest_run():
     assert tuple(line) == ("base rate: all unknown labels", ((1, 4.0), (2, 4.0), (3, 4.0)), "#606060", True)
 
 
+@pytest.mark.parametrize(("more", "lines"), [(4e-9, 1), (2e-8, 2)])
+def test_base_rates_that_differ_by_rounding_are_the_same(more, lines):
+    other = [{**row, "unknown_true": 0.04 + more} for row in MODIFIED]
+    assert len(_base_rates([held(0, MODIFIED), held(1, other)], ["a", "b"])) == lines
+
+
 def test_colours_begin_anew_where_there_are_more_runs_than_colours(tmp_path, monkeypatch):
     seen = lines_of(monkeypatch)
     rows = [{**row, "found": 0.5} for row in MODIFIED]
@@ -183,6 +189,19 @@ def test_wrong_words_are_refused(words, expected):
     assert expected in refused(*words)
 
 
+SEVERAL = {"memorisation": False, "modification": True, "found": True, "pointing": True, "modified": False}
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_an_analysis_says_how_many_runs_it_takes(name):
+    many = SEVERAL[name]
+    words = {command.program: command.words for command in COMMANDS}[f"analyse.py {name}"]
+    assert words == ("RUN [RUN ...]" if many else "RUN")
+    assert refused(name) == f"analyse.py {name}: name the folder of a finished run{', or several' if many else ''}"
+    message = "gone: not a finished run (no result.json)" if many else f"analyse.py {name}: takes one run, not 2"
+    assert refused(name, "gone", "away") == message
+
+
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "one process" in refused("memorisation", "a")
@@ -194,6 +213,16 @@ def test_several_processes_are_refused(monkeypatch):
 def test_a_run_without_the_recording_is_told_the_flag(tmp_path, what, flag):
     run = log_folder(tmp_path / "run", "large_loss", [{"epoch": 1, "loss": 1.0}])
     assert f"--record {flag} (or all)" in refused(what, run)
+
+
+def test_columns_that_an_analysis_does_not_draw_may_be_missing(tmp_path, capsys):
+    rows = [{name: value for name, value in row.items() if name != "modified_ever_true"} for row in MODIFIED]
+    assert analyse("modification", log_folder(tmp_path / "run", "large_loss", rows, ["--mod_scheme", "LL-R"])) == 0
+    assert "LL-R: 75.0 % of the labels modified in epoch 3 are truly present" in capsys.readouterr().out
+    rows = [{name: value for name, value in row.items() if name != "unknown_true"} for row in MODIFIED]
+    path = tmp_path / "without"
+    advice = "its log has no columns of modification; train it with --record modification (or all)"
+    assert refused("modification", log_folder(path, "large_loss", rows)) == f"{path}: {advice}"
 
 
 def test_a_recording_of_something_else_is_told_the_flag(tmp_path):
@@ -223,6 +252,7 @@ DAMAGE = {
         b"epoch,loss\n1,2,3\n",
         b"loss\n1\n",
         b"epoch\nnan\n",
+        b"epoch\n1\nnan\n",
         b"\xff\xfe\x00",
     ],
 }

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from data.loading.loader import LoaderConfig
@@ -25,6 +26,24 @@ def test_settings_of_a_run_may_be_changed_and_what_is_none_changes_nothing():
 def test_a_column_has_the_epochs_that_have_a_value():
     held = run([{"epoch": 1, "a": 0.0}, {"epoch": 2}, {"epoch": 4, "a": 3.0}])
     assert (held.column("a"), held.column("b")) == ([(1, 0.0), (4, 3.0)], [])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileNotFoundError(), "r: nothing was recorded of its labels (no labels.npz)"),
+        (ValueError("no zip file\nat all"), "r/labels.npz: not readable (no zip file)"),
+        (MemoryError(), "r/labels.npz: not readable (MemoryError)"),
+    ],
+)
+def test_what_was_not_recorded_or_is_damaged_is_told_with_the_flag(monkeypatch, error, words):
+    def load(file, *, allow_pickle):
+        raise error
+
+    monkeypatch.setattr(np, "load", load)
+    with pytest.raises(UserError) as caught:
+        run().recorded("first_modified", "modification")
+    assert str(caught.value) == f"{words}; train it with --record modification (or all)"
 
 
 def test_a_network_is_built_for_its_own_classes(monkeypatch):

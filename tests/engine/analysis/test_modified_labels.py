@@ -1,12 +1,15 @@
 """The analysis of modified labels, on runs that were never trained."""
 
+import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from engine.analysis import modified_labels as room
 from engine.analysis.modified_labels import Counts, count, draw_rows, epoch_text, truly_present
 from engine.training.recorder import LABELS_FILE
 from tests.engine.run_folders import (
@@ -19,7 +22,7 @@ from tests.engine.run_folders import (
     seen_by_hand,
     table,
 )
-from utils.checks import UserError
+from utils.checks import RunError, UserError
 from utils.types import PRESENT, LabelTable
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -53,9 +56,9 @@ def test_modified_labels_are_counted_drawn_and_scored(tmp_path, voc_words, capsy
 
 
 def test_cards_show_given_labels_and_what_became_of_the_others(tmp_path, voc_words, monkeypatch):
-    seen = []
+    seen, how = [], []
     monkeypatch.setattr(
-        "engine.analysis.modified_labels.plot_contact_sheet", lambda cards, *_, **__: seen.extend(cards)
+        room, "plot_contact_sheet", lambda cards, *args, **named: (seen.extend(cards), how.append(named))
     )
     folder = model_folder(tmp_path / "run", "large_loss", voc_words, modified_arrays)
     analyse("modified", folder.path, "--pictures", 100)
@@ -63,6 +66,7 @@ def test_cards_show_given_labels_and_what_became_of_the_others(tmp_path, voc_wor
     first = modified_arrays(folder.data)["first_modified"]
     rows = np.flatnonzero(first.any(axis=1))
     assert len(seen) == len(rows)
+    assert how == [{"marks": room.MARKS, "columns": 1}]
     for row, card in zip(rows, seen, strict=True):
         given = [text for text, kind in card.labels if kind == "given"]
         assert given == [train.classes[k] for k in np.flatnonzero(observed[row] == PRESENT)]
@@ -76,6 +80,35 @@ def test_cards_show_given_labels_and_what_became_of_the_others(tmp_path, voc_wor
         assert shown == expected
         epochs = [int(text.split()[1].rstrip(",")) for text, _ in changed]
         assert epochs == sorted(epochs)
+
+
+@pytest.mark.parametrize("last", [1.0, np.nan, -np.inf])
+def test_scores_of_the_images_drawn_are_finite_and_the_group_is_left(monkeypatch, last):
+    logits, told = np.array([[0.0, -2.0], [900.0, last]], np.float32), []
+
+    class Runtime:
+        def __init__(self, device, precision):
+            told.append((device, precision))
+
+        def to_device(self, network):
+            return f"{network} on its device"
+
+        def close(self):
+            told.append("closed")
+
+    run = SimpleNamespace(config=lambda kind: kind.__name__, model=lambda train: f"network of {train}")
+    data = SimpleNamespace(train=type("Train", (str,), {"take": lambda self, rows: f"{self} {rows}"})("images"))
+    monkeypatch.setattr(room, "Runtime", Runtime)
+    monkeypatch.setattr(room, "evaluation_loader", lambda *args, **named: told.append((args[:2], named)) or "loader")
+    monkeypatch.setattr(room, "score", lambda *args: told.append(args[:3]) or logits)
+    if np.isfinite(last):
+        expected = [[0.5, 1 / (1 + math.exp(2))], [1, 1 / (1 + math.exp(-1))]]
+        assert room.final_scores(run, data, [4, 2], "cpu") == pytest.approx(np.array(expected))
+    else:
+        with pytest.raises(RunError, match="scoring: the model gives scores that are not finite"):
+            room.final_scores(run, data, [4, 2], "cpu")
+    loaded = (("images [4, 2]", "LoaderConfig"), {"num_workers": 0})
+    assert told == [("cpu", "fp32"), loaded, ("network of images on its device", "loader", 2), "closed"]
 
 
 @pytest.mark.parametrize("seed", range(3))

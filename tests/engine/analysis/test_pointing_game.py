@@ -1,5 +1,6 @@
 """The pointing game of runs that were never trained, against the game played by hand."""
 
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from engine.analysis import pointing_game as room
+from engine.analysis.finished_runs import ReportFiles
 from engine.analysis.pointing_game import rows_with_cases
 from tests.engine.run_folders import SMALL, analyse, model_folder, refused, seen_by_hand, table
 from tests.oracles import localisation as oracle
@@ -153,3 +155,35 @@ def test_the_images_must_be_there(tmp_path, voc_words, monkeypatch):
     monkeypatch.setattr("engine.analysis.pointing_game.load_splits", splits)
     refused("pointing", folder.path)
     assert asked == [True]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_group_is_left_after_the_game_whatever_its_end(monkeypatch, fails):
+    told = []
+
+    def play(run, test, runtime, tolerance):
+        told.append((run, test, tolerance))
+        if fails:
+            raise RunError("an image is gone")
+        return PointingResult(0.5, np.array([0.5]), np.array([2]))
+
+    class Runtime:
+        def __init__(self, device, precision):
+            told.append((device, precision))
+
+        def close(self):
+            told.append("closed")
+
+    test = SimpleNamespace(classes=("cat",))
+    monkeypatch.setattr(room, "Runtime", Runtime)
+    monkeypatch.setattr(room, "play", play)
+    monkeypatch.setattr(room, "_boxed_test", lambda run, path: test)
+    monkeypatch.setattr(room, "run_labels", list)
+    monkeypatch.setattr(room, "write_table", lambda path, rows: told.append((path, len(rows))))
+    monkeypatch.setattr(room, "_draw", lambda *args: told.append(args[3:]))
+    config = room.PointingConfig(tolerance=2.0, device="cpu")
+    with pytest.raises(RunError) if fails else contextlib.nullcontext():
+        text = room.pointing(["a"], config, ReportFiles("figure", "table"))
+        assert text.startswith("a: pointing game 50.0 %")
+    assert told[:3] == [("cpu", "fp32"), ("a", test, 2.0), "closed"]
+    assert told[3:] == ([] if fails else [("table", 2), (2.0, "figure")])

@@ -182,6 +182,12 @@ def test_what_the_sweep_sets_itself_is_refused_behind_the_script(word):
     )
 
 
+def test_the_first_of_several_words_that_the_sweep_sets_is_named():
+    words = ["main_x.py", "--seed", "3", "--resume", "--output=x", "--lr", "1"]
+    message = refusal(Script(lambda value: value), "--setting", "lr", "--values", "1", words=words)
+    assert message == "analyse.py sweep: --resume stands behind the script, but the sweep sets it; leave it out"
+
+
 def test_a_settings_file_may_stand_behind_the_script():
     script = Script(lambda value: value)
     assert sweep(script, "--setting", "lr", "--values", "1", words=["./main_x.py", "--config", "lr"]) == 0

@@ -132,6 +132,16 @@ def test_one_process_is_the_main_one_and_agrees_with_itself():
     assert runtime.same_text("a text") == "a text"
 
 
+def test_one_process_asks_nobody(monkeypatch):
+    for name in ("all_sum", "all_max"):
+        monkeypatch.setattr(f"engine.core.distributed.collectives.{name}", lambda values: pytest.fail("asked"))
+    runtime, model = Runtime("cpu", "fp32"), nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model(ROWS).sum().backward()
+    runtime.average_gradients(model)
+    runtime.average_buffers(model)
+    assert runtime.agree(True)
+
+
 def test_a_network_is_wrapped_to_train_and_moved_to_be_used():
     runtime = Runtime("cpu", "fp32")
     assert all(parameter.requires_grad for parameter in runtime.wrap(network()).parameters())

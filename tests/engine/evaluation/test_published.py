@@ -15,6 +15,9 @@ ENTRY = SimpleNamespace(name="x", paper="A paper", source="its page", metrics={"
         (24, "pascal", "it is of 5,823 test images, these are 24 (0.4 %)"),
         (70, "voc07", "it is of 4,952 test images, these are 70 (1 %)"),
         (1, "coco", "it is of 40,137 test images, these are 1 (0.002 %)"),
+        (500, "coco-lt", "these are 500 (10 %)"),
+        (750, "coco-lt", "these are 750 (15 %)"),
+        (4899, "coco-lt", "these are 4,899 (98 %)"),
         (2476, "voc07", "these are 2,476 (50 %)"),
         (4800, "voc12", "these are 4,800 (82 %)"),
         (5700, "voc12", "these are 5,700 (98 %)"),
@@ -30,7 +33,7 @@ def test_a_part_of_the_test_set_is_not_compared(images, dataset, said):
 
 
 @pytest.mark.parametrize(
-    ("images", "dataset"), [(5823, "pascal"), (5820, "pascal"), (40504, "coco"), (4000, "nuswide")]
+    ("images", "dataset"), [(5823, "pascal"), (4900, "coco-lt"), (40504, "coco"), (1000, "nuswide")]
 )
 def test_the_whole_test_set_is_compared(images, dataset):
     assert comparison(ENTRY, images, dataset) == (ENTRY.metrics, ("  published: x, A paper (its page)",))

@@ -121,7 +121,12 @@ def test_a_test_set_is_scored_without_images_that_are_left_out(monkeypatch, main
         wrap=lambda model: ("wrapped", model), is_main=main, local_world_size=2, main_first=main_first
     )
     runtime.device = SimpleNamespace(type="cuda")
-    monkeypatch.setattr(command, "load_splits", lambda data, seed, need_images: Parts(test=Split("abc", told)))
+
+    def read(how, named):
+        assert (how, named) == ((4,), {"need_images": True})
+        return Parts(test=Split("abc", told))
+
+    monkeypatch.setattr(command, "load_splits", lambda data, *how, **named: read(how, named))
     monkeypatch.setattr(command, "_networks", lambda *args: [("saved", "one"), ("other", "two")])
     monkeypatch.setattr(command, "_joined", lambda networks, test, dataset: (len(networks), len(test), dataset))
     monkeypatch.setattr(command, "_print_remarks", lambda saved, settings: told.append(f"remarks on {saved}"))
@@ -178,6 +183,7 @@ def test_all_figures_are_written_as_fractions_and_none_where_nothing_is_known(tm
     test = type("Test", (list,), {"classes": TEST.classes})(range(images))
     command._write(saved, test, scored, "voc07", tmp_path / "a.json", PUBLISHED)
     text = (tmp_path / "a.json").read_text()
+    assert text.startswith('{\n  "load_from": "best.pth",\n')
     assert text.endswith("\n}\n")
     content = json.loads(text)
     precision = content.pop("average_precision")

@@ -66,6 +66,7 @@ def test_plots_that_cannot_be_drawn_now_are_removed(drawn, tmp_path):
     train = part(np.zeros((3, 2), dtype=np.int8), "train")
     read = data()._replace(parts={"train": train, "test": train}, observed=train.truth)
     draw(inspect_dataset(read, False), InspectionConfig(samples=0), tmp_path)
+    draw(inspect_dataset(read, False), InspectionConfig(samples=0), tmp_path)
     left = {path.name for path in tmp_path.iterdir()} | set(drawn)
     assert "contact_sheet.png" not in left
     assert "other.png" in left

@@ -1,5 +1,7 @@
 """Files of a prediction, letter by letter; names of classes from a file; which files may be written."""
 
+import base64
+import io
 import json
 from pathlib import Path
 
@@ -114,7 +116,9 @@ def test_a_tile_has_a_small_jpeg_and_none_where_the_file_has_gone(tmp_path):
     Image.new("RGB", (480, 120)).save(tmp_path / "a.png")
     tile = command._tile(ImageFile(tmp_path / "a.png", Path("a")), [Label("cat", 0.5, 0)])
     assert (tile.size, tile.name, tile.description) == ((240, 60), str(tmp_path / "a.png"), f"{tile.name}: cat 0.50")
-    assert tile.thumbnail.startswith("/9j/")
+    small = io.BytesIO()
+    Image.new("RGB", (240, 60)).save(small, "JPEG", quality=80)
+    assert base64.b64decode(tile.thumbnail) == small.getvalue()
     gone = command._tile(ImageFile(tmp_path / "gone.png", Path("a")), [])
     assert (gone.thumbnail, gone.size, gone.description) == ("", (1, 1), f"{tmp_path / 'gone.png'}: no label")
 
@@ -123,4 +127,5 @@ def test_the_statements_of_the_template_leave_no_lines_behind():
     tiles = [Tile("a.png", "/9j/", (4, 4), [Label("cat", 0.5, 0)]), Tile("b.png", "", (1, 1), [])]
     lines = contact_sheet(Page("best.pth", tiles, [Unreadable("c.png", "is empty")])).split("\n")
     assert [line for line in lines if line.strip() == "" and line] == []
+    assert lines[-1] == ""
     assert sum(line == "" for line in lines) == contact_sheet(Page("best.pth", [], [])).split("\n").count("")

@@ -152,12 +152,18 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 
 def test_without_a_reader_the_file_is_written_and_said_to_be_unchecked(tmp_path, monkeypatch):
-    saved = read_model(checkpoint(tmp_path / "best.pth"))
-    monkeypatch.setitem(
-        FORMATS, "onnx", ExportFormat((), "nowhere_to_be_found", lambda *_: b"content", lambda content: 1 / 0)
-    )
+    saved, exported = read_model(checkpoint(tmp_path / "best.pth")), []
+    monkeypatch.setitem(FORMATS, "onnx", unchecked(lambda model, *_: exported.append(model) or b"content"))
     assert export_model(saved, saved.classes, "onnx", tmp_path / "m.onnx") is None
     assert (tmp_path / "m.onnx").read_bytes() == b"content"
+    (model,) = exported
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def unchecked(write):
+    """A form that is written so, and that nothing reads."""
+    return ExportFormat((), "nowhere_to_be_found", write, lambda content: 1 / 0)
 
 
 class Reads(FromPixels):
@@ -212,7 +218,14 @@ def test_exporting_leaves_torch_as_it_was(tmp_path):
 
 def test_networks_larger_than_a_file_may_be_are_refused(tmp_path, monkeypatch):
     saved = read_model(checkpoint(tmp_path / "best.pth"))
-    monkeypatch.setattr(export, "_require_packages", lambda kind, form: None)
-    monkeypatch.setattr(export, "_ONNX_BYTES", 1000)
-    with pytest.raises(UserError, match="are more than one file holds; take pt2"):
+    model = FromPixels(saved.build(), "unit")
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    for kind in ("onnx", "pt2"):
+        monkeypatch.setitem(FORMATS, kind, unchecked(lambda *_: b"content"))
+    monkeypatch.setattr(export, "_ONNX_BYTES", size)
+    with pytest.raises(UserError) as error:
         export_model(saved, saved.classes, "onnx", tmp_path / "m.onnx")
+    assert str(error.value) == f"--export onnx: {size:,} bytes are more than one file holds; take pt2"
+    export_model(saved, saved.classes, "pt2", tmp_path / "m.pt2")
+    monkeypatch.setattr(export, "_ONNX_BYTES", size + 1)
+    export_model(saved, saved.classes, "onnx", tmp_path / "m.onnx")

@@ -87,6 +87,9 @@ def test_a_file_for_each_label_best_first(tmp_path):
         Image.open(tmp_path / "below" / "in-1-a_dog-0.988.jpg") as first,
         Image.open(tmp_path / "below" / "in-2-cat-0.500.jpg") as second,
     ):
+        Image.new("RGB", (8, 8)).save(tmp_path / "like.jpg", quality=90)
+        with Image.open(tmp_path / "like.jpg") as like:
+            assert first.quantization == like.quantization
         assert first.format == "JPEG"
         assert np.asarray(first).mean() > 50 > np.asarray(second).mean()
 

@@ -155,6 +155,15 @@ def test_a_batch_of_damaged_images_only_is_passed_over(path, files, tmp_path):
     assert len(heard) == 1
 
 
+def test_an_image_in_memory_that_is_not_taken_is_named_by_its_number(path, monkeypatch):
+    monkeypatch.setattr("data.images.depth._becomes_rgb", lambda mode: False)
+    heard, images = [], [Image.new("RGB", (8, 8)), Image.new("LAB", (8, 8))]
+    (found,) = Predictor.load(path, device="cpu").predict(images, unreadable=heard.append)
+    assert found.name == "image 1"
+    assert [one.name for one in heard] == ["image 2"]
+    assert heard[0].reason.startswith("has colours of mode LAB")
+
+
 def test_scores_that_are_no_numbers_are_refused(tmp_path, path, files):
     saved = read_model(path)
     network = saved.build()

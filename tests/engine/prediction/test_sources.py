@@ -1,5 +1,6 @@
 """Which images a command line names, and what the files made of them are called."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,26 @@ def test_a_link_that_leads_nowhere_counts_as_an_image_to_be_reported(tmp_path):
 
 def test_a_path_is_one_printable_line():
     assert shown("a\nb\x07é") == "a\\nb\\x07é"
+
+
+def test_files_and_folders_are_in_order_whatever_the_disk_says(tmp_path):
+    places = [f"{folder}/{name}.png" for folder in "aebgdhcf" for name in "4172630589"]
+    files(tmp_path, *places)
+    assert found(tmp_path)[0] == sorted(place.removesuffix(".png") for place in places)
+
+
+def test_a_short_name_keeps_bytes_that_are_no_letters(tmp_path):
+    names = [os.fsdecode(b"\xff" + b"x" * length) for length in (99, 100)]
+    files(tmp_path, *(f"{name}.png" for name in names))
+    assert found(tmp_path) == ([names[0], "x" * 99], 0)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def walk(folder, onerror):
+        onerror(PermissionError(13, "Permission denied", str(folder)))
+        return iter(())
+
+    monkeypatch.setattr(os, "walk", walk)
+    with pytest.raises(UserError) as error:
+        found(tmp_path)
+    assert str(error.value) == f"{tmp_path}: cannot be read (Permission denied)"

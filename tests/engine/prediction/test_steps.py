@@ -1,5 +1,6 @@
 """The steps of a prediction one by one: what is printed, what is written, and with which exit code."""
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,7 +70,7 @@ def test_files_are_written_and_images_that_cannot_be_read_are_no_success(
 
 
 @pytest.mark.parametrize("drawn", [True, False])
-def test_each_image_is_told_as_soon_as_it_is_predicted(monkeypatch, capsys, drawn):
+def test_each_image_is_told_as_soon_as_it_is_predicted(monkeypatch, capsys, recwarn, drawn):
     maps, tiles, asked = [], [], []
     monkeypatch.setattr(command, "write_maps", lambda *args: maps.append(args))
     monkeypatch.setattr(command, "_tile", lambda source, labels: tiles.append(source) or "tile")
@@ -77,6 +78,7 @@ def test_each_image_is_told_as_soon_as_it_is_predicted(monkeypatch, capsys, draw
 
     def predict(images, *, unreadable, **named):
         asked.append((images, named))
+        warnings.warn("odd metadata", stacklevel=1)
         yield Prediction("in/a.png", ("cat", "dog", "owl", "emu"), logits)
         unreadable(Unreadable("in/b\n.png", "is\tempty"))
 
@@ -94,6 +96,7 @@ def test_each_image_is_told_as_soon_as_it_is_predicted(monkeypatch, capsys, draw
     out, err = capsys.readouterr()
     assert out == "in/a.png: dog 0.953, emu 0.731, cat 0.500\n"
     assert err == "in/b\\n.png: is\\tempty\n"
+    assert not recwarn.list
 
 
 def predicted(monkeypatch, *words):

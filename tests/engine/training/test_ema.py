@@ -58,6 +58,16 @@ def test_what_never_moves_stays_bit_for_bit():
     same(dict(averaging.network.state_dict()), before)
 
 
+def test_statistics_are_averaged_as_those_of_a_network_in_training_and_stages_freeze_with_the_source():
+    averaging, told = EMA(build_model(SCENENET, 5, seed=0), DECAY), []
+    averaging.network.eval()
+    averaging.end_epoch(mock.Mock(average_buffers=lambda network: told.append((network, network.training))))
+    assert told == [(averaging.network, True)]
+    for frozen in (True, False):
+        averaging.freeze_backbone(frozen)
+        assert {one.requires_grad for one in averaging.network.backbone.parameters()} == {not frozen}
+
+
 def test_before_the_first_step_it_is_the_network():
     network = build_model(SCENENET, 5, seed=0)
     same(dict(EMA(network, DECAY).network.state_dict()), copied(network))

@@ -261,13 +261,29 @@ def test_any_size_will_do_without_recording():
     assert Run().recorder("none", observed=Huge(), truth=Huge()).epoch_end(1) == {}
 
 
-def test_more_epochs_than_can_be_numbered_are_refused():
-    with pytest.raises(UserError, match="32767"):
-        Run().recorder("memorisation", epochs=40_000)
-    Run().recorder("modification", epochs=40_000)
-
-
 def test_unknown_choice_is_refused_with_the_choices():
-    with pytest.raises(UserError, match="memorisation"):
-        RecordConfig(record="everything")
+    with pytest.raises(UserError, match="--record both: choose from none, modification, memorisation, all"):
+        RecordConfig(record="both")
     assert RecordConfig().record == "none"
+
+
+@pytest.mark.parametrize(("record", "size"), [("modification", 1), ("memorisation", 6), ("all", 7)])
+def test_tables_may_take_all_the_memory_that_there_is_for_them(monkeypatch, record, size):
+    labels = LabelTable(np.zeros((10, 3), dtype=np.int8))
+    made = {"observed": labels, "truth": labels, "epochs": 32767}
+    monkeypatch.setattr("engine.training.recorder.MOST_BYTES", 30 * size)
+    assert Recorder(RecordConfig(record=record), **made).epoch_end(1) == {}
+    monkeypatch.setattr("engine.training.recorder.MOST_BYTES", 30 * size - 1)
+    with pytest.raises(UserError, match=f"--record {record}: 10 images x 3 classes need 0.0 GiB, more than 0; take"):
+        Recorder(RecordConfig(record=record), **made)
+
+
+@pytest.mark.parametrize("record", ["modification", "memorisation", "all"])
+def test_epochs_of_highest_losses_are_numbered_as_far_as_numbers_go(record):
+    labels = LabelTable(np.zeros((2, 3), dtype=np.int8))
+    made = {"observed": labels, "truth": labels, "epochs": 32768}
+    if record == "modification":
+        Recorder(RecordConfig(record=record), **made)
+    else:
+        with pytest.raises(UserError, match=f"--record {record}.*32767"):
+            Recorder(RecordConfig(record=record), **made)

@@ -197,11 +197,14 @@ def test_the_first_of_the_best_epochs_is_kept(monkeypatch, selection, best, expe
     assert said == [*([("saved", 4)] if kept else []), ("log", 1, 9)]
 
 
-@pytest.mark.parametrize(("best", "stops"), [(0.52, False), (0.53125, False), (0.5625, True)])
-def test_a_run_stops_when_the_score_has_fallen_by_more_than_it_may(monkeypatch, best, stops):
+@pytest.mark.parametrize(
+    ("best", "stops", "fallen"),
+    [(0.52, False, ""), (0.53125, False, ""), (0.5315, True, "3.15"), (0.5625, True, "6.25")],
+)
+def test_a_run_stops_when_the_score_has_fallen_by_more_than_it_may(monkeypatch, best, stops, fallen):
     said, found = after(selecting(early_stop=3.125, best_epoch=2, best_score=best), monkeypatch)
     assert found == (2, best, stops)
-    text = "stopped early: validation mAP 6.25 points below that of epoch 2"
+    text = f"stopped early: validation mAP {fallen} points below that of epoch 2"
     assert said == [("log", 1, 9), *([text] if stops else [])]
 
 

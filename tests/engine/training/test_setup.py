@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.loading.loader import LoaderConfig
 from engine.training import setup
 from engine.training.features import FeatureView
 from engine.training.loaders import FeatureLoaders, ImageLoaders
@@ -73,6 +74,18 @@ def test_classes_that_cannot_be_scored_are_told_of_each_split(monkeypatch, capsy
     assert capsys.readouterr().err.splitlines() == [*expected, "note: test: one class"]
     setup.note_untold_classes(SimpleNamespace(validation=None, test="fine"))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("main", [True, False])
+@pytest.mark.parametrize("words", [("--check_images",), ("--no-check_images",)])
+def test_the_main_process_checks_the_data_and_the_others_wait(monkeypatch, main, words):
+    told = []
+    monkeypatch.setattr(setup, "check_images", lambda data: told.append(f"images of {data}"))
+    monkeypatch.setattr(setup, "note_untold_classes", lambda data: told.append(f"classes of {data}"))
+    runtime = SimpleNamespace(is_main=main, barrier=lambda: told.append("all are here"))
+    setup.check_data("data", settings_of("bce", words), runtime)
+    images = ["images of data"] if words == ("--check_images",) else []
+    assert told == [*([*images, "classes of data"] if main else []), "all are here"]
 
 
 def test_images_are_kept_by_the_main_process_before_the_others_look_for_them(monkeypatch, tmp_path):
@@ -224,6 +237,14 @@ def test_loaders_are_of_images_or_of_features_of_every_split(monkeypatch, tmp_pa
         assert (found.data, found.features, found.batch_size, found.seed) == (data, ("features", views), 5, 9)
         (model, images, _), named = asked.pop()
         assert (model, images.seed, named) == (network, 9, {"maps": maps, "half": bool(half)})
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_loaders_have_workers_for_the_device_and_the_processes_of_this_machine(monkeypatch, kind):
+    monkeypatch.setattr(LoaderConfig, "workers", lambda config, **named: named)
+    runtime = SimpleNamespace(device=SimpleNamespace(type=kind), local_world_size=2)
+    found = setup.build_loaders(settings_of("bce", ()), array_data(), None, Criterion(), runtime)
+    assert found.workers == {"beside_gpu": kind == "cuda", "processes": 2}
 
 
 def test_the_head_learns_faster_and_the_criterion_says_its_own_pace():
