@@ -157,6 +157,7 @@ CONSTANTS = {
     "data.subsets.long_tail": {"_PARETO_SHAPE": 6.0, "_PARETO_LAST": 0.99},
     "data.subsets.overlap": {"_NAMED": 3},
     "engine.core.checkpoint": {"_MOST_CLASSES": 1_000_000},
+    "engine.core.cli": {"_LONGEST": 900},
     "engine.core.suggestions": {"_CLOSE": 0.8},
     "engine.evaluation.published": {"TEST_IMAGES": TEST_IMAGES, "_ENOUGH": 0.98, "_MANY": 1000},
     "engine.inspection.command": {"_IMBALANCED": 30, "_SQUARE": 80, "_SQUARE_SPARSE": 60, "_FEW": 10},

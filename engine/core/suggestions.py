@@ -26,8 +26,8 @@ def suggestion(name: str, table: SettingTable, others: Sequence[str] = ()) -> st
     known = [spelling for setting in table.values() for spelling in (setting.name, *setting.aliases)]
     known += [short for setting in table.values() for short in setting.shorthands]
     known += [other.lstrip("-") for other in others]
-    close = difflib.get_close_matches(wanted, known, n=1, cutoff=_CLOSE)
-    found = close or described(wanted, table) or difflib.get_close_matches(wanted, known, n=1)
+    close = difflib.get_close_matches(wanted, known, cutoff=_CLOSE)
+    found = close or described(wanted, table) or difflib.get_close_matches(wanted, known)
     return f"; did you mean {dashes}{found[0]}?" if found else "; --help lists what there is"
 
 

@@ -1,9 +1,12 @@
 """Model files of ours: what is refused, in one line that names the file."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from engine.core.checkpoint import image_marks, read_model, read_state, save_model, save_state
+from engine.core import checkpoint as room
+from engine.core.checkpoint import image_marks, load_weights, read_model, read_state, save_model, save_state
 from models.build import Architecture, build_model
 from models.peers import build_peers
 from utils.checks import UserError
@@ -133,3 +136,22 @@ def test_weights_that_do_not_fit_are_counted_before_a_network_is_made(tmp_path, 
     with pytest.raises(UserError) as error:
         read_model(tmp_path / "bad.pth").build()
     assert f"bad.pth: a checkpoint of another architecture ({words}); give" in str(error.value)
+
+
+@pytest.mark.parametrize("build", ["build_model", "build_peers"])
+def test_a_network_is_built_without_weights_from_elsewhere(tmp_path, monkeypatch, build):
+    saved(tmp_path / "best.pth", build_peers if build == "build_peers" else build_model)
+    asked, real = [], getattr(room, build)
+    monkeypatch.setattr(room, build, lambda *args, **named: asked.append((args[1], named)) or real(*args, **named))
+    read_model(tmp_path / "best.pth").build()
+    assert asked == [(3, {"seed": 0, "pretrained": False})] * 2  # without values, to be compared, and then with them
+
+
+def test_weights_that_do_not_fit_a_network_leave_it_as_it_was():
+    network = build_model(Architecture.of(**SMALL), len(CLASSES), seed=1)
+    state = network.state_dict()
+    before, name = state["head.fc.bias"].clone(), next(iter(state))
+    weights = {key: torch.ones_like(value) for key, value in state.items() if key != name}
+    with pytest.raises(UserError, match=f"w.pth: a checkpoint of another architecture .no {name}; 1 keys missing"):
+        load_weights(network, weights, Path("w.pth"))
+    assert torch.equal(network.state_dict()["head.fc.bias"], before)

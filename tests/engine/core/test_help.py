@@ -109,6 +109,7 @@ def test_a_command_line_is_taken_apart():
     [
         (["--epohs=3"], "main_x.py: unknown flag --epohs; did you mean --epochs?"),
         (["--conf", "x"], "main_x.py: unknown flag --conf; did you mean --config?"),
+        (["-h"], "main_x.py: unknown flag -h"),
         (["--print_confi"], "main_x.py: unknown flag --print_confi; did you mean --print_config?"),
         (["a.yaml", "b=c"], "main_x.py: 'b=c' is not a flag; --help lists them"),
         (["a.yaml", "--config", "b.yaml"], "main_x.py: two settings files, a.yaml and --config b.yaml; give one"),

@@ -225,3 +225,10 @@ def test_a_runtime_sets_the_kernels_that_it_is_given(monkeypatch):
     config = KernelConfig(deterministic=True)
     assert Runtime("cpu", "fp32", config).kernels == config
     assert given == [(config, CPU)]
+
+
+@pytest.mark.parametrize(("settings", "device"), [({}, CPU), ({"tf32": False}, CUDA), ({"tf32": False}, CPU)])
+def test_a_network_stays_as_it_is_where_nothing_is_rounded_or_compiled(settings, device):
+    network = nn.Linear(2, 2)
+    prepare_network(network, KernelConfig(**settings), device)
+    assert "forward" not in vars(network)

@@ -50,6 +50,7 @@ def test_empty_cells_and_empty_lines_are_left_out(tmp_path):
         (b"epoch,loss\n1,2\n2\n", 3, "not as many cells as in the first line"),
         (b"epoch,loss\n1,2\n2,\xff\n", 3, "no UTF-8 text"),
         (b"\xff\xfe\x00", 1, "no UTF-8 text"),
+        (b"\n\xff", 2, "no UTF-8 text"),
         (b"epoch,loss\n1,\0\n", 2, "is not a number"),
         (b"epoch,loss\n1,2\n2,3\r4\n", 4, "not as many cells as in the first line"),
         (b"epoch,loss\n1," + b"y" * 100_000 + b"\n", 2, "is not a number"),

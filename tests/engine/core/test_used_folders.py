@@ -180,6 +180,7 @@ def test_a_finished_run_has_its_result_at_once_and_in_its_files(tmp_path):
     assert folder.result is None
     folder.finish({"test": {"mAP": 0.5}, "epochs": 3})
     assert folder.result == json.loads((tmp_path / "result.json").read_text()) == {"test": {"mAP": 0.5}, "epochs": 3}
+    assert (tmp_path / "result.json").read_text().startswith('{\n  "test": {\n    "mAP": 0.5\n')
     assert (tmp_path / "result.json").read_text().endswith("\n}\n")
     event = json.loads((tmp_path / "log.jsonl").read_text())
     assert (event["event"], event["test"]) == ("end", {"mAP": 0.5})

@@ -56,12 +56,14 @@ def test_an_unknown_second_view_is_refused():
 def test_batches_are_pinned_for_a_gpu_alone_and_loaders_of_evaluation_are_made_once(monkeypatch, kind):
     asked = []
     for place in ("engine.training.loaders.build_loader", "engine.core.scoring.build_loader"):
-        monkeypatch.setattr(place, lambda *args, **named: asked.append(named["pin_memory"]) or object())
+        monkeypatch.setattr(
+            place, lambda *args, **named: asked.append((named["seed"], named["pin_memory"])) or object()
+        )
     runtime = SimpleNamespace(device=SimpleNamespace(type=kind), dtype=torch.float32, rank=0, world_size=1)
-    feed = ImageLoaders(array_data(), CONFIG, runtime, 0, 0)
+    feed = ImageLoaders(array_data(), CONFIG, runtime, 0, 5)
     feed.training(None, 1)
     assert feed.scoring("test") is feed.scoring("test")
-    assert asked == [kind == "cuda"] * 2
+    assert asked == [(5, kind == "cuda"), (0, kind == "cuda")]
 
 
 def test_an_image_has_two_views_at_most():
