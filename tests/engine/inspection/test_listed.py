@@ -7,11 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from data.labels.regime import Regime
 from engine.inspection import report as room
 from engine.inspection.command import inspect_dataset
 from engine.inspection.report import report
+from engine.inspection.text import as_text
 from tests.engine.inspection.test_command import data, part
 from tests.engine.inspection.test_kept_reports import spoilt
+from utils.types import LabelTable
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +100,13 @@ def test_entries_of_several_tables_are_added_up_and_the_last_agreement_counts():
         {"class": "c", "uncertain": 3, "blank": 0, "agreement": None},
     ]
     assert json.dumps(room._entries(room.TableReport(entries=tables[:1])), allow_nan=False)
+
+
+def test_labels_that_are_denied_are_lost_as_those_that_are_not_told():
+    train = part(np.array([[1, 1, 0, 1], [0, 1, 1, 1]], dtype=np.int8), "train")
+    seen = LabelTable(np.array([[0, -1, 0, 1], [1, 1, -1, 1]], dtype=np.int8))
+    read = data(parts={"train": train}, observed=seen, regime=Regime(labels="dropped"))
+    content = report(inspect_dataset(read, False), skip_missing=False)
+    shares = {name: content["observed"][name] for name in ("wrong_share", "lost_share", "present_among_unknown")}
+    assert shares == {"wrong_share": 1 / 4, "lost_share": 3 / 6, "present_among_unknown": 1.0}
+    assert "  lost      50.0 %  3 of 6 true labels are not labelled present" in as_text(content, 3)

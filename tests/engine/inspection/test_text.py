@@ -78,11 +78,11 @@ def test_lines_are_at_most_110_wide(first, length):
 
 
 def test_shares_of_nothing_are_not_told():
-    train = {"present": 2, "absent": 3, "unknown": 1000}
-    seen = {"labelled": 4, "unlabelled": 1, "denied": 0, "wrong": 0, "judged": 0}
+    train = {"present": 6, "absent": 3, "unknown": 1000}
+    seen = {"labelled": 4, "unlabelled": 2, "denied": 1, "wrong": 0, "judged": 0}
     one = {"train": train, "observed": seen, "test": {"present": 7}}
     figures = list(room._class_figures(one, ["test"], True))
-    assert figures == ["2", "3", "1,000", "4", "-", " 50.0 %", "7"]
+    assert figures == ["6", "3", "1,000", "4", "-", " 50.0 %", "7"]
     seen |= {"judged": 4, "wrong": 1}
     assert list(room._class_figures(one, [], True))[4:] == [" 25.0 %", " 50.0 %"]
     assert list(room._class_figures(one, [], False))[4:] == ["-", "-"]
