@@ -15,7 +15,6 @@ from torch import Tensor
 
 import losses.ndlp
 from data.build import Data
-from engine.training.loaders import split_of
 from engine.training.run import Run
 from tests.commands.scene import succeed
 from tests.equivalence.plain import Given, Outcome, state_of
@@ -118,17 +117,13 @@ def run_ours(
 def _given(recorder: Recorder, scene: Scene, batch_size: int) -> Given:
     data = recorder.data
     assert data is not None
-    splits = {"train": data.train, "test": data.test}
+    ids = {"train": data.train.ids, "test": scene.test}
     if data.validation is not None:
-        splits["validation"] = split_of(data, "validation")
-    pixels = {name: torch.stack([scene.pixels[one] for one in split.ids]) for name, split in splits.items()}
-    truth = {name: _stacked([scene.truth[one] for one in split.ids]) for name, split in splits.items()}
+        ids["validation"] = data.validation.ids
+    pixels = {split: torch.stack([scene.pixels[one] for one in names]) for split, names in ids.items()}
+    truth = {split: np.stack([scene.truth[one] for one in names]) for split, names in ids.items()}
     observed = torch.from_numpy(data.observed.dense()).double()
     return Given(recorder.start, pixels, truth, observed, recorder.order(), batch_size, recorder.drawn)
-
-
-def _stacked(rows: list[Any]) -> Any:
-    return np.stack(rows)
 
 
 def _log(folder: Path) -> list[dict[str, float]]:

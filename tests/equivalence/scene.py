@@ -37,6 +37,8 @@ class Scene(NamedTuple):
     """(3, H, W) uint8 of each image, as decoded from its file."""
     truth: dict[str, NDArray[np.int8]]
     """(C,) of each image: 1 present, 0 absent, -1 difficult objects only."""
+    test: tuple[str, ...]
+    """Ids of the test images, ascending."""
 
 
 def with_validation(rows: int, share: float = 0.2) -> int:
@@ -74,7 +76,8 @@ def _voc(folder: Path, home: str, year: int, rows: int, rng: np.random.Generator
     named = [(f"{row:06d}", split, _objects(rng, 0.2)) for row, split in enumerate(where)]
     root = voc_tree(folder / home, year, named)
     pixels = {one: _image(root / "JPEGImages" / f"{one}.jpg", rng) for one, _, _ in named}
-    return Scene(("--path_images", home), pixels, {one: _codes(objects, unknown) for one, _, objects in named})
+    truth = {one: _codes(objects, unknown) for one, _, objects in named}
+    return Scene(("--path_images", home), pixels, truth, tuple(one for one, split, _ in named if split == test))
 
 
 def voc07(folder: Path, rows: int, rng: np.random.Generator) -> Scene:
@@ -111,7 +114,7 @@ def voc_lt(folder: Path, rows: int, rng: np.random.Generator) -> Scene:
     (lists / "voc_labels.txt").write_text("".join(f"{name} {label}\r\n" for label, name in enumerate(TAIL)))
     for split, listed in lines.items():
         (lists / f"voc_lt_{split}.txt").write_text("\n".join(listed) + "\n")
-    return Scene(("--dataset", "voc-lt"), pixels, truth)
+    return Scene(("--dataset", "voc-lt"), pixels, truth, tuple(sorted(one for one in truth if "_" not in one)))
 
 
 SCENES: dict[str, Callable[[Path, int, np.random.Generator], Scene]] = {
