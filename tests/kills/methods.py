@@ -1,0 +1,85 @@
+"""The runs that are killed: every method on a tiny dataset, and what a run may keep besides."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+COMMON = (
+    "--dataset voc07 --model scenenet --weights none --img_size 32 --batch_size 4 --threads 1 --device cpu "
+    "--epochs 3 --warmup_epoch 1 --save_minutes 0 --augment flip --seed 1"
+)
+CANDIDATE, ONE, KNOWN = "--labels candidate --partial_rate 0.3", "--labels single", "--labels known --known_rate 0.6"
+STEADY = "--lr 0.001 --optimizer adam --scheduler constant --warmup_epoch 0"
+LARGE = f"{ONE} --delta_rel 5 {STEADY} --mod_scheme"
+ROLE = f"--loss role --expected_num_pos 1.5 {ONE}"
+CONES = f"{CANDIDATE} --clusters 2 --beta 0.5 --memory_per_class 8"
+
+METHODS = {
+    "bce": f"main_BCE {CANDIDATE}",
+    "bce_ls": "main_BCE --loss bce_ls --labels full",
+    "an": f"main_BCE --loss an {ONE}",
+    "an_ls": f"main_BCE --loss an_ls {ONE}",
+    "wan": f"main_BCE --loss wan {ONE}",
+    "epr": f"main_BCE --loss epr --expected_num_pos 1.5 {ONE}",
+    "role": f"main_BCE {ROLE}",
+    "iu": f"main_BCE --loss iu {KNOWN}",
+    "iun": f"main_BCE --loss iun {KNOWN}",
+    "pr": f"main_BCE --loss pr {ONE}",
+    "curriculum": f"main_BCE --loss curriculum {KNOWN}",
+    "asl": f"main_BCE --loss asl {CANDIDATE}",
+    "focal": f"main_BCE --loss focal {CANDIDATE}",
+    "cb": f"main_BCE --loss cb {CANDIDATE}",
+    "db": f"main_BCE --loss db {CANDIDATE} --sampler class-aware --sampler_reduce 2",
+    "label_mask": f"main_BCE --loss label_mask --head ctran --hidden_dim 32 --num_heads 2 {CANDIDATE}",
+    "LL-R": f"main_llm {LARGE} LL-R",
+    "LL-Ct": f"main_llm {LARGE} LL-Ct",
+    "LL-Cp": f"main_llm {LARGE} LL-Cp --export_labels OUT/corrected.npy",
+    "cones": f"main_CoNeS {CONES}",
+    "ndlp": f"main_ndlp {CANDIDATE} --neck_width 16 --sampler_reduce 2 --scheduler constant --warmup_epoch 0",
+    "cls": "main_cls --labels_left 50 --tau_h 0.2 --tau_l 0.2 --ramp_epochs 2",
+    "co-teaching": "main_cls --method co-teaching --labels_left 50",
+    "co-teaching+": "main_cls --method co-teaching+ --labels_left 50",
+    "decoupling": "main_cls --method decoupling --labels_left 50",
+    "jocor": "main_cls --method jocor --labels_left 50",
+    "ignore": f"main_ignore {STEADY}",
+}
+"""Script and flags of each method."""
+
+BESIDES = {
+    "bce+ema": f"main_BCE {CANDIDATE} --ema 0.9",
+    "bce+record+clip": f"main_BCE {CANDIDATE} --record all --clip_grad 0.5",
+    "bce+plateau": f"main_BCE {CANDIDATE} --scheduler plateau --patience 0 --val_frac 0.3 --epochs 5",
+    "bce+one_cycle": f"main_BCE {CANDIDATE} --scheduler one_cycle --warmup_epoch 0",
+    "bce+linear_init": f"main_BCE {CANDIDATE} --train_mode linear_init --linear_epochs 1",
+    "bce+fixed_features": f"main_BCE {CANDIDATE} --train_mode linear_fixed_features --augment none",
+    "bce+early_stop": f"main_BCE {CANDIDATE} --early_stop 0 --val_frac 0.3 --epochs 6 --lr 0.2",
+    "bce+selection": f"main_BCE {CANDIDATE} --selection test --epochs 5",
+    "bce+bf16": f"main_BCE {CANDIDATE} --precision bf16",
+    "bce+workers": f"main_BCE {CANDIDATE} --num_workers 2",
+    "bce+cache": f"main_BCE {CANDIDATE} --cache disk",
+    "LL-Cp+record": f"main_llm {LARGE} LL-Cp --record all",
+    "cls+ema+record": "main_cls --labels_left 50 --ramp_epochs 2 --ema 0.9 --record all",
+    "cones+ema+val": f"main_CoNeS {CONES} --ema 0.9 --val_frac 0.3",
+    "boostlu": f"main_BCE {CANDIDATE} --boostlu 5",
+    "q2l+asl": f"main_BCE --loss asl --head q2l --hidden_dim 32 --num_heads 2 {CANDIDATE}",
+    "role+plateau": f"main_BCE {ROLE} --ema 0.9 --record all --scheduler plateau --patience 0 --val_frac 0.3",
+}
+"""The same for what a run may keep besides the state of a method."""
+
+ALL = METHODS | BESIDES
+WITH_LABEL_STATE = ("role", "LL-Cp", "cones", "ndlp", "cls", "curriculum", "ignore", "LL-Cp+record")
+"""Runs with state per label or image, which several processes share."""
+
+
+def words_of(name: str, output: Path) -> tuple[str, list[str]]:
+    """Script and command line of a run; of a flag given twice the later counts."""
+    script, *words = f"{ALL[name]}".replace("OUT", str(output)).split()
+    flags = dict([*_flags(COMMON.split()), *_flags(words)])
+    line = [part for flag, values in flags.items() for part in (flag, *values)]
+    return script, [*line, "--output", str(output)]
+
+
+def _flags(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each flag with its values."""
+    starts = [n for n, word in enumerate(words) if word.startswith("--")]
+    for start, end in zip(starts, [*starts[1:], len(words)], strict=True):
+        yield words[start], words[start + 1 : end]
