@@ -47,9 +47,10 @@ class Cache:
         """Load the arrays `names` of an entry; None if it is absent, damaged or lacks one of them."""
         try:
             with np.load(self.path(kind, fingerprint), allow_pickle=False) as archive:
-                return {name: archive[name] for name in names}
+                arrays = {name: archive[name] for name in names}
         except Exception:  # zipfile and numpy raise nearly any on a damaged archive
             return None
+        return arrays if all(isinstance(each, np.ndarray) for each in arrays.values()) else None  # bytes: no array
 
     def array_path(self, kind: str, fingerprint: str) -> Path:
         """Path of an entry that is one array, mapped into memory instead of loaded; it need not exist."""

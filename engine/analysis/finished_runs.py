@@ -94,15 +94,16 @@ class FinishedRun:
         advice = f"train it with --record {record} (or all)"
         try:
             with np.load(file, allow_pickle=False) as archive:
-                if name in archive.files:
-                    array: NDArray[Any] = archive[name]
-                    return array
+                array: NDArray[Any] | bytes | None = archive[name] if name in archive.files else None
         except FileNotFoundError:
             raise UserError(f"{self.path}: nothing was recorded of its labels (no {file.name}); {advice}") from None
         except Exception as error:  # zipfile and numpy raise nearly any on a damaged archive
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{file}: not readable ({reason}); {advice}") from None
-        raise UserError(f"{file}: has no {name}; {advice}")
+        require(array is not None, f"{file}: has no {name}; {advice}")
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{file}: damaged: {name} is no array; {advice}")
+        return array
 
 
 def read_run(path: Path) -> FinishedRun:

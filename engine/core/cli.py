@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from engine import INTERRUPTED
 from utils.checks import Interrupted, RunError, UserError
@@ -26,7 +26,7 @@ _LIMITS = {
     (
         r"Connection (closed|reset) by peer|gloo/transport|recvValue failed|sendBytes failed|ncclRemoteError|"
         r"NCCL communicator was aborted"
-    ): "another process of this run has ended, as it says itself; go on from the last save with --resume",
+    ): "another process of this run has ended, for the reason that it gives, if any; go on with --resume",
     r"(\S+) does not have a deterministic implementation": (
         r"--deterministic: \1 has no kernel that gives the same bits again; leave the flag out"
     ),
@@ -64,17 +64,18 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
         print_nowhere()
         return 0
     except Exception as error:
-        if _was_interrupted(error):
+        chain = list(_with_causes(error))
+        if any(isinstance(each, KeyboardInterrupt) for each in chain):  # C code wraps it, while it is imported say
             warn(INTERRUPTED)
             return 128 + signal.SIGINT
-        line = _words_on(error)
+        line = next(filter(None, map(_words_on, chain)), "")  # torch wraps what comes while it saves
         if not line:
             raise
         _say_error(line)
         return 1
 
 
-def _words_on(error: Exception) -> str:
+def _words_on(error: BaseException) -> str:
     """The line for an error that has a cause outside the code; empty for any other."""
     if isinstance(error, MemoryError):
         return _NO_MEMORY
@@ -83,13 +84,11 @@ def _words_on(error: Exception) -> str:
     return _limit_reached(str(error)) if isinstance(error, RuntimeError) else ""
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
-    """True for an error that Ctrl-C caused: packages in C wrap it, when it comes while they are imported."""
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came from."""
     while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
 
 
 def _say_error(text: str) -> None:

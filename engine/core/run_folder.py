@@ -109,6 +109,7 @@ class RunFolder:
                 raise
         if self._is_finished():  # be it while this run has waited
             self.lock.release()
+            self.lock.drop_if_gone()  # of a run that was killed right behind its end
         try:
             self._check(resume, settings, known)
         except UserError:

@@ -109,6 +109,14 @@ class RunLock:
                 self.path.unlink()
         self._text = ""
 
+    def drop_if_gone(self) -> None:
+        """Remove the lock of a process that is gone, where the folder can be written; others stay."""
+        with suppress(OSError):
+            text = _content(self.path)
+            holder = None if text is None else _holder(text)
+            if text is not None and holder is not None and holder.is_gone:
+                _clear(self.path, text)
+
     def _wait_for(self, draft: Path, *, wait: bool) -> None:
         """Put the draft in the place of the lock, once that is free. Raises: UserError when it is not."""
         until = time.monotonic() + STALE_SECONDS + 2 * POLL_SECONDS

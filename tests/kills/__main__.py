@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = """# Runs that are killed
 
 Each chain is a run that is killed up to three times in a row and goes on with `--resume` each time: after a random
-share of its time, in a file that is half written, whole but not renamed, or just renamed, in the middle of a line of the
-log, or by SIGTERM. It counts as equal when `best.pth`, the last state (every tensor bit for bit), recorded labels,
+share of its time, in a file that is half written, whole but not renamed, or just renamed, in the middle of a line of
+the log, or by SIGTERM. It counts as equal when `best.pth`, the last state (every tensor bit for bit), recorded labels,
 `metrics.csv` and `result.json` are those of a run that nobody disturbed, less what a clock says, and neither temporary
 files nor half lines are left.
 """
@@ -85,6 +85,7 @@ def _tried(name: str, given: argparse.Namespace) -> list[Chain]:
         bench = Bench(given.work, name, processes=given.processes, draw=given.draw)
         whole = bench.whole()
         if isinstance(whole, str):
+            sys.stdout.write(f"{name}: {whole}\n")
             return [Chain(name, -1, 0, [], whole)]
         for number in range(len(chains), given.chains):
             kinds = given.kinds.split(",")

@@ -110,12 +110,8 @@ def start(job: Job, plan: Plan, count: Path | None = None) -> list[int]:
     for rank in range(job.processes):
         process = os.fork()
         if not process:
-            _be(
-                job,
-                plan if rank == 0 else Plan(),
-                _environment(rank, job.processes, port),
-                count if rank == 0 else None,
-            )
+            first = (plan, count) if rank == 0 else (Plan(), None)
+            _be(job, *first, _environment(rank, job.processes, port))
         made.append(process)
     return made
 

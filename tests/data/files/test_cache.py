@@ -1,5 +1,6 @@
 import hashlib
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,11 @@ def test_nothing_stays_open(files):
         for path in files:
             stamp(path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("content", [b"no array", b"", b"\x93NUMPY\x09\x00"])
+def test_an_entry_whose_member_is_no_array_is_absent(tmp_path, content):
+    cache = Cache(tmp_path)
+    with zipfile.ZipFile(cache.path("voc", "f"), "w") as archive:
+        archive.writestr("codes.npy", content)
+    assert cache.load("voc", "f", ["codes"]) is None

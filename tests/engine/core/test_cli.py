@@ -56,7 +56,19 @@ def test_a_command_that_comes_to_its_end_gives_its_own_code_and_gets_its_words(c
     assert exit_code(lambda argv: code if argv is None else -1) == code
 
 
+def wrapped(error, cause):
+    error.__cause__ = cause
+    return error
+
+
 LIMITS = [
+    (
+        wrapped(
+            RuntimeError("unexpected pos 64 vs 0"), RuntimeError("DataLoader worker (pid 41) is killed by signal: 9")
+        ),
+        "a loader process (41) is killed by signal: 9, often for want of memory; go on from the last save with "
+        "--resume, and fewer --num_workers",
+    ),
     (MemoryError(), "no memory left; give a smaller --batch_size or --img_size, or fewer --num_workers"),
     (
         MemoryError("Caught MemoryError in DataLoader worker process 0.\nTraceback ..."),
@@ -82,7 +94,7 @@ LIMITS = [
     ),
     (
         RuntimeError("[/a/gloo/transport/tcp/pair.cc:525] Read error [127.0.0.1]:1: Connection reset by peer"),
-        "another process of this run has ended, as it says itself; go on from the last save with --resume",
+        "another process of this run has ended, for the reason that it gives, if any; go on with --resume",
     ),
     (
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 8 GiB.\nMore."),
@@ -132,11 +144,6 @@ def test_a_reader_that_has_gone_is_no_fault(monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.__stdout__)
     assert exit_code(ending(BrokenPipeError()), []) == 0
     assert moved == [sys.__stdout__.fileno()]
-
-
-def wrapped(error, cause):
-    error.__cause__ = cause
-    return error
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,16 @@ def test_the_folder_itself_may_be_a_link(tmp_path):
     assert (tmp_path / "run" / "last" / "state.pth").exists()
 
 
+def test_a_run_killed_right_behind_its_end_leaves_nothing(tmp_path):
+    folder = used(tmp_path / "run")
+    folder.finish({"test": {}})
+    lock = folder.path / ".lock"
+    for change, left in (({"pid": 2**30}, False), ({}, True), ({"pid": 2**30, "host": "another"}, True)):
+        lock.write_text(json.dumps(this_process()._replace(**change)._asdict()))
+        RunFolder(folder.path).open(True, SETTINGS, KNOWN)
+        assert lock.exists() == left
+
+
 def test_a_second_run_names_the_first_and_a_finished_one_takes_no_lock(tmp_path):
     folder = used(tmp_path / "run")
     folder.open(True, SETTINGS, KNOWN)
