@@ -9,6 +9,7 @@ import torch
 from engine.core.distributed import Runtime
 from engine.core.setting_table import settings_of
 from engine.training.optim import (
+    BETTER,
     OptimConfig,
     Plateau,
     after_score,
@@ -222,3 +223,29 @@ def test_a_run_under_one_cycle_stopped_after_any_save_ends_in_the_same_state(opt
     assert whole.learner.optimizer.param_groups[1]["lr"] == pytest.approx(3 * 0.05 / 25e4)
     group = whole.learner.optimizer.param_groups[0]
     assert (group["momentum"] if optim.optimizer == "sgd" else group["betas"][0]) == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize(
+    ("warm", "fits"),
+    [
+        ({"warmup_epoch": 0}, True),
+        ({"warmup_steps": 0}, True),
+        ({}, False),
+        ({"warmup_steps": 1, "warmup_epoch": 0}, False),
+        ({"warmup_epoch": 0, "warmup_ratio": 0.5}, False),
+    ],
+)
+def test_one_cycle_has_no_warm_up_of_any_kind(warm, fits):
+    if fits:
+        assert OptimConfig(scheduler="one_cycle", **warm).scheduler == "one_cycle"
+    else:
+        with pytest.raises(UserError, match="--scheduler one_cycle: rises by itself, with no warm-up before it"):
+            OptimConfig(scheduler="one_cycle", **warm)
+
+
+def test_a_score_that_is_better_by_no_more_than_rounding_is_waited_for():
+    best = 0.5
+    limit = best * (1 + BETTER)
+    assert after_score(Plateau(best=best), limit, OptimConfig()) == Plateau(best=best, waited=1)
+    above = math.nextafter(limit, 1)
+    assert after_score(Plateau(best=best, waited=2), above, OptimConfig()) == Plateau(best=above)
