@@ -99,6 +99,7 @@ def _fork(kind: Kind, work: Path, each: int, seed: int) -> int:
     try:
         file = file_of(kind, work, seed)
         bench = Bench(kind, folder / "files")
+        bench.is_read()  # imports what the commands need: an alarm amid an import breaks all that follow
         for number in range(len(outcomes_of(file)), each):
             _add(file, bench.attempt(number, seed))
     finally:

@@ -44,6 +44,11 @@ def hang(folder, *words):
     time.sleep(60)
 
 
+def toil(folder, *words):
+    while True:
+        pass
+
+
 def obey(folder, *words):
     (folder / MARKER).touch()
     return Done(0, "", "")
@@ -54,6 +59,7 @@ def obey(folder, *words):
     [
         (crash, "traceback"),
         (hang, "hangs"),
+        (toil, "hangs"),
         (obey, "ran code"),
         (lambda *_: Done(0, "", ""), "read"),
         (lambda *_: Done(1, "", "note: 1 image is missing\n"), "read"),
@@ -67,7 +73,8 @@ def obey(folder, *words):
 )
 def test_the_end_of_a_command_is_told(bench, monkeypatch, command, end):
     monkeypatch.setattr(trial, "run", command)
-    monkeypatch.setattr(trial, "SECONDS", 1)
+    monkeypatch.setattr(trial, "SECONDS", 0.2)
+    monkeypatch.setattr(trial, "PATIENCE", 2)
     outcome = bench.attempt(0)
     assert outcome.end == end
     assert outcome.is_fault == (end not in ("read", "refused"))
