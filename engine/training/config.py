@@ -91,7 +91,7 @@ class RunConfig:
         )
         require(
             self.early_stop is None or self.selection != "last",
-            "--early_stop: --selection last compares no epochs; give --selection validation",
+            "--early_stop: --selection last compares no epochs; give --selection validation, or --early_stop= for none",
         )
         object.__setattr__(self, "train_mode", _train_mode(self))
         require(self.linear_epochs >= 1, f"--linear_epochs {self.linear_epochs}: must be at least 1")

@@ -39,7 +39,7 @@ def selection_of(config: RunConfig, optim: OptimConfig, data: Data) -> str:
     )
     require(
         wanted != "last" or config.early_stop is None,
-        "--early_stop: there is no validation split whose mAP could fall; give --val_frac",
+        "--early_stop: there is no validation split whose mAP could fall; give --val_frac, or --early_stop= for none",
     )
     require(
         optim.scheduler != "plateau" or data.validation is not None or wanted == "test",

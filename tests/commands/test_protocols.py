@@ -78,13 +78,14 @@ def test_a_rival_trains_as_the_method_does(name, dataset, loss):
     method = printed(SCRIPTS[name], *labels)
     assert {key: rival[key] for key in defaults} == {key: method[key] for key in defaults}
     if name == "large_loss":
-        assert all(rival[key] == method[key] for key in ("val_frac", "split_seed", "label_seed"))
+        assert all(rival[key] == method[key] for key in ("val_frac", "split_seed", "label_seed", "early_stop"))
+        assert float(method["early_stop"]) == 3
 
 
 def test_openimages_keeps_its_own_network_and_size():
     held = printed("main_BCE", FOLDER / "large_loss.yaml", "--loss", "an", "--dataset", "openimages")
     method = printed("main_llm", "--dataset", "openimages")
-    for key in ("model", "img_size", "batch_size", "val_frac", "labels", "lr"):
+    for key in ("model", "img_size", "batch_size", "val_frac", "labels", "lr", "early_stop"):
         assert held[key] == method[key]
 
 
