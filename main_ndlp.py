@@ -18,6 +18,7 @@ DEFAULTS = {
     "img_size": 224,
     "normalize": "imagenet",
     "augment": "photometric",
+    "resize": "cv2-like",
     "batch_size": 32,
     "sampler": "class-aware",
     "sampler_labels": "clean",

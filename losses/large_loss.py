@@ -52,7 +52,9 @@ class LargeLossConfig:
     """
 
     mod_scheme: Scheme = option(
-        "LL-Ct", "reject large losses (LL-R), correct the label once (LL-Ct) or for good (LL-Cp)"
+        "LL-Ct",
+        "reject large losses (LL-R), correct the label once (LL-Ct) or for good (LL-Cp)",
+        aliases=("largelossmod_scheme",),
     )
     delta_rel: float = option(
         0.2, "percentage of a batch's labels that is modified: added every epoch, or with LL-Cp the same in every epoch"

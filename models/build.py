@@ -17,6 +17,9 @@ from utils.checks import UserError, require
 from utils.foreign_states import CheckpointWeights
 from utils.options import choices_of, kind_of, option, reader
 
+PUBLISHED_NAMES = {"vit_B16_224": "vit_b_16", "vit_L16_224": "vit_l_16"}
+"""Backbones as CSRA's commands call them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -26,6 +29,8 @@ class ModelConfig:
         "resnet101",
         "backbone: any classification network of torchvision (resnet50, convnext_tiny, vit_b_16, ...), timm/NAME where "
         "timm is installed, or scenenet, a small one for 40 x 40 scenes",
+        aliases=("arch",),
+        synonyms=PUBLISHED_NAMES,
     )
     head: str = option(
         "linear", "; ".join(f"{name}: {kind.title}" for name, kind in HEADS.items()), choices=tuple(HEADS)
@@ -38,7 +43,9 @@ class ModelConfig:
     weights: str = option(
         "default",
         "backbone weights: default (torchvision IMAGENET1K_V1), none, a .pth or .safetensors, or packages that pip "
-        f"installs ({', '.join(PACKAGED)}), which choose --model, --img_size and --normalize too",
+        f"installs ({', '.join(PACKAGED)}), which choose --model, --img_size and --normalize too; --cutmix of CSRA and "
+        "CoNeS names weights that were pretrained with CutMix, and trains nothing with it",
+        aliases=("cutmix",),
     )
     checkpoint_weights: CheckpointWeights | None = option(
         None, "--weights FILE that holds averaged weights beside raw ones: take these (default: the averaged, ema)"

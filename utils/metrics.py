@@ -259,7 +259,7 @@ def _ratios(count: Tally) -> PrecisionRecall:
     class_recall = _mean(count.true[has_positives] / count.positives[has_positives])
     overall_precision = count.true.sum() / max(count.chosen.sum(), 1)
     overall_recall = count.true.sum() / max(count.positives.sum(), 1)
-    return PrecisionRecall(*_with_f1(class_precision, class_recall), *_with_f1(overall_precision, overall_recall))
+    return PrecisionRecall(*with_f1(class_precision, class_recall), *with_f1(overall_precision, overall_recall))
 
 
 def _known_average_precision(scores: Scores, present: Mask, known: Mask) -> float:
@@ -267,7 +267,7 @@ def _known_average_precision(scores: Scores, present: Mask, known: Mask) -> floa
     return average_precision(scores[known], present[known])
 
 
-def _with_f1(precision: float, recall: float) -> tuple[float, float, float]:
+def with_f1(precision: float, recall: float) -> tuple[float, float, float]:
     """Precision, recall and their harmonic mean, 0 when both are 0."""
     total = precision + recall
     return float(precision), float(recall), float(2 * precision * recall / total) if total else 0.0

@@ -44,11 +44,12 @@ class EvalView:
     """The augmentation of training, which decides whether images are scored whole or in a centre crop."""
     normalize: str
     decoder: Decoder
+    resize: str = "antialias"
 
     @cached_property
     def transform(self) -> Pipeline:
         """From any image to uint8 (3, s, s)."""
-        return eval_transform(self.augment, self.img_size)
+        return eval_transform(self.augment, self.img_size, self.resize)
 
     @cached_property
     def normalizer(self) -> Normalizer:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -17,6 +18,7 @@ from data.images.caching import Keep
 from data.images.decoders import Decoder, require_decoder
 from data.loading.dataset import Collate, ImageBatch, ImageDataset, Transform
 from data.loading.eval_view import EvalView
+from data.loading.resizing import RESIZERS
 from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches, TrainingBatches, class_members
 from data.loading.transforms import AUGMENTATIONS, NORMALIZATIONS, SECOND_VIEWS, Normalizer
 from utils.checks import require
@@ -47,6 +49,12 @@ class LoaderConfig:
         choices=SECOND_VIEWS,
     )
     normalize: str = option("unit", "scale of the pixels: [0, 1], ImageNet's, +-2, +-1", choices=NORMALIZATIONS)
+    resize: str = option(
+        "antialias",
+        "bilinear, averaging over what falls into a pixel as Pillow does; or between two neighbours alone, as OpenCV "
+        "does for DB loss and NDLP",
+        choices=RESIZERS,
+    )
     decoder: Decoder = option(
         "pillow", "decodes and resizes: pillow gives the papers' pixels, torchcodec is faster and within 2/255"
     )
@@ -61,6 +69,9 @@ class LoaderConfig:
         4, "class-aware: an epoch has (images of the most frequent class) x classes / this many draws"
     )
     sampler_run: int = option(3, "class-aware: images taken at each class")
+    drop_last: tuple[Literal["train", "validation", "test"], ...] | None = option(
+        None, "splits of which a last batch that is not full is left out (Cole et al.: train,validation,test)"
+    )
     num_workers: int | None = option(None, "loader processes (default: none on a CPU, up to 16 beside a GPU)")
     check_images: bool = option(True, "decode every image once before the first training on it")
 
@@ -72,9 +83,25 @@ class LoaderConfig:
         require(self.sampler_run >= 1, f"--sampler_run {self.sampler_run}: must be at least 1 image")
         require_decoder(self.decoder)
 
+    def scored(self, name: str, split: Annotations) -> Annotations:
+        """A split without the images of a last batch that is not full, where `drop_last` says so.
+
+        They are the last ones in the order of the published files. Raises: UserError if none are left.
+        """
+        if name not in (self.drop_last or ()):
+            return split
+        whole = self.whole_rows(name, len(split))
+        return split if whole == len(split) else split.take(np.sort(split.recipe_order()[:whole]))
+
+    def whole_rows(self, name: str, rows: int) -> int:
+        """The number of rows in whole batches. Raises: UserError when there is none."""
+        size = self.batch_size
+        require(rows >= size, f"--drop_last {name}: {rows} images make no batch of {size}; leave {name} out")
+        return rows // size * size
+
     def eval_view(self) -> EvalView:
         """The view in which images are scored."""
-        return EvalView(self.img_size, self.augment, self.normalize, self.decoder)
+        return EvalView(self.img_size, self.augment, self.normalize, self.decoder, self.resize)
 
     def workers(self, *, beside_gpu: bool, processes: int) -> int:
         """Loader processes for each of `processes` on this machine: as set, else as many as help.
@@ -146,7 +173,8 @@ def training_batches(
     """The batches of training as `--sampler` orders them. Raises: UserError when no row has a class to go by."""
     size = config.batch_size
     if config.sampler == "shuffled":
-        return ShuffledBatches(len(annotations), size, seed=seed, rank=rank, world_size=world_size)
+        whole = "train" in (config.drop_last or ()) and config.whole_rows("train", len(annotations)) > 0
+        return ShuffledBatches(len(annotations), size, seed=seed, rank=rank, world_size=world_size, drop_last=whole)
     return ClassAwareBatches(
         class_members(observed if config.sampler_labels == "observed" else annotations.truth),
         size,

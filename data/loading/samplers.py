@@ -56,11 +56,18 @@ class TrainingBatches(Sampler[list[Sample]]):
 
 
 class ShuffledBatches(TrainingBatches):
-    """Every row once per epoch; order = f(seed, epoch)."""
+    """Every row once per epoch; order = f(seed, epoch). With `drop_last` without the last batch if it is not full."""
+
+    def __init__(
+        self, rows: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1, drop_last: bool = False
+    ) -> None:
+        self.all_rows = rows
+        used = rows // batch_size * batch_size if drop_last else rows
+        super().__init__(used, batch_size, seed=seed, rank=rank, world_size=world_size)
 
     def order(self, epoch: int) -> Index:
         """(N,) all rows, permuted."""
-        return np.random.default_rng(derive_seed(self.seed, "order", epoch)).permutation(self.rows)
+        return np.random.default_rng(derive_seed(self.seed, "order", epoch)).permutation(self.all_rows)
 
 
 class ClassAwareBatches(TrainingBatches):

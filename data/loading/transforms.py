@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from data.images.decoders import DecodedImage, as_tensor
 from data.loading.photometric import Photometric, SideCut
+from data.loading.resizing import RESIZERS, Resizer, antialiased
 from utils.checks import require
 
 Step = Callable[[DecodedImage], DecodedImage]
@@ -100,12 +100,12 @@ def _line(values: tuple[float, ...], width: int, device: torch.device, dtype: to
 class Resize:
     """Bilinear to s x s, the aspect not kept."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, resized: Resizer = antialiased) -> None:
+        self.size, self.resized = size, resized
 
     def __call__(self, image: DecodedImage) -> DecodedImage:
         """An image of s x s; the same one where it has that size already."""
-        return image if F.get_size(image) == [self.size, self.size] else _resized(image, self.size)
+        return image if F.get_size(image) == [self.size, self.size] else self.resized(image, self.size)
 
 
 class RandomCrop:
@@ -145,11 +145,11 @@ class FlippedCrop:
     Args:
         size: s, in pixels.
         scale: least and greatest share of the image's area.
+        resized: how a part becomes s x s.
     """
 
-    def __init__(self, size: int, scale: tuple[float, float]) -> None:
-        self.size = size
-        self.scale = scale
+    def __init__(self, size: int, scale: tuple[float, float], resized: Resizer = antialiased) -> None:
+        self.size, self.scale, self.resized = size, scale, resized
 
     def __call__(self, image: DecodedImage) -> DecodedImage:
         """An image of s x s."""
@@ -158,7 +158,7 @@ class FlippedCrop:
         if mirrored:
             left = F.get_size(image)[1] - left - width
         part = _cropped(image, (left, top, width, height))
-        return _resized(F.horizontal_flip(part) if mirrored else part, self.size)
+        return self.resized(F.horizontal_flip(part) if mirrored else part, self.size)
 
 
 class ReflectShift:
@@ -184,10 +184,17 @@ class MultiScaleCrop:
         size: s, in pixels.
         scales: sides of the crop as shares of the shorter side of the image.
         max_distort: how many steps of `scales` width and height may lie apart.
+        resized: how a crop becomes s x s.
     """
 
-    def __init__(self, size: int, scales: Sequence[float] = (1, 0.9, 0.8, 0.7, 0.6), max_distort: int = 2) -> None:
-        self.size, self.scales, self.max_distort = size, tuple(scales), max_distort
+    def __init__(
+        self,
+        size: int,
+        scales: Sequence[float] = (1, 0.9, 0.8, 0.7, 0.6),
+        max_distort: int = 2,
+        resized: Resizer = antialiased,
+    ) -> None:
+        self.size, self.scales, self.max_distort, self.resized = size, tuple(scales), max_distort, resized
 
     def __call__(self, image: DecodedImage) -> DecodedImage:
         """An image of s x s. A crop is cut at the image's edges, which it passes by 2 pixels at most."""
@@ -198,7 +205,7 @@ class MultiScaleCrop:
         left, top = offsets[_draw(len(offsets))]
         right, bottom = min(left + width, columns), min(top + height, rows)
         left, top = max(left, 0), max(top, 0)
-        return _resized(_cropped(image, (left, top, right - left, bottom - top)), self.size)
+        return self.resized(_cropped(image, (left, top, right - left, bottom - top)), self.size)
 
 
 def crop_pairs(
@@ -224,44 +231,44 @@ def crop_offsets(image_width: int, image_height: int, width: int, height: int) -
     return [(across * x, down * y) for across, down in corners_and_centre + edges + quarters]
 
 
-def _crop(size: int) -> list[Step]:
+def _crop(size: int, resized: Resizer) -> list[Step]:
     """CoNeS and CSRA on VOC and COCO: flip, then 70 to 100 % of the area at an aspect of 3:4 to 4:3."""
-    return [FlippedCrop(size, scale=(0.7, 1.0))]
+    return [FlippedCrop(size, scale=(0.7, 1.0), resized=resized)]
 
 
-def _flip(size: int) -> list[Step]:
-    return [Resize(size), v2.RandomHorizontalFlip(0.5)]
+def _flip(size: int, resized: Resizer) -> list[Step]:
+    return [Resize(size, resized), v2.RandomHorizontalFlip(0.5)]
 
 
-def _resize_crop(size: int) -> list[Step]:
+def _resize_crop(size: int, resized: Resizer) -> list[Step]:
     """CLS: warped to 8/7 of the side (256 for 224), a window of it, then half of them mirrored."""
-    return [Resize(_with_margin(size)), RandomCrop(size), v2.RandomHorizontalFlip(0.5)]
+    return [Resize(_with_margin(size), resized), RandomCrop(size), v2.RandomHorizontalFlip(0.5)]
 
 
-def _multiscale(size: int) -> list[Step]:
-    return [MultiScaleCrop(size), v2.RandomHorizontalFlip(0.5)]
+def _multiscale(size: int, resized: Resizer) -> list[Step]:
+    return [MultiScaleCrop(size, resized=resized), v2.RandomHorizontalFlip(0.5)]
 
 
-def _side_crop(size: int) -> list[Step]:
+def _side_crop(size: int, resized: Resizer) -> list[Step]:
     """The crop of the long-tail papers: 80 to 100 % of each side."""
-    return [SideCut(), Resize(size), v2.RandomHorizontalFlip(0.5)]
+    return [SideCut(), Resize(size, resized), v2.RandomHorizontalFlip(0.5)]
 
 
-def _photometric(size: int) -> list[Step]:
+def _photometric(size: int, resized: Resizer) -> list[Step]:
     """Distribution-balanced loss and NDLP. Colours are distorted behind the cut: pixel by pixel, so it is the same."""
-    return [SideCut(), Photometric(), Resize(size), v2.RandomHorizontalFlip(0.5)]
+    return [SideCut(), Photometric(), Resize(size, resized), v2.RandomHorizontalFlip(0.5)]
 
 
-def _shift(size: int) -> list[Step]:
+def _shift(size: int, resized: Resizer) -> list[Step]:
     """For handwriting, which no mirror leaves legible."""
-    return [Resize(size), ReflectShift(4)]
+    return [Resize(size, resized), ReflectShift(4)]
 
 
-def _none(size: int) -> list[Step]:
-    return [Resize(size)]
+def _none(size: int, resized: Resizer) -> list[Step]:
+    return [Resize(size, resized)]
 
 
-AUGMENTATIONS: dict[str, Callable[[int], list[Step]]] = {
+AUGMENTATIONS: dict[str, Callable[[int, Resizer], list[Step]]] = {
     "crop": _crop,
     "resize-crop": _resize_crop,
     "flip": _flip,
@@ -286,37 +293,40 @@ CENTRED = frozenset({"resize-crop"})
 """Augmentations beside which images are scored in a centre crop; all others score whole images."""
 
 
-def train_transform(augment: str, size: int) -> Pipeline:
+def train_transform(augment: str, size: int, resize: str = "antialias") -> Pipeline:
     """The transform of training images: any image -> uint8 (3, size, size).
 
     Args:
         augment: a name of `AUGMENTATIONS`.
         size: side in pixels.
+        resize: a name of `RESIZERS`.
 
     Raises:
         UserError: an unknown name, or a size below 1.
     """
     _check("augment", augment, AUGMENTATIONS)
+    _check("resize", resize, RESIZERS)
     require(size >= 1, f"--img_size {size}: must be at least 1 pixel")
-    return Pipeline(AUGMENTATIONS[augment](size))
+    return Pipeline(AUGMENTATIONS[augment](size, RESIZERS[resize]))
 
 
-def second_transform(second: str, augment: str, size: int) -> Pipeline:
+def second_transform(second: str, augment: str, size: int, resize: str = "antialias") -> Pipeline:
     """The transform of the second view of training images, for methods that compare two.
 
     Args:
         second: a name of `SECOND_VIEWS`.
         augment: a name of `AUGMENTATIONS`.
         size: side in pixels.
+        resize: a name of `RESIZERS`.
 
     Raises:
         UserError: an unknown name, or a size below 1.
     """
     _check("second_view", second, SECOND_VIEWS)
-    return Pipeline([*SECOND_VIEWS[second](), *train_transform(augment, size).steps])
+    return Pipeline([*SECOND_VIEWS[second](), *train_transform(augment, size, resize).steps])
 
 
-def eval_transform(augment: str, size: int) -> Pipeline:
+def eval_transform(augment: str, size: int, resize: str = "antialias") -> Pipeline:
     """The transform of images that are scored, after training under `augment`; nothing random.
 
     The whole image, bilinear to `size` x `size` whatever its aspect; but for a name in `CENTRED` the middle of the
@@ -325,13 +335,16 @@ def eval_transform(augment: str, size: int) -> Pipeline:
     Args:
         augment: a name of `AUGMENTATIONS`.
         size: side in pixels.
+        resize: a name of `RESIZERS`.
 
     Raises:
         UserError: an unknown name, or a size below 1.
     """
     _check("augment", augment, AUGMENTATIONS)
-    whole = train_transform("none", size)
-    return Pipeline([Resize(_with_margin(size)), CenterCrop(size)]) if augment in CENTRED else whole
+    whole = train_transform("none", size, resize)
+    if augment not in CENTRED:
+        return whole
+    return Pipeline([Resize(_with_margin(size), RESIZERS[resize]), CenterCrop(size)])
 
 
 def normalizer(name: str) -> Normalizer:
@@ -361,14 +374,6 @@ def _cropped(image: DecodedImage, box: Box) -> DecodedImage:
     if isinstance(image, Tensor):
         return image[:, top : top + height, left : left + width]
     return image.crop((left, top, left + width, top + height))
-
-
-def _resized(image: DecodedImage, size: int) -> DecodedImage:
-    """Bilinear with antialiasing; of a tensor as fast as can be, with the channels innermost in memory."""
-    if not isinstance(image, Tensor):
-        return image.resize((size, size), Image.Resampling.BILINEAR)
-    batch = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
-    return interpolate(batch, (size, size), mode="bilinear", antialias=True)[0]
 
 
 def _mirrored(length: int, shift: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from engine.core.manifest import Manifest, Preparation, Published, load_manifest
+from engine.core.manifest import Manifest, Published, load_manifest
 from models.build import Architecture, SettingError, architecture_from, build_model
 from models.peers import Network, Peers, build_peers
 from models.released import Released, recognise, released_of
@@ -48,7 +48,7 @@ class SavedModel:
     classes: tuple[str, ...]
     """Names in the order of the logits; empty where the file has none, as most that papers released."""
     settings: dict[str, Any]
-    """Those of the run; of a released file those of its network, and `img_size` and `normalize` of its images."""
+    """Those of the run; of a released file those of its network, and how its images are prepared (`Preparation`)."""
     epoch: int
     peers: bool
     """True if the weights are those of two networks."""
@@ -253,7 +253,7 @@ def _released(
     released = released_of(family, contents, overrides)
     view = published.view if published else manifest.families[family].view(dataset)
     if released.img_size and not published:
-        view = Preparation(released.img_size, view.normalize)
+        view = view._replace(img_size=released.img_size)
     settings = {**released.settings, **view._asdict(), **({"dataset": published.dataset} if published else {})}
     return SavedModel(
         path,

@@ -35,6 +35,8 @@ class CommandLine(NamedTuple):
     only_print: bool
     words: tuple[str, ...]
     """Arguments that are no flags, of commands that have some."""
+    notes: tuple[str, ...] = ()
+    """How something was understood that is not what it says, one line each."""
 
     def values(self, table: SettingTable) -> dict[str, Any]:
         """Typed values of the settings in `table`. Raises: UserError when a text does not fit."""
@@ -86,8 +88,9 @@ def read_command_line(command: CommandTable, table: SettingTable, argv: Sequence
         raise UserError(f"{command.program}: {word!r} is not a flag; --help lists them")
     given = vars(spaces)
     only_print = bool(given.pop("print_config", False))
-    file = _settings_file(given, command.program)
-    return CommandLine(given, file, only_print, tuple(words))
+    named = _settings_file(given, command.program)
+    file, notes = beside(named, command.program)
+    return CommandLine(given, file, only_print, tuple(words), notes)
 
 
 def peek(
@@ -110,7 +113,7 @@ def peek(
         table = {**table, **{name: setting._replace(kind="bool") for name, setting in part.items()}}
     spaces, unknown = _parser(command, table).parse_known_args(_numbers_joined(argv, table))
     given = vars(spaces)
-    file = _settings_file(given, command.program)
+    file, _ = beside(_settings_file(given, command.program), command.program)
     return str(given.get(name, "")), None if unknown else file
 
 
@@ -212,10 +215,17 @@ def _settings_file(given: dict[str, Any], program: str) -> Path | None:
     file, flag_file = given.pop("config_file", None), given.pop("config", None)
     require(not (file and flag_file), f"{program}: two settings files, {file} and --config {flag_file}; give one")
     config = file or flag_file
-    path = Path(config) if config else None
-    require(
-        path is None or path.suffix != ".py",
-        f"{program}: {path}: settings are YAML files here, and no .py is run for them; give "
-        f"{path and path.with_suffix('.yaml')}",
-    )
-    return path
+    return Path(config) if config else None
+
+
+def beside(path: Path | None, program: str) -> tuple[Path | None, tuple[str, ...]]:
+    """The settings file that a name stands for, and a line where it is another: published ones end in `.py`.
+
+    Raises: UserError for a `.py` that has no `.yaml` beside it.
+    """
+    if path is None or path.suffix != ".py":
+        return path, ()
+    yaml = path.with_suffix(".yaml")
+    text = f"{program}: {path}: settings are YAML files here, and no .py is run for them"
+    require(yaml.is_file(), f"{text}; give {yaml} (there is none beside it)")
+    return yaml, (f"note: {path}: no .py is run here; its settings are those of {yaml}",)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from data.datasets import DATASETS
+from data.loading.resizing import RESIZERS
 from data.loading.transforms import NORMALIZATIONS
 from engine.core.setting_table import CONFIGS
 from models.released import FAMILIES
@@ -27,10 +28,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Preparation(NamedTuple):
-    """Preparation of images: side of the square in pixels, and scale of the pixel values."""
+    """Preparation of images: side of the square in pixels, scale of the pixel values, way to resize."""
 
     img_size: int
     normalize: str
+    resize: str = "antialias"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +42,15 @@ class FamilyDefaults:
     img_size: int
     normalize: str
     source: str
+    resize: str = "antialias"
     order: tuple[str, ...] = ()
     """Datasets whose classes have the same order here and in the published code."""
     differs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Other values of `img_size` and `normalize` for some datasets."""
+    """Other values of `img_size`, `normalize` and `resize` for some datasets."""
 
     def view(self, dataset: str | None) -> Preparation:
         """Preparation of the images of a dataset; None: the dataset is not known."""
-        defaults = {"img_size": self.img_size, "normalize": self.normalize}
+        defaults = {"img_size": self.img_size, "normalize": self.normalize, "resize": self.resize}
         return Preparation(**{**defaults, **self.differs.get(dataset or "", {})})
 
 
@@ -65,6 +68,7 @@ class Published:
     metrics: Mapping[str, float]
     """In percent, by the names of the metrics table."""
     source: str
+    resize: str = "antialias"
     file: str | None = None
     sha256: str | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -79,7 +83,7 @@ class Published:
     @property
     def view(self) -> Preparation:
         """Preparation of the images."""
-        return Preparation(self.img_size, self.normalize)
+        return Preparation(self.img_size, self.normalize, self.resize)
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,8 @@ def _check_view(entry: Mapping[str, Any], where: str) -> None:
     size, scale = entry.get("img_size", 8), entry.get("normalize", "unit")
     require(type(size) is int and size >= 8, f"{where}: img_size {size}: must be a whole number, at least 8")
     require(scale in NORMALIZATIONS, f"{where}: normalize {scale}: choose from {', '.join(NORMALIZATIONS)}")
+    resize = entry.get("resize", "antialias")
+    require(resize in RESIZERS, f"{where}: resize {resize}: choose from {', '.join(RESIZERS)}")
 
 
 def _check_datasets(names: Any, where: str) -> None:

@@ -235,11 +235,12 @@ class RunFolder:
         require_parts(self.result, self.path, "selected_epoch", "selection", "epochs", "extra")
         second = beside(self.result)
         chosen = f"test, epoch {self.result['selected_epoch']} ({self.result['selection']})"
-        lines = [f"{chosen}{', network f' if second else ''}: {_percentages(self.result['test'])}"]
-        lines += [f"  {BESIDE[name]}: {_percentages(metrics)}" for name, metrics in second.items()]
+        lines = [f"{chosen}{', network f' if second else ''}: {percentages(self.result['test'])}"]
+        lines += [f"  {BESIDE[name]}: {percentages(metrics)}" for name, metrics in second.items()]
+        lines += _other_figures(self.result)
         for group, metrics in self.result["extra"].get("groups", {}).items():
             known = {name: value for name, value in metrics.items() if value is not None}
-            lines.append(f"  {group}: {_percentages(known)}")
+            lines.append(f"  {group}: {percentages(known)}")
         empty = self.result["extra"].get("classes_without_positives")
         if self.result.get("epochs_trained", self.result["epochs"]) < self.result["epochs"]:
             lines.append(f"stopped early, after {self.result['epochs_trained']} of {self.result['epochs']} epochs")
@@ -295,6 +296,17 @@ def damage_told(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: damaged, or of another run ({type(error).__name__}: {said})") from error
 
 
-def _percentages(metrics: Mapping[str, float]) -> str:
+def _other_figures(result: Mapping[str, Any]) -> list[str]:
+    """Lines about figures that are chosen or computed otherwise: on the test set, by the published evaluators."""
+    best, lines = result.get("best_on_test"), []
+    if best and best["epoch"] != result["selected_epoch"]:
+        figures = {name: best[name] for name in result["test"]}
+        lines.append(f"chosen on the test set itself, epoch {best['epoch']}: {percentages(figures)}")
+    if (published := result.get("published_metrics")) and published["test"]:
+        lines.append(f"test by the published evaluators (CSRA, CoNeS): {percentages(published['test'])}")
+    return lines
+
+
+def percentages(metrics: Mapping[str, float]) -> str:
     """All metrics but those of the top k scores of each image, on one line."""
     return "  ".join(f"{name} {100 * value:.2f}" for name, value in metrics.items() if "@" not in name)

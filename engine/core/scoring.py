@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,11 @@ from utils.checks import RunError
 from utils.console import Progress
 from utils.long_tail import group_figures
 from utils.metrics import KnownScores, Metrics, Scores, evaluate_known, evaluate_scores, group_map, known_scores
+from utils.published_metrics import published_figures
 from utils.types import Annotations, Batch, Index, LabelTable
+
+MetricsBy = Literal["ours", "published"]
+"""Whose definitions figures follow; `published` stand beside ours, never in their place."""
 
 
 class BatchLoader(Protocol):
@@ -258,6 +262,11 @@ def computed_batches(
         yield batch.index, at_least_float32(compute(batch.images))
         bar.advance(len(batch.index) * runtime.world_size)
         after_batch()
+
+
+def published_metrics(measured: EvalResult, truth: LabelTable) -> dict[str, float] | None:
+    """The figures of a split by the published evaluators; None where only few labels per image are known."""
+    return None if measured.scores is None else published_figures(measured.scores, truth.dense())
 
 
 def require_finite(finite: bool, label: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from engine.core import setting_table
 from engine.core.command_line import help_text, peek, read_command_line, without_help
-from engine.core.setting_table import CommandTable, Groups, SettingTable, settings_of
+from engine.core.setting_table import CommandTable, Groups, Setting, SettingTable, settings_of
 from engine.core.settings_files import (
     SettingsFile,
     SettingsLayer,
@@ -25,6 +25,7 @@ from engine.core.settings_files import (
     read_yaml,
     typed_value,
     typed_values,
+    with_foundation,
     yaml_comment,
     yaml_text,
 )
@@ -184,6 +185,11 @@ class Request:
         self._check_other_heads()
         return values, origins
 
+    def notes(self) -> list[str]:
+        """What was asked for and has no effect, and which settings file is read instead of another, one line each."""
+        heads = [f"note: {text}, so it has no effect" for _, text in self._other_heads()]
+        return [*self.line.notes, *self._overruled(), *heads]
+
     def _method(self, argv: Sequence[str]) -> str:
         """The method: as the command line says, else the settings file named there, else the first."""
         command = self.command
@@ -194,10 +200,10 @@ class Request:
         setting = command.shared[command.choice]
         if text:
             return str(typed_value(setting, text, f"--{command.choice}"))
-        named = None if file is None else read_yaml(file).get(command.choice)
-        if named is None:
-            return str(setting.default)
-        return str(typed_values({command.choice: named}, command.shared, str(file))[command.choice])
+        for path in reversed([] if file is None else with_foundation(file, command.program)):
+            if (named := read_yaml(path).get(command.choice)) is not None:
+                return str(typed_values({command.choice: named}, command.shared, str(path))[command.choice])
+        return str(setting.default)
 
     def _resolved(self, table: SettingTable, recorded: SettingsLayer | None) -> tuple[dict[str, Any], dict[str, str]]:
         """Values and origins of the settings in `table`, by all layers."""
@@ -218,28 +224,47 @@ class Request:
         return [SettingsLayer("default", code), SettingsLayer(self.command.program, script)]
 
     def _named(self, table: SettingTable) -> list[SettingsFile]:
-        """The settings file that the command line names, if any."""
+        """The settings file that the command line names, if any, and first the one that it adds to."""
         path = self.line.config
-        return [] if path is None else [read_settings_file(path, table, self._foreign(table))]
+        paths = [] if path is None else with_foundation(path, self.command.program)
+        return [read_settings_file(path, table, self._foreign(table)) for path in paths]
 
     def _above(self, table: SettingTable, recorded: SettingsLayer | None) -> list[SettingsLayer]:
         """The layers above all files."""
-        given = SettingsLayer("command line", self.line.values(table))
+        ruled = {name for file in self._named(table) for name in file.rules}
+        values = {name: value for name, value in self.line.values(table).items() if name not in ruled}
+        given = SettingsLayer("command line", values)
         return [given] if recorded is None else [recorded, given]
+
+    def _overruled(self) -> list[str]:
+        """A line for each flag that the settings file overrules with another value."""
+        given = self.line.values(self.table)
+        return [
+            f"note: --{name} {as_text(given[name])}: {file.plain.origin} says {name} "
+            f"{as_text(file.plain.values[name])} and rules, as in the published code; for another one leave the "
+            "settings file out"
+            for file in self._named(self.table)
+            for name in file.rules
+            if name in given and given[name] != file.plain.values[name]
+        ]
 
     def _foreign(self, table: SettingTable) -> frozenset[str]:
         """Names that may stand in settings files although `table` has no such setting."""
         return self.elsewhere - table.keys()
 
     def _check_other_heads(self) -> None:
-        """Point out the flags of another head, or raise UserError where leaving one out would be another experiment."""
-        every = self.command.with_all_heads(self.method)
+        """Raise UserError where leaving out a flag of another head would be another experiment."""
+        for setting, text in self._other_heads():
+            head = next(head for head, settings in self.command.heads.items() if setting.name in settings)
+            require(not setting.strict, f"{text}; leave the flag out, or give --head {head}")
+
+    def _other_heads(self) -> list[tuple[Setting, str]]:
+        """The flags that are of another head, and a sentence about each."""
+        every, found = self.command.with_all_heads(self.method), []
         for name in (name for name in self.line.texts if name in every.keys() - self.table.keys()):
             heads = [head for head, settings in self.command.heads.items() if name in settings]
-            text = f"--{name}: is of --head {' and '.join(heads)}, but the head is {self.head}"
-            require(not every[name].strict, f"{text}; leave the flag out, or give --head {heads[0]}")
-            if os.environ.get("RANK", "0") == "0":  # once over all processes
-                warn(f"note: {text}, so it has no effect")
+            found.append((every[name], f"--{name}: is of --head {' and '.join(heads)}, but the head is {self.head}"))
+        return found
 
 
 def parse_settings(
@@ -265,6 +290,9 @@ def parse_settings(
     """
     request = request or Request(command.table(), argv, elsewhere)
     settings = _built(command, request, *request.resolved(recorded))
+    if os.environ.get("RANK", "0") == "0":  # once over all processes
+        for note in request.notes():
+            warn(note)
     if request.line.only_print:
         sys.stdout.write(settings.as_yaml(f"resolved settings of {command.program}"))
         raise SystemExit(0)

@@ -4,6 +4,9 @@ A file may end with `when:` blocks that hold under a condition:
 
     when:
       - {labels: candidate, partial_rate: 0.4, set: {beta: 0.3}}
+
+A file that stands for a published one may say `rules: [lr]`, settings in which it overrules the command line as the
+published code does, and `scripts: {main_x.py: other.yaml}`, the file that it adds to under that script.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ class SettingsFile(NamedTuple):
 
     plain: SettingsLayer
     blocks: list[tuple[dict[str, Any], dict[str, Any]]]
+    rules: tuple[str, ...] = ()
+    """Settings in which its values hold whatever the command line says."""
 
     def conditional(self, values: Mapping[str, Any]) -> list[SettingsLayer]:
         """The blocks whose conditions hold for `values`, as layers above the plain one."""
@@ -57,8 +62,11 @@ def read_settings_file(path: Path, table: SettingTable, foreign: frozenset[str] 
     condition.
     """
     content = read_yaml(path)
-    blocks = content.pop("when", [])
+    content.pop("scripts", None)
+    blocks, rules = content.pop("when", []), content.pop("rules", [])
     require(isinstance(blocks, list), f"{path}: `when:` must be a list of blocks")
+    known = isinstance(rules, list) and all(isinstance(name, str) and name in content for name in rules)
+    require(known, f"{path}: `rules:` must be a list of settings that the file sets")
     root = setting_table.CONFIGS.parent
     origin = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
     plain = SettingsLayer(origin, typed_values(_without(content, foreign), table, origin))
@@ -69,7 +77,15 @@ def read_settings_file(path: Path, table: SettingTable, foreign: frozenset[str] 
         if not conditions.keys() & foreign:
             change = typed_values(_without(block["set"], foreign), table, origin)
             conditional.append((typed_values(conditions, table, origin), change))
-    return SettingsFile(plain, conditional)
+    return SettingsFile(plain, conditional, tuple(name for name in rules if name in plain.values))
+
+
+def with_foundation(path: Path, program: str) -> list[Path]:
+    """A settings file, behind the one that it adds to under a script. Raises: UserError when it cannot be read."""
+    below = read_yaml(path).get("scripts", {})
+    named = isinstance(below, dict) and all(isinstance(file, str) for file in below.values())
+    require(named, f"{path}: `scripts:` must name a settings file for each script")
+    return [path.parent / below[program], path] if program in below else [path]
 
 
 def read_run_settings(path: Path, table: SettingTable, foreign: frozenset[str]) -> dict[str, Any]:

@@ -17,13 +17,22 @@ from data.loading.loader import LoaderConfig
 from engine.core.checkpoint import SavedModel, read_model, save_safetensors
 from engine.core.distributed import Precision, Runtime
 from engine.core.kernels import KernelConfig
-from engine.core.manifest import Published, load_manifest
-from engine.core.scoring import EvalResult, beside_as_dict, evaluate, groups_as_dict
+from engine.core.manifest import Preparation, Published, load_manifest
+from engine.core.run_folder import percentages
+from engine.core.scoring import (
+    EvalResult,
+    MetricsBy,
+    beside_as_dict,
+    evaluate,
+    groups_as_dict,
+    published_metrics,
+)
 from engine.core.setting_table import SettingTable, training_names
 from engine.core.settings import Command, Request, Settings, parse_settings
 from engine.core.settings_files import SettingsLayer, typed_values
 from engine.evaluation.class_order import class_columns, class_order_note, in_order, require_same_classes
 from engine.evaluation.published import comparison
+from models.build import PUBLISHED_NAMES
 from models.peers import Network, Peers
 from models.released import FAMILIES
 from models.released.contents import HeadOverrides
@@ -43,6 +52,9 @@ class ScoreConfig:
     load_from: Path | None = option(None, "checkpoint to score: best.pth of a run, or one that a paper released")
     paper: str | None = option(None, "print what a paper reports beside: a name in configs/released.yaml")
     save_as: Path | None = option(None, "also write the checkpoint to this .safetensors file, which --load_from reads")
+    model: str | None = option(
+        None, "published flag: backbone of the checkpoint; only compared with the file", synonyms=PUBLISHED_NAMES
+    )
     lam: float | None = option(None, "released CSRA: weight of its attention, which is not in the file")
     num_heads: int | None = option(None, "released CSRA: attention heads; only checked against the file")
     nheads: int | None = option(None, "released Query2Label: attention heads, which are not in the file")
@@ -54,6 +66,9 @@ class ScoreConfig:
     seed: int = option(0, "seed of a generated dataset")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "device of the computation")
     precision: Precision = option("fp32", "precision of the forward pass")
+    metrics: MetricsBy = option(
+        "ours", "published: also print the figures as the evaluators of CSRA and CoNeS compute them"
+    )
     top_k: bool = option(False, "also print recall and precision of each image's 1, 3 and 5 highest scores")
     json: Path | None = option(None, "also write the metrics, with those per class, to this file")
 
@@ -71,6 +86,8 @@ class Scored(NamedTuple):
     measured: EvalResult
     ranking: dict[str, float] | None  # None if few labels per image are known
     groups: dict[str, float | None]
+    published: dict[str, float] | None = None
+    """The figures by the published evaluators, where they were asked for."""
 
 
 EVALUATE = Command(
@@ -112,7 +129,8 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
     if runtime.is_main:
         test = splits.test
         ranking = None if measured.scores is None else ranking_figures(measured.scores, test.truth.dense())
-        scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups))
+        others = published_metrics(measured, test.truth) if config.metrics == "published" else None
+        scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups), others)
         _print_table(saved, test, scored, dataset, config.top_k, published)
         _print_caveats(saved, splits, settings)
         if config.json is not None:
@@ -149,6 +167,11 @@ def _published(saved: SavedModel, settings: Settings) -> Published | None:
         bool(saved.classes and saved.released is None) or config.save_as is not None or settings.is_given("dataset"),
         f"{saved.path}: does not name its dataset ({_kind(saved)}); give --dataset",
     )
+    backbone = saved.settings.get("model")
+    require(
+        config.model in (None, backbone),
+        f"--model {config.model}: the network in {saved.path} is a {backbone}; leave the flag out",
+    )
     entry = load_manifest().named(config.paper) if config.paper is not None else saved.published
     require(
         entry is None or config.paper is None or entry.dataset == dataset,
@@ -168,7 +191,7 @@ def _print_notes(saved: SavedModel) -> None:
 def _print_remarks(saved: SavedModel, settings: Settings) -> None:
     """Print assumptions, and warn in one line if images are prepared in another way than in training."""
     _print_notes(saved)
-    differ = [name for name in ("img_size", "normalize") if name in saved.settings]
+    differ = [name for name in Preparation._fields if name in saved.settings]
     differ = [name for name in differ if str(saved.settings[name]) != str(getattr(settings.of(LoaderConfig), name))]
     if differ:
         trained = ", ".join(f"{name} {saved.settings[name]}" for name in differ)
@@ -199,7 +222,8 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
     networks = _networks(saved, config.ensemble, config.checkpoint_weights)
     splits = load_splits(data, config.seed, need_images=True)
     model = runtime.wrap(_joined(networks, splits.test, data.dataset))
-    splits = splits._replace(test=splits.test.take(data.usable_rows(splits.test, "test")))
+    usable = splits.test.take(data.usable_rows(splits.test, "test"))
+    splits = splits._replace(test=loader.scored("test", usable))
     if loader.check_images:
         splits.test.images.check()
     if config.top_k:
@@ -260,7 +284,8 @@ def _print_table(
     reported, lines = comparison(published, len(test), dataset)
     for name, value in metrics.as_dict().items():
         others = "".join(f"   {100 * other[name]:6.2f}" for other in beside.values())
-        say(f"  {name:8} {100 * value:6.2f}{others}{_reported(reported, name, value)}")
+        remark = "   the mAP of the single-positive papers" if name == "mAP_all" else ""
+        say(f"  {name:8} {100 * value:6.2f}{others}{_reported(reported, name, value)}{remark}")
     for name, mean in scored.groups.items():
         say(
             f"  {name:8} "
@@ -268,11 +293,7 @@ def _print_table(
         )
     for line in lines:
         say(line)
-    if top_k and scored.ranking is not None:
-        say("  k           rec    prec     top   of the k highest scores per image")
-        for k in RANKS:
-            values = (100 * scored.ranking[f"{name}@{k}"] for name in ("rec", "prec", "top"))
-            say(f"  {k:<7}" + "".join(f"{value:8.2f}" for value in values))
+    _print_others(scored, top_k)
     empty = [test.classes[k] for k in metrics.classes_without_positives]
     if empty:
         say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
@@ -284,6 +305,17 @@ def _print_order(saved: SavedModel, test: Annotations, dataset: str) -> None:
     """Say if a checkpoint that is not the first has its classes in another order, or does not name them."""
     if order := class_order_note(saved, test, dataset):
         say(f"{saved.path}: {order}")
+
+
+def _print_others(scored: Scored, top_k: bool) -> None:
+    """Print the figures that were asked for beside the table."""
+    if scored.published is not None:
+        say(f"  by the published evaluators (CSRA, CoNeS): {percentages(scored.published)}")
+    if top_k and scored.ranking is not None:
+        say("  k           rec    prec     top   of the k highest scores per image")
+        for k in RANKS:
+            values = (100 * scored.ranking[f"{name}@{k}"] for name in ("rec", "prec", "top"))
+            say(f"  {k:<7}" + "".join(f"{value:8.2f}" for value in values))
 
 
 def _print_caveats(saved: SavedModel, splits: Splits, settings: Settings) -> None:
@@ -320,6 +352,7 @@ def _write(
         "dataset": dataset,
         "test": metrics.as_dict(),
         "top_k": scored.ranking,
+        **({} if scored.published is None else {"published_metrics": scored.published}),
         "extra": {**scored.groups, **beside_as_dict(scored.measured)},
         "average_precision": {
             name: None if value != value else value for name, value in zip(test.classes, average_precision, strict=True)

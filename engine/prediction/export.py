@@ -101,6 +101,7 @@ def texts(saved: SavedModel, classes: Sequence[str], view: EvalView) -> dict[str
         "classes": json.dumps(list(classes)),
         "img_size": str(view.img_size),
         "resize": str(view.resized),
+        "resize_by": view.resize,
         "input": f"pixels: RGB, float32 in [0, 1], (batch, 3, {view.img_size}, {view.img_size}); normalised inside",
         "output": f"logits: (batch, {len(classes)}), one column per class; a sigmoid makes probabilities of them",
         "normalize": view.normalize,

@@ -39,7 +39,8 @@ from utils.foreign_states import CheckpointWeights
 ImageInput = str | Path | Image.Image
 """An image file, or an image in memory."""
 
-_VIEW = ("img_size", "augment", "normalize", "decoder")  # the training settings that define how images are preprocessed
+_VIEW = ("img_size", "augment", "normalize", "resize", "decoder")
+"""The training settings that define how images are preprocessed."""
 
 
 class Label(NamedTuple):

@@ -13,6 +13,7 @@ from data.loading.loader import LoaderConfig
 from data.subsets.splits import TrainingSplitConfig
 from engine.core.distributed import Precision
 from engine.core.kernels import KernelConfig
+from engine.core.scoring import MetricsBy
 from engine.core.setting_table import Groups
 from engine.core.settings import Command
 from engine.training.features import FeatureConfig
@@ -59,6 +60,9 @@ class RunConfig:
     )
     early_stop: float | None = option(
         None, "stop when the mAP that selects is more than so many points below its best (LargeLossMatters: 3)"
+    )
+    metrics: MetricsBy = option(
+        "ours", "published: also the test figures as the evaluators of CSRA and CoNeS compute them"
     )
     test_every: int = option(1, "score the test set every so many epochs, for the log only; 0: at the end only")
     test_after: int = option(0, "for the log, score the test set only after this many epochs", aliases=("test_epochs",))

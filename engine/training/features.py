@@ -33,7 +33,7 @@ from utils.options import option
 from utils.types import Annotations, Images
 
 _VERSION = "features 3"
-_SCORED = ("decoder", "img_size", "normalize", "batch_size")
+_SCORED = ("decoder", "img_size", "normalize", "resize", "batch_size")
 """Settings of the loader that change features; the batch size only by rounding."""
 _READ_MAPS = frozenset({"cam", "features"})
 """Needs of a criterion that means over positions do not meet."""

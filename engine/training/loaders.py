@@ -58,8 +58,8 @@ class ImageLoaders:
         """Images under augmentation. Raises: ValueError for more than two views."""
         if views > 2:
             raise ValueError(f"images have two views at most, not {views}")
-        augment, size = self.config.augment, self.config.img_size
-        transforms = [train_transform(augment, size), second_transform(self.config.second_view, augment, size)]
+        view = self.config.augment, self.config.img_size, self.config.resize
+        transforms = [train_transform(*view), second_transform(self.config.second_view, *view)]
         return build_loader(
             self.data.train,
             self.data.observed,

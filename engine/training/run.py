@@ -32,7 +32,7 @@ from engine.training.loaders import SplitName, split_of
 from engine.training.loop import Freezing, Hooks, Learner, Loop
 from engine.training.optim import OptimConfig, build_optimizer
 from engine.training.recorder import LABELS_FILE
-from engine.training.summary import FinalResults, result, run_info
+from engine.training.summary import FinalResults, published_results, result, run_info
 from models.build import ModelConfig
 from models.classifier import Classifier, OnFeatures
 from models.peers import Network
@@ -109,6 +109,7 @@ class Run:
         split = settings.of(TrainingSplitConfig)
         with runtime.main_first():  # what it decodes to find bad images, the others do not decode again
             data = build_data(dataset, settings.of(Regime), split, self.config.seed)
+        data = setup.whole_batches(data, settings.of(LoaderConfig))
         self.selection = setup.selection_of(self.config, self.optim, data)
         setup.check_data(data, settings, runtime)
         self.data = setup.keep_data(data, settings, runtime)
@@ -144,7 +145,10 @@ class Run:
             self._write_labels()
             self._draw(chosen.metrics)
             results = FinalResults(chosen, last, validation)
-            self.folder.finish(result(self.settings, self.data, self.selection, state, results))
+            content = result(self.settings, self.data, self.selection, state, results)
+            if self.config.metrics == "published":
+                content["published_metrics"] = published_results(results, self.data.test.truth)
+            self.folder.finish(content)
             say(self.folder.summary())
 
     def _take_selected(self) -> None:

@@ -64,6 +64,12 @@ def note_untold_classes(data: Data) -> None:
             warn(f"note: {line}")
 
 
+def whole_batches(data: Data, config: LoaderConfig) -> Data:
+    """The data with validation and test split cut to whole batches where `--drop_last` says so. Raises: UserError."""
+    validation = None if data.validation is None else config.scored("validation", data.validation)
+    return data._replace(validation=validation, test=config.scored("test", data.test))
+
+
 def keep_data(data: Data, settings: Settings, runtime: Runtime) -> Data:
     """The data with its images kept as `--cache` says; the main process writes what the others then find."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}

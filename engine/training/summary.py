@@ -12,13 +12,20 @@ import torchvision
 from data.build import Data, DatasetConfig
 from data.loading.loader import LoaderConfig
 from engine.core.distributed import Runtime
-from engine.core.scoring import EvalResult, beside_as_dict, group_figures_as_dict, groups_as_dict
+from engine.core.scoring import (
+    EvalResult,
+    beside_as_dict,
+    group_figures_as_dict,
+    groups_as_dict,
+    published_metrics,
+)
 from engine.core.settings import Settings
 from engine.training.config import RunConfig
 from engine.training.loop import TrainState
 from models.backbones.build import weights_name
 from models.build import ModelConfig
 from utils.metrics import Metrics
+from utils.types import LabelTable
 
 
 class FinalResults(NamedTuple):
@@ -88,6 +95,7 @@ def result(settings: Settings, data: Data, selection: str, state: TrainState, re
         "test": chosen.as_dict(),
         "last": results.last.metrics.as_dict(),
         "validation": None if results.validation is None else results.validation.metrics.as_dict(),
+        "best_on_test": best_on_test(state, results),
         "extra": {
             **_grouped(chosen, data),
             **({"last": _grouped(results.last.metrics, data)} if data.groups else {}),
@@ -100,6 +108,26 @@ def result(settings: Settings, data: Data, selection: str, state: TrainState, re
         "data": data.hashes(),
         "versions": versions(),
     }
+
+
+def best_on_test(state: TrainState, results: FinalResults) -> dict[str, Any]:
+    """The epoch with the highest test mAP of those that were scored, and its figures: chosen on the test set.
+
+    Papers whose code tests after each epoch and selects none may report it; as a figure of a test it is too high.
+    """
+    scored = {
+        int(row["epoch"]): {name: row[f"test_{name}"] for name in results.last.metrics.as_dict()}
+        for row in state.history
+        if "test_mAP" in row
+    }
+    scored |= {state.trained: results.last.metrics.as_dict(), state.best_epoch: results.chosen.metrics.as_dict()}
+    epoch = max(sorted(scored), key=lambda one: scored[one]["mAP"])  # of equal ones the first
+    return {"chosen_on": "the test set", "epoch": epoch, "epochs_scored": len(scored), **scored[epoch]}
+
+
+def published_results(results: FinalResults, truth: LabelTable) -> dict[str, dict[str, float] | None]:
+    """Test figures of the selected and of the last epoch by the published evaluators; None for sparse truth."""
+    return {"test": published_metrics(results.chosen, truth), "last": published_metrics(results.last, truth)}
 
 
 def _grouped(metrics: Metrics, data: Data) -> dict[str, Any]:

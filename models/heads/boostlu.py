@@ -20,6 +20,7 @@ class BoostLUConfig:
         None,
         "linear, csra: BoostLU multiplies positive scores of spatial positions by this before pooling (5 in the paper; "
         "default: off)",
+        aliases=("alpha",),
         strict=True,
     )
 

@@ -15,7 +15,7 @@ import main_ndlp
 from data.datasets.long_tail import LAYOUTS
 from data.loading.samplers import ClassAwareBatches, class_members
 from tests import golden_files
-from tests.commands.scene import ROOT, SMALL, refusal, result, state, succeed
+from tests.commands.scene import ROOT, SMALL, refusal, result, run, state, succeed
 from tests.data.datasets.test_long_tail import load_real, real_lists
 from tests.data.trees import real_data
 from utils.long_tail import class_frequencies
@@ -158,16 +158,31 @@ def test_the_other_published_commands_take_the_settings_file_by_its_flag_too(tmp
 
 
 @pytest.mark.parametrize("before", [(), ("--config",)])
-def test_a_settings_file_in_python_is_refused_naming_the_yaml(folder, before):
+def test_a_settings_file_in_python_without_a_yaml_is_refused_naming_it(folder, before):
     line = refusal(folder, "main_ndlp.py", *before, "configs/voc/LT_resnet50_pfc_DB.py", "--output", "none")
     assert "give configs/voc/LT_resnet50_pfc_DB.yaml" in line
 
 
-def test_the_published_coco_line_with_the_voc_dataset_is_refused_naming_both(folder):
-    words = [word.replace("coco-lt", "voc-lt") for word in PRINTED["coco"]]
-    line = refusal(folder, "main_ndlp.py", *words, "--output", "none")
-    assert "configs/coco/LT_resnet50_pfc_DB.yaml is for dataset coco-lt" in line
-    assert "--dataset says voc-lt" in line
+def test_the_printed_coco_line_trains_on_coco_at_the_published_rate_and_says_so(folder):
+    words = [word.replace("coco-lt", "voc-lt").replace(".yaml", ".py") for word in PRINTED["coco"]]
+    done = run(folder, "main_ndlp.py", *words, "--lr", "0.01", "--print_config")
+    held = yaml.safe_load(done.stdout)
+    assert (done.returncode, held["dataset"], float(held["lr"]), held["resize"]) == (0, "coco-lt", 0.02, "cv2-like")
+    python, dataset, rate = done.stderr.splitlines()
+    assert ".py: no .py is run here; its settings are those of " in python
+    assert dataset.startswith("note: --dataset voc-lt: configs/coco/LT_resnet50_pfc_DB.yaml says dataset coco-lt and ")
+    assert rate.startswith("note: --lr 0.01: configs/coco/LT_resnet50_pfc_DB.yaml says lr 0.02 and rules")
+    alone = run(folder, "main_ndlp.py", "--lr", "0.01", "--print_config")
+    assert (float(yaml.safe_load(alone.stdout)["lr"]), alone.stderr) == (0.01, "")
+
+
+def test_db_loss_trains_by_its_own_protocol_under_the_same_published_name(folder):
+    words = (str(ROOT / "configs/coco/LT_resnet50_pfc_DB.py"), "--print_config")
+    held = yaml.safe_load(run(folder, "main_BCE.py", *words).stdout)
+    protocol = str(ROOT / "configs/protocols/distribution_balanced.yaml")
+    own = run(folder, "main_BCE.py", protocol, "--dataset", "coco-lt", "--print_config")
+    assert held == yaml.safe_load(own.stdout)
+    assert (held["loss"], held["epochs"], held["model"], float(held["map_gamma"])) == ("db", 8, "resnet50", 0.2)
 
 
 def test_published_candidates_are_read_in_the_order_of_the_list(tmp_path):

@@ -51,6 +51,19 @@ def test_a_last_batch_smaller_than_the_processes_still_gives_everyone_a_sample()
     assert len({part[0] for part in last}) == 1
 
 
+def test_a_last_batch_may_be_left_out_and_then_other_rows_miss_each_epoch():
+    missed = set()
+    for number in (1, 2, 3):
+        batches = ShuffledBatches(23, 5, seed=0, drop_last=True)
+        batches.set_epoch(number)
+        rows = [sample.row for batch in batches for sample in batch]
+        assert rows == [sample.row for batch in epoch(number=number) for sample in batch][:20]
+        missed |= set(range(23)) - set(rows)
+    assert (len(batches), batches.rows) == (4, 20)
+    assert len(missed) > 3
+    assert len(ShuffledBatches(20, 5, seed=0, drop_last=True)) == 4
+
+
 def test_lengths_agree_with_what_is_yielded():
     for rows, size in ((23, 5), (20, 5), (1, 5)):
         batches = ShuffledBatches(rows, size, seed=0)

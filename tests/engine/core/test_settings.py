@@ -129,6 +129,40 @@ def test_a_file_for_one_dataset_is_refused_for_another(configs):
         parse(file, "--dataset", "letters")
 
 
+def test_a_published_file_rules_over_the_command_line_and_says_so(configs, capsys):
+    file = str(configs("own.yaml", "dataset: digits\nbeta: 0.25\nseed: 4\nrules: [dataset, beta]"))
+    got = parse(file, "--dataset", "letters", "--beta", "3", "--seed", "5")
+    assert [got.values[name] for name in ("dataset", "beta", "seed")] == ["digits", 0.25, 5]
+    dataset, beta = capsys.readouterr().err.splitlines()
+    assert dataset.startswith("note: --dataset letters: ")
+    assert "own.yaml says beta 0.25 and rules, as in the published code; for another one leave" in beta
+    parse(file, "--dataset", "digits", "--beta", ".25")
+    assert capsys.readouterr().err == ""
+    for text in ("rules: beta", "rules: [beta]", "beta: 1\nrules: [{beta: 1}]"):
+        with pytest.raises(UserError, match="`rules:` must be a list of settings that the file sets"):
+            parse(str(configs("odd.yaml", text)))
+
+
+def test_a_file_adds_to_another_under_the_script_it_says(configs):
+    configs("base.yaml", "beta: 0.5\nseed: 3")
+    program = command().program
+    file = str(configs("own.yaml", f"seed: 4\nscripts: {{{program}: base.yaml, other.py: missing.yaml}}"))
+    got = parse(file)
+    assert (got.values["beta"], got.values["seed"]) == (0.5, 4)
+    assert got.origins["beta"].endswith("base.yaml")
+    with pytest.raises(UserError, match="`scripts:` must name a settings file for each script"):
+        parse(str(configs("odd.yaml", "scripts: base.yaml")))
+
+
+def test_a_python_file_stands_for_the_yaml_beside_it(configs, capsys):
+    file = configs("own.yaml", "beta: 0.5").with_suffix(".py")
+    assert parse(str(file)).values["beta"] == 0.5
+    assert (
+        capsys.readouterr().err
+        == f"note: {file}: no .py is run here; its settings are those of {file.with_suffix('.yaml')}\n"
+    )
+
+
 def test_aliases_are_the_same_setting(configs):
     assert parse("--bsize", "8").values["batch_size"] == 8
     file = configs("own.yaml", "bsize: 8\nbatch_size: 9")

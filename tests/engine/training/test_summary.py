@@ -48,6 +48,18 @@ def test_every_figure_is_from_where_it_says():
     assert found["versions"].keys() == {"python", "torch", "torchvision", "numpy"}
 
 
+def test_the_best_epoch_on_the_test_set_is_marked_as_chosen_there():
+    figures = content()[1].last.metrics.as_dict()
+    rows = [{"epoch": n, **{f"test_{name}": 0.9 + n / 100 for name in figures}} for n in (1, 2)]
+    found, _ = content(epoch=5, best_epoch=3, history=[*rows, {"epoch": 3, "loss": 1.0}])
+    best = found["best_on_test"]
+    assert (best.pop("chosen_on"), best.pop("epoch"), best.pop("epochs_scored")) == ("the test set", 2, 4)
+    assert best == dict.fromkeys(figures, 0.92)
+    ends, results = content(epoch=5, best_epoch=3)  # of nothing in the log, the selected and the last epoch
+    means = {3: results.chosen.metrics.mAP, 4: results.last.metrics.mAP}
+    assert ends["best_on_test"]["epoch"] == max(means, key=means.get)
+
+
 def test_without_a_validation_split_and_without_a_step_there_is_a_result():
     found, _ = content()
     assert (found["validation"], found["images_per_second"], found["epochs_trained"]) == (None, 0.0, 0)
