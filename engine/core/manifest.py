@@ -189,7 +189,7 @@ def _family(name: Any, entry: Any, path: Path) -> FamilyDefaults:
     _check_datasets([*values["order"], *values.get("differs", {})], where)
     for dataset, change in values.get("differs", {}).items():
         fits = isinstance(change, dict) and set(change) <= set(Preparation._fields)
-        require(fits, f"{where}: differs: {dataset}: only {' and '.join(Preparation._fields)} may differ")
+        require(fits, f"{where}: differs: {dataset}: only {', '.join(Preparation._fields)} may differ")
         _check_view(change, f"{where}: differs: {dataset}")
     return FamilyDefaults(**values)
 

@@ -158,9 +158,9 @@ def test_the_other_published_commands_take_the_settings_file_by_its_flag_too(tmp
 
 
 @pytest.mark.parametrize("before", [(), ("--config",)])
-def test_a_settings_file_in_python_without_a_yaml_is_refused_naming_it(folder, before):
-    line = refusal(folder, "main_ndlp.py", *before, "configs/voc/LT_resnet50_pfc_DB.py", "--output", "none")
-    assert "give configs/voc/LT_resnet50_pfc_DB.yaml" in line
+def test_a_settings_file_in_python_without_a_yaml_is_refused_naming_it(tmp_path, before):
+    line = refusal(tmp_path, "main_ndlp.py", *before, "none/LT_resnet50_pfc_DB.py", "--output", "none")
+    assert "give none/LT_resnet50_pfc_DB.yaml (there is none beside it)" in line
 
 
 def test_the_printed_coco_line_trains_on_coco_at_the_published_rate_and_says_so(folder):

@@ -46,20 +46,26 @@ def entry(name="x-voc07", family="csra", **network):
 
 def test_without_a_published_result_images_are_prepared_as_for_its_family(reading):
     saved, asked = reading()
-    assert saved.settings == {"head": "csra", "img_size": 448, "normalize": "family of voc07"}
+    assert saved.settings == {"head": "csra", "img_size": 448, "resize": "antialias", "normalize": "family of voc07"}
     assert (saved.published, saved.notes, saved.epoch, saved.num_classes) == (None, ("a note",), 2, 3)
     assert (saved.peers, saved.path, asked) == (False, FILE, HeadOverrides())
 
 
 def test_a_size_that_the_weights_show_comes_before_that_of_the_family(reading):
     saved, _ = reading(img_size=384)
-    assert saved.settings == {"head": "csra", "img_size": 384, "normalize": "family of voc07"}
+    assert saved.settings == {"head": "csra", "img_size": 384, "resize": "antialias", "normalize": "family of voc07"}
 
 
 def test_a_published_result_brings_its_dataset_its_images_and_its_network(reading):
     published = entry(lam=0.3, num_heads=2)
     saved, asked = reading(published, img_size=384, given=HeadOverrides(lam=0.0))
-    assert saved.settings == {"head": "csra", "img_size": 576, "normalize": "unit", "dataset": "coco"}
+    assert saved.settings == {
+        "head": "csra",
+        "img_size": 576,
+        "resize": "antialias",
+        "normalize": "unit",
+        "dataset": "coco",
+    }
     assert saved.published is published
     assert asked == HeadOverrides(lam=0.0, num_heads=2)
 

@@ -54,7 +54,10 @@ def given(*names, **values):
     """Settings of which these were given."""
     data = SimpleNamespace(dataset="voc07", cache_dir=None, usable_rows=lambda part, name: np.array([0, 2]), table=None)
     loader = SimpleNamespace(check_images=values.pop("check_images", False), cache="ram", workers=lambda **named: named)
-    config = SimpleNamespace(seed=4, ensemble=None, checkpoint_weights=None, top_k=False, save_as=None, json=None)
+    loader.scored = lambda name, split: split if name == "test" else None
+    config = SimpleNamespace(
+        seed=4, ensemble=None, checkpoint_weights=None, top_k=False, save_as=None, json=None, metrics="ours"
+    )
     for name, value in values.items():
         setattr(config, name, value)
     of = {DatasetConfig: data, LoaderConfig: loader, ScoreConfig: config}

@@ -276,6 +276,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         reported=None,
         scored={"test": "last"},
         settings=None,
+        config=SimpleNamespace(metrics="ours"),
         selection="validation",
         _write_labels=lambda: done.append("labels"),
         _draw=lambda metrics: done.append(f"drawn {metrics}"),
