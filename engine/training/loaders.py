@@ -14,7 +14,7 @@ from torch import Tensor
 from data.build import Data
 from data.loading.loader import LoaderConfig, build_loader
 from data.loading.samplers import OrderedBatches, TrainingBatches
-from data.loading.transforms import normalizer, second_transform, train_transform
+from data.loading.transforms import Pipeline, normalizer, second_transform, train_transform
 from engine.core.distributed import Runtime
 from engine.core.scoring import BatchLoader, evaluation_loader
 from utils.seeding import derive_seed
@@ -58,12 +58,10 @@ class ImageLoaders:
         """Images under augmentation. Raises: ValueError for more than two views."""
         if views > 2:
             raise ValueError(f"images have two views at most, not {views}")
-        view = self.config.augment, self.config.img_size, self.config.resize
-        transforms = [train_transform(*view), second_transform(self.config.second_view, *view)]
         return build_loader(
             self.data.train,
             self.data.observed,
-            transforms[:views],
+            self._transforms()[:views],
             batches,
             normalizer=normalizer(self.config.normalize),
             decoder=self.config.decoder,
@@ -73,16 +71,19 @@ class ImageLoaders:
             dtype=self.runtime.dtype,
         )
 
+    def _transforms(self) -> list[Pipeline]:
+        """The augmentation of the first view and that of the second."""
+        view = self.config.augment, self.config.img_size, self.config.resize
+        return [train_transform(*view), second_transform(self.config.second_view, *view)]
+
     def augmented(self, copy: int, *, second: bool) -> BatchLoader:
         """The training images in order, augmented as in epoch `copy`; `second`: as the second view is."""
-        augment, size, runtime = self.config.augment, self.config.img_size, self.runtime
-        transform = (
-            second_transform(self.config.second_view, augment, size) if second else train_transform(augment, size)
-        )
+        first, other = self._transforms()
+        runtime = self.runtime
         return build_loader(
             self.data.train,
             self.data.observed,
-            [transform],
+            [other if second else first],
             OrderedBatches(
                 len(self.data.train),
                 self.config.batch_size,
