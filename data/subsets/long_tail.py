@@ -82,14 +82,13 @@ def class_targets(counts: Index, config: LongTailConfig, rng: Generator) -> Inde
 
     Args:
         counts: (C,) positives of each class.
-        config: the settings; with `long_tail` "none" all positives are kept.
+        config: the settings; `long_tail` is one of the two profiles.
         rng: ranks the classes if `tail_order` is "random".
 
     Raises:
         UserError: no class has a positive, or the most frequent one has fewer than `tail_max`.
     """
-    if config.long_tail == "none":
-        return counts.copy()
+    assert config.long_tail != "none", "with it all positives stay"
     order = np.argsort(-counts, kind="stable") if config.tail_order == "frequency" else rng.permutation(len(counts))
     order = order[counts[order] > 0]
     require(len(order) > 0, f"--long_tail {config.long_tail}: no class has a positive in this training set")
@@ -136,14 +135,12 @@ def long_tailed_rows(truth: LabelTable, config: LongTailConfig, seed: int) -> In
 
     Args:
         truth: (N, C) labels of the training set.
-        config: the settings; with `long_tail` "none" all rows are kept.
+        config: the settings; `long_tail` is one of the two profiles.
         seed: used if `tail_seed` is not given.
 
     Raises:
         UserError: as `class_targets` does.
     """
-    if config.long_tail == "none":
-        return np.arange(len(truth), dtype=np.int64)
     rng = np.random.default_rng(derive_seed("long tail", seed if config.tail_seed is None else config.tail_seed))
     return choose_rows(truth, class_targets(truth.counts(), config, rng), rng)
 

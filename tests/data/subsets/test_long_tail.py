@@ -82,6 +82,11 @@ def test_a_random_order_ranks_classes_anew_for_each_seed():
     assert len(firsts) > 3
 
 
+def test_the_rarest_class_may_keep_a_single_image():
+    got = class_targets(np.array([90, 50, 60]), settings(imbalance=90), np.random.default_rng(0))
+    assert got.tolist() == [90, 1, 9]
+
+
 def test_tail_max_is_the_target_of_the_first_class():
     assert class_targets(np.array([50, 90, 60]), settings(tail_max=30), np.random.default_rng(0))[1] == 30
 
@@ -246,6 +251,21 @@ def test_class_names_that_no_line_can_hold_are_refused(tmp_path, name):
     part = Annotations(part.images, part.ids, (name,), part.truth)
     with pytest.raises(UserError, match="class "):
         write_lists(tmp_path / "lists", "nw", Splits(part, part), Path())
+    assert not (tmp_path / "lists").exists()
+
+
+@pytest.mark.parametrize(
+    "path, fault",
+    [
+        ("q/a", "not in p; lists name images by their path from one folder"),
+        ("p/a b", "white space in its path would end it in a list; rename it"),
+        ("p/b/a\tb", "white space in its path would end it in a list; rename it"),
+    ],
+)
+def test_images_that_no_line_can_name_are_refused_before_anything_is_written(tmp_path, path, fault):
+    with pytest.raises(UserError) as refusal:
+        write_lists(tmp_path / "lists", "nw", Splits(*[annotations([[1]], [path])] * 2), Path("p"))
+    assert str(refusal.value) == f"image {path}.jpg: {fault}"
     assert not (tmp_path / "lists").exists()
 
 

@@ -152,10 +152,14 @@ def test_no_fraction_leaves_everything_for_training():
     assert held_out.size == 0
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, 0.99])
-def test_fractions_that_leave_nothing_are_refused(fraction):
-    with pytest.raises(UserError, match="--val_frac"):
+@pytest.mark.parametrize(
+    "fraction, fault",
+    [(-0.1, "must be in [0, 1)"), (1.0, "must be in [0, 1)"), (0.99, "leaves none of the 5 images for training")],
+)
+def test_fractions_that_leave_nothing_are_refused(fraction, fault):
+    with pytest.raises(UserError) as refusal:
         validation_split(5, fraction, 0)
+    assert str(refusal.value) == f"--val_frac {fraction}: {fault}"
 
 
 @pytest.mark.parametrize(
