@@ -93,7 +93,7 @@ def test_every_settings_file_is_for_something_and_reads(path):
 
 THROUGH_OTHERS = {
     *("utils/checks", "utils/console", "data/loading/dataset", "data/labels/entries", "data/labels/validation"),
-    *("data/labels/class_rates", "data/files/csv_blocks", "data/datasets/source"),
+    *("data/labels/class_rates", "data/datasets/source"),
     *("data/datasets/long_tail_pickles", "data/datasets/generated/letters", "data/datasets/generated/scenes"),
     *("data/images/kinds", "data/datasets/voc_files"),
     "models/backbones/__main__",

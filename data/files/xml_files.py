@@ -44,7 +44,7 @@ def parse_xml(content: bytes) -> ElementTree.Element:
             raise
         except (ElementTree.ParseError, ValueError, LookupError):
             # Expat knows no encodings of several bytes, and believes what a document declares: Python's codecs help.
-            return _parsed(_DECLARATION_TEXT.sub("", decoded_xml(content), count=1))
+            return _parsed(_DECLARATION_TEXT.sub("", decoded_xml(content)))
     except XmlError:
         raise
     except (ElementTree.ParseError, ValueError, LookupError) as error:

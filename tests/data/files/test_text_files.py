@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from data.files.text_files import read_csv, read_json, read_lines, read_rows, read_text, relative_path
+from data.files.text_files import is_plain_text, read_csv, read_json, read_lines, read_rows, read_text, relative_path
 from utils.checks import UserError
 
 PURPOSE = "it lists the images"
@@ -60,25 +60,39 @@ def test_the_line_of_a_row_is_that_of_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, fault",
     [
-        ("", ["empty"]),
-        ("\n \n", ["empty"]),
-        ("a,c\n1,2\n", ["'b'", "'a', 'c'"]),
-        ("a,b,a\n", ["'a'", "2 times"]),
-        ("a,b\n1,2\n1\n", ["line 3", "1 fields", "2 columns"]),
-        ("a,b\n1,2,3\n", ["line 2", "3 fields"]),
-        ('a,b\n1,"2\n3,4\n', ["line"]),
-        ('a,b\n1,"2"x\n', ["line 2"]),
-        ("a,b\n1,\0\n", ["line 2", "NUL"]),
+        ("", ": is empty; it lists the images"),
+        ("\n \n", ": is empty; it lists the images"),
+        ("a,c\n1,2\n", ": no column 'b'; its first line must name the columns, it has 'a', 'c'"),
+        (
+            ",".join("acdefghijklmnop"),
+            ": no column 'b'; its first line must name the columns, it has "
+            "'a', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm'",
+        ),
+        ("a,b,a\n", ": column 'a' is there 2 times; each name may be used once"),
+        ("a,b\n1,2\n1\n", ", line 3: 1 fields, the header has 2 columns"),
+        ("a,b\n1,2,3\n", ", line 2: 3 fields, the header has 2 columns"),
+        ('a,b\n1,"2\n3,4\n', ", line 3: not a table of text (unexpected end of data); correct this line"),
+        ('a,b\n1,"2"x\n', ", line 2: not a table of text (',' expected after '\"'); correct this line"),
+        ("a,b\n1,\0\n", ", line 2: holds NUL bytes; get it anew"),
     ],
 )
-def test_damage_of_a_table_is_refused_with_its_line(tmp_path, content, words):
+def test_damage_of_a_table_is_refused_with_its_line(tmp_path, content, fault):
+    path = file(tmp_path, content)
     with pytest.raises(UserError) as refusal:
-        list(read_csv(file(tmp_path, content), ["b"], PURPOSE))
-    assert len(str(refusal.value).splitlines()) == 1
-    for word in ["held.csv", *words]:
-        assert word in str(refusal.value)
+        list(read_csv(path, ["b"], PURPOSE))
+    assert str(refusal.value) == f"{path}{fault}"
+
+
+@pytest.mark.parametrize("text", ["", "caf\u00e9 au lait", "\u7ea2\u00a0x", "\U0001f600", "\ue000"])
+def test_unusual_letters_and_spaces_are_plain_text(text):
+    assert is_plain_text(text)
+
+
+@pytest.mark.parametrize("text", ["a\tb", "\x7f", "a\u2028", "\u2029a", "caf\u00e9\ud800x"])
+def test_controls_breaks_and_lone_surrogates_are_no_plain_text(text):
+    assert not is_plain_text(text)
 
 
 @pytest.mark.parametrize("text, name", [("a/b.jpg", "a/b.jpg"), ("a\\b.jpg", "a/b.jpg"), ("./a//b.jpg", "a/b.jpg")])
