@@ -131,6 +131,7 @@ TEST_IMAGES = {
 }
 CONSTANTS = {
     "losses.assume_negative": {"GUARD": 1e-5},
+    "losses.large_loss": {"_BLOCK": 4_194_304},
     "losses.common.memory": {"LARGEST_TABLE": 17_179_869_184},
     "losses.common.small_loss": {"_ROUNDING": 1e-9},
     "losses.cones": {"EPS": 1e-8},
@@ -146,12 +147,17 @@ CONSTANTS = {
     "data.datasets.table.reader": {"_MOST_NAMED": 5},
     "data.datasets.visual_genome": {"TEST_SHARE": 0.3, "SPLIT_SEED": 1, "CATEGORIES": 256, "_MOST_DIGITS": 18},
     "data.datasets.wider": {"_MAX_COORDINATE": 1e6},
+    "data.datasets.unpacked": {"LEVELS": 3, "_MANY": 2000},
+    "data.files.cache": {"_END": 2048},
     "data.files.csv_blocks": {"_SIZE": 16_777_216},
     "data.files.text_files": {"_LONGEST_FIELD": 4_194_304},
     "data.images.caching": {"_GB": 1e9, "_MEMORY_SHARE": 0.9, "_ABANDONED": 3600.0},
     "data.images.files": {"_SECONDS_BEFORE_A_BAR": 2.0},
-    "data.inspection": {"_EDGE": 1.0},
+    "data.inspection": {"_BLOCK": 4_194_304, "_EDGE": 1.0},
+    "data.labels.arrays": {"_BLOCK": 4_194_304},
+    "data.labels.entries": {"BLOCK": 262_144},
     "data.labels.files": {"FORMAT": 2},
+    "data.labels.validation": {"_BLOCK": 4_194_304},
     "data.loading.loader": {"_PREFETCH": 4},
     "data.loading.photometric": {"_TRIES": 50, "_FLATTEST": 0.5, "_TALLEST": 2.0},
     "data.subsets.long_tail": {"_PARETO_SHAPE": 6.0, "_PARETO_LAST": 0.99},
@@ -180,7 +186,7 @@ CONSTANTS = {
     "utils.ranking": {"RANKS": (1, 3, 5)},
     "utils.types": {"PRESENT": 1, "ABSENT": 0, "UNKNOWN": -1},
 }
-"""Limits and published numbers by module; how much is processed at a time is none of them."""
+"""Limits and published numbers by module, and how many entries are looked at at a time, which bounds memory."""
 
 
 @pytest.mark.parametrize("module", CONSTANTS)

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.datasets.formatted import FormattedLayout, is_formatted, load_formatted
 from data.datasets.source import DatasetSource
-from data.datasets.unpacked import Unpacked, has_images, not_found
+from data.datasets.unpacked import Unpacked, not_found
 from data.files.cache import fingerprint, pack, unpack
 from data.files.text_files import is_plain_text, read_json
 from data.images.files import FileImages
@@ -80,10 +80,10 @@ def load_coco(source: DatasetSource, year: int) -> Splits:
     files = find_instances(unpacked, year)
     train, test = (_read(source, file) for file in files)
     require(train.classes == test.classes, f"{files[1]}: other categories than in {files[0].name}")
-    shared = sorted(set(train.ids) & set(test.ids), key=int)
+    shared = set(train.ids) & set(test.ids)
     if shared:
         raise UserError(
-            f"{files[0]}: image {shared[0]} is in train{year} and in val{year} ({len(shared)} such); get both anew"
+            f"{files[0]}: image {min(shared, key=int)} is in train{year} and in val{year} ({len(shared)} such); get both anew"
         )
     return Splits(
         _annotations(source, unpacked, f"train{year}", train), _annotations(source, unpacked, f"val{year}", test)
@@ -238,16 +238,10 @@ def _read(source: DatasetSource, path: Path) -> CocoSplit:
 
 
 def _annotations(source: DatasetSource, unpacked: Unpacked, split: str, content: CocoSplit) -> Annotations:
-    usual = [unpacked.given / "images" / split, unpacked.given / split]
-    there = next((folder for folder in usual if folder.is_dir()), None)
-    folder = (
-        there
-        if there and (not source.need_images or has_images(there))
-        else unpacked.folder(f"images/{split}", split) or there
-    )
+    folder, usual = unpacked.images(unpacked.given, split, needed=source.need_images), unpacked.given / "images" / split
     if source.need_images and folder is None:
-        raise UserError(f"{usual[0]}: no such folder, nor {usual[1]}; COCO's {split} images belong there")
-    images = FileImages([f"{folder or usual[0]}/{name}" for name in content.files], source.cache)
+        raise UserError(f"{usual}: no such folder, nor {unpacked.given / split}; COCO's {split} images belong there")
+    images = FileImages([f"{folder or usual}/{name}" for name in content.files], source.cache)
     return Annotations(images, content.ids, content.classes, LabelTable(content.codes), content.boxes)
 
 

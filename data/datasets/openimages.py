@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from data.datasets.source import DatasetSource
-from data.datasets.unpacked import Unpacked, has_images, not_found, relocated
+from data.datasets.unpacked import Unpacked, not_found, relocated
 from data.files.cache import fingerprint, pack, unpack
 from data.files.csv_blocks import CsvBlock, Texts, read_blocks
 from data.files.text_files import read_lines, read_text
@@ -271,11 +271,6 @@ def _annotations(
         say(f"{path}: left out {content.skipped} labels of classes that are not in classes-trainable.txt")
     if content.contradictory:
         say(f"{path}: {content.contradictory} entries are verified present and verified absent; they count as present")
-    usual = root / "images" / split if (root / "images" / split).is_dir() else root / split
-    folder = (
-        usual
-        if usual.is_dir() and (not source.need_images or has_images(usual))
-        else unpacked.folder(f"images/{split}", split) or usual
-    )
+    folder = unpacked.images(root, split, needed=source.need_images) or root / split
     images = FileImages([f"{folder}/{image}.jpg" for image in content.ids], source.cache)
     return Annotations(images, content.ids, classes, LabelTable(content.codes, default=UNKNOWN))

@@ -94,6 +94,21 @@ class Unpacked:
         filled = next((path for path in found if has_images(path)), found[0])
         return self._told(filled, parts)
 
+    def images(self, root: Path, split: str, *, needed: bool) -> Path | None:
+        """The folder of the images of a split: `images/<split>` or `<split>` in `root`, else as `folder` finds them.
+
+        Args:
+            root: the folder of the dataset.
+            split: name of the split.
+            needed: True to look for another folder where the expected one has no images.
+
+        Returns: None if there is no such folder.
+        """
+        expected = next((path for path in (root / "images" / split, root / split) if path.is_dir()), None)
+        if expected is not None and (not needed or has_images(expected)):
+            return expected
+        return self.folder(f"images/{split}", split) or expected
+
     def _told(self, path: Path, parts: Sequence[str]) -> Path:
         """The path, after saying where it was found if that is not where a reader expects it."""
         if path not in self._said and path not in [self.given / part for part in parts]:

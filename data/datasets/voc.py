@@ -79,13 +79,13 @@ def load_voc(source: DatasetSource, year: int) -> Splits:
     roots = find_roots(source.path_images, year, train_val=train_val)
     train_lists, test_lists = (["train"], ["val"]) if train_val else (_train_lists(roots), ["test"])
     train, test = (read_ids([_list_of(roots, name) for name in names]) for names in (train_lists, test_lists))
-    for root in sorted({*train.values(), *test.values()}):
+    for root in dict.fromkeys([*train.values(), *test.values()]):
         folder = root / "JPEGImages"
         require(not source.need_images or folder.is_dir(), f"{folder}: no such folder; VOC keeps its images there")
-    shared = sorted(set(train) & set(test))
+    shared = train.keys() & test.keys()
     if shared:
         raise UserError(
-            f"{roots[0] / _LISTS}: image {shared[0]} is for training and for test ({len(shared)} such); correct the "
+            f"{roots[0] / _LISTS}: image {min(shared)} is for training and for test ({len(shared)} such); correct the "
             "lists"
         )
     return Splits(_annotations(source, train_lists, train), _annotations(source, test_lists, test))
@@ -279,7 +279,7 @@ def _train_lists(roots: Sequence[Path]) -> list[str]:
 
 def _annotations(source: DatasetSource, names: Sequence[str], listed: dict[str, Path]) -> Annotations:
     """Read the images of some lists; `listed` has the folder of each."""
-    roots = sorted(set(listed.values()))
+    roots = list(dict.fromkeys(listed.values()))
     if any((root / "Annotations").is_dir() for root in roots):
         listed = _with_annotation(listed) if source.skip_missing else listed
         files = _by_root(listed, lambda root, ids: annotation_paths(root / "Annotations", ids))
@@ -294,7 +294,7 @@ def _annotations(source: DatasetSource, names: Sequence[str], listed: dict[str, 
 def _by_root(listed: Mapping[str, Path], paths: Callable[[Path, Sequence[str]], Sequence[str | Path]]) -> list[str]:
     """What `paths` gives for the images of each folder, in the order of all images."""
     found: dict[str, str] = {}
-    for root in sorted(set(listed.values())):
+    for root in set(listed.values()):
         ids = [image for image, of in listed.items() if of == root]
         found.update(zip(ids, map(str, paths(root, ids)), strict=True))
     return [found[image] for image in listed]

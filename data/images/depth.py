@@ -38,7 +38,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode == _FLOAT or image.mode.startswith(_DEEP_GREY):
         return Image.fromarray(grey_levels(image)).convert("RGB")
-    if (image.mode == "P" and "transparency" in image.info) or image.mode in ("RGBa", "La"):
+    if image.mode in ("P", "La", "RGBa"):  # a palette may have transparent colours
         return image.convert("LA" if image.mode == "La" else "RGBA").convert("RGB")
     return image.convert("RGB")
 
@@ -77,7 +77,7 @@ def sixteen_bit_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Levels 0 .. 255 of values 0 .. 65535: divided by 256, or by the step of 8, 10 or 12 bits if none needs more."""
     highest = int(values.max(initial=0))
     bits = next((bits for bits in _FEW_BITS if highest < 2**bits), 16)
-    levels: NDArray[np.uint8] = (values.astype(np.int64) >> (bits - 8)).clip(0, 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = (values.astype(np.int64) >> (bits - 8)).astype(np.uint8)
     return levels
 
 

@@ -254,5 +254,5 @@ def _remember(cache: Cache | None, checked: Sequence[tuple[str, int]]) -> None:
     for path, mark in checked:
         by_folder.setdefault(_folder(path), set()).add(mark)
     for folder, marks in by_folder.items():
-        known = sorted(marks | _recall(cache, [folder]))
+        known = [*marks | _recall(cache, [folder])]
         cache.save("pictures", _entry(folder), {"good": np.array(known, dtype=np.uint64)})

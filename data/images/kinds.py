@@ -68,7 +68,7 @@ def declined_kind(source: str | bytes) -> str:
         return f"is a DICOM image, which Pillow does not read: {_CONVERT}"
     if head[:3] == b"\xff\xd8\xff":
         return _jpeg(head)
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0"):
         return _tiff(source)
     if head[4:8] == b"ftyp":
         return _container(head[8:12].decode("latin-1"))
@@ -127,7 +127,7 @@ def _tiff(source: str | bytes) -> str:
 def _tiff_tags(source: str | bytes) -> ImageFileDirectory_v2:
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
         start = file.read(8)
-        if start[2] == 43 or start[3] == 43:  # a BigTIFF
+        if start.startswith(b"II+"):  # a BigTIFF; Pillow reads none of the other order of bytes
             start += file.read(8)
         tags = ImageFileDirectory_v2(start)
         file.seek(tags.next)

@@ -193,6 +193,14 @@ def candidates(codes):
 
 ONES = np.ones((12, 5), dtype=np.int64)
 
+
+def mostly_ones(code):
+    """Codes of which only the last is not 1."""
+    codes = ONES.astype(np.int8)
+    codes[-1, -1] = code
+    return codes
+
+
 CASES = [
     # the array of the dense form
     spoiled("empty", lambda p: p.write_bytes(b""), ".npy", "not an .npy file"),
@@ -206,6 +214,8 @@ CASES = [
     spoiled("a-row-less", lambda p: np.save(p, ONES[1:].astype(np.int8)), ".npy", "(11, 5)"),
     spoiled("three-dimensions", lambda p: np.save(p, ONES[None].astype(np.int8)), ".npy", "(1, 12, 5)"),
     spoiled("other-codes", lambda p: np.save(p, np.full((12, 5), 99, np.int8)), ".npy", "other than 1, 0 and -1"),
+    spoiled("a-code-above", lambda p: np.save(p, mostly_ones(2)), ".npy", "other than 1, 0 and -1"),
+    spoiled("a-code-below", lambda p: np.save(p, mostly_ones(-2)), ".npy", "other than 1, 0 and -1"),
     spoiled("least-code", lambda p: np.save(p, np.full((12, 5), -128, np.int8)), ".npy", "other than 1, 0 and -1"),
     spoiled("all-ones", lambda p: np.save(p, ONES.astype(np.int8)), ".npy", "damaged or edited"),
     spoiled("all-zeros", lambda p: np.save(p, (0 * ONES).astype(np.int8)), ".npy", "no candidate"),
@@ -277,6 +287,8 @@ CASES = [
     arrays("a-class-less", "indices", indices=lambda held: held[1:]),
     arrays("class-beyond", "indices", "0 to 4", indices=lambda held: held + 1),
     arrays("negative-class", "indices", "0 to 4", indices=lambda held: held - 1),
+    arrays("a-class-beyond", "indices", "0 to 4", indices=lambda held: np.append(held[:-1], held.dtype.type(5))),
+    arrays("a-negative-class", "indices", "0 to 4", indices=lambda held: np.append(held.dtype.type(-1), held[1:])),
     arrays("class-twice", "indices", "ascend", indices=lambda held: held * 0),
     arrays("classes-descend", "indices", indices=lambda held: held[::-1]),
     arrays("unsigned-classes", "indices", indices=lambda held: held.astype(np.uint32)),

@@ -222,6 +222,7 @@ def test_types_names_and_codes_are_the_published_ones(tmp_path):
         ("set/CUB_200_2011/images/001.Albatross/a.jpg", "001.Albatross/a.jpg"),
         ("set/Flickr/actor/0001_2.jpg", "actor/0001_2.jpg"),
         ("set/VG_100K/1.jpg", "VG_100K/1.jpg"),
+        ("set/images/JPEGImages/Flickr/a/1.jpg", "a/1.jpg"),
         ("set/images", "images"),
     ],
 )

@@ -1,5 +1,6 @@
 """Published datasets as archives are unpacked: parts side by side, folders within folders of their name, links."""
 
+import contextlib
 import json
 import shutil
 
@@ -248,6 +249,46 @@ def test_folders_are_looked_at_once_in_order_and_not_too_deep(tmp_path):
     assert found.folder("nothing") is None
     (tmp_path / "part.txt").write_text("here")
     assert Unpacked(tmp_path).file("part.txt") == tmp_path / "part.txt"
+
+
+@pytest.mark.parametrize(
+    "filled, empty, needed, found",
+    [
+        ("images/val val more/images/val", "", True, "images/val"),
+        ("val more/images/val", "", True, "val"),
+        ("more/images/val val", "images/val", False, "images/val"),
+        ("more/images/val val", "images/val", True, "val"),
+        ("more/images/val more/val", "val", True, "more/images/val"),
+        ("more/val", "val", True, "more/val"),
+        ("more/val", "", False, "more/val"),
+        ("more/test", "val", True, "val"),
+        ("more/test", "test", True, None),
+    ],
+)
+def test_images_are_where_they_are_expected_or_where_there_are_some(tmp_path, filled, empty, needed, found):
+    for folder in filled.split():
+        picture(tmp_path / folder / "1.jpg")
+    for folder in empty.split():
+        (tmp_path / folder).mkdir(parents=True)
+    expected = None if found is None else tmp_path / found
+    assert Unpacked(tmp_path).images(tmp_path, "val", needed=needed) == expected
+
+
+@pytest.mark.parametrize("count, looked_at", [(1999, True), (2000, False)])
+def test_a_folder_of_two_thousand_files_has_no_folders_that_count(tmp_path, monkeypatch, count, looked_at):
+    class Entry:
+        def __init__(self, name):
+            self.name = name
+
+        def is_dir(self):
+            return self.name == "part"
+
+    def scanned(folder):
+        here = folder == tmp_path
+        return contextlib.nullcontext([*(Entry(str(k)) for k in range(count)), Entry("part")] if here else [])
+
+    monkeypatch.setattr("data.datasets.unpacked.os.scandir", scanned)
+    assert Unpacked(tmp_path).folders == [tmp_path, tmp_path / "part"][: 1 + looked_at]
 
 
 def test_where_a_part_was_found_is_said_once_and_only_where_it_is_not_expected(tmp_path, capsys):

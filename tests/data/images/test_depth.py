@@ -56,6 +56,7 @@ def test_what_was_not_measured_is_black_and_does_not_stretch_the_range():
     np.testing.assert_array_equal(own_range_levels(np.array([[-9999.0, 1.0, 3.0]]), -9999.0), [[0, 0, 255]])
     np.testing.assert_array_equal(own_range_levels(np.array([[-9999.0, 1.0, 3.0]])), [[0, 255, 255]])
     assert not own_range_levels(np.full((2, 2), np.nan)).any()
+    np.testing.assert_array_equal(own_range_levels(np.array([[7.0, np.inf, 7.0, 9.0]]), 9.0), [[255, 0, 255, 0]])
 
 
 def test_no_data_is_read_from_the_tag_of_a_map(tmp_path):
@@ -115,7 +116,10 @@ def test_where_zero_is_white_levels_are_turned_round(tmp_path, values):
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "RGBX", "PA", "YCbCr", "HSV"])
 def test_other_modes_of_8_bits_become_rgb(mode):
-    assert to_rgb(Image.new(mode, (4, 3))).mode == "RGB"
+    image = Image.new("RGB", (4, 3), (200, 100, 50)).convert("LA" if mode == "La" else "RGBA")
+    rgb = np.asarray(to_rgb(image.convert(mode if mode in ("La", "RGBa") else "RGB").convert(mode)))
+    expected = (124, 124, 124) if mode == "La" else (200, 100, 50)
+    assert abs(rgb.astype(int) - expected).max() <= (25 if mode == "PA" else 3)
 
 
 def test_a_mode_that_pillow_does_not_convert_is_named_by_check_and_opener(tmp_path, monkeypatch):

@@ -74,10 +74,12 @@ def test_arrays_are_images_too():
     assert pixels[1].any()
     part = images.take(np.array([1]))
     assert (len(images), len(part), part.name(0)) == (2, 1, "b")
-    with pytest.raises(TypeError, match="uint8"):
-        ArrayImages(pixels.astype(np.float32), ["a", "b"])
-    with pytest.raises(ValueError, match="1 names for 2"):
-        ArrayImages(pixels, ["a"])
+    for wrong in (pixels.astype(np.float32), pixels[0], pixels[..., :2]):
+        with pytest.raises(TypeError, match="images must be uint8 \\(N, H, W, 3\\), got"):
+            ArrayImages(wrong, ["a", "b"])
+    for names in (["a"], ["a", "b", "c"]):
+        with pytest.raises(ValueError, match=f"{len(names)} names for 2 images"):
+            ArrayImages(pixels, names)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,30 @@ def test_missing_and_damaged_files_are_found_and_named(tmp_path, spoil, words, p
     assert "\n" not in text
     with pytest.raises(RunError, match=r"2\.\w+ \(row 2\)"):
         FileImages(paths).open(2)
+
+
+@pytest.mark.parametrize(
+    "gone, empty, flags",
+    [
+        ((), (2,), "--bad_images skip"),
+        ((2,), (), "--missing_images skip"),
+        ((2,), (3,), "--bad_images skip and --missing_images skip"),
+        ((3,), (2,), "--bad_images skip and --missing_images skip"),
+    ],
+)
+def test_the_first_fault_is_told_with_the_number_of_others_and_the_way_on(tmp_path, gone, empty, flags):
+    paths = [picture(tmp_path / f"{n}.png") for n in range(4)]
+    for row in gone:
+        paths[row].unlink()
+    for row in empty:
+        paths[row].write_bytes(b"")
+    with pytest.raises(UserError) as refusal:
+        FileImages([*paths, paths[2]]).check()  # two rows of one file are one fault
+    others = "; 1 more of 5 are missing or cannot be read" if gone and empty else ""
+    assert str(refusal.value) == (
+        f"image {paths[2]} (row 2) {'does not exist' if 2 in gone else 'is empty'}{others}:"
+        f" put good copies there and start again, or leave them out with {flags}"
+    )
 
 
 def test_a_truncated_png_is_damaged(tmp_path):
@@ -198,8 +224,8 @@ def test_a_file_of_many_rows_is_decoded_once(tmp_path, monkeypatch):
     assert sorted(seen) == [str(one), str(other)]
 
 
-@pytest.mark.parametrize("shown, disabled", [(True, None), (False, True)])
-def test_a_bar_is_drawn_on_a_terminal_unless_it_is_not_to_be_shown(monkeypatch, shown, disabled):
+@pytest.mark.parametrize("how, disabled", [({}, None), ({"shown": True}, None), ({"shown": False}, True)])
+def test_a_bar_is_drawn_on_a_terminal_unless_it_is_not_to_be_shown(monkeypatch, how, disabled):
     seen = {}
 
     def bar(items, label, **how):
@@ -207,5 +233,5 @@ def test_a_bar_is_drawn_on_a_terminal_unless_it_is_not_to_be_shown(monkeypatch, 
         return items
 
     monkeypatch.setattr("data.images.files.tqdm", bar)
-    assert list(in_threads(str, [1, 2, 3], "decoding", shown=shown)) == ["1", "2", "3"]
+    assert list(in_threads(str, [1, 2, 3], "decoding", **how)) == ["1", "2", "3"]
     assert (seen["label"], seen["unit"], seen["delay"], seen["disable"]) == ("decoding", "img", 2.0, disabled)

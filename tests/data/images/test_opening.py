@@ -185,6 +185,19 @@ def test_the_depth_of_a_tiff_that_pillow_declines_is_named(tmp_path, content, wo
     assert text == f"is a TIFF of {words} per pixel, which Pillow does not read: convert it to PNG or JPEG of 8 bits"
 
 
+@pytest.mark.parametrize("kind, word", [(4, "undefined"), (5, "complex"), (6, "complex"), (7, "unknown")])
+def test_what_a_value_of_a_tiff_is_is_said(kind, word):
+    end = "values per pixel, which Pillow does not read: convert it to PNG or JPEG of 8 bits"
+    assert declined_kind(tiff(64, kind, 2)) == f"is a TIFF of 2 x 64-bit {word} {end}"
+
+
+def test_a_tiff_of_the_other_order_of_bytes_is_read_too():
+    content = b"MM\0*" + struct.pack(">IH", 8, 2)
+    content += b"".join(struct.pack(">HHIHxx", tag, 3, 1, value) for tag, value in ((258, 64), (339, 3)))
+    text = "is a TIFF of 1 x 64-bit floating-point values per pixel, which Pillow does not read"
+    assert declined_kind(content.ljust(90, b"\0")).startswith(text)
+
+
 def test_the_compression_of_a_tiff_that_pillow_declines_is_named(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiff(8, 1, 1, packed=34661))
     text = fault(str(tmp_path / "a.tif"))
@@ -203,20 +216,27 @@ def test_a_tiff_of_a_usual_kind_is_of_no_other():
     assert declined_kind(tiff(32, 3, 1)) == ""
 
 
-@pytest.mark.parametrize(
-    "frame, bits, words",
-    [
-        (0xC1, 12, "a JPEG of 12 bits per value"),
-        (0xC3, 16, "a lossless JPEG of 16 bits per value"),
-        (0xC9, 8, "an arithmetic-coded JPEG of 8 bits per value"),
-        (0xF7, 8, "a near-lossless JPEG of 8 bits per value"),
-        (0xC5, 8, "a hierarchical JPEG of 8 bits per value"),
-    ],
-)
-def test_the_coding_of_a_jpeg_that_pillow_declines_is_named(frame, bits, words):
+def framed(kind, bits):
+    """A JPEG of one frame behind metadata."""
     metadata = b"\xff\xe1" + struct.pack(">H", 1000) + bytes(998)
-    head = b"\xff\xd8" + metadata + bytes([0xFF, frame]) + struct.pack(">HBHHB", 11, bits, 8, 8, 1) + b"\x01\x11\0"
-    assert declined_kind(head).startswith(f"is {words}, which Pillow does not read")
+    return b"\xff\xd8" + metadata + bytes([0xFF, kind]) + struct.pack(">HBHHB", 11, bits, 8, 8, 1) + b"\x01\x11\0"
+
+
+CODINGS = {
+    **dict.fromkeys((0xC0, 0xC1, 0xC2), "a"),
+    **dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "a lossless"),
+    **dict.fromkeys((0xC5, 0xC6), "a hierarchical"),
+    **dict.fromkeys((0xC9, 0xCA), "an arithmetic-coded"),
+    0xF7: "a near-lossless",
+}
+
+
+def test_the_coding_of_a_jpeg_that_pillow_declines_is_named():
+    for kind in range(0xC0, 0x100):
+        end = "JPEG of 12 bits per value, which Pillow does not read: convert it to PNG or JPEG"
+        assert declined_kind(framed(kind, 12)) == (f"is {CODINGS[kind]} {end}" if kind in CODINGS else "")
+        text = f"is {CODINGS.get(kind)} {end.replace('12', '8')}"
+        assert declined_kind(framed(kind, 8)) == (text if CODINGS.get(kind, "a") != "a" else "")
 
 
 @pytest.mark.parametrize("late", [False, True])

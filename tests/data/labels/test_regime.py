@@ -172,54 +172,61 @@ def test_class_names_may_hold_separators(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, fault",
     [
-        ("", ["is empty"]),
-        ("class,rate\n", ["'a'", "2 other"]),
-        ("class,rate\na,0.1\nb,0.2\n", ["no line for class 'c'"]),
-        ("class,rate\na,0.1\nb,0.2\nc,0.1\nd,0.1", ["line 5", "'d'"]),
-        ("class,rate\na,0.1\nb,0.2\na,0.3\nc,1", ["line 4", "'a' is there twice", "line 2"]),
-        ("class,rate\na,0.1\nb,much\nc,1", ["line 3", "rate of b", "'much'"]),
-        ("class,rate\na,nan\nb,1\nc,1", ["line 2", "rate of a", "'nan'"]),
-        ("class,rate\na,inf\nb,1\nc,1", ["line 2", "'inf'"]),
-        ("class,rate\na,\nb,1\nc,1", ["line 2", "rate of a"]),
-        ("class,rate\na,1.01\nb,1\nc,1", ["line 2", "1.01", "between 0 and 1"]),
-        ("class,rate\na,-0.01\nb,1\nc,1", ["line 2", "-0.01", "between 0 and 1"]),
-        ("class,rate\na,0_1\nb,1\nc,1", ["line 2", "0_1"]),
-        ("class,rate\na,1e999\nb,1\nc,1", ["line 2", "1e999"]),
-        ("class,rates\na,0.1\n", ["no column 'rate'"]),
-        ("class,rate,rate\na,0.1,0.2\n", ["'rate' is there 2 times"]),
-        ("class,rate\na,0.1,0.2\n", ["line 2", "3 fields"]),
-        ('class,rate\n"a,0.1\nb,1', ["line"]),
+        ("", ": is empty; it gives each class its rate"),
+        ("class,rate\n", ": no line for class 'a' and 2 other classes; every class of the dataset needs one"),
+        ("class,rate\na,0.1\nb,0.2\n", ": no line for class 'c'; every class of the dataset needs one"),
+        (
+            "class,rate\na,0.1\nb,0.2\nc,0.1\nd,0.1",
+            ", line 5: 'd' is no class of this dataset; write one of its 3 names",
+        ),
+        ("class,rate\na,0.1\nb,0.2\na,0.3\nc,1", ", line 4: class 'a' is there twice (first in line 2)"),
+        ("class,rate\na,0.1\nb,much\nc,1", ", line 3: rate of b is 'much', must be a number between 0 and 1"),
+        ("class,rate\na,nan\nb,1\nc,1", ", line 2: rate of a is 'nan', must be a number between 0 and 1"),
+        ("class,rate\na,inf\nb,1\nc,1", ", line 2: rate of a is 'inf', must be a number between 0 and 1"),
+        ("class,rate\na,\nb,1\nc,1", ", line 2: rate of a is '', must be a number between 0 and 1"),
+        ("class,rate\na,1.01\nb,1\nc,1", ", line 2: rate of a is 1.01, must be between 0 and 1"),
+        ("class,rate\na,-0.01\nb,1\nc,1", ", line 2: rate of a is -0.01, must be between 0 and 1"),
+        ("class,rate\na,0_1\nb,1\nc,1", ", line 2: rate of a is '0_1', must be a number between 0 and 1"),
+        ("class,rate\na,1e999\nb,1\nc,1", ", line 2: rate of a is 1e999, must be between 0 and 1"),
+        ("class,rates\na,0.1\n", ": no column 'rate'; its first line must name the columns, it has 'class', 'rates'"),
+        ("class,rate,rate\na,0.1,0.2\n", ": column 'rate' is there 2 times; each name may be used once"),
+        ("class,rate\na,0.1,0.2\n", ", line 2: 3 fields, the header has 2 columns"),
+        ('class,rate\n"a,0.1\nb,1', ", line 3: not a table of text (unexpected end of data); correct this line"),
     ],
 )
-def test_a_file_of_class_rates_is_read_strictly(tmp_path, text, words):
+def test_a_file_of_class_rates_is_read_strictly(tmp_path, text, fault):
     path = tmp_path / "rates.csv"
     path.write_text(text)
-    refused(lambda: read_class_rates(path, ("a", "b", "c")), "rates.csv", *words)
+    with pytest.raises(UserError) as caught:
+        read_class_rates(path, ("a", "b", "c"))
+    assert str(caught.value) == f"{path}{fault}"
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, fault",
     [
-        ("x,a,b\n", ["no line for class 'a'", "1 other"]),
-        ("x,a\na,0\nb,0", ["no column for class 'b'"]),
-        ("x,a,b,c\na,0,0,0\nb,0,0,0", ["column 'c'"]),
-        ("x,a,a\na,0,0\nb,0,0", ["'a' is there 2 times"]),
-        ("x,a,b\na,0,0\n", ["no line for class 'b'"]),
-        ("x,a,b\na,0,0\nb,0,0\nc,0,0", ["line 4", "'c'"]),
-        ("x,a,b\na,0,0\na,0,0", ["line 3", "'a' is there twice", "line 2"]),
-        ("x,a,b\na,0,often\nb,0,0", ["line 2", "b for a", "'often'"]),
-        ("x,a,b\na,0,0.1\nb,1.5,0", ["line 3", "a for b", "1.5"]),
-        ("x,a,b\na,0,\nb,0,0", ["line 2", "b for a"]),
-        ("x,a,b\na,0,NaN\nb,0,0", ["line 2", "NaN"]),
-        ("x,a,b\na,0\nb,0,0", ["line 2", "2 fields"]),
+        ("x,a,b\n", ": no line for class 'a' and 1 other classes; every class of the dataset needs one"),
+        ("x,a\na,0\nb,0", ": no column for class 'b'; every class of the dataset needs one"),
+        ("x,a,b,c\na,0,0,0\nb,0,0,0", ": column 'c' is no class of this dataset; its first line names classes"),
+        ("x,a,a\na,0,0\nb,0,0", ": column 'a' is there 2 times; each name may be used once"),
+        ("x,a,b\na,0,0\n", ": no line for class 'b'; every class of the dataset needs one"),
+        ("x,a,b\na,0,0\nb,0,0\nc,0,0", ", line 4: 'c' is no class of this dataset; write one of its 2 names"),
+        ("x,a,b\na,0,0\na,0,0", ", line 3: class 'a' is there twice (first in line 2)"),
+        ("x,a,b\na,0,often\nb,0,0", ", line 2: b for a is 'often', must be a number between 0 and 1"),
+        ("x,a,b\na,0,0.1\nb,1.5,0", ", line 3: a for b is 1.5, must be between 0 and 1"),
+        ("x,a,b\na,0,\nb,0,0", ", line 2: b for a is '', must be a number between 0 and 1"),
+        ("x,a,b\na,0,NaN\nb,0,0", ", line 2: b for a is 'NaN', must be a number between 0 and 1"),
+        ("x,a,b\na,0\nb,0,0", ", line 2: 2 fields, the header has 3 columns"),
     ],
 )
-def test_a_confusion_is_read_strictly(tmp_path, text, words):
+def test_a_confusion_is_read_strictly(tmp_path, text, fault):
     path = tmp_path / "confusion.csv"
     path.write_text(text)
-    refused(lambda: read_confusion(path, ("a", "b")), "confusion.csv", *words)
+    with pytest.raises(UserError) as caught:
+        read_confusion(path, ("a", "b"))
+    assert str(caught.value) == f"{path}{fault}"
 
 
 def refused(read, *words):
