@@ -69,10 +69,10 @@ def load_openimages(source: DatasetSource) -> Splits:
     ]
     splits = {split: _annotations(source, unpacked, root, split, labels, classes) for split in names}
     for one, other in combinations(reversed(names), 2):  # builds the set of the smaller split; train is far larger
-        shared = sorted(set(splits[one].ids).intersection(splits[other].ids))
+        shared = set(splits[one].ids).intersection(splits[other].ids)
         if shared:
             raise UserError(
-                f"{root}: image {shared[0]} is in {other} and in {one} ({len(shared)} such); get both csv anew"
+                f"{root}: image {min(shared)} is in {other} and in {one} ({len(shared)} such); get both csv anew"
             )
     truth = splits["train"].truth
     groups = class_groups(truth.counts(PRESENT) + truth.counts(ABSENT))

@@ -149,8 +149,9 @@ def test_a_file_that_is_no_json_is_said_in_one_line(tmp_path, content):
 
 
 def test_splits_must_not_share_images_nor_differ_in_categories(tmp_path):
-    coco_tree(tmp_path, 2014, TRAIN, coco_json([(9, "b.jpg")], [(9, 7, 0)], [13, 2, 7]))
-    with pytest.raises(UserError, match="image 9 is in train2014 and in val2014"):
+    val = coco_json([(100, "a.jpg"), (9, "b.jpg"), (3, "c.jpg")], [(100, 7, 0), (9, 7, 0), (3, 7, 0)], [13, 2, 7])
+    coco_tree(tmp_path, 2014, TRAIN, val)
+    with pytest.raises(UserError, match=r"image 9 is in train2014 and in val2014 \(2 such\); get both anew"):
         load(tmp_path, tmp_path)
     coco_tree(tmp_path, 2014, TRAIN, coco_json([(3, "c.jpg")], [(3, 7, 0)], [2, 7]))
     with pytest.raises(UserError, match="other categories"):

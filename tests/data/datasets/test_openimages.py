@@ -165,8 +165,9 @@ def test_the_own_validation_split_is_read_where_it_is(tmp_path):
 def test_no_image_may_be_in_two_splits(tmp_path, one, other):
     folder = tree(tmp_path / "oi")
     for split in (one, other):
-        table(folder / split / "annotations-human.csv", [("5", "/m/a", 0), (split, "/m/b", 1)])
-    with pytest.raises(UserError, match=rf"image 5 is in {one} and in {other} \(1 such\)"):
+        rows = [(image, "/m/a", 0) for image in ("77", "5", "6", split)]
+        table(folder / split / "annotations-human.csv", rows)
+    with pytest.raises(UserError, match=rf"image 5 is in {one} and in {other} \(3 such\); get both csv anew"):
         load(folder, tmp_path)
 
 

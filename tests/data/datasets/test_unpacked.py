@@ -80,6 +80,16 @@ def test_voc_by_its_images_folder_itself_and_what_is_around_it(tmp_path, given):
     assert load_voc(source(kit / given, tmp_path / "cache", need_images=True), 2007).test.ids == ("000003",)
 
 
+@pytest.mark.parametrize("year, images", [(2007, [*TRAINVAL_07, *TEST_07]), (2012, YEAR_12)])
+def test_where_voc_is_whole_nothing_else_is_looked_at(tmp_path, capsys, year, images):
+    voc_tree(tmp_path, year, images)
+    other = voc_tree(tmp_path / "other", year, images)
+    (other / "ImageSets/Main/train.txt").write_text("of another kind\n")
+    found = load_voc(source(tmp_path, tmp_path / "cache"), year)
+    assert found.train.ids == tuple(one for one, split, _ in images if split in ("train", "val"[: 3 * (year == 2007)]))
+    assert capsys.readouterr().out == ""
+
+
 def test_links_to_the_same_folder_count_once_and_two_that_differ_are_refused(tmp_path):
     archives_of_voc(tmp_path)
     (tmp_path / "again").symlink_to(tmp_path / "VOCtest_06-Nov-2007")
@@ -257,7 +267,7 @@ def test_folders_are_looked_at_once_in_order_and_not_too_deep(tmp_path):
         ("images/val val more/images/val", "", True, "images/val"),
         ("val more/images/val", "", True, "val"),
         ("more/images/val val", "images/val", False, "images/val"),
-        ("more/images/val val", "images/val", True, "val"),
+        ("more/images/val val", "images/val", True, "more/images/val"),
         ("more/images/val more/val", "val", True, "more/images/val"),
         ("more/val", "val", True, "more/val"),
         ("more/val", "", False, "more/val"),

@@ -141,7 +141,10 @@ def listed(root, split, text):
         (lambda r: listed(r, "val", "000003\n000020\n"), ["line 2", "000020", "twice"]),
         (lambda r: listed(r, "val", "000003 -1\n"), ["val.txt", "line 1", "one image id"]),
         (lambda r: listed(r, "val", "../../etc\n"), ["val.txt", "line 1"]),
-        (lambda r: listed(r, "test", "000007\n000020\n"), ["000020", "training", "test"]),
+        (
+            lambda r: listed(r, "test", "000020\n000007\n000003\n"),
+            ["ImageSets/Main: image 000003 is for training and for test (2 such); correct the lists"],
+        ),
         (lambda r: listed(r, "test", "\n"), ["test.txt", "no image"]),
         (lambda r: (r / "ImageSets" / "Main" / "val.txt").unlink(), ["val.txt", "No such file"]),
         (
