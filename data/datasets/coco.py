@@ -83,7 +83,8 @@ def load_coco(source: DatasetSource, year: int) -> Splits:
     shared = set(train.ids) & set(test.ids)
     if shared:
         raise UserError(
-            f"{files[0]}: image {min(shared, key=int)} is in train{year} and in val{year} ({len(shared)} such); get both anew"
+            f"{files[0]}: image {min(shared, key=int)} is in train{year} and in val{year} ({len(shared)} such);"
+            " get both anew"
         )
     return Splits(
         _annotations(source, unpacked, f"train{year}", train), _annotations(source, unpacked, f"val{year}", test)
