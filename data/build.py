@@ -116,6 +116,8 @@ def describe_columns(config: DatasetConfig, seed: int) -> TableReport:
 def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Splits:
     """Read the dataset, and thin its training set out to a long tail where the settings ask for that.
 
+    Only training labels stay soft.
+
     Raises: UserError when a folder, file or entry is missing or wrong, or when two splits share an image.
     """
     splits = DATASETS[config.dataset](_source(config, seed, need_images=need_images))
@@ -129,13 +131,19 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
     if config.num_cls not in (None, found):
         raise UserError(f"--num_cls {config.num_cls}: {config.dataset} has {found} classes; leave the flag out")
     check_disjoint({"training": splits.train, "validation": splits.validation, "test": splits.test})
-    return subsample_long_tail(_with_implied_labels(splits, config), config, seed)
+    scored = splits._replace(test=splits.test.scored(), validation=splits.validation and splits.validation.scored())
+    return subsample_long_tail(_with_implied_labels(scored, config), config, seed)
 
 
 def _with_implied_labels(splits: Splits, config: DatasetConfig) -> Splits:
     """The splits with the labels that follow by `--hierarchy`. Raises: UserError as `read_hierarchy` does."""
     if config.hierarchy is None:
         return splits
+    require(
+        splits.train.truth.soft is None,
+        f"--hierarchy {config.hierarchy}: labels follow from labels that are present or absent, and these are soft "
+        "(--soft_labels keep); take --soft_labels threshold=0.5",
+    )
     listed = read_name_list(config.class_names, config.label_separator).of_id if config.class_names else {}
     hierarchy = read_hierarchy(config.hierarchy, splits.train.classes, {**splits.aliases, **listed})
     train, changes = completed(splits.train, hierarchy.above)
@@ -172,6 +180,7 @@ def build_data(config: DatasetConfig, labels: Regime, split: TrainingSplitConfig
     validation = splits.train.take(held_out) if len(held_out) else splits.validation
     if split.val_set_variant == "observed":
         validation = _with_observed_labels(splits, held_out, config, labels)
+    validation = validation and validation.scored()
     train, observed, test = splits.train.take(rows), resolved.table.take(rows), splits.test
     if "skip" in (config.missing_images, config.bad_images):
         kept = config.usable_rows(train, "training")

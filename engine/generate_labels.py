@@ -53,6 +53,10 @@ def generate_command(argv: Sequence[str] | None = None) -> int:
     config, output, regime = settings.of(DatasetConfig), settings.of(OutputConfig), settings.of(Regime)
     require(regime.label_file is None, "--label_file: names labels to read; here --out names the file to write")
     splits, regime = load_splits(config, output.seed, need_images=False), regime.with_seed(output.seed)
+    require(
+        splits.train.truth.soft is None,
+        "--soft_labels keep: files of labels hold labels that are present or absent; take threshold=0.5",
+    )
     if output.formatted is not None:
         return _write_arrays(output.formatted, splits, config, regime, overwrite=output.overwrite)
     train = splits.train

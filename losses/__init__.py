@@ -29,7 +29,7 @@ from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalCo
 from losses.role import ROLE, ROLEConfig
 from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
 from utils.checks import require
-from utils.types import ClassCounts, CriterionInfo
+from utils.types import ClassCounts, CriterionInfo, LabelTable
 
 
 class Method(NamedTuple):
@@ -74,6 +74,16 @@ def methods_of(script: str) -> tuple[str, ...]:
     return tuple(name for name, method in CRITERIA.items() if method.script == script)
 
 
+def require_takes(name: str, observed: LabelTable) -> None:
+    """Raise UserError if labels (N, C) are soft and the method `name` learns from hard ones only."""
+    takers = [other for other, method in CRITERIA.items() if method.criterion.takes_soft]
+    require(
+        observed.soft is None or name in takers,
+        f"{name}: learns from labels that are present or absent, and these are soft (--soft_labels keep); take "
+        f"--soft_labels threshold=0.5, or a method for soft ones: {', '.join(takers)}",
+    )
+
+
 def build_criterion(
     name: str,
     *,
@@ -111,6 +121,7 @@ def build_criterion(
         f"{name}: give feature_width, the number of channels of the network's feature map",
     )
     table = label_table(observed)
+    require_takes(name, table)
     info = CriterionInfo(
         observed=table,
         classes=class_names(classes, table.num_classes),

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from losses.assume_negative import split_mean
 from losses.common.base import Criterion
-from losses.common.functional import at_least_float32, present
+from losses.common.functional import at_least_float32, expected_losses
 from losses.common.variants import require_choices
 from utils.checks import require
 from utils.collectives import all_sum
@@ -98,19 +99,21 @@ class ASL(Criterion):
     make up.
     """
 
+    takes_soft: ClassVar[bool] = True
     config: ASLConfig
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         logits, config = at_least_float32(model(batch.images).logits), self.config
-        losses = asymmetric_losses(
+        formula = partial(
+            asymmetric_losses,
             logits,
-            present(batch.observed, logits.dtype),
             gamma_neg=config.gamma_neg,
             gamma_pos=config.gamma_pos,
             clip=config.clip,
             eps=config.eps,
             constant_weight=config.disable_torch_grad_focal_loss,
         )
+        losses = expected_losses(formula, batch, logits.dtype)
         parts = split_mean(losses, batch.observed == PRESENT)
         return LossOutput(reduced(losses, config.reduction), logits.detach(), parts)

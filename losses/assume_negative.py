@@ -8,14 +8,15 @@ docs/methods/assume_negative.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from losses.common.base import Criterion
-from losses.common.functional import at_least_float32, present, weighted_bce
+from losses.common.functional import at_least_float32, expected_losses, soft_targets, weighted_bce
 from losses.common.variants import require_choices
 from utils.checks import require
 from utils.options import option
@@ -38,12 +39,13 @@ class BCE(Criterion):
     It holds no state. Logged: `bce`, the loss.
     """
 
+    takes_soft: ClassVar[bool] = True
     config: BCEConfig
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         logits = at_least_float32(model(batch.images).logits)
-        loss = weighted_bce(logits, present(batch.observed, logits.dtype))
+        loss = weighted_bce(logits, soft_targets(batch, logits.dtype))
         return LossOutput(loss, logits.detach(), {"bce": loss.detach()})
 
 
@@ -126,6 +128,7 @@ class AN(Criterion):
     It holds no state. Logged: `positive` and `negative`, the parts of the loss that present and other labels make up.
     """
 
+    takes_soft: ClassVar[bool] = True
     config: ANConfig
 
     def __init__(self, config: ANConfig, info: CriterionInfo) -> None:
@@ -136,13 +139,14 @@ class AN(Criterion):
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         logits = at_least_float32(model(batch.images).logits)
-        losses = assume_negative_losses(
+        formula = partial(
+            assume_negative_losses,
             logits,
-            batch.observed,
             smoothing=self.smoothing,
             absent_weight=self.absent_weight,
             variant=self.config.variant,
         )
+        losses = expected_losses(formula, batch, logits.dtype)
         parts = split_mean(losses, batch.observed == PRESENT)
         return LossOutput(losses.mean(), logits.detach(), parts)
 

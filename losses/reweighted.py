@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from losses.assume_negative import split_mean
 from losses.common.base import Criterion
-from losses.common.functional import at_least_float32, present
+from losses.common.functional import at_least_float32, expected_losses, present
 from losses.common.variants import require_choices
 from utils.checks import UserError, require
 from utils.collectives import rank
@@ -178,13 +179,15 @@ class Focal(Criterion):
     It holds no state. Logged: `positive` and `negative`, the parts of the loss that present and other labels make up.
     """
 
+    takes_soft: ClassVar[bool] = True
     config: FocalConfig
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         logits = at_least_float32(model(batch.images).logits)
-        targets = present(batch.observed, logits.dtype)
-        losses = focal_losses(logits, targets, gamma=self.config.focal_gamma, balance=self.config.focal_balance)
+        config = self.config
+        formula = partial(focal_losses, logits, gamma=config.focal_gamma, balance=config.focal_balance)
+        losses = expected_losses(formula, batch, logits.dtype)
         return mean_output(losses, logits, batch.observed)
 
 

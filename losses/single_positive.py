@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from losses.common.functional import at_least_float32
 from utils.checks import require
 from utils.collectives import all_sum
 from utils.options import option
-from utils.types import ABSENT, PRESENT, Batch, CriterionInfo, LossOutput, Model
+from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, CriterionInfo, LossOutput, Model
 
 
 def known_losses(logits: Tensor, observed: Tensor, variant: Variant = "fixed") -> Tensor:
@@ -26,14 +27,14 @@ def known_losses(logits: Tensor, observed: Tensor, variant: Variant = "fixed") -
 
     Args:
         logits: (B, C) in single precision at least.
-        observed: (B, C) label codes.
+        observed: (B, C) label codes, or targets in [0, 1] with UNKNOWN where nothing is known.
         variant: see `losses.assume_negative.label_costs`.
 
     Returns:
         (B, C), with a gradient (of 0) even where nothing is known.
     """
-    costs = label_costs(logits, variant)
-    return costs.present * (observed == PRESENT) + costs.absent * (observed == ABSENT)
+    costs, targets = label_costs(logits, variant), observed.clamp(min=0).to(logits.dtype)
+    return costs.present * targets + costs.absent * (1 - targets) * (observed != UNKNOWN)
 
 
 def positive_losses(logits: Tensor, observed: Tensor, variant: Variant = "fixed") -> Tensor:
@@ -165,6 +166,7 @@ class IU(Criterion):
     Raises: UserError unless labels of both kinds are known.
     """
 
+    takes_soft: ClassVar[bool] = True
     config: IUConfig
 
     def __init__(self, config: IUConfig, info: CriterionInfo) -> None:
@@ -174,7 +176,8 @@ class IU(Criterion):
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         logits = at_least_float32(model(batch.images).logits)
-        losses = known_losses(logits, batch.observed, self.config.variant)
+        targets = batch.observed if batch.soft is None else batch.soft
+        losses = known_losses(logits, targets, self.config.variant)
         return LossOutput(losses.mean(), logits.detach(), split_mean(losses, batch.observed == PRESENT))
 
 

@@ -123,6 +123,7 @@ def test_defaults_are_as_documented(called, expected):
 
 def test_a_criterion_calls_its_model_once_and_wants_scores_of_the_network_unless_it_says_so():
     assert (Criterion.single_pass, Criterion.train_scores_of, Criterion.needs) == (True, "network", frozenset())
+    assert Criterion.takes_soft is False
 
 
 TEST_IMAGES = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -23,18 +23,26 @@ PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 _BLOCK = 1 << 22  # entries of a table that are processed at a time
 
 Codes = NDArray[np.int8]
+SoftTargets = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 
 class LabelTable:
     """N x C label codes: a dense int8 array, or a scipy CSR array whose unstored entries all mean `default`.
 
-    A stored zero of a CSR table is a label like any other (ABSENT), not a missing entry.
+    A stored zero of a CSR table is a label like any other (ABSENT), not a missing entry. Soft labels stand beside the
+    codes, which are then what counts as present or absent wherever a label must be one of the two.
+
+    Args:
+        codes: (N, C).
+        default: code of the entries that a CSR array does not store.
+        soft: (N, C) float32 in [0, 1], -1 where the label is unknown; only beside dense codes. None: labels are hard.
     """
 
-    def __init__(self, codes: Codes | csr_array, *, default: int = ABSENT) -> None:
+    def __init__(self, codes: Codes | csr_array, *, default: int = ABSENT, soft: SoftTargets | None = None) -> None:
         self.codes = codes
         self.default = default
+        self.soft = soft
         self._hash = ""
         values = codes.data if isinstance(codes, csr_array) else codes
         if values.dtype != np.int8 or codes.ndim != 2:
@@ -42,6 +50,9 @@ class LabelTable:
         if values.size and not (values.min() >= UNKNOWN and values.max() <= PRESENT):
             raise ValueError("labels must be 1 (present), 0 (absent) or -1 (unknown)")
         values.flags.writeable = False
+        if soft is not None:
+            _require_targets(codes, soft)
+            soft.flags.writeable = False
 
     def __len__(self) -> int:
         return int(self.codes.shape[0])
@@ -67,7 +78,12 @@ class LabelTable:
 
     def take(self, index: Index) -> LabelTable:
         """The table of the rows at `index`, stored the same way."""
-        return LabelTable(self.codes[index], default=self.default)
+        soft = None if self.soft is None else self.soft[index]
+        return LabelTable(self.codes[index], default=self.default, soft=soft)
+
+    def hard(self) -> LabelTable:
+        """The table without its soft targets; itself where there are none."""
+        return self if self.soft is None else LabelTable(self.codes, default=self.default)
 
     def dense(self) -> Codes:
         """All rows as one (N, C) copy; only for tables known to be small."""
@@ -87,14 +103,25 @@ class LabelTable:
         return matching + (len(self) - stored) if code == self.default else matching
 
     def hash(self) -> str:
-        """SHA-256 (hex) of shape and codes; equal for equal labels, dense or sparse."""
+        """SHA-256 (hex) of shape, codes and soft targets; equal for equal labels, dense or sparse."""
         if not self._hash:
             digest = hashlib.sha256(repr((len(self), self.num_classes)).encode())
             size = max(1, _BLOCK // max(self.num_classes, 1))
             for start in range(0, len(self), size):  # by blocks, so that a sparse table never becomes dense
                 digest.update(np.ascontiguousarray(self.rows(slice(start, start + size))).data)
+            if self.soft is not None:
+                digest.update(np.ascontiguousarray(self.soft).data)
             self._hash = digest.hexdigest()
         return self._hash
+
+
+def _require_targets(codes: Codes | csr_array, soft: SoftTargets) -> None:
+    """Raise TypeError or ValueError unless `soft` fits dense `codes`."""
+    if isinstance(codes, csr_array) or soft.dtype != np.float32 or soft.shape != codes.shape:
+        raise TypeError(f"soft targets must be float32 of the shape of dense labels, got {soft.dtype} {soft.shape}")
+    unknown = codes == UNKNOWN
+    if not (((soft >= 0) & (soft <= 1)) ^ unknown).all() or not (soft[unknown] == UNKNOWN).all():
+        raise ValueError("soft targets must be in [0, 1], and -1 exactly where the label is unknown")
 
 
 class Images(Protocol):
@@ -191,6 +218,10 @@ class Annotations:
             None if self.groups is None else self.groups[index],
         )
 
+    def scored(self) -> Annotations:
+        """The same with truth that is present, absent or unknown, as metrics need it: without soft targets."""
+        return self if self.truth.soft is None else replace(self, truth=self.truth.hard())
+
     def recipe_order(self) -> Index:
         """(N,) rows in the order in which the published recipes draw: "100" before "9" where ids are numbers."""
         if self.places is not None:
@@ -233,6 +264,7 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) long, rows of the training set; hides tuple.index, unused here
     second_view: Tensor | None = None  # (B, 3, H, W), for criteria that need it
     truth: Tensor | None = None  # (B, C) int8, for analysis; no criterion reads it, and it may lie on another device
+    soft: Tensor | None = None  # (B, C) float in [0, 1], -1 unknown, beside the codes of soft labels, else None
 
 
 class ModelOutput(NamedTuple):

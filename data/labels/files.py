@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from data.labels.arrays import DENSE, SPARSE, read_table, suffix_of, write_table
-from data.labels.regime import Regime, observe
+from data.labels.regime import Regime, observe, require_drawable
 from data.labels.validation import require_fit
 from utils.checks import UserError, require
 from utils.console import warn
@@ -64,8 +64,10 @@ def resolve_labels(
     regime, seed and rows in `folder`; 4. a new draw, written there.
 
     Raises:
-        UserError: a file exists but is damaged, or does not fit the rows, classes, true labels or regime.
+        UserError: a file exists but is damaged, or does not fit the rows, classes, true labels or regime; or the true
+            labels are soft, and others are asked for.
     """
+    require_drawable(annotations.truth, regime)
     if label_file is not None:
         table = read_labels(label_file, annotations, regime)
         _note_other_truth(label_file, annotations)

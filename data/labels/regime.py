@@ -195,8 +195,10 @@ def observe(annotations: Annotations, regime: Regime) -> LabelTable:
     "9" on COCO), so it draws in that order here too, and "semi" with it. Sparse truth gives sparse labels.
 
     Raises:
-        UserError: the file of class rates, or the confusion, cannot be read or does not fit the classes.
+        UserError: the file of class rates, or the confusion, cannot be read or does not fit the classes; or labels are
+            to be drawn from soft ones.
     """
+    require_drawable(annotations.truth, regime)
     truth, rng = annotations.truth, regime.generator()
     match regime.name:
         case "given":
@@ -215,6 +217,16 @@ def observe(annotations: Annotations, regime: Regime) -> LabelTable:
             return semi_labels(truth, rng, regime.labelled_share, annotations.recipe_order())
     numbers = regime.parameters()
     return observed_labels(truth, rng, numbers["num_pos"], numbers["num_neg"], annotations.recipe_order())
+
+
+def require_drawable(truth: LabelTable, regime: Regime) -> None:
+    """Raise UserError if `regime` draws labels, or reads drawn ones from a file, and the true ones are soft."""
+    source = f"--labels {regime.name}" if regime.label_file is None else f"--label_file {regime.label_file}"
+    require(
+        truth.soft is None or (regime.label_file is None and not regime.is_drawn),
+        f"{source}: is of labels that are present or absent, and these are soft (--soft_labels keep); take --labels "
+        "given or full without a file, or --soft_labels threshold=0.5",
+    )
 
 
 def _candidates(annotations: Annotations, regime: Regime) -> LabelTable:

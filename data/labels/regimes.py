@@ -300,7 +300,8 @@ def full_labels(truth: LabelTable) -> LabelTable:
     if isinstance(truth.codes, csr_array):
         stored = canonical(truth)
         return with_codes(stored, as_codes(stored.data == PRESENT), ABSENT)
-    return LabelTable(as_codes(truth.codes == PRESENT))
+    soft = None if truth.soft is None else truth.soft.clip(min=0)
+    return LabelTable(as_codes(truth.codes == PRESENT), soft=soft)
 
 
 def require_number(name: str, number: int) -> None:

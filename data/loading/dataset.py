@@ -14,7 +14,7 @@ from data.images.decoders import DecodedImage, Decoder, image_opener
 from data.loading.samplers import Sample
 from data.loading.transforms import sample_generator
 from utils.seeding import derive_seed
-from utils.types import Images, LabelTable
+from utils.types import Images, Index, LabelTable
 
 Transform = Callable[[DecodedImage], Tensor]
 
@@ -27,6 +27,7 @@ class ImageBatch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) long; hides tuple.index, unused here
     second_pixels: Tensor | None  # (B, 3, H, W) uint8, of the second view where there is one
     truth: Tensor  # (B, C) int8
+    soft: Tensor | None = None  # (B, C) float in [0, 1], -1 unknown; of soft labels
 
 
 class ImageDataset(Dataset[tuple[Tensor, ...]]):
@@ -63,7 +64,13 @@ class Collate:
         numbers = index.numpy().astype(np.int64)
         observed = torch.from_numpy(self.observed.rows(numbers)).float()
         truth = torch.from_numpy(self.truth.rows(numbers))
-        return ImageBatch(pixels, observed, index, more[0] if more else None, truth)
+        soft = soft_rows(self.observed, numbers)
+        return ImageBatch(pixels, observed, index, more[0] if more else None, truth, soft)
+
+
+def soft_rows(labels: LabelTable, rows: Index) -> Tensor | None:
+    """(B, C) the soft targets of some rows; None where labels are hard."""
+    return None if labels.soft is None else torch.from_numpy(labels.soft[rows])
 
 
 def _stacked(images: Sequence[Tensor]) -> Tensor:

@@ -102,7 +102,7 @@ def read_dataset(dataset: DatasetConfig, regime: Regime, split: SplitConfig, see
     rows, held_out = split_rows(splits.train, split, seed)
     parts = {"train": splits.train.take(rows)}
     if len(held_out):
-        parts["validation"] = splits.train.take(held_out)
+        parts["validation"] = splits.train.take(held_out).scored()
     parts["test"] = splits.test
     columns = describe_columns(dataset, seed)
     return DataRead(dataset.dataset, parts, labels.take(rows), regime, file, splits.groups, columns)

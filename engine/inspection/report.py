@@ -106,9 +106,10 @@ def _entries(table: TableReport) -> list[ReportDict]:
     rows: dict[str, ReportDict] = {}
     for found in table.entries:
         for label, name in enumerate(found.classes):
-            row = rows.setdefault(name, {"class": name, "uncertain": 0, "blank": 0, "agreement": None})
+            row = rows.setdefault(name, {"class": name, "uncertain": 0, "blank": 0, "soft": 0, "agreement": None})
             row["uncertain"] += int(found.uncertain[label])
             row["blank"] += int(found.blank[label])
+            row["soft"] += int(found.soft[label])
             agreed = None if found.agreement is None else float(found.agreement[label])
             row["agreement"] = agreed if agreed is not None and np.isfinite(agreed) else row["agreement"]
     return list(rows.values())

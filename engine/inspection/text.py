@@ -40,12 +40,14 @@ def _columns(report: ReportDict, top: int) -> Iterator[str]:
 
 def _entries(report: ReportDict, top: int) -> Iterator[str]:
     """Entries of a user's table that a policy decides, and how far annotators agree."""
-    rows = [row for row in report["entries"] if row["uncertain"] or row["blank"] or row["agreement"] is not None]
+    counts = {"uncertain (-1)": "uncertain", "blank": "blank", "between 0 and 1": "soft"}
+    entries = report["entries"]
+    rows = [row for row in entries if any(row[key] for key in counts.values()) or row["agreement"] is not None]
     if rows:
         agreed = [["" if row["agreement"] is None else _percent(row["agreement"])] for row in rows]
-        figures = [[row["class"][:_WIDEST], f"{row['uncertain']:,}", f"{row['blank']:,}"] for row in rows]
+        figures = [[row["class"][:_WIDEST], *(f"{row[key]:,}" for key in counts.values())] for row in rows]
         cells = [[*left, *right] for left, right in zip(figures, agreed, strict=True)]
-        yield from _table([["in the table", "uncertain (-1)", "blank", "annotators agree"], *cells[: 3 * top]])
+        yield from _table([["in the table", *counts, "annotators agree"], *cells[: 3 * top]])
 
 
 def _splits(report: ReportDict, top: int) -> Iterator[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.build import Data
+from data.loading.dataset import soft_rows
 from data.loading.loader import LoaderConfig, build_loader
 from data.loading.samplers import OrderedBatches, TrainingBatches
 from data.loading.transforms import Pipeline, normalizer, second_transform, train_transform
@@ -153,6 +154,7 @@ class FeatureBatch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) long; hides tuple.index, unused here
     second: Tensor | None  # as `features`, of the second view where there is one
     truth: Tensor  # (B, C) int8
+    soft: Tensor | None = None  # (B, C) float in [0, 1], -1 unknown; of soft labels
 
 
 class FeatureLoader:
@@ -188,7 +190,8 @@ class FeatureLoader:
             observed = torch.from_numpy(self.observed.rows(rows)).float()
             truth = torch.from_numpy(self.truth.rows(rows))
             features, *second = (self._of(copies, samples[0].epoch, rows) for copies in self.views)
-            yield FeatureBatch(features, observed, torch.from_numpy(rows), second[0] if second else None, truth)
+            other, soft = second[0] if second else None, soft_rows(self.observed, rows)
+            yield FeatureBatch(features, observed, torch.from_numpy(rows), other, truth, soft)
 
     def _of(self, copies: Sequence[NDArray[Any]], epoch: int, rows: Index) -> Tensor:
         """The features of these rows that an epoch sees."""
@@ -201,7 +204,8 @@ class FeatureLoader:
         """A batch of this loader on `device`: pooled features are images of one pixel; the truth stays where it is."""
         observed, index = raw.observed.to(device), raw.index.to(device)
         second = None if raw.second is None else _as_image(raw.second, device, self.dtype)
-        return Batch(_as_image(raw.features, device, self.dtype), observed, index, second, raw.truth)
+        soft = None if raw.soft is None else raw.soft.to(device)
+        return Batch(_as_image(raw.features, device, self.dtype), observed, index, second, raw.truth, soft)
 
 
 def _as_image(features: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -33,6 +33,7 @@ from engine.training.loop import Freezing, Hooks, Learner, Loop
 from engine.training.optim import OptimConfig, build_optimizer
 from engine.training.recorder import LABELS_FILE
 from engine.training.summary import FinalResults, published_results, result, run_info
+from losses import require_takes
 from models.build import ModelConfig
 from models.classifier import Classifier, OnFeatures
 from models.peers import Network
@@ -109,6 +110,7 @@ class Run:
         split = settings.of(TrainingSplitConfig)
         with runtime.main_first():  # what it decodes to find bad images, the others do not decode again
             data = build_data(dataset, settings.of(Regime), split, self.config.seed)
+        require_takes(self.method, data.observed)
         data = setup.whole_batches(data, settings.of(LoaderConfig))
         self.selection = setup.selection_of(self.config, self.optim, data)
         setup.check_data(data, settings, runtime)

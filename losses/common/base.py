@@ -29,6 +29,9 @@ class Criterion(nn.Module):
     single_pass: ClassVar[bool] = True
     """True if a step calls the model once, on `batch.images`, and looks at nothing of the images besides."""
 
+    takes_soft: ClassVar[bool] = False
+    """True if it learns from soft labels, `Batch.soft`: targets between 0 and 1 beside the codes."""
+
     train_scores_of: ClassVar[Literal["network", "average"]] = "network"
     """The network whose training scores are wanted: the one that is trained, or the moving average of its weights."""
 
@@ -69,13 +72,14 @@ class Criterion(nn.Module):
         """
         raise NotImplementedError
 
-    def from_logits(self, logits: Tensor, observed: Tensor, index: Tensor) -> LossOutput:
+    def from_logits(self, logits: Tensor, observed: Tensor, index: Tensor, soft: Tensor | None = None) -> LossOutput:
         """Loss of one training step from the logits of a network that was called elsewhere.
 
         Args:
             logits: (B, C) with gradient.
             observed: (B, C) label codes, float or integer.
             index: (B,) rows of the training set.
+            soft: (B, C) targets in [0, 1], -1 where unknown, of a method that takes them; None for hard labels.
 
         Raises:
             ValueError: the method needs more than the logits of one forward pass, or the shapes do not fit.
@@ -85,12 +89,15 @@ class Criterion(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} needs more than logits ({', '.join(lacking)}): call criterion(model, batch)"
             )
+        if soft is not None and (not self.takes_soft or soft.shape != logits.shape):
+            raise ValueError(f"{type(self).__name__}: soft targets must be (B, C), of a method that takes them")
         if observed.shape != logits.shape or index.shape != logits.shape[:1]:
             shapes = ", ".join(str(tuple(each.shape)) for each in (logits, observed, index))
             raise ValueError(f"logits, observed and index must be (B, C), (B, C) and (B,), got {shapes}")
         observed, index = observed.to(logits.device).float(), index.to(logits.device).long()
         no_images = logits.new_zeros(len(logits), 3, 1, 1)
-        output: LossOutput = self(_GivenLogits(logits), Batch(no_images, observed, index))
+        soft = None if soft is None else soft.to(logits.device).float()
+        output: LossOutput = self(_GivenLogits(logits), Batch(no_images, observed, index, soft=soft))
         return output
 
     def corrected_labels(self) -> LabelTable | None:

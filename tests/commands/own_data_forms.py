@@ -210,6 +210,29 @@ def labels_twice(folder, flags):
     yield table(folder, ("image", "boat", "person", "labels"), rows), held
 
 
+# --- Values between 0 and 1
+
+
+def values_in_columns(folder, start):
+    """A table of values, which are present from `start` on."""
+    cells = [("0.37", "1"), ("0", "0.29"), ("0.5", ""), ("-1", "0.81")]
+    meaning = {cell: int(float(cell) >= start) for row in cells for cell in row if cell} | {"": "?", "-1": "?"}
+    return columns_in(folder, cells, meaning)
+
+
+@example("present from 0.3 on, else absent: any method, any label regime")
+def values_that_are_codes(folder, flags):
+    yield values_in_columns(folder, 0.3)
+
+
+@example("train on the values themselves")
+def values_that_are_kept(folder, flags):
+    made, held = values_in_columns(folder, 0.5)
+    kept = read(made, flags).train.truth.soft
+    assert ((kept > 0) & (kept < 1)).any()
+    yield made, held
+
+
 # --- Several lines or images
 
 

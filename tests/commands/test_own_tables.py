@@ -71,8 +71,8 @@ def test_uncertain_and_blank_entries_and_annotators_stand_in_the_report(folder):
     said = succeed(folder, "inspect_data.py", *words, "--repeated", "majority", "--uncertain", "present")
     report = json.loads((folder / "out" / "report.json").read_text())
     assert report["entries"] == [
-        {"class": "cat", "uncertain": 1, "blank": 0, "agreement": 1.0},
-        {"class": "dog", "uncertain": 1, "blank": 1, "agreement": 1.0},
+        {"class": "cat", "uncertain": 1, "blank": 0, "soft": 0, "agreement": 1.0},
+        {"class": "dog", "uncertain": 1, "blank": 1, "soft": 0, "agreement": 1.0},
     ]
     counts = {one["name"]: sum(one[part]["present"] for part in ("train", "test")) for one in report["classes"]}
     assert counts == {"cat": 2, "dog": 3}

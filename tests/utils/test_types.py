@@ -240,3 +240,63 @@ def test_the_backbone_learns_from_the_first_epoch_on_unless_something_else_is_sa
         seed=0,
     )
     assert (info.frozen_epochs, info.clean_counts) == (0, None)
+
+
+def soft_table():
+    soft = np.array([[0.25, 1], [-1, 0.5], [0.75, 0]], dtype=np.float32)
+    return LabelTable(np.array([[0, 1], [-1, 1], [1, 0]], dtype=np.int8), soft=soft)
+
+
+def test_soft_targets_go_with_their_rows_and_into_the_hash():
+    table = soft_table()
+    taken = table.take(np.array([2, 0]))
+    assert taken.soft.tolist() == [[0.75, 0], [0.25, 1]]
+    assert taken.dense().tolist() == [[1, 0], [0, 1]]
+    assert table.hash() == soft_table().hash()
+    changed = table.soft.copy()
+    changed[0, 0] = 0.26
+    others = {table.hash(), LabelTable(table.codes, soft=changed).hash(), table.hard().hash()}
+    assert len(others) == 3
+    assert table.hard().hash() == LabelTable(table.dense()).hash()
+    assert table.hard().soft is None
+    assert taken.hard().hard() is not taken
+    assert LabelTable(table.codes).hard().soft is None
+
+
+def test_a_table_without_soft_targets_is_its_own_hard_table():
+    table = LabelTable(np.zeros((2, 2), dtype=np.int8))
+    assert table.hard() is table
+
+
+@pytest.mark.parametrize(
+    "soft, error",
+    [
+        (np.zeros((3, 2)), TypeError),
+        (np.zeros((2, 2), dtype=np.float32), TypeError),
+        (np.array([[0, 1], [0, 1], [1, 0]], dtype=np.float32), ValueError),
+        (np.array([[-1, 1], [-1, 1], [1, 0]], dtype=np.float32), ValueError),
+        (np.array([[0, 1.5], [-1, 1], [1, 0]], dtype=np.float32), ValueError),
+        (np.array([[0, np.nan], [-1, 1], [1, 0]], dtype=np.float32), ValueError),
+        (np.array([[0, 1], [-0.5, 1], [1, 0]], dtype=np.float32), ValueError),
+    ],
+)
+def test_soft_targets_must_fit_the_codes(soft, error):
+    codes = np.array([[0, 1], [-1, 1], [1, 0]], dtype=np.int8)
+    with pytest.raises(error, match="soft targets must be"):
+        LabelTable(codes, soft=soft)
+
+
+def test_soft_targets_stand_beside_dense_codes_only():
+    with pytest.raises(TypeError, match="of dense labels"):
+        LabelTable(csr_array(np.zeros((1, 1), dtype=np.int8)), soft=np.zeros((1, 1), dtype=np.float32))
+
+
+def test_scored_annotations_have_hard_truth():
+    images = ArrayImages(np.zeros((3, 4, 4, 3), dtype=np.uint8), ("a", "b", "c"))
+    soft = Annotations(images, ("a", "b", "c"), ("x", "y"), soft_table())
+    assert soft.scored().truth.soft is None
+    assert soft.scored().content_hash() == dataclasses.replace(soft, truth=soft_table().hard()).content_hash()
+    assert soft.content_hash() != soft.scored().content_hash()
+    assert soft.scored().scored() is not soft
+    hard = soft.scored()
+    assert hard.scored() is hard

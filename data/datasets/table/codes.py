@@ -17,6 +17,7 @@ from data.datasets.table.cells import Reading, read_cells
 from data.datasets.table.labelled import USUAL_SEPARATOR, check_classes, choose_classes
 from data.datasets.table.seen import TICKS, UNCERTAIN, code_of
 from data.datasets.table.sheet import Sheet
+from data.datasets.table.soft import CellValues, SoftPolicy, cell_values, refuse_value
 from data.files.text_files import read_csv
 from utils.checks import UserError, require
 from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index
@@ -38,6 +39,8 @@ class LineLabels(NamedTuple):
     reading: Reading | None
     """How cells of names are taken apart; None for a column per class."""
     notes: tuple[str, ...] = ()
+    soft: NDArray[np.float32] | None = None
+    """(L, C) values between 0 and 1 of a column per class, NaN where the code says all; None where there are none."""
 
 
 class NameList(NamedTuple):
@@ -73,7 +76,12 @@ def read_name_list(path: Path, separator: str | None) -> NameList:
 
 
 def class_columns(
-    sheet: Sheet, titles: Sequence[str], blank: str | None, separator: str | None, listed: NameList | None
+    sheet: Sheet,
+    titles: Sequence[str],
+    blank: str | None,
+    separator: str | None,
+    listed: NameList | None,
+    policy: SoftPolicy | None = None,
 ) -> LineLabels:
     """Codes of a column per class.
 
@@ -83,34 +91,52 @@ def class_columns(
         blank: `unknown` or `absent`; None for absent where the only mark is a tick, else unknown.
         separator: no name may hold it.
         listed: names of the classes from a file.
+        policy: what values between 0 and 1 are; None to refuse them.
 
     Raises:
-        UserError: an invalid class name, or a cell other than 1, 0, -1, a tick and blank.
+        UserError: an invalid class name, or a cell other than 1, 0, -1, a tick, blank and what `policy` allows.
     """
     where = [f"{sheet.path}, column {sheet.titles.index(title) + 1}" for title in titles]
     names = [listed.name(title, at) if listed else title for title, at in zip(titles, where, strict=True)]
     classes = check_classes(zip(names, where, strict=True), separator or USUAL_SEPARATOR)
     codes = np.empty((sheet.rows, len(titles)), dtype=np.int8)
+    soft: NDArray[np.float32] | None = None
     for label, title in enumerate(titles):
-        column = sheet.column(title)
-        ticked = any(text.lower() in TICKS for text in column.texts)
-        known = [PRESENT if text.lower() in TICKS else code_of(text) for text in column.texts]
-        if None in known or (ticked and ABSENT in known):
-            text = known.index(None) if None in known else known.index(ABSENT)
-            raise UserError(
-                f"{sheet.where(column.row_of(text))}: column {title!r} holds {column.texts[text][:40]!r}, must be 1, "
-                "0, -1 or empty; leave out columns that are no classes (--ignore_columns), or name the column of class "
-                "names with --label_column"
-            )
-        empty = MEANINGS[blank or ("absent" if ticked else "unknown")]
-        of_text = [empty if not text else code for text, code in zip(column.texts, known, strict=True)]
-        codes[:, label] = np.array(of_text, dtype=np.int8)[column.at]
+        values, at = _class_cells(sheet, title, blank, policy), sheet.column(title).at
+        codes[:, label] = np.array(values.codes, dtype=np.int8)[at]
+        if values.has_soft:
+            soft = np.full(codes.shape, np.nan, dtype=np.float32) if soft is None else soft
+            soft[:, label] = np.array(values.soft, dtype=np.float32)[at]
     summary = _summaries(classes, codes)
     notes = [
         f"{sheet.path}: class {name!r} is present exactly where any other is; --ignore_columns if it sums them up"
         for name in summary
     ]
-    return LineLabels(classes, codes, closed=True, one_each=False, reading=None, notes=tuple(notes))
+    return LineLabels(classes, codes, closed=True, one_each=False, reading=None, notes=tuple(notes), soft=soft)
+
+
+def _class_cells(sheet: Sheet, title: str, blank: str | None, policy: SoftPolicy | None) -> CellValues:
+    """The cells of one class. Raises: UserError as `class_columns` does."""
+    column = sheet.column(title)
+    ticked = any(text.lower() in TICKS for text in column.texts)
+    empty = MEANINGS[blank or ("absent" if ticked else "unknown")]
+    known = [PRESENT if text.lower() in TICKS else code_of(text) if text else empty for text in column.texts]
+    found = cell_values(column.texts, known, None if ticked else policy)
+    wrong = [
+        text
+        for text, code in enumerate(found.codes)
+        if code is None or (ticked and column.texts[text] and code == ABSENT)
+    ]
+    if wrong:
+        text = column.texts[wrong[0]]
+        where = sheet.where(column.row_of(wrong[0]))
+        refuse_value(text, where, title, policy)
+        raise UserError(
+            f"{where}: column {title!r} holds {text[:40]!r}, must be 1, "
+            "0, -1 or empty; leave out columns that are no classes (--ignore_columns), or name the column of class "
+            "names with --label_column"
+        )
+    return found
 
 
 def name_column(

@@ -18,42 +18,27 @@ from data.datasets.table.codes import (
     class_columns,
     name_column,
     read_name_list,
-    settled,
-    uncertain_policy,
 )
 from data.datasets.table.config import TableConfig, joined_list, split_list
 from data.datasets.table.decided import Roles, decide, quoted
+from data.datasets.table.image_labels import ImageLines, LineValues, image_labels, line_values
 from data.datasets.table.labelled import (
     OwnLabels,
     check_id,
     sorted_by_id,
 )
 from data.datasets.table.matching import ImageFolder, image_id
-from data.datasets.table.repeated import SILENT, agreement, clash, combined, of_pairs
-from data.datasets.table.seen import UNCERTAIN, code_of, look
+from data.datasets.table.repeated import agreement
+from data.datasets.table.seen import UNCERTAIN, look
 from data.datasets.table.sheet import Sheet, read_sheet
+from data.datasets.table.soft import soft_note, soft_policy
 from data.datasets.table.split_cells import line_splits
 from utils.checks import UserError, require
-from utils.types import PRESENT, UNKNOWN, Codes, Index
+from utils.types import PRESENT, UNKNOWN, Index
 
 Kind = TypeVar("Kind", bound=np.generic)
 
 _SAMPLE = 200  # cells of a column that are looked for among the files
-
-
-class ImageLines(NamedTuple):
-    """Which images the lines of a table name. M mentions of N images."""
-
-    ids: tuple[str, ...]
-    image: Index
-    """(M,) which of the images."""
-    line: Index
-    """(M,) in which line."""
-
-    @property
-    def repeated(self) -> bool:
-        """Whether an image stands in several lines."""
-        return len(self.image) > len(self.ids)
 
 
 class TableRead(NamedTuple):
@@ -63,6 +48,16 @@ class TableRead(NamedTuple):
     roles: Roles
     images: ImageLines
     lines: LineLabels
+    values: LineValues | None
+
+    @property
+    def soft(self) -> NDArray[np.bool_] | None:
+        """(L, C) True for each entry with a value between 0 and 1; None where there are none."""
+        soft = self.lines.soft if self.values is None else self.values.soft
+        if soft is None:
+            return None
+        valued: NDArray[np.bool_] = ~np.isnan(soft)
+        return valued if self.values is None else valued[:, None] & (self.lines.codes == PRESENT)
 
 
 class Entries(NamedTuple):
@@ -72,7 +67,9 @@ class Entries(NamedTuple):
     uncertain: Index
     """Entries of -1."""
     blank: Index
-    """Blank cells of a column per class that count as unknown."""
+    """Blank cells of a column per class, or of values, that count as unknown."""
+    soft: Index
+    """Entries with a value between 0 and 1."""
     agreement: NDArray[np.float64] | None
     """Share of images on which annotators agree; None where each image stands once."""
 
@@ -94,18 +91,27 @@ def read_table(path: Path, config: TableConfig, fixed: tuple[str, ...] | None, f
     roles = find_roles(sheet, config, folder)
     images = image_lines(sheet, roles.images, folder)
     listed = read_name_list(config.class_names, config.label_separator) if config.class_names else None
-    return TableRead(sheet, roles, images, _line_labels(sheet, roles, config, fixed, listed))
+    policy = soft_policy(config.soft_labels)
+    values = line_values(sheet, roles, policy)
+    return TableRead(sheet, roles, images, _line_labels(sheet, roles, config, fixed, listed), values)
 
 
 def labels_of(read: TableRead, config: TableConfig) -> OwnLabels:
     """The labels of the images of a table. Raises: UserError for lines that do not fit together."""
-    sheet, roles, images, lines = read
-    codes, notes = _image_codes(sheet, images, lines, _values(sheet, roles), config)
+    sheet, roles, images, lines, values = read
+    labels = image_labels(sheet, images, lines, values, config)
     splits = _of_images(sheet, images, line_splits(sheet, roles.split), "split")
     groups = _groups(sheet, roles, images)
-    said = (*sheet.notes, *_role_notes(sheet, roles, lines), *lines.notes, *notes)
+    said = (*sheet.notes, *_role_notes(sheet, roles, lines), *lines.notes, *_soft_notes(read, config), *labels.notes)
     found = _found(roles, lines)
-    return sorted_by_id(OwnLabels(images.ids, lines.classes, codes, splits, lines.closed, None, said, found, groups))
+    own = OwnLabels(images.ids, lines.classes, labels.codes, splits, lines.closed, None, said, found, groups)
+    return sorted_by_id(own._replace(soft=labels.soft))
+
+
+def _soft_notes(read: TableRead, config: TableConfig) -> tuple[str, ...]:
+    """A line about values between 0 and 1, where something was said of them."""
+    policy, soft = soft_policy(config.soft_labels), read.soft
+    return () if policy is None else (soft_note(read.sheet.path, 0 if soft is None else int(soft.sum()), policy),)
 
 
 def _found(roles: Roles, lines: LineLabels) -> dict[str, str]:
@@ -150,11 +156,14 @@ def described_columns(read: TableRead) -> list[DescribedColumn]:
 
 def entries_of(read: TableRead) -> Entries:
     """What a table holds of each class, for an inspection."""
-    codes, images = read.lines.codes, read.images
+    codes, images, soft = read.lines.codes, read.images, read.soft
+    if read.values is not None:
+        codes = np.where(codes == PRESENT, read.values.codes[:, None], codes)
     blank = (codes == UNKNOWN).sum(axis=0)
     known = np.where(codes == UNCERTAIN, UNKNOWN, codes)[images.line]
     agreed = agreement(known, images.image, len(images.ids)) if images.repeated and not read.lines.one_each else None
-    return Entries(read.lines.classes, (codes == UNCERTAIN).sum(axis=0), blank, agreed)
+    valued = np.zeros_like(blank) if soft is None else soft.sum(axis=0)
+    return Entries(read.lines.classes, (codes == UNCERTAIN).sum(axis=0), blank, valued, agreed)
 
 
 def find_roles(sheet: Sheet, config: TableConfig, folder: Path) -> Roles:
@@ -222,7 +231,8 @@ def _line_labels(
     names = None if named is None else name_column(sheet, named, separator, fixed, listed, empty, whole=whole)
     if names is not None and not roles.classes:
         return names
-    columns = class_columns(sheet, roles.classes, config.blank, separator, listed)
+    policy = soft_policy(config.soft_labels)
+    columns = class_columns(sheet, roles.classes, config.blank, separator, listed, policy)
     if names is not None:
         _require_same(sheet, str(roles.twin), names, columns)
     return columns if roles.labels is None or names is None else names
@@ -242,74 +252,6 @@ def _require_same(sheet: Sheet, named: str, names: LineLabels, columns: LineLabe
             f"{sheet.where(line)}: column {named!r} and column {columns.classes[label]!r} disagree; name the one that "
             "holds with --label_column, or --class_columns"
         )
-
-
-def _values(sheet: Sheet, roles: Roles) -> Codes | None:
-    """(L,) the code that each line gives its class; None without a column of values.
-
-    Raises: UserError for a cell that is no code, or without a column of names beside it.
-    """
-    if roles.value is None:
-        return None
-    require(roles.labels is not None, f"--value_column {roles.value}: needs a column of class names, --label_column")
-    column = sheet.column(roles.value)
-    codes = [code_of(text) for text in column.texts]
-    if None in codes:
-        text = codes.index(None)
-        raise UserError(
-            f"{sheet.where(column.row_of(text))}: {column.texts[text][:40]!r} in column {roles.value!r} must be 1 "
-            "(present) or 0 (absent)"
-        )
-    return np.array(codes, dtype=np.int8)[column.at]
-
-
-def _image_codes(
-    sheet: Sheet, images: ImageLines, lines: LineLabels, values: Codes | None, config: TableConfig
-) -> tuple[Codes, tuple[str, ...]]:
-    """(N, C) the labels of the images, and lines to print.
-
-    Raises: UserError for an image in several lines that do not say how they belong together, or contradict each other.
-    """
-    policy = uncertain_policy(config.uncertain, lines.classes)
-    number, path = len(images.ids), sheet.path
-    if values is not None or (images.repeated and config.repeated == "refuse" and lines.one_each):
-        require(lines.one_each, f"{path}: --value_column is for one class per line, but lines name several")
-        told = np.where(lines.codes == PRESENT, PRESENT if values is None else values[:, None], SILENT).astype(np.int8)
-        told = settled(told, policy)[images.line]
-        wrong = clash(told, images.image)
-        if wrong is not None:
-            first, second = (sheet.where(int(images.line[one])) for one in (wrong.first, wrong.second))
-            raise UserError(
-                f"{second}: {images.ids[images.image[wrong.second]]!r} and {lines.classes[wrong.label]!r} have another "
-                f"value than in {first}; correct one of them"
-            )
-        codes = of_pairs(told, images.image, number)
-        rest = "unknown, as some lines say absent" if bool((told == 0).any()) else "absent"
-        note = f"{path}: a line per image and class, {sheet.rows} lines of {number} images; what has no line is {rest}"
-        return codes, (note,)
-    codes = settled(lines.codes, policy)[images.line]
-    if not images.repeated:
-        return codes[np.argsort(images.image)], ()
-    if config.repeated == "refuse":
-        raise UserError(_repeated_refusal(sheet, images))
-    agreed = agreement(codes, images.image, number)
-    note = (
-        f"{path}: {sheet.rows} lines of {number} images, taken together by --repeated {config.repeated}; annotators "
-        f"agree on {np.nanmean(agreed) if np.isfinite(agreed).any() else 1:.1%} of the labels that several know"
-    )
-    return combined(codes, images.image, number, config.repeated), (note,)
-
-
-def _repeated_refusal(sheet: Sheet, images: ImageLines) -> str:
-    """The message for an image in two lines."""
-    order = np.argsort(images.image, kind="stable")
-    same = np.flatnonzero(np.diff(images.image[order]) == 0)
-    first, second = (sheet.where(int(images.line[order[at]])) for at in (same[0], same[0] + 1))
-    name = images.ids[images.image[order[same[0]]]]
-    return (
-        f"{second}: image {name[:200]!r} is there already ({first}); write it once, with all its labels, or say with "
-        "--repeated how several lines belong together (union, majority, unknown, first)"
-    )
 
 
 def _groups(sheet: Sheet, roles: Roles, images: ImageLines) -> Index | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data.datasets.table.soft import soft_policy
 from utils.checks import require
 from utils.options import option
 
@@ -54,6 +55,10 @@ class TableConfig:
     repeated: Literal["refuse", "union", "majority", "unknown", "first"] = option(
         "refuse", "images that stand in several lines, each with all its labels (unknown: where the lines differ)"
     )
+    soft_labels: str = option(
+        "refuse",
+        "values between 0 and 1: refuse, threshold=T (present from T on), or keep (as targets of bce, an, asl, ...)",
+    )
     value_column: str | None = option(None, "a line per image and class: column of 1 (present) and 0 (absent)")
     split_column: str | None = option(
         None, "column of train, val or test (default: split, set, subset, phase, or is_train, is_valid, is_test)"
@@ -64,6 +69,7 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.test_frac < 1, f"--test_frac {self.test_frac}: must be above 0 and below 1")
+        soft_policy(self.soft_labels)
         separator = self.label_separator
         require(
             separator is None or (1 <= len(separator) <= 3 and not any(map(_in_names, separator))),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from data.datasets.table.config import TableConfig, split_list
 from data.datasets.table.seen import ColumnSeen, TableSeen
+from data.datasets.table.soft import FLAG
 from utils.checks import UserError, require
 
 IMAGE_TITLES = ("image", "file", "filename", "file_name", "filepath", "path", "img", "image_path", "picture")
@@ -195,13 +196,14 @@ def _label_columns(table: TableSeen, config: TableConfig, taken: Sequence[str], 
 
     Where the same labels are there twice, those of a column with one of `LABEL_TITLES` are read, else the columns.
     """
-    asked = _asked_labels(table, config, why)
-    if asked is not None:
-        return asked
+    told = _asked_labels(table, config, why)
+    if told is not None:
+        return told
     free = [column for column in table.columns if column.title not in taken and column.title not in why]
-    coded = _coded(table, free)
+    asked = config.soft_labels != "refuse"
+    coded = _coded(table, free, soft=asked)
     usual = next((column.title for column in free if column.title.lower() in LABEL_TITLES), None)
-    if usual is not None and (config.value_column or table.column(usual).content != "codes"):
+    if usual is not None and (config.value_column or not _is_class(table.column(usual))):
         why[usual] = Role(usual, "labels", "its title")
         twice = bool(coded) and _names_the_columns(table, usual, coded)
         return LabelColumns(usual, coded if twice else (), usual if twice else None)
@@ -209,8 +211,10 @@ def _label_columns(table: TableSeen, config: TableConfig, taken: Sequence[str], 
     if named is not None and not (coded and _names_the_columns(table, named, coded)):
         why[named] = Role(named, "labels", reason)
         return LabelColumns(named, (), None)
-    _require_classes(table, free, coded)
-    why.update({title: Role(title, "class", "its cells are codes") for title in coded})
+    _require_classes(table, free, coded, soft=asked)
+    for title in coded:
+        cells = "values from 0 to 1" if table.column(title).is_soft else "codes"
+        why[title] = Role(title, "class", f"its cells are {cells}")
     if named is not None:
         why[named] = Role(named, "not read", "the same labels as in the columns")
     return LabelColumns(None, coded, named)
@@ -228,32 +232,56 @@ def _asked_labels(table: TableSeen, config: TableConfig, why: dict[str, Role]) -
     return LabelColumns(requested, wanted, None) if requested or wanted else None
 
 
-def _coded(table: TableSeen, free: Sequence[ColumnSeen]) -> tuple[str, ...]:
-    """Columns of codes or ticks, and beside them those with a title that are blank."""
-    marked = [column for column in free if column.content in ("codes", "ticks")]
+def _is_class(column: ColumnSeen) -> bool:
+    """True for a column that holds what a class has, and so no names."""
+    return column.content == "codes" or column.is_soft
+
+
+def _coded(table: TableSeen, free: Sequence[ColumnSeen], *, soft: bool) -> tuple[str, ...]:
+    """Columns of codes, ticks or with `soft` values from 0 to 1, and beside them those with a title that are blank."""
+    marked = [column for column in free if column.content in ("codes", "ticks") or (soft and column.is_soft)]
     empty = [column for column in free if column.content == "empty" and column.title not in table.untitled and marked]
     return tuple(column.title for column in free if column in (*marked, *empty))
 
 
-def _require_classes(table: TableSeen, free: Sequence[ColumnSeen], coded: Sequence[str]) -> None:
+def _require_classes(table: TableSeen, free: Sequence[ColumnSeen], coded: Sequence[str], *, soft: bool) -> None:
     """Check that columns of codes are classes. Raises: UserError for others that hold codes too, no title, or none."""
     nameless = next((title for title in coded if title in table.untitled), None)
     require(
         nameless is None,
         f"{table.path}: {nameless} holds codes, but has no title; give it the name of its class, or --ignore_columns",
     )
-    mixed = [column for column in free if column.content == "mixed"]
+    mixed = [column for column in free if column.content == "mixed" or (soft and column.beyond)]
+    mixed = [column for column in mixed if not (soft and column.is_soft)]
+    valued = [column for column in free if column.is_soft and column.title not in coded]
+    if valued and (all(column.is_soft for column in mixed) if mixed else not coded):
+        raise UserError(_soft_refusal(table, valued))
     if mixed:
-        shown = ", ".join(f"{column.title!r} ({column.odd})" for column in mixed[:4])
-        raise UserError(
-            f"{table.path}: {len(mixed)} columns hold 1 or 0 beside other values: {shown}; a class has 1, 0, -1 or "
-            "empty cells: name the classes with --class_columns or what is none with --ignore_columns, or the column "
-            "of class names with --label_column"
-        )
+        raise UserError(_mixed_refusal(table, mixed, soft=soft))
     require(
         bool(coded),
         f"{table.path}: no column of labels; it has {quoted(table.titles)}: name the column of class names with "
         "--label_column, or add one called labels, or one per class",
+    )
+
+
+def _mixed_refusal(table: TableSeen, mixed: Sequence[ColumnSeen], *, soft: bool) -> str:
+    """The message for columns that hold codes, or with `soft` values from 0 to 1, beside what no class has."""
+    shown = ", ".join(f"{column.title!r} ({(soft and column.beyond) or column.odd})" for column in mixed[:4])
+    held, has = ("values from 0 to 1", "0 to 1, -1") if soft else ("1 or 0", "1, 0, -1")
+    return (
+        f"{table.path}: {len(mixed)} columns hold {held} beside other values: {shown}; a class has {has} or "
+        "empty cells: name the classes with --class_columns or what is none with --ignore_columns, or the column "
+        "of class names with --label_column"
+    )
+
+
+def _soft_refusal(table: TableSeen, valued: Sequence[ColumnSeen]) -> str:
+    """The message for values between 0 and 1 that nobody has said the meaning of."""
+    shown = ", ".join(f"{column.title!r} ({column.soft})" for column in valued[:4])
+    return (
+        f"{table.path}: {len(valued)} columns hold values between 0 and 1: {shown}; {FLAG}; or name what is no class "
+        "with --ignore_columns, or the column of class names with --label_column"
     )
 
 
@@ -263,6 +291,7 @@ def _column_of_names(table: TableSeen, free: Sequence[ColumnSeen], *, anything: 
     Raises: UserError for two that are equally likely.
     """
     texts = [column for column in free if column.content in ("other", "mixed", "codes") and _may_recur(column)]
+    texts = [column for column in texts if not column.is_soft]
     by_word = [column for column in texts if column.content != "codes" and has_label_word(column.title)]
     left = [column for column in texts if column.content == "other"] if anything and not by_word else by_word
     if len(left) > 1:
@@ -339,6 +368,8 @@ def _why_not(column: ColumnSeen) -> str:
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column.title).lower())
     if column.recurs and any(word in GROUP_WORDS for word in words):
         return "holds other things; --group_column if images of one belong together"
+    if column.is_soft:
+        return "values from 0 to 1; --class_columns and --soft_labels if it is a class"
     return {
         "empty": "empty",
         "count": "the numbers of the rows",

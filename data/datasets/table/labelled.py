@@ -14,7 +14,7 @@ from data.files.accents import composed
 from data.files.cache import Cache, pack, unpack
 from data.files.text_files import is_plain_text, read_lines
 from utils.checks import UserError, require
-from utils.types import Boxes, Codes, Index
+from utils.types import Boxes, Codes, Index, SoftTargets
 
 TRAIN, VALIDATION, TEST, NO_SPLIT = 0, 1, 2, -1
 """Split of an image; NO_SPLIT if the files name none."""
@@ -39,6 +39,7 @@ class OwnLabels(NamedTuple):
     notes: tuple[str, ...] = ()  # lines to print for the user
     found: Mapping[str, str] = MappingProxyType({})  # settings that a table's columns decided, by name
     groups: Index | None = None  # (N,) what each image belongs to; None if the files do not say
+    soft: SoftTargets | None = None  # (N, C) in [0, 1], -1 unknown; None if labels are hard
 
 
 def sorted_by_id(labels: OwnLabels) -> OwnLabels:
@@ -48,8 +49,10 @@ def sorted_by_id(labels: OwnLabels) -> OwnLabels:
     new_row[order] = np.arange(len(order))
     boxes = labels.boxes and labels.boxes._replace(row=new_row[labels.boxes.row])
     ids = tuple(labels.ids[row] for row in order)
+    codes, splits = labels.codes[order], labels.splits[order]
     groups = None if labels.groups is None else labels.groups[order]
-    return labels._replace(ids=ids, codes=labels.codes[order], splits=labels.splits[order], boxes=boxes, groups=groups)
+    soft = None if labels.soft is None else labels.soft[order]
+    return labels._replace(ids=ids, codes=codes, splits=splits, boxes=boxes, groups=groups, soft=soft)
 
 
 def with_classes(labels: OwnLabels, classes: tuple[str, ...], absent: int) -> OwnLabels:
@@ -57,8 +60,12 @@ def with_classes(labels: OwnLabels, classes: tuple[str, ...], absent: int) -> Ow
     column = np.array([classes.index(name) for name in labels.classes], dtype=np.int64)
     codes = np.full((len(labels.ids), len(classes)), absent, dtype=np.int8)
     codes[:, column] = labels.codes
+    soft = labels.soft
+    if soft is not None:
+        soft = codes.astype(np.float32)
+        soft[:, column] = labels.soft
     boxes = labels.boxes and labels.boxes._replace(label=column[labels.boxes.label])
-    return labels._replace(classes=classes, codes=codes, boxes=boxes)
+    return labels._replace(classes=classes, codes=codes, boxes=boxes, soft=soft)
 
 
 def check_classes(names: Iterable[tuple[str, str]], separator: str | None) -> tuple[str, ...]:

@@ -277,7 +277,7 @@ def _annotations(source: DatasetSource, table: Path, labels: OwnLabels) -> Annot
     images, notes = _images(source, table, folder, labels.ids)
     for note in (*labels.notes, *notes):
         say(note)
-    truth = LabelTable(labels.codes)
+    truth = LabelTable(labels.codes, soft=labels.soft)
     return Annotations(images, labels.ids, labels.classes, truth, labels.boxes, groups=labels.groups)
 
 

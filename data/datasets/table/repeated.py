@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.datasets.table.seen import UNCERTAIN
-from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index
+from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index, SoftTargets
 
 SILENT = UNCERTAIN - 1
 """Code of a class that a line says nothing of, while lines are combined."""
@@ -33,9 +33,7 @@ def combined(codes: Codes, image: Index, images: int, how: str) -> Codes:
             what all lines that know agree on; `first`: the first line.
     """
     if how == "first":
-        first = np.full(images, len(image), dtype=np.int64)
-        np.minimum.at(first, image, np.arange(len(image)))
-        return codes[first]
+        return codes[first_lines(image, images)]
     present, absent = votes(codes, image, images)
     if how == "union":
         return np.select([present > 0, absent > 0], [PRESENT, ABSENT], UNKNOWN).astype(np.int8)
@@ -43,6 +41,13 @@ def combined(codes: Codes, image: Index, images: int, how: str) -> Codes:
         return np.select([present > absent, absent > present], [PRESENT, ABSENT], UNKNOWN).astype(np.int8)
     agreed = [(present > 0) & (absent == 0), (absent > 0) & (present == 0)]
     return np.select(agreed, [PRESENT, ABSENT], UNKNOWN).astype(np.int8)
+
+
+def first_lines(image: Index, images: int) -> Index:
+    """(N,) the first line of each image, of lines (L,) that say which image they are of."""
+    first = np.full(images, len(image), dtype=np.int64)
+    np.minimum.at(first, image, np.arange(len(image)))
+    return first
 
 
 def votes(codes: Codes, image: Index, images: int) -> tuple[Index, Index]:
@@ -83,13 +88,34 @@ def of_pairs(codes: Codes, image: Index, images: int) -> Codes:
     return found
 
 
-def clash(codes: Codes, image: Index) -> Clash | None:
-    """Two lines that tell the same class of an image differently; None if there are none."""
+def pair_targets(codes: Codes, soft: NDArray[np.float32], image: Index, labels: Codes) -> SoftTargets:
+    """(N, C) the targets of images of which each line tells one class.
+
+    Args:
+        codes: (L, C) as in `of_pairs`.
+        soft: (L,) the value between 0 and 1 of each line, NaN where its code says all.
+        image: (L,) which image a line is of.
+        labels: (N, C) the result of `of_pairs`.
+    """
+    found = labels.astype(np.float32)
+    line, label = np.nonzero((codes != SILENT) & ~np.isnan(soft)[:, None])
+    found[image[line], label] = soft[line]
+    return found
+
+
+def clash(codes: Codes, image: Index, soft: NDArray[np.float32] | None = None) -> Clash | None:
+    """Two lines that tell the same class of an image differently, in code or in value; None if there are none.
+
+    Args: as in `pair_targets`; without `soft` only codes are compared.
+    """
     line, label = np.nonzero(codes != SILENT)
     order = np.lexsort((line, label, image[line]))
     line, label = line[order], label[order]
     same = (image[line[1:]] == image[line[:-1]]) & (label[1:] == label[:-1])
-    wrong = same & (codes[line[1:], label[1:]] != codes[line[:-1], label[:-1]])
+    told = codes[line, label].astype(np.float32)
+    if soft is not None:
+        told = np.where(np.isnan(soft[line]), told, soft[line])
+    wrong = same & (told[1:] != told[:-1])
     if not wrong.any():
         return None
     at = int(np.argmax(wrong))

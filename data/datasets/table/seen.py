@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from data.datasets.table.sheet import Column, Sheet
+from data.datasets.table.soft import number_in, soft_value
 from utils.types import ABSENT, PRESENT, UNKNOWN
 
 UNCERTAIN = -2
@@ -43,6 +44,15 @@ class ColumnSeen(NamedTuple):
     """Each distinct text once, blank included."""
     odd: str = ""
     """In a `mixed` column: the first text that is no code, with its line."""
+    soft: str = ""
+    """In a `mixed` column, or one of numbers: the first value between 0 and 1 that is no code, with its line."""
+    beyond: str = ""
+    """Beside such values: the first text that is neither one nor a code, with its line."""
+
+    @property
+    def is_soft(self) -> bool:
+        """True if all cells are values from 0 to 1, codes or blank, and not all of them codes."""
+        return bool(self.soft) and not self.beyond
 
     @property
     def recurs(self) -> bool:
@@ -89,11 +99,21 @@ def _column_seen(sheet: Sheet, column: Column) -> ColumnSeen:
     filled = sum(int(count) for text, count in zip(column.texts, counts, strict=True) if text)
     untitled = column.title in sheet.untitled
     content = "count" if untitled and _counts_rows(column.texts, sheet.rows) else _content(column, sheet.rows)
-    odd = ""
-    if content == "mixed":
-        text = next(number for number, one in enumerate(column.texts) if code_of(one) is None)
-        odd = f"{column.texts[text][:40]!r} in {sheet.unit} {sheet.numbers[column.row_of(text)]}"
-    return ColumnSeen(column.title, content, filled, column.texts, odd)
+    numbers = content == "other" and all(number_in(text) is not None for text in column.texts if text)
+    if content != "mixed" and not numbers:
+        return ColumnSeen(column.title, content, filled, column.texts)
+    others = {text: soft_value(text) for text in column.texts if code_of(text) is None}
+    soft = _shown(sheet, column, next((text for text, value in others.items() if value is not None), None))
+    beyond = _shown(sheet, column, next((text for text, value in others.items() if value is None), None))
+    odd = _shown(sheet, column, next(iter(others))) if content == "mixed" else ""
+    return ColumnSeen(column.title, content, filled, column.texts, odd, soft, beyond if soft else "")
+
+
+def _shown(sheet: Sheet, column: Column, text: str | None) -> str:
+    """A text of a column with its first line; "" for none."""
+    if text is None:
+        return ""
+    return f"{text[:40]!r} in {sheet.unit} {sheet.numbers[column.row_of(column.texts.index(text))]}"
 
 
 def _content(column: Column, rows: int) -> Content:

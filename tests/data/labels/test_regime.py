@@ -7,6 +7,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from data.labels.class_rates import read_class_rates, read_confusion
+from data.labels.files import resolve_labels
 from data.labels.regime import Regime, observe
 from data.labels.regimes import observed_labels
 from tests import golden_files
@@ -339,3 +340,29 @@ def test_a_rate_is_told_by_the_content_of_its_file(tmp_path):
     assert (moved.rate_text, moved.parameters()) == (before, {"class_rates": before.removeprefix("class_rates-")})
     rates_file(tmp_path, np.full(7, 0.25))
     assert regime.rate_text != before
+
+
+def soft_annotations():
+    soft = np.array([[0.25, 1], [-1, 0.5]], dtype=np.float32)
+    table = LabelTable(np.array([[0, 1], [-1, 1]], dtype=np.int8), soft=soft)
+    return replace(annotations(table.dense()), truth=table)
+
+
+def test_soft_labels_stay_soft_where_nothing_is_drawn():
+    data = soft_annotations()
+    assert observe(data, Regime(labels="given")) is data.truth
+    full = observe(data, Regime(labels="full"))
+    assert full.soft.tolist() == [[0.25, 1], [0, 0.5]]
+    assert full.dense().tolist() == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_no_labels_are_drawn_from_soft_ones(name):
+    with pytest.raises(UserError, match=rf"^--labels {name}: is of labels that are present or absent, and these are"):
+        observe(soft_annotations(), Regime(labels=name))
+
+
+def test_a_label_file_is_not_for_soft_labels(tmp_path):
+    regime = Regime(labels="given", label_file=tmp_path / "x.npy")
+    with pytest.raises(UserError, match=r"^--label_file .*x\.npy: is of labels that are present or absent"):
+        resolve_labels(soft_annotations(), "table", regime, tmp_path, regime.label_file)

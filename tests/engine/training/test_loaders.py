@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,9 +11,10 @@ from data.loading.loader import LoaderConfig
 from data.loading.samplers import ShuffledBatches
 from data.loading.transforms import second_transform
 from engine.core.distributed import Runtime
-from engine.training.loaders import ImageLoaders
+from engine.training.loaders import FeatureArrays, FeatureLoaders, ImageLoaders
 from tests.engine.training.test_features import array_data
 from utils.checks import UserError
+from utils.types import LabelTable
 
 CONFIG = LoaderConfig(img_size=16, batch_size=4, augment="none", normalize="unit")
 
@@ -69,3 +71,20 @@ def test_batches_are_pinned_for_a_gpu_alone_and_loaders_of_evaluation_are_made_o
 def test_an_image_has_two_views_at_most():
     with pytest.raises(ValueError, match="images have two views at most, not 3"):
         batches(3)
+
+
+def test_soft_targets_of_the_rows_are_in_the_batch_beside_the_codes():
+    data = array_data()
+    codes = data.train.truth.dense()
+    soft = np.where(codes < 0, -1, np.abs(codes - 0.25)).astype(np.float32)
+    data.observed = LabelTable(codes, soft=soft)
+    batches, runtime = ShuffledBatches(len(data.train), 4, seed=0), Runtime("cpu", "fp32")
+    features = FeatureArrays({}, [np.zeros((len(data.train), 5), dtype=np.float32)], [])
+    loaders = ImageLoaders(data, CONFIG, runtime, 0, 0), FeatureLoaders(data, features, 4, runtime, 0)
+    for loader in (each.training(batches, 1) for each in loaders):
+        for raw in loader:
+            batch = loader.to_batch(raw, torch.device("cpu"))
+            np.testing.assert_array_equal(batch.soft, soft[batch.index])
+            np.testing.assert_array_equal(batch.observed, codes[batch.index])
+    hard = ImageLoaders(array_data(), CONFIG, runtime, 0, 0).training(batches, 1)
+    assert all(hard.to_batch(raw, torch.device("cpu")).soft is None for raw in hard)

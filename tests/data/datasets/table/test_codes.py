@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 
 from data.datasets.table.codes import class_columns, name_column, read_name_list, settled, uncertain_policy
+from data.datasets.table.soft import SoftPolicy
 from tests.data.datasets.table.sheets import sheet_of
 from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN
 
 
-def columns(cells, blank=None, separator=None, listed=None):
-    return class_columns(sheet_of(cells), list(cells), blank, separator, listed)
+def columns(cells, blank=None, separator=None, listed=None, policy=None):
+    return class_columns(sheet_of(cells), list(cells), blank, separator, listed, policy)
 
 
 def names(cells, separator=None, fixed=None, listed=None, empty=(), **more):
@@ -122,3 +123,26 @@ def test_policies_for_uncertain_entries(tmp_path):
     path.write_text("class,uncertain\nb,maybe\n")
     with pytest.raises(UserError, match=r"policy\.csv, line 2: 'maybe' must be one of unknown, present, absent"):
         uncertain_policy(str(path), ("a", "b"))
+
+
+def test_values_between_0_and_1_are_codes_by_the_threshold_and_stay_beside_them():
+    cells = {"a": ["0.25", "1", "-1"], "b": ["x", "", ""], "c": ["", ".5", "0"]}
+    found = columns(cells, policy=SoftPolicy(0.5, keep=True))
+    assert found.codes.tolist() == [[0, 1, UNKNOWN], [1, 0, 1], [-2, 0, 0]]
+    np.testing.assert_array_equal(
+        found.soft, np.array([[0.25, np.nan, np.nan], [np.nan, np.nan, 0.5], [np.nan] * 3], dtype=np.float32)
+    )
+    assert columns({"a": ["1", "0"]}, policy=SoftPolicy(0.5, keep=True)).soft is None
+
+
+@pytest.mark.parametrize(
+    "cells, policy, fault",
+    [
+        (["1", "0.3"], None, "'0.3', between absent .0. and present .1.; --soft_labels threshold=0.5"),
+        (["0.3", "1.3"], SoftPolicy(0.5, keep=False), "'1.3'; values go from 0 to 1"),
+        (["x", "0.7"], SoftPolicy(0.5, keep=False), "'0.7', must be 1, 0, -1 or empty"),
+    ],
+)
+def test_values_that_nobody_asked_for_or_outside_are_refused(cells, policy, fault):
+    with pytest.raises(UserError, match=rf"t\.csv, line 3: column 'a' holds {fault}"):
+        columns({"a": cells}, policy=policy)

@@ -175,3 +175,44 @@ def test_sheets_keep_each_text_once():
     assert sheet.columns[0].cells() == ["x", "y", "x"]
     assert sheet.columns[0].counts().tolist() == [2, 1]
     assert sheet.columns[0].row_of(1) == 1
+
+
+VALUES = ["0.3", "1", "0.3"]
+FRACTIONS = ["0.25", "0.3", "0.25"]
+
+
+@pytest.mark.parametrize("title", ["cat", "label_a", "label", "Class1.1"])
+@pytest.mark.parametrize("cells", [VALUES, FRACTIONS])
+def test_columns_of_values_are_classes_only_where_that_is_asked_for(title, cells):
+    with pytest.raises(
+        UserError, match=rf"1 columns hold values between 0 and 1: '{title}' \('{cells[0]}' in line 2\)"
+    ):
+        roles({"image": PATHS, title: cells})
+    for setting in ("keep", "threshold=0.4"):
+        found = roles({"image": PATHS, title: cells, "dog": CODES}, soft_labels=setting)
+        assert found.classes == (title, "dog")
+        assert [role.why for role in found.read[1:]] == ["its cells are values from 0 to 1", "its cells are codes"]
+
+
+def test_by_default_a_column_of_fractions_beside_classes_is_passed_over_and_said():
+    found = roles({"image": PATHS, "cat": CODES, "confidence": FRACTIONS})
+    assert found.classes == ("cat",)
+    assert found.read[2].why == "values from 0 to 1; --class_columns and --soft_labels if it is a class"
+    with pytest.raises(UserError, match=r"2 columns hold values between 0 and 1: 'dog' .*, 'confidence' "):
+        roles({"image": PATHS, "cat": CODES, "dog": VALUES, "confidence": FRACTIONS})
+    named = roles({"image": PATHS, "labels": NAMES, "confidence": FRACTIONS}, soft_labels="keep")
+    assert (named.labels, named.classes) == ("labels", ())
+
+
+def test_numbers_beyond_1_beside_values_are_refused_where_values_are_asked_for():
+    held = {"image": PATHS, "cat": CODES, "size": ["0.5", "2.5", "1.75"]}
+    assert roles(held).classes == ("cat",)
+    with pytest.raises(
+        UserError, match=r"1 columns hold values from 0 to 1 beside other values: 'size' \('2.5' in line 3"
+    ):
+        roles(held, soft_labels="keep")
+    assert roles({**held, "year": ["1999", "2001", "1999"]}, soft_labels="keep", ignore_columns="size").classes == (
+        "cat",
+    )
+    with pytest.raises(UserError, match=r"1 columns hold 1 or 0 beside other values: 'grade' \('2' in line 3"):
+        roles({"image": PATHS, "cat": CODES, "dog": FRACTIONS, "grade": ["1", "2", "1"]})

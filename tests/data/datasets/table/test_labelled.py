@@ -105,3 +105,10 @@ def test_labels_come_back_from_the_cache_unchanged(tmp_path, more):
     assert (one.boxes is None) == (two.boxes is None)
     if one.boxes is not None:
         assert by_name(one) == by_name(two)
+
+
+def test_soft_targets_go_with_their_rows_and_classes():
+    soft = np.array([[0.75, 0.25], [-1, 0.25], [0, 1]], dtype=np.float32)
+    found = with_classes(sorted_by_id(labelled(soft=soft)), ("bird", "cat", "dog"), ABSENT)
+    assert found.soft.dtype == np.float32
+    assert found.soft.tolist() == [[0, 0.25, -1], [0, 1, 0], [0, 0.25, 0.75]]

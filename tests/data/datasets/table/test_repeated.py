@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.datasets.table.repeated import SILENT, agreement, clash, combined, of_pairs
+from data.datasets.table.repeated import SILENT, agreement, clash, combined, first_lines, of_pairs, pair_targets
 from utils.types import ABSENT, PRESENT, UNKNOWN
 
 SAY = {1: PRESENT, 0: ABSENT, -1: UNKNOWN}
@@ -55,3 +55,23 @@ def test_two_values_of_one_pair_are_found_with_their_lines():
     assert clash(lines, np.array([0, 0, 0, 1])) is None
     assert clash(lines, np.array([0, 0, 0, 0])) == (1, 3, 1)
     assert clash(lines[:0], np.array([], dtype=np.int64)) is None
+
+
+def test_targets_of_pairs_are_the_values_of_their_lines():
+    codes = np.array([[PRESENT, SILENT], [SILENT, ABSENT], [ABSENT, SILENT]], dtype=np.int8)
+    image, soft = np.array([0, 0, 1]), np.array([0.75, np.nan, 0.25], dtype=np.float32)
+    labels = of_pairs(codes, image, 2)
+    assert pair_targets(codes, soft, image, labels).tolist() == [[0.75, ABSENT], [0.25, UNKNOWN]]
+
+
+def test_two_values_of_a_pair_clash_if_they_differ_though_their_codes_agree():
+    codes, image = np.array([[PRESENT], [PRESENT], [PRESENT]], dtype=np.int8), np.array([1, 0, 1])
+    assert clash(codes, image) is None
+    assert clash(codes, image, np.array([np.nan, 0.5, 1.0])) is None
+    found = clash(codes, image, np.array([0.75, 0.5, 0.7]))
+    assert (found.first, found.second, found.label) == (0, 2, 0)
+    assert clash(codes, image, np.array([np.nan, 0.5, 0.9])).second == 2
+
+
+def test_first_lines():
+    assert first_lines(np.array([2, 0, 2, 1, 0]), 3).tolist() == [1, 3, 0]

@@ -57,3 +57,21 @@ def test_filled_rows_recurring_texts_and_examples(tmp_path):
 )
 def test_codes(text, code):
     assert code_of(text) == code
+
+
+@pytest.mark.parametrize(
+    "cells, soft, beyond",
+    [
+        (["1", "0.3", "", "-1"], "'0.3' in line 3", ""),
+        (["0.25", "0.3"], "'0.25' in line 2", ""),
+        (["0.25", "2.5"], "'0.25' in line 2", "'2.5' in line 3"),
+        (["1", "cat", "0.3"], "'0.3' in line 4", "'cat' in line 3"),
+        (["0.25", "cat"], "", ""),
+        (["2", "3.5"], "", ""),
+        (["1", "2"], "", ""),
+        (["1", "0"], "", ""),
+    ],
+)
+def test_values_between_0_and_1_and_what_stands_beside_them(tmp_path, cells, soft, beyond):
+    seen = column(tmp_path, cells)
+    assert (seen.soft, seen.beyond, seen.is_soft) == (soft, beyond, bool(soft and not beyond))
