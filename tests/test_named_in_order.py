@@ -91,5 +91,5 @@ def test_outputs_that_a_wrapped_network_cannot_give():
 
 def test_flags_that_a_sweep_sets_itself():
     words = ["--setting", "lr", "--values", "1", "--", "main_BCE.py", "--resume", "--output", "o", "--print_config"]
-    with pytest.raises(UserError, match="--output stands behind the script"):
+    with pytest.raises(UserError, match="--resume stands behind the script"):
         sweep_command(words, scripts={"main_BCE.py": lambda: None})

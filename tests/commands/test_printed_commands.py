@@ -18,7 +18,7 @@ def printed(page):
     """The commands on a page, each as its words; continued lines are joined, what is left to the reader cut off."""
     text = re.sub(r"\\\n\s*(#\s*)?|\n(?=--|[0-9.]+[ `])", " ", page.read_text())
     for script, rest in COMMAND.findall(text):
-        words = [script, *shlex.split(re.split(r"[,.:]\s|,$", rest)[0])]
+        words = [script, *shlex.split(re.split(r"(?<!\.)[,.:]\s|,$", rest)[0])]
         if not any("..." in word for word in words):
             yield tuple(words)
 

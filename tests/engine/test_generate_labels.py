@@ -19,7 +19,7 @@ def told(monkeypatch, tmp_path):
     """What is read, drawn and written, in a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
     held = []
-    train = type("Train", (list,), {"truth": SimpleNamespace(num_classes=3)})(range(4))
+    train = type("Train", (list,), {"truth": SimpleNamespace(num_classes=3, soft=None)})(range(4))
     splits = SimpleNamespace(train=train, test=[0] * 2)
     monkeypatch.setattr(room, "load_splits", lambda *args, **named: held.append((args[1:], named)) or splits)
     monkeypatch.setattr(

@@ -90,14 +90,18 @@ def test_pairs_of_classes_share_a_thousandth_of_the_images_or_two():
 
 
 def test_entries_of_several_tables_are_added_up_and_the_last_agreement_counts():
-    def held(classes, uncertain, blank, agreement):
-        return SimpleNamespace(classes=classes, uncertain=uncertain, blank=blank, agreement=agreement)
+    def held(classes, uncertain, blank, soft, agreement):
+        return SimpleNamespace(classes=classes, uncertain=uncertain, blank=blank, soft=soft, agreement=agreement)
 
-    tables = (held("ab", [1, 0], [5, 6], [0.5, np.nan]), held("bc", [2, 3], [7, 0], None), held("a", [4], [1], [0.25]))
+    tables = (
+        held("ab", [1, 0], [5, 6], [0, 8], [0.5, np.nan]),
+        held("bc", [2, 3], [7, 0], [1, 0], None),
+        held("a", [4], [1], [0], [0.25]),
+    )
     assert room._entries(room.TableReport(entries=tables)) == [
-        {"class": "a", "uncertain": 5, "blank": 6, "agreement": 0.25},
-        {"class": "b", "uncertain": 2, "blank": 13, "agreement": None},
-        {"class": "c", "uncertain": 3, "blank": 0, "agreement": None},
+        {"class": "a", "uncertain": 5, "blank": 6, "soft": 0, "agreement": 0.25},
+        {"class": "b", "uncertain": 2, "blank": 13, "soft": 9, "agreement": None},
+        {"class": "c", "uncertain": 3, "blank": 0, "soft": 0, "agreement": None},
     ]
     assert json.dumps(room._entries(room.TableReport(entries=tables[:1])), allow_nan=False)
 

@@ -24,20 +24,23 @@ def test_columns_of_a_table_are_told_up_to_three_times_the_length_of_lists(numbe
 
 
 def entries(*rows):
-    keys = ("class", "uncertain", "blank", "agreement")
+    keys = ("class", "uncertain", "blank", "soft", "agreement")
     return {"entries": [dict(zip(keys, row, strict=True)) for row in rows]}
 
 
 def test_entries_that_a_policy_decides_are_told():
-    rows = (("k" * 30, 1200, 0, None), ("b", 0, 3, None), ("c", 0, 0, 0.5), ("d", 0, 0, None), ("e", 0, 0, 0.0))
+    rows = (
+        *(("k" * 30, 1200, 0, 0, None), ("b", 0, 3, 4000, None), ("c", 0, 0, 0, 0.5)),
+        *(("d", 0, 0, 0, None), ("e", 0, 0, 0, 0.0), ("f", 0, 0, 1, None)),
+    )
     lines = list(room._entries(entries(*rows), 1))
     assert lines == [
-        "in the table                  uncertain (-1)  blank  annotators agree",
-        f"{'k' * 28}           1,200      0",
-        "b                                          0      3",
-        "c                                          0      0            50.0 %",
+        "in the table                  uncertain (-1)  blank  between 0 and 1  annotators agree",
+        f"{'k' * 28}           1,200      0                0",
+        "b                                          0      3            4,000",
+        "c                                          0      0                0            50.0 %",
     ]
-    assert len(list(room._entries(entries(*rows), 2))) == 5
+    assert len(list(room._entries(entries(*rows), 2))) == 6
     assert list(room._entries(entries(rows[3]), 1)) == []
 
 

@@ -31,7 +31,7 @@ def own(table, *, path_images=Path(), seed=0, need_images=False, cache=None, **m
 
 
 def test_columns_of_classes_keep_their_order_and_tell_absent_from_unknown(tmp_path):
-    train, test, _, validation, _ = load_table(own(written(tmp_path / "labels.csv", COLUMNS)))
+    train, test, _, validation, *_ = load_table(own(written(tmp_path / "labels.csv", COLUMNS)))
     assert (train.ids, test.ids, validation) == (("a.jpg", "b.jpg"), ("c.jpg",), None)
     assert train.classes == test.classes == ("dog", "cat")
     np.testing.assert_array_equal(train.truth.dense(), [[UNKNOWN, UNKNOWN], [PRESENT, ABSENT]])
@@ -84,7 +84,7 @@ def many(rows=300, classes=6, seed=3):
 def test_without_splits_each_class_has_its_share_of_the_test(tmp_path, fraction):
     codes, header, lines = many()
     source = own(written(tmp_path / "t.csv", "\n".join([header, *lines])), test_frac=fraction)
-    train, test, _, validation, _ = load_table(source)
+    train, test, _, validation, *_ = load_table(source)
     assert validation is None
     assert sorted(train.ids + test.ids) == [f"{row:03d}.jpg" for row in range(len(codes))]
     assert abs(len(test) - fraction * len(codes)) <= 0.02 * len(codes)
@@ -123,7 +123,7 @@ def two(tmp_path, train, test, **more):
 
 
 def test_two_tables_share_their_classes(tmp_path):
-    train, test, _, validation, _ = two(
+    train, test, _, validation, *_ = two(
         tmp_path, "image,labels\na.jpg,cat\nb.jpg,ant\n", "file,tags\nd.jpg,bee;cat\nc.jpg,\n"
     )
     assert validation is None
