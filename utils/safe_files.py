@@ -272,8 +272,8 @@ def _keep(path: Path, keep: Path) -> None:
     """Name a file `keep` too, if there is one; it loses its own name only where the file system knows no hard links."""
     spare = keep.with_name(f".{keep.name}.{os.getpid()}.tmp")
     try:
-        spare.unlink(missing_ok=True)
-        os.link(path, spare)
+        with suppress(FileExistsError):  # left by a process of this number: a name of some earlier file
+            os.link(path, spare)
         spare.replace(keep)
         spare.unlink(missing_ok=True)  # there still where both are names of one file already
     except FileNotFoundError:

@@ -1,15 +1,16 @@
 """Files of tensors with a checksum of every byte at their end, so that no changed bit is taken for a weight.
 
 A file of `torch.save` is a zip archive, and a zip archive may end with a comment, which `torch.load` passes over. The
-seal is that comment: a mark and the SHA-256 of all bytes before it.
+seal is that comment: a mark and the CRC-32 of all bytes before it, as they are without a comment. It is against damage,
+every changed bit for certain; who edits a file can make its seal anew.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,40 +19,34 @@ import torch
 from utils.checks import UserError, require
 from utils.safe_files import write_atomically
 
-_MARK = b"partial-truth sha256 "
-_SEAL = re.compile(re.escape(_MARK) + rb"([0-9a-f]{64})")
-_LENGTH = len(_MARK) + 64
+_MARK = b"partial-truth crc32 "
+_SEAL = re.compile(re.escape(_MARK) + rb"([0-9a-f]{8})")
+_LENGTH = len(_MARK) + 8
+_COMMENT = _LENGTH.to_bytes(2, "little")
+"""The end of the record that ends a zip archive: the length of the comment behind it."""
 _END = 22
-"""Bytes of the record that ends a zip archive; its last two are the length of the comment."""
+"""Bytes of that record."""
 _ADVICE = "damaged since it was written, or edited; put an intact copy back"
 
 
 class _Sealing:
-    """A file being written, all but its last two bytes, which only `finish` writes."""
+    """A file being written, whose bytes are summed up."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._digest, self._held = file, hashlib.sha256(), b""
+        self._file, self._sum = file, 0
 
     def write(self, data: Any) -> int:
-        """Write what is held back and the data, less their last two bytes."""
-        view = memoryview(data).cast("B")
-        end = self._held + bytes(view[-2:])
-        self._put(self._held if len(view) >= 2 else end[:-2])
-        self._put(view[:-2])
-        self._held = end[-2:]
-        return len(view)
-
-    def _put(self, data: bytes | memoryview) -> None:
-        self._digest.update(data)
-        self._file.write(data)
+        """Write and sum up."""
+        self._sum = zlib.crc32(data, self._sum)
+        return self._file.write(data)
 
     def flush(self) -> None:
         """Do nothing: the file is flushed when it is complete."""
 
     def finish(self) -> None:
-        """Write the length of the seal in place of the last two bytes, and the seal."""
-        self._put(_LENGTH.to_bytes(2, "little"))
-        self._file.write(_MARK + self._digest.hexdigest().encode())
+        """Say in the last record that a comment follows, and let the seal follow."""
+        self._file.seek(-len(_COMMENT), os.SEEK_END)
+        self._file.write(_COMMENT + _MARK + f"{self._sum:08x}".encode())
 
 
 def save_sealed(path: Path, content: Any, keep: Path | None = None) -> None:
@@ -88,21 +83,22 @@ def check_seal(path: Path, *, ours: bool = True) -> None:
             file.seek(max(0, size - _LENGTH))
             seal = _SEAL.fullmatch(file.read())
             if seal is not None:
-                same = _digest(file, size - _LENGTH) == seal[1].decode()
+                same = _sum(file, size - _LENGTH) == int(seal[1], 16)
                 require(same, f"{path}: its checksum is wrong: {_ADVICE}")
             elif ours and zipfile.is_zipfile(file):
                 file.seek(max(0, size - _END))
-                plain = file.read().startswith(b"PK\5\6")
+                end = file.read()
+                plain = end.startswith(b"PK\5\6") and end.endswith(b"\0\0")  # and no comment announced
                 require(plain, f"{path}: it does not end with its checksum: {_ADVICE}")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
 
 
-def _digest(file: BinaryIO, length: int) -> str:
-    """SHA-256 (hex) of the first `length` bytes."""
-    digest = hashlib.sha256()
+def _sum(file: BinaryIO, length: int) -> int:
+    """The sum of the first `length` bytes, as it was before there was a comment; none where no comment is announced."""
+    total, left = 0, length - len(_COMMENT)
     file.seek(0)
-    while length > 0 and (data := file.read(min(length, 1 << 20))):
-        digest.update(data)
-        length -= len(data)
-    return digest.hexdigest()
+    while left > 0 and (data := file.read(min(left, 1 << 20))):
+        total = zlib.crc32(data, total)
+        left -= len(data)
+    return zlib.crc32(bytes(len(_COMMENT)), total) if file.read(len(_COMMENT)) == _COMMENT else -1

@@ -36,8 +36,8 @@ def read(file):
 def test_no_flipped_bit_passes(file):
     whole = file.read_bytes()
     rng = random.Random(0)
-    end = 8 * (len(whole) - 110)
-    for place in [rng.randrange(8 * len(whole)) for _ in range(60)] + list(range(end, 8 * len(whole), 13)):
+    end = 8 * (len(whole) - 56)
+    for place in [rng.randrange(8 * len(whole)) for _ in range(60)] + list(range(end, 8 * len(whole), 5)):
         changed = bytearray(whole)
         changed[place // 8] ^= 1 << place % 8
         file.write_bytes(changed)
@@ -45,7 +45,7 @@ def test_no_flipped_bit_passes(file):
             read(file)
 
 
-@pytest.mark.parametrize("change", [lambda whole: whole + b"x", lambda whole: whole[:-1], lambda whole: whole[:-107]])
+@pytest.mark.parametrize("change", [lambda whole: whole + b"x", lambda whole: whole[:-1], lambda whole: whole[:-28]])
 def test_a_file_cut_or_lengthened_is_refused(file, change):
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(UserError):
