@@ -63,7 +63,7 @@ RUN_KINDS = (
         "run result",
         run_of("baseline", stopped=False),
         ("out/result.json",),
-        (RESUMED[0], ("compare.py", "out"), ("compare.py", "out", "--output", "compared")),
+        (RESUMED[0], ("compare.py", "out")),
     ),
     Kind(
         "run settings",

@@ -13,13 +13,14 @@ from tests.faults.trial import Bench, Kind
 FEW = {"images", "released checkpoint", "checkpoint of a loop", "backbone", "word vectors", "array of word vectors"}
 TRAINING = {"run state", "label state of a run", "events of a run", "caches"}
 TRIALS = dict.fromkeys(FEW, 4) | dict.fromkeys(TRAINING, 2)
+LONG = {"label state of a run", "events of a run", "run log", "recorded labels", "caches"}
+"""Kinds whose folders take a training of their own."""
 
 
-def param(kind):
-    return pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] if kind.name.startswith("table of ") else [])
-
-
-@pytest.mark.parametrize("kind", [param(kind) for kind in KINDS])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] if kind.name in LONG else []) for kind in KINDS],
+)
 def test_mutated_files_are_read_or_refused_in_one_clear_line(kind, tmp_path):
     bench = Bench(kind, tmp_path / "files")
     assert bench.is_read() == []

@@ -220,3 +220,17 @@ def test_gradients_are_averaged_and_clipped_before_the_weights_move_and_their_av
     told.clear()
     Loop._update(SimpleNamespace(runtime=runtime, learner=(*learner[:4], None)), average=average)
     assert told == [*before, "step"]
+
+
+@pytest.mark.parametrize(("main", "saved", "said"), [(True, 3, True), (False, 3, False), (True, 1, False)])
+def test_another_number_of_processes_is_told_once_where_it_changes_anything(capsys, main, saved, said):
+    network = torch.nn.BatchNorm1d(1)
+    loop = Loop.__new__(Loop)
+    loop.runtime = SimpleNamespace(is_main=main, rank=0, world_size=1, unwrap=lambda model: model)
+    loop.learner = SimpleNamespace(model=network, ema=SimpleNamespace(network=torch.nn.BatchNorm1d(1)))
+    of_rank = [{"running_mean": torch.tensor([float(n)]), "running_var": torch.ones(1)} for n in range(3)]
+    loop._take_buffers({"model": of_rank[:saved], "averaging": of_rank[:saved]})
+    assert network.running_mean.item() == loop.learner.ema.network.running_mean.item() == (1.0 if saved == 3 else 0.0)
+    words = "saved by 3 processes, now there are 1: BatchNorm takes their mean\n"
+    assert capsys.readouterr().out == (words if said else "")
+    loop._take_buffers({})
