@@ -46,7 +46,7 @@ PUBLISHED = {
     | {"frozen_stages": 1, "norm_eval": True, "img_size": 224, "normalize": "imagenet", "augment": "photometric"}
     | {"resize": "cv2-like", "sampler": "class-aware", "sampler_labels": "clean", "batch_size": 32, "epochs": 8}
     | {"lr": 0.02, "head_lr_mult": 1, "w_d": 1e-4, "clip_grad": 35, "scheduler": "step", "milestones": "5,7"}
-    | {"warmup_steps": 500, "warmup_ratio": 0.333333, "map_gamma": 0.3, "neg_scale": 5, "val_frac": 0},
+    | {"warmup_steps": 500, "warmup_ratio": 1 / 3, "map_gamma": 0.3, "neg_scale": 5, "val_frac": 0},
     ("distribution_balanced", "coco-lt"): {"map_gamma": 0.2, "neg_scale": 2, "epochs": 8, "lr": 0.02},
 }
 """What each paper and its code say."""

@@ -52,6 +52,8 @@ class Case:
     epochs_known: bool = False
     """True if the transcription is told the number of epochs, on which a schedule of it depends."""
     batch_size: int = 8
+    beyond: int = -1
+    """Training images beyond the whole batches of an epoch; below 0 the last batch is short of so many."""
     epochs: int = 4
 
 
@@ -109,26 +111,19 @@ def large_loss_case(scheme: str, boostlu: float | None = None, early_stop: float
 def single_positive_case(loss: str, *words: object) -> Case:
     """A loss of Cole et al. under their protocol."""
     variant = () if loss == "pr" else ("--variant", "reference")
-    protocol = ("--epochs", 10, "--optimizer", "adam", "--scheduler", "constant", "--warmup_epoch", 0, "--w_d", 0)
     return Case(
         "main_BCE.py",
         "pascal",
         single_positive.train,
-        ("--loss", loss, *variant, *protocol, *words),
+        ("configs/protocols/single_positive.yaml", "--loss", loss, *variant, *words),
         {"lr": 1e-3},
         {"loss": loss},
+        beyond=3,
         state=role_state if loss == "role" else nothing,
     )
 
 
 CANDIDATES = ("--partial_rate", 0.05)
-
-DISTRIBUTION_BALANCED = (
-    *("--loss", "db", "--labels", "full", "--normalize", "imagenet", "--lr", 0.02, "--head", "pfc"),
-    *("--frozen_stages", 1, "--norm_eval", "--sampler", "class-aware", "--sampler_labels", "clean"),
-    *("--scheduler", "step", "--warmup_ratio", 1 / 3),
-)
-"""The recipe of DistributionBalancedLoss."""
 
 SINGLE: dict[str, tuple[object, ...]] = {
     "iu": ("--labels", "observed", "--num_pos", 1, "--num_neg", 2),
@@ -184,7 +179,7 @@ CASES: dict[str, Case] = {
         "main_BCE.py",
         "voc-lt",
         distribution_balanced.train,
-        (*DISTRIBUTION_BALANCED, "--neck_dropout", 0, "--sampler_reduce", 1),
+        ("configs/protocols/distribution_balanced.yaml", "--neck_dropout", 0, "--sampler_reduce", 1),
         {"neck_width": 16, "clip_grad": 0.1, "warmup_steps": 6, "milestones": (1, 3)},
     ),
     "cls": Case(

@@ -60,8 +60,8 @@ def compared(name: str, folder: Path, *, seed: int = 0, steps: int = 16) -> Diff
     """Run both sides of a case in a folder of its own; the last batch of an epoch is one image short."""
     case, begun = CASES[name], time.perf_counter()
     epochs, per_epoch = epochs_of(case, steps)
-    short = case.scene != "voc-lt"  # a class-aware sampler leaves a batch that is not full out
-    scene = SCENES[case.scene](folder, per_epoch * case.batch_size - short, np.random.default_rng(seed))
+    beyond = 0 if case.scene == "voc-lt" else case.beyond  # a class-aware sampler makes whole batches alone
+    scene = SCENES[case.scene](folder, per_epoch * case.batch_size + beyond, np.random.default_rng(seed))
     if not (folder / "configs").exists():
         (folder / "configs").symlink_to(ROOT / "configs")
     flags = [word for number, value in case.numbers.items() for word in (f"--{number}", as_text(value))]

@@ -1,7 +1,8 @@
 """The losses of Cole et al.: `losses.py` and `train.py` of elijahcole/single-positive-multi-label.
 
 ../shared/spec/large_loss.md, sections 3 and 4. Probabilities first, then -log(p + 1e-5); a matrix summed and divided by
-B*C. One Adam trains network and label estimates; the estimates learn ten times as fast.
+B*C. One Adam trains network and label estimates; the estimates learn ten times as fast. A last
+batch that is not full is left out, in training as in scoring.
 """
 
 from __future__ import annotations
@@ -73,23 +74,23 @@ MATRICES: dict[str, Matrix] = {
 }
 
 
-def train(given: Given, *, loss: str, lr: float = 1e-5, head_times: float = 1.0, expected: float = 1.5) -> Outcome:
+def train(given: Given, *, loss: str, lr: float = 1e-5, expected: float = 1.5) -> Outcome:
     """The whole run; the first estimates of ROLE are those that ours drew."""
     net = Net(LinearHead(given.observed.shape[1]), given.start)
     if loss == "role":
-        return _role(given, net, lr, head_times, expected)
+        return _role(given, net, lr, expected)
 
     def loss_of(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
         p = torch.sigmoid(net(images))
         total = MATRICES[loss](p, given.observed[rows]).sum() / p.numel()
         return total + count_penalty(p, expected) if loss == "epr" else total
 
-    return validated.run(given, net, validated.two_rates(net, lr, head_times), loss_of)
+    return validated.run(given, net, validated.two_rates(net, lr, 1), loss_of, whole_batches=True)
 
 
-def _role(given: Given, net: Net, lr: float, head_times: float, expected: float) -> Outcome:
+def _role(given: Given, net: Net, lr: float, expected: float) -> Outcome:
     theta = nn.Parameter(given.drawn["criterion"]["estimates"].clone())
-    optimizer = validated.two_rates(net, lr, head_times, [{"params": [theta], "lr": 10 * lr}])
+    optimizer = validated.two_rates(net, lr, 1, [{"params": [theta], "lr": 10 * lr}])
 
     def loss_of(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
         p, observed = torch.sigmoid(net(images)), given.observed[rows]
@@ -99,4 +100,4 @@ def _role(given: Given, net: Net, lr: float, head_times: float, expected: float)
         penalty = count_penalty(p, expected) + count_penalty(q, expected)
         return 0.5 * (known_part + agreement).sum() / p.numel() + 0.5 * penalty
 
-    return validated.run(given, net, optimizer, loss_of, state=lambda: {"estimates": theta})
+    return validated.run(given, net, optimizer, loss_of, state=lambda: {"estimates": theta}, whole_batches=True)

@@ -26,6 +26,7 @@ def run(
     after_step: Callable[[], None] = lambda: None,
     after_epoch: Callable[[Mapping[str, float]], bool] = lambda row: False,
     state: Callable[[], dict[str, Tensor]] = dict,
+    whole_batches: bool = False,
 ) -> Outcome:
     """All epochs, or those before one that says to stop.
 
@@ -37,7 +38,10 @@ def run(
         after_step: what follows the optimiser's step.
         after_epoch: what follows validation; True ends the run.
         state: what is kept of labels.
+        whole_batches: True leaves out the last batch of an epoch, and of what is scored, if it is not full.
     """
+    if whole_batches:
+        given = _in_whole_batches(given)
     losses, states, figures = [], [], []
     images = {split: scaled(pixels, IMAGENET) for split, pixels in given.pixels.items()}
     for epoch, batches in enumerate(given.order, start=1):
@@ -54,3 +58,12 @@ def run(
         if after_epoch(figures[-1]):
             break
     return Outcome(losses, states, state_of(net), figures, best_epoch(figures))
+
+
+def _in_whole_batches(given: Given) -> Given:
+    size = given.batch_size
+    ends = {split: len(codes) // size * size for split, codes in given.truth.items() if split != "train"}
+    pixels = {split: each[: ends.get(split)] for split, each in given.pixels.items()}
+    truth = {split: each[: ends.get(split)] for split, each in given.truth.items()}
+    order = [batches[: len(given.truth["train"]) // size] for batches in given.order]
+    return given._replace(pixels=pixels, truth=truth, order=order)
