@@ -51,6 +51,8 @@ class Case:
     """Columns of the log that must not be 0 throughout: what the method does, and would not be compared undone."""
     epochs_known: bool = False
     """True if the transcription is told the number of epochs, on which a schedule of it depends."""
+    fewest: int = 2
+    """Steps of an epoch, at least; 4 where a fifth of the images must make a whole batch too."""
     batch_size: int = 8
     beyond: int = -1
     """Training images beyond the whole batches of an epoch; below 0 the last batch is short of so many."""
@@ -119,6 +121,7 @@ def single_positive_case(loss: str, *words: object) -> Case:
         {"lr": 1e-3},
         {"loss": loss},
         beyond=3,
+        fewest=4,
         state=role_state if loss == "role" else nothing,
     )
 

@@ -53,7 +53,7 @@ class Bounds(NamedTuple):
 def epochs_of(case: Case, steps: int) -> tuple[int, int]:
     """Epochs, and steps in each, of a comparison of about `steps` steps: two of each at least."""
     epochs = min(case.epochs, max(2, steps // 2))
-    return epochs, max(2, -(-steps // epochs))
+    return epochs, max(case.fewest, -(-steps // epochs))
 
 
 def compared(name: str, folder: Path, *, seed: int = 0, steps: int = 16) -> Differences:
