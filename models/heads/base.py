@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 
 from utils.types import LabelTable
 
@@ -20,9 +22,10 @@ class LabelInfo(NamedTuple):
     """The training set's labels as training sees them, (N, C)."""
 
 
-def outside_autocast(features: Tensor) -> torch.autocast:
+def outside_autocast(features: Tensor) -> AbstractContextManager[object]:
     """The context of a head's last layer: bfloat16 has so few values that rounded logits tie and cost mAP."""
-    return torch.autocast(features.device.type, enabled=False)
+    kind = features.device.type
+    return torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
 
 
 class Head(nn.Module):

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+from accelerate.state import AcceleratorState
+
 import engine.core.run_folder as run_folder
 from engine.core.cli import exit_code
 from engine.training.run import Run
@@ -159,6 +161,7 @@ def _be(job: Job, plan: Plan, count: Path | None, environment: dict[str, str]) -
         os.dup2(out, 2)
         os.chdir(job.folder)
         os.environ.update(environment)
+        AcceleratorState._reset_state(reset_partial_state=True)  # of runs that the process had before it was forked
         armed = Armed(plan)
         armed.arm()
         main: Callable[..., int] = importlib.import_module(job.script).main

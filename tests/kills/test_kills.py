@@ -76,5 +76,6 @@ def test_chains_of_kills_end_bit_for_bit(folder, name):
 
 @pytest.mark.slow
 def test_two_processes_killed_within_an_epoch_go_on_bit_for_bit(folder):
-    faults, kills = tried(folder, "cones", 2, kinds=("renamed", "written", "term"), processes=2)
+    # No signals: they may come before the processes have met, where only a launcher can end the one that waits.
+    faults, kills = tried(folder, "cones", 2, kinds=("renamed", "written"), processes=2)
     assert (faults, kills > 0) == ([], True)

@@ -42,6 +42,12 @@ def test_heads_under_bfloat16_autocast_are_finite_and_their_logits_are_not_round
 
 
 @pytest.mark.parametrize("name, alpha", ALL)
+def test_heads_on_the_meta_device_give_shapes(name, alpha):
+    head = built(name, **({"boostlu": alpha} if alpha else {})).to("meta")
+    assert head(torch.empty(2, 32, 3, 3, device="meta")).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name, alpha", ALL)
 def test_heads_of_another_precision_stay_in_it(name, alpha):
     head = built(name, **({"boostlu": alpha} if alpha else {}))
     for dtype in (torch.float64, torch.bfloat16):
