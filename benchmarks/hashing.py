@@ -87,7 +87,7 @@ def started(folder: Path, table: Path, work: Path) -> Cost:
 
 def hashing(folder: Path, table: Path, work: Path) -> dict[str, Callable[[], object]]:
     """What is hashed at the start of a run, by name."""
-    source = DatasetSource(folder / "JPEGImages", Path(), 0, Cache(work / "cache"), True, TableConfig(table=table))
+    source = DatasetSource(folder / "JPEGImages", Path(), 0, Cache(work / "cache"), True, TableConfig(table=(table,)))
     splits = load_table(source)
     parts = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
     images = [part.images.name(row) for part in parts for row in range(len(part))]

@@ -42,7 +42,7 @@ def measured(path: Path) -> tuple[float, float, float]:
 
 
 def _measure(path: Path) -> tuple[float, float, float]:
-    config = TableConfig(table=path)
+    config = TableConfig(table=(path,))
     start = time.perf_counter()
     labels = labels_of(read_table(path, config, None, path.parent), config)
     whole = time.perf_counter() - start

@@ -12,9 +12,9 @@ import numpy as np
 
 from data.datasets import DATASETS, SYNONYMS, DatasetSource
 from data.datasets.table.codes import read_name_list
-from data.datasets.table.columns import TableReport
 from data.datasets.table.config import TableConfig
-from data.datasets.table.reader import describe_tables, names_splits
+from data.datasets.table.described import TableReport
+from data.datasets.table.reader import load_described, names_splits
 from data.files.cache import Cache
 from data.files.text_files import is_plain_text
 from data.labels.files import ResolvedLabels, resolve_labels
@@ -106,13 +106,6 @@ def holds_test_out(config: DatasetConfig, seed: int) -> bool:
     return config.dataset == "table" and not names_splits(_source(config, seed, need_images=False))
 
 
-def describe_columns(config: DatasetConfig, seed: int) -> TableReport:
-    """What was decided about the columns of a user's table; nothing for other datasets. Raises: UserError."""
-    if config.dataset != "table":
-        return TableReport()
-    return describe_tables(_source(config, seed, need_images=False))
-
-
 def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Splits:
     """Read the dataset, and thin its training set out to a long tail where the settings ask for that.
 
@@ -120,7 +113,22 @@ def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Split
 
     Raises: UserError when a folder, file or entry is missing or wrong, or when two splits share an image.
     """
-    splits = DATASETS[config.dataset](_source(config, seed, need_images=need_images))
+    return _checked(DATASETS[config.dataset](_source(config, seed, need_images=need_images)), config, seed)
+
+
+def load_splits_described(config: DatasetConfig, seed: int) -> tuple[Splits, TableReport]:
+    """The same without need of images, and what was decided about a user's table; nothing for other datasets.
+
+    Raises: UserError as `load_splits` does.
+    """
+    if config.dataset != "table":
+        return load_splits(config, seed, need_images=False), TableReport()
+    splits, described = load_described(_source(config, seed, need_images=False))
+    return _checked(splits, config, seed), described
+
+
+def _checked(splits: Splits, config: DatasetConfig, seed: int) -> Splits:
+    """Splits that are what the settings say, thinned out to a long tail where they ask for that. Raises: UserError."""
     for name in splits.train.classes:
         require(
             is_plain_text(name),

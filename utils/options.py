@@ -11,6 +11,11 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from utils.nearest import nearest
 
+PATHS = "path..."
+"""Kind of a list of paths."""
+BETWEEN_PATHS = "\n"
+"""Between the paths of a list where it is one text: names of files may hold commas and blanks."""
+
 
 class Shorthand(NamedTuple):
     """A flag and YAML key that stands for values of other settings and holds none itself."""
@@ -36,7 +41,8 @@ def option(
     """A field of a config dataclass that `engine.core.settings` turns into `--<name>` and into a YAML key.
 
     The type comes from the annotation: `int`, `float`, `str`, `bool`, `Path`, `Literal[...]` (a choice), a list of
-    numbers or texts (`tuple[int, ...]`, `tuple[float, ...]`, `tuple[str, ...]`), or one of these `| None`.
+    numbers, texts or paths (`tuple[int, ...]`, `tuple[Path, ...]`), or one of these `| None`. Numbers and texts of a
+    list have commas between them; each path is a word of its own behind the flag, for its name may hold a comma.
 
     Args:
         default: the value in force when nobody says otherwise.
@@ -98,6 +104,8 @@ def reader(kind: str, choices: Sequence[str] = ()) -> Callable[[str], Any]:
     if kind.endswith("?"):
         inner = reader(kind.removesuffix("?"), choices)
         return lambda text: None if text == "" else inner(text)
+    if kind == PATHS:
+        return lambda text: tuple(map(_path, text.split(BETWEEN_PATHS)))
     if kind.endswith("..."):
         item = reader(kind.removesuffix("..."), choices)
         return lambda text: tuple(item(word) for word in text.replace(",", " ").split())
@@ -113,12 +121,19 @@ def converter(annotation: Any) -> tuple[Callable[[str], Any], tuple[str, ...]]:
 
 
 def as_text(value: Any) -> str:
-    """A value of a setting as the text that gives it back: a list with commas, None as nothing."""
+    """A value of a setting as the text that gives it back: a list with commas, paths a line each, None as nothing."""
     if value is None:
         return ""
+    if isinstance(value, tuple | list):
+        return (BETWEEN_PATHS if is_paths(value) else ",").join(map(as_text, value))
     if isinstance(value, Path) and str(value).startswith("~"):
         return f"./{value}"  # a name, not somebody's home
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return str(value)
+
+
+def is_paths(value: Any) -> bool:
+    """True for a list of paths."""
+    return isinstance(value, tuple | list) and any(isinstance(item, Path) for item in value)
 
 
 def _choice(text: str, choices: Sequence[str]) -> str:

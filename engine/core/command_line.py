@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -12,10 +12,12 @@ from engine.core.setting_table import CommandTable, Setting, SettingTable
 from engine.core.settings_files import expanded, shorthands, typed_value
 from engine.core.suggestions import suggestion
 from utils.checks import UserError, require
-from utils.options import as_text
+from utils.options import BETWEEN_PATHS, as_text
 
 _NUMBERS = re.compile(r"-[\d.][\d.,eE+-]*")
 _HELP = ("-h", "--help")
+_SETTINGS_FILES = (".yaml", ".yml", ".py")
+"""Endings of a word behind a list of paths that is no path of it."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -79,7 +81,7 @@ def read_command_line(command: CommandTable, table: SettingTable, argv: Sequence
     Raises: UserError for an unknown flag, with the one that was probably meant, or a flag without its value.
     """
     flags, words = split_words(argv, table) if command.words else (list(argv), [])
-    spaces, unknown = _parser(command, table).parse_known_args(_numbers_joined(flags, table))
+    spaces, unknown = _parser(command, table).parse_known_args(_values_joined(flags, table.values()))
     for word in unknown:
         flag = word.split("=")[0]
         if flag.startswith("-"):
@@ -111,7 +113,8 @@ def peek(
     table: SettingTable = {}
     for part in tables:  # of methods that each give a flag a meaning of their own, one may need no value
         table = {**table, **{name: setting._replace(kind="bool") for name, setting in part.items()}}
-    spaces, unknown = _parser(command, table).parse_known_args(_numbers_joined(argv, table))
+    settings = [setting for part in tables for setting in part.values()]
+    spaces, unknown = _parser(command, table).parse_known_args(_values_joined(argv, settings))
     given = vars(spaces)
     file, _ = beside(_settings_file(given, command.program), command.program)
     return str(given.get(name, "")), None if unknown else file
@@ -156,13 +159,11 @@ def _is_training(command: CommandTable) -> bool:
 
 def _add_shown(group: Any, setting: Setting, command: CommandTable) -> None:
     """A setting and its shorthands as help shows them."""
-    names = [f"--{setting.name}", *(f"--{alias}" for alias in setting.aliases)]
     default = as_text(command.defaults.get(setting.name, setting.default))
     text = setting.help + (f" (default {default})" if default else "")
     shown = "{" + ",".join(setting.choices) + "}" if setting.choices else _metavar(setting)
-    group.add_argument(
-        *names, metavar=shown, help=text.replace("%", "%%"), **({"nargs": "?"} if setting.is_switch else {})
-    )
+    switch = {"nargs": "?"} if setting.is_switch else {}
+    group.add_argument(*setting.flags, metavar=shown, help=text.replace("%", "%%"), **switch)
     for name, short in setting.shorthands.items():
         group.add_argument(f"--{name}", metavar=short.values, help=short.help.replace("%", "%%"))
 
@@ -170,6 +171,8 @@ def _add_shown(group: Any, setting: Setting, command: CommandTable) -> None:
 def _metavar(setting: Setting) -> str:
     """The kind of value that a flag takes."""
     kind = setting.kind.rstrip("?")
+    if setting.takes_words:
+        return "PATH ..."
     words = {"int": "N", "float": "X", "str": "TEXT", "path": "PATH", "bool": "True|False"}
     return words.get(kind, f"{words.get(kind.removesuffix('...'), 'VALUE')},...")
 
@@ -188,9 +191,8 @@ def _parser(command: CommandTable, table: SettingTable) -> OneLineParser:
     parser.add_argument("--config")
     parser.add_argument("--print_config", action="store_true")
     for setting in table.values():
-        names = [f"--{setting.name}", *(f"--{alias}" for alias in setting.aliases)]
         switch: dict[str, Any] = {"nargs": "?", "const": "true"} if setting.is_switch else {}
-        parser.add_argument(*names, dest=setting.name, **switch)
+        parser.add_argument(*setting.flags, dest=setting.name, **switch)
         if setting.is_switch:
             parser.add_argument(f"--no-{setting.name}", dest=setting.name, action="store_const", const="false")
         for name in setting.shorthands:
@@ -198,13 +200,21 @@ def _parser(command: CommandTable, table: SettingTable) -> OneLineParser:
     return parser
 
 
-def _numbers_joined(argv: Sequence[str], table: SettingTable) -> list[str]:
-    """The words of a command line, a list of numbers that begins with a minus joined to its flag."""
-    lists = {f"--{name}" for each in table.values() if "..." in each.kind for name in (each.name, *each.aliases)}
+def _values_joined(argv: Sequence[str], settings: Iterable[Setting]) -> list[str]:
+    """The words of a command line, with values that would look like other words joined to their flag.
+
+    These are a list of numbers that begins with a minus, and the paths of a list, up to the next flag or settings file.
+    """
+    lists = [each for each in settings if "..." in each.kind]
+    paths = {flag for each in lists if each.takes_words for flag in each.flags}
+    numbers = {flag for each in lists if not each.takes_words for flag in each.flags}
     words: list[str] = []
     for word in argv:
-        if words and words[-1] in lists and _NUMBERS.fullmatch(word):
-            words[-1] = f"{words[-1]}={word}"
+        before = words[-1] if words else ""
+        if (before in numbers and _NUMBERS.fullmatch(word)) or (before in paths and not word.startswith("-")):
+            words[-1] = f"{before}={word}"
+        elif before.split("=")[0] in paths and not word.startswith("-") and not word.endswith(_SETTINGS_FILES):
+            words[-1] = f"{before}{BETWEEN_PATHS}{word}"
         else:
             words.append(word)
     return words

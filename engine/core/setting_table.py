@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, get_type_hints
 
 from utils.checks import UserError
-from utils.options import Shorthand, as_text, choices_of, kind_of, reader
+from utils.options import PATHS, Shorthand, as_text, choices_of, kind_of, reader
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TABLE_FILE = CONFIGS / "settings.json"
@@ -47,6 +47,16 @@ class Setting(NamedTuple):
     def is_switch(self) -> bool:
         """True for a flag that needs no value."""
         return self.kind == "bool"
+
+    @property
+    def takes_words(self) -> bool:
+        """True for a flag with several words behind it, a path each."""
+        return self.kind.removesuffix("?") == PATHS
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The spellings of its flag."""
+        return tuple(f"--{name}" for name in (self.name, *self.aliases))
 
 
 SettingTable = dict[str, Setting]

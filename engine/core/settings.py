@@ -27,11 +27,10 @@ from engine.core.settings_files import (
     typed_values,
     with_foundation,
     yaml_comment,
-    yaml_text,
+    yaml_value,
 )
 from utils.checks import require
 from utils.console import warn
-from utils.options import as_text
 
 Config = TypeVar("Config")
 
@@ -121,9 +120,8 @@ class Settings:
         """All settings as a YAML file that `--config` reads back, the origin of each value behind it."""
         lines = [f"# {yaml_comment(heading)}"]
         for name, value in self.values.items():
-            lines.append(
-                f"{name}: {yaml_text(as_text(value))}".rstrip().ljust(40) + f"  # {yaml_comment(self.origins[name])}"
-            )
+            line = f"{name}: {yaml_value(value)}".rstrip().ljust(40)
+            lines.append(f"{line}  # {yaml_comment(self.origins[name])}")
         return "\n".join(lines) + "\n"
 
 

@@ -25,7 +25,7 @@ from engine.core.setting_table import Setting, SettingTable
 from engine.core.suggestions import suggestion
 from utils.checks import UserError, require
 from utils.console import printable
-from utils.options import Shorthand
+from utils.options import BETWEEN_PATHS, Shorthand, as_text, is_paths
 
 _DEEPEST = 20
 """Lists and mappings within each other that a settings file may have; those there are need five."""
@@ -127,6 +127,14 @@ def yaml_comment(text: str) -> str:
     return Reader.NON_PRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), line)
 
 
+def yaml_value(value: Any) -> str:
+    """A value of a setting as it stands in a YAML file; several paths are a list there."""
+    if is_paths(value) and len(value) > 1:
+        paths = yaml.safe_dump(list(map(str, value)), default_flow_style=True, width=math.inf, allow_unicode=True)
+        return paths.removesuffix("\n")
+    return yaml_text(as_text(value))
+
+
 def typed_values(content: Mapping[str, Any], table: SettingTable, origin: str) -> dict[str, Any]:
     """Texts by setting name (or alias) as typed values by setting name. Raises: UserError naming `origin` and key."""
     short = shorthands(table)
@@ -177,9 +185,9 @@ def expanded(values: dict[str, Any], given: Mapping[str, str], table: SettingTab
 
 
 def _single_text(value: Any, setting: Setting, where: str) -> str:
-    """The text of a value; a YAML list stands for a list of numbers or texts."""
+    """The text of a value; a YAML list stands for a list of numbers, texts or paths."""
     if isinstance(value, list) and "..." in setting.kind and all(isinstance(item, str) for item in value):
-        return ",".join(value)
+        return (BETWEEN_PATHS if setting.takes_words else ",").join(value)
     require(isinstance(value, str), f"{where} must be a single value")
     return str(value)
 

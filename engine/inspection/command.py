@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
-from data.build import LABEL_FOLDER, DatasetConfig, describe_columns, load_splits
+from data.build import LABEL_FOLDER, DatasetConfig, load_splits_described
 from data.images.files import in_threads
 from data.inspection import (
     CoOccurrence,
@@ -97,15 +97,14 @@ def read_dataset(dataset: DatasetConfig, regime: Regime, split: SplitConfig, see
     Raises:
         UserError: annotations or labels cannot be read.
     """
-    splits = load_splits(dataset, seed, need_images=False)
+    splits, described = load_splits_described(dataset, seed)
     labels, file = _labels(splits.train, dataset.dataset, regime)
     rows, held_out = split_rows(splits.train, split, seed)
     parts = {"train": splits.train.take(rows)}
     if len(held_out):
         parts["validation"] = splits.train.take(held_out).scored()
     parts["test"] = splits.test
-    columns = describe_columns(dataset, seed)
-    return DataRead(dataset.dataset, parts, labels.take(rows), regime, file, splits.groups, columns)
+    return DataRead(dataset.dataset, parts, labels.take(rows), regime, file, splits.groups, described)
 
 
 def inspect_dataset(data: DataRead, check_images: bool) -> Findings:

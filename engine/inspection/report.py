@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets.table.columns import TableReport
+from data.datasets.table.described import TableReport
 from data.inspection import (
     BoxStats,
     CoOccurrence,

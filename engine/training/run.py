@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.build import DatasetConfig, build_data
+from data.datasets.table.config import named
 from data.labels.files import write_native
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
@@ -129,7 +130,7 @@ class Run:
         self.scored: dict[SplitName, EvalResult] = {}  # of the present weights
         self._resume()
         if runtime.is_main:
-            kept = settings.with_found(self.data.found, f"found in {dataset.table}")
+            kept = settings.with_found(self.data.found, f"found in {named(dataset.table)}")
             folder.start(kept, run_info(settings, self.data, runtime, self.loop.state))
 
     def train(self) -> None:

@@ -144,7 +144,7 @@ def formatted(folder: Path) -> None:
 def native_labels(folder: Path, write: Callable[..., None] = write_native) -> None:
     """A table of one's own, and a label file for its training set."""
     own(folder, COLUMNS.replace("-1", "0"))
-    source = DatasetSource(folder, folder, 0, Cache(folder / "cache"), False, TableConfig(table=folder / "t.csv"))
+    source = DatasetSource(folder, folder, 0, Cache(folder / "cache"), False, TableConfig(table=(folder / "t.csv",)))
     train, regime = load_table(source).train, Regime(labels="candidate", partial_rate=0.3, label_seed=1)
     write(folder / "labels.npy", observe(train, regime), train, "table", regime)
 

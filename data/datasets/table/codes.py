@@ -232,12 +232,13 @@ _LIKELY_EMPTY = frozenset(
 )
 
 
-def uncertain_policy(setting: str, classes: Sequence[str]) -> Index:
+def uncertain_policy(setting: str, classes: Sequence[str], known: Sequence[str] = ()) -> Index:
     """(C,) what an uncertain entry of each class is.
 
     Args:
         setting: unknown, present, absent, or a `.csv` headed class,uncertain; what it does not name is unknown.
         classes: C names.
+        known: others that the file may name: classes of other tables.
 
     Raises: UserError for another word, or a file that names what is no class or has another word.
     """
@@ -248,9 +249,10 @@ def uncertain_policy(setting: str, classes: Sequence[str]) -> Index:
     found = np.full(len(classes), UNKNOWN, dtype=np.int64)
     for line, fields in read_csv(path, ("class", "uncertain"), "it says what uncertain entries are"):
         name, word = fields["class"], fields["uncertain"]
-        require(name in classes, f"{path}, line {line}: {name[:60]!r} is no class of the table")
+        require(name in classes or name in known, f"{path}, line {line}: {name[:60]!r} is no class of the table")
         require(word in MEANINGS, f"{path}, line {line}: {word[:40]!r} must be one of {', '.join(MEANINGS)}")
-        found[classes.index(name)] = MEANINGS[word]
+        if name in classes:
+            found[classes.index(name)] = MEANINGS[word]
     return found
 
 

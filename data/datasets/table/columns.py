@@ -28,8 +28,7 @@ from data.datasets.table.labelled import (
     sorted_by_id,
 )
 from data.datasets.table.matching import ImageFolder, image_id
-from data.datasets.table.repeated import agreement
-from data.datasets.table.seen import UNCERTAIN, look
+from data.datasets.table.seen import look
 from data.datasets.table.sheet import Sheet, read_sheet
 from data.datasets.table.soft import soft_note, soft_policy
 from data.datasets.table.split_cells import line_splits
@@ -60,20 +59,6 @@ class TableRead(NamedTuple):
         return valued if self.values is None else valued[:, None] & (self.lines.codes == PRESENT)
 
 
-class Entries(NamedTuple):
-    """What a table holds of each class (C,) before anything is decided about it."""
-
-    classes: tuple[str, ...]
-    uncertain: Index
-    """Entries of -1."""
-    blank: Index
-    """Blank cells of a column per class, or of values, that count as unknown."""
-    soft: Index
-    """Entries with a value between 0 and 1."""
-    agreement: NDArray[np.float64] | None
-    """Share of images on which annotators agree; None where each image stands once."""
-
-
 def read_table(path: Path, config: TableConfig, fixed: tuple[str, ...] | None, folder: Path) -> TableRead:
     """Read the lines of a table.
 
@@ -87,7 +72,11 @@ def read_table(path: Path, config: TableConfig, fixed: tuple[str, ...] | None, f
         UserError: the file is missing, damaged, empty or lacks a column, a cell has an invalid value, or two readings
             are equally likely.
     """
-    sheet = read_sheet(path, config.encoding)
+    return read_lines(read_sheet(path, config.encoding), config, fixed, folder)
+
+
+def read_lines(sheet: Sheet, config: TableConfig, fixed: tuple[str, ...] | None, folder: Path) -> TableRead:
+    """The same for a table whose cells are read. Raises: UserError as `read_table` does."""
     roles = find_roles(sheet, config, folder)
     images = image_lines(sheet, roles.images, folder)
     listed = read_name_list(config.class_names, config.label_separator) if config.class_names else None
@@ -96,10 +85,19 @@ def read_table(path: Path, config: TableConfig, fixed: tuple[str, ...] | None, f
     return TableRead(sheet, roles, images, _line_labels(sheet, roles, config, fixed, listed), values)
 
 
-def labels_of(read: TableRead, config: TableConfig) -> OwnLabels:
-    """The labels of the images of a table. Raises: UserError for lines that do not fit together."""
+def labels_of(read: TableRead, config: TableConfig, known: Sequence[str] = ()) -> OwnLabels:
+    """The labels of the images of a table.
+
+    Args:
+        read: the table.
+        config: how lines become images.
+        known: the classes of all tables, where there are several; a file of `--uncertain` may name each of them.
+
+    Raises:
+        UserError: lines do not fit together.
+    """
     sheet, roles, images, lines, values = read
-    labels = image_labels(sheet, images, lines, values, config)
+    labels = image_labels(sheet, images, lines, values, config, known)
     splits = _of_images(sheet, images, line_splits(sheet, roles.split), "split")
     groups = _groups(sheet, roles, images)
     said = (*sheet.notes, *_role_notes(sheet, roles, lines), *lines.notes, *_soft_notes(read, config), *labels.notes)
@@ -126,44 +124,6 @@ def _found(roles: Roles, lines: LineLabels) -> dict[str, str]:
     if roles.split:
         found["split_column"] = joined_list(roles.split)
     return found
-
-
-class DescribedColumn(NamedTuple):
-    """A column of a table, for an inspection."""
-
-    table: str
-    title: str
-    role: str
-    why: str
-    examples: tuple[str, ...]
-
-
-class TableReport(NamedTuple):
-    """What an inspection tells about tables."""
-
-    columns: tuple[DescribedColumn, ...] = ()
-    entries: tuple[Entries, ...] = ()
-
-
-def described_columns(read: TableRead) -> list[DescribedColumn]:
-    """Every column of a table, what it is for, why, and what it holds."""
-    seen = look(read.sheet)
-    return [
-        DescribedColumn(str(read.sheet.path), role.title, role.role, role.why, seen.column(role.title).examples)
-        for role in read.roles.read
-    ]
-
-
-def entries_of(read: TableRead) -> Entries:
-    """What a table holds of each class, for an inspection."""
-    codes, images, soft = read.lines.codes, read.images, read.soft
-    if read.values is not None:
-        codes = np.where(codes == PRESENT, read.values.codes[:, None], codes)
-    blank = (codes == UNKNOWN).sum(axis=0)
-    known = np.where(codes == UNCERTAIN, UNKNOWN, codes)[images.line]
-    agreed = agreement(known, images.image, len(images.ids)) if images.repeated and not read.lines.one_each else None
-    valued = np.zeros_like(blank) if soft is None else soft.sum(axis=0)
-    return Entries(read.lines.classes, (codes == UNCERTAIN).sum(axis=0), blank, valued, agreed)
 
 
 def find_roles(sheet: Sheet, config: TableConfig, folder: Path) -> Roles:
@@ -261,6 +221,17 @@ def _groups(sheet: Sheet, roles: Roles, images: ImageLines) -> Index | None:
     if len(roles.images) > 1:
         return _of_images(sheet, images, np.arange(sheet.rows), "line")
     return None
+
+
+def where_of(read: TableRead, image: str) -> str:
+    """File and line where a table names an image for the first time."""
+    number = read.images.ids.index(image)
+    return read.sheet.where(int(read.images.line[read.images.image == number].min()))
+
+
+def group_texts(read: TableRead) -> tuple[str, ...] | None:
+    """What the groups of a table are called, by their numbers; None without a column of groups."""
+    return None if read.roles.group is None else read.sheet.column(read.roles.group).texts
 
 
 def _of_images(sheet: Sheet, images: ImageLines, values: NDArray[Kind], what: str) -> NDArray[Kind]:

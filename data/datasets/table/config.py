@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,23 +14,29 @@ from data.datasets.table.soft import soft_policy
 from utils.checks import require
 from utils.options import option
 
-FOUND = ("image_column", "label_column", "class_columns", "label_separator", "split_column")
-"""Settings that are found in the table where nobody gives them; a run keeps what it found."""
+FOUND_IN_TABLE = ("image_column", "label_column", "class_columns", "label_separator", "split_column")
+"""Settings that are found in a table where nobody gives them."""
+FOUND = (*FOUND_IN_TABLE, "table_columns")
+"""What a run keeps of them: of one table the settings, of several those of each."""
+PER_TABLE = (*FOUND_IN_TABLE, "value_column", "group_column", "ignore_columns", "encoding")
+"""What may be said of each of several tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig:
     """Path and form of the labels of a user's own images. Raises: UserError for an invalid value."""
 
-    table: Path | None = option(
+    table: tuple[Path, ...] | None = option(
         None,
         "own labels: a table (.csv, .tsv, .parquet, .xlsx, .jsonl), a COCO-style .json, a folder of VOC "
-        "annotations or a YOLO export",
+        "annotations or a YOLO export; several files are read as one table",
     )
     labels_from: Literal["table", "folders"] = option(
         "table", "folders: the names of all folders between --path_images and an image are its classes, without --table"
     )
-    test_table: Path | None = option(None, "the same for the test images, if they are in a file or folder of their own")
+    test_table: tuple[Path, ...] | None = option(
+        None, "the same for the test images, if they are in a file or folder of their own"
+    )
     image_column: str | None = option(
         None, "column of the image paths, or several as A,B (default: by title, else the one whose cells are files)"
     )
@@ -53,7 +60,8 @@ class TableConfig:
         "unknown", "what -1 is: unknown, present, absent, or a .csv headed class,uncertain that says it for each class"
     )
     repeated: Literal["refuse", "union", "majority", "unknown", "first"] = option(
-        "refuse", "images that stand in several lines, each with all its labels (unknown: where the lines differ)"
+        "refuse",
+        "images that stand in several tables, or lines that each have all labels (unknown: where they differ)",
     )
     soft_labels: str = option(
         "refuse",
@@ -64,6 +72,10 @@ class TableConfig:
         None, "column of train, val or test (default: split, set, subset, phase, or is_train, is_valid, is_test)"
     )
     group_column: str | None = option(None, "column of what images have in common (patient, site): never split apart")
+    table_columns: str | None = option(
+        None,
+        'of several tables, these settings for each as JSON: {"b.csv": {"label_column": "tags"}}; a run keeps them so',
+    )
     encoding: str | None = option(None, "of a text file that is not UTF-8, such as cp1252 or gb18030")
     test_frac: float = option(0.2, "share of the images held out for the test if the table has no splits")
 
@@ -77,12 +89,67 @@ class TableConfig:
         )
         require(
             self.labels_from == "table" or self.table is None,
-            f"--labels_from folders: takes the labels from names of folders, not from --table {self.table}; give one",
+            f"--labels_from folders: takes the labels from names of folders, not from --table {named(self.table)}; "
+            "give one",
         )
         require(
             self.test_table is None or self.table is not None,
-            f"--test_table {self.test_table}: give the training labels with --table",
+            f"--test_table {named(self.test_table)}: give the training labels with --table",
         )
+        for flag, paths in (("table", self.table), ("test_table", self.test_table)):
+            twice = next((path for path in paths or () if (paths or ()).count(path) > 1), None)
+            require(twice is None, f"--{flag} {twice}: is there twice; name each table once")
+        self._check_table_columns()
+
+    @property
+    def has_several(self) -> bool:
+        """True if the labels of one split come from several tables."""
+        return max(len(self.table or ()), len(self.test_table or ())) > 1
+
+    def _check_table_columns(self) -> None:
+        """Raise UserError for settings of tables that are no JSON, of no table here, or of another kind."""
+        names = {str(path) for path in (*(self.table or ()), *(self.test_table or ()))}
+        for name, settings in settings_by_table(self.table_columns).items():
+            require(
+                name in names, f"--table_columns: names {name}, which is no --table here; there are {', '.join(names)}"
+            )
+            wrong = next((key for key in settings if key not in PER_TABLE), None)
+            require(wrong is None, f"--table_columns: {name}: {wrong}: must be one of {', '.join(PER_TABLE)}")
+
+
+def named(paths: Sequence[Path] | None) -> str:
+    """Tables in a sentence: `a.csv`, `a.csv and b.csv`."""
+    *some, last = map(str, paths or ("none",))
+    return f"{', '.join(some)} and {last}" if some else last
+
+
+def found_in_both(config: TableConfig, found: Mapping[str, str], of_test: Mapping[str, str]) -> dict[str, str]:
+    """What a run keeps of tables for training and for the test: what both have, or where there are several of each."""
+    if not config.has_several:
+        return {name: text for name, text in found.items() if of_test.get(name) == text}
+    together = {**_by_table(config.table, found), **_by_table(config.test_table, of_test)}
+    return {"table_columns": json.dumps(together, ensure_ascii=False)}
+
+
+def _by_table(paths: Sequence[Path] | None, found: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What was found in one table, or in several that were joined, by table."""
+    text = found.get("table_columns")
+    return settings_by_table(text) if text is not None else {str(path): dict(found) for path in paths or ()}
+
+
+def settings_by_table(text: str | None) -> dict[str, dict[str, str]]:
+    """The settings of each table by its path, from `--table_columns`. Raises: UserError for what is no such JSON."""
+    try:
+        content = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        content = None
+    found: dict[str, dict[str, str]] = content if isinstance(content, dict) else {}
+    texts = isinstance(content, dict) and all(
+        isinstance(settings, dict) and all(isinstance(value, str) for value in settings.values())
+        for settings in found.values()
+    )
+    require(texts, '--table_columns: must be JSON such as {"b.csv": {"label_column": "tags"}}')
+    return found
 
 
 def split_list(text: str | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ L lines, M mentions of N images, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,13 +78,18 @@ def line_values(sheet: Sheet, roles: Roles, policy: SoftPolicy | None) -> LineVa
 
 
 def image_labels(
-    sheet: Sheet, images: ImageLines, lines: LineLabels, values: LineValues | None, config: TableConfig
+    sheet: Sheet,
+    images: ImageLines,
+    lines: LineLabels,
+    values: LineValues | None,
+    config: TableConfig,
+    known: Sequence[str] = (),
 ) -> ImageLabels:
-    """The labels of the images of a table.
+    """The labels of the images of a table; `known` as in `uncertain_policy`.
 
     Raises: UserError for an image in several lines that do not say how they belong together, or contradict each other.
     """
-    policy, soft = uncertain_policy(config.uncertain, lines.classes), soft_policy(config.soft_labels)
+    policy, soft = uncertain_policy(config.uncertain, lines.classes, known), soft_policy(config.soft_labels)
     keep = soft is not None and soft.keep
     if values is not None or (images.repeated and config.repeated == "refuse" and lines.one_each):
         require(lines.one_each, f"{sheet.path}: --value_column is for one class per line, but lines name several")

@@ -163,10 +163,10 @@ def _file_of(name: str, disk: ImageFolder, *, only: bool) -> tuple[str | None, s
     """
     for way, text in (("", name), ("upload", _without_prefix(name))):
         candidates = disk.candidates(text) if text else []
-        same = [file for file in candidates if _stem(file) == _stem(text)]
+        same = [file for file in candidates if stem(file) == stem(text)]
         if same:
             return _one(name, same, disk), way or "ending"
-        shared = {file: _shared_end(_stem(text), _stem(file)) for file in candidates}
+        shared = {file: _shared_end(stem(text), stem(file)) for file in candidates}
         longest = max(shared.values(), default=0)
         if longest:
             return _one(name, [file for file in candidates if shared[file] == longest], disk), way or "path"
@@ -199,6 +199,12 @@ def _without_prefix(name: str) -> str:
     return f"{head}{slash}{_PREFIX.sub('', last)}" if _PREFIX.match(last) else ""
 
 
+def same_but_for_ending(one: str, other: str) -> bool:
+    """True for two paths of which one lacks an ending of images, or that differ only in its capitals, or in accents."""
+    endings = {_ending(one).lower(), _ending(other).lower()}
+    return stem(one) == stem(other) and (len(endings) == 1 or "" in endings)
+
+
 def _endings_fit(name: str, file: str) -> bool:
     """True if a path has no ending of images, or that of the file but for capitals."""
     own = _ending(name).lower()
@@ -211,11 +217,11 @@ def _ending(name: str) -> str:
     return ending if ending.lower() in SUFFIXES else ""
 
 
-def _stem(name: str) -> str:
-    """The path without an ending of images, accents composed."""
+def stem(name: str) -> str:
+    """A path without an ending of images, accents composed."""
     ending = _ending(name)
     return composed(name[: -len(ending)] if ending else name)
 
 
 def _key(name: str) -> str:
-    return _stem(name).rpartition("/")[2]
+    return stem(name).rpartition("/")[2]

@@ -12,43 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.datasets.source import DatasetSource
-from data.datasets.table.annotations import annotation_files, by_name, list_files, read_coco_style, read_voc_style
-from data.datasets.table.columns import (
-    TableRead,
-    TableReport,
-    described_columns,
-    entries_of,
-    labels_of,
-    read_table,
-)
-from data.datasets.table.config import TableConfig
-from data.datasets.table.folders import is_yolo, read_folders, read_yolo
+from data.datasets.table.annotations import annotation_files, by_name
+from data.datasets.table.config import found_in_both, named
+from data.datasets.table.described import See, TableReport, collected
+from data.datasets.table.folders import is_yolo, read_folders
+from data.datasets.table.formats import image_folder, read_tables
 from data.datasets.table.labelled import (
     NO_SPLIT,
     TEST,
     TRAIN,
-    USUAL_SEPARATOR,
     VALIDATION,
     OwnLabels,
-    cached_labels,
-    read_class_file,
     rows_in_split,
     with_classes,
 )
 from data.datasets.table.matching import image_patterns, match_images
-from data.datasets.table.origin import TableOrigin
-from data.datasets.table.sheet import SUFFIXES
+from data.datasets.table.origin import table_origin
+from data.datasets.table.sheet import is_sheet
 from data.datasets.table.voc_images import voc_images
-from data.files.cache import fingerprint
 from data.images.channels import ChannelImages
 from data.images.files import FileImages
 from utils.checks import UserError, require
 from utils.console import say
 from utils.seeding import derive_seed
-from utils.types import ABSENT, PRESENT, Annotations, Codes, Images, Index, LabelTable, Splits
-
-READER = "table 2"
-"""Part of the cache's fingerprint; another number whenever the same files would be read differently."""
+from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Codes, Images, Index, LabelTable, Splits
 
 _MOST_NAMED = 5  # classes that a note names
 
@@ -63,27 +50,43 @@ def load_table(source: DatasetSource) -> Splits:
     Raises:
         UserError: a file, column or entry is missing or wrong, two splits share an image, or one has none.
     """
+    return _load(source, lambda _: None)
+
+
+def load_described(source: DatasetSource) -> tuple[Splits, TableReport]:
+    """The same, and what was decided about the columns of the tables, and what they hold of each class.
+
+    Raises: UserError as `load_table` does.
+    """
+    parts: list[TableReport] = []
+    splits = _load(source, lambda report: parts.append(report()))
+    return splits, collected(parts)
+
+
+def _load(source: DatasetSource, see: See) -> Splits:
+    """Read the images and labels; `see` may look at what was read of each table."""
     config = source.table
     if config.labels_from == "folders":
         return _load_folders(source)
-    table, test_table = config.table, config.test_table
-    if table is None:
+    tables, test_tables = config.table, config.test_table
+    if tables is None:
         raise UserError("--dataset table: give the labels of your images with --table (or --labels_from folders)")
-    fixed = read_class_file(table, _separator(config))
-    labels = _read(source, table, fixed)
-    if test_table is None:
-        whole = _annotations(source, table, labels)
-        split_rows = split_table_rows(table, labels, config.test_frac, source.seed)
+    labels, place = read_tables(source, tables, see), named(tables)
+    if test_tables is None:
+        whole = _annotations(source, tables, labels)
+        split_rows = split_table_rows(place, labels, config.test_frac, source.seed)
         train, validation, test = (whole.take(rows) for rows in split_rows)
     else:
-        labels, test_labels = combine_tables(table, labels, test_table, _read(source, test_table, fixed))
-        same = {name: text for name, text in labels.found.items() if test_labels.found.get(name) == text}
-        labels = labels._replace(found=same)
-        whole, test = _annotations(source, table, labels), _annotations(source, test_table, test_labels)
+        test_labels = read_tables(source, test_tables, see, rest=TEST)
+        found = found_in_both(config, labels.found, test_labels.found)
+        lacking = [UNKNOWN if len(paths) > 1 else ABSENT for paths in (tables, test_tables)]
+        labels, test_labels = combine_tables(place, labels, named(test_tables), test_labels, lacking)
+        labels = labels._replace(found=found)
+        whole, test = _annotations(source, tables, labels), _annotations(source, test_tables, test_labels)
         train = whole.take(np.flatnonzero(labels.splits != VALIDATION))
         validation = whole.take(rows_in_split(labels.splits, VALIDATION))
-        require(len(train) > 0, f"{table}: names no image for training")
-    _report_classes_without_images(table, train)
+        require(len(train) > 0, f"{place}: names no image for training")
+    _report_classes_without_images(place, train)
     return Splits(train, test, validation=validation if len(validation) else None, found=labels.found)
 
 
@@ -95,28 +98,10 @@ def _load_folders(source: DatasetSource) -> Splits:
         say(note)
     files = FileImages([f"{folder}/{name}" for name in labels.ids], source.cache)
     whole = Annotations(files, labels.ids, labels.classes, LabelTable(labels.codes))
-    split_rows = split_table_rows(folder, labels, source.table.test_frac, source.seed)
+    split_rows = split_table_rows(str(folder), labels, source.table.test_frac, source.seed)
     train, validation, test = (whole.take(rows) for rows in split_rows)
-    _report_classes_without_images(folder, train)
+    _report_classes_without_images(str(folder), train)
     return Splits(train, test, validation=validation if len(validation) else None)
-
-
-def describe_tables(source: DatasetSource) -> TableReport:
-    """What is decided about the columns of a user's tables, and what they hold of each class; nothing for other forms.
-
-    Raises: UserError as `load_table` does.
-    """
-    config = source.table
-    tables = [path for path in (config.table, config.test_table) if path is not None and path.is_file()]
-    reads = [
-        _table_read(source, path, read_class_file(path, _separator(config)))
-        for path in tables
-        if path.suffix.lower() in SUFFIXES
-    ]
-    return TableReport(
-        tuple(column for read in reads for column in described_columns(read)),
-        tuple(entries_of(read) for read in reads),
-    )
 
 
 def names_splits(source: DatasetSource) -> bool:
@@ -126,15 +111,15 @@ def names_splits(source: DatasetSource) -> bool:
         return not (read_folders(source.path_images, config.label_separator).splits == NO_SPLIT).all()
     if config.test_table is not None or config.table is None:
         return True
-    labels = _read(source, config.table, read_class_file(config.table, _separator(config)))
+    labels = read_tables(source, config.table, lambda _: None)
     return not (labels.splits == NO_SPLIT).all()
 
 
-def split_table_rows(table: Path, labels: OwnLabels, fraction: float, seed: int) -> tuple[Index, Index, Index]:
+def split_table_rows(table: str, labels: OwnLabels, fraction: float, seed: int) -> tuple[Index, Index, Index]:
     """Return the rows for training, validation and test; val is the test set if the table names no test.
 
     Args:
-        table: path of the table, for messages.
+        table: the table, for messages.
         labels: the rows and their splits.
         fraction: share for the test if the table names no splits; there is no validation then.
         seed: of that choice.
@@ -200,11 +185,13 @@ def _stratified(present: NDArray[np.bool_], fraction: float, seed: int) -> Index
     return np.sort(held_out).astype(np.int64)
 
 
-def combine_tables(table: Path, train: OwnLabels, test_table: Path, test: OwnLabels) -> tuple[OwnLabels, OwnLabels]:
+def combine_tables(
+    table: str, train: OwnLabels, test_table: str, test: OwnLabels, lacking: Sequence[int] = (ABSENT, ABSENT)
+) -> tuple[OwnLabels, OwnLabels]:
     """Return the labels of two tables, one for training and one for the test, with the same classes in the same order.
 
     The classes are those of a table that lists all of them (columns, categories, `classes.txt`), or else the names
-    that occur in either table.
+    that occur in either table. `lacking` says what a class is that the first, or the second, does not have.
 
     Raises:
         UserError: an image is in both, a class is in only one of two tables that list all classes, or an image is
@@ -224,90 +211,52 @@ def combine_tables(table: Path, train: OwnLabels, test_table: Path, test: OwnLab
         different = set(labels.classes) ^ set(classes) if labels.closed else set(labels.classes) - set(classes)
         if different:
             raise UserError(f"{path}: class {min(different)!r} is in only one of {table} and {test_table}")
-    return with_classes(train, classes, ABSENT), with_classes(test, classes, ABSENT)
+    return with_classes(train, classes, lacking[0]), with_classes(test, classes, lacking[1])
 
 
-def image_folder(path_images: Path, table: Path) -> Path:
-    """Return the folder that the paths of `table` start from; "." counts as not given."""
-    if path_images != Path():
-        return path_images
-    if not table.is_dir():
-        return table.parent
-    return table / "JPEGImages" if (table / "JPEGImages").is_dir() and not is_yolo(table) else table
-
-
-def _read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> OwnLabels:
-    """Read one table; annotations of objects come from the cache if none of their files has changed."""
-    config = source.table
-    require(path.is_dir() or path.is_file(), f"{path}: no such file or folder; check --table and --test_table")
-    if path.suffix.lower() in SUFFIXES and path.is_file():
-        return labels_of(_table_read(source, path, fixed), config)
-    if path.is_dir() and is_yolo(path):
-        return read_yolo(path)
-    files = [*annotation_files(path), *list_files(path)] if path.is_dir() else [path]
-    key = fingerprint(f"{READER} {_separator(config)} {fixed} {source.skip_missing}", files)
-    return cached_labels(source.cache, key, lambda: _parse(path, source, fixed))
-
-
-def _separator(config: TableConfig) -> str:
-    """What no class name of a file other than a table may hold."""
-    return config.label_separator or USUAL_SEPARATOR
-
-
-def _table_read(source: DatasetSource, path: Path, fixed: tuple[str, ...] | None) -> TableRead:
-    return read_table(path, source.table, fixed, image_folder(source.path_images, path))
-
-
-def _parse(path: Path, source: DatasetSource, fixed: tuple[str, ...] | None) -> OwnLabels:
-    separator = _separator(source.table)
-    if path.is_dir():
-        return read_voc_style(path, fixed, separator, skip_missing=source.skip_missing)
-    if path.suffix.lower() == ".json":
-        return read_coco_style(path, separator)
-    known = ", ".join((*SUFFIXES, ".json"))
-    raise UserError(f"{path}: not one of {known} or a folder of VOC annotations; save a spreadsheet as CSV (UTF-8)")
-
-
-def _annotations(source: DatasetSource, table: Path, labels: OwnLabels) -> Annotations:
-    folder = image_folder(source.path_images, table)
+def _annotations(source: DatasetSource, tables: Sequence[Path], labels: OwnLabels) -> Annotations:
+    folder = image_folder(source.path_images, tables[0])
     require(
         not source.need_images or folder.is_dir(),
-        f"{folder}: no such folder; give --path_images the folder that the paths in {table} start from",
+        f"{folder}: no such folder; give --path_images the folder that the paths in {named(tables)} start from",
     )
-    images, notes = _images(source, table, folder, labels.ids)
+    images, notes = _images(source, tables, folder, labels.ids)
     for note in (*labels.notes, *notes):
         say(note)
     truth = LabelTable(labels.codes, soft=labels.soft)
     return Annotations(images, labels.ids, labels.classes, truth, labels.boxes, groups=labels.groups)
 
 
-def _images(source: DatasetSource, table: Path, folder: Path, ids: Sequence[str]) -> tuple[Images, Sequence[str]]:
-    """Return the images of the rows of one table, and lines to print about them."""
+def _images(
+    source: DatasetSource, tables: Sequence[Path], folder: Path, ids: Sequence[str]
+) -> tuple[Images, Sequence[str]]:
+    """Return the images of the rows of a table, or of several as one, and lines to print about them."""
+    table = tables[0]
     if table.is_dir() and not is_yolo(table):
         files, notes = voc_images(folder, ids, _annotated(source, table))
         return FileImages(files, source.cache), notes
     patterns = image_patterns(source.table.image_pattern)
     found = [match_images(folder, [pattern.replace("{}", one) for one in ids]) for pattern in patterns]
     notes = [note for matched in found for note in matched.notes]
-    is_sheet = table.suffix.lower() in SUFFIXES
-    origin = TableOrigin(table, source.table, folder) if is_sheet else None
+    sheets = [path for path in tables if is_sheet(path)]
+    origin = table_origin(sheets, source.table, folder, several=len(tables) > 1)
     channels = [FileImages([f"{folder}/{name}" for name in names], source.cache, origin) for names, _ in found]
     return channels[0] if len(channels) == 1 else ChannelImages(channels), notes
 
 
 def _annotated(source: DatasetSource, table: Path) -> dict[str, Path]:
     """Return the annotations by name of all images in the folder of a table's images, which two tables may share."""
-    both = (source.table.table, source.table.test_table)
-    folders = [path for path in both if path is not None and path.is_dir() and not is_yolo(path)]
+    both = (*(source.table.table or ()), *(source.table.test_table or ()))
+    folders = [path for path in both if path.is_dir() and not is_yolo(path)]
     tables = folders if source.path_images != Path() else [table]
     return {name: file for path in tables for name, file in by_name(annotation_files(path)).items()}
 
 
-def _report_classes_without_images(table: Path, train: Annotations) -> None:
+def _report_classes_without_images(table: str, train: Annotations) -> None:
     """Print the classes that no training image has. Raises: UserError if these are all classes."""
     counts: NDArray[np.int64] = train.truth.counts()
     bare = [name for name, count in zip(train.classes, counts, strict=True) if not count]
     require(len(bare) < len(train.classes), f"{table}: no training image is labelled with any class; nothing to learn")
     if bare:
-        named = ", ".join(bare[:_MOST_NAMED]) + (", ..." if len(bare) > _MOST_NAMED else "")
-        say(f"{table}: {len(bare)} of {len(train.classes)} classes are in no training image: {named}")
+        shown = ", ".join(bare[:_MOST_NAMED]) + (", ..." if len(bare) > _MOST_NAMED else "")
+        say(f"{table}: {len(bare)} of {len(train.classes)} classes are in no training image: {shown}")

@@ -50,6 +50,15 @@ def first_lines(image: Index, images: int) -> Index:
     return first
 
 
+def first_known(codes: Codes, image: Index, images: int) -> Codes:
+    """(N, C) of each entry what the first line says that knows it; arguments as those of `combined`."""
+    found = np.full((images, codes.shape[1]), UNKNOWN, dtype=np.int8)
+    line, label = np.nonzero(codes[::-1] != UNKNOWN)
+    line = len(codes) - 1 - line  # the first of an image is written last
+    found[image[line], label] = codes[line, label]
+    return found
+
+
 def votes(codes: Codes, image: Index, images: int) -> tuple[Index, Index]:
     """(N, C) how many lines of each image say present, and how many absent."""
     found = []

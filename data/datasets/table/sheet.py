@@ -37,6 +37,11 @@ _MARKS = (
 """What a file begins with that says its encoding; longer marks before those that they begin with."""
 
 
+def is_sheet(path: Path) -> bool:
+    """Whether a path is a file of one of `SUFFIXES`."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
 class Column(NamedTuple):
     """The cells of a column."""
 

@@ -7,17 +7,17 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from data.datasets.source import DatasetSource
-from data.datasets.table.config import TableConfig
 from data.datasets.table.reader import load_table
 from data.files.cache import Cache
 from tests.data.damage import Case
+from tests.data.datasets.table.sheets import table_config
 
 NAMES = "image,labels\na.jpg,cat;dog\nb.jpg,dog\nc.jpg,cat\n"
 COLUMNS = "image,cat,dog\na.jpg,1,0\nb.jpg,0,1\nc.jpg,1,1\n"
 
 
 def load(path, **more):
-    source = DatasetSource(Path(), Path(), 0, Cache(path.parent / "cache"), False, TableConfig(table=path, **more))
+    source = DatasetSource(Path(), Path(), 0, Cache(path.parent / "cache"), False, table_config(path, **more))
     return lambda: load_table(source)
 
 

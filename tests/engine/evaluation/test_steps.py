@@ -208,7 +208,7 @@ def test_all_figures_are_written_as_fractions_and_none_where_nothing_is_known(tm
 def test_images_of_training_and_parts_of_a_table_are_told(monkeypatch, capsys, seen, table, held_out):
     monkeypatch.setattr(command, "holds_test_out", lambda data, seed: held_out and seed == 4)
     settings = given(*(["table"] if table else []))
-    settings.of(DatasetConfig).table = "x.csv"
+    settings.of(DatasetConfig).table = ("x.csv",)
     test = type("Test", (list,), {"ids": "ids"})(range(1500))
     splits = SimpleNamespace(train=range(500), test=test)
     command._print_caveats(SimpleNamespace(seen=lambda ids: seen if ids == "ids" else -1), splits, settings)

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from data.datasets.table.config import TableConfig
 from data.datasets.table.sheet import Column, Sheet
+
+
+def table_config(table, test_table=None, **more):
+    """Settings of one table or of several, and of those for the test."""
+    both = [(given,) if isinstance(given, Path) else given for given in (table, test_table)]
+    return TableConfig(table=both[0], test_table=both[1], **more)
 
 
 def sheet_of(columns, path="t.csv"):

@@ -7,19 +7,17 @@ import pytest
 from data.datasets.coco import load_coco
 from data.datasets.source import DatasetSource
 from data.datasets.table import annotations as own
-from data.datasets.table.config import TableConfig
 from data.datasets.table.reader import load_table
 from data.datasets.voc import VOC_CLASSES, load_voc
 from data.files.cache import Cache
+from tests.data.datasets.table.sheets import table_config
 from tests.data.trees import coco_json, picture, real_data, source, voc_xml
 from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN
 
 
 def of(table, tmp_path, *, path_images=Path(), need_images=False, **more):
-    return DatasetSource(
-        path_images, Path(), 0, Cache(tmp_path / "cache"), need_images, TableConfig(table=table, **more)
-    )
+    return DatasetSource(path_images, Path(), 0, Cache(tmp_path / "cache"), need_images, table_config(table, **more))
 
 
 def instances(path, images, annotations, names):

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from data.datasets.table.columns import entries_of, labels_of, read_table
+from data.datasets.table.columns import labels_of, read_table
 from data.datasets.table.config import TableConfig
 from data.datasets.table.decided import IMAGE_TITLES, LABEL_TITLES, SPLIT_TITLES
 from tests.data.datasets.table.test_reader import COLUMNS, THREE, written
@@ -21,7 +21,7 @@ def as_text(header, rows, delimiter):
 
 
 def read(path, fixed=None, **more):
-    config = TableConfig(table=path, **more)
+    config = TableConfig(table=(path,), **more)
     return labels_of(read_table(path, config, fixed, path.parent), config)
 
 
@@ -132,19 +132,6 @@ def test_at_most_eight_columns_are_said(tmp_path, count, shown):
     with pytest.raises(UserError) as caught:
         read(written(tmp_path / "t.csv", f"{header}\n1{',' * (count - 1)}\n"))
     assert f"it has 'a', 'c0', 'c1', 'c2', 'c3', 'c4', 'c5', {shown}: name it with" in str(caught.value)
-
-
-def test_what_a_table_holds_before_a_policy_and_how_far_annotators_agree(tmp_path):
-    text = "image,cat,dog\na.jpg,-1,1\na.jpg,0,1\nb.jpg,-1,\nb.jpg,-1,0\nc.jpg,1,0\nc.jpg,1,1\n"
-    path = written(tmp_path / "t.csv", text)
-    config = TableConfig(table=path, repeated="first")
-    entries = entries_of(read_table(path, config, None, tmp_path))
-    assert entries.classes == ("cat", "dog")
-    assert entries.uncertain.tolist() == [3, 0]
-    assert entries.blank.tolist() == [0, 1]
-    np.testing.assert_array_equal(entries.agreement, [1.0, 0.5])  # of c alone; of a and c
-    once = written(tmp_path / "u.csv", "image,cat\na.jpg,-1\nb.jpg,1\n")
-    assert entries_of(read_table(once, TableConfig(table=once), None, tmp_path)).agreement is None
 
 
 @pytest.mark.parametrize("left, shown", [(3, "'[a', '[b', '[c'"), (4, "'[a', '[b', '[c', ...")])

@@ -17,7 +17,7 @@ from utils.checks import UserError
         ({"label_separator": ", a"}, "--label_separator"),
         ({"label_separator": "a"}, "--label_separator"),
         ({"label_separator": "\n"}, "--label_separator"),
-        ({"test_table": Path("val.csv")}, "--test_table"),
+        ({"test_table": (Path("val.csv"),)}, "--test_table"),
     ],
 )
 def test_settings_are_checked_at_birth(values, word):

@@ -78,7 +78,7 @@ def test_folders_that_name_no_class(tmp_path, names):
 
 def test_two_places_of_labels_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"--labels_from folders: takes the labels from names of folders, not from"):
-        TableConfig(labels_from="folders", table=tmp_path / "t.csv")
+        TableConfig(labels_from="folders", table=(tmp_path / "t.csv",))
 
 
 def yolo(folder, names="names: [cat, dog]\n"):

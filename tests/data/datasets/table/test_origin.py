@@ -16,7 +16,7 @@ from utils.checks import RunError, UserError
 def table(tmp_path, text, name="l.csv", **columns):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
-    return TableOrigin(path, TableConfig(table=path, **columns), tmp_path / "p")
+    return TableOrigin(path, TableConfig(table=(path,), **columns), tmp_path / "p")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_check_and_opener_name_the_line_of_a_table(tmp_path, capsys):
     (tmp_path / "p" / "b.png").write_bytes(b"nothing")
     (tmp_path / "l.csv").write_text("image,labels,split\nd.png,x,train\nb.png,y,train\na.png,x,test\nc.png,y,test\n")
     source = DatasetSource(
-        tmp_path / "p", Path(), 0, Cache(tmp_path / "cache"), True, TableConfig(table=tmp_path / "l.csv")
+        tmp_path / "p", Path(), 0, Cache(tmp_path / "cache"), True, TableConfig(table=(tmp_path / "l.csv",))
     )
     train = load_table(source).train
     with pytest.raises(UserError, match=r"image .*/p/b\.png \(.*/l\.csv, line 3\) is damaged .*--bad_images skip"):

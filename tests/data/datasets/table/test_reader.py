@@ -8,9 +8,9 @@ import pytest
 from data.datasets.source import DatasetSource
 from data.datasets.table import reader as table_module
 from data.datasets.table.annotations import read_coco_style
-from data.datasets.table.config import TableConfig
 from data.datasets.table.reader import held_out_rows, load_table
 from data.files.cache import Cache
+from tests.data.datasets.table.sheets import table_config
 from tests.data.trees import coco_json, picture
 from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN
@@ -27,7 +27,7 @@ def written(path, text, encoding="utf-8"):
 
 def own(table, *, path_images=Path(), seed=0, need_images=False, cache=None, **more):
     cache = Cache(cache or table.parent / "cache")
-    return DatasetSource(path_images, Path(), seed, cache, need_images, TableConfig(table=table, **more))
+    return DatasetSource(path_images, Path(), seed, cache, need_images, table_config(table, **more))
 
 
 def test_columns_of_classes_keep_their_order_and_tell_absent_from_unknown(tmp_path):

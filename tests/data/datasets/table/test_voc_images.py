@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from data.datasets.source import DatasetSource
-from data.datasets.table.config import TableConfig
 from data.datasets.table.reader import load_table
 from data.datasets.table.voc_images import voc_images
 from data.files.cache import Cache
+from tests.data.datasets.table.sheets import table_config
 from tests.data.trees import picture, voc_xml
 from utils.checks import UserError
 from utils.types import PRESENT
@@ -35,7 +35,7 @@ def folder(root, annotations, images, lists=None):
 
 def load(root, *, skip_missing=False, path_images=Path(), **more):
     cache = Cache(root.parent / "cache")
-    config = TableConfig(table=root, **{"test_frac": 0.5, **more})
+    config = table_config(root, **{"test_frac": 0.5, **more})
     splits = load_table(DatasetSource(path_images, Path(), 0, cache, True, config, skip_missing=skip_missing))
     parts = [part for part in (splits.train, splits.validation, splits.test) if part]
     return {one: Path(part.images.name(row)).name for part in parts for row, one in enumerate(part.ids)}
@@ -216,7 +216,7 @@ def test_class_names_in_declared_encodings_work(tmp_path, encoding):
     text = f'<?xml version="1.0" encoding="{encoding}"?>' + voc_xml([("\u732b", 0), ("\u9f20", 0)])
     (root / "Annotations" / "0.xml").write_bytes(text.encode(encoding))
     (root / "Annotations" / "1.xml").write_text(voc_xml([("\u732b", 0)]), encoding="utf-8")
-    source = DatasetSource(Path(), Path(), 0, Cache(tmp_path / "cache"), True, TableConfig(table=root))
+    source = DatasetSource(Path(), Path(), 0, Cache(tmp_path / "cache"), True, table_config(root))
     splits = load_table(source)
     assert splits.train.classes == ("\u732b", "\u9f20")
     assert (splits.train.truth.rows(np.array([0]))[0] == PRESENT).all()

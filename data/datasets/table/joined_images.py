@@ -1,0 +1,91 @@
+"""Which images several tables name, each once, and where. N images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.datasets.table.labelled import OwnLabels
+from data.datasets.table.matching import same_but_for_ending, stem
+from utils.types import Index
+
+
+class TableLabels(NamedTuple):
+    """One of several tables."""
+
+    path: Path
+    labels: OwnLabels
+    where: Callable[[str], str]
+    """File and line of an image that it names."""
+    group_texts: tuple[str, ...] | None = None
+    """What its groups are called, by their numbers; None where each line is one."""
+
+    def place(self, row: int) -> str:
+        """File and line of one of its images."""
+        return self.where(self.labels.ids[row])
+
+
+class JoinedImages(NamedTuple):
+    """The images of several tables, each once."""
+
+    ids: tuple[str, ...]
+    """Sorted; of two spellings that of the first table."""
+    rows: tuple[Index, ...]
+    """Of each table, which of the images each of its own is."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shared(self) -> NDArray[np.bool_]:
+        """(N,) whether an image is in more than one table."""
+        return np.bincount(np.concatenate(self.rows), minlength=len(self.ids)) > 1
+
+
+def joined_images(tables: Sequence[TableLabels]) -> JoinedImages:
+    """The images of all tables; one that a table calls with an ending and another without is one image."""
+    known: dict[str, None] = {}
+    called: list[Mapping[str, str]] = []
+    notes = []
+    for table in tables:
+        other = _called_otherwise(table.labels.ids, known)
+        called.append(other)
+        known.update(dict.fromkeys(other.get(one, one) for one in table.labels.ids))
+        if other:
+            one, first = next(iter(other.items()))
+            notes.append(f"{table.path}: {len(other)} images have another ending in a table before ({one}: {first})")
+    ids = tuple(sorted(known))
+    row_of = {name: row for row, name in enumerate(ids)}
+    rows = tuple(
+        np.array([row_of[other.get(one, one)] for one in table.labels.ids], dtype=np.int64)
+        for table, other in zip(tables, called, strict=True)
+    )
+    return JoinedImages(ids, rows, tuple(notes))
+
+
+def _called_otherwise(ids: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Of images that have another ending, or other accents, in tables before: what they are called there."""
+    before = _by_stem(known)
+    return {
+        one: other
+        for name, one in _by_stem(ids).items()
+        if (other := before.get(name, one)) != one and same_but_for_ending(one, other)
+    }
+
+
+def _by_stem(ids: Iterable[str]) -> dict[str, str]:
+    """The images whose path without ending no other has, by that."""
+    found: dict[str, list[str]] = {}
+    for one in ids:
+        found.setdefault(stem(one), []).append(one)
+    return {name: same[0] for name, same in found.items() if len(same) == 1}
+
+
+def naming(tables: Sequence[TableLabels], images: JoinedImages, image: int) -> Iterator[tuple[TableLabels, int]]:
+    """The tables that name an image, and which of their own it is there."""
+    for table, rows in zip(tables, images.rows, strict=True):
+        own = np.flatnonzero(rows == image)
+        if len(own):
+            yield table, int(own[0])

@@ -1,0 +1,65 @@
+import pytest
+
+from data.datasets.table.joined_images import joined_images, naming
+from tests.data.datasets.table.test_joined import labelled
+
+
+def images(*tables):
+    return joined_images([labelled(f"{k}.csv", ids, "x", [[1]] * len(ids)) for k, ids in enumerate(tables)])
+
+
+def test_each_image_is_there_once_in_order():
+    found = images(["b", "d"], ["a", "b", "c"])
+    assert found.ids == ("a", "b", "c", "d")
+    assert [rows.tolist() for rows in found.rows] == [[1, 3], [0, 1, 2]]
+    assert found.shared.tolist() == [False, True, False, False]
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("im/1", "im/1.jpg"),
+        ("im/1.png", "im/1"),
+        ("1.JPG", "1.jpg"),
+        ("caf\u00e9.jpg", "cafe\u0301.jpg"),
+        ("caf\u00e9", "cafe\u0301.jpg"),
+    ],
+)
+def test_an_image_that_another_table_calls_otherwise_is_one(one, other):
+    found = images([one, "z.jpg"], [other, "y.jpg"])
+    assert found.ids == tuple(sorted([one, "y.jpg", "z.jpg"]))
+    assert found.shared.sum() == 1
+    assert found.notes == (f"1.csv: 1 images have another ending in a table before ({other}: {one})",)
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (["1.jpg"], ["1.png"]),
+        (["1.jpg"], ["a/1.jpg"]),
+        (["1"], ["1.jpg", "1.png"]),
+        (["1.jpg", "1.png"], ["1"]),
+        (["1.txt"], ["1"]),
+        (["A.jpg"], ["a.jpg"]),
+    ],
+)
+def test_images_that_may_be_others_stay_others(first, second):
+    found = images(first, second)
+    assert found.ids == tuple(sorted({*first, *second}))
+    assert not found.shared.any()
+
+
+def test_an_image_that_is_there_as_it_is_is_no_other():
+    found = images(["1", "1.jpg"], ["1.jpg"])
+    assert found.ids == ("1", "1.jpg")
+    assert found.shared.tolist() == [False, True]
+
+
+def test_the_tables_that_name_an_image():
+    tables = [labelled(f"{k}.csv", ids, "x", [[1]] * len(ids)) for k, ids in enumerate(["ab", "c", "bc"])]
+    found = joined_images(tables)
+    assert [(str(table.path), row, table.place(row)) for table, row in naming(tables, found, 1)] == [
+        ("0.csv", 1, "0.csv, line 3"),
+        ("2.csv", 0, "2.csv, line 2"),
+    ]
