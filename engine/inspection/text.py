@@ -27,13 +27,17 @@ def _heading(report: ReportDict, top: int) -> Iterator[str]:
 
 
 def _columns(report: ReportDict, top: int) -> Iterator[str]:
-    """What each column of a user's table is for."""
+    """What each column of a user's table is for; with the table where there are several."""
     rows = [
         [column["title"][:_WIDEST], column["role"], column["why"], ", ".join(column["examples"])[:_EXAMPLES]]
         for column in report["columns"]
     ]
+    heading = ["column", "is", "because", "for instance"]
+    if len({column["table"] for column in report["columns"]}) > 1:
+        heading = ["table", *heading]
+        rows = [[column["table"][-_WIDEST:], *row] for column, row in zip(report["columns"], rows, strict=True)]
     if rows:
-        yield from _table([["column", "is", "because", "for instance"], *rows[: 3 * top]], aligned="<")
+        yield from _table([heading, *rows[: 3 * top]], aligned="<")
         if len(rows) > 3 * top:
             yield f"and {len(rows) - 3 * top} more columns (report.json)"
 

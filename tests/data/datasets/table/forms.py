@@ -58,6 +58,11 @@ def random_form(folder: Path, seed: int) -> Form:
     for name in names:  # no class without a positive: a name that never occurs is no class
         present[rng.choice(images)].append(name)
     present = {image: list(dict.fromkeys(held)) for image, held in present.items()}
+    return written_form(folder, rng, images, names, present)
+
+
+def written_form(folder, rng, images, names, present) -> Form:
+    """Write the classes that are present in images in a random form."""
     writer = rng.choice((_in_a_column, _in_a_column, _in_columns, _in_lines))
     return writer(folder, rng, images, names, present)
 
