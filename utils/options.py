@@ -131,6 +131,11 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
+def as_words(value: Any) -> str:
+    """A value of a setting in a message, as it stands behind its flag."""
+    return as_text(value).replace(BETWEEN_PATHS, " ") or "None"
+
+
 def is_paths(value: Any) -> bool:
     """True for a list of paths."""
     return isinstance(value, tuple | list) and any(isinstance(item, Path) for item in value)

@@ -24,7 +24,7 @@ from engine.core.settings import Settings
 from engine.core.settings_files import read_run_settings
 from utils.checks import UserError, require
 from utils.console import say
-from utils.options import as_text
+from utils.options import as_words
 from utils.safe_files import append_line, drop_half_line, write_text
 from utils.types import StateDict
 
@@ -262,8 +262,8 @@ class RunFolder:
         for name, value in settings.with_found(self.found(settings, known), "").values.items():
             if name not in FREE_ON_RESUME and before[name] != value:
                 raise UserError(
-                    f"--resume: {self.path} was started with --{name} {as_text(before[name]) or None}, now it is "
-                    f"{as_text(value) or None}; give the same settings or another --output"
+                    f"--resume: {self.path} was started with --{name} {as_words(before[name])}, now it is "
+                    f"{as_words(value)}; give the same settings or another --output"
                 )
 
     def found(self, settings: Settings, known: frozenset[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from utils.types import ABSENT, UNKNOWN
 PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
 COMMAND = re.search(r"^python inspect_data\.py (.*)$", PAGE, re.MULTILINE).group(1)
 SECTIONS = {part.split("\n", 1)[0]: part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
+SEVERAL = re.search(r"^python inspect_data\.py (.*)$", SECTIONS["Several tables"], re.MULTILINE).group(1)
 EXAMPLES = {}
 
 
@@ -310,6 +311,98 @@ def images_of_a_patient(folder, flags):
     groups = [{int(one.split(".")[0]) // 3 for one in part.ids} for part in parts(read(made, flags))]
     assert not groups[0] & groups[1]
     yield made, {image: set(cell.split(";")) for image, cell, _ in rows}
+
+
+# --- Several tables
+
+HUES = [(f"{n}.jpg", ("red", "red;blue", "blue")[n % 3]) for n in range(9)]
+KINDS = [(f"{n}.jpg", str(n % 2), str((n + 1) % 2)) for n in range(10, 19)]
+
+
+def two_tables(folder, colours, kinds=(("image", "boat", "person"), KINDS)):
+    table(folder, *colours, name="colours.csv")
+    return table(folder, *kinds, name="kinds.csv")
+
+
+def hues_and_kinds(rows=HUES):
+    """What is true of images of which one table knows colours and the other kinds."""
+    held = {image: {*cell.split(";"), "?boat", "?person"} for image, cell, *_ in rows}
+    return held | {image: {"?red", "?blue", "boat" if boat == "1" else "person"} for image, boat, _ in KINDS}
+
+
+@example("other images in each")
+def other_images_in_each(folder, flags):
+    yield two_tables(folder, (("image", "labels"), HUES)), hues_and_kinds()
+
+
+@example("the same images in two")
+def the_same_images_in_two(folder, flags):
+    cells = [("boat", "1", "1"), ("person", "", "0"), ("boat;person", "1", "")] * 3
+    right = {
+        "union": ({"boat", "person"}, {"person"}),
+        "majority": ({"boat", "?person"}, {"?person"}),
+        "unknown": ({"boat", "?person"}, {"?person"}),
+        "first": ({"boat"}, {"person"}),
+    }[flags.split()[-1]]
+    rows = numbered(cells, times=1)
+    colours = (("image", "labels"), [row[:2] for row in rows])
+    kinds = (("image", "boat", "person"), [(image, *codes) for image, _, *codes in rows])
+    yield two_tables(folder, colours, kinds), {f"{n}.jpg": (*right, {"boat", "person"})[n % 3] for n in range(9)}
+
+
+@example("names in cells, of people who knew all classes")
+def names_of_people_who_knew_all(folder, flags):
+    kinds = [(image, "boat" if boat == "1" else "person") for image, boat, _ in KINDS]
+    made = two_tables(folder, (("image", "labels"), HUES), (("file", "tags"), kinds))
+    (made / "names.csv").write_text("id,name\n1,red\n2,boat\n3,blue\n4,person\n")
+    yield made, {image: set(cell.split(";")) for image, cell in (*HUES, *kinds)}
+
+
+@example("a title that only some have")
+def a_title_that_only_some_have(folder, flags):
+    rows = [(image, cell, ("by night", "at noon")[n % 2]) for n, (image, cell) in enumerate(HUES)]
+    yield two_tables(folder, (("image", "what is there", "when"), rows)), hues_and_kinds()
+
+
+@example("two that need different flags")
+def two_that_need_different_flags(folder, flags):
+    cells = ["traffic light", "stop sign", "traffic", "light", "sign traffic"]
+    kinds = [(f"{n}.jpg", cell) for n, cell in enumerate(cells, 10)]
+    rows = [(image, cell, ("by night", "at noon")[n % 2]) for n, (image, cell) in enumerate(HUES)]
+    held = {image: {*cell.split(";"), *(f"?{one}" for one in cells)} for image, cell in HUES}
+    held |= {image: {"?red", "?blue", cell} for image, cell in kinds}
+    yield two_tables(folder, (("image", "tint", "when"), rows), (("image", "labels"), kinds)), held
+
+
+@example("a split in one of them")
+def a_split_in_one(folder, flags):
+    rows = [(image, cell, "test" if n > 5 else "train") for n, (image, cell) in enumerate(HUES)]
+    made = two_tables(folder, (("image", "labels", "split"), rows))
+    assert sorted(read(made, flags, SEVERAL).test.ids) == ["6.jpg", "7.jpg", "8.jpg"]
+    yield made, hues_and_kinds()
+
+
+@example("a group in some of them")
+def a_group_in_some(folder, flags):
+    hues = [(image, cell, f"p{n % 3}") for n, (image, cell) in enumerate(HUES)]
+    kinds = [(*row, f"p{n % 4}") for n, row in enumerate(KINDS)]
+    made = two_tables(folder, (("image", "labels", "patient"), hues), (("image", "boat", "person", "patient"), kinds))
+    patient = {image: who for image, *_, who in (*hues, *kinds)}
+    groups = [{patient[one] for one in part.ids} for part in parts(read(made, flags, SEVERAL))]
+    assert not groups[0] & groups[1]
+    yield made, hues_and_kinds()
+
+
+@example("tables for the test")
+def tables_for_the_test(folder, flags):
+    made = two_tables(folder, (("image", "labels"), HUES))
+    table(folder, ("image", "labels"), [("20.jpg", "red"), ("21.jpg", "blue;red"), ("22.jpg", "blue")], name="t1.csv")
+    table(folder, ("image", "boat", "person"), [("30.jpg", "1", "0"), ("31.jpg", "0", "")], name="t2.csv")
+    assert sorted(read(made, flags, SEVERAL).test.ids) == ["20.jpg", "21.jpg", "22.jpg", "30.jpg", "31.jpg"]
+    tested = {"20.jpg": {"red"}, "21.jpg": {"red", "blue"}, "22.jpg": {"blue"}}
+    tested = {image: held | {"?boat", "?person"} for image, held in tested.items()}
+    tested |= {"30.jpg": {"?red", "?blue", "boat"}, "31.jpg": {"?red", "?blue", "?person"}}
+    yield made, hues_and_kinds() | tested
 
 
 # --- No table at all

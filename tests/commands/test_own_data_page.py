@@ -16,6 +16,7 @@ from tests.commands.own_data_forms import (
     EXAMPLES,
     PAGE,
     SECTIONS,
+    SEVERAL,
     codes,
     columns_in,
     files,
@@ -76,7 +77,10 @@ def base_of(row, flags):
     """What comes before the flags of a row: the page's first command, without a table where the row has none."""
     if "--dataset" in flags:
         return ""
-    if not any(first == row for section, first, _ in ROWS if section == "No table at all"):
+    (section,) = {section for section, first, _ in ROWS if first == row}
+    if section == "Several tables":
+        return SEVERAL
+    if section != "No table at all":
         return COMMAND
     return "--dataset table --path_images images" if "--table" in flags else codes(SECTIONS["No table at all"])[2]
 

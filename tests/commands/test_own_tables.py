@@ -77,3 +77,85 @@ def test_uncertain_and_blank_entries_and_annotators_stand_in_the_report(folder):
     counts = {one["name"]: sum(one[part]["present"] for part in ("train", "test")) for one in report["classes"]}
     assert counts == {"cat": 2, "dog": 3}
     assert "annotators agree" in said
+
+
+# --- Several tables
+
+HUES = "image_name,tags\n" + "".join(f"train_{n},{('red', 'red blue', 'blue')[n % 3]}\n" for n in range(8))
+KINDS = "file;boat;person\n" + "".join(f"train_{n}.jpg;{n % 2};{1 - n // 6}\n" for n in range(4, 12))
+SEVERAL = ("--dataset", "table", "--table", "hues.csv", "kinds.csv")
+MORE = ("--path_images", "im", "--repeated", "union")
+
+
+@pytest.fixture
+def several(folder):
+    """Two tables of which each has four images that the other has not, and a settings file."""
+    (folder / "hues.csv").write_text(HUES)
+    (folder / "kinds.csv").write_text(KINDS.replace("-1", "0"))
+    rest = ("epochs: 2", "warmup_epoch: 0", "num_workers: 0", "save_minutes: 0")
+    (folder / "own.yaml").write_text("\n".join(("path_images: im", "repeated: union", *rest)) + "\n")
+    return folder
+
+
+def test_a_run_on_several_tables_keeps_their_decisions_and_goes_on_by_them(several, monkeypatch):
+    save, train = Loop.save, ("main_BCE.py", *SEVERAL, "own.yaml", *SMALL, "--output", "run")
+
+    def stop_after_the_first_epoch(loop, *arguments):
+        save(loop, *arguments)
+        if loop.state.epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Loop, "save", stop_after_the_first_epoch)
+    assert run(several, *train).returncode == 130
+    monkeypatch.setattr(Loop, "save", save)
+    text = (several / "run" / "settings.yaml").read_text()
+    kept = yaml.load(text, Loader=yaml.BaseLoader)
+    assert kept["table"] == ["hues.csv", "kinds.csv"]
+    assert "# found in hues.csv and kinds.csv" in text
+    assert json.loads(kept["table_columns"]) == {
+        "hues.csv": {"image_column": "image_name", "label_column": "tags", "label_separator": " "},
+        "kinds.csv": {"image_column": "file", "class_columns": "boat,person"},
+    }
+    assert kept["image_column"] == kept["label_column"] == ""
+    # What comes into a table later is no class, whatever it looks like.
+    lines = (several / "kinds.csv").read_text().splitlines()
+    (several / "kinds.csv").write_text("\n".join([f"{lines[0]};late", *(f"{line};1" for line in lines[1:])]) + "\n")
+    assert "was started with --table_columns {" in refusal(several, *train, "--resume", "--table_columns", "{}")
+    line = refusal(several, *train[:4], "hues.csv", *train[6:], "--resume")
+    assert "was started with --table hues.csv kinds.csv, now it is hues.csv; give the same" in line
+    assert "resuming at epoch 2" in succeed(several, *train, "--resume")
+    assert (several / "run" / "result.json").exists()
+
+
+def test_a_run_is_scored_on_its_tables_and_on_others(several):
+    succeed(several, "main_BCE.py", *SEVERAL, "own.yaml", *SMALL, "--output", "run", "--epochs", "1")
+    said = succeed(several, "evaluate.py", "--load_from", "run/best.pth", "--table", "hues.csv", "kinds.csv")
+    assert "hues.csv and kinds.csv name no test set" in said
+    (several / "rest.csv").write_text("image,tags\ntrain_0,red\ntrain_1,blue;boat\n")
+    (several / "more.csv").write_text("image,person\ntrain_2,1\ntrain_3,0\n")
+    (several / "hues.csv").write_text("".join(line for n, line in enumerate(HUES.splitlines(True)) if not 1 <= n <= 4))
+    said = succeed(several, "evaluate.py", "--load_from", "run/best.pth", "--test_table", "rest.csv", "more.csv")
+    assert "4 images" in said
+
+
+def test_an_inspection_shows_the_table_of_each_column_and_how_far_tables_agree(several):
+    said = succeed(several, "inspect_data.py", *SEVERAL, *MORE, "--output", "out")
+    report = json.loads((several / "out" / "report.json").read_text())
+    assert [(one["table"], one["title"], one["role"]) for one in report["columns"]] == [
+        ("hues.csv", "image_name", "image"),
+        ("hues.csv", "tags", "labels"),
+        ("kinds.csv", "file", "image"),
+        ("kinds.csv", "boat", "class"),
+        ("kinds.csv", "person", "class"),
+    ]
+    assert [one["name"] for one in report["classes"]] == ["blue", "red", "boat", "person"]
+    assert "kinds.csv  boat        class" in said
+    assert "kinds.csv: 4 images have another ending in a table before (train_4.jpg: train_4)" in said
+    assert "hues.csv: lacks 2 of 4 classes (boat, person), unknown for its 8 images" in said
+    assert sum(report["splits"][part]["images"] for part in ("train", "test")) == 12
+    assert "in another table too" in refusal(several, "inspect_data.py", *SEVERAL, "--path_images", "im")
+
+
+def test_labels_are_generated_for_several_tables(several):
+    said = succeed(several, "generate_labels.py", *SEVERAL, *MORE, "--labels", "single")
+    assert "2 tables: 12 images and 4 classes; 4 images are in several" in said

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from utils.options import Shorthand, as_text, choices_of, converter, kind_of, option, reader
+from utils.options import Shorthand, as_text, as_words, choices_of, converter, kind_of, option, reader
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,10 @@ from utils.options import Shorthand, as_text, choices_of, converter, kind_of, op
         (int | None, "", None),
         (int | None, "3", 3),
         (Literal["x"] | None, "", None),
+        (tuple[Path, ...] | None, "", None),
+        (tuple[Path, ...], "a, b.csv", (Path("a, b.csv"),)),
+        (tuple[Path, ...] | None, "a b.csv\nc,d", (Path("a b.csv"), Path("c,d"))),
+        (tuple[Path, ...], "~/x\ny", (Path.home() / "x", Path("y"))),
     ],
 )
 def test_text_becomes_the_annotated_type(kind, text, value):
@@ -48,6 +52,7 @@ REASONS = [
     (bool, "maybe", "must be True or False"),
     (str, "", "must not be empty"),
     (Path, "", "must not be empty"),
+    (tuple[Path, ...], "a\n", "must not be empty"),
     (tuple[Literal["left", "right"], ...], "left,wrong", "must be one of left, right"),
     (Literal["left", "right"], "rigth", "must be one of left, right (did you mean right?)"),
 ]
@@ -129,6 +134,7 @@ def test_what_else_is_said_of_an_option_is_kept():
         (tuple[float, ...] | None, "0.4, 0.8", (0.4, 0.8)),
         (tuple[int, ...], "", ()),
         (tuple[Literal["x", "y"], ...], "y,x", ("y", "x")),
+        (tuple[Path, ...], "a b,c\nd", (Path("a b,c"), Path("d"))),
     ],
 )
 def test_lists_are_written_with_commas_and_read_back(kind, text, value):
@@ -150,3 +156,13 @@ def test_choices_of_a_registry_make_a_choice_of_a_text():
     assert kind == "choice"
     with pytest.raises(ValueError, match="must be one of a, b"):
         reader(kind, ("a", "b"))("c")
+
+
+def test_a_value_in_a_message_stands_as_behind_its_flag():
+    assert [as_words(one) for one in (None, (), 3, (1, 2), (Path("a"), Path("b")))] == [
+        "None",
+        "None",
+        "3",
+        "1,2",
+        "a b",
+    ]

@@ -108,11 +108,10 @@ class TableConfig:
 
     def _check_table_columns(self) -> None:
         """Raise UserError for settings of tables that are no JSON, of no table here, or of another kind."""
-        names = {str(path) for path in (*(self.table or ()), *(self.test_table or ()))}
+        names = [str(path) for path in (*(self.table or ()), *(self.test_table or ()))]
         for name, settings in settings_by_table(self.table_columns).items():
-            require(
-                name in names, f"--table_columns: names {name}, which is no --table here; there are {', '.join(names)}"
-            )
+            tables = ", ".join(names) or "none"
+            require(name in names, f"--table_columns: names {name}, but the tables are {tables}; name each as they do")
             wrong = next((key for key in settings if key not in PER_TABLE), None)
             require(wrong is None, f"--table_columns: {name}: {wrong}: must be one of {', '.join(PER_TABLE)}")
 

@@ -1,11 +1,12 @@
 """Words of a command line: flags, other words, help, and what was probably meant."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from engine.core.command_line import split_words, without_help
-from engine.core.setting_table import settings_of
+from engine.core.command_line import help_text, peek, split_words, without_help
+from engine.core.setting_table import CommandTable, settings_of
 from engine.core.suggestions import suggestion
 from utils.options import option
 
@@ -76,3 +77,24 @@ def test_a_slip_is_mended_and_a_description_is_understood(given, meant):
 
 def test_of_a_name_like_nothing_there_is_help():
     assert suggestion("--xyz", TABLE) == "; --help lists what there is"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    table: tuple[Path, ...] | None = option(None, "tables", common=True)
+    steps: tuple[int, ...] | None = option(None, "steps", common=True)
+    loss: str = option("one", "method")
+
+
+def test_a_method_is_found_whatever_lists_stand_before_it():
+    table = settings_of(Lists, "data")
+    words = ["--table", "a.csv", "b.csv", "own.yaml", "--steps", "-1,2", "--loss", "two"]
+    assert peek(CommandTable("x.py", "", table), "loss", [table], words) == ("two", Path("own.yaml"))
+
+
+def test_help_shows_that_several_paths_may_follow():
+    text = help_text(
+        CommandTable("x.py", "about", settings_of(Lists, "data")), settings_of(Lists, "data"), "", every=False
+    )
+    assert "--table PATH ..." in text
+    assert "--steps N,..." in text

@@ -19,6 +19,7 @@ class Data:
     seed: int = option(0, "seed", common=True)
     folder: Path | None = option(None, "folder")
     batch_size: int = option(16, "images", aliases=("bsize",))
+    table: tuple[Path, ...] | None = option(None, "tables", aliases=("labels_file",))
 
     def __post_init__(self):
         require(0 <= self.partial_rate <= 1, f"--partial_rate {self.partial_rate}: must be in [0, 1]")
@@ -246,6 +247,61 @@ def test_a_list_may_begin_with_a_minus(configs, words):
 def test_a_list_in_a_file_is_a_list_or_a_text(configs, text):
     got = parse("--config", str(configs("own.yaml", f"steps: {text}")))
     assert got.values["steps"] == (-2, -1)
+
+
+@pytest.mark.parametrize(
+    ("words", "tables", "seed"),
+    [
+        (["--table", "a.csv"], ["a.csv"], 0),
+        (["--table", "my, own.csv"], ["my, own.csv"], 0),
+        (["--table", "a.csv", "b c.csv", "d,e.csv"], ["a.csv", "b c.csv", "d,e.csv"], 0),
+        (["--table=a.csv", "b.csv"], ["a.csv", "b.csv"], 0),
+        (["--labels_file", "a.csv", "b.csv", "--seed", "2"], ["a.csv", "b.csv"], 2),
+        (["--seed", "2", "--table", "a.csv", "b.csv"], ["a.csv", "b.csv"], 2),
+        (["--table", "a.csv", "b.csv", "own.yaml"], ["a.csv", "b.csv"], 7),
+        (["--table", "a.csv", "own.yaml"], ["a.csv"], 7),
+        (["own.yaml", "--table", "a.csv", "b.csv"], ["a.csv", "b.csv"], 7),
+        (["--table", "a.csv", "b.csv", "--config", "own.yaml"], ["a.csv", "b.csv"], 7),
+        (["--table", "a.csv", "b.csv", "--fast", "own.yaml"], ["a.csv", "b.csv"], 7),
+        (["--table", "a.csv", "--table", "b.csv", "c.csv"], ["b.csv", "c.csv"], 0),
+        (["--table", "tables.yaml", "--seed", "2"], ["tables.yaml"], 2),
+        (["own.yaml"], ["x.csv", "y.csv"], 7),
+    ],
+    ids=" ".join,
+)
+def test_several_words_behind_a_flag_of_paths_are_its_paths(configs, monkeypatch, words, tables, seed):
+    monkeypatch.chdir(configs("own.yaml", "seed: 7\ntable: [x.csv, y.csv]\n").parent)
+    values = parse(*words).values
+    assert values["table"] == tuple(map(Path, tables))
+    assert values["seed"] == seed
+
+
+@pytest.mark.parametrize("words", [["--table"], ["--table", "--seed", "2"], ["--table", "a.csv", "b.csv", "--table"]])
+def test_a_flag_of_paths_needs_one(configs, words):
+    with pytest.raises(UserError, match="--table"):
+        parse(*words)
+
+
+def test_a_second_settings_file_behind_paths_is_pointed_out(configs):
+    with pytest.raises(UserError, match=r"two settings files, own\.yaml and --config other\.yaml"):
+        parse("--table", "a.csv", "b.csv", "own.yaml", "--config", "other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("paths", "line"),
+    [
+        (("a.csv",), "table: a.csv "),
+        (("my, own.csv",), "table: my, own.csv "),
+        (("a.csv", "b.csv"), "table: [a.csv, b.csv] "),
+        (("a, b.csv", "1", "[c]: d # e.csv", "no"), "table: ["),
+        (tuple(f"folder/of/tables/{n}.csv" for n in range(30)), "table: ["),
+    ],
+)
+def test_paths_in_a_written_file_are_one_text_or_a_list_that_reads_back(configs, paths, line):
+    first = parse("--table", *paths)
+    text = first.as_yaml("a run")
+    assert any(one.startswith(line) and one.endswith("# command line") for one in text.splitlines())
+    assert parse("--config", str(configs("run.yaml", text))).values == first.values
 
 
 def test_written_settings_read_back_to_the_same_values(configs, tmp_path):

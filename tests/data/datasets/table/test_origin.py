@@ -5,7 +5,7 @@ import pytest
 
 from data.datasets.source import DatasetSource
 from data.datasets.table.config import TableConfig
-from data.datasets.table.origin import TableOrigin
+from data.datasets.table.origin import TableOrigin, table_origin
 from data.datasets.table.reader import load_table
 from data.files.cache import Cache
 from data.subsets.overlap import without_bad
@@ -64,3 +64,15 @@ def test_check_and_opener_name_the_line_of_a_table(tmp_path, capsys):
     assert "/l.csv, line 3) is damaged (" in capsys.readouterr().out
     with pytest.raises(RunError, match=r"image .*/p/b\.png \(.*/l\.csv, line 3\) cannot be read: it is damaged"):
         train.images.take(np.array([0])).open(0)
+
+
+def test_each_line_of_several_tables_is_named(tmp_path):
+    for name, text in (("a", "image;cat\nx.png;1\ny.png;0\n"), ("b", "file,dog\ny.png,1\nz.png,0\n")):
+        (tmp_path / f"{name}.csv").write_text(text)
+    paths = (tmp_path / "a.csv", tmp_path / "b.csv")
+    origin = table_origin(paths, TableConfig(table=paths, image_column="file"), tmp_path / "p", several=True)
+    assert origin(f"{tmp_path}/p/x.png") == f"{tmp_path}/a.csv, line 2"
+    assert origin(f"{tmp_path}/p/y.png") == f"{tmp_path}/a.csv, line 3 and {tmp_path}/b.csv, line 2"
+    assert origin(f"{tmp_path}/p/no.png") == ""
+    assert table_origin((), TableConfig(), tmp_path, several=True) is None
+    assert isinstance(table_origin(paths[:1], TableConfig(table=paths[:1]), tmp_path, several=False), TableOrigin)

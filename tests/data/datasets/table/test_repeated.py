@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from data.datasets.table.repeated import SILENT, agreement, clash, combined, first_lines, of_pairs, pair_targets
+from data.datasets.table.repeated import (
+    SILENT,
+    agreement,
+    clash,
+    combined,
+    first_known,
+    first_lines,
+    of_pairs,
+    pair_targets,
+)
 from utils.types import ABSENT, PRESENT, UNKNOWN
 
 SAY = {1: PRESENT, 0: ABSENT, -1: UNKNOWN}
@@ -75,3 +84,10 @@ def test_two_values_of_a_pair_clash_if_they_differ_though_their_codes_agree():
 
 def test_first_lines():
     assert first_lines(np.array([2, 0, 2, 1, 0]), 3).tolist() == [1, 3, 0]
+
+
+def test_the_first_line_that_knows_an_entry_says_it():
+    codes = np.array([[UNKNOWN, PRESENT], [ABSENT, ABSENT], [PRESENT, ABSENT], [UNKNOWN, UNKNOWN]], dtype=np.int8)
+    found = first_known(codes, np.array([2, 0, 2, 1]), 3)
+    assert found.tolist() == [[ABSENT, ABSENT], [UNKNOWN, UNKNOWN], [PRESENT, PRESENT]]
+    assert found.dtype == np.int8

@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from data.datasets.table.config import TableConfig
+from data.datasets.table.each import check_titles, own_sheet, with_own, with_own_columns, with_own_encoding
+from tests.data.datasets.table.sheets import sheet_of, table_config
+from tests.data.datasets.table.test_reader import written
+from utils.checks import UserError
+
+
+def two(**more):
+    return table_config((Path("a.csv"), Path("b.csv")), **more)
+
+
+def test_flags_name_the_columns_that_a_table_has():
+    lists = {"image_column": "left,right", "class_columns": 'cat,"a, b",dog', "ignore_columns": "x"}
+    config = two(**lists, label_column="tags", group_column="who")
+    found = with_own_columns(config, sheet_of({"right": ["1"], "a, b": ["1"], "dog": ["1"], "who": ["p"]}, "b.csv"))
+    assert (found.image_column, found.class_columns, found.ignore_columns) == ("right", '"a, b",dog', None)
+    assert (found.label_column, found.group_column) == (None, "who")
+
+
+def test_a_title_that_equals_the_whole_text_wins():
+    assert with_own_columns(two(class_columns="a,b"), sheet_of({"a,b": ["1"], "a": ["1"]})).class_columns == "a,b"
+    with pytest.raises(UserError, match="--class_columns c"):
+        check_titles(two(class_columns="a,c"), [sheet_of({"a": ["1"]}), sheet_of({"b": ["1"]})])
+    check_titles(two(class_columns="a,b"), [sheet_of({"a": ["1"]}), sheet_of({"b": ["1"]})])
+    check_titles(two(class_columns="a,b"), [sheet_of({"c": ["1"]}), sheet_of({"a,b": ["1"]})])
+
+
+def test_what_is_said_of_one_table_holds_before_all_else():
+    own = json.dumps({"b.csv": {"label_column": "what", "label_separator": " "}})
+    config = two(class_columns="cat", label_separator=";", table_columns=own)
+    assert with_own(config, Path("a.csv")) is config
+    found = with_own(config, Path("b.csv"))
+    assert (found.label_column, found.class_columns, found.label_separator) == ("what", None, " ")
+    with pytest.raises(UserError, match=r"--table_columns: b\.csv: --label_separator 'abc': must be"):
+        with_own(two(table_columns=json.dumps({"b.csv": {"label_separator": "abc"}})), Path("b.csv"))
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        ("größe".encode(), None),
+        ("größe".encode("utf-8-sig"), None),
+        ("größe".encode("cp1252"), "cp1252"),
+        (b"ascii", None),
+        ("ascii".encode("utf-16-le"), "cp1252"),
+        (("a" * ((1 << 20) - 1) + "ß").encode(), None),  # cut between two blocks
+        ("ß".encode()[:1], "cp1252"),  # cut at its end
+    ],
+)
+def test_an_encoding_is_for_the_tables_that_are_no_utf_8(tmp_path, data, encoding):
+    path = tmp_path / "t.csv"
+    path.write_bytes(data)
+    assert with_own_encoding(two(encoding="cp1252"), path).encoding == encoding
+    assert with_own_encoding(two(), path).encoding is None
+    one = written(tmp_path / "one.csv", "image,x\na,1\n")
+    config = TableConfig(table=(one,), encoding="cp1252")
+    assert own_sheet(one, config, several=False)[1] is config
+
+
+def test_an_encoding_of_one_table_holds_even_where_it_is_utf_8(tmp_path):
+    path = written(tmp_path / "t.csv", "image,x\nß,1\n")
+    config = TableConfig(table=(path,), table_columns=json.dumps({str(path): {"encoding": "cp1252"}}))
+    for several in (True, False):
+        sheet, own = own_sheet(path, config, several=several)
+        assert own.encoding == "cp1252"
+        assert sheet.column("image").texts == ("\u00c3\u0178",)
