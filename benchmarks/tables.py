@@ -15,16 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import finish, machine, markdown_table, options
-from data.datasets.table.columns import labels_of, read_table
+from data.datasets.source import DatasetSource
 from data.datasets.table.config import TableConfig
+from data.datasets.table.formats import read_tables
 from data.datasets.table.seen import look
 from data.datasets.table.sheet import read_sheet
+from data.files.cache import Cache
 
 ROWS, CLASSES = 1_000_000, 20
 
 
-def write(path: Path, joined: bool, rows: int = ROWS) -> None:
-    """A table of random labels: a column per class with unknowns, or the names in a cell."""
+def write(path: Path, joined: bool, rows: int = ROWS, first: int = 0) -> None:
+    """A table of random labels: a column per class with unknowns, or the names in a cell; images from `first` on."""
     rng = np.random.default_rng(0)
     names = [f"class{k}" for k in range(CLASSES)]
     with path.open("w") as file:
@@ -32,26 +34,30 @@ def write(path: Path, joined: bool, rows: int = ROWS) -> None:
         for row, codes in enumerate(rng.integers(-1, 2, (rows, CLASSES)).tolist()):
             present = ";".join(name for name, code in zip(names, codes, strict=True) if code == 1)
             cells = present if joined else ",".join(map(str, codes))
-            file.write(f"images/{row:07d}.jpg,{cells},{'train' if row % 5 else 'test'}\n")
+            file.write(f"images/{first + row:07d}.jpg,{cells},{'train' if row % 5 else 'test'}\n")
 
 
-def measured(path: Path) -> tuple[float, float, float]:
-    """Seconds to read a table, those of the looking, and the peak of memory in GiB; in a process of its own."""
+def measured(*paths: Path) -> tuple[float, float, float]:
+    """Seconds to read a table, or several, those of the looking, and the peak of memory in GiB; in its own process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (path,))
+        return pool.apply(_measure, (paths,))
 
 
-def _measure(path: Path) -> tuple[float, float, float]:
-    config = TableConfig(table=(path,))
+def _measure(paths: tuple[Path, ...]) -> tuple[float, float, float]:
+    config, folder = TableConfig(table=paths, repeated="union"), paths[0].parent
+    source = DatasetSource(folder, folder, 0, Cache(folder / "cache"), False, config)
     start = time.perf_counter()
-    labels = labels_of(read_table(path, config, None, path.parent), config)
+    labels = read_tables(source, paths, lambda _: None)
     whole = time.perf_counter() - start
     assert labels.codes.shape == (ROWS, CLASSES)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    sheet = read_sheet(path)
-    start = time.perf_counter()
-    look(sheet)
-    return whole, time.perf_counter() - start, peak
+    looking = 0.0
+    for path in paths:
+        sheet = read_sheet(path)
+        start = time.perf_counter()
+        look(sheet)
+        looking += time.perf_counter() - start
+    return whole, looking, peak
 
 
 def main() -> int:
@@ -64,6 +70,12 @@ def main() -> int:
             write(path, joined)
             whole, looking, peak = measured(path)
             rows.append((form, f"{whole:.1f}", "15", f"{looking:.2f}", "2", f"{peak:.2f}", "2"))
+        for form, first in (("two tables of other images", ROWS // 2), ("two of which half are the same", ROWS // 4)):
+            paths = (Path(folder) / "a.csv", Path(folder) / "b.csv")
+            write(paths[0], False, ROWS - first)
+            write(paths[1], True, ROWS - first, first)
+            whole, looking, peak = measured(*paths)
+            rows.append((form, f"{whole:.1f}", "", f"{looking:.2f}", "", f"{peak:.2f}", ""))
     headings = ("1,000,000 lines x 20 classes", "seconds", "goal", "of them looking", "goal", "GiB", "goal")
     finish("tables", "Tables of one's own", f"{machine()}.\n\n{markdown_table(headings, rows)}", given.output)
     return 0

@@ -13,8 +13,8 @@ from utils.nearest import nearest
 
 PATHS = "path..."
 """Kind of a list of paths."""
-BETWEEN_PATHS = "\n"
-"""Between the paths of a list where it is one text: names of files may hold commas and blanks."""
+BETWEEN_PATHS = "\0"
+"""Between the paths of a list where it is one text: the one character that no name of a file holds."""
 
 
 class Shorthand(NamedTuple):
@@ -121,7 +121,7 @@ def converter(annotation: Any) -> tuple[Callable[[str], Any], tuple[str, ...]]:
 
 
 def as_text(value: Any) -> str:
-    """A value of a setting as the text that gives it back: a list with commas, paths a line each, None as nothing."""
+    """A value of a setting as the text that gives it back: a list with commas, None as nothing."""
     if value is None:
         return ""
     if isinstance(value, tuple | list):

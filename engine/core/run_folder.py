@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data.datasets.table.config import FOUND
+from data.datasets.table.config import FOUND, FOUND_IN_TABLE
 from engine.core.checkpoint import plain_values, read_state, save_state
 from engine.core.run_lock import NAME as LOCK
 from engine.core.run_lock import RunLock
@@ -277,7 +277,9 @@ class RunFolder:
         if not file.exists():
             return {}
         before = read_run_settings(file, settings.table, known - settings.table.keys())
-        return {name: before[name] for name in FOUND if before.get(name) is not None}
+        same = all(before.get(name) == settings.values.get(name) for name in ("table", "test_table"))
+        names = FOUND if same else FOUND_IN_TABLE  # what was found of other tables says nothing of these
+        return {name: before[name] for name in names if before.get(name) is not None}
 
     def _append(self, event: dict[str, Any]) -> None:
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S"), **plain_values(event)})

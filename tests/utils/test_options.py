@@ -22,8 +22,8 @@ from utils.options import Shorthand, as_text, as_words, choices_of, converter, k
         (Literal["x"] | None, "", None),
         (tuple[Path, ...] | None, "", None),
         (tuple[Path, ...], "a, b.csv", (Path("a, b.csv"),)),
-        (tuple[Path, ...] | None, "a b.csv\nc,d", (Path("a b.csv"), Path("c,d"))),
-        (tuple[Path, ...], "~/x\ny", (Path.home() / "x", Path("y"))),
+        (tuple[Path, ...] | None, "a b.csv\0c,d", (Path("a b.csv"), Path("c,d"))),
+        (tuple[Path, ...], "~/x\0y", (Path.home() / "x", Path("y"))),
     ],
 )
 def test_text_becomes_the_annotated_type(kind, text, value):
@@ -52,7 +52,7 @@ REASONS = [
     (bool, "maybe", "must be True or False"),
     (str, "", "must not be empty"),
     (Path, "", "must not be empty"),
-    (tuple[Path, ...], "a\n", "must not be empty"),
+    (tuple[Path, ...], "a\0", "must not be empty"),
     (tuple[Literal["left", "right"], ...], "left,wrong", "must be one of left, right"),
     (Literal["left", "right"], "rigth", "must be one of left, right (did you mean right?)"),
 ]
@@ -134,7 +134,7 @@ def test_what_else_is_said_of_an_option_is_kept():
         (tuple[float, ...] | None, "0.4, 0.8", (0.4, 0.8)),
         (tuple[int, ...], "", ()),
         (tuple[Literal["x", "y"], ...], "y,x", ("y", "x")),
-        (tuple[Path, ...], "a b,c\nd", (Path("a b,c"), Path("d"))),
+        (tuple[Path, ...], "a b,c\0d", (Path("a b,c"), Path("d"))),
     ],
 )
 def test_lists_are_written_with_commas_and_read_back(kind, text, value):
