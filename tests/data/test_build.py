@@ -193,7 +193,7 @@ def test_an_own_table_of_codes_is_completed_under_the_names_that_a_file_gives_th
     names = written(tmp_path / "names.csv", "id,name\n/m/1,Cat\n/m/2,Animal\n/m/3,Plant\n")
     config = DatasetConfig(
         dataset="table",
-        table=table,
+        table=(table,),
         label_separator=";",
         class_names=names,
         hierarchy=written(tmp_path / "h.json", HIERARCHY % ("/m/2", "/m/1")),

@@ -34,7 +34,7 @@ def written(folder, rows, *, encoding="utf-8", newline="\n", delimiter=","):
 def hashes(folder, images="images", **more):
     """Hashes of the splits of the table in a folder."""
     with contextlib.chdir(folder):
-        config = DatasetConfig(dataset="table", table=Path("t.csv"), path_images=folder / images, **more)
+        config = DatasetConfig(dataset="table", table=(Path("t.csv"),), path_images=folder / images, **more)
         return build_data(config, Regime(labels="given"), TrainingSplitConfig(), 0).hashes()
 
 
@@ -193,7 +193,7 @@ def test_a_file_that_was_replaced_by_one_of_its_size_and_time_is_read_anew(tmp_p
 
     def loaded():
         config = DatasetConfig(
-            dataset=dataset, path_images=root, cache_dir=cache, table=root / table if table else None
+            dataset=dataset, path_images=root, cache_dir=cache, table=(root / table,) if table else None
         )
         splits = load_splits(config, 0, need_images=False)
         return [part.content_hash() for part in (splits.train, splits.test)]

@@ -69,11 +69,12 @@ def test_a_folder_that_cannot_be_written_is_told_before_images_are_read(told, mo
 def test_annotations_are_read_without_images(monkeypatch):
     asked, parts = [], data(columns=3).parts
     splits = SimpleNamespace(train=parts["train"], test=parts["test"], groups={})
-    monkeypatch.setattr(command, "load_splits", lambda *args, **named: asked.append((args[1:], named)) or splits)
-    monkeypatch.setattr(command, "describe_columns", lambda config, seed: f"columns of {seed}")
-    read = command.read_dataset(DatasetConfig(dataset="digits"), Regime(labels="full"), SplitConfig(), 5)
-    assert asked == [((5,), {"need_images": False})]
-    assert (list(read.parts), len(read.parts["train"]), read.table) == (["train", "test"], 50, "columns of 5")
+    found = splits, "columns"
+    monkeypatch.setattr(command, "load_splits_described", lambda config, seed: asked.append((config, seed)) or found)
+    config = DatasetConfig(dataset="digits")
+    read = command.read_dataset(config, Regime(labels="full"), SplitConfig(), 5)
+    assert asked == [(config, 5)]
+    assert (list(read.parts), len(read.parts["train"]), read.table) == (["train", "test"], 50, "columns")
 
 
 def test_complaints_of_decoders_are_not_heard(monkeypatch, recwarn):

@@ -8,7 +8,13 @@ from engine.inspection import text as room
 def columns(number):
     """Columns of a user's table."""
     return [
-        {"title": "t" * 27 + f"{k:02}", "role": "a label", "why": "it says", "examples": ["1" * 20, "0" * 25]}
+        {
+            "table": "t.csv",
+            "title": "t" * 27 + f"{k:02}",
+            "role": "a label",
+            "why": "it says",
+            "examples": ["1" * 20, "0" * 25],
+        }
         for k in range(number)
     ]
 
@@ -21,6 +27,16 @@ def test_columns_of_a_table_are_told_up_to_three_times_the_length_of_lists(numbe
     cells = [f"{'t' * 27}0  a label  it says  {'1' * 20}, {'0' * 18}"] * shown
     last = [f"and {more} more columns (report.json)"] if more else []
     assert lines == [*head, *cells, *last]
+
+
+def test_columns_of_several_tables_are_told_with_their_table():
+    held = [
+        {**column, "title": "x", "table": f"{'f' * 30}/{name}.csv"}
+        for column, name in zip(columns(2), "ab", strict=True)
+    ]
+    lines = list(room._columns({"columns": held}, 2))
+    assert lines[0].split() == ["table", "column", "is", "because", "for", "instance"]
+    assert [line.split("  ")[:2] for line in lines[1:]] == [[f"{'f' * 22}/{name}.csv", "x     "[:1]] for name in "ab"]
 
 
 def entries(*rows):

@@ -108,7 +108,7 @@ def test_an_export_of_yolo(tmp_path, names):
         "images/val/sub/4.jpg": ["dog"],
     }
     assert "1 of 4 images have no label file" in found.notes[0]
-    splits = load_table(own(tmp_path / "y", tmp_path, table=tmp_path / "y"))
+    splits = load_table(own(tmp_path / "y", tmp_path, table=(tmp_path / "y",)))
     assert (splits.train.ids, splits.test.ids) == (
         ("images/train/1.jpg", "images/train/2.png"),
         ("images/val/3.jpg", "images/val/sub/4.jpg"),
@@ -167,6 +167,6 @@ def test_json_lines_of_lists(tmp_path):
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     images(tmp_path, *(f"{n}.jpg" for n in range(6)))
-    splits = load_table(own(tmp_path, tmp_path, table=tmp_path / "metadata.jsonl"))
+    splits = load_table(own(tmp_path, tmp_path, table=(tmp_path / "metadata.jsonl",)))
     assert splits.train.classes == ("cat", "dog")
     assert splits.train.truth.dense().tolist() == [[0, 1], [1, 1], [0, 1], [1, 1]]

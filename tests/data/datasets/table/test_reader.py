@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.datasets.source import DatasetSource
-from data.datasets.table import reader as table_module
+from data.datasets.table import formats as table_module
 from data.datasets.table.annotations import read_coco_style
 from data.datasets.table.reader import held_out_rows, load_table
 from data.files.cache import Cache
