@@ -31,6 +31,7 @@ from engine.core.settings_files import (
 )
 from utils.checks import require
 from utils.console import warn
+from utils.options import as_words
 
 Config = TypeVar("Config")
 
@@ -238,8 +239,8 @@ class Request:
         """A line for each flag that the settings file overrules with another value."""
         given = self.line.values(self.table)
         return [
-            f"note: --{name} {as_text(given[name])}: {file.plain.origin} says {name} "
-            f"{as_text(file.plain.values[name])} and rules, as in the published code; for another one leave the "
+            f"note: --{name} {as_words(given[name])}: {file.plain.origin} says {name} "
+            f"{as_words(file.plain.values[name])} and rules, as in the published code; for another one leave the "
             "settings file out"
             for file in self._named(self.table)
             for name in file.rules

@@ -15,19 +15,19 @@ HALF = "\ud83d"
 def lines(folder, *labels):
     rows = [{"image": f"{n}.jpg", "labels": label} for n, label in enumerate(labels * 4)]
     (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"table": folder / "t.jsonl"}
+    return {"table": (folder / "t.jsonl",)}
 
 
 def table(folder, *cells):
     rows = [f'{n}.jpg,"{cell.replace(chr(34), chr(34) * 2)}"\n' for n, cell in enumerate(cells * 4)]
     (folder / "t.csv").write_text("image,labels\n" + "".join(rows))
-    return {"table": folder / "t.csv"}
+    return {"table": (folder / "t.csv",)}
 
 
 def titles(folder):
     rows = [{"image": f"{n}.jpg", f"cat{HALF}": n % 2, "dog": 1} for n in range(8)]
     (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"table": folder / "t.jsonl"}
+    return {"table": (folder / "t.jsonl",)}
 
 
 def detection(folder):
@@ -35,7 +35,7 @@ def detection(folder):
     content = json.loads((folder / "t.json").read_text())
     content["categories"][0]["name"] = HALF
     (folder / "t.json").write_text(json.dumps(content))
-    return {"table": folder / "t.json"}
+    return {"table": (folder / "t.json",)}
 
 
 def export(folder):
@@ -45,7 +45,7 @@ def export(folder):
         (folder / "e" / "images" / f"{n}.jpg").touch()
         (folder / "e" / "labels" / f"{n}.txt").write_text(f"{n % 2} .5 .5 .1 .1\n")
     (folder / "e" / "data.yaml").write_text('names: ["a\\uD83D", b]\n')
-    return {"table": folder / "e"}
+    return {"table": (folder / "e",)}
 
 
 def hierarchy(folder):

@@ -17,9 +17,9 @@ from scipy.sparse.csgraph import connected_components
 from data.datasets.table.config import named
 from data.datasets.table.joined_images import JoinedImages, TableLabels, joined_images, naming
 from data.datasets.table.labelled import NO_SPLIT, TEST, TRAIN, VALIDATION, OwnLabels, check_classes, with_classes
-from data.datasets.table.repeated import agreement, combined, first_known
-from utils.checks import UserError
-from utils.types import ABSENT, PRESENT, UNKNOWN, Boxes, Codes, Index
+from data.datasets.table.repeated import Kind, agreement, combined, first_known
+from utils.checks import UserError, require
+from utils.types import ABSENT, PRESENT, UNKNOWN, Boxes, Codes, Index, SoftTargets
 
 _SPLITS = {TRAIN: "train", VALIDATION: "val", TEST: "test"}
 _SHOWN = 3  # classes in a note
@@ -50,7 +50,7 @@ def joined(tables: Sequence[TableLabels], repeated: str, order: Sequence[str] = 
     images = joined_images(tables)
     if repeated == "refuse":
         _require_apart(tables, images)
-    codes, agreed = joined_codes(tables, images, classes, repeated)
+    codes, soft, agreed = joined_codes(tables, images, classes, repeated)
     splits, split_notes = joined_splits(tables, images, rest)
     boxes, box_notes = joined_boxes(tables, images, classes, codes)
     told = [note for table in tables for note in table.labels.notes]
@@ -59,7 +59,7 @@ def joined(tables: Sequence[TableLabels], repeated: str, order: Sequence[str] = 
     found = {str(table.path): dict(table.labels.found) for table in tables}
     kept = {"table_columns": json.dumps(found, ensure_ascii=False)}
     groups = joined_groups(tables, images)
-    return Joined(OwnLabels(images.ids, classes, codes, splits, closed, boxes, notes, kept, groups), agreed)
+    return Joined(OwnLabels(images.ids, classes, codes, splits, closed, boxes, notes, kept, groups, soft), agreed)
 
 
 def union_of_classes(tables: Sequence[TableLabels], order: Sequence[str]) -> tuple[str, ...]:
@@ -85,31 +85,67 @@ def _require_apart(tables: Sequence[TableLabels], images: JoinedImages) -> None:
         )
 
 
+class JoinedCodes(NamedTuple):
+    """What tables say together of each image and class."""
+
+    codes: Codes
+    """(N, C), unknown where no table of an image has the class."""
+    soft: SoftTargets | None
+    """(N, C) in [0, 1], -1 unknown; None where the labels of all tables are hard."""
+    agreement: NDArray[np.float64] | None
+    """As in `Joined`."""
+
+
 def joined_codes(
     tables: Sequence[TableLabels], images: JoinedImages, classes: tuple[str, ...], repeated: str
-) -> tuple[Codes, NDArray[np.float64] | None]:
-    """(N, C) codes, unknown where no table of an image has the class, and the agreement (C,) of tables that share one.
+) -> JoinedCodes:
+    """The labels of tables, those of an image in several put together. Unknown entries do not vote.
 
-    Unknown entries do not vote: with `first` the first table that knows an entry decides it.
+    With `first` the first table that knows an entry decides it.
+
+    Raises: UserError for soft labels of an image in two tables, but with `first`.
     """
-    codes = np.full((len(images.ids), len(classes)), UNKNOWN, dtype=np.int8)
+    wide = [with_classes(table.labels._replace(boxes=None), classes, UNKNOWN) for table in tables]
     shared = images.shared
-    votes, voters = [], []
-    for table, rows in zip(tables, images.rows, strict=True):
-        wide = with_classes(table.labels._replace(boxes=None), classes, UNKNOWN).codes
-        together = shared[rows]
-        codes[rows[~together]] = wide[~together]
-        votes.append(wide[together])
-        voters.append(rows[together])
-    if not shared.any():
-        return codes, None
-    stacked, image = np.concatenate(votes), (np.cumsum(shared) - 1)[np.concatenate(voters)]
+    image = (np.cumsum(shared) - 1)[np.concatenate([rows[shared[rows]] for rows in images.rows])]
+    codes, votes = _laid_out([labels.codes for labels in wide], images, shared)
+    is_soft = any(labels.soft is not None for labels in wide)
+    soft, values = _laid_out([_targets(labels) for labels in wide], images, shared) if is_soft else (None, None)
+    if not len(image):
+        return JoinedCodes(codes, soft, None)
+    require(
+        soft is None or repeated == "first",
+        f"--repeated {repeated}: takes marks of tables together, not the values that --soft_labels keep keeps; take "
+        "--repeated first, or --soft_labels threshold=0.5",
+    )
     number = int(shared.sum())
-    if repeated == "first":
-        codes[shared] = first_known(stacked, image, number)
-    else:
-        codes[shared] = combined(stacked, image, number, repeated)
-    return codes, agreement(stacked, image, number)
+    together = first_known(votes, image, number) if repeated == "first" else combined(votes, image, number, repeated)
+    codes[shared] = together
+    if soft is not None and values is not None:
+        soft[shared] = first_known(values, image, number)
+    return JoinedCodes(codes, soft, agreement(votes, image, number))
+
+
+def _targets(labels: OwnLabels) -> SoftTargets:
+    """(N, C) soft targets; of hard labels their codes."""
+    return labels.codes.astype(np.float32) if labels.soft is None else labels.soft
+
+
+def _laid_out(
+    wide: Sequence[NDArray[Kind]], images: JoinedImages, shared: NDArray[np.bool_]
+) -> tuple[NDArray[Kind], NDArray[Kind]]:
+    """(N, C) the values of the images that one table has, unknown for the others, and (V, C) those of each table there.
+
+    Args:
+        wide: of each table, the values (N_t, C) of its images.
+        images: which of all images these are.
+        shared: (N,) the images in several tables.
+    """
+    found = np.full((len(images.ids), wide[0].shape[1]), UNKNOWN, dtype=wide[0].dtype)
+    for values, rows in zip(wide, images.rows, strict=True):
+        alone = ~shared[rows]
+        found[rows[alone]] = values[alone]
+    return found, np.concatenate([values[shared[rows]] for values, rows in zip(wide, images.rows, strict=True)])
 
 
 def joined_splits(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.datasets.table.seen import UNCERTAIN
 from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index, SoftTargets
+
+Kind = TypeVar("Kind", np.int8, np.float32)
 
 SILENT = UNCERTAIN - 1
 """Code of a class that a line says nothing of, while lines are combined."""
@@ -50,9 +52,9 @@ def first_lines(image: Index, images: int) -> Index:
     return first
 
 
-def first_known(codes: Codes, image: Index, images: int) -> Codes:
-    """(N, C) of each entry what the first line says that knows it; arguments as those of `combined`."""
-    found = np.full((images, codes.shape[1]), UNKNOWN, dtype=np.int8)
+def first_known(codes: NDArray[Kind], image: Index, images: int) -> NDArray[Kind]:
+    """(N, C) of each entry what the first line says that knows it, of codes or soft targets as in `combined`."""
+    found = np.full((images, codes.shape[1]), UNKNOWN, dtype=codes.dtype)
     line, label = np.nonzero(codes[::-1] != UNKNOWN)
     line = len(codes) - 1 - line  # the first of an image is written last
     found[image[line], label] = codes[line, label]

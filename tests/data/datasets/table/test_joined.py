@@ -238,3 +238,30 @@ def test_boxes_of_only_some_tables_are_not_used_and_that_is_said():
     found = joined(tables, "refuse").labels
     assert found.boxes is None
     assert found.notes[-1] == "b.csv: without boxes; those of the other tables are not used"
+
+
+def soft(name, ids, classes, values):
+    """A table of soft labels."""
+    values = np.array(values, dtype=np.float32)
+    codes = np.where(values == UNKNOWN, UNKNOWN, values >= 0.5)
+    return labelled(name, ids, classes, codes, soft=values)
+
+
+def test_soft_labels_stay_so_beside_hard_ones():
+    found = joined(
+        [soft("a.csv", "12", "xy", [[0.25, 0.75], [-1, 1]]), labelled("b.csv", "3", "y", [[0]])], "refuse"
+    ).labels
+    assert found.soft.tolist() == [[0.25, 0.75], [-1, 1], [-1, 0]]
+    assert found.codes.tolist() == [[0, 1], [-1, 1], [-1, 0]]
+    assert (found.soft.dtype, found.codes.dtype) == (np.float32, np.int8)
+
+
+def test_soft_labels_of_images_in_two_tables_are_those_of_the_first_that_knows():
+    tables = [soft("a.csv", "12", "xy", [[0.25, -1], [-1, 1]]), labelled("b.csv", "13", "yx", [[0, 1], [1, -1]])]
+    tables.append(soft("c.csv", "2", "yx", [[0.5, 0.125]]))
+    found = joined(tables, "first").labels
+    assert found.soft.tolist() == [[0.25, 0], [0.125, 1], [-1, 1]]
+    assert found.codes.tolist() == [[0, 0], [0, 1], [-1, 1]]
+    with pytest.raises(UserError, match="--repeated union: takes marks of tables together, not the values that"):
+        joined(tables, "union")
+    assert joined(tables[1:2] + [labelled("d.csv", "1", "x", [[1]])], "union").labels.soft is None
