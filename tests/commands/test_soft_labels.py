@@ -48,7 +48,7 @@ def folder(tmp_path):
 
 
 def data(folder, **settings):
-    config = DatasetConfig(dataset="table", table=folder / "t.csv", cache_dir=folder / "cache", **settings)
+    config = DatasetConfig(dataset="table", table=(folder / "t.csv",), cache_dir=folder / "cache", **settings)
     return build_data(config, Regime(labels="given"), TrainingSplitConfig(), 0)
 
 
@@ -118,7 +118,7 @@ def test_what_cannot_use_soft_labels_refuses_them_in_a_line(folder):
 
 
 def test_an_inspection_counts_the_values_of_each_class(folder):
-    config = DatasetConfig(dataset="table", table=folder / "t.csv", cache_dir=folder / "cache", soft_labels="keep")
+    config = DatasetConfig(dataset="table", table=(folder / "t.csv",), cache_dir=folder / "cache", soft_labels="keep")
     found = inspect_dataset(read_dataset(config, Regime(labels="given"), SplitConfig(), 0), check_images=False)
     content, cells = report(found, skip_missing=False), values()
     assert [row["soft"] for row in content["entries"]] == [sum("." in one for one in column) for column in cells.T]

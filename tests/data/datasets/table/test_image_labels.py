@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from data.datasets.table.columns import entries_of, labels_of, read_table
+from data.datasets.table.columns import labels_of, read_table
 from data.datasets.table.config import TableConfig
+from data.datasets.table.described import entries_of
 from utils.checks import UserError
 from utils.types import LabelTable
 
@@ -15,7 +16,7 @@ PAIRS = "image,label,score\nb,cat,0.25\na,dog,1\nb,dog,0.75\nc,cat,0\n"
 def read(folder, text, **more):
     path = folder / "t.csv"
     path.write_text(text)
-    config = TableConfig(table=path, **more)
+    config = TableConfig(table=(path,), **more)
     found = read_table(path, config, None, folder)
     return labels_of(found, config), entries_of(found)
 

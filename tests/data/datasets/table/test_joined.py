@@ -264,4 +264,4 @@ def test_soft_labels_of_images_in_two_tables_are_those_of_the_first_that_knows()
     assert found.codes.tolist() == [[0, 0], [0, 1], [-1, 1]]
     with pytest.raises(UserError, match="--repeated union: takes marks of tables together, not the values that"):
         joined(tables, "union")
-    assert joined(tables[1:2] + [labelled("d.csv", "1", "x", [[1]])], "union").labels.soft is None
+    assert joined([tables[1], labelled("d.csv", "1", "x", [[1]])], "union").labels.soft is None
