@@ -115,6 +115,16 @@ def own_folder(folder: Path) -> None:
     (folder / "own" / "classes.txt").write_text("red\ngreen\nblue\n")
 
 
+def several(folder: Path) -> None:
+    """Three tables in forms of their own, which share images."""
+    rows = [line.split(",")[:2] for line in NAMES.splitlines()[1:]]
+    lines = [f"{image};{name}\n" for image, names in rows for name in names.split(";")[:1]]
+    codes = [f"{image},{n % 2},{(n + 1) % 2},p{n // 2}\n" for n, (image, _) in enumerate(rows[2:])]
+    (folder / "t.csv").write_text(NAMES)
+    (folder / "u.csv").write_text("file,boat,fish,site\n" + "".join(codes))
+    (folder / "v.csv").write_text("photo;LabelName\n" + "".join(lines))
+
+
 def parquet(folder: Path) -> None:
     """A table in parquet."""
     import pyarrow as pa
@@ -272,6 +282,7 @@ TABLE = ("--dataset", "table", "--table", "t.csv", "--path_images", ".")
 SCORE = ("evaluate.py", *TABLE, "--img_size", "32", "--batch_size", "4", "--load_from")
 TRAIN = ("main_BCE.py", *TABLE, "--model", "scenenet", "--img_size", "32", "--batch_size", "4", "--threads", "1")
 TRAIN = (*TRAIN, "--num_workers", "0", "--epochs", "1", "--warmup_epoch", "0", "--output", "out")
+UNITED = ("--repeated", "union", "--group_column", "site")
 DRAWN = ("--labels", "candidate", "--partial_rate", "0.3", "--label_seed", "1")
 GCN = (*TRAIN, "--weights", "none", "--head", "gcn", "--word_width", "6", "--word_vectors")
 
@@ -352,6 +363,7 @@ KINDS = (
     Kind("own table of names", own, ("t.csv",), (inspect_own("t.csv"),)),
     Kind("own table of columns", lambda folder: own(folder, COLUMNS), ("t.csv",), (inspect_own("t.csv"),)),
     Kind("own parquet", parquet, ("t.parquet",), (inspect_own("t.parquet"),)),
+    Kind("own tables, several", several, ("[tuv].csv",), (inspect_own("t.csv", "u.csv", "v.csv", *UNITED),)),
     Kind("own json", own_json, ("t.json",), (inspect_own("t.json"),)),
     Kind("own folder of xml", own_folder, ("own/**/*.xml", "own/**/*.txt"), (inspect_own("own"),)),
     Kind("label file", native_labels, ("labels.*",), (inspect_own("t.csv", *DRAWN, "--label_file", "labels.npy"),)),
