@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +66,11 @@ def joined_images(tables: Sequence[TableLabels]) -> JoinedImages:
     return JoinedImages(ids, rows, tuple(notes))
 
 
-def _called_otherwise(ids: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+def _called_otherwise(ids: Sequence[str], known: Collection[str]) -> dict[str, str]:
     """Of images that have another ending, or other accents, in tables before: what they are called there."""
+    ending = PurePath(ids[0]).suffix if ids else ""
+    if ending and all(one.endswith(ending) and one.isascii() for one in chain(ids, known)):
+        return {}  # as in most tables, and ten times as quick
     before = _by_stem(known)
     return {
         one: other

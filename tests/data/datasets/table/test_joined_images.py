@@ -22,6 +22,7 @@ def test_each_image_is_there_once_in_order():
         ("im/1", "im/1.jpg"),
         ("im/1.png", "im/1"),
         ("1.JPG", "1.jpg"),
+        ("1.jpg", "1.JPG"),
         ("caf\u00e9.jpg", "cafe\u0301.jpg"),
         ("caf\u00e9", "cafe\u0301.jpg"),
     ],
@@ -42,6 +43,7 @@ def test_an_image_that_another_table_calls_otherwise_is_one(one, other):
         (["1.jpg", "1.png"], ["1"]),
         (["1.txt"], ["1"]),
         (["A.jpg"], ["a.jpg"]),
+        (["1.jpg", "2.jpg"], ["3.jpg"]),
     ],
 )
 def test_images_that_may_be_others_stay_others(first, second):
