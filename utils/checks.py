@@ -1,6 +1,7 @@
-"""The exceptions that end a script: two errors that a user sees, and a run stopped by a signal."""
+"""The exceptions that end a script, two errors that a user sees and a run stopped by a signal, and small checks."""
 
 import signal
+from typing import Any
 
 
 class UserError(Exception):
@@ -23,3 +24,8 @@ def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless `condition` holds."""
     if not condition:
         raise UserError(message)
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether what a file says is a number, and no truth value: a float, or an integer that a float can hold."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**53)

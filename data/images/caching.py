@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.files.cache import Cache, pack, stamp, unpack
+from data.files.room import room_for
 from data.images.files import ArrayImages, FileImages, decoded, file_marks, in_threads
 from data.images.free_memory import free_memory
 from data.images.opening import UNREADABLE, header
@@ -36,7 +34,6 @@ ImageSplits = Mapping[str, Annotations | None]
 _READER = "pixels 2"
 _GB = 1e9
 _MEMORY_SHARE = 0.9  # of the free memory; the run needs the rest
-_ABANDONED = 3600.0  # seconds after which a half-written file must be from a process that was killed
 
 
 class _CachedImages:
@@ -251,12 +248,7 @@ def _recall(cache: Cache, entry: str, path: Path, source: str, count: int) -> In
 
 def _check_disk(paths: Sequence[str], path: Path, shown: bool) -> None:
     """Remove outdated files, print how much is about to be written, and compare it with the free disk space."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path)
-        free = shutil.disk_usage(path.parent).free
-    except OSError as error:
-        raise UserError(f"--cache_dir {path.parent}: cannot be used ({error.strerror}); name another folder") from None
+    free = room_for(path)
     total = sum(in_threads(_pixel_bytes, paths, "measuring images", shown=shown))
     text = f"--cache disk: {len(paths)} decoded images take {total / _GB:.2f} GB in {path.parent}"
     require(
@@ -264,15 +256,6 @@ def _check_disk(paths: Sequence[str], path: Path, shown: bool) -> None:
     )
     if shown:
         say(f"{text} ({free / _GB:.2f} GB free)")
-
-
-def _clear(path: Path) -> None:
-    """Remove an outdated file of pixels, and temporary files of processes that were killed while writing it."""
-    path.unlink(missing_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _ABANDONED:
-                left.unlink()
 
 
 def _pixel_bytes(path: str) -> int:

@@ -9,17 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.checks import UserError, require
+from utils.checks import UserError, is_number, require
 
 HEADLINE = ("mAP", "CF1", "OF1")
 BESIDE = {"g": "network g", "ensemble": "ensemble of both"}
 """Results that a pair of networks has besides that of the first, and their names."""
 
 _ADVICE = "log.jsonl beside it has the same values"
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def _is_text(value: Any) -> bool:
@@ -32,7 +28,7 @@ def _are_texts(value: Any) -> bool:
 
 def _are_metrics(value: Any) -> bool:
     """True for numbers by name, where None stands for one that is not known."""
-    return isinstance(value, dict) and all(each is None or _is_number(each) for each in value.values())
+    return isinstance(value, dict) and all(each is None or is_number(each) for each in value.values())
 
 
 def _is_extra(value: Any) -> bool:
@@ -54,7 +50,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("method", "dataset", "labels", "selection", "label_hash"), _is_text),
     **dict.fromkeys(("seed", "selected_epoch", "epochs", "epochs_trained"), lambda value: type(value) is int),
     **dict.fromkeys(("last", "validation"), lambda value: value is None or _are_metrics(value)),
-    "rate": lambda value: value is None or _is_number(value),
+    "rate": lambda value: value is None or is_number(value),
     "test": _are_metrics,
     "extra": _is_extra,
 }

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
-import socket
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from data.files.cache import Cache
+from data.files.room import room_for
 from engine.core.distributed import Runtime
 from engine.core.scoring import BatchLoader, computed_batches, require_finite
 from utils.checks import UserError, require
@@ -67,13 +65,9 @@ class MapStore(NamedTuple):
     def _write(self, path: Path, loader: BatchLoader, whole: tuple[int, ...], label: str) -> None:
         """Write the file of an entry, each process its rows; a name of its own until it is complete."""
         runtime = self.runtime
-        partial = path.with_name(runtime.same_text(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp"))
+        partial = path.with_name(runtime.same_text(f".{path.name}.{os.getpid()}.tmp"))
         if runtime.is_main:
-            _make_room(path, whole, self.dtype, label)
-            try:
-                np.lib.format.open_memmap(partial, "w+", self.dtype, whole).flush()
-            except OSError as error:
-                raise UserError(f"{path.parent}: feature maps cannot be kept there: {error.strerror}") from error
+            _reserve(path, partial, whole, self.dtype, label)
         runtime.barrier()
         try:
             self._fill(partial, loader, whole[0], label)
@@ -97,39 +91,26 @@ class MapStore(NamedTuple):
         require_finite(not self.runtime.agree(not finite), label)
 
 
-def _make_room(path: Path, whole: tuple[int, ...], dtype: str, label: str) -> None:
-    """Say what will be written, with its size; remove what a killed run left. Raises: UserError where it cannot fit."""
-    size = int(np.prod(whole)) * np.dtype(dtype).itemsize
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_overs(path)
-        free = shutil.disk_usage(path.parent).free
-    except OSError as error:
-        raise UserError(f"{path.parent}: feature maps cannot be kept there: {error.strerror}") from error
-    text = f"{label}: {' x '.join(f'{side:,}' for side in whole)} {dtype}, {size / 1e9:.2f} GB"
+def _reserve(path: Path, partial: Path, whole: tuple[int, ...], dtype: str, label: str) -> None:
+    """Say what will be written, with its size, and make the file with all its room on the disk.
+
+    Without the room, a full disk would kill the process that writes to the mapped file.
+
+    Raises: UserError where it does not fit, or the folder cannot be written to.
+    """
+    size, free = int(np.prod(whole)) * np.dtype(dtype).itemsize, room_for(path)
+    text = f"{label}: {' x '.join(f'{side:,}' for side in whole)} {dtype} take {size / 1e9:.2f} GB in {path.parent}"
     require(
         size < free,
-        f"{text}, but {path.parent} has {free / 1e9:.2f} GB left; give another --cache_dir, a smaller --img_size, "
-        "or --half_features",
+        f"{text}, and {free / 1e9:.2f} GB are free; name a larger disk with --cache_dir, or give --half_features or a "
+        "smaller --img_size",
     )
-    say(f"{text}, in {path}")
-
-
-def _remove_left_overs(path: Path) -> None:
-    """Remove unfinished files of this entry whose processes on this machine are gone."""
-    for partial in path.parent.glob(f".{path.name}.{socket.gethostname()}.*.tmp"):
-        process = partial.name.split(".")[-2]
-        if process.isdigit() and not _runs(int(process)):
-            with suppress(OSError):
-                partial.unlink()
-
-
-def _runs(process: int) -> bool:
-    """Tell whether there is a process of that number."""
+    say(f"{text} ({free / 1e9:.2f} GB free)")
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's
-        return True
-    return True
+        np.lib.format.open_memmap(partial, "w+", dtype, whole).flush()
+        if hasattr(os, "posix_fallocate"):
+            with partial.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"--cache_dir {path.parent}: cannot be used ({error.strerror}); name another folder") from error

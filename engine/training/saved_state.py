@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from utils.checks import is_number
+
 _IN_A_ROW = ("epoch", "loss", "images_per_second")
 
 
@@ -26,8 +28,8 @@ def checked_position(position: Mapping[str, Any], epochs: int, steps: int) -> di
         "epoch": lambda value: type(value) is int and 1 <= value <= epochs + 1,
         "step": lambda value: type(value) is int and 0 <= value <= steps,
         "history": lambda value: len(value) == epoch - 1 and all(map(_is_row, value)),
-        "seconds": lambda value: _is_number(value) and 0 <= value < math.inf,
-        "best_score": lambda value: _is_number(value) and not math.isnan(value),
+        "seconds": lambda value: is_number(value) and 0 <= value < math.inf,
+        "best_score": lambda value: is_number(value) and not math.isnan(value),
         "stopped": lambda value: type(value) is bool,
     }
     wrong = [name for name, value in position.items() if not fits[name](value)]
@@ -36,13 +38,9 @@ def checked_position(position: Mapping[str, Any], epochs: int, steps: int) -> di
     return {**position, "history": list(history)}
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 2**53)
-
-
 def _are_numbers(values: Any) -> bool:
     """True for numbers by name."""
-    return isinstance(values, Mapping) and all(isinstance(name, str) and _is_number(values[name]) for name in values)
+    return isinstance(values, Mapping) and all(isinstance(name, str) and is_number(values[name]) for name in values)
 
 
 def _is_row(row: Any) -> bool:

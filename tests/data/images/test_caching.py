@@ -342,19 +342,6 @@ def test_a_write_that_is_cut_off_leaves_the_next_run_to_start_over(paths, cache,
     assert_same_images(kept(paths, "disk", cache), paths)
 
 
-def test_what_killed_processes_left_is_removed_and_what_is_being_written_is_not(paths, cache, monkeypatch):
-    kept(paths, "disk", cache)
-    path = pixel_file(cache)
-    left, fresh = (path.with_name(f".{path.name}.{number}.tmp") for number in (11, 12))
-    for each, changed in ((left, 6399), (fresh, 6400)):
-        each.write_bytes(b"half")
-        os.utime(each, (changed, changed))
-    path.unlink()
-    monkeypatch.setattr(caching, "time", SimpleNamespace(time=lambda: 10_000.0))  # an hour later
-    kept(paths, "disk", cache)
-    assert (left.exists(), fresh.exists()) == (False, True)
-
-
 def test_a_disk_without_the_room_is_refused_before_decoding(paths, cache, decoded, monkeypatch):
     total = sum(3 * image.width * image.height for image in map(FileImages(paths).open, range(7)))
     decoded.clear()
