@@ -42,12 +42,8 @@ FREE_ON_RESUME = frozenset(
         "check_images",
         "cache",
     }
-    | {
-        "path_images",
-        "path_lists",
-        "label_file",
-        "hierarchy",
-    }  # a dataset that was moved: the hash of its labels is compared
+    # A dataset that was moved: the hash of its labels is compared.
+    | {"path_images", "path_lists", "label_file", "hierarchy"}
 )
 """Settings that may differ between a run and its continuation: they do not change its result beyond rounding."""
 
