@@ -26,7 +26,7 @@ from benchmarks.measure import options
 
 
 class Part(NamedTuple):
-    """A part of the check, and the share of the time that it may take."""
+    """A part of the check, and its share of the time that is left when it begins."""
 
     run: Callable[[Plan], None]
     share: float
@@ -40,7 +40,7 @@ TOGETHER: Mapping[str, Part] = {
 }
 """These share the card, so nothing in them is timed."""
 
-ALONE: Mapping[str, Part] = {"steps": Part(steps.run, 0.3), "loader": Part(loader.run, 0.2)}
+ALONE: Mapping[str, Part] = {"steps": Part(steps.run, 0.3), "loader": Part(loader.run, 0.25)}
 PARTS = {**TOGETHER, **ALONE}
 
 
@@ -67,12 +67,12 @@ def _all(names: Sequence[str], seconds: float, output: Path, *, small: bool) -> 
     plan = Plan("cpu" if small else "cuda", seconds, output, small=small)
     codes: dict[str, Any] = {}
     together = [name for name in names if name in TOGETHER]
-    groups = [[name] for name in together] if small else [together]
-    whole = max((part.share for part in TOGETHER.values()), default=0) if together else 0.0
-    whole += sum(ALONE[name].share for name in names if name in ALONE)
-    for group in [*groups, *([name] for name in names if name in ALONE)]:
-        began = time.monotonic()
-        started = {name: _start(name, min(plan.left, PARTS[name].share / whole * seconds), plan) for name in group}
+    groups = [[name] for name in together] if small else [together] if together else []
+    groups += [[name] for name in names if name in ALONE]
+    while groups:
+        share = PARTS[groups[0][0]].share / sum(PARTS[group[0]].share for group in groups)
+        group, began, given = groups.pop(0), time.monotonic(), share * plan.left
+        started = {name: _start(name, given, plan) for name in group}
         for name, process in started.items():
             codes[name] = {"exit": _wait(process, plan), "seconds": round(time.monotonic() - began)}
             print(name, codes[name], flush=True)

@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,10 @@ class Setting(NamedTuple):
         """Name in the tables."""
         return f"{self.shape.size} px, batch {self.shape.batch}, {self.decoder}, {self.workers} workers"
 
+    def loads_as(self, name: str) -> bool:
+        """True if a setting of this name loads as fast: all but the batch size is the same."""
+        return name.startswith(f"{self.shape.size} px,") and name.endswith(self.name.split(", ", 2)[2])
+
 
 def run(plan: Plan) -> None:
     """Write loader.json."""
@@ -58,7 +62,8 @@ def run(plan: Plan) -> None:
     for part, measure, settings in (("loader", throughput, _loaders(plan)), ("training", training, _trainings(plan))):
         for setting in settings:
             if plan.left > 0:
-                found[part][_named(part, setting)] = _tried(partial(measure, data, setting, plan))
+                row = _tried(partial(measure, data, setting, plan))
+                found[part][_named(part, setting)] = row | _share(row, setting, found["loader"])
                 plan.write("loader", found)
     if plan.on_gpu and "torchcodec" in _decoders():
         found["decoded by the GPU, 64 files at once"] = _tried(partial(decoded_by_gpu, paths))
@@ -73,6 +78,15 @@ def _tried(measure: Any) -> Any:
         return measure()
     except Exception as error:  # one that fails hides no other
         return {"error": reason(error)}
+
+
+def _share(row: Mapping[str, Any], setting: Setting, loaders: Mapping[str, Any]) -> dict[str, float]:
+    """The speed of training from files against the slower of its step and its loader."""
+    loader = next((rate for name, rate in loaders.items() if setting.loads_as(name)), {}).get("images/s")
+    step = row.get("with images in memory")
+    return (
+        {"of the slower of step and loader": round(row["images/s"] / min(step, loader), 2)} if step and loader else {}
+    )
 
 
 def _named(part: str, setting: Setting) -> str:
@@ -90,8 +104,7 @@ def _decoders() -> list[Decoder]:
 def _loaders(plan: Plan) -> list[Setting]:
     if plan.small:
         return [Setting(Shape("", 64, 4), workers, decoder) for workers in (0, 1) for decoder in _decoders()]
-    shapes = (Shape("", 224, 64), Shape("", 448, 16))
-    workers = (0, 8, _cores())
+    shapes, workers = (Shape("", 224, 64), Shape("", 448, 16)), (0, _cores())
     return [Setting(shape, number, decoder) for shape in shapes for decoder in _decoders() for number in workers]
 
 

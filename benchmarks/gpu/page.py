@@ -94,21 +94,32 @@ def _steps(found: Found) -> Iterator[str]:
 
 
 def _table(table: Found, peak: float) -> Iterator[str]:
-    shape = table["shape"]
+    shape, bare = table["shape"], table["bare"]["bare"]
     yield f"## {shape['model']}, {shape['size']} px, batch {shape['batch']}, {table['precision']}"
     yield ""
-    whole = table["bare"]["bare"]["ms"]
-    share = table["flops"] / whole / 1e9 / peak
-    yield f"Bare step {whole} ms, {1e3 * shape['batch'] / whole:.0f} images/s, {100 * share:.1f} % of the {peak:.0f} "
-    yield "TFLOP/s that a large bf16 product reaches here."
+    if "error" in bare:
+        yield f"failed: {bare['error']}"
+        return
+    share = bare["flops"] / bare["ms"] / 1e9 / peak
+    yield f"Bare step {bare['ms']} ms, {1e3 * shape['batch'] / bare['ms']:.0f} images/s, {100 * share:.1f} % of the "
+    yield f"{peak:.0f} TFLOP/s that a large bf16 product reaches here. Work: floating-point operations of a step"
+    yield "against the bare one's; the last column is what is left of the bare network's speed at that work."
+    columns = ("ms", "issued ms", "GiB")
     for title, rows in (("network alone", table["bare"]), ("method", table.get("methods", {}))):
         yield ""
-        cells = [(name, *_cells(row, ("ms", "issued ms", "GiB")), _share(whole, row)) for name, row in rows.items()]
-        yield markdown_table((title, "ms", "issued ms", "GiB", "bare / this"), cells)
+        cells = [(name, *_cells(row, columns), *_compared(bare, row)) for name, row in rows.items()]
+        yield markdown_table((title, *columns, "bare / this", "work", "speed at that work"), cells)
 
 
-def _share(whole: float, row: Found) -> str:
-    return f"{whole / row['ms']:.2f}" if "ms" in row else ""
+def _compared(bare: Found, row: Found) -> list[str]:
+    """The speed of a step against that of the bare network, its work, and the speed at equal work."""
+    if "ms" not in row:
+        return ["", "", ""]
+    faster = bare["ms"] / row["ms"]
+    if "flops" not in row:
+        return [f"{faster:.2f}", "", ""]
+    work = row["flops"] / bare["flops"]
+    return [f"{faster:.2f}", f"{work:.2f}", f"{faster * work:.2f}"]
 
 
 def _loader(found: Found) -> Iterator[str]:
@@ -122,7 +133,7 @@ def _loader(found: Found) -> Iterator[str]:
     rows += [(f"torchcodec alone, {decoded}", *_cells(found[decoded], columns))] if decoded in found else []
     yield markdown_table(("loader alone", *columns), rows)
     yield ""
-    columns = ("images/s", "with images in memory")
+    columns = ("images/s", "with images in memory", "of the slower of step and loader")
     rows = [(name, *_cells(row, columns)) for name, row in found["training"].items()]
     published = "published way: Pillow in the process that trains, resnet101 fp32, 448 px"
     rows += [(published, *_cells(found["published way"], columns))] if "published way" in found else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -30,10 +31,10 @@ class Table(NamedTuple):
 
 _SEVEN = ("bce", "cones", "ndlp", "cls", "large_loss LL-R", "large_loss LL-Cp", "ignore")
 TABLES = [
-    Table(Shape("resnet50", 224, 256), "bf16"),
     Table(Shape("resnet101", 448, 64), "bf16", _SEVEN),
     Table(Shape("resnet101", 448, 16), "fp32", _SEVEN[:2]),
     Table(Shape("resnet50", 224, 64), "bf16", _SEVEN[:2]),
+    Table(Shape("resnet50", 224, 256), "bf16"),
 ]
 SMALL = [Table(Shape("resnet18", 64, 4), "fp32", ("bce", "cones"))]
 
@@ -62,38 +63,48 @@ def run(plan: Plan) -> None:
     """Write steps.json."""
     found: dict[str, Any] = {"peak": peak(plan), "tables": []}
     if plan.on_gpu:
-        found["profile"] = profiled(plan)
-    for table in SMALL if plan.small else TABLES:
-        if plan.left > 0:
-            rows: dict[str, Any] = {"shape": table.shape._asdict(), "precision": table.precision}
-            found["tables"].append(rows)
-            for part in _fill(rows, table, plan):
-                rows.update(part)
+        found["profile"] = profiled(TABLES[2], plan)
+    tables = SMALL if plan.small else TABLES
+    found["tables"] = [{"shape": table.shape._asdict(), "precision": table.precision} for table in tables]
+    for part in (of_methods, of_bare_network):  # the second takes long to compile, so all methods come first
+        for table, rows in zip(tables, found["tables"], strict=True):
+            for name, row in part(rows, table, plan):
+                rows[name] = row
                 plan.write("steps", found)
 
 
-def _fill(rows: dict[str, Any], table: Table, plan: Plan) -> Iterator[dict[str, Any]]:
-    yield {"flops": flops(table.shape)}
-    yield {"bare": bares(table, plan)}
-    yield {"methods": {}}
+def of_methods(rows: Mapping[str, Any], table: Table, plan: Plan) -> Iterator[tuple[str, Any]]:
+    """The bare network, and each method on it."""
+    yield "bare", {"bare": _row(partial(bare, table.shape, BARES["bare"]), measured_and_counted, table, plan)}
+    yield "methods", {}
     for case in CASES + VARIANTS:
         if (not table.methods or case.name in table.methods) and plan.left > 0:
-            row = _row(lambda runtime, case=case: _ready(Trainer(case, runtime, table.shape)), table, plan)
-            yield {"methods": {**rows["methods"], case.name: row}}
+            made = partial(_trainer, case, table.shape)
+            yield "methods", {**rows["methods"], case.name: _row(made, measured_and_counted, table, plan)}
 
 
-def _ready(trainer: Trainer) -> Step:
+def of_bare_network(rows: Mapping[str, Any], table: Table, plan: Plan) -> Iterator[tuple[str, Any]]:
+    """The bare network in other ways."""
+    for name, how in BARES.items():
+        if name != "bare" and plan.left > 0 and (plan.on_gpu or name in ("channels first", "adamw")):
+            yield "bare", {**rows["bare"], name: _row(partial(bare, table.shape, how), measured, table, plan)}
+
+
+def _trainer(case: Case, shape: Shape, runtime: Runtime) -> Step:
+    trainer = Trainer(case, runtime, shape)
     trainer.start(LATE)
     return trainer.step
 
 
-def _row(make: Callable[[Runtime], Step], table: Table, plan: Plan) -> dict[str, Any]:
+def _row(
+    make: Callable[[Runtime], Step], measure: Callable[[Step, Plan], dict[str, Any]], table: Table, plan: Plan
+) -> dict[str, Any]:
     """What a step takes, on a device where nothing is left of what ran before."""
     runtime = Runtime(plan.device, table.precision)
     if plan.on_gpu:
         torch.cuda.reset_peak_memory_stats()
     try:
-        return {**measured(make(runtime), plan), "GiB": _memory(plan)}
+        return {**measure(make(runtime), plan), "GiB": _memory(plan)}
     except Exception as error:  # one that fails hides no other
         return {"error": reason(error)}
     finally:
@@ -107,9 +118,14 @@ def _memory(plan: Plan) -> float | None:
     return round(torch.cuda.max_memory_allocated() / 2**30, 2) if plan.on_gpu else None
 
 
-def measured(step: Step, plan: Plan) -> dict[str, float]:
+def measured_and_counted(step: Step, plan: Plan) -> dict[str, Any]:
+    """What `measured` says, and the floating-point operations of a step."""
+    return {**measured(step, plan), "flops": flops(step)}
+
+
+def measured(step: Step, plan: Plan) -> dict[str, Any]:
     """Milliseconds a step, the best of three turns, and those that the host needs to issue it."""
-    count, warm = (2, 1) if plan.small else (8, 4)
+    count, warm = (2, 1) if plan.small else (6, 3)
     for _ in range(warm):
         step()
     turns = []
@@ -125,16 +141,7 @@ def measured(step: Step, plan: Plan) -> dict[str, float]:
     return {"ms": round(best[0], 3), "issued ms": round(best[1], 3)}
 
 
-def bares(table: Table, plan: Plan) -> dict[str, Any]:
-    """The bare network in several ways."""
-    found = {}
-    for name, how in BARES.items():
-        if plan.left > 0 and (plan.on_gpu or name in ("bare", "channels first", "adamw")):
-            found[name] = _row(lambda runtime, how=how: bare(runtime, table.shape, how), table, plan)
-    return found
-
-
-def bare(runtime: Runtime, shape: Shape, how: Bare) -> Step:
+def bare(shape: Shape, how: Bare, runtime: Runtime) -> Step:
     """A step of the bare network on images that stay on the device."""
     images = torch.rand(shape.batch, 3, shape.size, shape.size, device=runtime.device)
     images = images.to(memory_format=torch.channels_last) if how.channels_last else images
@@ -164,40 +171,35 @@ def bare_step(runtime: Runtime, shape: Shape, how: Bare) -> Callable[[Tensor], N
     return step
 
 
-def profiled(plan: Plan) -> dict[str, Any]:
+def profiled(table: Table, plan: Plan) -> dict[str, Any]:
     """Where the time of a CoNeS step goes: longest operations, milliseconds in which the GPU is busy, launches."""
     from torch.profiler import ProfilerActivity, profile
 
-    found = {}
-    for table in TABLES[-1:]:
-        runtime = Runtime(plan.device, table.precision)
-        step = _ready(Trainer(Case("cones"), runtime, table.shape))
-        for _ in range(6):
+    runtime = Runtime(plan.device, table.precision)
+    step = _trainer(Case("cones"), table.shape, runtime)
+    for _ in range(6):
+        step()
+    plan.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+        for _ in range(4):
             step()
         plan.synchronize()
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
-            for _ in range(4):
-                step()
-            plan.synchronize()
-        events = trace.key_averages()
-        kernels = [each for each in events if str(each.device_type).endswith("CUDA")]
-        busy = sum(each.self_device_time_total for each in kernels) / 4e3
-        for kind, key in (("on the GPU", "self_device_time_total"), ("on the host", "self_cpu_time_total")):
-            longest = sorted(events, key=lambda each: -getattr(each, key))[:25]
-            found[kind] = [(each.key[:60], each.count // 4, round(getattr(each, key) / 4e3, 3)) for each in longest]
-        found["GPU busy ms"] = round(busy, 2)
-        found["launches"] = sum(each.count for each in kernels) // 4
-        runtime.close()
-    return found
+    runtime.close()
+    events = trace.key_averages()
+    kernels = [each for each in events if str(each.device_type).endswith("CUDA")]
+    found: dict[str, Any] = {}
+    for kind, key in (("on the GPU", "self_device_time_total"), ("on the host", "self_cpu_time_total")):
+        longest = sorted(events, key=lambda each: -getattr(each, key))[:25]
+        found[kind] = [(each.key[:60], each.count // 4, round(getattr(each, key) / 4e3, 3)) for each in longest]
+    busy = sum(each.self_device_time_total for each in kernels)
+    return {**found, "GPU busy ms": round(busy / 4e3, 2), "launches": sum(each.count for each in kernels) // 4}
 
 
-def flops(shape: Shape) -> int:
-    """Floating-point operations of forward and backward of one step."""
-    with torch.device("meta"):
-        network = build_model(Architecture.of(model=shape.model, weights="none"), shape.classes, 0, pretrained=False)
-        counter = FlopCounterMode(display=False)
-        with counter:
-            network(torch.rand(shape.batch, 3, shape.size, shape.size)).logits.sum().backward()
+def flops(step: Step) -> int:
+    """Floating-point operations of one step, in all forward and backward passes that it takes."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        step()
     return int(counter.get_total_flops())
 
 
