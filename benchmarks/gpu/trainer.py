@@ -114,7 +114,7 @@ class FixedImages:
 
     def batch(self, rows: np.ndarray) -> ImageBatch:
         """The batch of these rows."""
-        truth = torch.from_numpy(self.observed.rows(rows))
+        truth = self._held(torch.from_numpy(self.observed.rows(rows)))
         pixels, *more = (view.permute(0, 3, 1, 2)[: len(rows)] for view in self.views)
         index = self._held(torch.from_numpy(rows.astype(np.int64)))
         return ImageBatch(pixels, self._held(truth.float()), index, more[0] if more else None, truth)

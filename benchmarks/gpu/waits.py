@@ -15,15 +15,16 @@ from benchmarks.gpu.runs import ROOT
 from benchmarks.gpu.trainer import CASES, LATE, VARIANTS, Case, Shape, Trainer
 from engine.core.distributed import Runtime
 from engine.training.optim import OptimConfig
+from models.heads import HEADS
 
 SHAPE = Shape("scenenet", 40, 16, classes=10)
 ROOMS = tuple(f"{ROOT}/{room}/" for room in ("engine", "losses", "models", "data", "utils"))
 HALF = ("bce", "cones", "cls", "ndlp", "ignore")  # methods that are tried in half precision too
 
-_ADAMW = OptimConfig(optimizer="adamw", lr=1e-4, warmup_epoch=0.0, clip_grad=1.0)
+ADAMW = OptimConfig(optimizer="adamw", lr=1e-4, warmup_epoch=0.0, clip_grad=1.0)
 MORE = [
-    *(Case("bce", note=head, head=head) for head in ("csra", "q2l", "gcn", "ctran", "pfc")),
-    Case("bce", note="clip_grad adamw", optim=_ADAMW),
+    *(Case("bce", note=head, head=head) for head in HEADS if head != "linear"),
+    Case("bce", note="clip_grad adamw", optim=ADAMW),
     Case("bce", note="tresnet_m", model="tresnet_m"),
 ]
 
