@@ -31,6 +31,7 @@ from engine.core.distributed import Runtime
 from utils.types import Annotations, LabelTable
 
 FILES = 2048
+PASSES = 8  # over the files in an epoch: with few batches in it the processes would often wait for its end
 CLASSES = 80
 
 
@@ -58,7 +59,7 @@ def run(plan: Plan) -> None:
     kilobytes = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1024
     found: dict[str, Any] = {"cores": _cores(), "KB per file": round(kilobytes, 1), "side": "640 x 480"}
     found |= {"shm GiB": round(shutil.disk_usage("/dev/shm").total / 2**30, 1), "loader": {}, "training": {}}
-    data = annotations(paths)
+    data = annotations(paths if plan.small else paths * PASSES)
     for part, measure, settings in (("loader", throughput, _loaders(plan)), ("training", training, _trainings(plan))):
         for setting in settings:
             if plan.left > 0:
@@ -137,9 +138,7 @@ def _draw(folder: Path, number: int) -> str:
 def annotations(paths: list[str]) -> Annotations:
     """The files with random labels."""
     table = LabelTable(observed_codes("candidate", len(paths), CLASSES))
-    return Annotations(
-        FileImages(paths), tuple(Path(path).stem for path in paths), tuple(map(str, range(CLASSES))), table
-    )
+    return Annotations(FileImages(paths), tuple(map(str, range(len(paths)))), tuple(map(str, range(CLASSES))), table)
 
 
 def loader_of(data: Annotations, setting: Setting, batches: ShuffledBatches, plan: Plan) -> ImageLoader:

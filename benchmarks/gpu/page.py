@@ -91,6 +91,9 @@ def _steps(found: Found) -> Iterator[str]:
     for table in found.get("tables", ()):
         yield from _table(table, found["peak"]["bf16 TFLOP/s"])
         yield ""
+    if turns := found.get("settling"):
+        yield "NDLP passes another number of images a second time in every step, and cuDNN plans anew for each number."
+        yield f"Milliseconds a step, turns of 25 steps one after the other: {', '.join(map(str, turns))}."
 
 
 def _table(table: Found, peak: float) -> Iterator[str]:
