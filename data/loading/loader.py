@@ -37,6 +37,10 @@ class LoaderConfig:
 
     img_size: int = option(448, "side of the square that an image is resized to, in pixels", common=True)
     batch_size: int = option(16, "images per step, over all processes together", aliases=("bsize",), common=True)
+    eval_batch_size: int | None = option(
+        None,
+        "images per batch of scoring, over all processes together (default: --batch_size, twice that on a GPU)",
+    )
     augment: str = option(
         "crop",
         "augmentation of training images; images are scored whole, but beside resize-crop in a centre crop",
@@ -78,6 +82,10 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         require(self.img_size >= 8, f"--img_size {self.img_size}: must be at least 8 pixels")
         require(self.batch_size >= 1, f"--batch_size {self.batch_size}: must be at least 1")
+        require(
+            self.eval_batch_size is None or self.eval_batch_size >= 1,
+            f"--eval_batch_size {self.eval_batch_size}: must be at least 1",
+        )
         require(self.num_workers is None or self.num_workers >= 0, f"--num_workers {self.num_workers}: not negative")
         require(self.sampler_reduce >= 1, f"--sampler_reduce {self.sampler_reduce}: must be at least 1")
         require(self.sampler_run >= 1, f"--sampler_run {self.sampler_run}: must be at least 1 image")
@@ -99,6 +107,14 @@ class LoaderConfig:
         require(rows >= size, f"--drop_last {name}: {rows} images make no batch of {size}; leave {name} out")
         return rows // size * size
 
+    def scoring_batch(self, *, on_gpu: bool) -> int:
+        """Images per batch of scoring, over all processes: as set, else `batch_size`, twice that on a GPU.
+
+        Without gradients twice as many fit wherever training fits, and small batches leave a GPU waiting for work. A
+        CPU gains nothing, and keeps the last bits of scores.
+        """
+        return self.eval_batch_size or self.batch_size * (2 if on_gpu else 1)
+
     def eval_view(self) -> EvalView:
         """The view in which images are scored."""
         return EvalView(self.img_size, self.augment, self.normalize, self.decoder, self.resize)
@@ -113,7 +129,8 @@ class LoaderConfig:
             return self.num_workers
         if not beside_gpu:
             return 0
-        waiting = _PREFETCH * -(-self.batch_size // processes) * 2 * 3 * self.img_size**2
+        training, scoring = (-(-size // processes) for size in (self.batch_size, self.scoring_batch(on_gpu=True)))
+        waiting = _PREFETCH * max(2 * training, scoring) * 3 * self.img_size**2
         room = shutil.disk_usage(_SHARED_MEMORY).free // 2 if _SHARED_MEMORY.exists() else waiting * _cores()
         return max(1, min(_MOST_WORKERS, min(_cores(), room // waiting) // processes))
 

@@ -35,6 +35,7 @@ FREE_ON_RESUME = frozenset(
         "device",
         "gpus",
         "threads",
+        "eval_batch_size",
         "num_workers",
         "save_minutes",
         "print_freq",

@@ -54,7 +54,8 @@ def evaluation_loader(
 ) -> ImageLoader:
     """Return a loader of the split in order, in the test view, divided among the processes without padding."""
     view = config.eval_view()
-    batches = OrderedBatches(len(annotations), config.batch_size, rank=runtime.rank, world_size=runtime.world_size)
+    size = config.scoring_batch(on_gpu=runtime.device.type == "cuda")
+    batches = OrderedBatches(len(annotations), size, rank=runtime.rank, world_size=runtime.world_size)
     return build_loader(
         annotations,
         annotations.truth,

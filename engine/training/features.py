@@ -33,8 +33,8 @@ from utils.options import option
 from utils.types import Annotations, Images
 
 _VERSION = "features 3"
-_SCORED = ("decoder", "img_size", "normalize", "resize", "batch_size")
-"""Settings of the loader that change features; the batch size only by rounding."""
+_SCORED = ("decoder", "img_size", "normalize", "resize")
+"""Settings of the loader that change features."""
 _READ_MAPS = frozenset({"cam", "features"})
 """Needs of a criterion that means over positions do not meet."""
 
@@ -178,7 +178,8 @@ def features_fingerprint(
 def _view(loaders: ImageLoaders, view: FeatureView) -> dict[str, Any]:
     """What is done to the images."""
     config = loaders.config
-    shown = {name: getattr(config, name) for name in _SCORED} | {"centred": config.augment in CENTRED}
+    shown = {name: getattr(config, name) for name in _SCORED}
+    shown |= {"batch_size": loaders.scoring_batch, "centred": config.augment in CENTRED}  # the first by rounding alone
     if not view.copy:
         return shown
     second = {"second": config.second_view} if view.second else {}

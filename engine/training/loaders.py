@@ -77,6 +77,11 @@ class ImageLoaders:
         view = self.config.augment, self.config.img_size, self.config.resize
         return [train_transform(*view), second_transform(self.config.second_view, *view)]
 
+    @property
+    def scoring_batch(self) -> int:
+        """Images per batch where nothing is trained, over all processes."""
+        return self.config.scoring_batch(on_gpu=self.runtime.device.type == "cuda")
+
     def augmented(self, copy: int, *, second: bool) -> BatchLoader:
         """The training images in order, augmented as in epoch `copy`; `second`: as the second view is."""
         first, other = self._transforms()
@@ -87,7 +92,7 @@ class ImageLoaders:
             [other if second else first],
             OrderedBatches(
                 len(self.data.train),
-                self.config.batch_size,
+                self.scoring_batch,
                 rank=runtime.rank,
                 world_size=runtime.world_size,
                 epoch=copy,
@@ -125,7 +130,7 @@ class FeatureLoaders:
 
     data: Data
     features: FeatureArrays
-    batch_size: int
+    scoring_batch: int
     runtime: Runtime
     seed: int
 
@@ -142,7 +147,7 @@ class FeatureLoaders:
         """The features of a split."""
         features, truth = self.features.scored[split], split_of(self.data, split).truth
         rank, world_size = self.runtime.rank, self.runtime.world_size
-        batches = OrderedBatches(len(features), self.batch_size, rank=rank, world_size=world_size)
+        batches = OrderedBatches(len(features), self.scoring_batch, rank=rank, world_size=world_size)
         return FeatureLoader([[features]], truth, truth, batches, dtype=self.runtime.dtype)
 
 

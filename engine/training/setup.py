@@ -173,7 +173,7 @@ def build_loaders(
     cache = Cache(settings.of(DatasetConfig).cache_dir)
     features = FrozenFeatures(fixed, images, cache, maps=reads_maps(fixed, needs), half=kept.half_features)
     arrays = feature_arrays(features, wanted_views(needs, kept.feature_views, splits))
-    return FeatureLoaders(data, arrays, config.batch_size, runtime, images.seed)
+    return FeatureLoaders(data, arrays, images.scoring_batch, runtime, images.seed)
 
 
 def parameter_groups(network: Network, criterion: Criterion, optim: OptimConfig) -> list[dict[str, Any]]:

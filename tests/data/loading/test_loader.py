@@ -159,6 +159,29 @@ def test_batches_that_wait_take_at_most_half_of_the_shared_memory(monkeypatch, b
     assert config.workers(beside_gpu=True, processes=1) == workers
 
 
+def test_large_batches_of_scoring_count_where_they_wait(monkeypatch):
+    """They have one view: 50 images take as much as 25 of training."""
+    monkeypatch.setattr("data.loading.loader._cores", lambda: 12)
+    monkeypatch.setattr("data.loading.loader._SHARED_MEMORY", Path("/"))
+    free = 2 * 6 * 4 * 50 * 3 * 100**2
+    monkeypatch.setattr("data.loading.loader.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    found = [LoaderConfig(batch_size=10, img_size=100, eval_batch_size=size) for size in (50, 51, 20)]
+    assert [config.workers(beside_gpu=True, processes=1) for config in found] == [6, 5, 12]
+
+
+@pytest.mark.parametrize(
+    ("given", "cpu", "gpu"), [({}, 6, 12), ({"eval_batch_size": 40}, 40, 40), ({"eval_batch_size": 1}, 1, 1)]
+)
+def test_batches_of_scoring_are_as_set_or_follow_training(given, cpu, gpu):
+    config = LoaderConfig(batch_size=6, **given)
+    assert (config.scoring_batch(on_gpu=False), config.scoring_batch(on_gpu=True)) == (cpu, gpu)
+
+
+def test_whole_batches_of_a_protocol_are_those_of_training(pictures):
+    config = LoaderConfig(batch_size=6, eval_batch_size=10, drop_last=("test",))
+    assert len(config.scored("test", pictures)) == 18
+
+
 @pytest.mark.parametrize("free, workers", [(0, 2), (-2, 1)])
 def test_processes_share_batches_and_memory(monkeypatch, free, workers):
     """Of ten images, four processes take three at most: eight workers have 8 x 4 batches of them waiting."""

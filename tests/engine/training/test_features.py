@@ -148,6 +148,7 @@ def test_the_fingerprint_sees_whatever_changes_features():
         prints(renamed),
         prints(data, replace(CONFIG, img_size=24)),
         prints(data, replace(CONFIG, normalize="imagenet")),
+        prints(data, replace(CONFIG, eval_batch_size=5)),
         prints(data, replace(CONFIG, augment="resize-crop")),
         prints(data, model=network(seed=1)),
         prints(data, precision="bf16"),

@@ -54,6 +54,20 @@ def test_an_unknown_second_view_is_refused():
         batches(2, second_view="weaker")
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "size"), [("cpu", None, 3), ("cuda", None, 6), ("cpu", 7, 7), ("cuda", 7, 7)]
+)
+def test_what_is_scored_comes_in_batches_of_scoring(monkeypatch, kind, given, size):
+    asked = []
+    for place in ("engine.training.loaders.build_loader", "engine.core.scoring.build_loader"):
+        monkeypatch.setattr(place, lambda *args, **named: asked.append(args[3].batch_size))
+    runtime = SimpleNamespace(device=SimpleNamespace(type=kind), dtype=torch.float32, rank=0, world_size=1)
+    feed = ImageLoaders(array_data(), replace(CONFIG, batch_size=3, eval_batch_size=given), runtime, 0, 5)
+    feed.scoring("test")
+    feed.augmented(1, second=False)
+    assert asked == [size, size]
+
+
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_batches_are_pinned_for_a_gpu_alone_and_loaders_of_evaluation_are_made_once(monkeypatch, kind):
     asked = []

@@ -234,7 +234,7 @@ def test_loaders_are_of_images_or_of_features_of_every_split(monkeypatch, tmp_pa
         assert isinstance(found, FeatureLoaders)
         splits = ["train", "test", "validation"] if validation else ["train", "test"]
         views = [FeatureView(split) for split in splits]
-        assert (found.data, found.features, found.batch_size, found.seed) == (data, ("features", views), 5, 9)
+        assert (found.data, found.features, found.scoring_batch, found.seed) == (data, ("features", views), 5, 9)
         (model, images, _), named = asked.pop()
         assert (model, images.seed, named) == (network, 9, {"maps": maps, "half": bool(half)})
 
