@@ -18,6 +18,7 @@ from losses.co_teaching import (
     JoCoRConfig,
 )
 from losses.common.base import Criterion
+from losses.common.memory import require_room
 from losses.cones import CoNeS, CoNeSConfig
 from losses.curriculum import CurriculumConfig, CurriculumLabelling
 from losses.distribution_balanced import DistributionBalanced, DistributionBalancedConfig
@@ -29,6 +30,7 @@ from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalCo
 from losses.role import ROLE, ROLEConfig
 from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
 from utils.checks import require
+from utils.free_memory import usable_memory
 from utils.types import ClassCounts, CriterionInfo, LabelTable
 
 
@@ -112,7 +114,8 @@ def build_criterion(
         options: settings of the method by name, as values or as the text that its flag takes.
 
     Raises:
-        UserError: unknown name or option, a value that does not fit, or labels that the method cannot use.
+        UserError: unknown name or option, a value that does not fit, labels that the method cannot use, or more of them
+            than memory holds what it keeps of each.
     """
     require_known("method", name, CRITERIA)
     criterion, config, _ = CRITERIA[name]
@@ -133,4 +136,7 @@ def build_criterion(
         clean_counts=None if clean is None else ClassCounts(label_table(clean).counts(), "clean"),
         frozen_epochs=frozen_epochs,
     )
-    return criterion(typed_config(name, config, options), info)
+    settings = typed_config(name, config, options)
+    needs = criterion.memory_needs(settings, info)
+    require_room(name, needs, usable_memory(), "in memory", "take fewer images, or a method that keeps less")
+    return criterion(settings, info)

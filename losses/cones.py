@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32, present, weighted_bce
-from losses.common.memory import check_memory, write_rows
+from losses.common.memory import MemoryNeed, label_memory, read_rows, write_rows
 from losses.common.variants import fill_variant_options, require_choices, variant_options
 from losses.cones_prototypes import (
     Axis,
@@ -255,6 +255,7 @@ class CoNeS(Criterion):
 
     needs = frozenset({"cam", "features"})
     float32_state = frozenset({"confidence"})
+    label_memories = frozenset({"confidence"})
     config: CoNeSConfig
     confidence: Tensor
     correlation: Tensor
@@ -262,11 +263,19 @@ class CoNeS(Criterion):
     def __init__(self, config: CoNeSConfig, info: CriterionInfo) -> None:
         super().__init__(config, info)
         self.options = variant_options(config, VARIANTS)
-        check_memory(info.observed, 4, "CoNeS keeps a confidence")
         counts = torch.from_numpy(cooccurrence(info.observed))
         self.bank = PrototypeBank(info.observed.num_classes, config.memory_per_class, info.feature_width)
         self.register_buffer("confidence", initial_confidence(info.observed))
         self.register_buffer("correlation", initial_correlation(counts, axis=self.options.correlation_axis))
+
+    @classmethod
+    def memory_needs(cls, config: CoNeSConfig, info: CriterionInfo) -> list[MemoryNeed]:
+        """The confidences, and the bank of prototypes."""
+        bank = info.observed.num_classes * config.memory_per_class * info.feature_width * 4
+        return [
+            label_memory("confidences", info.observed, 4),
+            MemoryNeed("prototypes", bank, False, remedy="a smaller --memory_per_class"),
+        ]
 
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
         """From epoch 2 on, refresh the label correlation: rank 0 clusters and sends the result to the others."""
@@ -282,7 +291,7 @@ class CoNeS(Criterion):
             logits = at_least_float32(out.logits)
             candidates = present(batch.observed, logits.dtype)
             self._remember_prototypes(out, candidates)
-            confidence = self._moved_confidence(logits, candidates, batch.index)
+            confidence = self._moved_confidence(logits, candidates, batch)
             config, options = self.config, self.options
             loss = cones_loss(
                 logits,
@@ -309,13 +318,11 @@ class CoNeS(Criterion):
         )
         self.bank.push(mirrored(found) if self.options.prototype_order == "reversed" else found)
 
-    def _moved_confidence(self, logits: Tensor, candidates: Tensor, index: Tensor) -> Tensor:
+    def _moved_confidence(self, logits: Tensor, candidates: Tensor, batch: Batch) -> Tensor:
         """(B, C) confidence of these images after its update, which all ranks store."""
-        rows = self.confidence[index]
-        write_rows(
-            self.confidence, index, update_confidence(rows, logits, candidates, self.correlation, self.config.mu)
-        )
-        return self.confidence[index]
+        rows = read_rows(self.confidence, batch.index, batch.host_index)
+        moved = update_confidence(rows, logits, candidates, self.correlation, self.config.mu)
+        return write_rows(self.confidence, batch.index, moved, batch.host_index)
 
     def _refreshed(self) -> Tensor:
         return refresh_correlation(

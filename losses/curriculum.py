@@ -15,6 +15,7 @@ from torch import Tensor
 
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32
+from losses.common.memory import MemoryNeed, label_memory, read_rows
 from losses.single_positive import known_losses, require_known
 from utils.checks import require
 from utils.options import option
@@ -84,6 +85,7 @@ class CurriculumLabelling(Criterion):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"train_scores"})
+    label_memories = frozenset({"pseudo"})
     config: CurriculumConfig
     pseudo: Tensor
 
@@ -100,6 +102,11 @@ class CurriculumLabelling(Criterion):
             "curriculum: no label is unknown, so there is nothing to add; take --loss bce, or --labels known",
         )
         self.register_buffer("pseudo", torch.full((len(table), table.num_classes), UNKNOWN, dtype=torch.int8))
+
+    @classmethod
+    def memory_needs(cls, config: CurriculumConfig, info: CriterionInfo) -> list[MemoryNeed]:
+        """The added labels, and the scores of a round."""
+        return [label_memory("labels", info.observed, 1), label_memory("scores", info.observed, 4)]
 
     def wants_train_scores(self, epoch: int) -> bool:
         """Return True for every `relabel_every`-th epoch after the first: a round of labelling precedes it."""
@@ -120,7 +127,7 @@ class CurriculumLabelling(Criterion):
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C), rows of the training set (B,)."""
         logits, config = at_least_float32(model(batch.images).logits), self.config
         unknown = batch.observed == UNKNOWN
-        added = self.pseudo[batch.index].to(batch.observed)
+        added = read_rows(self.pseudo, batch.index, batch.host_index).to(batch.observed)
         loss = partial_bce(
             logits,
             torch.where(unknown, added, batch.observed),

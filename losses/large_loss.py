@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from losses.common.base import ScheduledCriterion
 from losses.common.functional import at_least_float32, present, weighted_bce
 from losses.common.global_batch import GlobalBatch
-from losses.common.memory import write_rows
+from losses.common.memory import MemoryNeed, read_rows, write_rows
 from losses.common.variants import fill_variant_options, require_choices
 from utils.checks import require
 from utils.options import option
@@ -190,6 +190,7 @@ class LargeLoss(ScheduledCriterion):
     Logged: `bce` before modification, and `modified`, the mean number of labels modified per image.
     """
 
+    label_memories = frozenset({"corrected"})
     config: LargeLossConfig
     corrected: Tensor | None
 
@@ -205,18 +206,25 @@ class LargeLoss(ScheduledCriterion):
         corrected = torch.zeros(len(info.observed), width, dtype=torch.uint8) if permanent else None
         self.register_buffer("corrected", corrected)
 
+    @classmethod
+    def memory_needs(cls, config: LargeLossConfig, info: CriterionInfo) -> list[MemoryNeed]:
+        """The corrections of LL-Cp."""
+        size = len(info.observed) * -(-info.observed.num_classes // 8)
+        return [MemoryNeed("corrections", size)] if config.mod_scheme == "LL-Cp" else []
+
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch; LL-Cp then corrects the selected labels, for every later visit to these images."""
         logits = at_least_float32(model(batch.images).logits)
         observed = batch.observed
-        if self.corrected is not None:
-            observed = observed.masked_fill(self._corrections(self.corrected[batch.index]), PRESENT)
+        before = None if self.corrected is None else read_rows(self.corrected, batch.index, batch.host_index)
+        if before is not None:
+            observed = observed.masked_fill(self._corrections(before), PRESENT)
         targets = present(observed, logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits.detach(), targets, reduction="none")
         selected, above = self._select(self._candidates(losses, observed == UNKNOWN), batch.index)
-        if self.corrected is not None:
+        if self.corrected is not None and before is not None:
             flipped = packed(above if self.config.flip == "strict" else selected)
-            write_rows(self.corrected, batch.index, self.corrected[batch.index] | flipped)
+            write_rows(self.corrected, batch.index, before | flipped, batch.host_index)
         total = large_loss(logits, targets, selected, self.config.mod_scheme)
         parts = {"bce": losses.mean(), "modified": selected.sum(dim=1, dtype=losses.dtype).mean()}
         return LossOutput(total, logits.detach(), parts, selected)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from losses.common.base import ScheduledCriterion
 from losses.common.functional import at_least_float32
-from losses.common.memory import check_memory, write_rows
+from losses.common.memory import MemoryNeed, column_sums, label_memory, read_rows, write_rows
 from losses.common.mixup import draw_mixture, running_statistics_kept
 from losses.common.variants import fill_variant_options, variant_options
 from losses.distribution_balanced import BalanceConfig, distribution_balanced, logit_bias
@@ -191,6 +191,8 @@ class _NDLPGlobalBatch(NamedTuple):
     """The batch of all ranks, rank 0's rows first (B is the global batch)."""
 
     rows: Tensor  # (B,) long, of the training set
+    on_host: Tensor | None  # the same on the host, where they are known there
+    confidence: Tensor  # (B, C) before the step
     counted: Tensor  # (B,) float64: 1, or 0 for a row that only pads a batch smaller than the number of ranks
     soft: Tensor  # (B, C) sharpened confidences
     pseudo: Tensor  # (B, C) bool
@@ -208,6 +210,7 @@ class NDLP(ScheduledCriterion):
     """
 
     single_pass = False
+    label_memories = frozenset({"confidence"})
     config: NDLPConfig
     confidence: Tensor
     log_distribution: Tensor
@@ -217,7 +220,6 @@ class NDLP(ScheduledCriterion):
         super().__init__(config, info)
         self.options, self.rules = variant_options(config, VARIANTS), RULES[config.confidence]
         classes = info.observed.num_classes
-        check_memory(info.observed, 8, "NDLP keeps a confidence")
         confidence = initial_confidence(info.observed)
         require(
             bool(((confidence > 0) & (confidence < 1)).any()),
@@ -228,13 +230,18 @@ class NDLP(ScheduledCriterion):
         self.register_buffer("log_distribution", torch.full((classes,), -math.log(classes), dtype=torch.float64))
         self.register_buffer("positives", self._positives())
 
+    @classmethod
+    def memory_needs(cls, config: NDLPConfig, info: CriterionInfo) -> list[MemoryNeed]:
+        """The confidences."""
+        return [label_memory("confidences", info.observed, 8)]
+
     def _positives(self) -> Tensor:
         """(C,) float64 class counts by the prior, which is printed where the loss uses more than candidate labels."""
         prior = self.config.prior
         if prior == "confidence":
             if rank() == 0:
                 say("--prior confidence: class frequencies are estimated from the candidate labels, anew every epoch")
-            return self.confidence.sum(dim=0)
+            return column_sums(self.confidence)
         return class_frequencies(self.info, prior).positives
 
     @property
@@ -247,14 +254,14 @@ class NDLP(ScheduledCriterion):
         super().on_epoch_start(epoch, train_scores)
         self.log_distribution.fill_(-math.log(len(self.log_distribution)))
         if self.config.prior == "confidence":
-            self.positives.copy_(self.confidence.sum(dim=0))
+            self.positives.copy_(column_sums(self.confidence, self.positives.device))
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch; after it, the distribution and then the confidences are updated from the batch."""
         logits = at_least_float32(model(batch.images).logits)
         candidates = batch.observed == PRESENT
         with torch.autocast(logits.device.type, enabled=False):
-            whole = self._global_batch(batch.index, candidates)
+            whole = self._global_batch(batch, candidates)
             pseudo = whole.pseudo[whole.own]
             losses = self._losses(logits, pseudo, whole.in_loss[whole.own])
             chosen = self._chosen(losses.mean(dim=1), whole)
@@ -292,16 +299,19 @@ class NDLP(ScheduledCriterion):
         losses = distribution_balanced(logits, targets.to(logits.dtype), self.frequencies, self.config)
         return losses * in_loss.to(losses.dtype)
 
-    def _global_batch(self, index: Tensor, candidates: Tensor) -> _NDLPGlobalBatch:
+    def _global_batch(self, batch: Batch, candidates: Tensor) -> _NDLPGlobalBatch:
         """The global batch and its pseudo labels; confidences are the same on every rank, so only rows are sent."""
-        config, rows, candidates = self.config, gather_rows(index), gather_rows(candidates)
+        config, rows, candidates = self.config, gather_rows(batch.index), gather_rows(candidates)
+        on_host = batch.host_index if world_size() == 1 else None
+        confidence = read_rows(self.confidence, rows, on_host)
         if self.epoch <= config.candidate_epochs:
             soft, pseudo = candidates.double(), candidates
         else:
-            soft = self.rules.sharpened(self.confidence[rows], config.gamma)
-            pseudo = pseudo_labels(soft, class_thresholds(self.confidence))
+            soft = self.rules.sharpened(confidence, config.gamma)
+            pseudo = pseudo_labels(soft, class_thresholds(self.confidence, rows.device))
         in_loss = pseudo | ~candidates if config.rejected == "ignored" else torch.ones_like(pseudo)
-        return _NDLPGlobalBatch(rows, counted_rows(rows), soft, pseudo, in_loss, own_rows(len(index)))
+        own = own_rows(len(batch.index))
+        return _NDLPGlobalBatch(rows, on_host, confidence, counted_rows(rows), soft, pseudo, in_loss, own)
 
     def _chosen(self, losses: Tensor, whole: _NDLPGlobalBatch) -> Tensor:
         """(B,) bool of the global batch: the images whose pseudo labels are trusted."""
@@ -341,12 +351,12 @@ class NDLP(ScheduledCriterion):
         """Update the distribution from the old confidences, then the confidences from the predictions."""
         if self.options.update_logits == "biased":
             logits = logits + logit_bias(self.frequencies, self.config).to(logits)
-        confidence = self.confidence[whole.rows]
-        self.log_distribution.copy_(self._next_distribution(class_shares(confidence * whole.counted[:, None])))
+        shares = class_shares(whole.confidence * whole.counted[:, None])
+        self.log_distribution.copy_(self._next_distribution(shares))
         predicted = gather_rows(self.rules.predicted(logits, candidates))
         predicted = one_per_image(predicted, whole.rows, self.options.repeats)
-        moved = moved_confidence(confidence, predicted, self.config.mu)
-        write_rows(self.confidence, whole.rows[whole.own], moved[whole.own])
+        moved = moved_confidence(whole.confidence, predicted, self.config.mu)
+        write_rows(self.confidence, whole.rows[whole.own], moved[whole.own], whole.on_host)
 
     def _next_distribution(self, shares: Tensor) -> Tensor:
         """(C,) logarithm of the distribution after a batch with these class shares (C,)."""

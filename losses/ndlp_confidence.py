@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from losses.common.memory import row_blocks
 from utils.types import PRESENT, LabelTable
 
 Repeats = Literal["mean", "last"]
@@ -30,17 +31,19 @@ def initial_confidence(table: LabelTable, *, block: int = 16_384) -> Tensor:
     return confidence
 
 
-def class_thresholds(confidence: Tensor) -> Tensor:
+def class_thresholds(confidence: Tensor, device: torch.device | None = None) -> Tensor:
     """Threshold of each class: the mean confidence over the images whose confidence is not 0.
 
     Args:
         confidence: (N, C) of the whole training set.
+        device: where to compute it, block by block; None: where the confidences are.
 
     Returns:
         (C,) phi; +inf for a class without any confidence, where the published code has NaN: neither is ever exceeded.
     """
-    counts = (confidence != 0).sum(dim=0)
-    return torch.where(counts > 0, confidence.sum(dim=0) / counts, math.inf)
+    blocks = [(rows.sum(dim=0), (rows != 0).sum(dim=0)) for rows in row_blocks(confidence, device)]
+    sums, counts = (torch.stack(parts).sum(dim=0) for parts in zip(*blocks, strict=True))
+    return torch.where(counts > 0, sums / counts, math.inf)
 
 
 def sharpened(confidence: Tensor, gamma: float) -> Tensor:

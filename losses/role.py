@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from losses.assume_negative import Variant, label_costs
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32
+from losses.common.memory import MemoryNeed, label_memory, read_rows
 from losses.single_positive import EPRConfig, count_penalty, expected_count
 from utils.checks import require
 from utils.options import option
@@ -95,6 +96,7 @@ class ROLE(Criterion):
     Raises: UserError if the labels are stored sparse because they are too many for a dense estimate of each.
     """
 
+    label_memories = frozenset({"estimates"})
     config: ROLEConfig
 
     def __init__(self, config: ROLEConfig, info: CriterionInfo) -> None:
@@ -107,13 +109,19 @@ class ROLE(Criterion):
         self.expected = expected_count(config, info)
         self.estimates = nn.Parameter(initial_estimates(info.observed, derive_seed(info.seed, "label estimates")))
 
+    @classmethod
+    def memory_needs(cls, config: ROLEConfig, info: CriterionInfo) -> list[MemoryNeed]:
+        """The estimates, which are learned."""
+        return [label_memory("estimates", info.observed, 4, learned=True)]
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the estimates, with their own learning rate."""
         return [{"params": [self.estimates], "lr_mult": self.config.estimator_lr_mult, "weight_decay": 0.0}]
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C), rows of the training set (B,)."""
-        logits, estimates = at_least_float32(model(batch.images).logits), self.estimates[batch.index]
+        logits = at_least_float32(model(batch.images).logits)
+        estimates = read_rows(self.estimates, batch.index, batch.host_index)
         losses = role_losses(logits, estimates, batch.observed, self.config.variant)
         p, q = torch.sigmoid(logits), torch.sigmoid(estimates)
         penalty = 0.5 * (count_penalty(p, self.expected) + count_penalty(q, self.expected))

@@ -265,6 +265,7 @@ class Batch(NamedTuple):
     second_view: Tensor | None = None  # (B, 3, H, W), for criteria that need it
     truth: Tensor | None = None  # (B, C) int8, for analysis; no criterion reads it, and it may lie on another device
     soft: Tensor | None = None  # (B, C) float in [0, 1], -1 unknown, beside the codes of soft labels, else None
+    host_index: Tensor | None = None  # `index` on the host, where it is known there: label memories may lie there
 
 
 class ModelOutput(NamedTuple):

@@ -21,10 +21,10 @@ from PIL import Image
 from data.files.cache import Cache, pack, stamp, unpack
 from data.files.room import room_for
 from data.images.files import ArrayImages, FileImages, decoded, file_marks, in_threads
-from data.images.free_memory import free_memory
 from data.images.opening import UNREADABLE, header
 from utils.checks import RunError, UserError, require
 from utils.console import say
+from utils.free_memory import free_memory
 from utils.safe_files import write_atomically
 from utils.types import Annotations, Index
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from data.images.depth import DeclinedError, require_rgb, to_rgb
-from data.images.free_memory import free_memory
 from data.images.kinds import declined_kind
+from utils.free_memory import free_memory
 
 Image.MAX_IMAGE_PIXELS = None  # instead of it, `_require_memory`
 

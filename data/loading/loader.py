@@ -182,7 +182,7 @@ def batch_on(
     observed, index = (each.to(device, non_blocking=True) for each in (raw.observed, raw.index))
     soft = None if raw.soft is None else raw.soft.to(device, non_blocking=True)
     assert views[0] is not None
-    return Batch(views[0], observed, index, views[1], raw.truth, soft)
+    return Batch(views[0], observed, index, views[1], raw.truth, soft, raw.index)
 
 
 def training_batches(

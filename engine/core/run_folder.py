@@ -36,6 +36,7 @@ FREE_ON_RESUME = frozenset(
         "gpus",
         "threads",
         "eval_batch_size",
+        "label_memory",
         "num_workers",
         "save_minutes",
         "print_freq",

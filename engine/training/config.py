@@ -17,6 +17,7 @@ from engine.core.scoring import MetricsBy
 from engine.core.setting_table import Groups
 from engine.core.settings import Command
 from engine.training.features import FeatureConfig
+from engine.training.label_memory import MemoryConfig
 from engine.training.optim import OptimConfig
 from engine.training.recorder import RecordConfig
 from losses import CRITERIA, methods_of
@@ -136,7 +137,7 @@ SHARED: Groups = {
     "labels": (Regime,),
     "model": (ModelConfig,),
     "optimiser": (OptimConfig,),
-    "run": (RunConfig, FeatureConfig, KernelConfig, RecordConfig),
+    "run": (RunConfig, FeatureConfig, KernelConfig, MemoryConfig, RecordConfig),
 }
 """The settings that every training script shares; those of the method and of the head come on top."""
 

@@ -207,13 +207,14 @@ class FeatureLoader:
 
     def to_batch(self, raw: FeatureBatch, device: torch.device) -> Batch:
         """A batch of this loader on `device`: pooled features are images of one pixel; the truth stays where it is."""
-        observed, index = raw.observed.to(device), raw.index.to(device)
+        observed, index = (each.to(device, non_blocking=True) for each in (raw.observed, raw.index))
         second = None if raw.second is None else _as_image(raw.second, device, self.dtype)
-        soft = None if raw.soft is None else raw.soft.to(device)
-        return Batch(_as_image(raw.features, device, self.dtype), observed, index, second, raw.truth, soft)
+        soft = None if raw.soft is None else raw.soft.to(device, non_blocking=True)
+        images = _as_image(raw.features, device, self.dtype)
+        return Batch(images, observed, index, second, raw.truth, soft, raw.index)
 
 
 def _as_image(features: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Features as maps (B, D, h, w) of floats on `device`; those without positions get one."""
-    moved = features.to(device).to(dtype)
+    moved = features.to(device, non_blocking=True).to(dtype)
     return moved[:, :, None, None] if moved.ndim == 2 else moved

@@ -15,15 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.common.functional import at_least_float32, present
+from losses.common.memory import MemoryNeed, label_memory
 from utils.checks import UserError, require
 from utils.collectives import gather_rows, world_size
 from utils.label_dynamics import MOST_EPOCHS, EpochShare, GroupLosses, HighestLoss, Modifications, memorisation
 from utils.options import option
 from utils.safe_files import write_atomically
 from utils.types import Batch, LabelTable, LossOutput, StateDict
-
-MOST_BYTES = 4 << 30
-"""Memory that tables of labels may take; COCO needs 46 MB for both."""
 
 LABELS_FILE = "labels.npz"
 """Name in a run folder of the file that `Recorder.save` writes."""
@@ -43,6 +41,17 @@ class RecordConfig:
     def __post_init__(self) -> None:
         choices = ("none", "modification", "memorisation", "all")
         require(self.record in choices, f"--record {self.record}: choose from {', '.join(choices)}")
+
+    def records(self, kind: str) -> bool:
+        """True if statistics of this kind are recorded."""
+        return self.record in (kind, "all")
+
+    def memory_needs(self, observed: LabelTable) -> list[MemoryNeed]:
+        """The tables of labels (N, C) that are kept."""
+        kinds = {"modification": Modifications.BYTES, "memorisation": HighestLoss.BYTES}
+        size = sum(size for kind, size in kinds.items() if self.records(kind))
+        need = label_memory(f"records of {self.record}", observed, size)
+        return [need._replace(remedy="--record none")] if size else []
 
 
 class _Rows(NamedTuple):
@@ -67,10 +76,11 @@ class Recorder:
         observed: (N, C) labels of the training.
         truth: (N, C) true labels of the same rows.
         epochs: number of epochs of the whole training.
-        device: device of the tables, that of the losses. 1 byte per label for modification, 6 for memorisation.
+        device: device of the tables, that of the losses or the host, to which the rows of each step then move. 1 byte
+            per label for modification, 6 for memorisation.
 
     Raises:
-        UserError: the tables would need more than `MOST_BYTES`, or there are too many epochs to number.
+        UserError: there are too many epochs to number.
     """
 
     def __init__(
@@ -82,24 +92,17 @@ class Recorder:
         epochs: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.config, self.observed, self.truth = config, observed, truth
+        self.config, self.observed, self.truth, self.device = config, observed, truth, torch.device(device)
         self.epoch = 0  # epoch of the counts
         rows, classes = len(observed), observed.num_classes
-        wants = {kind: config.record in (kind, "all") for kind in ("modification", "memorisation")}
-        label_bytes = Modifications.BYTES * wants["modification"] + HighestLoss.BYTES * wants["memorisation"]
-        size = rows * classes * label_bytes
+        memorisation = config.records("memorisation")
         require(
-            size <= MOST_BYTES,
-            f"--record {config.record}: {rows:,} images x {classes:,} classes need {size / 2**30:,.1f} GiB, more "
-            f"than {MOST_BYTES / 2**30:.0f}; take --record none or fewer images (--ss_frac_train)",
-        )
-        require(
-            not wants["memorisation"] or epochs <= MOST_EPOCHS,
+            not memorisation or epochs <= MOST_EPOCHS,
             f"--record {config.record}: at most {MOST_EPOCHS} epochs can be recorded, not {epochs}",
         )
-        self.modifications = Modifications(rows, classes, device) if wants["modification"] else None
-        self.highest = HighestLoss(rows, classes, device) if wants["memorisation"] else None
-        self.losses = GroupLosses(device) if wants["memorisation"] else None
+        self.modifications = Modifications(rows, classes, device) if config.records("modification") else None
+        self.highest = HighestLoss(rows, classes, device) if memorisation else None
+        self.losses = GroupLosses(device) if memorisation else None
 
     def step(self, epoch: int, batch: Batch, output: LossOutput) -> None:
         """Record one training step. Collective: every process calls it after each of its steps.
@@ -119,7 +122,7 @@ class Recorder:
             raise UserError("--record modification: this method modifies no labels; take --record memorisation or none")
         if epoch != self.epoch:
             self._start_epoch(epoch)
-        rows = _gathered(batch, output)
+        rows = _Rows(*(each.to(self.device) for each in _gathered(batch, output)))
         if self.modifications is not None:
             self.modifications.add(epoch, rows.index, rows.observed, rows.truth, rows.modified)
         if self.highest is not None:

@@ -220,7 +220,7 @@ class Run:
         loader = self.loaders.scoring("train")
         scores = score(model, loader, len(self.data.train), self.runtime, label=label, after_batch=self._watch)
         require_finite(bool(np.isfinite(scores).all()), label)
-        return torch.from_numpy(scores).to(self.runtime.device)
+        return torch.from_numpy(scores).to("cpu" if self.criterion.memories_on_host else self.runtime.device)
 
     def _resume(self) -> None:
         """Go on from `last/` where there is one."""

@@ -16,6 +16,7 @@ from engine.core.distributed import Runtime
 from engine.core.settings import Settings
 from engine.training.config import RunConfig
 from engine.training.features import FeatureConfig, FrozenFeatures, feature_arrays, reads_maps, wanted_views
+from engine.training.label_memory import MemoryConfig, free_now, memories_on_host
 from engine.training.loaders import FeatureLoaders, ImageLoaders, LoaderFactory, SplitName
 from engine.training.optim import OptimConfig
 from engine.training.recorder import RecordConfig, Recorder
@@ -26,7 +27,7 @@ from models.classifier import Classifier
 from models.heads import LabelInfo
 from models.peers import Network, build_peers
 from utils.checks import require
-from utils.console import warn
+from utils.console import say, warn
 from utils.types import ClassCounts, CriterionInfo
 
 
@@ -105,8 +106,11 @@ def build_network(settings: Settings, data: Data) -> Network:
 def build_criterion(
     settings: Settings, data: Data, network: Network, steps_per_epoch: int, runtime: Runtime
 ) -> Criterion:
-    """The criterion of the method on the device of the run."""
-    config = settings.of(RunConfig)
+    """The criterion of the method on the device of the run, its label memories there or on the host.
+
+    Raises: UserError when there is no room for what it and the recorder will keep, before any of it is made.
+    """
+    config, kind = settings.of(RunConfig), CRITERIA[settings.method].criterion
     info = CriterionInfo(
         observed=data.observed,
         classes=data.train.classes,
@@ -118,12 +122,25 @@ def build_criterion(
         clean_counts=ClassCounts(data.train.truth.counts(), "clean"),
         frozen_epochs=config.frozen_epochs,
     )
-    criterion = CRITERIA[settings.method].criterion(settings.method_config, info)
+    on_host = _memories_on_host(settings, kind, info, runtime)
+    criterion = kind(settings.method_config, info)
     require(
         criterion.train_scores_of != "average" or settings.of(OptimConfig).ema is not None,
         f"{settings.method}: needs the moving average of the network; give --ema 0.999, say",
     )
-    return (criterion.in_float64() if runtime.dtype == torch.float64 else criterion).to(runtime.device)
+    if runtime.dtype == torch.float64:
+        criterion.in_float64()
+    return criterion.placed(runtime.device, memories_on_host=on_host)
+
+
+def _memories_on_host(settings: Settings, kind: type[Criterion], info: CriterionInfo, runtime: Runtime) -> bool:
+    """True if what the criterion and the recorder will keep of each label stays on the host beside a GPU."""
+    needs = [*kind.memory_needs(settings.method_config, info), *settings.of(RecordConfig).memory_needs(info.observed)]
+    config, sgd = settings.of(MemoryConfig), settings.of(OptimConfig).optimizer == "sgd"
+    on_host = memories_on_host(config, settings.method, needs, free_now(runtime), learned_copies=3 if sgd else 4)
+    if on_host and config.label_memory == "auto" and runtime.is_main:
+        say("label memories are on the host, for half of what is free on the GPU does not hold them (--label_memory)")
+    return on_host
 
 
 def build_recorder(settings: Settings, data: Data, criterion: Criterion, runtime: Runtime) -> Recorder:
@@ -138,7 +155,7 @@ def build_recorder(settings: Settings, data: Data, criterion: Criterion, runtime
         observed=data.observed,
         truth=data.train.truth,
         epochs=settings.of(RunConfig).epochs,
-        device=runtime.device,
+        device="cpu" if criterion.memories_on_host else runtime.device,
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
 
 from losses.common.functional import at_least_float32
+from losses.common.memory import MemoryNeed
 from utils.types import Batch, CriterionInfo, LabelTable, LossOutput, ModelOutput, PeerModels
 
 _MORE_THAN_LOGITS = frozenset({"cam", "features", "second_view", "peers", "labels"})
@@ -38,10 +41,36 @@ class Criterion(nn.Module):
     float32_state: ClassVar[frozenset[str]] = frozenset()
     """Buffers that stay float32 where all else is float64, because the method is published so."""
 
+    label_memories: ClassVar[frozenset[str]] = frozenset()
+    """Buffers and parameters with a row per training image, all used by way of `losses.common.memory`."""
+
+    memories_on_host = False
+    """True where they are in the memory of the machine, whatever the device of the rest."""
+
     def __init__(self, config: Any, info: CriterionInfo) -> None:
         super().__init__()
         self.config = config
         self.info = info
+
+    @classmethod
+    def memory_needs(cls, config: Any, info: CriterionInfo) -> Sequence[MemoryNeed]:
+        """The large state that a criterion with this config will keep; none by default."""
+        return ()
+
+    def placed(self, device: torch.device | str, *, memories_on_host: bool = False) -> Self:
+        """This criterion, new and on the host, on `device`, in place; its label memories stay where they are if asked.
+
+        Steps are the same either way; with memories on the host each waits for the device once. A parameter that stays
+        is updated there.
+        """
+        kept = {name: getattr(self, name) for name in self.label_memories} if memories_on_host else {}
+        for name in kept:
+            setattr(self, name, None)
+        self.to(device)
+        for name, memory in kept.items():
+            setattr(self, name, memory)
+        self.memories_on_host = memories_on_host
+        return self
 
     def in_float64(self) -> Self:
         """This criterion with its float state in float64, in place, except for `float32_state`."""
@@ -62,7 +91,8 @@ class Criterion(nn.Module):
 
         Args:
             epoch: from 1.
-            train_scores: logits (N, C), rows in order, if `wants_train_scores(epoch)`; else None.
+            train_scores: logits (N, C), rows in order, if `wants_train_scores(epoch)`, where label memories are; else
+                None.
         """
 
     def forward(self, model: Any, batch: Batch) -> LossOutput:
@@ -94,10 +124,13 @@ class Criterion(nn.Module):
         if observed.shape != logits.shape or index.shape != logits.shape[:1]:
             shapes = ", ".join(str(tuple(each.shape)) for each in (logits, observed, index))
             raise ValueError(f"logits, observed and index must be (B, C), (B, C) and (B,), got {shapes}")
+        on_host = index.long() if index.device.type == "cpu" else None
         observed, index = observed.to(logits.device).float(), index.to(logits.device).long()
         no_images = logits.new_zeros(len(logits), 3, 1, 1)
         soft = None if soft is None else soft.to(logits.device).float()
-        output: LossOutput = self(_GivenLogits(logits), Batch(no_images, observed, index, soft=soft))
+        output: LossOutput = self(
+            _GivenLogits(logits), Batch(no_images, observed, index, soft=soft, host_index=on_host)
+        )
         return output
 
     def corrected_labels(self) -> LabelTable | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses import CRITERIA, NDLP, NDLPConfig
+from losses import CRITERIA, NDLP, NDLPConfig, build_criterion
 from losses.build import typed_config
 from losses.common.variants import variant_options
 from losses.ndlp import VARIANTS, counted_rows, own_rows, ramp
@@ -249,11 +249,11 @@ def test_images_of_one_candidate_each_are_refused():
 
 
 def test_a_table_that_no_memory_holds_is_refused(monkeypatch):
-    monkeypatch.setattr("losses.common.memory.LARGEST_TABLE", 8 * ROWS * CLASSES)
-    build()
-    monkeypatch.setattr("losses.common.memory.LARGEST_TABLE", 8 * ROWS * CLASSES - 1)
-    with pytest.raises(UserError, match="NDLP keeps a confidence"):
-        build()
+    monkeypatch.setattr("losses.usable_memory", lambda: 8 * ROWS * CLASSES)
+    build_criterion("ndlp", observed=CODES, prior="candidate")
+    monkeypatch.setattr("losses.usable_memory", lambda: 8 * ROWS * CLASSES - 1)
+    with pytest.raises(UserError, match="ndlp keeps confidences of"):
+        build_criterion("ndlp", observed=CODES, prior="candidate")
 
 
 # --- settings

@@ -249,3 +249,15 @@ def test_a_score_that_is_better_by_no_more_than_rounding_is_waited_for():
     assert after_score(Plateau(best=best), limit, OptimConfig()) == Plateau(best=best, waited=1)
     above = math.nextafter(limit, 1)
     assert after_score(Plateau(best=best, waited=2), above, OptimConfig()) == Plateau(best=above)
+
+
+def test_parameters_on_the_host_beside_others_are_updated_group_by_group():
+    def group(device):
+        return {"params": [torch.nn.Parameter(torch.ones(2, device=device)) for _ in range(2)]}
+
+    mixed = build_optimizer(OptimConfig(), [group("cpu"), group("meta")])
+    assert [each["fused"] for each in mixed.param_groups] == [True, None]
+    assert mixed.defaults["fused"] is None
+    alike = build_optimizer(OptimConfig(), [group("cpu"), group("cpu")])
+    assert [each["fused"] for each in alike.param_groups] == [True, True]
+    assert alike.defaults["fused"] is True

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from data.loading.samplers import ShuffledBatches
-from engine.training.recorder import LABELS_FILE, MOST_BYTES, RecordConfig, Recorder, assume_negative_losses
+from engine.training.recorder import LABELS_FILE, RecordConfig, Recorder, assume_negative_losses
 from losses.assume_negative import BCE, BCEConfig
+from losses.common.memory import MemoryNeed
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.oracles import label_dynamics as oracle
 from tests.ranks import run_ranks
@@ -240,27 +241,6 @@ def test_a_folder_that_is_gone_is_named(tmp_path):
         Run().recorder().save(Path(tmp_path / "gone" / "labels.npz"))
 
 
-class Huge:
-    """As many labels as OpenImages has, without any."""
-
-    num_classes = 5000
-
-    def __len__(self):
-        return 3_400_000
-
-
-@pytest.mark.parametrize("record", ["all", "modification", "memorisation"])
-def test_tables_of_absurd_size_are_refused_before_they_are_made(record):
-    with pytest.raises(UserError, match=r"--record .*3,400,000 images x 5,000 classes") as error:
-        Run().recorder(record, observed=Huge(), truth=Huge())
-    assert "\n" not in str(error.value)
-    assert len(Huge()) * Huge.num_classes > MOST_BYTES
-
-
-def test_any_size_will_do_without_recording():
-    assert Run().recorder("none", observed=Huge(), truth=Huge()).epoch_end(1) == {}
-
-
 def test_unknown_choice_is_refused_with_the_choices():
     with pytest.raises(UserError, match="--record both: choose from none, modification, memorisation, all"):
         RecordConfig(record="both")
@@ -268,14 +248,14 @@ def test_unknown_choice_is_refused_with_the_choices():
 
 
 @pytest.mark.parametrize(("record", "size"), [("modification", 1), ("memorisation", 6), ("all", 7)])
-def test_tables_may_take_all_the_memory_that_there_is_for_them(monkeypatch, record, size):
+def test_tables_say_what_they_need(record, size):
     labels = LabelTable(np.zeros((10, 3), dtype=np.int8))
-    made = {"observed": labels, "truth": labels, "epochs": 32767}
-    monkeypatch.setattr("engine.training.recorder.MOST_BYTES", 30 * size)
-    assert Recorder(RecordConfig(record=record), **made).epoch_end(1) == {}
-    monkeypatch.setattr("engine.training.recorder.MOST_BYTES", 30 * size - 1)
-    with pytest.raises(UserError, match=f"--record {record}: 10 images x 3 classes need 0.0 GiB, more than 0; take"):
-        Recorder(RecordConfig(record=record), **made)
+    need = MemoryNeed(f"records of {record}", 30 * size, remedy="--record none")
+    assert RecordConfig(record=record).memory_needs(labels) == [need]
+    made = Recorder(RecordConfig(record=record), observed=labels, truth=labels, epochs=2)
+    tables = [each for part in made.state_dict().values() if isinstance(part, dict) for each in part.values()]
+    assert sum(each.nbytes for each in tables if len(each) == 10) == 30 * size
+    assert RecordConfig().memory_needs(labels) == []
 
 
 @pytest.mark.parametrize("record", ["modification", "memorisation", "all"])

@@ -130,7 +130,9 @@ def test_scores_of_the_training_set_are_of_the_network_that_the_criterion_reads(
     asked, values = [], np.arange(6, dtype=np.float32).reshape(2, 3)
     monkeypatch.setattr(room, "score", lambda *args, **named: asked.append((args, named)) or values)
     run = SimpleNamespace(
-        criterion=SimpleNamespace(wants_train_scores=lambda epoch: epoch > 2, train_scores_of=of),
+        criterion=SimpleNamespace(
+            wants_train_scores=lambda epoch: epoch > 2, train_scores_of=of, memories_on_host=False
+        ),
         eval_model="average",
         loop=SimpleNamespace(learner=SimpleNamespace(model="network")),
         loaders=SimpleNamespace(scoring=lambda split: f"loader of {split}"),

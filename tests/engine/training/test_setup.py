@@ -10,8 +10,10 @@ import torch
 from data.loading.loader import LoaderConfig
 from engine.training import setup
 from engine.training.features import FeatureView
+from engine.training.label_memory import FreeMemory
 from engine.training.loaders import FeatureLoaders, ImageLoaders
 from engine.training.recorder import Recorder
+from losses.common.memory import label_memory
 from models.build import Architecture, build_model
 from models.peers import build_peers
 from tests.engine.run_folders import settings_of
@@ -140,13 +142,17 @@ def test_a_head_that_does_not_fit_the_method_is_refused():
 class Criterion:
     """A criterion that keeps what it is told."""
 
-    needs, train_scores_of, corrected = frozenset(), "network", None
+    needs, train_scores_of, corrected, memories_on_host = frozenset(), "network", None, False
 
     def __init__(self, config=None, info=None):
         self.config, self.info = config, info
 
-    def to(self, device):
-        self.device = device
+    @classmethod
+    def memory_needs(cls, config, info):
+        return ()
+
+    def placed(self, device, *, memories_on_host):
+        self.device, self.memories_on_host = device, memories_on_host
         return self
 
     def corrected_labels(self):
@@ -173,6 +179,44 @@ def test_a_criterion_is_told_about_the_run_and_moved_to_its_device(monkeypatch):
     assert (info.class_counts.origin, info.clean_counts.origin) == ("observed", "clean")
     assert info.class_counts.values.tolist() == [0, 0, 0]
     assert info.clean_counts.values.tolist() == data.train.truth.counts().tolist()
+
+
+@pytest.mark.parametrize(
+    ("free", "words", "on_host"), [(240, [], False), (239, [], True), (0, ["--label_memory", "host"], True)]
+)
+def test_label_memories_go_where_there_is_room(monkeypatch, capsys, free, words, on_host):
+    """4 bytes for each of 30 labels, and the recorder has none."""
+    data, settings = array_data(), settings_of("bce", words)
+    needs = classmethod(lambda kind, config, info: [label_memory("confidences", info.observed, 4)])
+    monkeypatch.setitem(setup.CRITERIA, "bce", SimpleNamespace(criterion=kind_of(memory_needs=needs)))
+    monkeypatch.setattr(setup, "free_now", lambda runtime: FreeMemory(120, free))
+    main = SimpleNamespace(**{**vars(RUNTIME), "is_main": True})
+    made = setup.build_criterion(settings, data, SimpleNamespace(feature_width=5), 11, main)
+    assert made.memories_on_host is on_host
+    assert ("label memories are on the host" in capsys.readouterr().out) == (on_host and not words)
+    device = setup.build_recorder(settings, data, made, SimpleNamespace(device=torch.device("meta"))).device
+    assert device.type == ("cpu" if on_host else "meta")
+
+
+def test_what_has_no_room_is_refused_before_it_is_made(monkeypatch):
+    """The records of all labels take 7 bytes for each of 30."""
+    settings = settings_of("bce", ["--record", "all"])
+    monkeypatch.setitem(setup.CRITERIA, "bce", SimpleNamespace(criterion=kind_of(__init__=None)))
+    monkeypatch.setattr(setup, "free_now", lambda runtime: FreeMemory(209))
+    with pytest.raises(UserError, match=r"^bce keeps records of all of .* give --record none or fewer images"):
+        setup.build_criterion(settings, array_data(), SimpleNamespace(feature_width=5), 11, RUNTIME)
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [("sgd", 3), ("adam", 4), ("adamw", 4)])
+def test_what_is_learned_is_planned_with_what_the_optimiser_keeps(monkeypatch, optimizer, copies):
+    needs = classmethod(lambda kind, config, info: [label_memory("estimates", info.observed, 4, learned=True)])
+    made = (settings_of("bce", ["--optimizer", optimizer]), array_data(), SimpleNamespace(feature_width=5), 11, RUNTIME)
+    monkeypatch.setitem(setup.CRITERIA, "bce", SimpleNamespace(criterion=kind_of(memory_needs=needs)))
+    monkeypatch.setattr(setup, "free_now", lambda runtime: FreeMemory(30 * 4 * copies))
+    setup.build_criterion(*made)
+    monkeypatch.setattr(setup, "free_now", lambda runtime: FreeMemory(30 * 4 * copies - 1))
+    with pytest.raises(UserError, match="bce keeps estimates of"):
+        setup.build_criterion(*made)
 
 
 @pytest.mark.parametrize("words", [(), ("--ema", "0.9")])

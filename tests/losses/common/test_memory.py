@@ -1,21 +1,44 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
 
-from losses.common.memory import check_memory, write_rows
-from losses.cones import CoNeS, CoNeSConfig
-from tests.losses.fake_model import info_for
+from losses import build_criterion
+from losses.common import memory as module
+from losses.common.memory import (
+    MemoryNeed,
+    column_sums,
+    gib,
+    label_memory,
+    read_rows,
+    require_room,
+    row_blocks,
+    write_rows,
+)
 from tests.ranks import run_ranks
 from utils.checks import UserError
 from utils.types import UNKNOWN, LabelTable
 
 
+def test_rows_are_read_in_the_order_of_the_index_with_their_gradient():
+    memory = torch.arange(8.0).reshape(4, 2).requires_grad_()
+    rows = read_rows(memory, torch.tensor([3, 0, 3]))
+    assert rows.tolist() == [[6, 7], [0, 1], [6, 7]]
+    rows.sum().backward()
+    assert memory.grad.tolist() == [[1, 1], [0, 0], [0, 0], [2, 2]]
+
+
+def test_the_index_on_the_host_serves_where_the_memory_is_elsewhere_alone():
+    memory, wrong = torch.arange(4.0)[:, None], torch.tensor([1])
+    assert read_rows(memory, torch.tensor([2]), wrong).tolist() == [[2]]
+    far = torch.empty(1, dtype=torch.int64, device="meta")
+    assert module._beside(memory, far, wrong) is wrong
+
+
 def test_only_the_named_rows_change_and_the_first_of_repeated_rows_counts():
     memory = torch.zeros(5, 2)
-    write_rows(memory, torch.tensor([3, 1, 3, 1]), torch.arange(8.0).reshape(4, 2))
+    kept = write_rows(memory, torch.tensor([3, 1, 3, 1]), torch.arange(8.0).reshape(4, 2))
+    assert kept.tolist() == [[0, 1], [2, 3], [0, 1], [2, 3]]
     assert memory.tolist() == [[0, 0], [2, 3], [0, 0], [0, 1], [0, 0]]
 
 
@@ -30,7 +53,8 @@ def test_values_are_cast_and_gradients_stay_out():
 def write(rank: int) -> torch.Tensor:
     memory = torch.zeros(6, 2)
     index = torch.tensor([[4, 0, 2], [2, 5]][rank])  # row 2 on both: rank 0 owns it
-    write_rows(memory, index, torch.full((len(index), 2), float(rank + 1)))
+    kept = write_rows(memory, index, torch.full((len(index), 2), float(rank + 1)))
+    assert torch.equal(kept, memory[index])
     return memory
 
 
@@ -40,17 +64,49 @@ def test_ranks_end_with_the_same_memory():
     assert first[:, 0].tolist() == [1, 0, 1, 0, 1, 2]
 
 
-def test_state_that_no_machine_has_room_for_is_refused_before_it_is_made():
-    empty = csr_array((3_400_000, 5_000), dtype=np.int8)
-    with pytest.raises(UserError, match=r"CoNeS keeps a confidence for each of 3,400,000 images.*63 GiB"):
-        CoNeS(CoNeSConfig(), replace(info_for(np.eye(2, dtype=np.int8)), observed=LabelTable(empty, default=UNKNOWN)))
-    check_memory(LabelTable(np.zeros((82_081, 80), dtype=np.int8)), 4, "anything")
+@pytest.mark.parametrize("block", [1, 3, 7, 100])
+def test_a_memory_is_read_in_blocks_of_whole_rows(monkeypatch, block):
+    memory = torch.arange(15, dtype=torch.float64).reshape(5, 3)
+    monkeypatch.setattr(module, "BLOCK", block)
+    blocks = list(row_blocks(memory))
+    assert torch.equal(torch.cat(blocks), memory)
+    assert {len(rows) for rows in blocks[:-1]} <= {max(1, block // 3)}
+    assert column_sums(memory).tolist() == [30, 35, 40]
 
 
-def test_state_of_16_gib_is_kept_and_more_is_refused():
-    def table(classes):
-        return LabelTable(csr_array((16, classes), dtype=np.int8), default=UNKNOWN)
+def test_sums_of_one_block_are_those_of_the_whole():
+    memory = torch.rand(501, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(column_sums(memory), memory.sum(dim=0))
 
-    check_memory(table(2**28), 4, "anything")
-    with pytest.raises(UserError, match="anything for each of 16 images and 268,435,457 classes, 16 GiB"):
-        check_memory(table(2**28 + 1), 4, "anything")
+
+def test_a_need_is_an_entry_for_each_label():
+    table = LabelTable(csr_array((3_400_000, 5_000), dtype=np.int8), default=UNKNOWN)
+    assert label_memory("confidences", table, 4) == ("confidences", 68_000_000_000, True, False, "")
+
+
+def test_what_has_no_room_is_refused_with_figures_and_advice():
+    needs = [MemoryNeed("confidences", 3 << 30), MemoryNeed("prototypes", 1 << 29)]
+    require_room("cones", needs, 7 << 29, "on the GPU", "give less")
+    require_room("bce", [], 0, "on the GPU", "give less")
+    with pytest.raises(UserError) as error:
+        require_room("cones", needs, (7 << 29) - 1, "on the GPU", "give less")
+    assert str(error.value) == (
+        "cones keeps confidences of 3.00 GiB and prototypes of 0.50 GiB on the GPU, of which 3.50 GiB are free; "
+        "give less"
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0.00"), (1 << 30, "1.00"), (99 << 30, "99.00"), (100 << 30, "100"), (5000 << 30, "5,000")]
+)
+def test_sizes_are_in_gib(size, text):
+    assert gib(size) == text
+
+
+def test_a_criterion_that_memory_does_not_hold_is_refused_before_it_is_made(monkeypatch):
+    made = {"observed": [[1, 1, -1], [1, 0, 1]], "feature_width": 4, "memory_per_class": 2, "clusters": 2}
+    monkeypatch.setattr("losses.usable_memory", lambda: 2 * 3 * 4 + 3 * 2 * 4 * 4)
+    build_criterion("cones", **made)
+    monkeypatch.setattr("losses.usable_memory", lambda: 2 * 3 * 4 + 3 * 2 * 4 * 4 - 1)
+    with pytest.raises(UserError, match=r"cones keeps confidences of 0\.00 GiB and prototypes of .* take fewer images"):
+        build_criterion("cones", **made)

@@ -1,4 +1,4 @@
-from data.images import free_memory as module
+from utils import free_memory as module
 
 
 def test_free_memory_is_the_machines_or_the_containers(tmp_path, monkeypatch):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+UNKNOWN = 16 << 30
+"""Bytes that are taken to be free where no one says: systems other than Linux."""
+
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 
@@ -13,6 +16,12 @@ def free_memory() -> int | None:
     """Bytes of memory that are free on this machine, or in the container if it has less; None if unknown."""
     known = [_free_on_machine(), _free_in_container()]
     return min((each for each in known if each is not None), default=None)
+
+
+def usable_memory() -> int:
+    """Bytes of memory that may be planned with: those that are free, or a guess where that is unknown."""
+    free = free_memory()
+    return UNKNOWN if free is None else free
 
 
 def _free_on_machine() -> int | None:
