@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.gpu.plan import Plan, reason
 from benchmarks.gpu.runs import DIGITS, Job, figures, train
-from benchmarks.gpu.trainer import CASES, LATE, VARIANTS, Case, Shape, Trainer
+from benchmarks.gpu.trainer import CASES, LATE, ON_HOST, VARIANTS, Case, Shape, Trainer
 from engine.core.distributed import Runtime
 from engine.core.kernels import KernelConfig
 
@@ -31,7 +31,7 @@ def run(plan: Plan) -> None:
     found: dict[str, Any] = {"steps": {}, "digits": {}}
     with ThreadPoolExecutor(8) as pool:
         runs = {name: pool.submit(train, plan, job) for name, job in _digits(plan).items()}
-        for case in [case for case in CASES if case.method in FEW] if plan.small else CASES + VARIANTS:
+        for case in [case for case in CASES if case.method in FEW] if plan.small else CASES + VARIANTS + ON_HOST:
             found["steps"][case.name] = compared(case, plan)
             plan.write("parity", found)
         for name, result in runs.items():

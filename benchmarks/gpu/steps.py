@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.plan import Plan, reason
-from benchmarks.gpu.trainer import CASES, LATE, VARIANTS, Case, Shape, Trainer
+from benchmarks.gpu.trainer import CASES, LATE, ON_HOST, VARIANTS, Case, Shape, Trainer
 from engine.core.distributed import Runtime
 from losses.common.functional import weighted_bce
 from models.build import Architecture, build_model
@@ -33,7 +33,7 @@ _SEVEN = ("bce", "cones", "ndlp", "cls", "large_loss LL-R", "large_loss LL-Cp", 
 TABLES = [
     Table(Shape("resnet101", 448, 64), "bf16", _SEVEN),
     Table(Shape("resnet101", 448, 16), "fp32", _SEVEN[:2]),
-    Table(Shape("resnet50", 224, 64), "bf16", _SEVEN[:2]),
+    Table(Shape("resnet50", 224, 64), "bf16", (*_SEVEN[:2], "cones memories on the host")),
     Table(Shape("resnet50", 224, 256), "bf16"),
 ]
 SMALL = [Table(Shape("resnet18", 64, 4), "fp32", ("bce", "cones"))]
@@ -78,7 +78,7 @@ def of_methods(rows: Mapping[str, Any], table: Table, plan: Plan) -> Iterator[tu
     """The bare network, and each method on it."""
     yield "bare", {"bare": _row(partial(bare, table.shape, BARES["bare"]), measured_and_counted, table, plan)}
     yield "methods", {}
-    for case in CASES + VARIANTS:
+    for case in CASES + VARIANTS + ON_HOST:
         if (not table.methods or case.name in table.methods) and plan.left > 0:
             made = partial(_trainer, case, table.shape)
             yield "methods", {**rows["methods"], case.name: _row(made, measured_and_counted, table, plan)}

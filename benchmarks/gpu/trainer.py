@@ -49,6 +49,7 @@ class Case:
     head: str = ""
     optim: OptimConfig = SGD
     model: str = ""
+    memories_on_host: bool = False
 
     @property
     def name(self) -> str:
@@ -73,6 +74,7 @@ VARIANTS = [
     Case("decoupling", {"disagreement": "label"}, "by label"),
     Case("cls", {"ablation": "CLC"}, "CLC"),
 ]
+ON_HOST = [Case(method, note="memories on the host", memories_on_host=True) for method in ("cones", "ndlp")]
 _LABELS = {
     **dict.fromkeys(("bce", "cones", "ndlp", "db"), "candidate"),
     **dict.fromkeys(("role", "iu", "iun", "curriculum"), "known"),
@@ -135,7 +137,8 @@ class Trainer:
         self.observed = LabelTable(observed_codes(_LABELS.get(case.method, "partial"), rows, shape.classes))
         self.batches = ShuffledBatches(rows, shape.batch, seed=0)
         self.network = self._network(case, "peers" in needs, "labels" in needs)
-        self.criterion = self._criterion(kind.criterion, kind.config(**case.options))
+        criterion = self._criterion(kind.criterion, kind.config(**case.options))
+        self.criterion = criterion.placed(runtime.device, memories_on_host=case.memories_on_host)
         pinned = runtime.device.type == "cuda"
         self.images = FixedImages(self.observed, shape, 2 if "second_view" in needs else 1, pinned=pinned)
         self.loop = self._loop(case.optim, EMA(self.network, ema) if ema else None)
@@ -161,7 +164,7 @@ class Trainer:
             seed=0,
             clean_counts=ClassCounts(clean.counts(), "clean"),
         )
-        return kind(config, info).to(self.runtime.device)
+        return kind(config, info)
 
     def _loop(self, optim: OptimConfig, ema: EMA | None) -> Loop:
         groups = [
@@ -191,7 +194,8 @@ class Trainer:
         """Begin an epoch, with training scores of 0 where the method wants some."""
         state, size = self.loop.state, self.shape.batch
         state.epoch, state.step = epoch, 0
-        scores = torch.zeros(len(self.observed), self.shape.classes, device=self.runtime.device)
+        device = torch.device("cpu") if self.criterion.memories_on_host else self.runtime.device
+        scores = torch.zeros(len(self.observed), self.shape.classes, device=device)
         self.criterion.on_epoch_start(epoch, scores if self.criterion.wants_train_scores(epoch) else None)
         self.loop.learner.model.train()
         self.criterion.train()

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu.plan import Plan, reason
 from benchmarks.gpu.runs import ROOT
-from benchmarks.gpu.trainer import CASES, LATE, VARIANTS, Case, Shape, Trainer
+from benchmarks.gpu.trainer import CASES, LATE, ON_HOST, VARIANTS, Case, Shape, Trainer
 from engine.core.distributed import Runtime
 from engine.training.optim import OptimConfig
 from models.heads import HEADS
@@ -33,7 +33,7 @@ def run(plan: Plan) -> None:
     """Write waits.json: by method and precision, how often one step of each of three epochs waits, and where."""
     found = {}
     for precision in ("fp32", "bf16") if plan.small else ("fp32", "bf16", "fp16"):
-        for case in CASES + VARIANTS + MORE:
+        for case in CASES + VARIANTS + ON_HOST + MORE:
             if case.method in HALF or (precision == "fp32" and not plan.small):
                 found[f"{case.name} {precision}"] = _of_case(case, precision, plan)
     found["bce --ema fp32"] = _of_case(Case("bce"), "fp32", plan, ema=0.99)
