@@ -74,7 +74,11 @@ VARIANTS = [
     Case("decoupling", {"disagreement": "label"}, "by label"),
     Case("cls", {"ablation": "CLC"}, "CLC"),
 ]
-ON_HOST = [Case(method, note="memories on the host", memories_on_host=True) for method in ("cones", "ndlp")]
+ON_HOST = [
+    Case(case.method, case.options, f"{case.note} memories on the host".strip(), memories_on_host=True)
+    for case in CASES + VARIANTS
+    if case.name in ("cones", "ndlp", "curriculum", "role", "large_loss LL-Cp")
+]
 _LABELS = {
     **dict.fromkeys(("bce", "cones", "ndlp", "db"), "candidate"),
     **dict.fromkeys(("role", "iu", "iun", "curriculum"), "known"),

@@ -5,6 +5,7 @@ fp16, whose loss scale is read once per step, needs a card: benchmarks/gpu/waits
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from benchmarks.gpu.trainer import (
     CASES,
     EPOCHS,
     LATE,
+    ON_HOST,
     VARIANTS,
     Case,
     FixedImages,
@@ -87,6 +89,37 @@ def check(device, case, precision="fp32", **options):
 @pytest.mark.parametrize("case", [*CASES, *VARIANTS], ids=lambda case: case.name)
 def test_a_step_of_a_method(case, device):
     check(device, case)
+
+
+WRITE, BLOCKS = "losses/common/memory.py:write_rows", "losses/common/memory.py:row_blocks"
+WAITS_FOR_THE_HOST = {
+    "cones": [WRITE],
+    "large_loss": [WRITE],
+    "curriculum": [],
+    "ndlp": [BLOCKS, *SIZE_OF_SECOND_PASS, WRITE],
+}
+"""Waits of one step with the label memories on the host. ROLE's gradient reaches it by autograd, unseen here."""
+CASES_ON_HOST = [case for case in ON_HOST if case.method in WAITS_FOR_THE_HOST]
+
+
+@pytest.mark.parametrize("case", CASES_ON_HOST, ids=lambda case: case.name)
+def test_label_memories_on_the_host_give_the_same_bits_for_one_wait(case, device):
+    found = []
+    for each in (case, replace(case, memories_on_host=False)):
+        trainer = trainer_of(each)
+        for epoch in (1, LATE):
+            waits = waits_of_step(device, trainer, epoch)
+            trainer.step()
+        assert waits == (WAITS_FOR_THE_HOST[case.method] if each.memories_on_host else KNOWN.get((case.method, LATE), []))
+        memories = [getattr(trainer.criterion, name) for name in trainer.criterion.label_memories]
+        assert list(map(holds, memories)) == [not each.memories_on_host] * len(memories)
+        found.append(trainer.loop.state_dict())
+    for part in ("model", "criterion"):
+        host, gpu = (
+            {name: values for name, values in state[part].items() if torch.is_tensor(values)} for state in found
+        )
+        assert list(host) == list(gpu)
+        assert all(torch.equal(host[name].cpu(), values.cpu()) for name, values in gpu.items())
 
 
 HEAD_CASES = [Case("cones", note=head, head=head) for head in HEADS if head != "linear"]  # that also wants their maps
