@@ -74,8 +74,7 @@ def play(run: FinishedRun, test: Annotations, runtime: Runtime, tolerance: float
     view, boxes, rows = loader.eval_view(), by_image(test.boxes, len(test)), rows_with_cases(test)
     model = runtime.to_device(run.model(test)).eval()
     game = PointingGame(len(test.classes), tolerance)
-    size = loader.scoring_batch(on_gpu=runtime.device.type == "cuda")
-    for batch in viewed_batches(view, test.images, rows.tolist(), size, "pointing game"):
+    for batch in viewed_batches(view, test.images, rows.tolist(), loader.batch_size, "pointing game"):
         maps = _maps(model, [image.pixels for image in batch], view, run)
         truth = test.truth.rows(np.array([image.row for image in batch]))
         for image, each, codes in zip(batch, maps, truth, strict=True):

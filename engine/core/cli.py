@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from engine import INTERRUPTED
+from engine.core.gpu_memory import NO_GPU_MEMORY
 from utils.checks import Interrupted, RunError, UserError
 from utils.console import print_nowhere, warn
 
 _NO_MEMORY = "no memory left; give a smaller --batch_size or --img_size, or fewer --num_workers"
 _LIMITS = {
-    r"CUDA (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED": (
+    NO_GPU_MEMORY: (  # elsewhere than in training and scoring, which say it themselves
         "the GPU has no memory left; give a smaller --batch_size or --img_size, or --precision bf16"
     ),
     r"DefaultCPUAllocator|Cannot allocate memory|bad_alloc": _NO_MEMORY,

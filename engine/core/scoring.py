@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data.loading.loader import ImageLoader, LoaderConfig, build_loader
 from data.loading.samplers import OrderedBatches
 from engine.core.distributed import Runtime
+from engine.core.gpu_memory import gpu_memory_told, remedies_in_scoring
 from losses.common.functional import at_least_float32
 from models.peers import Peers
 from utils import collectives
@@ -258,9 +259,12 @@ def computed_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows (B,) and values (B, ...), in single precision at least, of each batch of this process."""
     bar = Progress(loader, total=rows, label=label, unit="img", shown=runtime.is_main)
+    remedies = remedies_in_scoring(runtime.precision)
     for raw in bar:
-        batch = loader.to_batch(raw, runtime.device)
-        yield batch.index, at_least_float32(compute(batch.images))
+        with gpu_memory_told("scoring", remedies):
+            batch = loader.to_batch(raw, runtime.device)
+            computed = at_least_float32(compute(batch.images))
+        yield batch.index, computed
         bar.advance(len(batch.index) * runtime.world_size)
         after_batch()
 

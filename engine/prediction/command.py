@@ -15,6 +15,7 @@ from typing import Literal
 from data.images.decoders import Decoder
 from data.images.files import FileImages
 from engine.core.checkpoint import SavedModel, read_model
+from engine.core.gpu_memory import gpu_memory_told
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
 from engine.prediction.export import FORMATS, TOLERANCE, export_model
@@ -220,7 +221,7 @@ def _predict_all(predictor: Predictor, config: PredictConfig, images: FoundImage
         results.unreadable.append(one)
 
     maps = config.heatmaps is not None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), gpu_memory_told("predicting", ["a smaller --batch_size"]):
         warnings.simplefilter("ignore")  # decoders complain of odd metadata, which is harmless
         for prediction in predictor.predict(
             list(sources), batch_size=config.batch_size, maps=maps, unreadable=unreadable

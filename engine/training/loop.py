@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from data.loading.samplers import TrainingBatches
 from engine.core.distributed import Runtime
+from engine.core.gpu_memory import gpu_memory_told, remedies_in_training
 from engine.core.scoring import BatchLoader
 from engine.training.ema import EMA
 from engine.training.finite import Step, first_not_finite, not_finite, step_of
@@ -251,7 +252,10 @@ class Loop:
             name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in state.sums.items()
         }
         if state.step < len(self.batches):
-            self._train_steps()
+            criterion = self.learner.criterion
+            memories = bool(criterion.label_memories) and not criterion.memories_on_host
+            with gpu_memory_told("training", remedies_in_training(self.runtime.precision, memories=memories)):
+                self._train_steps()
         self.runtime.average_buffers(self.learner.model)
         if self.learner.ema:
             self.learner.ema.end_epoch(self.runtime)

@@ -76,6 +76,7 @@ def runtime_here():
     return SimpleNamespace(
         device=torch.device("cpu"),
         dtype=torch.float32,
+        precision="fp32",
         rank=collectives.rank(),
         world_size=collectives.world_size(),
         is_main=collectives.rank() == 0,
@@ -103,6 +104,15 @@ def refused(rank, bad):
             evaluate(Colours(codes.shape[1], bad), split(truth), CONFIG, runtime_here(), 0, label="test")
         messages.append(str(caught.value))
     return messages
+
+
+def raising(error):
+    """A function that raises `error`."""
+
+    def function(*args, **named):
+        raise error
+
+    return function
 
 
 def hold_equal(found, expected):
@@ -138,6 +148,16 @@ def test_two_processes_give_the_figures_of_one(two_processes, rows):
         np.testing.assert_array_equal(scores_here, scores)
         hold_equal(dense_here, dense)
         hold_equal(sparse_here, sparse)
+
+
+@pytest.mark.parametrize("truth", [LabelTable, as_sparse], ids=["dense", "sparse"])
+def test_a_gpu_without_memory_for_scoring_is_told_with_the_flag_that_helps(truth):
+    model, codes = Colours(9), random_codes(6)
+    model.forward = raising(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))
+    with pytest.raises(
+        RunError, match=r"^the GPU has no memory left for scoring; give a smaller --eval_batch_size or "
+    ):
+        evaluate(model, split(truth(codes)), CONFIG, runtime_here(), 0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

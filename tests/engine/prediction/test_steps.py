@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from engine.prediction import command
 from engine.prediction.command import PredictConfig, PredictionResults
 from engine.prediction.predictor import Prediction, Unreadable
 from engine.prediction.sources import FoundImages, ImageFile
-from utils.checks import UserError
+from utils.checks import RunError, UserError
 
 SOURCES = [ImageFile(Path(f"in/{name}.png"), Path(name)) for name in "ab"]
 SAVED = SimpleNamespace(notes=("lam is 0.1", "4 heads"), path=Path("best.pth"))
@@ -140,3 +141,12 @@ def test_one_process_predicts(monkeypatch, processes):
     else:
         with pytest.raises(UserError, match=r"predict\.py: works in one process; start it without a launcher"):
             predicted(monkeypatch, "in")
+
+
+def test_a_gpu_without_memory_is_told_with_the_flag_that_helps():
+    def predict(*args, **named):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        yield
+
+    with pytest.raises(RunError, match=r"no memory left for predicting; give a smaller --batch_size$"):
+        command._predict_all(SimpleNamespace(predict=predict), config(), FoundImages(SOURCES, 0))

@@ -208,3 +208,8 @@ def test_the_first_gpu_may_be_named_and_others_are_chosen_from_outside():
     assert parse("--gpu_num", "0", "--device", "cpu").values["device"] == "cpu"
     with pytest.raises(UserError, match=r"gpu_num '1'.*CUDA_VISIBLE_DEVICES"):
         parse("--gpu_num", "1")
+
+
+def test_other_accelerators_are_refused_by_name():
+    with pytest.raises(UserError, match=r"^--device 'mps': must be one of auto, cpu, cuda$"):
+        parse("--device", "mps")

@@ -20,6 +20,7 @@ from models.backbones.build import Backbone
 from models.classifier import Classifier
 from models.heads.linear import LinearHead
 from tests.ranks import run_ranks
+from utils.checks import RunError
 from utils.types import Batch, ClassCounts, CriterionInfo, LabelTable
 
 ROWS, CLASSES, BATCH = 14, 3, 4
@@ -260,3 +261,29 @@ def test_features_stand_in_for_images_row_by_row():
     np.testing.assert_array_equal(torch.cat([batch.images for batch in batches]), features[:, :, None, None])
     np.testing.assert_array_equal(torch.cat([batch.observed for batch in batches]), observed.dense())
     np.testing.assert_array_equal(torch.cat([batch.truth for batch in batches]), labels.dense())
+
+
+@pytest.mark.parametrize(
+    ("memories", "on_host", "remedies"),
+    [
+        ({"confidence"}, False, "a smaller --batch_size or --precision bf16 or --label_memory host"),
+        ({"confidence"}, True, "a smaller --batch_size or --precision bf16"),
+        ((), False, "a smaller --batch_size or --precision bf16"),
+    ],
+)
+@pytest.mark.parametrize("place", ["forward", "backward", "after_step"])
+def test_a_gpu_without_memory_for_a_step_is_told_with_the_flags_that_help(memories, on_host, remedies, place):
+    def full(*args, **named):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    hooks = {"after_step": full} if place == "after_step" else {}
+    loop, _ = make_loop(Runtime("cpu", "fp32"), frozen=0, epochs=1, **hooks)
+    criterion = loop.learner.criterion
+    criterion.label_memories, criterion.memories_on_host = frozenset(memories), on_host
+    if place == "forward":
+        criterion.forward = full
+    if place == "backward":
+        loop.runtime.backward = full
+    with pytest.raises(RunError) as told:
+        loop.run(lambda epoch, row: None)
+    assert str(told.value) == f"the GPU has no memory left for training; give {remedies}"

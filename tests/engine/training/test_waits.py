@@ -110,7 +110,9 @@ def test_label_memories_on_the_host_give_the_same_bits_for_one_wait(case, device
         for epoch in (1, LATE):
             waits = waits_of_step(device, trainer, epoch)
             trainer.step()
-        assert waits == (WAITS_FOR_THE_HOST[case.method] if each.memories_on_host else KNOWN.get((case.method, LATE), []))
+        assert waits == (
+            WAITS_FOR_THE_HOST[case.method] if each.memories_on_host else KNOWN.get((case.method, LATE), [])
+        )
         memories = [getattr(trainer.criterion, name) for name in trainer.criterion.label_memories]
         assert list(map(holds, memories)) == [not each.memories_on_host] * len(memories)
         found.append(trainer.loop.state_dict())
