@@ -110,8 +110,8 @@ class LoaderConfig:
     def scoring_batch(self, *, on_gpu: bool) -> int:
         """Images per batch of scoring, over all processes: as set, else `batch_size`, twice that on a GPU.
 
-        Without gradients twice as many fit wherever training fits, and small batches leave a GPU waiting for work. A
-        CPU gains nothing, and keeps the last bits of scores.
+        Without gradients twice as many fit wherever a whole network trains, and small batches leave a GPU waiting for
+        work. A CPU gains nothing, and keeps the last bits of scores.
         """
         return self.eval_batch_size or self.batch_size * (2 if on_gpu else 1)
 

@@ -122,7 +122,7 @@ class Recorder:
             raise UserError("--record modification: this method modifies no labels; take --record memorisation or none")
         if epoch != self.epoch:
             self._start_epoch(epoch)
-        rows = _Rows(*(each.to(self.device) for each in _gathered(batch, output)))
+        rows = _gathered(batch, output, self.device)
         if self.modifications is not None:
             self.modifications.add(epoch, rows.index, rows.observed, rows.truth, rows.modified)
         if self.highest is not None:
@@ -201,8 +201,8 @@ def assume_negative_losses(logits: Tensor, observed: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, present(observed, logits.dtype), reduction="none")
 
 
-def _gathered(batch: Batch, output: LossOutput) -> _Rows:
-    """Rows of this step of all processes, on the device of the logits; a row that pads the last batch only once.
+def _gathered(batch: Batch, output: LossOutput, wanted: torch.device) -> _Rows:
+    """Rows of this step of all processes, on the wanted device; a row that pads the last batch only once.
 
     They are gathered in every step, not summed over processes at the end of an epoch, so that all processes can resume
     from the state of the main process, the only one that is saved.
@@ -219,4 +219,5 @@ def _gathered(batch: Batch, output: LossOutput) -> _Rows:
         same = index[:, None] == index[None, :]
         first = same.to(torch.uint8).argmax(dim=1) == torch.arange(len(index), device=device)
         index, codes, losses = index[first], codes[first], losses[first]
+    index, codes, losses = (each.to(wanted) for each in (index, codes, losses))
     return _Rows(index, codes[:, 0], codes[:, 1], codes[:, 2].bool(), losses)

@@ -170,6 +170,25 @@ def test_a_step_that_is_recorded(case, device):
     assert recorder.epoch_end(1)
 
 
+def test_a_step_that_is_recorded_on_the_host(device):
+    found = []
+    for place in ("cpu", DEVICE):
+        trainer = trainer_of(VARIANTS[1])
+        config, truth = RecordConfig(record="all"), LabelTable(observed_codes("full", 16, SHAPE.classes))
+        recorder = Recorder(config, observed=trainer.observed, truth=truth, epochs=EPOCHS, device=place)
+        trainer.loop.hooks = Hooks(after_step=recorder.step)
+        trainer.start(1)
+        trainer.step()
+        device.waits.clear()
+        trainer.step()
+        assert device.waits == ["engine/training/recorder.py:<genexpr>"] * (3 if place == "cpu" else 0)
+        assert holds(recorder.highest.loss) == (place == DEVICE)
+        found.append((recorder.epoch_end(1), recorder.highest.loss.cpu(), recorder.modifications.first.cpu()))
+    (host, *tables), (gpu, *expected) = found
+    assert host == gpu
+    assert all(torch.equal(*pair) for pair in zip(tables, expected, strict=True))
+
+
 RESUMED = [case for case in [*CASES, *VARIANTS] if case.name in ("cones", "large_loss LL-Cp", "role", "ndlp", "cls")]
 
 
