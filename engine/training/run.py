@@ -114,15 +114,16 @@ class Run:
         require_takes(self.method, data.observed)
         data = setup.whole_batches(data, settings.of(LoaderConfig))
         self.selection = setup.selection_of(self.config, self.optim, data)
+        self.network = setup.build_network(settings, data)
+        # Copied before anything wraps the network.
+        self.ema = EMA(self.network, self.optim.ema) if self.optim.ema else None
+        self.batches = setup.training_batches_of(settings, data, runtime)
+        # What has no room is refused before images are read, which may take hours.
+        self.criterion = setup.build_criterion(settings, data, self.network, len(self.batches), runtime)
+        self.recorder = setup.build_recorder(settings, data, self.criterion, runtime)
         setup.check_data(data, settings, runtime)
         self.data = setup.keep_data(data, settings, runtime)
         self.hashes = self.data.hashes()
-        self.network = setup.build_network(settings, self.data)
-        # Copied before anything wraps the network.
-        self.ema = EMA(self.network, self.optim.ema) if self.optim.ema else None
-        self.batches = setup.training_batches_of(settings, self.data, runtime)
-        self.criterion = setup.build_criterion(settings, self.data, self.network, len(self.batches), runtime)
-        self.recorder = setup.build_recorder(settings, self.data, self.criterion, runtime)
         self.fixed = setup.fixed_network(settings, self.network)
         self.loaders = setup.build_loaders(settings, self.data, self.fixed, self.criterion, runtime)
         self.loop = self._build_loop()
