@@ -168,6 +168,7 @@ CONSTANTS = {
     "data.subsets.overlap": {"_NAMED": 3},
     "engine.core.checkpoint": {"_MOST_CLASSES": 1_000_000},
     "engine.core.cli": {"_LONGEST": 900},
+    "engine.core.scoring": {"_HELD": 268_435_456},
     "engine.core.suggestions": {"_CLOSE": 0.8},
     "engine.evaluation.published": {"TEST_IMAGES": TEST_IMAGES, "_ENOUGH": 0.98, "_MANY": 1000},
     "engine.inspection.command": {"_IMBALANCED": 30, "_SQUARE": 80, "_SQUARE_SPARSE": 60, "_FEW": 10},

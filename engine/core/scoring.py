@@ -24,6 +24,9 @@ from utils.metrics import KnownScores, Metrics, Scores, evaluate_known, evaluate
 from utils.published_metrics import published_figures
 from utils.types import Annotations, Batch, Index, LabelTable
 
+_HELD = 1 << 28
+"""Bytes of results that stay on the device before they move to the host."""
+
 MetricsBy = Literal["ours", "published"]
 """Whose definitions figures follow; `published` stand beside ours, never in their place."""
 
@@ -105,16 +108,37 @@ def rows_in_order(
 ) -> Scores:
     """Results (N, width) of `compute`, which gives (B, width) per batch, in row order, on every process."""
     # A process without rows still takes part in the gathering.
-    index = [torch.empty(0, dtype=torch.long, device=runtime.device)]
-    values = [torch.empty(0, width, device=runtime.device, dtype=runtime.dtype)]
+    index = _Collected(torch.empty(0, dtype=torch.long, device=runtime.device))
+    values = _Collected(torch.empty(0, width, device=runtime.device, dtype=runtime.dtype))
     for batch_index, computed in computed_batches(compute, loader, rows, runtime, label, after_batch):
-        index.append(batch_index)
-        values.append(computed)
-    order = collectives.gather_rows(torch.cat(index)).cpu().numpy()
-    gathered = collectives.gather_rows(torch.cat(values)).cpu().numpy()
+        index.add(batch_index)
+        values.add(computed)
+    order = collectives.gather_rows(index.all()).cpu().numpy()
+    gathered = collectives.gather_rows(values.all()).cpu().numpy()
     result: Scores = np.empty_like(gathered)
     result[order] = gathered
     return result
+
+
+class _Collected:
+    """Rows of one batch after the other: on the device, and once they are many, on the host."""
+
+    def __init__(self, nothing: Tensor) -> None:
+        self._newest, self._bytes, self._nothing = [nothing], 0, nothing
+        self._on_host: list[Tensor] = []
+
+    def add(self, rows: Tensor) -> None:
+        """Add the rows of a batch."""
+        self._newest.append(rows)
+        self._bytes += rows.nbytes
+        if self._bytes >= _HELD:
+            self._on_host.append(torch.cat(self._newest).cpu())
+            self._newest, self._bytes = [self._nothing], 0
+
+    def all(self) -> Tensor:
+        """All rows, on the host where some are there."""
+        newest = torch.cat(self._newest)
+        return torch.cat([*self._on_host, newest.cpu()]) if self._on_host else newest
 
 
 def score_known(

@@ -150,6 +150,21 @@ def test_two_processes_give_the_figures_of_one(two_processes, rows):
         hold_equal(sparse_here, sparse)
 
 
+@pytest.mark.parametrize("held", [1, 300, 10**9])
+def test_many_scores_move_to_the_host_and_stay_in_order(monkeypatch, held):
+    """23 images in batches of 6 with 9 scores of 4 bytes each: every batch, every second, or none."""
+    moves, cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr("engine.core.scoring._HELD", held)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda rows: moves.append(tuple(rows.shape)) or cpu(rows))
+    codes = random_codes(23)
+    model, dense = Colours(9), split(LabelTable(codes))
+    scores = score(model, evaluation_loader(dense, CONFIG, runtime_here(), 0), 23, runtime_here())
+    each = [model(torch.from_numpy(dense.images.pixels(row)).permute(2, 0, 1)[None] / 255).logits for row in range(23)]
+    np.testing.assert_array_equal(scores, torch.cat(each).detach().numpy())
+    batches = [shape for shape in moves if len(shape) == 2][:-1]
+    assert batches == {1: [(6, 9)] * 3 + [(5, 9), (0, 9)], 300: [(12, 9), (11, 9), (0, 9)], 10**9: []}[held]
+
+
 @pytest.mark.parametrize("truth", [LabelTable, as_sparse], ids=["dense", "sparse"])
 def test_a_gpu_without_memory_for_scoring_is_told_with_the_flag_that_helps(truth):
     model, codes = Colours(9), random_codes(6)
