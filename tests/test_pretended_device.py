@@ -7,6 +7,7 @@ from torch import nn
 
 from tests.pretended_device import DEVICE, DeviceMismatchError, PretendedDevice, holds
 
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU, which disturbs a pretended one")
 HOST = torch.arange(12.0).reshape(3, 4)
 ROWS = torch.tensor([2, 0])
 

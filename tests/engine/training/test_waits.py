@@ -34,6 +34,9 @@ from models.heads import HEADS
 from tests.pretended_device import DEVICE, ROOT, DeviceMismatchError, PretendedDevice, holds
 from utils.types import LabelTable
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="a real GPU tells more than a pretended one beside it: python -m benchmarks.gpu"
+)
 SHAPE = Shape("scenenet", 40, 4, classes=6)
 SIZE_OF_SECOND_PASS = ["losses/ndlp.py:_mix_loss"]
 DO_NETWORKS_DISAGREE = ["losses/co_teaching.py:no_step_without"]
