@@ -38,7 +38,9 @@ def main(argv: Sequence[str]) -> int:
     given.work.mkdir(parents=True, exist_ok=True)
     chosen = [kind for kind in KINDS if not given.only or kind.name in given.only]
     try_all(chosen, given.work, given.each, given.seed, given.jobs)
-    outcomes = {kind.name: outcomes_of(file_of(kind, given.work, given.seed))[: given.each] for kind in chosen}
+    outcomes: dict[str, list[Outcome]] = {}
+    for kind in chosen:
+        outcomes.setdefault(kind.row, []).extend(outcomes_of(file_of(kind, given.work, given.seed))[: given.each])
     faults = [outcome for found in outcomes.values() for outcome in found if outcome.is_fault]
     for fault in faults:
         sys.stdout.write(f"{fault.kind} {fault.number}: {fault.end}: {fault.words}\n")

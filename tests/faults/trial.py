@@ -34,6 +34,13 @@ class Kind(NamedTuple):
     """Patterns of the files in it that are changed."""
     commands: tuple[tuple[str, ...], ...]
     """Script and arguments; each trial runs one of them."""
+    of: str = ""
+    """Kinds that differ in their form alone stand in one row of the page, of this name."""
+
+    @property
+    def row(self) -> str:
+        """Its row in the page."""
+        return self.of or self.name
 
 
 class Outcome(NamedTuple):
