@@ -22,10 +22,14 @@ class LabelInfo(NamedTuple):
     """The training set's labels as training sees them, (N, C)."""
 
 
+_WITH_AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "mps", "xpu") if is_autocast_available(kind))
+"""Known here, since torch before 2.12 cannot export or compile a network that asks."""
+
+
 def outside_autocast(features: Tensor) -> AbstractContextManager[object]:
     """The context of a head's last layer: bfloat16 has so few values that rounded logits tie and cost mAP."""
     kind = features.device.type
-    return torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if kind in _WITH_AUTOCAST else nullcontext()
 
 
 class Head(nn.Module):
