@@ -80,6 +80,9 @@ class TableConfig:
     test_frac: float = option(0.2, "share of the images held out for the test if the table has no splits")
 
     def __post_init__(self) -> None:
+        for name in ("table", "test_table"):
+            if isinstance(alone := getattr(self, name), str | Path):  # one path, as code gives it
+                object.__setattr__(self, name, (Path(alone),))
         require(0 < self.test_frac < 1, f"--test_frac {self.test_frac}: must be above 0 and below 1")
         soft_policy(self.soft_labels)
         separator = self.label_separator

@@ -44,6 +44,12 @@ def test_separators_that_can_stand_between_names(separator):
     assert TableConfig(label_separator=separator).label_separator == separator
 
 
+@pytest.mark.parametrize("alone", ["t.csv", Path("t.csv")])
+def test_one_table_may_be_given_as_a_path(alone):
+    config = TableConfig(table=alone, test_table="u.csv")
+    assert (config.table, config.test_table) == ((Path("t.csv"),), (Path("u.csv"),))
+
+
 def test_tables_in_a_sentence():
     paths = [Path(name) for name in ("a.csv", "b.csv", "c.csv")]
     assert [named(paths[:count]) for count in range(1, 4)] == ["a.csv", "a.csv and b.csv", "a.csv, b.csv and c.csv"]
