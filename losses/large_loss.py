@@ -236,6 +236,7 @@ class LargeLoss(ScheduledCriterion):
         """
         if self.corrected is None:
             return None
+        self.settle_memories()
         observed = self.info.observed
         if observed.stores_known_only:
             return LabelTable(vstack([_stored(codes) for codes in self._blocks()], format="csr"), default=UNKNOWN)

@@ -63,6 +63,7 @@ class PretendedDevice:
 
     def __enter__(self) -> Self:
         self._modes.enter_context(mock.patch.object(torch._C, _GROUP.__name__, _grouped))
+        self._modes.enter_context(mock.patch.object(torch.cuda, "Event", _Event))
         self._modes.enter_context(_Operations(self))
         self._modes.enter_context(_Calls(self))
         return self
@@ -76,6 +77,16 @@ class PretendedDevice:
     def wait(self) -> None:
         """Note that a GPU would be waited for here."""
         self.waits.append(place())
+
+
+class _Event:
+    """A mark among the operations of a device that has always been passed."""
+
+    def record(self) -> None:
+        """Set it here."""
+
+    def synchronize(self) -> None:
+        """Wait for it: it was set a step ago, so that a GPU has mostly passed it, and has more to do in any case."""
 
 
 def holds(value: Any) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.common.functional import at_least_float32
-from losses.common.memory import MemoryNeed
+from losses.common.memory import MemoryNeed, settle
 from utils.types import Batch, CriterionInfo, LabelTable, LossOutput, ModelOutput, PeerModels
 
 _MORE_THAN_LOGITS = frozenset({"cam", "features", "second_view", "peers", "labels"})
@@ -60,8 +60,7 @@ class Criterion(nn.Module):
     def placed(self, device: torch.device | str, *, memories_on_host: bool = False) -> Self:
         """This criterion, new and on the host, on `device`, in place; its label memories stay where they are if asked.
 
-        Steps are the same either way; with memories on the host each waits for the device once. A parameter that stays
-        is updated there.
+        Steps are the same either way. A parameter that stays is updated there.
         """
         kept = {name: getattr(self, name) for name in self.label_memories} if memories_on_host else {}
         for name in kept:
@@ -79,6 +78,22 @@ class Criterion(nn.Module):
         for name, buffer in kept.items():
             setattr(self, name, buffer)
         return self
+
+    def settle_memories(self) -> None:
+        """Complete the label memories, as `losses.common.memory.settle` does."""
+        for name in self.label_memories:
+            if (memory := getattr(self, name)) is not None:
+                settle(memory)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any module, with complete label memories."""
+        self.settle_memories()
+        return super().state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """As of any module: nothing is on its way that would come later."""
+        self.settle_memories()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def wants_train_scores(self, epoch: int) -> bool:
         """Return True for the epochs before which `on_epoch_start` is given logits (N, C) of the whole training set."""

@@ -1,0 +1,109 @@
+"""Rows on their way from a pretended GPU to a memory on the host: written late, and never missed or lost."""
+
+import numpy as np
+import pytest
+import torch
+
+from losses import build_criterion
+from losses.common.memory import column_sums, read_rows, row_blocks, settle, write_rows
+from tests.pretended_device import DEVICE, PretendedDevice, holds
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU, which disturbs a pretended one")
+
+
+@pytest.fixture
+def device():
+    with PretendedDevice() as found:
+        yield found
+
+
+def there(values):
+    return torch.tensor(values).to(DEVICE)
+
+
+def written(memory, rows, value, *, known=True):
+    index = torch.tensor(rows)
+    values = torch.full((len(rows), memory.shape[1]), float(value)).to(DEVICE)
+    return write_rows(memory, index.to(DEVICE), values, index if known else None)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_rows_are_written_when_they_are_needed_without_a_wait_before(device, known):
+    memory, index = torch.zeros(4, 2), torch.tensor([2, 0, 2])
+    values = torch.arange(6.0).reshape(3, 2).to(DEVICE)
+    far = index.to(DEVICE)
+    device.waits.clear()
+    kept = write_rows(memory, far, values, index if known else None)
+    assert device.waits == []
+    assert holds(kept)
+    assert kept.tolist() == [[0, 1], [2, 3], [0, 1]]
+    assert not memory.any()
+    settle(memory)
+    assert memory.tolist() == [[2, 3], [0, 0], [0, 1], [0, 0]]
+    memory.zero_()
+    settle(memory)
+    assert not memory.any()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda memory: read_rows(memory, there([0, 1, 2]), torch.arange(3)),
+        lambda memory: torch.cat(list(row_blocks(memory))),
+        column_sums,
+    ],
+    ids=["rows", "blocks", "sums"],
+)
+def test_whoever_reads_finds_them(read, device):
+    memory = torch.zeros(3, 2)
+    written(memory, [1], 6)
+    written(memory, [2, 1], 3)
+    assert read(memory).tolist() == read(torch.tensor([[0.0, 0], [3, 3], [3, 3]])).tolist()
+
+
+def test_a_second_write_comes_after_the_first(device):
+    memory = torch.zeros(3, 1)
+    written(memory, [0, 1], 1)
+    written(memory, [1, 2], 2)
+    settle(memory)
+    assert memory.flatten().tolist() == [1, 2, 2]
+
+
+def test_memories_are_told_apart(device):
+    first, second = torch.zeros(2, 1), torch.zeros(2, 1)
+    written(first, [0], 1)
+    written(second, [1], 2)
+    settle(second)
+    assert (first.flatten().tolist(), second.flatten().tolist()) == ([0, 0], [0, 2])
+    settle(first)
+    assert first.flatten().tolist() == [1, 0]
+
+
+def criterion():
+    made = build_criterion("large_loss", observed=np.full((4, 3), -1, dtype=np.int8), mod_scheme="LL-Cp", delta_rel=10)
+    return made.placed(DEVICE, memories_on_host=True)
+
+
+def correct(made):
+    rows = torch.tensor([1])
+    write_rows(made.corrected, rows.to(DEVICE), torch.tensor([[5]], dtype=torch.uint8).to(DEVICE), rows)
+    assert not made.corrected.any()
+
+
+def test_what_is_saved_and_what_is_exported_is_complete(device):
+    for read in (lambda made: made.state_dict()["corrected"], lambda made: made.corrected_labels().dense() == 1):
+        made = criterion()
+        correct(made)
+        assert read(made).any()
+    outer = torch.nn.ModuleDict({"criterion": criterion()})
+    correct(outer["criterion"])
+    assert outer.state_dict()["criterion.corrected"].any()
+
+
+def test_what_is_loaded_is_not_written_over_afterwards(device):
+    outer = torch.nn.ModuleDict({"criterion": criterion()})
+    state = {name: value.clone() if torch.is_tensor(value) else value for name, value in outer.state_dict().items()}
+    correct(outer["criterion"])
+    outer.load_state_dict(state)
+    outer["criterion"].settle_memories()
+    assert not outer["criterion"].corrected.any()
