@@ -1,3 +1,5 @@
+from unittest import mock
+
 import pytest
 import torch
 from torch import distributed as dist
@@ -22,7 +24,15 @@ def talk(rank: int) -> dict[str, object]:
         "flags": collectives.gather_rows(torch.tensor([rank == 1, True])),
         "half": collectives.gather_rows(own.half()),
         "strided": collectives.gather_rows(own.T),
+        "dealt": [collectives.gather_dealt(torch.arange(5.0)[rank::2, None], 5), collectives.gather_dealt(own[:1], 1)],
+        "exchanged": collectives.exchange_rows(own, [1, 2], [1, 1] if rank == 0 else [2, 2]),
+        "sums": collectives.all_sums([own, torch.tensor([rank]), own[:, :1] + 1, torch.tensor(2.0)]),
+        "no sums": collectives.all_sums([]),
+        "hosts": [collectives.host_max([rank, -rank]), collectives.host_broadcast(own.T[:1])],
     }
+    with mock.patch.object(dist, "get_backend_config", return_value="cuda:nccl"):  # has a group of the hosts made
+        answers["hosts beside GPUs"] = [collectives.host_max([rank, -rank]), collectives.host_broadcast(own.T[:1])]
+        answers["groups"] = len({id(collectives._hosts()) for _ in range(2)})
     learned = own.clone().requires_grad_()
     functions = (collectives.all_sum, collectives.all_max, collectives.broadcast, collectives.gather_rows)
     answers["with gradient"] = [function.__name__ for function in functions if function(learned).requires_grad]
@@ -65,6 +75,35 @@ def test_rows_come_in_rank_order_though_ranks_hold_unequal_numbers(answers):
         assert answer["flags"].tolist() == [False, True, True, True]
         assert answer["half"].dtype == torch.float16
         assert torch.equal(answer["strided"], torch.cat([own.T, own.T + 10]))
+
+
+def test_rows_that_were_dealt_out_come_in_the_order_of_one_process(answers):
+    for answer in answers:
+        whole, padded = answer["dealt"]
+        assert whole.flatten().tolist() == [0, 1, 2, 3, 4]
+        assert padded.tolist() == [[0, 1]]  # of the first process: the second has the same row
+
+
+def test_rows_go_to_the_rank_they_are_for(answers):
+    assert answers[0]["exchanged"].tolist() == [[0, 1], [10, 11]]
+    assert answers[1]["exchanged"].tolist() == [[2, 3], [4, 5], [12, 13], [14, 15]]
+
+
+def test_several_tensors_are_added_up_like_each_of_them(answers):
+    own = torch.arange(6.0).reshape(3, 2)
+    for answer in answers:
+        wanted = [2 * own + 10, torch.tensor([1]), 2 * own[:, :1] + 12, torch.tensor(4.0)]
+        assert all(torch.equal(*pair) for pair in zip(answer["sums"], wanted, strict=True))
+        assert [each.dtype for each in answer["sums"]] == [each.dtype for each in wanted]
+        assert answer["no sums"] == []
+
+
+def test_the_hosts_agree_whatever_sends_the_tensors_of_gpus(answers):
+    for answer in answers:
+        for largest, first in (answer["hosts"], answer["hosts beside GPUs"]):
+            assert largest == [1, 0]
+            assert first.tolist() == [[0, 2, 4]]
+        assert answer["groups"] == 1
 
 
 def test_alone_nothing_is_changed_and_no_gradient_is_carried():
