@@ -118,8 +118,7 @@ def _rejection(criterion: Ignore, model: Classifier, batch: Batch) -> Timed:
         weak = model.eval()(batch.images, want=frozenset({"cam"}))
 
     def reject() -> None:
-        whole = GlobalBatch(batch.index)
-        criterion._reject(model.train(), batch, weak, whole.rows(batch.observed), whole)
+        criterion._reject(model.train(), batch, weak, GlobalBatch(batch))
 
     return reject
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from losses.assume_negative import split_mean
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32, expected_losses
+from losses.common.global_batch import rows_of_all
 from losses.common.variants import require_choices
 from utils.checks import require
-from utils.collectives import all_sum
 from utils.options import option
 from utils.types import PRESENT, Batch, LossOutput, Model
 
@@ -61,7 +61,7 @@ def asymmetric_losses(
     return -(weight.detach() if constant_weight else weight) * logs
 
 
-def reduced(losses: Tensor, reduction: ASLReduction) -> Tensor:
+def reduced(losses: Tensor, batch: Batch, reduction: ASLReduction) -> Tensor:
     """Scalar from losses (B, C): their sum over the GLOBAL batch, or 1000 times their mean as in Query2Label.
 
     With several ranks each returns its part scaled to the global batch, so that the mean over ranks, weighted by the
@@ -69,7 +69,7 @@ def reduced(losses: Tensor, reduction: ASLReduction) -> Tensor:
     """
     if reduction == "query2label":
         return 1000 * losses.mean()
-    return losses.sum() / len(losses) * all_sum(losses.new_full((), len(losses)))
+    return losses.sum() / len(losses) * rows_of_all(batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,4 +116,4 @@ class ASL(Criterion):
         )
         losses = expected_losses(formula, batch, logits.dtype)
         parts = split_mean(losses, batch.observed == PRESENT)
-        return LossOutput(reduced(losses, config.reduction), logits.detach(), parts)
+        return LossOutput(reduced(losses, batch, config.reduction), logits.detach(), parts)

@@ -144,7 +144,7 @@ class CLS(PeerCriterion):
 
     def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        logits, whole = peer_logits(model, batch.images), GlobalBatch(batch.index)
+        logits, whole = peer_logits(model, batch.images), GlobalBatch(batch)
         losses = [assume_negative_losses(each, batch.observed) for each in logits]
         f, g, negatives = whole.rows(torch.stack([*losses, batch.observed == UNKNOWN], dim=1)).unbind(dim=1)
         judges = (g, f) if self.config.judge == "peer" else (f, g)

@@ -130,7 +130,7 @@ def peer_losses(model: PeerModels, batch: Batch) -> PeerLosses:
     """One forward pass of each network: images (B, 3, H, W), observed labels (B, C)."""
     logits = peer_logits(model, batch.images)
     losses = PeerPair(*(assume_negative_losses(each, batch.observed).sum(dim=1) for each in logits))
-    return PeerLosses(logits, losses, GlobalBatch(batch.index))
+    return PeerLosses(logits, losses, GlobalBatch(batch))
 
 
 def mean_over(chosen: Tensor, values: Tensor, whole: GlobalBatch) -> Tensor:
@@ -152,6 +152,11 @@ def no_step_without(chosen: Tensor, output: LossOutput) -> LossOutput:
     return output if bool(chosen.any()) else output._replace(total=output.total.detach())
 
 
+def _differing(both: PeerLosses) -> Tensor:
+    """(B,) 1 for an image on which the networks disagree, else 0; of the type of its losses."""
+    return disagreements(both.logits).any(dim=1).to(both.losses.f.dtype)
+
+
 class CoTeaching(PeerCriterion):
     """Co-teaching (NeurIPS 2018): each network learns from the images whose loss is small in the other one.
 
@@ -163,16 +168,13 @@ class CoTeaching(PeerCriterion):
     def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         both = peer_losses(model, batch)
-        return self.teach(both, torch.ones(both.whole.size, dtype=torch.bool, device=batch.index.device))
+        everyone = PeerPair(*both.whole.rows(torch.stack(both.losses, dim=1)).unbind(dim=1))
+        return self.teach(both, everyone, torch.ones_like(everyone.f, dtype=torch.bool))
 
-    def teach(self, both: PeerLosses, candidates: Tensor) -> LossOutput:
-        """Losses after an exchange among the candidates, images (G,) bool."""
+    def teach(self, both: PeerLosses, everyone: PeerPair, candidates: Tensor) -> LossOutput:
+        """Losses after an exchange among the candidates, images (G,) bool; `everyone` are the losses (G,) of all."""
         losses, whole = both.losses, both.whole
-        chosen = exchanged(
-            PeerPair(*whole.rows(torch.stack(losses, dim=1)).unbind(dim=1)),
-            candidates,
-            forgotten_share(self.config, self.epoch),
-        )
+        chosen = exchanged(everyone, candidates, forgotten_share(self.config, self.epoch))
         loss = PeerPair(mean_over(chosen.f, losses.f, whole), mean_over(chosen.g, losses.g, whole))
         return output(both.logits, loss, {"kept": chosen.f.sum() / whole.size})
 
@@ -188,9 +190,9 @@ class CoTeachingPlus(CoTeaching):
     def forward(self, model: PeerModels, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         both = peer_losses(model, batch)
-        differing = both.whole.rows(disagreements(both.logits).any(dim=1))
-        warming = self.epoch <= self.config.init_epoch
-        taught = self.teach(both, torch.ones_like(differing) if warming else differing)
+        f, g, apart = both.whole.rows(torch.stack([*both.losses, _differing(both)], dim=1)).unbind(dim=1)
+        differing, warming = apart.bool(), self.epoch <= self.config.init_epoch
+        taught = self.teach(both, PeerPair(f, g), torch.ones_like(differing) if warming else differing)
         taught.parts["disagreeing"] = differing.sum() / both.whole.size
         return taught if warming else no_step_without(differing, taught)
 

@@ -322,7 +322,7 @@ class CoNeS(Criterion):
         """(B, C) confidence of these images after its update, which all ranks store."""
         rows = read_rows(self.confidence, batch.index, batch.host_index)
         moved = update_confidence(rows, logits, candidates, self.correlation, self.config.mu)
-        return write_rows(self.confidence, batch.index, moved, batch.host_index)
+        return write_rows(self.confidence, batch, moved)
 
     def _refreshed(self) -> Tensor:
         return refresh_correlation(

@@ -62,6 +62,14 @@ def _mode(text: str) -> Mapping[str, str]:
     return MODES[text]
 
 
+class _Rejection(NamedTuple):
+    """Labels of the global batch, (G, C) bool, and numbers for the log."""
+
+    gone: Tensor  # rejected
+    shown: Tensor  # observed positives
+    parts: Mapping[str, Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class IgnoreConfig:
     """Settings of IGNORE. Options left None follow `variant`.
@@ -152,16 +160,16 @@ class Ignore(ScheduledCriterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: weak view, strong view as second view. Both thresholds are updated before use."""
-        config, whole = self.config, GlobalBatch(batch.index)
+        config, whole = self.config, GlobalBatch(batch)
         weak = model(batch.images, want=frozenset({"cam"} if config.ignore else ()))
-        observed = whole.rows(batch.observed)
         logits = at_least_float32(weak.logits)
         strong = logits
         if config.strong_aug or config.reg:
             assert batch.second_view is not None
             strong = at_least_float32(model(batch.second_view).logits)
-        gone, parts = self._reject(model, batch, weak, observed, whole) if config.ignore else _nothing(observed)
-        terms = self._terms(logits, strong, batch.observed, observed == PRESENT, gone, whole)
+        rejection = self._reject(model, batch, weak, whole) if config.ignore else _nothing(whole.rows(batch.observed))
+        gone, shown, parts = rejection.gone, rejection.shown, dict(rejection.parts)
+        terms = self._terms(logits, strong, batch.observed, shown, gone, whole)
         weights = {"spbc": config.spbc_weight, "ignored": config.ignore_weight, "reg": config.reg_weight}
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         parts |= {name: term.detach() for name, term in terms.items()}
@@ -182,10 +190,8 @@ class Ignore(ScheduledCriterion):
         return terms
 
     @torch.no_grad()
-    def _reject(
-        self, model: Model, batch: Batch, weak: ModelOutput, observed: Tensor, whole: GlobalBatch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Labels rejected in the global batch (G, C) bool, and numbers for the log. Updates the thresholds."""
+    def _reject(self, model: Model, batch: Batch, weak: ModelOutput, whole: GlobalBatch) -> _Rejection:
+        """The labels that are rejected in the global batch. Updates the thresholds."""
         kept = self._kept_pixels(weak, batch)
         logits = at_least_float32(weak.logits)
         frozen = _norms_in_evaluation(model) if self.config.masked_bn == "eval" else nullcontext()
@@ -193,7 +199,7 @@ class Ignore(ScheduledCriterion):
             gap = (logits - at_least_float32(model(batch.images * kept[:, None]).logits)).abs()
         if self.config.unannotated == "kept":  # BatchNorm and dropout make a gap where nothing is masked
             gap = gap.where((batch.observed == PRESENT).any(dim=1, keepdim=True), 0)
-        gap, logits = whole.rows(torch.stack([gap, logits], dim=1)).unbind(dim=1)
+        gap, logits, observed = whole.rows(torch.stack([gap, logits, batch.observed.to(gap)], dim=1)).unbind(dim=1)
         thresholds = updated_thresholds(
             IgnoreThresholds(self.gap_threshold, self.average_threshold),
             gap,
@@ -207,7 +213,7 @@ class Ignore(ScheduledCriterion):
         if self.epoch <= self.config.reject_after:
             gone = torch.zeros_like(gone)
         parts = {"rejected": gone.sum() / whole.size, "gap_threshold": self.gap_threshold.clone()}
-        return gone, parts | {"kept_area": kept.to(logits.dtype).mean()}
+        return _Rejection(gone, observed == PRESENT, parts | {"kept_area": kept.to(logits.dtype).mean()})
 
     def _kept_pixels(self, weak: ModelOutput, batch: Batch) -> Tensor:
         """(B, H, W) bool, the pixels that masking keeps, from the maps of the observed positives."""
@@ -220,9 +226,9 @@ class Ignore(ScheduledCriterion):
         return kept_pixels(scaled, shown, self.config.cam_threshold, (height, width))
 
 
-def _nothing(observed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """No rejected label, and nothing to log."""
-    return torch.zeros_like(observed, dtype=torch.bool), {}
+def _nothing(observed: Tensor) -> _Rejection:
+    """No rejected label, of a global batch with these codes (G, C)."""
+    return _Rejection(torch.zeros_like(observed, dtype=torch.bool), observed == PRESENT, {})
 
 
 def _require_usable(observed: LabelTable, several: str) -> None:

@@ -83,4 +83,4 @@ class LabelMask(Criterion):
             "bce": losses.detach().sum() / hidden.sum().clamp(min=1),
             "told": (~hidden).sum(dim=1, dtype=losses.dtype).mean(),
         }
-        return LossOutput(reduced(losses, "sum"), logits.detach(), parts)
+        return LossOutput(reduced(losses, batch, "sum"), logits.detach(), parts)

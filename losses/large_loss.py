@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from losses.common.base import ScheduledCriterion
 from losses.common.functional import at_least_float32, present, weighted_bce
 from losses.common.global_batch import GlobalBatch
-from losses.common.memory import MemoryNeed, read_rows, write_rows
+from losses.common.memory import MemoryNeed, read_rows, store_rows
 from losses.common.variants import fill_variant_options, require_choices
 from utils.checks import require
 from utils.options import option
@@ -183,6 +183,13 @@ def _bits(like: Tensor) -> Tensor:
     return torch.arange(8, dtype=torch.uint8, device=like.device)
 
 
+class _Flipped(NamedTuple):
+    """Labels of the GLOBAL batch that LL-Cp corrects for good."""
+
+    whole: GlobalBatch
+    labels: Tensor  # (G, C) bool
+
+
 class LargeLoss(ScheduledCriterion):
     """LL-R, LL-Ct and LL-Cp (CVPR 2022): assume negative, except for labels with a large loss.
 
@@ -221,10 +228,11 @@ class LargeLoss(ScheduledCriterion):
             observed = observed.masked_fill(self._corrections(before), PRESENT)
         targets = present(observed, logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits.detach(), targets, reduction="none")
-        selected, above = self._select(self._candidates(losses, observed == UNKNOWN), batch.index)
-        if self.corrected is not None and before is not None:
-            flipped = packed(above if self.config.flip == "strict" else selected)
-            write_rows(self.corrected, batch.index, before | flipped, batch.host_index)
+        selected, flipped = self._select(self._candidates(losses, observed == UNKNOWN), batch)
+        if self.corrected is not None and flipped is not None:
+            index, on_host = flipped.whole.index, flipped.whole.host_index
+            rows = read_rows(self.corrected, index, on_host) | packed(flipped.labels)
+            store_rows(self.corrected, index, rows, on_host)
         total = large_loss(logits, targets, selected, self.config.mod_scheme)
         parts = {"bce": losses.mean(), "modified": selected.sum(dim=1, dtype=losses.dtype).mean()}
         return LossOutput(total, logits.detach(), parts, selected)
@@ -251,19 +259,19 @@ class LargeLoss(ScheduledCriterion):
         everything = self.config.population == "all" and self.config.threshold == "relative"
         return losses.masked_fill(~unknown, 0.0 if everything else -math.inf)
 
-    def _select(self, candidates: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C) bool: labels to modify, and those strictly above the threshold, that of the GLOBAL batch."""
+    def _select(self, candidates: Tensor, batch: Batch) -> tuple[Tensor, _Flipped | None]:
+        """(B, C) bool labels to modify, by the threshold of the GLOBAL batch, and those to correct for good."""
         config = self.config
         if config.threshold == "absolute":
-            above = candidates > config.r0 - self.epoch * config.delta_abs
-            return above, above
+            return candidates > config.r0 - self.epoch * config.delta_abs, None
         share = modified_share(config.mod_scheme, config.delta, self.epoch, config.start_epoch)
         if share == 0:
-            nothing = torch.zeros_like(candidates, dtype=torch.bool)
-            return nothing, nothing
-        everyone = GlobalBatch(index).rows(candidates)
+            return torch.zeros_like(candidates, dtype=torch.bool), None
+        whole = GlobalBatch(batch)
+        everyone = whole.rows(candidates)
         threshold = kth_largest(everyone, label_count(everyone.numel(), share))
-        return candidates >= threshold, candidates > threshold
+        flipped = everyone > threshold if config.flip == "strict" else everyone >= threshold
+        return candidates >= threshold, _Flipped(whole, flipped)
 
     def _blocks(self) -> Iterator[Codes]:
         """The rows of `corrected_labels`, a block at a time."""

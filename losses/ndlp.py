@@ -17,7 +17,8 @@ from torch import Tensor
 
 from losses.common.base import ScheduledCriterion
 from losses.common.functional import at_least_float32
-from losses.common.memory import MemoryNeed, column_sums, label_memory, read_rows, write_rows
+from losses.common.global_batch import GlobalBatch, beside
+from losses.common.memory import MemoryNeed, column_sums, label_memory, read_rows, store_rows
 from losses.common.mixup import draw_mixture, running_statistics_kept
 from losses.common.variants import fill_variant_options, variant_options
 from losses.distribution_balanced import BalanceConfig, distribution_balanced, logit_bias
@@ -40,7 +41,7 @@ from losses.ndlp_confidence import (
 )
 from losses.reweighted import PositiveCounts, class_frequencies
 from utils.checks import require
-from utils.collectives import gather_rows, rank, world_size
+from utils.collectives import rank, world_size
 from utils.console import say
 from utils.options import as_text, option
 from utils.types import PRESENT, Batch, CriterionInfo, LossOutput, Model
@@ -165,39 +166,36 @@ def ramp(epoch: int, length: int) -> float:
     return min((epoch - 1) / length, 1.0)
 
 
-def own_rows(count: int) -> slice:
-    """Positions of this rank's `count` rows among the rows of all ranks."""
-    if world_size() == 1:
-        return slice(0, count)
-    start = int(gather_rows(torch.tensor([count]))[: rank()].sum())
-    return slice(start, start + count)
+class _Labels(NamedTuple):
+    """What is believed of the labels of some images, each (B, C)."""
+
+    soft: Tensor  # sharpened confidences
+    pseudo: Tensor  # bool, pseudo labels
+    in_loss: Tensor  # bool, labels that count in the loss
 
 
-def counted_rows(index: Tensor) -> Tensor:
-    """(B,) float64: 0 for the rows of a global batch that only pad it, so that every rank has one; else 1.
+class _Rows(NamedTuple):
+    """What the ranks tell each other of the images of the global batch."""
 
-    Args:
-        index: (B,) long, the images of the global batch. A batch of more rows than ranks is never padded: an image
-            that it holds twice was drawn twice.
-    """
-    if world_size() == 1 or len(index) > world_size():
-        return torch.ones(len(index), dtype=torch.float64, device=index.device)
-    same = index[:, None] == index[None, :]
-    first = same.to(torch.uint8).argmax(dim=1)  # the first of equal maxima, by argmax's contract
-    return (first == torch.arange(len(index), device=index.device)).double()
+    losses: Tensor  # (G,) mean of each image
+    predicted: Tensor  # (G, C) float64, confidences by the newest logits
+    candidates: Tensor  # (G, C) bool
 
 
-class _NDLPGlobalBatch(NamedTuple):
-    """The batch of all ranks, rank 0's rows first (B is the global batch)."""
+class _Everyone(NamedTuple):
+    """The batch of all ranks, G images."""
 
-    rows: Tensor  # (B,) long, of the training set
-    on_host: Tensor | None  # the same on the host, where they are known there
-    confidence: Tensor  # (B, C) before the step
-    counted: Tensor  # (B,) float64: 1, or 0 for a row that only pads a batch smaller than the number of ranks
-    soft: Tensor  # (B, C) sharpened confidences
-    pseudo: Tensor  # (B, C) bool
-    in_loss: Tensor  # (B, C) bool, the labels that count in the loss
-    own: slice  # the rows of this rank
+    batch: GlobalBatch
+    confidence: Tensor  # (G, C) before the step
+    rows: _Rows
+    labels: _Labels
+
+
+def _exchanged(whole: GlobalBatch, losses: Tensor, predicted: Tensor, candidates: Tensor) -> _Rows:
+    """The rows of all ranks, in one exchange. Losses (B,), predicted confidences and candidates (B, C) of this one."""
+    rows = whole.rows(torch.cat([losses[:, None].double(), predicted, candidates.double()], dim=1))
+    losses, predicted, candidates = torch.split(rows, [1, *[candidates.shape[1]] * 2], dim=1)
+    return _Rows(losses.squeeze(1), predicted, candidates.bool())
 
 
 class NDLP(ScheduledCriterion):
@@ -258,16 +256,18 @@ class NDLP(ScheduledCriterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch; after it, the distribution and then the confidences are updated from the batch."""
-        logits = at_least_float32(model(batch.images).logits)
+        logits, whole = at_least_float32(model(batch.images).logits), GlobalBatch(batch)
         candidates = batch.observed == PRESENT
         with torch.autocast(logits.device.type, enabled=False):
-            whole = self._global_batch(batch, candidates)
-            pseudo = whole.pseudo[whole.own]
-            losses = self._losses(logits, pseudo, whole.in_loss[whole.own])
-            chosen = self._chosen(losses.mean(dim=1), whole)
-        mix = self._mix_loss(model, batch.images, chosen, whole)
+            confidence, thresholds = read_rows(self.confidence, whole.index, whole.host_index), self._thresholds()
+            _, pseudo, in_loss = self._labels(whole.own(confidence), candidates, thresholds)
+            losses = self._losses(logits, pseudo, in_loss)
+            rows = _exchanged(whole, losses.mean(dim=1), self._predicted(logits, candidates), candidates)
+            everyone = _Everyone(whole, confidence, rows, self._labels(confidence, rows.candidates, thresholds))
+            chosen = self._chosen(everyone)
+        mix = self._mix_loss(model, batch.images, chosen, everyone)
         with torch.autocast(logits.device.type, enabled=False):
-            self._learn(logits, candidates, whole)
+            self._learn(everyone)
         total = losses.mean() + self.weight * mix
         parts = {
             "pseudo": losses.mean(),
@@ -299,28 +299,35 @@ class NDLP(ScheduledCriterion):
         losses = distribution_balanced(logits, targets.to(logits.dtype), self.frequencies, self.config)
         return losses * in_loss.to(losses.dtype)
 
-    def _global_batch(self, batch: Batch, candidates: Tensor) -> _NDLPGlobalBatch:
-        """The global batch and its pseudo labels; confidences are the same on every rank, so only rows are sent."""
-        config, rows, candidates = self.config, gather_rows(batch.index), gather_rows(candidates)
-        on_host = batch.host_index if world_size() == 1 else None
-        confidence = read_rows(self.confidence, rows, on_host)
-        if self.epoch <= config.candidate_epochs:
+    def _thresholds(self) -> Tensor | None:
+        """(C,) confidence above which a candidate is a pseudo label; None while every one is."""
+        if self.epoch <= self.config.candidate_epochs:
+            return None
+        return class_thresholds(self.confidence, self.log_distribution.device)
+
+    def _labels(self, confidence: Tensor, candidates: Tensor, thresholds: Tensor | None) -> _Labels:
+        """What is believed of images with these confidences and candidates, (B, C)."""
+        if thresholds is None:
             soft, pseudo = candidates.double(), candidates
         else:
-            soft = self.rules.sharpened(confidence, config.gamma)
-            pseudo = pseudo_labels(soft, class_thresholds(self.confidence, rows.device))
-        in_loss = pseudo | ~candidates if config.rejected == "ignored" else torch.ones_like(pseudo)
-        own = own_rows(len(batch.index))
-        return _NDLPGlobalBatch(rows, on_host, confidence, counted_rows(rows), soft, pseudo, in_loss, own)
+            soft = self.rules.sharpened(confidence, self.config.gamma)
+            pseudo = pseudo_labels(soft, thresholds)
+        ignored = self.config.rejected == "ignored"
+        return _Labels(soft, pseudo, pseudo | ~candidates if ignored else torch.ones_like(pseudo))
 
-    def _chosen(self, losses: Tensor, whole: _NDLPGlobalBatch) -> Tensor:
-        """(B,) bool of the global batch: the images whose pseudo labels are trusted."""
+    def _predicted(self, logits: Tensor, candidates: Tensor) -> Tensor:
+        """(B, C) float64 confidences by logits (B, C)."""
+        if self.options.update_logits == "biased":
+            logits = logits.detach() + logit_bias(self.frequencies, self.config).to(logits)
+        return self.rules.predicted(logits, candidates)
+
+    def _chosen(self, everyone: _Everyone) -> Tensor:
+        """(G,) bool: the images whose pseudo labels are trusted."""
         distribution = torch.softmax(self.log_distribution, dim=0)  # uniform comes back as exactly 1/C
-        wanted = rows_wanted(distribution, whole.counted.sum(), self.alpha)
-        pseudo = whole.pseudo & (whole.counted > 0)[:, None]
-        return reliable_rows(gather_rows(losses), pseudo, wanted)
+        wanted = rows_wanted(distribution, everyone.batch.size, self.alpha)
+        return reliable_rows(everyone.rows.losses, everyone.labels.pseudo, wanted)
 
-    def _mix_loss(self, model: Model, images: Tensor, chosen: Tensor, whole: _NDLPGlobalBatch) -> Tensor:
+    def _mix_loss(self, model: Model, images: Tensor, chosen: Tensor, everyone: _Everyone) -> Tensor:
         """This rank's addend to the mean loss on mixtures of the chosen images; 0 where there is none.
 
         The ranks share the mixtures evenly, two or more each, whichever rank the images are from.
@@ -328,35 +335,37 @@ class NDLP(ScheduledCriterion):
         nothing = images.new_zeros(())
         if self.weight == 0:
             return nothing
-        rows = chosen.nonzero().squeeze(1)  # the one wait of a step: how many images pass a second time
+        # The one wait of a step: how many images pass a second time; several ranks ask each other for single images.
+        rows = (chosen if world_size() == 1 else chosen.cpu()).nonzero().squeeze(1)
         sharing = min(world_size(), len(rows) // 2)
         if sharing == 0:  # BatchNorm cannot normalise a single image
             return nothing
-        mixture = draw_mixture(len(rows), self.config.mixup_beta, images.device)
-        mixed = mixture.of(gather_rows(images)[rows])
+        mixture = draw_mixture(len(rows), self.config.mixup_beta, rows.device)
+        pairs = torch.stack([rows, rows[mixture.partners]])  # (2, n) places in the global batch
+        shares = [pairs[:, start::sharing] if start < sharing else pairs[:, :0] for start in range(world_size())]
+        own = everyone.batch.fetch(images, [share.flatten() for share in shares])
         if rank() >= sharing:
             return nothing
-        mine = slice(rank(), None, sharing)
-        targets, in_loss = (mixture.of(each[rows].double())[mine] for each in (whole.soft, whole.in_loss))
         kept = self.options.mix_statistics == "kept"
         with running_statistics_kept(model) if kept else nullcontext():
-            logits = at_least_float32(model(mixed[mine]).logits)
+            logits = at_least_float32(model(mixture.of(*own.chunk(2))).logits)
         with torch.autocast(logits.device.type, enabled=False):
+            places = beside(shares[rank()], images.device)
+            targets, in_loss = (
+                mixture.of(*each[places].double()) for each in (everyone.labels.soft, everyone.labels.in_loss)
+            )
             mean = self._losses(logits, targets, in_loss).mean(dim=1).sum() / len(rows)
         # The engine weights a rank's loss by its share of the batch, which is not its share of the mixtures.
-        return mean * (len(whole.rows) / len(images))
+        return mean * (max(everyone.batch.size, world_size()) / len(images))
 
     @torch.no_grad()
-    def _learn(self, logits: Tensor, candidates: Tensor, whole: _NDLPGlobalBatch) -> None:
+    def _learn(self, everyone: _Everyone) -> None:
         """Update the distribution from the old confidences, then the confidences from the predictions."""
-        if self.options.update_logits == "biased":
-            logits = logits + logit_bias(self.frequencies, self.config).to(logits)
-        shares = class_shares(whole.confidence * whole.counted[:, None])
-        self.log_distribution.copy_(self._next_distribution(shares))
-        predicted = gather_rows(self.rules.predicted(logits, candidates))
-        predicted = one_per_image(predicted, whole.rows, self.options.repeats)
-        moved = moved_confidence(whole.confidence, predicted, self.config.mu)
-        write_rows(self.confidence, whole.rows[whole.own], moved[whole.own], whole.on_host)
+        batch, confidence = everyone.batch, everyone.confidence
+        self.log_distribution.copy_(self._next_distribution(class_shares(confidence)))
+        predicted = one_per_image(everyone.rows.predicted, batch.index, self.options.repeats)
+        moved = moved_confidence(confidence, predicted, self.config.mu)
+        store_rows(self.confidence, batch.index, moved, batch.host_index)
 
     def _next_distribution(self, shares: Tensor) -> Tensor:
         """(C,) logarithm of the distribution after a batch with these class shares (C,)."""

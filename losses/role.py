@@ -18,7 +18,7 @@ from losses.assume_negative import Variant, label_costs
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32
 from losses.common.memory import MemoryNeed, label_memory, read_rows
-from losses.single_positive import EPRConfig, count_penalty, expected_count
+from losses.single_positive import EPRConfig, count_penalties, expected_count
 from utils.checks import require
 from utils.options import option
 from utils.seeding import derive_seed
@@ -124,7 +124,8 @@ class ROLE(Criterion):
         estimates = read_rows(self.estimates, batch.index, batch.host_index)
         losses = role_losses(logits, estimates, batch.observed, self.config.variant)
         p, q = torch.sigmoid(logits), torch.sigmoid(estimates)
-        penalty = 0.5 * (count_penalty(p, self.expected) + count_penalty(q, self.expected))
+        of_p, of_q = count_penalties([p, q], self.expected)
+        penalty = 0.5 * (of_p + of_q)
         parts = {"positive": losses.positive.mean(), "agreement": losses.agreement.mean(), "penalty": penalty}
         total = torch.stack(list(parts.values())).sum()
         parts["estimated"] = q.sum(dim=1).mean()

@@ -7,6 +7,7 @@ Differences from it: docs/methods/single_positive.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,24 +43,30 @@ def positive_losses(logits: Tensor, observed: Tensor, variant: Variant = "fixed"
     return label_costs(logits, variant).present * (observed == PRESENT)
 
 
-def count_penalty(p: Tensor, expected: float) -> Tensor:
-    """Penalty on the difference of predicted and expected positives per image: ((mean_b sum_c p) - k)^2 / C^2.
+def count_penalties(estimates: Sequence[Tensor], expected: float) -> list[Tensor]:
+    """Penalties on the difference of predicted and expected positives per image: ((mean_b sum_c p) - k)^2 / C^2.
 
     The mean is over the GLOBAL batch (Cole et al.). The value is the same on every rank; the gradient is that of
     this rank's part of the mean, so that the ranks' gradients, averaged by their shares of the batch, are the
-    gradient of the global penalty.
+    gradient of the global penalty. One exchange for all.
 
     Args:
-        p: (B, C) probabilities.
+        estimates: probabilities p, (B, C) each.
         expected: k.
 
     Returns:
-        Scalar.
+        A scalar for each of them.
     """
-    own = p.sum() / len(p)
-    counted = all_sum(torch.stack([p.sum(), p.new_full((), len(p))]))
-    mean = own + (counted[0] / counted[1] - own).detach()
-    return ((mean - expected) / p.shape[1]).square()
+    first = estimates[0]
+    totals = all_sum(torch.stack([*(p.sum() for p in estimates), first.new_full((), len(first))]))
+    own = [p.sum() / len(p) for p in estimates]
+    means = [mean + (total / totals[-1] - mean).detach() for mean, total in zip(own, totals[:-1], strict=True)]
+    return [((mean - expected) / first.shape[1]).square() for mean in means]
+
+
+def count_penalty(p: Tensor, expected: float) -> Tensor:
+    """The one penalty of `count_penalties`, for probabilities (B, C)."""
+    return count_penalties([p], expected)[0]
 
 
 def ranking_losses(logits: Tensor, observed: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from losses.cones import negative_weights, pseudo_labels, update_confidence
 from losses.cones_prototypes import PrototypeBank, Prototypes, class_prototypes
 from losses.ndlp_confidence import predicted_confidence, predicted_confidence_each
 from models.heads import HEADS
+from tests.losses.common.test_global_batch import batch_at
 from tests.losses.fake_model import FakeModel
 from tests.models.heads.test_base import built
 from utils.label_dynamics import GroupLosses, HighestLoss, Modifications
@@ -53,7 +54,7 @@ class Graph:
         lambda a, b: class_prototypes(learned(3, 5, 2, 2), learned(3, 4, 2, 2), 0.5),
         lambda a, b: predicted_confidence(a, CANDIDATES.bool()),
         lambda a, b: predicted_confidence_each(a, CANDIDATES.bool()),
-        lambda a, b: write_rows(torch.zeros(5, 4), torch.tensor([0, 3, 4]), a),
+        lambda a, b: write_rows(torch.zeros(5, 4), batch_at([0, 3, 4]), a),
         lambda a, b: HighestLoss(5, 4).add(1, torch.arange(3), a),
         lambda a, b: PrototypeBank(4, 3, 5).push(Prototypes(learned(4, 5), torch.ones(4, dtype=torch.bool))),
     ],
@@ -83,7 +84,7 @@ def test_of_the_confidences_of_ndlp():
 
 def test_of_a_memory_whose_rows_are_written():
     memory = torch.zeros(5, 4)
-    write_rows(memory, torch.tensor([0, 3, 4]), learned(3, 4))
+    write_rows(memory, batch_at([0, 3, 4]), learned(3, 4))
     assert not memory.requires_grad
     assert (memory.sum(dim=1) > 0).tolist() == [True, False, False, True, True]
 

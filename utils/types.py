@@ -266,6 +266,10 @@ class Batch(NamedTuple):
     truth: Tensor | None = None  # (B, C) int8, for analysis; no criterion reads it, and it may lie on another device
     soft: Tensor | None = None  # (B, C) float in [0, 1], -1 unknown, beside the codes of soft labels, else None
     host_index: Tensor | None = None  # `index` on the host, where it is known there: label memories may lie there
+    global_index: Tensor | None = None
+    """(G,) long, `index` of the batch of all processes in the order of one: process r of P has rows r, r + P, ... of
+    it, or, of fewer rows than processes, row r modulo their number. On the host, beside a GPU in pinned memory. None
+    where only this process's rows are known."""
 
 
 class ModelOutput(NamedTuple):

@@ -17,10 +17,12 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from engine.core.kernels import USUAL_KERNELS, KernelConfig, prepare_network, rounded_products, set_kernels
+from losses.common.base import Criterion
+from losses.common.memory import add_up_gradient
 from models.peers import Peers
 from utils import collectives
 from utils.checks import UserError, require
-from utils.types import StateDict
+from utils.types import Batch, StateDict
 
 Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 """Precisions of a network's forward pass. In fp64, on a CPU, everything of a step is float64."""
@@ -132,18 +134,22 @@ class Runtime:
     def average_gradients(self, module: nn.Module) -> None:
         """Average the gradients of an unsynchronised pass over processes."""
         if self.world_size > 1:
-            for parameter in module.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = collectives.all_sum(parameter.grad) / self.world_size
+            gradients = [each.grad for each in module.parameters() if each.grad is not None]
+            for gradient, total in zip(gradients, collectives.all_sums(gradients), strict=True):
+                gradient.copy_(total).div_(self.world_size)
 
-    def average_criterion_gradients(self, criterion: nn.Module) -> None:
+    def average_criterion_gradients(self, criterion: Criterion, batch: Batch) -> None:
         """Average the gradients of the criterion's own parameters over processes, as wrapped networks do.
 
-        `backward` has weighted them by the share of each process.
+        `backward` has weighted them by the share of each process. Of a label memory, rows of the batch are exchanged.
         """
-        for parameter in criterion.parameters():
+        for name, parameter in criterion.named_parameters():
             if parameter.grad is not None:
-                parameter.grad = collectives.all_sum(parameter.grad) / self.world_size
+                if name in criterion.label_memories:
+                    add_up_gradient(parameter.grad, batch)
+                else:
+                    parameter.grad.copy_(collectives.all_sum(parameter.grad))
+                parameter.grad /= self.world_size
 
     def clip_gradients(self, optimizer: Optimizer, max_norm: float) -> None:
         """Scale the gradients of all parameters of an optimiser to a joint norm of at most `max_norm`.
@@ -160,19 +166,17 @@ class Runtime:
         """
         if self.world_size > 1:
             training = [part for part in self.unwrap(module).modules() if part.training]
-            for buffer in (buffer for part in training for buffer in part.buffers(recurse=False)):
-                if buffer.is_floating_point():
-                    buffer.copy_(collectives.all_sum(buffer) / self.world_size)
+            buffers = [each for part in training for each in part.buffers(recurse=False) if each.is_floating_point()]
+            for buffer, total in zip(buffers, collectives.all_sums(buffers), strict=True):
+                buffer.copy_(total).div_(self.world_size)
 
     def agree(self, flag: bool) -> bool:
         """True if `flag` is true on any process; the result is the same on all."""
         return self.agree_each(flag)[0]
 
     def agree_each(self, *flags: bool) -> tuple[bool, ...]:
-        """The same for each of several flags, in one exchange."""
-        if self.world_size == 1:
-            return flags
-        return tuple(collectives.all_max(torch.tensor(flags, dtype=torch.int32, device=self.device)).bool().tolist())
+        """The same for each of several flags, in one exchange between the hosts: no GPU is waited for."""
+        return tuple(map(bool, collectives.host_max([int(flag) for flag in flags])))
 
     def same_text(self, text: str) -> str:
         """Return the text of the main process on every process."""

@@ -144,6 +144,7 @@ class Loop:
         self.state = TrainState()
         self.stop = StopRequest()
         self._sums: dict[str, Tensor] = {}
+        self._order: tuple[int, Tensor] | None = None  # an epoch and its rows
         self._recent: list[Step] = []  # since the loss was last looked at
         self._saved_at = time.monotonic()
 
@@ -294,7 +295,7 @@ class Loop:
         number = (self.state.epoch - 1) * len(self.batches) + self.state.step
         torch.manual_seed(derive_seed(self.seed, "step", number, self.runtime.rank))
         self._set_schedule(number)
-        batch = self.loader.to_batch(raw, self.runtime.device)
+        batch = self.loader.to_batch(raw, self.runtime.device)._replace(global_index=self._global_index())
         frozen = self._frozen
         with self.runtime.unsynchronised(model) if frozen else nullcontext():
             loss = criterion(model, batch)
@@ -302,11 +303,25 @@ class Loop:
                 optimizer.zero_grad()
                 self.runtime.backward(loss.total, len(batch.index) / max(global_size, self.runtime.world_size))
         if loss.total.requires_grad:
-            self._update(average=frozen)
+            self._update(batch, average=frozen)
         self.hooks.after_step(self.state.epoch, batch, loss)
         losses = {"loss": loss.total.detach(), **loss.parts}
         self._recent.append(step_of(self.state.step + 1, batch.index, loss.logits, losses))
         return losses
+
+    def _global_index(self) -> Tensor | None:
+        """Rows of the batch of all processes, which every process knows; None where there is only one."""
+        if self.runtime.world_size == 1:
+            return None
+        if self._order is None or self._order[0] != self.state.epoch:
+            self._order = self.state.epoch, self._rows_of_epoch()
+        first, size = self.state.step * self.batches.batch_size, self.batches.batch_size
+        return self._order[1][first : min(first + size, self.batches.rows)]
+
+    def _rows_of_epoch(self) -> Tensor:
+        """(M,) all rows of the epoch in order, where a copy to a GPU does not wait."""
+        order = torch.from_numpy(self.batches.order(self.state.epoch))
+        return order.pin_memory() if self.runtime.device.type == "cuda" else order
 
     def _set_schedule(self, number: int) -> None:
         """Set learning rate and momentum of step `number`, counted from the start of training."""
@@ -316,13 +331,13 @@ class Loop:
         if optim.scheduler == "one_cycle":
             set_momentum(optimizer, one_cycle(number, steps * self.epochs, optim.pct_start).momentum)
 
-    def _update(self, *, average: bool) -> None:
+    def _update(self, batch: Batch, *, average: bool) -> None:
         """Update the weights by their gradients; with `average` those of the model are first averaged here."""
         model, criterion, optimizer, optim, ema = self.learner
         if average:
             self.runtime.average_gradients(model)
         if self.runtime.world_size > 1:
-            self.runtime.average_criterion_gradients(criterion)
+            self.runtime.average_criterion_gradients(criterion, batch)
         if optim.clip_grad is not None:
             self.runtime.clip_gradients(optimizer, optim.clip_grad)
         optimizer.step()

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.common.functional import at_least_float32, present
+from losses.common.global_batch import GlobalBatch
 from losses.common.memory import MemoryNeed, label_memory
 from utils.checks import UserError, require
-from utils.collectives import gather_rows, world_size
 from utils.label_dynamics import MOST_EPOCHS, EpochShare, GroupLosses, HighestLoss, Modifications, memorisation
 from utils.options import option
 from utils.safe_files import write_atomically
@@ -210,14 +210,11 @@ def _gathered(batch: Batch, output: LossOutput, wanted: torch.device) -> _Rows:
     if batch.truth is None:
         raise ValueError("recording needs batches with their truth")
     device = output.logits.device
-    observed, truth = batch.observed.to(device, torch.int8), batch.truth.to(device, torch.int8, non_blocking=True)
-    modified = torch.zeros_like(observed) if output.modified is None else output.modified.to(torch.int8)
-    index = gather_rows(batch.index.to(device))
-    codes = gather_rows(torch.stack([observed, truth, modified], dim=1))
-    losses = gather_rows(assume_negative_losses(output.logits, batch.observed.to(device)).float())
-    if world_size() > 1:
-        same = index[:, None] == index[None, :]
-        first = same.to(torch.uint8).argmax(dim=1) == torch.arange(len(index), device=device)
-        index, codes, losses = index[first], codes[first], losses[first]
-    index, codes, losses = (each.to(wanted) for each in (index, codes, losses))
-    return _Rows(index, codes[:, 0], codes[:, 1], codes[:, 2].bool(), losses)
+    observed, truth = batch.observed.to(device), batch.truth.to(device, non_blocking=True)
+    modified = torch.zeros_like(observed) if output.modified is None else output.modified
+    losses, whole = assume_negative_losses(output.logits, observed), GlobalBatch(batch)
+    own = [each.to(torch.float32) for each in (observed, truth, modified, losses)]  # which holds codes exactly
+    observed, truth, modified, losses = whole.rows(torch.stack(own, dim=1)).to(wanted).unbind(dim=1)
+    known = whole.host_index if wanted.type == "cpu" else None
+    index = whole.index.to(wanted) if known is None else known
+    return _Rows(index, observed.to(torch.int8), truth.to(torch.int8), modified.bool(), losses)

@@ -1,39 +1,90 @@
 """The batch of all processes together, over which selections, thresholds and means of a batch are taken.
 
-G rows of the global batch, B of them on this process.
+G rows of the global batch, B of them on this process, P processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from utils.collectives import gather_rows, rank, world_size
+from utils.collectives import all_sum, exchange_rows, gather_dealt, gather_rows, rank, world_size
+from utils.types import Batch
+
+
+def rows_of_all(batch: Batch) -> float | Tensor:
+    """Number of rows of all processes together, those included that only pad."""
+    known = batch.index if world_size() == 1 else batch.global_index
+    if known is not None:
+        return float(max(len(known), world_size()))
+    return all_sum(torch.full((), float(len(batch.index)), device=batch.index.device))
 
 
 class GlobalBatch:
     """The rows of all processes, each image once, in the order in which one process alone would have them.
 
-    Of each global batch process r has rows r, r + P, r + 2P, ... (P processes), as the sampler deals them out.
-    Collective: every process makes one for each of its batches, and calls `rows` as often as the others.
+    Of each global batch process r has rows r, r + P, r + 2P, ..., as the sampler deals them out. Collective: every
+    process makes one for each of its batches, and calls `rows` as often as the others. A call is one exchange, for
+    which nothing waits; where the batch does not say which rows the others have, that is asked first, and each exchange
+    waits for the numbers of rows.
 
     Args:
-        index: (B,) long, the images on this process. One may come twice only where a batch smaller than the number of
-            processes was padded, one row for each.
+        batch: of this process. Where it does not say which rows the others have, an image may come twice only where a
+            batch smaller than the number of processes was padded, one row for each.
     """
 
-    def __init__(self, index: Tensor) -> None:
-        self.size = len(index)
+    def __init__(self, batch: Batch) -> None:
+        self._index = batch.index if batch.global_index is None else batch.global_index
+        self._device = batch.index.device
+        self.host_index = batch.host_index if world_size() == 1 else batch.global_index
+        """`index` on the host, where it is known there."""
+        self.size = len(self._index)
         """G."""
-        self._order: Tensor | slice = slice(None)  # into what `gather_rows` returns
+        self._order: Tensor | None = None  # into what `gather_rows` returns, where rows are not dealt out as known
         self._own: Tensor | slice = slice(None)  # into the global batch
         self._weight: Tensor | float = 1.0
         if world_size() > 1:
-            self._arrange(index)
+            if batch.global_index is None:
+                self._arrange(batch.index)
+            else:
+                self._deal(len(batch.index))
+
+    @property
+    def index(self) -> Tensor:
+        """(G,) long, rows of the training set, on the device of the batch."""
+        return self._index.to(self._device, non_blocking=True)
 
     def rows(self, values: Tensor) -> Tensor:
         """(G, ...) the rows of all processes from the (B, ...) of this one, without gradient."""
-        return gather_rows(values)[self._order]
+        return gather_dealt(values, self.size) if self._order is None else gather_rows(values)[self._order]
+
+    def fetch(self, values: Tensor, wanted: Sequence[Tensor]) -> Tensor:
+        """Rows that this process wants, whichever process has them, in one exchange of what is wanted alone.
+
+        Where the batch does not say which rows the others have, all rows are exchanged.
+
+        Args:
+            values: (B, ...) of this process, without gradient.
+            wanted: for every process the positions in the global batch that it wants, the same on every process: long,
+                on the host, or with one process on the device of the values.
+
+        Returns:
+            (number of this process's `wanted`, ...) in their order.
+        """
+        own = wanted[rank()]
+        if world_size() == 1:
+            return values[own]
+        if self._order is not None:
+            return self.rows(values)[own.to(values.device)]
+        asked, place = torch.unique(own, return_inverse=True)
+        parts = [self._held(torch.unique(each)) for each in wanted]
+        received = (asked % world_size()).bincount(minlength=world_size()).tolist()
+        sent = values[beside(torch.cat(parts), values.device)]
+        found = exchange_rows(sent, [len(part) for part in parts], received)
+        by_process = (asked % world_size()).argsort(stable=True)  # the order in which they come
+        return found[beside(by_process.argsort()[place], values.device)]
 
     def own(self, values: Tensor) -> Tensor:
         """(B, ...) this process's rows of (G, ...)."""
@@ -54,14 +105,26 @@ class GlobalBatch:
         """
         return values.where(self.own(chosen), 0).sum() * self._weight
 
+    def _held(self, positions: Tensor) -> Tensor:
+        """Which of this process's rows stand at these positions, those that it has."""
+        return positions[positions % world_size() == rank()] // world_size()
+
+    def _deal(self, own: int) -> None:
+        """Take down which rows are this process's; those of a batch smaller than the number of processes only pad."""
+        if self.size >= world_size():
+            self._own, self._weight = slice(rank(), None, world_size()), self.size / own
+        else:
+            first = rank() % self.size
+            self._own, self._weight = slice(first, first + 1), float(world_size() * (rank() < self.size))
+
     def _arrange(self, index: Tensor) -> None:
         own = rank() + world_size() * torch.arange(len(index), device=index.device)
         images, positions = gather_rows(torch.stack([index, own], dim=1)).unbind(dim=1)
         positions, order = positions.sort()
-        self._own, self._order = torch.searchsorted(positions, own), order
+        self._own, self._order, self._index = torch.searchsorted(positions, own), order, images[order]
         self.size, self._weight = len(order), len(order) / len(index)
         if self.size <= world_size():
-            self._drop_padding(images[order], order, self._own)
+            self._drop_padding(self._index, order, self._own)
 
     def _drop_padding(self, images: Tensor, order: Tensor, own: Tensor) -> None:
         """Keep each image once, where every process has one row."""
@@ -69,4 +132,11 @@ class GlobalBatch:
         first = same.to(torch.uint8).argmax(dim=1)  # the first of equal maxima, by argmax's contract
         counts = first == torch.arange(len(first), device=first.device)
         self._own, self._order = (counts.cumsum(dim=0) - 1)[first][own], order[counts]
-        self.size, self._weight = len(self._order), counts[own].squeeze(0) * self._weight
+        self._index, self.size = images[counts], len(self._order)
+        self._weight = counts[own].squeeze(0) * self._weight
+
+
+def beside(index: Tensor, device: torch.device) -> Tensor:
+    """An index of the host on a device, for which nothing waits."""
+    there = index.device == device
+    return index if there else index.contiguous().pin_memory().to(device, non_blocking=True)

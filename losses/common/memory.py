@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from losses.common.global_batch import GlobalBatch, beside
 from utils.checks import require
-from utils.collectives import gather_rows, world_size
-from utils.types import LabelTable
+from utils.collectives import gather_dealt, world_size
+from utils.types import Batch, LabelTable
 
 BLOCK = 1 << 24
 """Entries of a memory that are read at a time where all of it is read."""
@@ -83,29 +84,47 @@ def read_rows(memory: Tensor, index: Tensor, on_host: Tensor | None = None) -> T
 
 
 @torch.no_grad()
-def write_rows(memory: Tensor, index: Tensor, values: Tensor, on_host: Tensor | None = None) -> Tensor:
-    """Set `memory[index] = values` in place, with the rows of all ranks and alike on every rank.
+def write_rows(memory: Tensor, batch: Batch, values: Tensor) -> Tensor:
+    """Set `memory[batch.index] = values` in place, with the rows of all ranks and alike on every rank.
 
-    Where an image occurs more than once (a sampler that pads the last batch repeats some), its first row counts, rank
-    0's rows coming first; so the result depends on no order of writing. Alone, nothing waits for the device: rows of a
-    memory on the host are written when they have arrived, at the latest by `settle`.
+    One exchange; otherwise as `store_rows`.
+
+    Args:
+        memory: (N, ...) buffer, on the device of the batch or on the host.
+        batch: its rows of the training set count.
+        values: (B, ...) new rows, on the device of the batch, cast to the type of `memory`.
+
+    Returns:
+        (B, ...) what is now kept of these images, on the device of the batch.
+    """
+    whole = GlobalBatch(batch)
+    return whole.own(store_rows(memory, whole.index, whole.rows(values.to(memory.dtype)), whole.host_index))
+
+
+@torch.no_grad()
+def store_rows(memory: Tensor, index: Tensor, values: Tensor, on_host: Tensor | None = None) -> Tensor:
+    """Set `memory[index] = values` in place, on a rank that knows the rows of all.
+
+    Where an image occurs more than once its first row counts, so that the result depends on no order of writing.
+    Nothing waits for the device: rows of a memory on the host are written when they have arrived, at the latest by
+    `settle`.
 
     Args:
         memory: (N, ...) buffer, on the device of `index` or on the host.
-        index: (B,) long, rows of the training set; B may differ from rank to rank.
-        values: (B, ...) new rows, on the device of `index`, cast to the type of `memory`.
+        index: (G,) long, rows of the training set.
+        values: (G, ...) new rows, on the device of `index`, of the type of `memory`.
         on_host: as for `read_rows`.
 
     Returns:
-        (B, ...) what is now kept of these images, on the device of `index`.
+        (G, ...) what is now kept of these images, on the device of `index`.
     """
-    everyone, values = gather_rows(index), gather_rows(values.to(memory.dtype))
-    kept = values[_first(everyone, everyone)]
+    same = index[:, None] == index[None, :]
+    kept = values[same.to(torch.uint8).argmax(dim=1)]  # the first of equal maxima, by argmax's contract
     if memory.device == kept.device:
-        memory[everyone] = kept
+        memory[index] = kept
     else:
-        _write_late(memory, everyone if on_host is None or world_size() > 1 else on_host, kept)
-    return kept if world_size() == 1 else values[_first(index, everyone)]
+        _write_late(memory, index if on_host is None else on_host, kept)
+    return kept
 
 
 @torch.no_grad()
@@ -118,6 +137,26 @@ def settle(memory: Tensor) -> None:
     if late is not None:
         late.arrived.synchronize()
         memory[late.rows] = late.values
+
+
+@torch.no_grad()
+def add_up_gradient(gradient: Tensor, batch: Batch) -> None:
+    """Make the gradient of a label memory the sum of those of all ranks, in place.
+
+    Only the rows of the global batch are exchanged, once; all others are 0.
+
+    Args:
+        gradient: (N, ...), on the device of the batch or on the host.
+        batch: of this rank, which says which rows the others have.
+    """
+    assert batch.global_index is not None
+    total = max(len(batch.global_index), world_size())  # ranks of a batch smaller than that have the same rows
+    everyone = batch.global_index[torch.arange(total) % len(batch.global_index)]
+    same = batch.index[:, None] == batch.index[None, :]
+    first = same.to(torch.uint8).argmax(dim=1) == torch.arange(len(same), device=same.device)
+    own = read_rows(gradient, batch.index, batch.host_index)
+    rows = gather_dealt(own * first.view(-1, *[1] * (own.ndim - 1)), total)  # an image that comes twice counts once
+    gradient.zero_().index_add_(0, beside(everyone, gradient.device), rows.to(gradient.device))
 
 
 def row_blocks(memory: Tensor, device: torch.device | None = None) -> Iterator[Tensor]:
@@ -145,9 +184,3 @@ def _write_late(memory: Tensor, index: Tensor, values: Tensor) -> None:
 def _beside(memory: Tensor, index: Tensor, on_host: Tensor | None) -> Tensor:
     """The index on the device of the memory."""
     return index.to(memory.device) if on_host is None or index.device == memory.device else on_host
-
-
-def _first(index: Tensor, among: Tensor) -> Tensor:
-    """(B,) position in `among` (G,) at which each number of `index` (B,) occurs first."""
-    same = index[:, None] == among[None, :]
-    return same.to(torch.uint8).argmax(dim=1)  # the first of equal maxima, by argmax's contract

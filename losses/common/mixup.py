@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.collectives import broadcast
+from utils.collectives import broadcast, host_broadcast
 from utils.types import Model
 
 
@@ -24,21 +24,23 @@ class Mixture(NamedTuple):
     portion: Tensor  # float64 scalar in [1/2, 1], of the image itself
     partners: Tensor  # (n,) long, a permutation
 
-    def of(self, values: Tensor) -> Tensor:
-        """The mixtures, portion * values + (1 - portion) * values[partners], of the type of `values` (n, ...)."""
+    def of(self, values: Tensor, partners: Tensor) -> Tensor:
+        """The mixtures portion * values + (1 - portion) * partners, of the type of `values`, both (n, ...)."""
         portion = self.portion.to(values.dtype)
-        return portion * values + (1 - portion) * values[self.partners]
+        return portion * values + (1 - portion) * partners
 
 
 def draw_mixture(count: int, beta: float, device: torch.device) -> Mixture:
     """Draw max(p, 1 - p) for a portion p of Beta(beta, beta), and a permutation of `count`; rank 0's on every rank.
 
-    It uses torch's global generator of `device` and does not wait for the device.
+    It uses torch's global generator of `device`, and nothing waits for the device.
     """
     parameter = torch.full((), beta, dtype=torch.float64, device=device)
     portion = Beta(parameter, parameter, validate_args=False).sample()  # checking the arguments would wait
     partners = torch.randperm(count, device=device)
-    return Mixture(broadcast(torch.maximum(portion, 1 - portion)), broadcast(partners))
+    drawn = torch.cat([torch.maximum(portion, 1 - portion)[None], partners])  # float64 holds the numbers exactly
+    drawn = host_broadcast(drawn) if device.type == "cpu" else broadcast(drawn)
+    return Mixture(drawn[0], drawn[1:].long())
 
 
 @contextmanager

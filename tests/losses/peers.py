@@ -20,11 +20,11 @@ def echo_peers():
     return SimpleNamespace(f=network(0), g=network(1))
 
 
-def batch_with(f, g, codes, index=None):
+def batch_with(f, g, codes, index=None, whole=None):
     """A batch for `echo_peers`; gradients of the logits gather in its images."""
     images = torch.cat([torch.as_tensor(f), torch.as_tensor(g)], dim=1)[:, :, None, None].detach().requires_grad_()
     index = torch.arange(len(codes)) if index is None else torch.as_tensor(index)
-    return Batch(images, torch.tensor(np.asarray(codes)).float(), index)
+    return Batch(images, torch.tensor(np.asarray(codes)).float(), index, global_index=whole)
 
 
 def step(criterion, f, g, codes, epoch=1, index=None):
@@ -74,12 +74,11 @@ class SmallPeers(nn.Module):
 
 
 def dealt_out(rank, world_size, rows, batch_size, epoch=1):
-    """An epoch's batches as the sampler deals them out: (this process's rows, how much its loss weighs)."""
+    """An epoch's batches as the sampler deals them out: (this process's rows, how much its loss weighs, all rows)."""
     sampler = ShuffledBatches(rows, batch_size, seed=3, rank=rank, world_size=world_size)
     sampler.set_epoch(epoch)
     for number, samples in enumerate(sampler):
         size = min(batch_size, rows - number * batch_size)
-        yield (
-            [sample.row for sample in samples],
-            len(samples) / max(size, world_size),
-        )  # as the loop does
+        whole = torch.from_numpy(sampler.order(epoch)[number * batch_size :][:size])
+        share = len(samples) / max(size, world_size)  # as in the loop
+        yield [sample.row for sample in samples], share, whole

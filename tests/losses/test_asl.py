@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tests.oracles import single_positive as oracle
 from tests.ranks import run_ranks
 from utils import collectives
 from utils.checks import UserError
+from utils.types import Batch
 
 CODES = random_labels(7, 5)
 INDEX = [4, 0, 3, 6, 1]
@@ -31,7 +34,7 @@ def test_golden_losses_of_the_published_code(reduction, suffix):
             eps=eps,
             constant_weight=bool(golden["disable_grad"][at]),
         )
-        total = reduced(losses, reduction)
+        total = reduced(losses, Batch(logits, logits, torch.arange(len(logits))), reduction)
         total.backward()
         np.testing.assert_allclose(float(total.detach()), golden[f"loss{suffix}"][at], rtol=1e-10)
         np.testing.assert_allclose(logits.grad, golden[f"grad{suffix}"][at], rtol=1e-9, atol=1e-10)
@@ -127,9 +130,10 @@ def share_a_batch(rank):
     """Losses and gradients as the engine combines them: each rank's weighted by its share of the global batch."""
     index = INDEX if rank is None else (INDEX[:2] if rank == 0 else INDEX[2:])
     found = []
-    for reduction in ("sum", "query2label"):
+    for reduction, told in product(("sum", "query2label"), (True, False)):
         model, share = FakeModel(5), len(index) / len(INDEX)
-        out = ASL(ASLConfig(reduction=reduction), info_for(CODES))(model, batch_of(CODES, index))
+        batch = batch_of(CODES, index)._replace(global_index=torch.tensor(INDEX) if told else None)
+        out = ASL(ASLConfig(reduction=reduction), info_for(CODES))(model, batch)
         (share * out.total).backward()
         found += [collectives.all_sum(share * out.total), collectives.all_sum(model.head.weight.grad)]
     return found

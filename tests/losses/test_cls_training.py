@@ -101,11 +101,11 @@ def shared_logits(epoch):
 def share_epochs(rank, world_size, settings):
     """Of every step: the labels removed by image, their counts, and the gradients as the engine combines them."""
     found = []
-    for setting, batch_size, epoch in product(settings, (2, 5), (1, 3)):
+    for setting, batch_size, epoch, told in product(settings, (2, 5), (1, 3), (True, False)):
         criterion, logits = build(METHOD, CODES, **SETTINGS | setting), shared_logits(epoch)
         criterion.on_epoch_start(epoch)
-        for index, share in dealt_out(rank, world_size, ROWS - 1, batch_size, epoch):
-            batch = batch_with(logits[0][index], logits[1][index], CODES[index], index)
+        for index, share, whole in dealt_out(rank, world_size, ROWS - 1, batch_size, epoch):
+            batch = batch_with(logits[0][index], logits[1][index], CODES[index], index, whole if told else None)
             out = criterion(echo_peers(), batch)
             (out.total * share).backward()
             gradient = torch.zeros(ROWS, 2 * CLASSES).index_add(0, batch.index, batch.images.grad.flatten(1))

@@ -103,11 +103,11 @@ def shared_logits(epoch):
 def share_epochs(rank, world_size):
     """Of every step of every method: whether there is one, and loss and gradients as the engine combines them."""
     found = []
-    for method, batch_size, epoch in product(METHODS, (2, 5), (1, 3)):
+    for method, batch_size, epoch, told in product(METHODS, (2, 5), (1, 3), (True, False)):
         criterion, (f, g) = build(CRITERIA[method], CODES, **SETTINGS[method]), shared_logits(epoch)
         criterion.on_epoch_start(epoch)
-        for index, share in dealt_out(rank, world_size, ROWS - 1, batch_size, epoch):
-            batch = batch_with(f[index], g[index], CODES[index], index)
+        for index, share, whole in dealt_out(rank, world_size, ROWS - 1, batch_size, epoch):
+            batch = batch_with(f[index], g[index], CODES[index], index, whole if told else None)
             total = criterion(echo_peers(), batch).total * share
             gradient = torch.zeros(ROWS, 2 * CLASSES)
             if total.requires_grad:

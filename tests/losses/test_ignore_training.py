@@ -1,6 +1,7 @@
 """The state of IGNORE: resuming, precision, sharing a batch between processes."""
 
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def share_steps(rank, batches, settings):
     Rank None has whole batches; rank r has rows r, r + 2, ... and the first row where none are left.
     """
     results = []
-    for setting in settings:
+    for setting, told in product(settings, (True, False)):
         criterion = build(**setting).double()
         for number, whole in enumerate(batches):
             criterion.on_epoch_start(number + 1)
@@ -105,7 +106,8 @@ def share_steps(rank, batches, settings):
             model = Answers(*inputs, cam=cam[index])
             views = torch.ones(len(index), 3, 6, 6, dtype=torch.float64)
             observed, rows = torch.tensor(CODES[index]).double(), torch.tensor(index)
-            out = criterion(model, Batch(views, observed, rows, views))
+            everyone = torch.tensor(whole) if told else None
+            out = criterion(model, Batch(views, observed, rows, views, global_index=everyone))
             out.total.backward()
             held = (out.total.detach(), inputs.grad, out.modified, model.images[2])
             results.append((index, *held, criterion.gap_threshold.clone(), criterion.average_threshold.clone()))

@@ -163,23 +163,26 @@ def test_two_ranks_modify_what_one_process_modifies_on_the_whole_batch():
             assert torch.equal(two[1], whole[1])
 
 
-def share_short_batches(rank, world_size, scheme):
+def share_short_batches(rank, world_size, scheme, told):
     """As `share_batches`, on batches of two images dealt out by the sampler, which pads them for three processes."""
     criterion, modified = build(mod_scheme=scheme, delta_rel=30.0), []
     sampler = ShuffledBatches(ROWS, 2, seed=0, rank=rank, world_size=world_size)
     for epoch in range(1, 4):
         criterion.on_epoch_start(epoch)
         sampler.set_epoch(epoch)
-        for samples in sampler:
+        for number, samples in enumerate(sampler):
             index = [sample.row for sample in samples]
-            out = criterion(echo, batch_with(shared_logits(epoch)[index], CODES[index], index))
+            whole = torch.from_numpy(sampler.order(epoch)[2 * number : 2 * number + 2]) if told else None
+            batch = batch_with(shared_logits(epoch)[index], CODES[index], index)._replace(global_index=whole)
+            out = criterion(echo, batch)
             modified.append(dict(zip(index, out.modified.tolist(), strict=True)))
     return modified, criterion.corrected
 
 
-def test_an_image_that_pads_a_batch_counts_once():
-    alone, corrected = share_short_batches(0, 1, "LL-Cp")
-    ranks = run_ranks(share_short_batches, 3, "LL-Cp", world_size=3)
+@pytest.mark.parametrize("told", [True, False])
+def test_an_image_that_pads_a_batch_counts_once(told):
+    alone, corrected = share_short_batches(0, 1, "LL-Cp", told)
+    ranks = run_ranks(share_short_batches, 3, "LL-Cp", told, world_size=3)
     for number, whole in enumerate(alone):
         together = {}
         for modified, _ in ranks:

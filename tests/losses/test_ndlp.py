@@ -10,7 +10,7 @@ import torch
 from losses import CRITERIA, NDLP, NDLPConfig, build_criterion
 from losses.build import typed_config
 from losses.common.variants import variant_options
-from losses.ndlp import VARIANTS, counted_rows, own_rows, ramp
+from losses.ndlp import VARIANTS, ramp
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.oracles import ndlp as oracle
 from utils.checks import UserError
@@ -327,11 +327,6 @@ def test_a_setting_that_cannot_work_is_refused_in_one_line(settings):
         NDLPConfig(**settings)
     assert "\n" not in str(caught.value)
     assert next(iter(settings)) in str(caught.value)
-
-
-def test_alone_every_row_counts_and_is_ones_own():
-    assert counted_rows(torch.tensor([3, 3, 1])).tolist() == [1, 1, 1]
-    assert own_rows(5) == slice(0, 5)
 
 
 def test_the_method_by_name_has_its_settings_beside_it():

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,12 +11,11 @@ import torch
 
 from data.loading.samplers import ShuffledBatches
 from losses import NDLP, NDLPConfig
-from losses.ndlp import VARIANTS, NDLPVariant, counted_rows, own_rows
+from losses.ndlp import VARIANTS, NDLPVariant
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.steps import WAITING, Recorder, check_resume, trainer
 from tests.losses.test_ndlp import views
 from tests.ranks import run_ranks
-from utils.collectives import gather_rows
 from utils.types import ClassCounts
 
 ROWS, CLASSES = 12, 5
@@ -105,39 +105,30 @@ def test_a_step_waits_for_the_device_only_to_learn_how_many_images_are_mixed(var
 
 
 def share_batches(rank, order, settings):
-    """Parts, weighted gradients and state of steps in which a process sees its part of each batch."""
+    """Parts, weighted gradients and state of steps in which a process sees its part of each batch, told and not."""
     results = []
-    for setting in settings:
+    for setting, told in product(settings, (True, False)):
         criterion, model, found = build(**setting), FakeModel(CLASSES), []
         for epoch in (1, 2, 3):
             criterion.on_epoch_start(epoch)
             for number, index in enumerate(order):
-                own = slice(None) if rank is None else [slice(0, 2), slice(2, None)][rank]  # unequal parts
+                own = slice(rank, None, None if rank is None else 2)  # unequal parts
                 part, places = index[own], list(range(len(index)))[own]
+                batch = views(CODES, part, places)._replace(global_index=torch.tensor(index) if told else None)
                 torch.manual_seed(100 * epoch + number + 17 * (rank or 0))
                 model.zero_grad()
-                out = criterion(model, views(CODES, part, places))
+                out = criterion(model, batch)
                 (out.total * len(part) / len(index)).backward()
                 figures = {name: float(value) * len(part) / len(index) for name, value in out.parts.items()}
                 found.append((figures, [parameter.grad.clone() for parameter in model.parameters()]))
         results.append((found, copy.deepcopy(criterion.state_dict())))
-    return results, positions(rank)
-
-
-def positions(rank):
-    """Where the rows of a rank stand, and which rows count, in a batch of three and in one of two that are the same."""
-    if rank is None:
-        return None
-    own = [torch.tensor([5, 8]), torch.tensor([5])][rank]
-    return [(own_rows(len(rows)), counted_rows(gather_rows(rows)).tolist()) for rows in (own, own[:1])]
+    return results
 
 
 def test_two_ranks_have_the_loss_and_the_state_of_one_process_on_the_whole_batch():
     settings = [{}, {"variant": "reference"}, {"prior": "confidence"}, EACH]
-    alone, _ = share_batches(None, ORDER, settings)
-    (first, own), (second, others) = run_ranks(share_batches, ORDER, settings)
-    assert own == [(slice(0, 2), [1, 1, 1]), (slice(0, 1), [1, 0])]
-    assert others == [(slice(2, 3), [1, 1, 1]), (slice(1, 2), [1, 0])]
+    alone = share_batches(None, ORDER, settings)
+    first, second = run_ranks(share_batches, ORDER, settings)
     for whole, one, two in zip(alone, first, second, strict=True):
         for (figures, gradients), a, b in zip(whole[0], one[0], two[0], strict=True):
             for name in figures:
@@ -152,7 +143,7 @@ def test_two_ranks_have_the_loss_and_the_state_of_one_process_on_the_whole_batch
                 torch.testing.assert_close(one[1][name], expected, rtol=1e-5, atol=1e-7)
 
 
-def share_short_batches(rank, world_size):
+def share_short_batches(rank, world_size, told):
     """State after batches of two images dealt out by the sampler, which pads them for three processes."""
     criterion, model = build(alpha_range=(1, 1)), FakeModel(CLASSES)
     sampler, chosen = ShuffledBatches(ROWS, 2, seed=0, rank=rank, world_size=world_size), []
@@ -161,14 +152,16 @@ def share_short_batches(rank, world_size):
         sampler.set_epoch(epoch)
         for number, samples in enumerate(sampler):
             torch.manual_seed(number)
-            out = criterion(model, batch_of(CODES, [sample.row for sample in samples]))
-            chosen.append(float(out.parts["chosen"]) * (2 if world_size == 1 else 3))
+            whole = torch.from_numpy(sampler.order(epoch)[2 * number : 2 * number + 2]) if told else None
+            batch = batch_of(CODES, [sample.row for sample in samples])._replace(global_index=whole)
+            chosen.append(2 * float(criterion(model, batch).parts["chosen"]))
     return chosen, len(model.calls), dict(criterion.named_buffers())
 
 
-def test_an_image_that_pads_a_batch_counts_once():
-    chosen, calls, state = share_short_batches(0, 1)
-    ranks = run_ranks(share_short_batches, 3, world_size=3)
+@pytest.mark.parametrize("told", [True, False])
+def test_an_image_that_pads_a_batch_counts_once(told):
+    chosen, calls, state = share_short_batches(0, 1, told)
+    ranks = run_ranks(share_short_batches, 3, told, world_size=3)
     assert 2.0 in chosen
     for found, _, buffers in ranks:
         assert found == pytest.approx(chosen)

@@ -11,7 +11,9 @@ from engine.core import distributed as room
 from engine.core.distributed import Runtime
 from models.peers import Peers
 from tests.ranks import run_ranks
+from utils import collectives
 from utils.checks import UserError
+from utils.types import Batch
 
 ROWS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.randn(5, generator=torch.Generator().manual_seed(1))
@@ -205,6 +207,32 @@ def test_the_main_process_goes_first_through_a_group_that_is_patient():
     assert main == other == [2, (True, True, False)]
 
 
+class Learning(nn.Module):
+    """A criterion with a bias, a scale that gets no gradient, and an estimate for each of six images."""
+
+    label_memories = frozenset({"estimates"})
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.scale, self.estimates = (nn.Parameter(torch.zeros(6, 1)) for _ in range(3))
+
+
+def criterion_gradients(runtime):
+    """Gradients of a criterion's parameters after those of batches of five, of three and of one image."""
+    found = []
+    for everyone in ([4, 0, 3, 0, 0], [2, 1, 5], [3]):
+        criterion, size = Learning(), len(everyone)
+        index = everyone[runtime.rank :: 2] if size > 1 else everyone
+        criterion.bias.grad = torch.full((6, 1), 2.0 + runtime.rank)
+        ((criterion.estimates[index] + 1) * torch.tensor([[row + runtime.rank] for row in index])).sum().backward()
+        batch = Batch(torch.zeros(1), torch.zeros(1), torch.tensor(index), global_index=torch.tensor(everyone))
+        dense = collectives.all_sum(criterion.estimates.grad) / 2
+        runtime.average_criterion_gradients(criterion, batch)
+        assert torch.equal(criterion.estimates.grad, dense)
+        found.append((criterion.bias.grad.unique().tolist(), criterion.scale.grad, dense.flatten().tolist()))
+    return found
+
+
 def statistics_of_each(rank):
     """The buffers and the gradients of a network whose processes have seen other rows, after they are averaged."""
     launched = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
@@ -221,10 +249,7 @@ def statistics_of_each(rank):
     bare = network()
     bare.weight.grad = torch.full((1, 3), 4.0 * rank)
     runtime.average_gradients(bare)
-    criterion = network()
-    criterion.bias.grad = torch.tensor([2.0 + rank])
-    runtime.average_criterion_gradients(criterion)
-    gradients = bare.weight.grad.tolist(), bare.bias.grad, criterion.bias.grad.tolist(), criterion.weight.grad
+    gradients = bare.weight.grad.tolist(), bare.bias.grad, *criterion_gradients(runtime)
     agreed = [runtime.agree(rank == number) for number in (0, 1, 2)]
     return held, gradients, agreed, runtime.same_text(f"text {rank}"), runtime.is_main
 
@@ -232,5 +257,11 @@ def statistics_of_each(rank):
 def test_processes_average_what_they_have_learned_and_agree():
     for rank, (held, gradients, agreed, text, main) in enumerate(run_ranks(statistics_of_each)):
         assert held == [([1.5] * 3, rank), ([rank + 1.0] * 3, rank)]
-        assert gradients == ([[2.0] * 3], None, [2.5], None)
+        assert gradients[:2] == ([[2.0] * 3], None)
+        assert [each[:2] for each in gradients[2:]] == [([2.5], None)] * 3
+        assert [each[2] for each in gradients[2:]] == [
+            [1.0, 0, 0, 1.5, 2.0, 0],  # image 0: once on the first process, twice on the second
+            [0, 1.0, 1.0, 0, 0, 2.5],
+            [0, 0, 0, 3.5, 0, 0],  # on both processes
+        ]
         assert (agreed, text, main) == ([True, True, False], "text 0", rank == 0)

@@ -209,16 +209,20 @@ def test_gradients_are_averaged_and_clipped_before_the_weights_move_and_their_av
     runtime = SimpleNamespace(
         world_size=processes,
         average_gradients=lambda model: told.append(model),
-        average_criterion_gradients=lambda criterion: told.append(criterion),
+        average_criterion_gradients=lambda criterion, batch: told.append((criterion, batch)),
         clip_gradients=lambda optimizer, norm: told.append(norm),
     )
     moving = SimpleNamespace(step=lambda: told.append("step")), SimpleNamespace(update=lambda: told.append("average"))
     learner = ("model", "criterion", moving[0], SimpleNamespace(clip_grad=clip), moving[1])
-    Loop._update(SimpleNamespace(runtime=runtime, learner=learner), average=average)
-    before = [*(["model"] if average else []), *(["criterion"] if processes > 1 else []), *([clip] if clip else [])]
+    Loop._update(SimpleNamespace(runtime=runtime, learner=learner), "batch", average=average)
+    before = [
+        *(["model"] if average else []),
+        *([("criterion", "batch")] if processes > 1 else []),
+        *([clip] if clip else []),
+    ]
     assert told == [*before, "step", "average"]
     told.clear()
-    Loop._update(SimpleNamespace(runtime=runtime, learner=(*learner[:4], None)), average=average)
+    Loop._update(SimpleNamespace(runtime=runtime, learner=(*learner[:4], None)), "batch", average=average)
     assert told == [*before, "step"]
 
 

@@ -1,17 +1,25 @@
 """The rows of the global batch as one process would have them."""
 
+from itertools import product
+
 import numpy as np
 import torch
 
-from losses.common.global_batch import GlobalBatch
+from losses.common.global_batch import GlobalBatch, rows_of_all
 from tests.losses.peers import dealt_out
 from tests.ranks import run_ranks
 from utils import collectives
+from utils.types import Batch
+
+
+def batch_at(index, everyone=None):
+    index = torch.as_tensor(index)
+    return Batch(torch.zeros(len(index), 3, 1, 1), torch.zeros(len(index), 1), index, global_index=everyone)
 
 
 def test_alone_the_global_batch_is_the_batch():
     values, chosen = torch.randn(4, 3, requires_grad=True), torch.rand(4, 3) < 0.5
-    whole = GlobalBatch(torch.tensor([5, 2, 9, 0]))
+    whole = GlobalBatch(batch_at(torch.tensor([5, 2, 9, 0])))
     assert whole.size == 4
     assert torch.equal(whole.rows(values), values.detach())
     assert not whole.rows(values).requires_grad
@@ -24,7 +32,7 @@ def test_alone_the_global_batch_is_the_batch():
 
 def test_a_total_over_nothing_is_0_with_a_gradient_of_zeros():
     values = torch.tensor([[torch.inf, 1.0]], requires_grad=True)
-    total = GlobalBatch(torch.tensor([0])).total(values, torch.zeros(1, 2, dtype=torch.bool))
+    total = GlobalBatch(batch_at(torch.tensor([0]))).total(values, torch.zeros(1, 2, dtype=torch.bool))
     total.backward()
     assert float(total.detach()) == 0
     assert values.grad.tolist() == [[0, 0]]
@@ -35,12 +43,15 @@ TABLE = torch.from_numpy(np.random.default_rng(0).normal(size=(ROWS, CLASSES)))
 
 
 def share_epochs(rank, world_size, batch_sizes):
-    """Of every batch: its rows in one process's order, and the sum over chosen entries as the engine makes it."""
+    """Of every batch, told and not: its rows in one process's order, the sum over chosen entries as in the engine."""
     found = []
-    for batch_size in batch_sizes:
-        for rows, share in dealt_out(rank, world_size, ROWS, batch_size):
+    for batch_size, told in product(batch_sizes, (True, False)):
+        for rows, share, everyone in dealt_out(rank, world_size, ROWS, batch_size):
             index = torch.tensor(rows)
-            whole, values = GlobalBatch(index), TABLE[index].requires_grad_()
+            batch = batch_at(index, everyone if told else None)
+            whole, values = GlobalBatch(batch), TABLE[index].requires_grad_()
+            assert torch.equal(whole.index, everyone)
+            assert rows_of_all(batch) == max(len(everyone), world_size)
             everyone = whole.rows(values)
             assert torch.equal(whole.own(everyone), TABLE[index])
             total = whole.total(values, everyone > 0.1) * share

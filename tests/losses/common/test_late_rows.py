@@ -7,6 +7,7 @@ import torch
 from losses import build_criterion
 from losses.common.memory import column_sums, read_rows, row_blocks, settle, write_rows
 from tests.pretended_device import DEVICE, PretendedDevice, holds
+from utils.types import Batch
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU, which disturbs a pretended one")
 
@@ -21,19 +22,24 @@ def there(values):
     return torch.tensor(values).to(DEVICE)
 
 
+def batch_on_device(index, *, known=True):
+    far, nothing = index.to(DEVICE), torch.zeros(len(index), 1)
+    return Batch(nothing, nothing, far, host_index=index if known else None)
+
+
 def written(memory, rows, value, *, known=True):
     index = torch.tensor(rows)
     values = torch.full((len(rows), memory.shape[1]), float(value)).to(DEVICE)
-    return write_rows(memory, index.to(DEVICE), values, index if known else None)
+    return write_rows(memory, batch_on_device(index, known=known), values)
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_rows_are_written_when_they_are_needed_without_a_wait_before(device, known):
     memory, index = torch.zeros(4, 2), torch.tensor([2, 0, 2])
     values = torch.arange(6.0).reshape(3, 2).to(DEVICE)
-    far = index.to(DEVICE)
+    batch = batch_on_device(index, known=known)
     device.waits.clear()
-    kept = write_rows(memory, far, values, index if known else None)
+    kept = write_rows(memory, batch, values)
     assert device.waits == []
     assert holds(kept)
     assert kept.tolist() == [[0, 1], [2, 3], [0, 1]]
@@ -85,8 +91,8 @@ def criterion():
 
 
 def correct(made):
-    rows = torch.tensor([1])
-    write_rows(made.corrected, rows.to(DEVICE), torch.tensor([[5]], dtype=torch.uint8).to(DEVICE), rows)
+    rows = torch.tensor([[5]], dtype=torch.uint8).to(DEVICE)
+    write_rows(made.corrected, batch_on_device(torch.tensor([1])), rows)
     assert not made.corrected.any()
 
 

@@ -15,6 +15,7 @@ from losses.common.memory import (
     row_blocks,
     write_rows,
 )
+from tests.losses.common.test_global_batch import batch_at
 from tests.ranks import run_ranks
 from utils.checks import UserError
 from utils.types import UNKNOWN, LabelTable
@@ -37,31 +38,32 @@ def test_the_index_on_the_host_serves_where_the_memory_is_elsewhere_alone():
 
 def test_only_the_named_rows_change_and_the_first_of_repeated_rows_counts():
     memory = torch.zeros(5, 2)
-    kept = write_rows(memory, torch.tensor([3, 1, 3, 1]), torch.arange(8.0).reshape(4, 2))
+    kept = write_rows(memory, batch_at([3, 1, 3, 1]), torch.arange(8.0).reshape(4, 2))
     assert kept.tolist() == [[0, 1], [2, 3], [0, 1], [2, 3]]
     assert memory.tolist() == [[0, 0], [2, 3], [0, 0], [0, 1], [0, 0]]
 
 
 def test_values_are_cast_and_gradients_stay_out():
     memory = torch.zeros(3, 2)
-    write_rows(memory, torch.tensor([0]), torch.ones(1, 2, dtype=torch.float64, requires_grad=True))
+    write_rows(memory, batch_at([0]), torch.ones(1, 2, dtype=torch.float64, requires_grad=True))
     assert memory.dtype == torch.float32
     assert not memory.requires_grad
     assert memory[0].tolist() == [1, 1]
 
 
-def write(rank: int) -> torch.Tensor:
-    memory = torch.zeros(6, 2)
-    index = torch.tensor([[4, 0, 2], [2, 5]][rank])  # row 2 on both: rank 0 owns it
-    kept = write_rows(memory, index, torch.full((len(index), 2), float(rank + 1)))
-    assert torch.equal(kept, memory[index])
-    return memory
+def write(rank: int) -> list[torch.Tensor]:
+    found, index = [], [[2, 0, 4], [5, 2]][rank]  # row 2 on both, first in the order of one process on rank 0
+    for everyone in (None, torch.tensor([2, 5, 0, 2, 4])):
+        memory = torch.zeros(6, 2)
+        kept = write_rows(memory, batch_at(index, everyone), torch.full((len(index), 2), float(rank + 1)))
+        assert torch.equal(kept, memory[index])
+        found.append(memory)
+    return found
 
 
 def test_ranks_end_with_the_same_memory():
-    first, second = run_ranks(write)
-    assert torch.equal(first, second)
-    assert first[:, 0].tolist() == [1, 0, 1, 0, 1, 2]
+    for found in run_ranks(write):
+        assert [memory[:, 0].tolist() for memory in found] == [[1, 0, 1, 0, 1, 2]] * 2
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 100])

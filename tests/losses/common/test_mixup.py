@@ -11,9 +11,10 @@ from tests.ranks import run_ranks
 def test_a_mixture_is_a_convex_combination_of_partners():
     values = torch.tensor([[1.0, 0.0], [0.0, 4.0], [2.0, 2.0]])
     mixture = Mixture(torch.tensor(0.75, dtype=torch.float64), torch.tensor([1, 2, 0]))
-    assert mixture.of(values).tolist() == [[0.75, 1.0], [0.5, 3.5], [1.75, 1.5]]
-    assert mixture.of(values).dtype == torch.float32
-    assert torch.equal(mixture._replace(portion=torch.tensor(1.0)).of(values), values)
+    partners = values[mixture.partners]
+    assert mixture.of(values, partners).tolist() == [[0.75, 1.0], [0.5, 3.5], [1.75, 1.5]]
+    assert mixture.of(values, partners).dtype == torch.float32
+    assert torch.equal(mixture._replace(portion=torch.tensor(1.0)).of(values, partners), values)
 
 
 @pytest.mark.parametrize("beta", [0.2, 4.0])
