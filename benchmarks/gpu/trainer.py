@@ -139,7 +139,7 @@ class Trainer:
         needs = kind.criterion.needs
         rows = rows or 16 * shape.batch
         self.observed = LabelTable(observed_codes(_LABELS.get(case.method, "partial"), rows, shape.classes))
-        self.batches = ShuffledBatches(rows, shape.batch, seed=0)
+        self.batches = ShuffledBatches(rows, shape.batch, seed=0, rank=runtime.rank, world_size=runtime.world_size)
         self.network = self._network(case, "peers" in needs, "labels" in needs)
         criterion = self._criterion(kind.criterion, kind.config(**case.options))
         self.criterion = criterion.placed(runtime.device, memories_on_host=case.memories_on_host)
@@ -196,21 +196,21 @@ class Trainer:
 
     def start(self, epoch: int) -> None:
         """Begin an epoch, with training scores of 0 where the method wants some."""
-        state, size = self.loop.state, self.shape.batch
+        state = self.loop.state
         state.epoch, state.step = epoch, 0
         device = torch.device("cpu") if self.criterion.memories_on_host else self.runtime.device
         scores = torch.zeros(len(self.observed), self.shape.classes, device=device)
         self.criterion.on_epoch_start(epoch, scores if self.criterion.wants_train_scores(epoch) else None)
         self.loop.learner.model.train()
         self.criterion.train()
-        order = self.batches.order(epoch)
-        self.prepared = [self.images.batch(order[at : at + size]) for at in range(0, len(order), size)]
+        self.batches.set_epoch(epoch)
+        self.prepared = [self.images.batch(np.array([sample.row for sample in samples])) for samples in self.batches]
 
     def step(self) -> None:
         """One step of the loop; it goes round the batches of the epoch."""
         state = self.loop.state
-        batch = self.prepared[state.step]
-        self.loop.step(batch, len(batch.index))
+        size = self.batches.batch_size
+        self.loop.step(self.prepared[state.step], min(size, self.batches.rows - state.step * size))
         state.step %= len(self.prepared)
 
     def losses(self) -> dict[str, float]:
