@@ -144,6 +144,11 @@ def _gathered(values: Tensor) -> list[Tensor]:
     return parts
 
 
+def forget_hosts() -> None:
+    """Drop the group that numbers of the hosts went through, at the end of a run: its threads end with it."""
+    _HOST_GROUPS.clear()
+
+
 def _padded(rows: Tensor, count: int) -> Tensor:
     """(count, ...) the rows, and zeros after them."""
     return rows if len(rows) == count else torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])

@@ -223,5 +223,6 @@ class Runtime:
         Wrapped networks keep a reference to it: while one is in use, the threads of the group (gloo) run until the
         interpreter exits, and may abort the process then.
         """
+        collectives.forget_hosts()
         self._accelerator.free_memory()
         self._accelerator.end_training()

@@ -33,6 +33,8 @@ def talk(rank: int) -> dict[str, object]:
     with mock.patch.object(dist, "get_backend_config", return_value="cuda:nccl"):  # has a group of the hosts made
         answers["hosts beside GPUs"] = [collectives.host_max([rank, -rank]), collectives.host_broadcast(own.T[:1])]
         answers["groups"] = len({id(collectives._hosts()) for _ in range(2)})
+    collectives.forget_hosts()
+    answers["groups"] += len(collectives._HOST_GROUPS)
     learned = own.clone().requires_grad_()
     functions = (collectives.all_sum, collectives.all_max, collectives.broadcast, collectives.gather_rows)
     answers["with gradient"] = [function.__name__ for function in functions if function(learned).requires_grad]
