@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from utils.checks import UserError
 
-_LONGEST_FIELD = 1 << 22  # characters; a longer field means that a quote was never closed
+LONGEST_FIELD = 1 << 22
+"""Characters; a longer field means that a quote was never closed."""
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories of control characters, surrogates and line breaks
 
 
@@ -108,13 +109,18 @@ def filled_rows(path: Path, rows: CsvReader) -> Iterator[tuple[int, list[str]]]:
 
     Raises: UserError naming the line that is no CSV.
     """
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(LONGEST_FIELD)
     try:
         for fields in rows:
             if any(map(str.strip, fields)):
                 yield rows.line_num, fields
     except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num}: not a table of text ({error}); correct this line") from error
+        raise csv_fault(path, rows, error) from error
+
+
+def csv_fault(path: Path, rows: CsvReader, error: csv.Error) -> UserError:
+    """The error for the line that a reader could not take apart."""
+    return UserError(f"{path}, line {rows.line_num}: not a table of text ({error}); correct this line")
 
 
 def without_nul(path: Path, text: str) -> str:

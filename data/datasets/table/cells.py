@@ -21,6 +21,7 @@ WEAK = (" ", "/", "#", "+")
 _SHARE = 0.25  # of the parts must recur in different company for a separator to be taken without asking
 _HARDLY_ANY = 0.1  # below this share they are one name that happens to hold another
 _SHOWN = 3  # names in a message
+_BLANK = re.compile(r"\s")
 _WORDS = {" ": "blanks", ";": "';'", "|": "'|'", ",": "','"}
 
 
@@ -125,7 +126,8 @@ def split_names(cell: str, separator: str | None) -> list[str]:
         return [cell]
     if separator.isspace():
         return cell.split()
-    return [name.strip() for name in cell.split(separator)]
+    names = cell.split(separator)
+    return names if _BLANK.search(cell) is None else [name.strip() for name in names]
 
 
 def names_of_list(cell: str) -> list[str] | None:

@@ -7,6 +7,7 @@ means; nothing outside of this room sees it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from data.datasets.table.cells import Reading, read_cells
 from data.datasets.table.labelled import USUAL_SEPARATOR, check_classes, choose_classes
-from data.datasets.table.seen import TICKS, UNCERTAIN, code_of
+from data.datasets.table.seen import TICKS, UNCERTAIN, code_of, is_missing
 from data.datasets.table.sheet import Sheet
 from data.datasets.table.soft import CellValues, SoftPolicy, cell_values, refuse_value
 from data.files.text_files import read_csv
@@ -24,6 +25,7 @@ from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index
 
 MEANINGS = {"unknown": UNKNOWN, "present": PRESENT, "absent": ABSENT}
 _SHOWN = 3
+_FIRST_LINES = 1000  # decide for nearly every class that it sums up no others
 
 
 class LineLabels(NamedTuple):
@@ -120,12 +122,14 @@ def _class_cells(sheet: Sheet, title: str, blank: str | None, policy: SoftPolicy
     column = sheet.column(title)
     ticked = any(text.lower() in TICKS for text in column.texts)
     empty = MEANINGS[blank or ("absent" if ticked else "unknown")]
-    known = [PRESENT if text.lower() in TICKS else code_of(text) if text else empty for text in column.texts]
+    known = [
+        empty if is_missing(text) else PRESENT if text.lower() in TICKS else code_of(text) for text in column.texts
+    ]
     found = cell_values(column.texts, known, None if ticked else policy)
     wrong = [
         text
         for text, code in enumerate(found.codes)
-        if code is None or (ticked and column.texts[text] and code == ABSENT)
+        if code is None or (ticked and not is_missing(column.texts[text]) and code == ABSENT)
     ]
     if wrong:
         text = column.texts[wrong[0]]
@@ -170,16 +174,23 @@ def name_column(
     fixed = listed.names if listed else fixed
     classes = choose_classes(used, fixed, reading.separator)
     require(bool(classes), f"{sheet.path}: column {title!r} names no class in any row")
-    label_of = {name: label for label, name in enumerate(classes)}
-    of_text = np.full((len(column.texts), len(classes)), ABSENT, dtype=np.int8)
-    for text, names in enumerate(members):
-        of_text[text, [label_of[name] for name in names]] = PRESENT
+    of_text = _present(members, classes)
     rows = int(column.counts()[dropped].sum()) if dropped else 0
     notes = [*reading.notes, *_name_notes(sheet, title, reading, classes, fixed)]
     if rows:
         notes.append(f"{sheet.path}: {rows} lines name {', '.join(sorted(empty))} beside a class; the class holds")
     one_each = all(len(names) <= 1 for names in members)
     return LineLabels(classes, of_text[column.at], fixed is not None, one_each, reading, tuple(notes))
+
+
+def _present(members: Sequence[Sequence[str]], classes: Sequence[str]) -> Codes:
+    """(T, C) codes of cells that name classes: PRESENT for those, ABSENT for the others."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    row = np.repeat(np.arange(len(members)), np.fromiter(map(len, members), np.int64, len(members)))
+    named = chain.from_iterable(members)
+    codes = np.full((len(members), len(classes)), ABSENT, dtype=np.int8)
+    codes[row, np.fromiter(map(label_of.__getitem__, named), np.int64, len(row))] = PRESENT
+    return codes
 
 
 def _members(
@@ -196,15 +207,18 @@ def _members(
     for text, (cell, row) in enumerate(zip(column.texts, column.first_rows(), strict=True)):
         names = reading.names(cell)
         if names:
-            where = sheet.where(row)
             if "" in names or len(set(names)) < len(names):
                 fault = "has an empty name" if "" in names else "names a class twice"
-                raise UserError(f"{where}: {cell[:80]!r} in column {title!r} {fault}; correct it")
-            kept = [name for name in names if name not in empty]
-            dropped += [text] * (0 < len(kept) < len(names))
-            names = [listed.name(name, where) for name in kept] if listed else kept
-            for name in names:
-                used.setdefault(name, where)
+                raise UserError(f"{sheet.where(row)}: {cell[:80]!r} in column {title!r} {fault}; correct it")
+            if empty and not empty.isdisjoint(names):
+                kept = [name for name in names if name not in empty]
+                dropped += [text] * bool(kept)
+                names = kept
+            if listed:
+                where = sheet.where(row)
+                names = [listed.name(name, where) for name in names]
+            if not used.keys() >= set(names):
+                used.update((name, sheet.where(row)) for name in names if name not in used)
         members.append(names)
     return members, used, dropped
 
@@ -265,10 +279,16 @@ def _summaries(classes: Sequence[str], codes: Codes) -> list[str]:
     """Classes that are present exactly where any other is, of three or more."""
     if len(classes) < 3:
         return []
-    present: NDArray[np.bool_] = codes == PRESENT
-    others = present.sum(axis=1, keepdims=True) - present
-    same = ((others > 0) == present).all(axis=0) & present.any(axis=0)
-    return [name for name, one in zip(classes, same, strict=True) if one]
+    number = np.count_nonzero(codes == PRESENT, axis=1)
+    return [name for label, name in enumerate(classes) if _sums_up(codes[:, label] == PRESENT, number)]
+
+
+def _sums_up(present: NDArray[np.bool_], number: Index) -> bool:
+    """Whether a class (L,) is present exactly where any other is, of lines with a number (L,) of classes each."""
+    for lines in (slice(_FIRST_LINES), slice(None)):
+        if not ((number[lines] > present[lines]) == present[lines]).all():
+            return False
+    return bool(present.any())
 
 
 def _some(names: Sequence[str]) -> str:

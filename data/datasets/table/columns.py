@@ -27,7 +27,7 @@ from data.datasets.table.labelled import (
     check_id,
     sorted_by_id,
 )
-from data.datasets.table.matching import ImageFolder, image_id
+from data.datasets.table.matching import ImageFolder, all_plain, image_id
 from data.datasets.table.seen import look
 from data.datasets.table.sheet import Sheet, read_sheet
 from data.datasets.table.soft import soft_note, soft_policy
@@ -142,6 +142,9 @@ def image_lines(sheet: Sheet, titles: Sequence[str], folder: Path) -> ImageLines
 
     Raises: UserError for a name that leads out of the folder, or a line that names none.
     """
+    only = sheet.column(titles[0])
+    if len(titles) == 1 and all_plain(only.texts):
+        return ImageLines(only.texts, only.at.astype(np.int64), np.arange(sheet.rows))
     number_of: dict[str, int] = {}
     image, line = [], []
     named = np.zeros(sheet.rows, dtype=bool)

@@ -12,7 +12,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import dropwhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import unquote
 
 from data.datasets.table.config import split_list
 from data.files.accents import MatchedNames, composed, match_files
@@ -22,6 +24,7 @@ from utils.checks import UserError, require
 
 _PLAIN = re.compile(r"(?:[\w(][\w .()+,@=~-]*/)*[\w(][\w .()+,@=~-]*")
 """A relative path in its only form, of which nothing has to be checked."""
+_ALL_PLAIN = re.compile(rf"(?:{_PLAIN.pattern}\n)*+")
 _PREFIX = re.compile(r"^[0-9a-f]{6,10}-(?=.)")
 """What annotation tools put before the name of an upload."""
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://[^/]*/", re.IGNORECASE)
@@ -32,7 +35,19 @@ _HOW = {
     "path": "in other folders than the table says",
     "name": "by the name alone",
     "upload": "without the prefix of an upload",
+    "url": "as the path in an address",
+    "number": "by the number, whatever zeros stand before it",
 }
+
+
+def all_plain(texts: Sequence[str]) -> bool:
+    """True for relative paths in their only form, each of one printable line: they are the ids, and need no check."""
+    joined = "\n".join([*texts, ""])
+    return _ALL_PLAIN.fullmatch(joined) is not None and joined.count("\n") == len(texts) and _printable(joined)
+
+
+def _printable(lines: str) -> bool:
+    return lines.replace("\n", "").isprintable()
 
 
 def image_id(text: str, where: str, folder: Path) -> str:
@@ -41,7 +56,8 @@ def image_id(text: str, where: str, folder: Path) -> str:
     Args:
         text: the cell.
         where: file and line, for the message.
-        folder: the image folder; of a path of another machine, what stands behind a folder of the same name is left.
+        folder: the image folder; of a path of another machine, or one that leads up first, what stands behind a folder
+            of the same name is left.
 
     Raises:
         UserError: it is empty, or leads out of the folder.
@@ -57,13 +73,21 @@ def image_id(text: str, where: str, folder: Path) -> str:
     parts = PurePosixPath(name).parts
     if parts and parts[0].startswith("/"):
         absolute, parts = True, parts[1:]
-    if not parts or ".." in parts or "\0" in name:
+    below = _below(parts, folder) if absolute else _come_back(parts, folder)
+    if not parts or ".." in below or "\0" in name or (absolute and ".." in parts):
         raise UserError(f"{where}: {text[:80]!r} is no file name inside the image folder")
-    return "/".join(_below(parts, folder) if absolute else parts)
+    return "/".join(below)
+
+
+def _come_back(parts: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """The parts of a relative path; of one that leads up first, those below a folder called like the image folder."""
+    inner = tuple(dropwhile(lambda part: part == "..", parts))
+    below = _below(inner, folder)
+    return parts if inner == parts or below == inner else below
 
 
 def _below(parts: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """The parts of an absolute path below the image folder, or a folder of its name; all if there is none."""
+    """The parts of a path from elsewhere below the image folder, or a folder of its name; all if there is none."""
     own = Path(os.path.realpath(folder)).parts[1:]
     if parts[: len(own)] == own and len(parts) > len(own):
         return parts[len(own) :]
@@ -96,8 +120,16 @@ class ImageFolder:
             found[_key(file)].append(file)
         return found
 
+    @cached_property
+    def by_number(self) -> dict[str, list[str]]:
+        """The files whose name is a whole number, by that."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for file in self.files:
+            found[_number(file)].append(file)
+        return found
+
     def holds(self, names: Iterable[str]) -> int:
-        """How many of some names are those of a file here, exactly or in one of the other ways."""
+        """How many of some names are those of a file here, but for folders and endings."""
         return sum(bool(self.candidates(name)) for name in names)
 
     def candidates(self, name: str) -> list[str]:
@@ -109,12 +141,16 @@ class ImageFolder:
 def image_patterns(setting: str | None) -> tuple[str, ...]:
     """The patterns of `--image_pattern`, one for the whole image or one for each channel; `{}` without that setting.
 
-    Raises: UserError for another number of them, or one without `{}`.
+    Raises: UserError for another number of them, one without `{}`, or one that leads out of the image folder.
     """
     patterns = ("{}",) if setting is None else split_list(setting)
     require(
         len(patterns) in (1, 3) and all("{}" in one for one in patterns),
         f"--image_pattern {setting}: must be one path, or three for red, green and blue, each with {{}} for the id",
+    )
+    require(
+        all(".." not in one.replace("\\", "/").split("/") for one in patterns),
+        f"--image_pattern {setting}: leads out of the image folder; write a path below --path_images",
     )
     return patterns
 
@@ -161,7 +197,7 @@ def _file_of(name: str, disk: ImageFolder, *, only: bool) -> tuple[str | None, s
         disk: the files.
         only: whether no other path has this name; else the name alone decides nothing.
     """
-    for way, text in (("", name), ("upload", _without_prefix(name))):
+    for way, text in (("", name), ("upload", _without_prefix(name)), ("url", _without_query(name))):
         candidates = disk.candidates(text) if text else []
         same = [file for file in candidates if stem(file) == stem(text)]
         if same:
@@ -172,7 +208,9 @@ def _file_of(name: str, disk: ImageFolder, *, only: bool) -> tuple[str | None, s
             return _one(name, [file for file in candidates if shared[file] == longest], disk), way or "path"
         if candidates and only:
             return _one(name, candidates, disk), way or "name"
-    return None, ""
+    alike = disk.by_number.get(_number(name), []) if only and _number(name) else []
+    numbered = [file for file in alike if _endings_fit(name, file)]
+    return (_one(name, numbered, disk), "number") if numbered else (None, "")
 
 
 def _one(name: str, files: Sequence[str], disk: ImageFolder) -> str:
@@ -197,6 +235,18 @@ def _without_prefix(name: str) -> str:
     """The path without the prefix of an upload in its last part; empty if it has none."""
     head, slash, last = name.rpartition("/")
     return f"{head}{slash}{_PREFIX.sub('', last)}" if _PREFIX.match(last) else ""
+
+
+def _without_query(name: str) -> str:
+    """The path of a web address without what follows a `?`, and with `%20` as a blank; empty if that is the same."""
+    plain = unquote(name.partition("?")[0])
+    return "" if plain == name or ".." in plain.split("/") else plain
+
+
+def _number(name: str) -> str:
+    """The digits of a name that is a whole number, without zeros before them or `.0` behind; empty if it is none."""
+    digits = _key(name).removesuffix(".0")
+    return (digits.lstrip("0") or "0") if digits.isascii() and digits.isdigit() else ""
 
 
 def same_but_for_ending(one: str, other: str) -> bool:

@@ -6,6 +6,7 @@ Only facts are collected here; what a column is for is decided from them in `dec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Literal, NamedTuple
 
 from data.datasets.table.sheet import Column, Sheet
@@ -22,11 +23,17 @@ CODES = {
     "": UNKNOWN,
 }
 """Cells of a column per class, in lower case."""
-TICKS = frozenset("x\u2713\u2714\u2611\u00d7")
+_CASES = frozenset(
+    "".join(letters) for code in CODES if code for letters in product(*({one, one.upper()} for one in code))
+)
+_OF_NUMBER: dict[float | None, int] = {1.0: PRESENT, 0.0: ABSENT, -1.0: UNCERTAIN}
+_MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "<na>"))
+TICKS = frozenset((*"x\u2713\u2714\u2611\u2705\u00d7", "\u2714\ufe0f"))
 """Marks of what is present, in lower case; where nothing else stands in a column, blank means absent."""
 
 Content = Literal["empty", "codes", "ticks", "count", "mixed", "other"]
 
+_MOST_CASES = 8  # ways to write a mark in small and capital letters
 _EXAMPLES = 3
 _LONGEST_EXAMPLE = 40
 
@@ -90,16 +97,25 @@ def look(sheet: Sheet) -> TableSeen:
 
 
 def code_of(text: str) -> int | None:
-    """The code that a cell of a column per class holds; None where it is none."""
-    return CODES.get(text.lower())
+    """The code that a cell of a column per class holds, or a number that equals one; None where it is none."""
+    code = CODES.get(text.lower())
+    if code is not None or not text:
+        return code
+    return UNKNOWN if is_missing(text) else _OF_NUMBER.get(number_in(text))
+
+
+def is_missing(text: str) -> bool:
+    """True for a blank cell, and the words that programs write for one."""
+    return text.lower() in _MISSING
 
 
 def _column_seen(sheet: Sheet, column: Column) -> ColumnSeen:
     counts = column.counts()
     filled = sum(int(count) for text, count in zip(column.texts, counts, strict=True) if text)
     untitled = column.title in sheet.untitled
-    content = "count" if untitled and _counts_rows(column.texts, sheet.rows) else _content(column, sheet.rows)
-    numbers = content == "other" and all(number_in(text) is not None for text in column.texts if text)
+    counted = untitled and (_counts_rows(column.texts, sheet.rows) or _numbers_rows(column.texts, sheet.rows))
+    content = "count" if counted else _content(column, sheet.rows)
+    numbers = content == "other" and all(number_in(text) is not None or is_missing(text) for text in column.texts)
     if content != "mixed" and not numbers:
         return ColumnSeen(column.title, content, filled, column.texts)
     others = {text: soft_value(text) for text in column.texts if code_of(text) is None}
@@ -120,14 +136,19 @@ def _content(column: Column, rows: int) -> Content:
     filled = [text for text in column.texts if text]
     if not filled:
         return "empty"
-    if {text.lower() for text in filled} <= TICKS and len({text.lower() for text in filled}) == 1:
+    if len(filled) <= _MOST_CASES and len(cases := {text.lower() for text in filled}) == 1 and cases <= TICKS:
         return "ticks"
-    known = sum(code_of(text) is not None for text in filled)
-    if known == len(filled):
+    known = len(_CASES.intersection(filled))
+    if known == len(filled) or _are_codes(filled):
         return "codes"
     if _counts_rows(filled, rows):
         return "count"
     return "mixed" if known else "other"
+
+
+def _are_codes(filled: Sequence[str]) -> bool:
+    """True for codes in any way of writing, and words for what is missing beside them."""
+    return all(code_of(text) is not None for text in filled) and not all(map(is_missing, filled))
 
 
 def _counts_rows(filled: Sequence[str], rows: int) -> bool:
@@ -136,3 +157,8 @@ def _counts_rows(filled: Sequence[str], rows: int) -> bool:
         return False
     first = int(filled[0])
     return all(text == str(number) for number, text in enumerate(filled, first))
+
+
+def _numbers_rows(filled: Sequence[str], rows: int) -> bool:
+    """True for a whole number in each of three rows or more, none of them twice: a count of rows in another order."""
+    return len(filled) == rows > 2 and all(map(str.isdigit, filled))

@@ -7,26 +7,25 @@ is decided about a column looks at those.
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files.text_files import filled_rows, without_nul
+from data.datasets.table.delimited import Block, delimited, in_blocks
+from data.files.text_files import without_nul
 from utils.checks import UserError, require
 from utils.types import Index
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx", ".jsonl", ".ndjson")
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx", ".jsonl", ".ndjson")
 
 _PURPOSE = "it has the labels of your images"
-_BLOCK = 1 << 16  # rows at a time
+_HEAD = 1 << 10  # bytes
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -37,9 +36,22 @@ _MARKS = (
 """What a file begins with that says its encoding; longer marks before those that they begin with."""
 
 
+_PANDAS = re.compile(r"Unnamed: \d+(_level_\d+)?")
+"""What pandas calls a column without a title."""
+
+
 def is_sheet(path: Path) -> bool:
-    """Whether a path is a file of one of `SUFFIXES`."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    """Whether a path is a file of one of `SUFFIXES`, or a `.json` that lists the rows of a table."""
+    suffix = path.suffix.lower()
+    return path.is_file() and (suffix in SUFFIXES or (suffix == ".json" and _begins_a_list(path)))
+
+
+def _begins_a_list(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+    except OSError:
+        return False
 
 
 class Column(NamedTuple):
@@ -65,8 +77,9 @@ class Column(NamedTuple):
 
     def first_rows(self) -> list[int]:
         """The first row that holds each text, of all texts at once."""
-        rows: list[int] = np.unique(self.at, return_index=True)[1].tolist()
-        return rows
+        rows = np.empty(len(self.texts), dtype=np.int64)
+        rows[self.at[::-1]] = np.arange(len(self.at) - 1, -1, -1)  # the first is written last
+        return rows.tolist()
 
 
 class Sheet(NamedTuple):
@@ -79,7 +92,7 @@ class Sheet(NamedTuple):
     numbers: Index
     """(N,) line or row number of each row in the file."""
     unit: str
-    """line | row"""
+    """line | row | entry"""
     notes: tuple[str, ...] = ()
 
     @property
@@ -102,7 +115,7 @@ class Sheet(NamedTuple):
 
 
 def read_sheet(path: Path, encoding: str | None = None) -> Sheet:
-    """Read a file with one of `SUFFIXES`.
+    """Read a file of which `is_sheet` is true.
 
     Args:
         path: the file.
@@ -117,7 +130,8 @@ def read_sheet(path: Path, encoding: str | None = None) -> Sheet:
     if suffix in readers:
         return readers[suffix](path)
     text, notes = read_encoded(path, encoding)
-    sheet = _json_lines(path, text) if suffix in (".jsonl", ".ndjson") else _csv(path, text)
+    texts = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_list}
+    sheet = texts.get(suffix, _csv)(path, text)
     return sheet._replace(notes=(*notes, *sheet.notes))
 
 
@@ -147,63 +161,45 @@ def read_encoded(path: Path, encoding: str | None) -> tuple[str, tuple[str, ...]
 
 
 def _csv(path: Path, text: str) -> Sheet:
-    """The rows of a text separated by commas, semicolons or tabs, as in its first line; `.tsv` always by tabs."""
-    lines = csv.reader(
-        io.StringIO(text, newline=""), delimiter=_delimiter(path, text), strict=True, skipinitialspace=True
-    )
-    rows = filled_rows(path, lines)
-    number, header = next(rows, (0, []))
-    require(number > 0, f"{path}: is empty; {_PURPOSE}")
-    return _collected(path, header, _of_equal_length(path, rows, len(header)), "line")
+    """The rows of a delimited text. Raises: UserError as `delimited` does, or without any row."""
+    header, blocks = delimited(path, text)
+    require(bool(header), f"{path}: is empty; {_PURPOSE}")
+    return _collected(path, header, blocks, "line")
 
 
-def _of_equal_length(path: Path, rows: Iterable[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
-    for number, fields in rows:
-        if len(fields) != width:
-            raise UserError(f"{path}, line {number}: {len(fields)} fields, the header has {width} columns")
-        yield number, fields
-
-
-def _delimiter(path: Path, text: str) -> str:
-    """The first comma, semicolon or tab of the first line that is not blank, outside quotes; a comma if none is."""
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    header = next((line for line in io.StringIO(text) if line.strip()), "")
-    return next((one for one in re.sub(r'"[^"]*"', "", header) if one in ",;\t"), ",")
-
-
-def _collected(path: Path, header: Sequence[str], rows: Iterable[tuple[int, list[str]]], unit: str) -> Sheet:
+def _collected(path: Path, header: Sequence[str], blocks: Iterable[Block], unit: str) -> Sheet:
     """The columns of rows of one length, a block of rows at a time."""
     known: list[dict[str, int]] = [{} for _ in header]
-    blocks: list[list[NDArray[np.int32]]] = [[] for _ in header]
+    parts: list[list[NDArray[np.int32]]] = [[] for _ in header]
     numbers: list[Index] = []
-    rows = iter(rows)
-    while block := list(islice(rows, _BLOCK)):
-        numbers.append(np.fromiter((number for number, _ in block), np.int64, len(block)))
-        for number_of, parts, cells in zip(
-            known, blocks, zip(*(fields for _, fields in block), strict=True), strict=True
-        ):
-            parts.append(_numbered(number_of, cells))
-    require(bool(numbers), f"{path}: has no row below its header; write one per image")
+    for block in blocks:
+        numbers.append(block.numbers)
+        for number_of, part, cells in zip(known, parts, zip(*block.rows, strict=True), strict=True):
+            part.append(_numbered(number_of, cells))
     titles, untitled = _titles(path, header)
+    lines = np.concatenate(numbers) if numbers else np.empty(0, dtype=np.int64)
+    require(len(lines) > 0, f"{path}: has no row below its header; write one per image")
     columns = tuple(
-        _stripped(title, tuple(number_of), np.concatenate(parts))
-        for title, number_of, parts in zip(titles, known, blocks, strict=True)
+        _stripped(title, tuple(number_of), np.concatenate(part))
+        for title, number_of, part in zip(titles, known, parts, strict=True)
     )
-    return Sheet(path, columns, untitled, np.concatenate(numbers), unit)
+    return Sheet(path, columns, untitled, lines, unit)
 
 
 def _numbered(number_of: dict[str, int], cells: Sequence[str]) -> NDArray[np.int32]:
     """The numbers of texts; those that are new are added to `number_of` in their order."""
-    for cell in dict.fromkeys(cells):
-        number_of.setdefault(cell, len(number_of))
+    new = [cell for cell in dict.fromkeys(cells) if cell not in number_of]
+    number_of.update(zip(new, range(len(number_of), len(number_of) + len(new)), strict=True))
     return np.fromiter(map(number_of.__getitem__, cells), np.int32, len(cells))
 
 
 def _stripped(title: str, texts: Sequence[str], at: NDArray[np.int32]) -> Column:
     """A column without the blanks around its texts, which may make some of them one."""
+    bare = tuple(map(str.strip, texts))
+    if bare == texts:
+        return Column(title, bare, at)
     number_of: dict[str, int] = {}
-    new = np.array([number_of.setdefault(text.strip(), len(number_of)) for text in texts], dtype=np.int32)
+    new = np.array([number_of.setdefault(text, len(number_of)) for text in bare], dtype=np.int32)
     return Column(title, tuple(number_of), new[at] if len(new) else at)
 
 
@@ -213,16 +209,15 @@ def _titles(path: Path, header: Sequence[str]) -> tuple[list[str], frozenset[str
     twice = next((name for name in titles if name and titles.count(name) > 1), None)
     require(twice is None, f"{path}: column {twice!r} is there {titles.count(str(twice))} times; use each name once")
     named = [name or f"column {number}" for number, name in enumerate(titles, 1)]
-    untitled = {name for name, title in zip(named, titles, strict=True) if not title}
+    untitled = {name for name, title in zip(named, titles, strict=True) if not title or _PANDAS.fullmatch(title)}
     clash = next((name for name in untitled if named.count(name) > 1), None)
     require(clash is None, f"{path}: {clash!r} is a title, and a column there has none; give each a title")
     return named, frozenset(untitled)
 
 
 def _json_lines(path: Path, text: str) -> Sheet:
-    """The objects of a text with a JSON object per line; keys are columns, what one lacks is an empty cell."""
-    rows: list[tuple[int, dict[str, str]]] = []
-    titles: dict[str, None] = {}
+    """The objects of a text with a JSON object per line."""
+    rows: list[tuple[int, dict[str, object]]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -231,11 +226,27 @@ def _json_lines(path: Path, text: str) -> Sheet:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not a JSON object ({_first_line(error)}); correct it") from error
         require(isinstance(content, dict), f"{path}, line {number}: not a JSON object; write one per line")
-        titles.update(dict.fromkeys(content))
-        rows.append((number, {key: _text(value) for key, value in content.items()}))
+        rows.append((number, content))
+    return _of_objects(path, rows, "line")
+
+
+def _json_list(path: Path, text: str) -> Sheet:
+    """The objects of a JSON list."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a json file ({_first_line(error)}); get it anew") from error
+    for number, row in enumerate(content, 1):
+        require(isinstance(row, dict), f"{path}, entry {number}: not a JSON object; write one per image")
+    return _of_objects(path, list(enumerate(content, 1)), "entry")
+
+
+def _of_objects(path: Path, rows: Sequence[tuple[int, dict[str, object]]], unit: str) -> Sheet:
+    """The rows of numbered objects: keys are columns, what one lacks is an empty cell."""
     require(bool(rows), f"{path}: is empty; {_PURPOSE}")
-    table = ((number, [cells.get(title, "") for title in titles]) for number, cells in rows)
-    return _collected(path, tuple(titles), table, "line")
+    titles = dict.fromkeys(chain.from_iterable(row for _, row in rows))
+    table = ((number, [_text(row.get(title)) for title in titles]) for number, row in rows)
+    return _collected(path, tuple(titles), in_blocks(table), unit)
 
 
 def _parquet(path: Path) -> Sheet:
@@ -277,7 +288,9 @@ def _workbook(path: Path) -> Sheet:
     (_, header), *body = filled
     width = max(len(row) for _, row in filled)
     texts = ((number, [_text(cell) for cell in [*row, *[None] * (width - len(row))]]) for number, row in body)
-    sheet = _collected(path, [_text(cell) for cell in [*header, *[None] * (width - len(header))]], texts, "row")
+    sheet = _collected(
+        path, [_text(cell) for cell in [*header, *[None] * (width - len(header))]], in_blocks(texts), "row"
+    )
     note = f"{path}: only the first sheet, {first!r}, is read; not {', '.join(map(repr, others))}"
     return sheet._replace(notes=(note,)) if others else sheet
 

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from data.datasets.table.sheet import read_sheet
+from data.datasets.table.sheet import is_sheet, read_sheet
 from tests.data.datasets.table.test_columns import read
 from utils.checks import UserError
+from utils.types import UNKNOWN
 
 LINES = "image,labels\na.jpg,größe\nb.jpg,\n"
 
@@ -167,7 +168,7 @@ def test_blanks_behind_commas_and_quotes_behind_blanks(tmp_path):
 
 
 def test_more_rows_than_are_taken_at_a_time_come_in_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.datasets.table.sheet._BLOCK", 7)
+    monkeypatch.setattr("data.datasets.table.delimited._BLOCK", 7)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 3, 40).tolist()
     path = tmp_path / "t.csv"
@@ -187,3 +188,28 @@ def test_values_of_parquet_as_texts(tmp_path):
         "labels": ['["x", "y"]', ""],
         "more": ['{"k": 1}', ""],
     }
+
+
+def test_a_json_list_of_rows_is_a_table(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_bytes(
+        b'\xef\xbb\xbf [{"image": "a.jpg", "labels": ["cat"]},\n {"labels": [], "image": "b.jpg", "x": 1}]'
+    )
+    assert is_sheet(path)
+    sheet = read_sheet(path)
+    assert cells(sheet) == {"image": ["a.jpg", "b.jpg"], "labels": ['["cat"]', ""], "x": ["", "1"]}
+    assert sheet.where(1) == f"{path}, entry 2"
+    for text, words in (("[]", "is empty"), ("[1]", "entry 1: not a JSON object"), ("[{", "not a json file")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=words):
+            read_sheet(path)
+    path.write_text('{"images": []}')
+    assert not is_sheet(path)
+
+
+def test_tables_in_text_files_and_of_codes_in_any_way(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_text("image\tcat\tdog\tcow\na.jpg\t1.00\tNA\t+1\nb.jpg\t0.00\t1\t-0.0\n")
+    found = read(path)
+    assert found.codes.tolist() == [[1, UNKNOWN, 1], [0, 1, 0]]
+    assert read(path, blank="absent").codes.tolist() == [[1, 0, 1], [0, 1, 0]]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from data.datasets.table.matching import ImageFolder, image_id, image_patterns, match_images
+from data.datasets.table.matching import ImageFolder, all_plain, image_id, image_patterns, match_images
 from utils.checks import UserError
 
 
@@ -30,6 +30,10 @@ def folder_with(folder, *names):
         ("/im/im/a.jpg", "a.jpg"),
         ("007", "007"),
         ("im/a.jpg", "im/a.jpg"),
+        ("../input/im/x/a.jpg", "x/a.jpg"),
+        ("../../im/a.jpg", "a.jpg"),
+        ("..\\im\\a.jpg", "a.jpg"),
+        ("https://host.org/im/a.jpg?raw=true", "a.jpg?raw=true"),
     ],
 )
 def test_the_id_of_an_image_is_its_path_with_slashes_below_the_folder(text, name):
@@ -41,7 +45,11 @@ def test_an_absolute_path_below_the_folder_itself(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ".", "/", "../a.jpg", "a/../../b.jpg", "/x/../a.jpg", "C:\\", "a\0.jpg", "a\\..\\b"]
+    "text",
+    [
+        *("", ".", "/", "../a.jpg", "a/../../b.jpg", "/x/../a.jpg", "C:\\", "a\0.jpg", "a\\..\\b"),
+        *("../other/a.jpg", "../im", "../im/../a.jpg", "../x/im/../../a.jpg", "/im/../a.jpg"),
+    ],
 )
 def test_what_leads_out_of_the_folder_is_refused(text):
     with pytest.raises(UserError, match=r"t\.csv, line 2: .* is no file name inside the image folder"):
@@ -73,6 +81,12 @@ def test_what_leads_out_of_the_folder_is_refused(text):
         (["a.jpg"], ["a.jpg", "a"], ["a.jpg", "a"], []),
         (["b/x.jpg", "a/b/x.jpg"], ["a/b/x"], ["a/b/x.jpg"], ["ending"]),
         (["x.jpg", "b/x.jpg"], ["a/b/x.jpg"], ["b/x.jpg"], ["other folders"]),
+        (["im/a b.jpg"], ["host/im/a%20b.jpg?raw=true"], ["im/a b.jpg"], ["as the path in an address"]),
+        (["a.jpg"], ["a.jpg?x=../../b"], ["a.jpg"], ["as the path in an address"]),
+        (["007.png", "010.png"], ["7", "10.0"], ["007.png", "010.png"], ["2 of 2 images found by the number"]),
+        (["007.png", "7.png"], ["7"], ["7.png"], ["ending"]),
+        (["007.png"], ["7.jpg"], ["7.jpg"], []),
+        (["000.png"], ["0"], ["000.png"], ["by the number"]),
     ],
 )
 def test_files_of_images(tmp_path, files, ids, found, said):
@@ -126,3 +140,31 @@ def test_patterns():
     for wrong in ("a.png", "{}_r.png,{}_g.png", "{}_r.png,{}_g.png,b.png"):
         with pytest.raises(UserError, match="must be one path, or three for red, green and blue"):
             image_patterns(wrong)
+    for wrong in ("../{}.png", "a/..\\{}.png"):
+        with pytest.raises(UserError, match="leads out of the image folder"):
+            image_patterns(wrong)
+
+
+@pytest.mark.parametrize(
+    "texts, plain",
+    [
+        (["a.jpg", "x/b 1.jpg", "été", "(1)"], True),
+        ([], True),
+        (["a.jpg", ""], False),
+        (["a.jpg", "./b"], False),
+        (["a.jpg", "b\\c"], False),
+        (["a\nb"], False),
+        (["a", "/b"], False),
+        (["a..b", "..", "c"], False),
+        (["a\u2028b"], False),
+    ],
+)
+def test_ids_that_are_in_their_only_form(texts, plain):
+    assert all_plain(texts) is plain
+    if plain:
+        assert [image_id(text, "", Path("/im")) for text in texts] == texts
+
+
+def test_two_files_of_one_number_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"'7' may be '007\.png' or '07\.png'"):
+        match_images(folder_with(tmp_path, "007.png", "07.png"), ["7"])

@@ -29,15 +29,33 @@ def column(tmp_path, cells, title="x"):
         (["1", "cat"], "mixed"),
         (["cat", "dog"], "other"),
         (["0.5", "2"], "other"),
+        (["1.00", "0.00", "-1.00"], "codes"),
+        (["1.000e+00", "-0.0", "+1", "0."], "codes"),
+        (["1", "NA", "0", "NaN", "n/a", "<NA>", "None"], "codes"),
+        (["1.00", "2.00"], "other"),
+        (["NA", "", "null"], "other"),
+        (["0.00", "0.37"], "other"),
+        (["✅", ""], "ticks"),
+        (["x"] * 9, "ticks"),
     ],
 )
 def test_what_a_column_holds(tmp_path, cells, content):
     assert column(tmp_path, cells).content == content
 
 
-@pytest.mark.parametrize("cells, content", [(["0", "1"], "count"), (["1", "0"], "codes"), (["", ""], "empty")])
-def test_a_column_without_a_title_may_count_two_rows(tmp_path, cells, content):
-    assert column(tmp_path, cells, title="").content == content
+@pytest.mark.parametrize(
+    "cells, content",
+    [
+        (["0", "1"], "count"),
+        (["1", "0"], "codes"),
+        (["", ""], "empty"),
+        (["7", "0", "1"], "count"),
+        (["7", "0", "0"], "mixed"),
+    ],
+)
+@pytest.mark.parametrize("title", ["", "Unnamed: 0"])
+def test_a_column_without_a_title_may_number_the_rows(tmp_path, cells, content, title):
+    assert column(tmp_path, cells, title=title).content == content
 
 
 def test_the_first_text_that_is_no_code_is_kept_with_its_line(tmp_path):
@@ -53,7 +71,11 @@ def test_filled_rows_recurring_texts_and_examples(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, code", [("1", PRESENT), ("Yes", PRESENT), ("FALSE", ABSENT), ("-1.0", -2), ("", UNKNOWN), ("2", None)]
+    "text, code",
+    [
+        *(("1", PRESENT), ("Yes", PRESENT), ("FALSE", ABSENT), ("-1.0", -2), ("", UNKNOWN), ("2", None)),
+        *(("1.00", PRESENT), ("-0.0", ABSENT), ("-1e0", -2), ("NA", UNKNOWN), ("0.5", None), ("nano", None)),
+    ],
 )
 def test_codes(text, code):
     assert code_of(text) == code
@@ -70,6 +92,7 @@ def test_codes(text, code):
         (["2", "3.5"], "", ""),
         (["1", "2"], "", ""),
         (["1", "0"], "", ""),
+        (["1.00", "0.3", "NA"], "'0.3' in line 3", ""),
     ],
 )
 def test_values_between_0_and_1_and_what_stands_beside_them(tmp_path, cells, soft, beyond):
