@@ -21,6 +21,11 @@ WEAK = (" ", "/", "#", "+")
 _SHARE = 0.25  # of the parts must recur in different company for a separator to be taken without asking
 _HARDLY_ANY = 0.1  # below this share they are one name that happens to hold another
 _SHOWN = 3  # names in a message
+_OPEN, _CLOSE = ("[", "(", "{"), ("]", ")", "}")
+_QUOTED = re.compile(r"'[^'\\]*'|\"[^\"\\]*\"")
+_ARRAY_OF_TEXTS = re.compile(rf"\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))*\s*\]")
+_ARRAY_OF_NUMBERS = re.compile(r"\[\s*-?\d+(?:\s+-?\d+)+\s*\]", re.ASCII)
+_LEAST_MARKS = 3  # of two, `1 0` may as well be the names of two classes
 _BLANK = re.compile(r"\s")
 _WORDS = {" ": "blanks", ";": "';'", "|": "'|'", ",": "','"}
 
@@ -131,18 +136,45 @@ def split_names(cell: str, separator: str | None) -> list[str]:
 
 
 def names_of_list(cell: str) -> list[str] | None:
-    """The names of a printed list (`['a', 'b']`), a JSON list, or `{"choices": [...]}`; None for any other text."""
-    if not (cell.startswith(("[", "(", "{")) and cell.endswith(("]", ")", "}"))):
-        return None
-    content = _literal(cell)
+    """The names of a printed list (`['a', 'b']`, `['a' 'b']`), JSON, `{"choices": [...]}`; None for other text."""
+    if not (cell[:1] in _OPEN and cell.endswith(_CLOSE)):
+        return [] if cell == "set()" else None
+    array = _printed_array(cell)
+    content = _literal(cell) if array is None else array
     if isinstance(content, Mapping):
-        content = content.get("choices") if len(content) == 1 else None
+        content = content.get("choices") if len(content) == 1 else [] if not content else None
     if isinstance(content, str):
         content = [content]
     if not isinstance(content, list | tuple | set):
         return None
     kinds = all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in content)
     return [str(one).strip() for one in content] if kinds else None
+
+
+def is_other_content(cell: str) -> bool:
+    """True for a list or an object that holds other things than names."""
+    if not (cell[:1] in _OPEN and cell.endswith(_CLOSE)) or names_of_list(cell) is not None:
+        return False
+    return isinstance(_literal(cell), list | tuple | set | Mapping)
+
+
+def are_marks(cells: Sequence[str]) -> bool:
+    """True if each cell is three or more 1s and 0s, as many in all: a mark for each class instead of names."""
+    numbers = set()
+    for cell in filter(None, cells):
+        marks = names_of_list(cell)
+        marks = re.split(r"[\s,;|]+", cell) if marks is None else marks
+        if not {*marks} <= {"0", "1", "0.0", "1.0"}:
+            return False
+        numbers.add(len(marks))
+    return len(numbers) == 1 and min(numbers) >= _LEAST_MARKS
+
+
+def _printed_array(text: str) -> list[str] | None:
+    """The parts of an array as NumPy prints it, texts in quotes or numbers with blanks between; None for others."""
+    if _ARRAY_OF_TEXTS.fullmatch(text):
+        return [one[1:-1] for one in _QUOTED.findall(text)]
+    return text[1:-1].split() if _ARRAY_OF_NUMBERS.fullmatch(text) else None
 
 
 def _literal(text: str) -> object:
@@ -158,9 +190,9 @@ def _literal(text: str) -> object:
 
 
 def _bare_words(text: str) -> object:
-    """The words of a list without quotes, `[a, b c]`; None if a quote or a bracket stands inside."""
-    inside = re.fullmatch(r"\[([^\[\]{}()\"']*)\]", text)
-    return None if inside is None else [one for one in map(str.strip, inside[1].split(",")) if one]
+    """The words of a list without quotes, `[a, b c]` or `{a,b}`; None if a quote or a bracket stands inside."""
+    inside = re.fullmatch(r"\[([^\[\]{}()\"':]*)\]|\{([^\[\]{}()\"':]*)\}", text)
+    return None if inside is None else [one for one in map(str.strip, (inside[1] or inside[2] or "").split(",")) if one]
 
 
 def _two_readings(column: str, texts: Sequence[str], candidates: Sequence[str]) -> str:

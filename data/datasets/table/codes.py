@@ -6,6 +6,7 @@ means; nothing outside of this room sees it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets.table.cells import Reading, read_cells
+from data.datasets.table.cells import Reading, are_marks, is_other_content, read_cells
+from data.datasets.table.delimited import delimiter_of
 from data.datasets.table.labelled import USUAL_SEPARATOR, check_classes, choose_classes
 from data.datasets.table.seen import TICKS, UNCERTAIN, code_of, is_missing
 from data.datasets.table.sheet import Sheet
@@ -23,8 +25,10 @@ from data.files.text_files import read_csv
 from utils.checks import UserError, require
 from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index
 
+_WHOLE = re.compile(r"\d+\.0")
 MEANINGS = {"unknown": UNKNOWN, "present": PRESENT, "absent": ABSENT}
 _SHOWN = 3
+_NAMES, _POLICY = "it names the classes", "it says what uncertain entries are"
 _FIRST_LINES = 1000  # decide for nearly every class that it sums up no others
 
 
@@ -43,6 +47,8 @@ class LineLabels(NamedTuple):
     notes: tuple[str, ...] = ()
     soft: NDArray[np.float32] | None = None
     """(L, C) values between 0 and 1 of a column per class, NaN where the code says all; None where there are none."""
+    none: NDArray[np.bool_] | None = None
+    """(L,) True for a line that names nothing but what stands for none of the classes; None where there are none."""
 
 
 class NameList(NamedTuple):
@@ -51,12 +57,18 @@ class NameList(NamedTuple):
     path: Path
     names: tuple[str, ...]
     of_id: Mapping[str, str]
+    title: str = ""
+    """Of the ids."""
 
     def name(self, text: str, where: str) -> str:
         """The name of an id, or the name itself. Raises: UserError for what the file has not."""
-        if text in self.of_id:
-            return self.of_id[text]
-        require(text in self.names, f"{where}: class {text[:60]!r} is not in {self.path}; correct one of the two")
+        one = (
+            text if text in self.of_id or not _WHOLE.fullmatch(text) else text[:-2]
+        )  # programs write 7.0 beside blanks
+        if one in self.of_id:
+            return self.of_id[one]
+        hint = " (its first line is taken for titles: write id,name above it)" if text == self.title else ""
+        require(text in self.names, f"{where}: class {text[:60]!r} is not in {self.path}{hint}; correct one of the two")
         return text
 
 
@@ -67,14 +79,16 @@ def read_name_list(path: Path, separator: str | None) -> NameList:
     """
     of_id: dict[str, str] = {}
     names: list[tuple[str, str]] = []
-    for line, fields in read_csv(path, (), "it names the classes"):
+    title = ""
+    for line, fields in read_csv(path, (), _NAMES, delimiter_of(path, _NAMES)):
         one, *rest = fields.values()
+        title = next(iter(fields))
         require(bool(rest), f"{path}, line {line}: has one column; an id and a name are needed")
         require(one not in of_id, f"{path}, line {line}: id {one!r} is there already")
         of_id[one] = rest[0]
         names.append((rest[0], f"{path}, line {line}"))
     require(bool(names), f"{path}: names no class; write an id and a name per line below the titles")
-    return NameList(path, check_classes(names, separator or USUAL_SEPARATOR), of_id)
+    return NameList(path, check_classes(names, separator or USUAL_SEPARATOR), of_id, title)
 
 
 def class_columns(
@@ -169,8 +183,10 @@ def name_column(
             equally likely.
     """
     column = sheet.column(title)
+    if separator is None:
+        _require_names(sheet, title)
     reading = read_cells(column.texts, f"{sheet.path}: column {title!r}", separator, whole=whole)
-    members, used, dropped = _members(sheet, title, reading, listed, empty)
+    members, used, dropped, nothing = _members(sheet, title, reading, listed, empty)
     fixed = listed.names if listed else fixed
     classes = choose_classes(used, fixed, reading.separator)
     require(bool(classes), f"{sheet.path}: column {title!r} names no class in any row")
@@ -180,7 +196,46 @@ def name_column(
     if rows:
         notes.append(f"{sheet.path}: {rows} lines name {', '.join(sorted(empty))} beside a class; the class holds")
     one_each = all(len(names) <= 1 for names in members)
-    return LineLabels(classes, of_text[column.at], fixed is not None, one_each, reading, tuple(notes))
+    none = np.isin(column.at, nothing) if nothing else None
+    return LineLabels(classes, of_text[column.at], fixed is not None, one_each, reading, tuple(notes), none=none)
+
+
+def without_empty(path: Path, labels: LineLabels, empty: frozenset[str]) -> LineLabels:
+    """Labels without the classes that stand for none: in a line that has one, what is unknown of the others is absent.
+
+    Raises: UserError if no class is left.
+    """
+    gone = np.array([name in empty for name in labels.classes])
+    if not gone.any():
+        return labels
+    require(not gone.all(), f"{path}: --empty_names: names all classes; leave out those that are some")
+    none = (labels.codes[:, gone] == PRESENT).any(axis=1)
+    codes = labels.codes[:, ~gone]
+    beside = int((none & (codes == PRESENT).any(axis=1)).sum())
+    codes[none[:, None] & (codes == UNKNOWN)] = ABSENT
+    names = ", ".join(sorted(empty.intersection(labels.classes)))
+    note = (
+        f"{path}: {int(none.sum())} lines are {names}: a blank is absent; in {beside} a class is present, which holds"
+    )
+    classes = tuple(name for name, one in zip(labels.classes, gone, strict=True) if not one)
+    soft = None if labels.soft is None else labels.soft[:, ~gone]
+    return labels._replace(classes=classes, codes=codes, soft=soft, notes=(*labels.notes, note))
+
+
+def _require_names(sheet: Sheet, title: str) -> None:
+    """Raise UserError for cells that hold anything else than names: lists of other things, or a mark for each class."""
+    column = sheet.column(title)
+    wrong = next((text for text, cell in enumerate(column.texts) if is_other_content(cell)), None)
+    if wrong is not None:
+        raise UserError(
+            f"{sheet.where(column.row_of(wrong))}: {column.texts[wrong][:80]!r} in column {title!r} holds other things "
+            "than names; write a list of names, or name another column with --label_column"
+        )
+    require(
+        not are_marks(column.texts),
+        f"{sheet.path}: column {title!r} holds a 1 or 0 for each class in one cell ({column.texts[0][:40]!r}); write a "
+        "column for each class, or the names of those that are present",
+    )
 
 
 def _present(members: Sequence[Sequence[str]], classes: Sequence[str]) -> Codes:
@@ -193,10 +248,21 @@ def _present(members: Sequence[Sequence[str]], classes: Sequence[str]) -> Codes:
     return codes
 
 
-def _members(
-    sheet: Sheet, title: str, reading: Reading, listed: NameList | None, empty: frozenset[str]
-) -> tuple[list[list[str]], dict[str, str], list[int]]:
-    """The class names of each distinct cell; each name with its first line; the cells with a name for none beside one.
+class Members(NamedTuple):
+    """What cells name."""
+
+    names: list[list[str]]
+    """The classes of each cell."""
+    used: dict[str, str]
+    """Each name with its first line."""
+    dropped: list[int]
+    """Cells with a name for none of the classes beside one of a class."""
+    nothing: list[int]
+    """Cells with nothing but names for none of the classes."""
+
+
+def _members(sheet: Sheet, title: str, reading: Reading, listed: NameList | None, empty: frozenset[str]) -> Members:
+    """What the distinct cells of a column name.
 
     Raises: UserError for an empty name, or a name twice in a cell.
     """
@@ -204,6 +270,7 @@ def _members(
     members: list[list[str]] = []
     used: dict[str, str] = {}
     dropped: list[int] = []
+    nothing: list[int] = []
     for text, (cell, row) in enumerate(zip(column.texts, column.first_rows(), strict=True)):
         names = reading.names(cell)
         if names:
@@ -212,7 +279,7 @@ def _members(
                 raise UserError(f"{sheet.where(row)}: {cell[:80]!r} in column {title!r} {fault}; correct it")
             if empty and not empty.isdisjoint(names):
                 kept = [name for name in names if name not in empty]
-                dropped += [text] * bool(kept)
+                (dropped if kept else nothing).append(text)
                 names = kept
             if listed:
                 where = sheet.where(row)
@@ -220,7 +287,7 @@ def _members(
             if not used.keys() >= set(names):
                 used.update((name, sheet.where(row)) for name in names if name not in used)
         members.append(names)
-    return members, used, dropped
+    return Members(members, used, dropped, nothing)
 
 
 def _name_notes(
@@ -261,7 +328,8 @@ def uncertain_policy(setting: str, classes: Sequence[str], known: Sequence[str] 
     path = Path(setting)
     require(path.is_file(), f"--uncertain {setting}: must be unknown, present, absent or a file headed class,uncertain")
     found = np.full(len(classes), UNKNOWN, dtype=np.int64)
-    for line, fields in read_csv(path, ("class", "uncertain"), "it says what uncertain entries are"):
+    lines = read_csv(path, ("class", "uncertain"), _POLICY, delimiter_of(path, _POLICY))
+    for line, fields in lines:
         name, word = fields["class"], fields["uncertain"]
         require(name in classes or name in known, f"{path}, line {line}: {name[:60]!r} is no class of the table")
         require(word in MEANINGS, f"{path}, line {line}: {word[:40]!r} must be one of {', '.join(MEANINGS)}")

@@ -18,6 +18,7 @@ from data.datasets.table.codes import (
     class_columns,
     name_column,
     read_name_list,
+    without_empty,
 )
 from data.datasets.table.config import TableConfig, joined_list, split_list
 from data.datasets.table.decided import Roles, decide, quoted
@@ -196,6 +197,7 @@ def _line_labels(
         return names
     policy = soft_policy(config.soft_labels)
     columns = class_columns(sheet, roles.classes, config.blank, separator, listed, policy)
+    columns = without_empty(sheet.path, columns, empty)
     if names is not None:
         _require_same(sheet, str(roles.twin), names, columns)
     return columns if roles.labels is None or names is None else names

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.files.text_files import LONGEST_FIELD, CsvReader, csv_fault
+from data.files.text_files import LONGEST_FIELD, CsvReader, csv_fault, read_text
 from utils.checks import UserError
 from utils.types import Index
 
@@ -59,6 +59,11 @@ def delimited(path: Path, text: str) -> Delimited:
     if hint:
         header = _next_row(path, lines)
     return Delimited(header, _blocks(path, lines, len(header)))
+
+
+def delimiter_of(path: Path, purpose: str) -> str:
+    """What separates the fields of a file, as in `delimited`. Raises: UserError as `read_text` does."""
+    return _delimiter(_first_line(read_text(path, purpose)))
 
 
 def in_blocks(rows: Iterable[tuple[int, list[str]]]) -> Iterator[Block]:

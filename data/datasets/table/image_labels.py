@@ -19,7 +19,7 @@ from data.datasets.table.seen import code_of
 from data.datasets.table.sheet import Sheet
 from data.datasets.table.soft import SoftPolicy, cell_values, refuse_value, soft_policy, targets_of
 from utils.checks import UserError, require
-from utils.types import ABSENT, PRESENT, Codes, Index, SoftTargets
+from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index, SoftTargets
 
 
 class ImageLines(NamedTuple):
@@ -137,6 +137,10 @@ def _labels_of_pairs(
             f"value than in {first}; correct one of them"
         )
     codes = of_pairs(told, images.image, number)
+    if lines.none is not None:
+        none = lines.none if values is None else lines.none & (values.codes == PRESENT)
+        rows = images.image[none[images.line]]
+        codes[rows] = np.where(codes[rows] == UNKNOWN, ABSENT, codes[rows])
     rest = "unknown, as some lines say absent" if bool((told == ABSENT).any()) else "absent"
     note = (
         f"{sheet.path}: a line per image and class, {sheet.rows} lines of {number} images; what has no line is {rest}"

@@ -1,6 +1,6 @@
 import pytest
 
-from data.datasets.table.cells import names_of_list, read_cells, split_names
+from data.datasets.table.cells import are_marks, is_other_content, names_of_list, read_cells, split_names
 from utils.checks import UserError
 
 
@@ -93,6 +93,16 @@ def test_two_readings_that_are_equally_likely_are_refused_and_both_shown():
         ("[True]", None),
         ("[a, 'b]", None),
         ("[" * 3000 + "]" * 3000, None),
+        ("['a' 'b c']", ["a", "b c"]),
+        ("['a'\n \"b\"]", ["a", "b"]),
+        ("[0 12\n 3]", ["0", "12", "3"]),
+        ("[a b]", ["a b"]),
+        ("{a,b c}", ["a", "b c"]),
+        ("{}", []),
+        ("set()", []),
+        ("()", []),
+        ("{a: 1}", None),
+        ("['a' b]", None),
     ],
 )
 def test_lists_that_stand_in_cells(cell, found):
@@ -143,3 +153,40 @@ def test_long_names_and_many_are_cut_in_a_refusal():
         names(texts)
     shown = ", ".join(repr(text[:40]) for text in texts[:3])
     assert f"4 classes such as {shown}, ..., or with --label_separator ' ' 4 such as" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "cell, other",
+    [
+        ('["a", null]', True),
+        ("[['a']]", True),
+        ('{"bbox": [1, 2], "categories": [0]}', True),
+        ("{'a': 1}", True),
+        ("[a, 'b]", False),
+        ("(left) eye (right)", False),
+        ("['a']", False),
+        ("{}", False),
+        ("cat", False),
+        ("", False),
+    ],
+)
+def test_lists_of_other_things_than_names(cell, other):
+    assert is_other_content(cell) is other
+
+
+@pytest.mark.parametrize(
+    "cells, marks",
+    [
+        (["0 1 1", "", "1 0 0"], True),
+        (["[0, 1, 1]", "[0, 0, 0]"], True),
+        (["0.0,1.0,1.0"], True),
+        (["0;1;1", "1;1;1"], True),
+        (["0 1", "1 0"], False),
+        (["0 1 1", "1 0"], False),
+        (["0 1 2"], False),
+        (["a b c"], False),
+        ([""], False),
+    ],
+)
+def test_a_mark_for_each_class_in_a_cell(cells, marks):
+    assert are_marks(cells) is marks

@@ -1,7 +1,16 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from data.datasets.table.codes import class_columns, name_column, read_name_list, settled, uncertain_policy
+from data.datasets.table.codes import (
+    class_columns,
+    name_column,
+    read_name_list,
+    settled,
+    uncertain_policy,
+    without_empty,
+)
 from data.datasets.table.soft import SoftPolicy
 from tests.data.datasets.table.sheets import sheet_of
 from utils.checks import UserError
@@ -146,3 +155,48 @@ def test_values_between_0_and_1_are_codes_by_the_threshold_and_stay_beside_them(
 def test_values_that_nobody_asked_for_or_outside_are_refused(cells, policy, fault):
     with pytest.raises(UserError, match=rf"t\.csv, line 3: column 'a' holds {fault}"):
         columns({"a": cells}, policy=policy)
+
+
+def test_columns_that_stand_for_none_of_the_classes():
+    found = columns({"none": ["1", "1", "0", "", "-1"], "a": ["", "1", "", "0", ""], "b": ["-1", "0", "", "1", ""]})
+    left = without_empty(Path("t.csv"), found, frozenset(("none", "empty")))
+    assert left.classes == ("a", "b")
+    unknown, unsure = UNKNOWN, -2
+    expected = [[ABSENT, unsure], [PRESENT, ABSENT], [unknown, unknown], [ABSENT, PRESENT], [unknown, unknown]]
+    assert left.codes.tolist() == expected
+    assert left.notes == ("t.csv: 2 lines are none: a blank is absent; in 1 a class is present, which holds",)
+    assert without_empty(Path("t.csv"), found, frozenset(("empty",))) is found
+    with pytest.raises(UserError, match="--empty_names: names all classes"):
+        without_empty(Path("t.csv"), found, frozenset(("none", "a", "b")))
+    soft = columns({"none": ["1", "0"], "a": ["0.3", "1"]}, policy=SoftPolicy(0.5, keep=True))
+    assert without_empty(Path("t.csv"), soft, frozenset(("none",))).soft.shape == (2, 1)
+
+
+def test_lines_that_name_nothing_are_marked():
+    assert names(["none", "a;none", "a", ""], empty=("none",)).none.tolist() == [True, False, False, False]
+    assert names(["a", ""], empty=("none",)).none is None
+
+
+def test_lists_of_other_things_and_marks_in_one_cell_are_refused():
+    with pytest.raises(
+        UserError, match=r"t\.csv, line 3: '\[\"a\", null\]' in column 'tags' holds other things than names"
+    ):
+        names(["a", '["a", null]'])
+    with pytest.raises(UserError, match=r"column 'tags' holds a 1 or 0 for each class in one cell \('0 1 1'\)"):
+        names(["0 1 1", "1 0 0"])
+    assert names(["0 1 1", "1 0 0"], ";").classes == ("0 1 1", "1 0 0")  # the flag is obeyed
+
+
+def test_ids_of_names_as_programs_write_them(tmp_path):
+    (tmp_path / "names.csv").write_text("id;name\n7;ape\n8.0;bee\n")
+    listed = read_name_list(tmp_path / "names.csv", None)
+    assert names(["7.0", "8.0", "7"], listed=listed).classes == ("ape", "bee")
+    assert names(["7.0", "7"], listed=listed).codes.tolist() == [[1, 0], [1, 0]]
+    (tmp_path / "names.csv").write_text("/m/1,ape\n/m/2,bee\n")
+    with pytest.raises(UserError, match=r"class '/m/1' is not in .*names\.csv \(its first line is taken for titles"):
+        names(["/m/1"], listed=read_name_list(tmp_path / "names.csv", None))
+
+
+def test_a_policy_with_semicolons(tmp_path):
+    (tmp_path / "u.csv").write_text("class;uncertain\nb;absent\n")
+    assert uncertain_policy(str(tmp_path / "u.csv"), ("a", "b")).tolist() == [UNKNOWN, ABSENT]

@@ -104,3 +104,13 @@ def test_a_table_without_such_values_is_read_as_ever(tmp_path):
     assert kept.soft is None
     np.testing.assert_array_equal(plain.codes, kept.codes)
     assert "--soft_labels changes nothing" in kept.notes[-1]
+
+
+def test_a_line_that_names_none_of_the_classes_says_absent_for_all(tmp_path):
+    text = "image,label,score\na,none,1\nb,cat,0\nc,none,0\nb,dog,1\n"
+    flags = {"label_column": "label", "value_column": "score", "empty_names": "none"}
+    labels, _ = read(tmp_path, text, **flags)
+    assert labels.classes == ("cat", "dog")
+    assert labels.codes.tolist() == [[0, 0], [0, 1], [-1, -1]]
+    soft, _ = read(tmp_path, text.replace("dog,1", "dog,0.75"), soft_labels="keep", **flags)
+    assert soft.soft.tolist() == [[0, 0], [0, 0.75], [-1, -1]]
