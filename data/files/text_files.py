@@ -11,8 +11,7 @@ from typing import Any, Protocol
 
 from utils.checks import UserError
 
-LONGEST_FIELD = 1 << 22
-"""Characters; a longer field means that a quote was never closed."""
+_LONGEST_FIELD = 1 << 22  # characters; a longer field means that a quote was never closed
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories of control characters, surrogates and line breaks
 
 
@@ -109,13 +108,18 @@ def filled_rows(path: Path, rows: CsvReader) -> Iterator[tuple[int, list[str]]]:
 
     Raises: UserError naming the line that is no CSV.
     """
-    csv.field_size_limit(LONGEST_FIELD)
+    limit_fields()
     try:
         for fields in rows:
             if any(map(str.strip, fields)):
                 yield rows.line_num, fields
     except csv.Error as error:
         raise csv_fault(path, rows, error) from error
+
+
+def limit_fields() -> None:
+    """Let `csv` take fields as long as any that is meant."""
+    csv.field_size_limit(_LONGEST_FIELD)
 
 
 def csv_fault(path: Path, rows: CsvReader, error: csv.Error) -> UserError:

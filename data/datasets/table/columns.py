@@ -21,14 +21,15 @@ from data.datasets.table.codes import (
     without_empty,
 )
 from data.datasets.table.config import TableConfig, joined_list, split_list
-from data.datasets.table.decided import Roles, decide, quoted
-from data.datasets.table.image_labels import ImageLines, LineValues, image_labels, line_values
+from data.datasets.table.decided import decide
+from data.datasets.table.image_labels import ImageLines, LineValues, image_labels, line_values, require_value_said
 from data.datasets.table.labelled import (
     OwnLabels,
     check_id,
     sorted_by_id,
 )
 from data.datasets.table.matching import ImageFolder, all_plain, image_id
+from data.datasets.table.roles import Roles, quoted
 from data.datasets.table.seen import look
 from data.datasets.table.sheet import Sheet, read_sheet
 from data.datasets.table.soft import soft_note, soft_policy
@@ -38,6 +39,7 @@ from utils.types import PRESENT, UNKNOWN, Index
 
 Kind = TypeVar("Kind", bound=np.generic)
 
+_LOOKED_AT = 5  # of these, before the folder is listed
 _SAMPLE = 200  # cells of a column that are looked for among the files
 
 
@@ -83,7 +85,10 @@ def read_lines(sheet: Sheet, config: TableConfig, fixed: tuple[str, ...] | None,
     listed = read_name_list(config.class_names, config.label_separator) if config.class_names else None
     policy = soft_policy(config.soft_labels)
     values = line_values(sheet, roles, policy)
-    return TableRead(sheet, roles, images, _line_labels(sheet, roles, config, fixed, listed), values)
+    lines = _line_labels(sheet, roles, config, fixed, listed)
+    if config.repeated == "refuse" and images.repeated and lines.one_each:
+        require_value_said(sheet, roles)
+    return TableRead(sheet, roles, images, lines, values)
 
 
 def labels_of(read: TableRead, config: TableConfig, known: Sequence[str] = ()) -> OwnLabels:
@@ -132,8 +137,9 @@ def find_roles(sheet: Sheet, config: TableConfig, folder: Path) -> Roles:
     disk = ImageFolder(folder)
 
     def files_in(title: str) -> int:
-        names = (_id_or_none(text, folder) for text in sheet.column(title).texts[:_SAMPLE] if text)
-        return disk.holds(name for name in names if name)
+        cells = (_id_or_none(text, folder) for text in sheet.column(title).texts[:_SAMPLE] if text)
+        names = list(filter(None, cells))
+        return sum((folder / name).is_file() for name in names[:_LOOKED_AT]) or disk.holds(names)
 
     return decide(look(sheet), config, files_in)
 

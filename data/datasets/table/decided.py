@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from data.datasets.table.config import TableConfig, split_list
+from data.datasets.table.config import TableConfig
+from data.datasets.table.roles import Role, Roles, listed, quoted, requested
 from data.datasets.table.seen import ColumnSeen, TableSeen
 from data.datasets.table.soft import FLAG
 from utils.checks import UserError, require
@@ -30,6 +31,12 @@ SPLIT_TITLES = ("split", "set", "subset", "phase")
 MARKED_SPLITS = {"is_train": 0, "is_valid": 1, "is_val": 1, "is_test": 2}
 """Titles of columns that mark one split, and which."""
 FOLD_TITLES = ("fold", "folds", "kfold", "cv_fold")
+VALUE_TITLES = ("confidence", "conf", "value", "present", "presence", "ispresent", "score", "probability", "prob")
+"""Titles, without blanks, lines and capitals, of what lines of one class each say of it."""
+_NO_NAME = re.compile(r"[a-z][a-z0-9+.-]*://\S+|[+-]?\d+\.\d+|\d{4}-\d\d-\d\d([ T].*)?", re.IGNORECASE)
+"""Addresses, fractions and dates, which are no names of classes."""
+_PERSONAL = frozenset(("age", "sex", "gender", "weight", "height"))
+"""Words in titles of what images of one person have in common with those of others."""
 GROUP_WORDS = (
     "patient",
     "subject",
@@ -44,31 +51,6 @@ GROUP_WORDS = (
     "group",
 )
 """Words in titles of what images may have in common, for the hint of an inspection."""
-
-
-class Role(NamedTuple):
-    """What a column is for, and why."""
-
-    title: str
-    role: str
-    why: str
-
-
-class Roles(NamedTuple):
-    """The columns by what they are for."""
-
-    images: tuple[str, ...]
-    labels: str | None
-    """The column of class names; None where there is a column per class."""
-    classes: tuple[str, ...]
-    """The columns of one class each; also where the same labels are read from names."""
-    split: tuple[str, ...]
-    value: str | None
-    group: str | None
-    twin: str | None
-    """A column of class names that are all columns of codes too: the same labels twice, which must agree."""
-    read: tuple[Role, ...]
-    """Every column, in the order of the table."""
 
 
 def decide(table: TableSeen, config: TableConfig, files_in: Callable[[str], int]) -> Roles:
@@ -87,7 +69,7 @@ def decide(table: TableSeen, config: TableConfig, files_in: Callable[[str], int]
     ignored = listed(config.ignore_columns, table, "ignore_columns")
     images = _image_columns(table, config, ignored, files_in, why)
     split = _split_columns(table, config, ignored, why)
-    value, group = (_requested(table, name, getattr(config, name), why) for name in ("value_column", "group_column"))
+    value, group = (requested(table, name, getattr(config, name), why) for name in ("value_column", "group_column"))
     for title in ignored:
         why[title] = Role(title, "not read", "--ignore_columns")
     taken = [title for title in (*images, *split, value, group, *ignored) if title is not None]
@@ -98,24 +80,6 @@ def decide(table: TableSeen, config: TableConfig, files_in: Callable[[str], int]
     return Roles(images, labels, classes, split, value, group, twin, tuple(why[title] for title in table.titles))
 
 
-def listed(text: str | None, table: TableSeen, setting: str) -> tuple[str, ...]:
-    """The titles that a flag names: one that equals the whole text, or else those of one CSV line.
-
-    Raises: UserError for a title that the table does not have.
-    """
-    if text is None:
-        return ()
-    if text in table.titles:
-        return (text,)
-    names = split_list(text)
-    for name in names:
-        require(
-            name in table.titles, f"{table.path}: --{setting} {name}: no such column; it has {quoted(table.titles)}"
-        )
-    require(len(set(names)) == len(names), f"--{setting} {text}: names a column twice")
-    return names
-
-
 def _image_columns(
     table: TableSeen,
     config: TableConfig,
@@ -123,7 +87,10 @@ def _image_columns(
     files_in: Callable[[str], int],
     why: dict[str, Role],
 ) -> tuple[str, ...]:
-    """The columns of image paths: as asked for, by title, or the one whose cells are files."""
+    """The columns of image paths: as asked for, by title, or the one whose cells are files.
+
+    Where the title is not among the usual ones (`id`), and another column's cells are files, its own must be files too.
+    """
     if config.image_column is not None:
         chosen = listed(config.image_column, table, "image_column")
         why.update({title: Role(title, "image", "--image_column") for title in chosen})
@@ -135,12 +102,12 @@ def _image_columns(
     }
     free = [title for title in table.titles if title not in other]
     usual = next((title for title in free if title.lower() in IMAGE_TITLES), None)
-    by_plain = {re.sub(r"[\W_]+", "", title.lower()): title for title in reversed(free)}
+    by_plain = {plain_title(title): title for title in reversed(free)}
     more = next((by_plain[name] for name in MORE_IMAGE_TITLES if name in by_plain), None)
-    found = usual or more
-    reason = "its title"
-    if found is None:
-        found, reason = _column_of_files(table, free, files_in), "its cells are files of the image folder"
+    found, reason = usual or more, "its title"
+    if usual is None and (more is None or not (config.image_pattern or files_in(more))):
+        by_files = _column_of_files(table, [title for title in free if title != more], files_in)
+        found, reason = (by_files, "its cells are files of the image folder") if by_files else (more, reason)
     if found is None:
         usual_names = ", ".join(IMAGE_TITLES)
         raise UserError(
@@ -149,6 +116,11 @@ def _image_columns(
         )
     why[found] = Role(found, "image", reason)
     return (found,)
+
+
+def plain_title(title: str) -> str:
+    """A title without blanks, lines and capitals."""
+    return re.sub(r"[\W_]+", "", title.lower())
 
 
 def _column_of_files(table: TableSeen, free: Sequence[str], files_in: Callable[[str], int]) -> str | None:
@@ -222,14 +194,14 @@ def _label_columns(table: TableSeen, config: TableConfig, taken: Sequence[str], 
 
 def _asked_labels(table: TableSeen, config: TableConfig, why: dict[str, Role]) -> LabelColumns | None:
     """The labels that flags name; None without any. Raises: UserError for both kinds, or a column that is not there."""
-    requested = _requested(table, "label_column", config.label_column, why)
+    labels = requested(table, "label_column", config.label_column, why)
     wanted = listed(config.class_columns, table, "class_columns")
     require(
-        requested is None or not wanted,
+        labels is None or not wanted,
         "--label_column and --class_columns: labels are a column of names or a column per class; give one of the two",
     )
     why.update({title: Role(title, "class", "--class_columns") for title in wanted})
-    return LabelColumns(requested, wanted, None) if requested or wanted else None
+    return LabelColumns(labels, wanted, None) if labels or wanted else None
 
 
 def _is_class(column: ColumnSeen) -> bool:
@@ -292,8 +264,9 @@ def _column_of_names(table: TableSeen, free: Sequence[ColumnSeen], *, anything: 
     """
     texts = [column for column in free if column.content in ("other", "mixed", "codes") and _may_recur(column)]
     texts = [column for column in texts if not column.is_soft]
+    named = [column for column in texts if not all(map(_NO_NAME.fullmatch, filter(None, column.texts)))]
     by_word = [column for column in texts if column.content != "codes" and has_label_word(column.title)]
-    left = [column for column in texts if column.content == "other"] if anything and not by_word else by_word
+    left = [column for column in named if column.content == "other"] if anything and not by_word else by_word
     if len(left) > 1:
         shown = " and ".join(f"{column.title!r} ({', '.join(column.examples)})" for column in left[:3])
         raise UserError(
@@ -347,15 +320,6 @@ def _name_parts(text: str) -> list[str]:
     return re.findall(r"[^;|,\[\]'\"]+", text)
 
 
-def _requested(table: TableSeen, setting: str, title: str | None, why: dict[str, Role]) -> str | None:
-    """The column that a flag names; None without that flag. Raises: UserError if there is no such column."""
-    if title is None:
-        return None
-    require(title in table.titles, f"{table.path}: --{setting} {title}: no such column; it has {quoted(table.titles)}")
-    why[title] = Role(title, setting.removesuffix("_column").replace("label", "labels"), f"--{setting}")
-    return title
-
-
 def _require_one_role(table: TableSeen, taken: Iterable[str]) -> None:
     seen: set[str] = set()
     for title in taken:
@@ -366,7 +330,9 @@ def _require_one_role(table: TableSeen, taken: Iterable[str]) -> None:
 def _why_not(column: ColumnSeen) -> str:
     """Why a column is not read."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column.title).lower())
-    if column.recurs and any(word in GROUP_WORDS for word in words):
+    if plain_title(column.title) in VALUE_TITLES and column.content == "codes":
+        return "--value_column if it says whether the class of its line is present"
+    if column.recurs and any(word in GROUP_WORDS for word in words) and _PERSONAL.isdisjoint(words):
         return "holds other things; --group_column if images of one belong together"
     if column.is_soft:
         return "values from 0 to 1; --class_columns and --soft_labels if it is a class"
@@ -376,9 +342,3 @@ def _why_not(column: ColumnSeen) -> str:
         "codes": "codes, but labels are read elsewhere",
         "ticks": "marks, but labels are read elsewhere",
     }.get(column.content, "holds other things")
-
-
-def quoted(names: Sequence[str], most: int = 8) -> str:
-    """Titles in a message."""
-    shown = ", ".join(repr(name[:40]) for name in names[:most])
-    return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.files.text_files import LONGEST_FIELD, CsvReader, csv_fault, read_text
+from data.files.text_files import CsvReader, csv_fault, limit_fields, read_text
 from utils.checks import UserError
 from utils.types import Index
 
@@ -54,7 +54,7 @@ def delimited(path: Path, text: str) -> Delimited:
     hint = _HINT.fullmatch(first)
     delimiter = hint[1] if hint else "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
-    csv.field_size_limit(LONGEST_FIELD)
+    limit_fields()
     header = _next_row(path, lines)
     if hint:
         header = _next_row(path, lines)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from data.datasets.table.codes import LineLabels, settled, uncertain_policy
 from data.datasets.table.config import TableConfig
-from data.datasets.table.decided import Roles
+from data.datasets.table.decided import VALUE_TITLES, plain_title
 from data.datasets.table.repeated import SILENT, agreement, clash, combined, first_lines, of_pairs, pair_targets
+from data.datasets.table.roles import Roles
 from data.datasets.table.seen import code_of
 from data.datasets.table.sheet import Sheet
 from data.datasets.table.soft import SoftPolicy, cell_values, refuse_value, soft_policy, targets_of
@@ -75,6 +76,27 @@ def line_values(sheet: Sheet, roles: Roles, policy: SoftPolicy | None) -> LineVa
         )
     soft = np.array(found.soft, dtype=np.float32)[column.at] if found.has_soft else None
     return LineValues(np.array(found.codes, dtype=np.int8)[column.at], soft)
+
+
+def require_value_said(sheet: Sheet, roles: Roles) -> None:
+    """Check that no column contradicts lines that name a class each, by its title and by a cell that says absent.
+
+    Raises: UserError for such a column that no flag has settled.
+    """
+    unread = {role.title for role in roles.read if role.role == "not read" and role.why != "--ignore_columns"}
+    likely = [
+        column for column in sheet.columns if column.title in unread and plain_title(column.title) in VALUE_TITLES
+    ]
+    for column in likely if roles.labels is not None and roles.value is None else ():
+        found = cell_values(column.texts, [code_of(text) for text in column.texts], soft_policy("keep"))
+        if None not in found.codes and ABSENT in found.codes:
+            text = found.codes.index(ABSENT)
+            soft = " --soft_labels threshold=0.5" if found.has_soft else ""
+            raise UserError(
+                f"{sheet.where(column.row_of(text))}: names a class in column {roles.labels!r}, but holds "
+                f"{column.texts[text]!r} in column {column.title!r}; give --value_column {column.title}{soft} if that "
+                f"means absent, else --ignore_columns {column.title}"
+            )
 
 
 def image_labels(

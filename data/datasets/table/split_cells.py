@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets.table.decided import MARKED_SPLITS, quoted
+from data.datasets.table.decided import MARKED_SPLITS
 from data.datasets.table.labelled import NO_SPLIT, TEST, TRAIN, VALIDATION
+from data.datasets.table.roles import quoted
 from data.datasets.table.seen import code_of
 from data.datasets.table.sheet import Sheet
 from utils.checks import UserError

@@ -51,6 +51,32 @@ def test_without_a_title_the_column_of_files_is_that_of_the_images():
     assert both.images == ("left", "right")
 
 
+def test_a_title_such_as_id_gives_way_to_a_column_of_files_where_it_names_none():
+    columns = {"ID": ["1", "2", "3"], "scan": PATHS, "labels": NAMES}
+    assert roles(columns, files={"scan"}).images == ("scan",)
+    assert roles(columns, files={"scan", "ID"}).images == ("ID",)
+    assert roles(columns).images == ("ID",)
+    assert roles(columns, files={"scan"}, image_pattern="{}.png").images == ("ID",)
+    assert roles({**columns, "path": OTHERS}, files={"scan"}).images == ("path",)  # a usual title decides
+    with pytest.raises(UserError, match="the cells of 'left' and 'right' are files"):
+        roles({"ID": ["1", "2", "3"], "left": PATHS, "right": OTHERS, "labels": NAMES}, files={"left", "right"})
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["https://host.org/a", "https://host.org/b", ""],
+        ["4.5", "3.5", "4.5"],
+        ["2024-01-01", "2024-01-01T10:00:00Z", "2024-01-01"],
+    ],
+)
+def test_addresses_fractions_and_dates_are_no_names_of_classes(cells):
+    assert roles({"image": PATHS, "what": NAMES, "x": cells}).labels == "what"
+    with pytest.raises(UserError, match="no column of labels"):
+        roles({"image": PATHS, "x": cells})
+    assert roles({"image": PATHS, "x": cells}, label_column="x").labels == "x"
+
+
 @pytest.mark.parametrize("title", ["labels", "Classes", "TAGS", "label"])
 def test_usual_titles_of_names(title):
     assert roles({"image": PATHS, title: NAMES, "species": NAMES}).labels == title
@@ -164,6 +190,9 @@ def test_a_title_with_commas_is_named_whole_or_in_quotes():
 def test_what_images_may_have_in_common_is_hinted_at():
     found = roles({"image": PATHS, "labels": NAMES, "Patient ID": ["7", "7", "8"]})
     assert "--group_column" in found.read[2].why
+    for title in ("Patient Age", "PatientSex"):
+        found = roles({"image": PATHS, "labels": NAMES, title: ["7", "7", "8"]})
+        assert found.read[2].why == "holds other things"
     assert roles({"image": PATHS, "labels": NAMES, "Patient ID": ["7", "7", "8"]}, group_column="Patient ID").group
 
 

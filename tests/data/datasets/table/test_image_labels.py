@@ -114,3 +114,21 @@ def test_a_line_that_names_none_of_the_classes_says_absent_for_all(tmp_path):
     assert labels.codes.tolist() == [[0, 0], [0, 1], [-1, -1]]
     soft, _ = read(tmp_path, text.replace("dog,1", "dog,0.75"), soft_labels="keep", **flags)
     assert soft.soft.tolist() == [[0, 0], [0, 0.75], [-1, -1]]
+
+
+@pytest.mark.parametrize("title", ["Confidence", "score", "is_present"])
+@pytest.mark.parametrize(
+    "second, flag", [("0", "--value_column {}"), ("0.2", "--value_column {} --soft_labels threshold=0.5")]
+)
+def test_lines_of_a_class_each_that_a_column_contradicts_are_refused(tmp_path, title, second, flag):
+    text = f"image,label,{title}\na,cat,1\na,dog,{second}\nb,cat,\n"
+    with pytest.raises(UserError) as refusal:
+        read(tmp_path, text)
+    where = f"t.csv, line 3: names a class in column 'label', but holds '{second}' in column '{title}'; give "
+    assert where + flag.format(title) + " if that means absent, else --ignore_columns" in str(refusal.value)
+    assert read(tmp_path, text, ignore_columns=title)[0].codes.tolist() == [[1, 1], [1, 0]]
+    value = read(tmp_path, text, value_column=title, soft_labels="threshold=0.5")[0]
+    assert value.codes.tolist() == [[1, 0], [-1, -1]]
+    assert read(tmp_path, text.replace(second, "1"))[0].codes.tolist() == [[1, 1], [1, 0]]
+    assert read(tmp_path, text.replace(second, "high"))[0].codes.tolist() == [[1, 1], [1, 0]]
+    assert read(tmp_path, text.replace("a,dog", "c,dog"))[0].codes.tolist() == [[1, 0], [1, 0], [0, 1]]
