@@ -165,6 +165,14 @@ def _with_implied_labels(splits: Splits, config: DatasetConfig) -> Splits:
     return splits._replace(train=train, validation=validation, test=test)
 
 
+def require_one_validation(config: DatasetConfig, splits: Splits, val_frac: float) -> None:
+    """Raise UserError where a share is to be held out for validation beside a split of the dataset's own."""
+    require(
+        splits.validation is None or val_frac == 0,
+        f"--val_frac {val_frac}: {config.dataset} has a validation split of its own; leave the flag out",
+    )
+
+
 def build_data(config: DatasetConfig, labels: Regime, split: TrainingSplitConfig, seed: int) -> Data:
     """Read the dataset, find or make its observed labels, take the validation split off, leave out images.
 
@@ -179,10 +187,7 @@ def build_data(config: DatasetConfig, labels: Regime, split: TrainingSplitConfig
     """
     labels = labels.with_seed(seed)
     splits = load_splits(config, seed, need_images=True)
-    require(
-        splits.validation is None or split.val_frac == 0,
-        f"--val_frac {split.val_frac}: {config.dataset} has a validation split of its own; leave the flag out",
-    )
+    require_one_validation(config, splits, split.val_frac)
     resolved, regime = _training_labels(splits.train, config, labels, split)
     rows, held_out = split_rows(splits.train, split, seed)
     validation = splits.train.take(held_out) if len(held_out) else splits.validation

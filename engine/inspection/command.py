@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
-from data.build import LABEL_FOLDER, DatasetConfig, load_splits_described
+from data.build import LABEL_FOLDER, DatasetConfig, load_splits_described, require_one_validation
 from data.images.files import in_threads
 from data.inspection import (
     CoOccurrence,
@@ -95,13 +95,16 @@ def read_dataset(dataset: DatasetConfig, regime: Regime, split: SplitConfig, see
     """Read a dataset and the labels that training would see of it; images may be missing.
 
     Raises:
-        UserError: annotations or labels cannot be read.
+        UserError: annotations or labels cannot be read, or a validation split is asked for where there is one.
     """
     splits, described = load_splits_described(dataset, seed)
+    require_one_validation(dataset, splits, split.val_frac)
     labels, file = _labels(splits.train, dataset.dataset, regime)
     rows, held_out = split_rows(splits.train, split, seed)
     parts = {"train": splits.train.take(rows)}
-    if len(held_out):
+    if splits.validation is not None:
+        parts["validation"] = splits.validation
+    elif len(held_out):
         parts["validation"] = splits.train.take(held_out).scored()
     parts["test"] = splits.test
     return DataRead(dataset.dataset, parts, labels.take(rows), regime, file, splits.groups, described)

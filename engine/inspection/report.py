@@ -41,7 +41,7 @@ class DataRead(NamedTuple):
     """A dataset as a training run would have it."""
 
     dataset: str
-    parts: Mapping[str, Annotations]  # train, validation (where one is split off), test
+    parts: Mapping[str, Annotations]  # train, validation (where there is one), test
     observed: LabelTable  # the labels of `train` that training sees
     regime: Regime
     label_file: Path | None

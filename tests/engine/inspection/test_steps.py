@@ -4,7 +4,6 @@ import json
 import math
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +13,7 @@ from data.subsets.splits import SplitConfig
 from engine.inspection import command
 from tests.engine.inspection.test_command import data
 from utils.checks import UserError
+from utils.types import Splits
 
 
 @pytest.fixture
@@ -68,13 +68,18 @@ def test_a_folder_that_cannot_be_written_is_told_before_images_are_read(told, mo
 
 def test_annotations_are_read_without_images(monkeypatch):
     asked, parts = [], data(columns=3).parts
-    splits = SimpleNamespace(train=parts["train"], test=parts["test"], groups={})
-    found = splits, "columns"
+    found = Splits(parts["train"], parts["test"]), "columns"
     monkeypatch.setattr(command, "load_splits_described", lambda config, seed: asked.append((config, seed)) or found)
     config = DatasetConfig(dataset="digits")
     read = command.read_dataset(config, Regime(labels="full"), SplitConfig(), 5)
     assert asked == [(config, 5)]
     assert (list(read.parts), len(read.parts["train"]), read.table) == (["train", "test"], 50, "columns")
+    found = found[0]._replace(validation=parts["test"]), "columns"
+    read = command.read_dataset(config, Regime(labels="full"), SplitConfig(), 5)
+    assert list(read.parts) == ["train", "validation", "test"]
+    assert read.parts["validation"] is parts["test"]
+    with pytest.raises(UserError, match=r"--val_frac 0\.1: digits has a validation split of its own"):
+        command.read_dataset(config, Regime(labels="full"), SplitConfig(val_frac=0.1), 5)
 
 
 def test_complaints_of_decoders_are_not_heard(monkeypatch, recwarn):
