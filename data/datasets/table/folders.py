@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,10 @@ from utils.types import ABSENT, PRESENT
 
 _NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
 """What the names of the classes of a YOLO export are in, the first that there is."""
+
+
+_OBJ = re.compile(r"^obj_(\w+?)_data$")
+"""How some exports call the folder of a split."""
 
 
 def read_folders(folder: Path, separator: str | None) -> OwnLabels:
@@ -60,36 +65,59 @@ def read_folders(folder: Path, separator: str | None) -> OwnLabels:
 
 
 def is_yolo(folder: Path) -> bool:
-    """Whether a folder is an export of YOLO: labels beside images."""
-    return (folder / "labels").is_dir() and (folder / "images").is_dir()
+    """Whether a folder is an export of YOLO: labels beside images, in it or in folders of splits, or `obj.names`."""
+    return bool(_parts(folder)) or (folder / "obj.names").is_file()
 
 
 def read_yolo(folder: Path) -> OwnLabels:
     """Read `images/**` with `labels/**/<the same>.txt`: each line begins with the number of a class.
 
-    Folders below `images` that are called like splits are those. An image without a label file, or with an empty one,
-    shows none of the classes, as YOLO has it.
+    Both folders may be in folders of splits (`train/images`); with `obj.names` labels are beside the images. Folders
+    that are called like splits are those. An image without a label file, or with an empty one, shows none of the
+    classes, as YOLO has it.
 
     Raises:
         UserError: there is no image, no file of names, or a line has no number of a class.
     """
-    files = [f"images/{file}" for file in ImageFolder(folder / "images").files]
-    require(bool(files), f"{folder / 'images'}: no image there or below")
+    labels_of = _label_files(folder)
+    require(bool(labels_of), f"{folder}: no image there or below")
     classes = read_names(folder)
-    names: list[list[str]] = []
-    bare = 0
-    for file in files:
-        path = folder / "labels" / (os.path.splitext(file.removeprefix("images/"))[0] + ".txt")  # noqa: PTH122
-        bare += not path.is_file()
-        names.append(_named(path, classes) if path.is_file() else [])
+    bare = sum(not path.is_file() for path in labels_of.values())
+    names = [_named(path, classes) if path.is_file() else [] for path in labels_of.values()]
+    for file in labels_of:
         check_id(file, str(folder), {})
-    require(bare < len(files), f"{folder / 'labels'}: has no label file of any of the {len(files)} images")
-    splits, _ = _split_off([file.split("/")[1:-1] for file in files])
+    require(bare < len(labels_of), f"{folder / 'labels'}: has no label file of any of the {len(labels_of)} images")
+    above = [[_OBJ.sub(r"\1", part) for part in file.split("/")[:-1] if part != "images"] for file in labels_of]
+    splits, _ = _split_off(above)
     notes = (
-        [f"{folder}: {bare} of {len(files)} images have no label file; they show none of the classes"] if bare else []
+        [f"{folder}: {bare} of {len(labels_of)} images have no label file; they show none of the classes"]
+        if bare
+        else []
     )
     codes = _codes(names, classes)
-    return sorted_by_id(OwnLabels(tuple(files), classes, codes, splits, closed=True, notes=tuple(notes)))
+    return sorted_by_id(OwnLabels(tuple(labels_of), classes, codes, splits, closed=True, notes=tuple(notes)))
+
+
+def _parts(folder: Path) -> list[str]:
+    """The folders that have both images and labels: the export itself, or those of its splits."""
+    parts = ["", *(f"{name}/" for name in SPLITS)]
+    return [part for part in parts if all((folder / f"{part}{kind}").is_dir() for kind in ("images", "labels"))]
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    """The file of labels of each image, which need not be there."""
+    parts = _parts(folder)
+    if not parts:
+        return {file: folder / f"{_without_ending(file)}.txt" for file in ImageFolder(folder).files}
+    return {
+        f"{part}images/{file}": folder / f"{part}labels/{_without_ending(file)}.txt"
+        for part in parts
+        for file in ImageFolder(folder / f"{part}images").files
+    }
+
+
+def _without_ending(file: str) -> str:
+    return os.path.splitext(file)[0]  # noqa: PTH122 - a name
 
 
 def read_names(folder: Path) -> tuple[str, ...]:
@@ -126,11 +154,12 @@ def _named(path: Path, classes: Sequence[str]) -> list[str]:
 
 
 def _split_off(parts: Sequence[list[str]]) -> tuple[NDArray[np.int8], list[list[str]]]:
-    """Splits by the top folders if all are called so, and the folders below them."""
+    """Splits by the top folders if all are called so, and the folders below them; none where all are of one split."""
     tops = {one[0].lower() if one else "" for one in parts}
     if not tops <= SPLITS.keys():
         return np.full(len(parts), NO_SPLIT, dtype=np.int8), list(parts)
-    return np.array([SPLITS[one[0].lower()] for one in parts], dtype=np.int8), [one[1:] for one in parts]
+    splits = np.array([SPLITS[one[0].lower()] for one in parts], dtype=np.int8)
+    return np.full_like(splits, NO_SPLIT) if len({*splits.tolist()}) < 2 else splits, [one[1:] for one in parts]
 
 
 def _codes(names: Sequence[Sequence[str]], classes: Sequence[str]) -> NDArray[np.int8]:

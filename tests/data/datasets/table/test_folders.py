@@ -117,6 +117,37 @@ def test_an_export_of_yolo(tmp_path, names):
     np.testing.assert_array_equal(splits.train.truth.dense(), [[1, 1], [0, 0]])
 
 
+def test_an_export_of_yolo_with_folders_of_splits(tmp_path):
+    for split, n in (("train", 1), ("train", 2), ("valid", 3)):
+        images(tmp_path / "y", f"{split}/images/{n}.jpg")
+        (tmp_path / "y" / split / "labels").mkdir(exist_ok=True)
+        (tmp_path / f"y/{split}/labels/{n}.txt").write_text(f"{n % 2} .5 .5 .1 .1\n")
+    (tmp_path / "y/data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [cat, dog]\n")
+    splits = load_table(own(tmp_path / "y", tmp_path, table=(tmp_path / "y",)))
+    assert splits.train.ids == ("train/images/1.jpg", "train/images/2.jpg")
+    assert splits.train.truth.dense().tolist() == [[0, 1], [1, 0]]
+    assert (splits.test.ids, splits.test.truth.dense().tolist()) == (("valid/images/3.jpg",), [[0, 1]])
+
+
+@pytest.mark.parametrize("other", [None, "obj_valid_data"])
+def test_an_export_with_labels_beside_the_images(tmp_path, other):
+    folders = ["obj_train_data", "obj_train_data", other or "obj_train_data"]
+    for n, folder in enumerate(folders):
+        images(tmp_path / "y", f"{folder}/{n}.jpg")
+        (tmp_path / f"y/{folder}/{n}.txt").write_text(f"{n % 2} .5 .5 .1 .1\n")
+    (tmp_path / "y/obj.names").write_text("cat\ndog\n")
+    found = read_yolo(tmp_path / "y")
+    assert found.codes.tolist() == [[1, 0], [0, 1], [1, 0]]
+    assert found.splits.tolist() == ([0, 0, 1] if other else [-1, -1, -1])
+
+
+def test_one_folder_called_like_a_split_is_no_split(tmp_path):
+    images(tmp_path / "im", *(f"train/{name}/{n}.jpg" for name in ("cat", "dog") for n in range(5)))
+    splits = load_table(own(tmp_path / "im", tmp_path, labels_from="folders"))
+    assert splits.train.classes == ("cat", "dog")
+    assert (len(splits.train), len(splits.test)) == (8, 2)
+
+
 @pytest.mark.parametrize(
     "line", ["2 .5 .5 .1 .1", "cat .5 .5 .1 .1", "-1 .5 .5 .1 .1", "0.5 .5", "99999999999999999999 0", "²"]
 )
