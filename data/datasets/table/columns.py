@@ -30,7 +30,7 @@ from data.datasets.table.labelled import (
 )
 from data.datasets.table.matching import ImageFolder, all_plain, image_id
 from data.datasets.table.roles import Roles, quoted
-from data.datasets.table.seen import look
+from data.datasets.table.seen import UNCERTAIN, look
 from data.datasets.table.sheet import Sheet, read_sheet
 from data.datasets.table.soft import soft_note, soft_policy
 from data.datasets.table.split_cells import line_splits
@@ -106,10 +106,21 @@ def labels_of(read: TableRead, config: TableConfig, known: Sequence[str] = ()) -
     labels = image_labels(sheet, images, lines, values, config, known)
     splits = _of_images(sheet, images, line_splits(sheet, roles.split), "split")
     groups = _groups(sheet, roles, images)
-    said = (*sheet.notes, *_role_notes(sheet, roles, lines), *lines.notes, *_soft_notes(read, config), *labels.notes)
+    decided = (*_role_notes(sheet, roles, lines), *_code_notes(read, config), *_soft_notes(read, config))
+    said = (*sheet.notes, *decided, *lines.notes, *labels.notes)
     found = _found(roles, lines)
     own = OwnLabels(images.ids, lines.classes, labels.codes, splits, lines.closed, None, said, found, groups)
     return sorted_by_id(own._replace(soft=labels.soft))
+
+
+def _code_notes(read: TableRead, config: TableConfig) -> Iterator[str]:
+    """Lines about entries that are unknown because nobody has said what they are."""
+    codes = read.lines.codes if read.values is None else read.values.codes
+    uncertain, blank = (int((codes == code).sum()) for code in (UNCERTAIN, UNKNOWN))
+    if uncertain and config.uncertain == "unknown":
+        yield f"{read.sheet.path}: {uncertain:,} entries of -1 are unknown; --uncertain says otherwise"
+    if blank and config.blank is None and read.roles.labels is None:
+        yield f"{read.sheet.path}: {blank:,} blank entries are unknown; --blank says otherwise"
 
 
 def _soft_notes(read: TableRead, config: TableConfig) -> tuple[str, ...]:

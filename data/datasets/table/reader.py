@@ -140,7 +140,9 @@ def split_table_rows(table: str, labels: OwnLabels, fraction: float, seed: int) 
     if not len(test):
         validation, test = test, validation
     require(len(train) > 0, f"{table}: names no image for training; it must name some for train and for test")
-    require(len(test) > 0, f"{table}: names no image for the test; mark some as test, or leave the splits out")
+    column = labels.found.get("split_column")
+    out = f"--ignore_columns {column}" if column else "leave the splits out"
+    require(len(test) > 0, f"{table}: names no image for the test; mark some as test, or hold some out: {out}")
     return train, validation, test
 
 
@@ -197,9 +199,9 @@ def combine_tables(
         UserError: an image is in both, a class is in only one of two tables that list all classes, or an image is
             marked for the other split.
     """
-    shared = sorted(set(train.ids) & set(test.ids))
+    shared = set(train.ids).intersection(test.ids)
     if shared:
-        raise UserError(f"{test_table}: image {shared[0]!r} is in {table} too ({len(shared)} such); keep it in one")
+        raise UserError(f"{test_table}: image {min(shared)!r} is in {table} too ({len(shared)} such); keep it in one")
     for path, labels, split, flag in ((table, train, TEST, "--test_table"), (test_table, test, TRAIN, "--table")):
         wrong = rows_in_split(labels.splits, split)
         if len(wrong):

@@ -139,3 +139,26 @@ def test_names_with_a_bracket_are_shown_up_to_three(tmp_path, left, shown):
     names = ";".join(f"[{letter}" for letter in "abcd"[:left])
     notes = read(written(tmp_path / "t.csv", f"image,labels\na.jpg,{names}\nb.jpg,x\n")).notes
     assert any(f"names with a bracket or quote at an end: {shown}; --label_separator?" in note for note in notes)
+
+
+def test_what_nobody_has_said_the_meaning_of_is_counted(tmp_path):
+    path = written(tmp_path / "t.csv", "image,cat,dog\na.jpg,1,-1\nb.jpg,-1,\nc.jpg,0,0\n")
+    said = [f"{path}: 2 entries of -1 are unknown; --uncertain says otherwise"]
+    blank = [f"{path}: 1 blank entries are unknown; --blank says otherwise"]
+
+    def notes(**more):
+        return [note for note in read(path, **more).notes if "entries" in note]
+
+    assert notes() == said + blank
+    assert notes(uncertain="absent") == blank
+    assert notes(blank="unknown") == said
+    lines = written(tmp_path / "l.csv", "image,label,value\na.jpg,cat,-1\na.jpg,dog,1\nb.jpg,dog,\n")
+    found = read(lines, label_column="label", value_column="value")
+    assert [note for note in found.notes if "entries" in note] == [
+        f"{lines}: 1 entries of -1 are unknown; --uncertain says otherwise"
+    ]
+
+
+def test_a_number_that_nobody_needs_does_not_name_a_class(tmp_path):
+    found = read(written(tmp_path / "t.csv", "Unnamed: 0,image,cat\n7,a.jpg,1\n0,b.jpg,0\n1,c.jpg,\n"))
+    assert found.classes == ("cat",)
