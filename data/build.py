@@ -14,7 +14,7 @@ from data.datasets import DATASETS, SYNONYMS, DatasetSource
 from data.datasets.table.codes import read_name_list
 from data.datasets.table.config import TableConfig
 from data.datasets.table.described import TableReport
-from data.datasets.table.reader import load_described, names_splits
+from data.datasets.table.reader import load_described
 from data.files.cache import Cache
 from data.files.text_files import is_plain_text
 from data.labels.files import ResolvedLabels, resolve_labels
@@ -99,11 +99,6 @@ def _source(config: DatasetConfig, seed: int, *, need_images: bool) -> DatasetSo
         train_val=config.split == "train-val",
         skip_missing=config.missing_images == "skip",
     )
-
-
-def holds_test_out(config: DatasetConfig, seed: int) -> bool:
-    """True if the dataset is a table that names no test set, so that `--test_frac` of its images is held out."""
-    return config.dataset == "table" and not names_splits(_source(config, seed, need_images=False))
 
 
 def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Splits:

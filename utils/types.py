@@ -250,6 +250,8 @@ class Splits(NamedTuple):
     """Settings that were found in the files, by name: a run keeps them."""
     aliases: Mapping[str, str] = MappingProxyType({})
     """Class by another name that files of the dataset call it by, such as `/m/01yrx`."""
+    held_out: bool = False
+    """True if the files name no test set, so that a share of their images is held out as one."""
 
 
 class Batch(NamedTuple):

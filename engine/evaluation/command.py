@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from data.build import DatasetConfig, holds_test_out, load_splits
+from data.build import DatasetConfig, load_splits
 from data.datasets.table.config import named
 from data.files.cache import Cache
 from data.images.caching import keep_images
@@ -324,7 +324,7 @@ def _print_caveats(saved: SavedModel, splits: Splits, settings: Settings) -> Non
     test, data = splits.test, settings.of(DatasetConfig)
     if seen := saved.seen(test.ids):
         say(f"  {seen:,} of these {len(test):,} images have ids that the network was trained on: no figure of a test")
-    if settings.is_given("table") and holds_test_out(data, settings.of(ScoreConfig).seed):
+    if settings.is_given("table") and splits.held_out:
         names, its = ("names", "its") if len(data.table or ()) == 1 else ("name", "their")
         part = f"{len(test):,} of {its} {len(splits.train) + len(test):,} images"
         say(f"  {named(data.table)} {names} no test set: {part} were held out by --test_frac and scored;")

@@ -87,7 +87,9 @@ def _load(source: DatasetSource, see: See) -> Splits:
         validation = whole.take(rows_in_split(labels.splits, VALIDATION))
         require(len(train) > 0, f"{place}: names no image for training")
     _report_classes_without_images(place, train)
-    return Splits(train, test, validation=validation if len(validation) else None, found=labels.found)
+    held_out = test_tables is None and _names_no_split(labels)
+    own = validation if len(validation) else None
+    return Splits(train, test, validation=own, found=labels.found, held_out=held_out)
 
 
 def _load_folders(source: DatasetSource) -> Splits:
@@ -101,18 +103,13 @@ def _load_folders(source: DatasetSource) -> Splits:
     split_rows = split_table_rows(str(folder), labels, source.table.test_frac, source.seed)
     train, validation, test = (whole.take(rows) for rows in split_rows)
     _report_classes_without_images(str(folder), train)
-    return Splits(train, test, validation=validation if len(validation) else None)
+    own = validation if len(validation) else None
+    return Splits(train, test, validation=own, held_out=_names_no_split(labels))
 
 
-def names_splits(source: DatasetSource) -> bool:
-    """True if `source.table` names a test set, in a table of its own or in itself; else a share is held out for it."""
-    config = source.table
-    if config.labels_from == "folders":
-        return not (read_folders(source.path_images, config.label_separator).splits == NO_SPLIT).all()
-    if config.test_table is not None or config.table is None:
-        return True
-    labels = read_tables(source, config.table, lambda _: None)
-    return not (labels.splits == NO_SPLIT).all()
+def _names_no_split(labels: OwnLabels) -> bool:
+    """True if the files name no splits, so that a share is held out for the test."""
+    return bool((labels.splits == NO_SPLIT).all())
 
 
 def split_table_rows(table: str, labels: OwnLabels, fraction: float, seed: int) -> tuple[Index, Index, Index]:
@@ -127,7 +124,7 @@ def split_table_rows(table: str, labels: OwnLabels, fraction: float, seed: int) 
     Raises:
         UserError: no row is left for training or for the test.
     """
-    if (labels.splits == NO_SPLIT).all():
+    if _names_no_split(labels):
         test = held_out_rows(labels.codes, fraction, seed, labels.groups)
         train = np.setdiff1d(np.arange(len(labels.ids)), test)
         require(

@@ -205,12 +205,11 @@ def test_all_figures_are_written_as_fractions_and_none_where_nothing_is_known(tm
 
 @pytest.mark.parametrize("seen", [0, 1200])
 @pytest.mark.parametrize(("table", "held_out"), [(False, True), (True, False), (True, True)])
-def test_images_of_training_and_parts_of_a_table_are_told(monkeypatch, capsys, seen, table, held_out):
-    monkeypatch.setattr(command, "holds_test_out", lambda data, seed: held_out and seed == 4)
+def test_images_of_training_and_parts_of_a_table_are_told(capsys, seen, table, held_out):
     settings = given(*(["table"] if table else []))
     settings.of(DatasetConfig).table = ("x.csv",)
     test = type("Test", (list,), {"ids": "ids"})(range(1500))
-    splits = SimpleNamespace(train=range(500), test=test)
+    splits = SimpleNamespace(train=range(500), test=test, held_out=held_out)
     command._print_caveats(SimpleNamespace(seen=lambda ids: seen if ids == "ids" else -1), splits, settings)
     first = "  1,200 of these 1,500 images have ids that the network was trained on: no figure of a test"
     rest = "  x.csv names no test set: 1,500 of its 2,000 images were held out by --test_frac and scored;"

@@ -6,7 +6,7 @@ import pytest
 from data.datasets.source import DatasetSource
 from data.datasets.table.config import TableConfig
 from data.datasets.table.folders import read_folders, read_names, read_yolo
-from data.datasets.table.reader import load_table, names_splits
+from data.datasets.table.reader import load_table
 from data.files.cache import Cache
 from tests.data.trees import picture
 from utils.checks import UserError
@@ -57,7 +57,7 @@ def test_folders_called_like_splits_at_the_top_are_splits(tmp_path, tops):
     assert splits.train.classes == ("cat", "dog")
     assert {one.split("/")[0] for one in splits.train.ids} == {tops[0]}
     assert {one.split("/")[0] for one in splits.test.ids} == {tops[1]}
-    assert names_splits(own(tmp_path / "im", tmp_path, labels_from="folders"))
+    assert not splits.held_out
     assert splits.train.images.missing().tolist() == []
 
 
@@ -66,7 +66,7 @@ def test_without_splits_some_are_held_out(tmp_path):
     source = own(tmp_path / "im", tmp_path, labels_from="folders")
     splits = load_table(source)
     assert (len(splits.train), len(splits.test)) == (16, 4)
-    assert not names_splits(source)
+    assert splits.held_out
 
 
 @pytest.mark.parametrize("names", [(), ("a.jpg", "b.jpg")])
