@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from data.build import DatasetConfig, load_splits
 from data.datasets.table.config import named
+from data.datasets.table.each import of_run
 from data.files.cache import Cache
 from data.images.caching import keep_images
 from data.inspection import untold_classes
@@ -115,7 +116,8 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
     """Load a checkpoint, score the test set of its dataset, print the table. Return the exit code."""
     request = Request(EVALUATE.table(), argv, training_names())
     saved = _read_checkpoint(request)
-    settings = parse_settings(EVALUATE, argv, request=request, recorded=_recorded(saved, request.table))
+    recorded = _of_tables(_recorded(saved, request.table), request.first())
+    settings = parse_settings(EVALUATE, argv, request=request, recorded=recorded)
     config, dataset = settings.of(ScoreConfig), settings.of(DatasetConfig).dataset
     published = _published(saved, settings)
     runtime = Runtime(config.device, config.precision, settings.of(KernelConfig))
@@ -153,6 +155,16 @@ def _recorded(saved: SavedModel, table: SettingTable) -> SettingsLayer:
     kept = {name: value for name, value in saved.settings.items() if name in table and value is not None}
     texts = {name: as_text(value) for name, value in kept.items() if name not in _NOT_THE_DATA}
     return SettingsLayer(str(saved.path), typed_values(texts, table, str(saved.path)))
+
+
+def _of_tables(recorded: SettingsLayer, given: Mapping[str, Any]) -> SettingsLayer:
+    """Recorded settings without what says nothing of the tables that are scored instead of those of the run."""
+    tables = [given[name] or recorded.values.get(name) or () for name in ("table", "test_table")]
+    encoding = given["encoding"] or recorded.values.get("encoding")
+    found = of_run(recorded.values, [*tables[0], *tables[1]], encoding)
+    for note in found.notes:
+        say(f"{recorded.origin}: {note}")
+    return recorded._replace(values={name: value for name, value in found.settings.items() if value is not None})
 
 
 def _published(saved: SavedModel, settings: Settings) -> Published | None:

@@ -138,6 +138,17 @@ def test_a_run_is_scored_on_its_tables_and_on_others(several):
     assert "4 images" in said
 
 
+def test_what_a_run_was_told_of_its_columns_does_not_hinder_the_scoring_of_other_tables(several):
+    columns = json.dumps({"hues.csv": {"label_column": "tags"}, "kinds.csv": {"class_columns": "boat,person"}})
+    words = (*SEVERAL, "own.yaml", *SMALL, "--output", "run", "--epochs", "1", "--table_columns", columns)
+    succeed(several, "main_BCE.py", *words)
+    rows = "".join(f"train_{n},{n % 2},{n // 2 % 2},{n % 3 // 2},{1 - n % 2}\n" for n in range(12))
+    (several / "all.csv").write_text(f"image,red,blue,boat,person\n{rows}")
+    said = succeed(several, "evaluate.py", "--load_from", "run/best.pth", "--table", "all.csv")
+    assert "run/best.pth: --table_columns of the run is not used for hues.csv" in said
+    assert "all.csv names no test set" in said
+
+
 def test_an_inspection_shows_the_table_of_each_column_and_how_far_tables_agree(several):
     said = succeed(several, "inspect_data.py", *SEVERAL, *MORE, "--output", "out")
     report = json.loads((several / "out" / "report.json").read_text())

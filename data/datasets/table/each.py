@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.datasets.table.config import TableConfig, joined_list, named, settings_by_table, split_list
-from data.datasets.table.sheet import Sheet, read_sheet
+from data.datasets.table.sheet import Sheet, is_sheet, read_sheet, read_titles
 from utils.checks import UserError, require
 
 _LISTS = ("image_column", "class_columns", "ignore_columns", "split_column")
@@ -78,6 +79,49 @@ def check_titles(config: TableConfig, sheets: Sequence[Sheet]) -> None:
             there = any(title in sheet.titles for sheet in sheets)
             tables = named([sheet.path for sheet in sheets])
             require(there, f"--{setting} {title}: none of {tables} has such a column")
+
+
+class OfRun(NamedTuple):
+    """What a run says of columns, as far as it holds for other tables."""
+
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def of_run(settings: Mapping[str, Any], tables: Sequence[Path], encoding: str | None) -> OfRun:
+    """The settings of a run, where it is scored on other tables than its own.
+
+    A flag that names a column which a table lacks says nothing of that table; it stays with the tables of the run.
+
+    Args:
+        settings: of the run, with `table` and `test_table`; None where a value was not given.
+        tables: those that are read now.
+        encoding: of those that are not UTF-8.
+
+    Raises: UserError as `read_sheet` does.
+    """
+    own = {*(settings.get("table") or ()), *(settings.get("test_table") or ())}
+    if own.issuperset(tables):
+        return OfRun(dict(settings), ())
+    titles = {path: frozenset(read_titles(path, encoding)) for path in tables if path not in own and is_sheet(path)}
+    by_table = settings_by_table(settings.get("table_columns"))
+    kept: dict[str, dict[str, str]] = {str(path): by_table.get(str(path), {}) for path in tables}
+    left, notes = dict(settings), []
+    for name in (*_LISTS, *_TITLES):
+        text = settings.get(name)
+        lacking = [] if text is None else [path for path, held in titles.items() if not _holds(text, name, held)]
+        if lacking:
+            left[name] = None
+            notes.append(f"--{name} {text} of the run is not used: {named(lacking)} has no such column")
+            kept.update({str(path): {name: str(text), **kept[str(path)]} for path in own.intersection(tables)})
+    told = {path: values for path, values in kept.items() if values}
+    notes += [f"--table_columns of the run is not used for {path}" for path in by_table.keys() - kept.keys()]
+    return OfRun({**left, "table_columns": json.dumps(told, ensure_ascii=False) if told else None}, tuple(notes))
+
+
+def _holds(text: str, name: str, titles: frozenset[str]) -> bool:
+    """Whether a table has all columns that a setting names."""
+    return text in titles or (name in _LISTS and titles.issuperset(split_list(text)))
 
 
 def _held(text: str | None, titles: Iterable[str]) -> str | None:

@@ -135,6 +135,13 @@ def read_sheet(path: Path, encoding: str | None = None) -> Sheet:
     return sheet._replace(notes=(*notes, *sheet.notes))
 
 
+def read_titles(path: Path, encoding: str | None = None) -> tuple[str, ...]:
+    """The titles of a table, of a delimited text without reading its rows. Raises: UserError as `read_sheet` does."""
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        return read_sheet(path, encoding).titles
+    return tuple(_titles(path, delimited(path, read_encoded(path, encoding)[0]).header)[0])
+
+
 def read_encoded(path: Path, encoding: str | None) -> tuple[str, tuple[str, ...]]:
     """The text of a file, and a line about its encoding where that is not UTF-8. Raises: UserError naming the file."""
     try:

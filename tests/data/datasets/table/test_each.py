@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from data.datasets.table.config import TableConfig
-from data.datasets.table.each import check_titles, own_sheet, with_own, with_own_columns, with_own_encoding
+from data.datasets.table.each import check_titles, of_run, own_sheet, with_own, with_own_columns, with_own_encoding
 from tests.data.datasets.table.sheets import sheet_of, table_config
 from tests.data.datasets.table.test_reader import written
 from utils.checks import UserError
@@ -69,3 +69,38 @@ def test_an_encoding_of_one_table_holds_even_where_it_is_utf_8(tmp_path):
         sheet, own = own_sheet(path, config, several=several)
         assert own.encoding == "cp1252"
         assert sheet.column("image").texts == ("\u00c3\u0178",)
+
+
+@pytest.fixture
+def other(tmp_path):
+    return written(tmp_path / "other.csv", "image,tags,cat,dog\na,x,1,0\n")
+
+
+def test_what_a_run_says_holds_for_its_own_tables_and_those_with_the_same_columns(other):
+    run = {"table": (Path("own.csv"),), "label_column": "tags", "class_columns": None, "ignore_columns": "dog,cat"}
+    assert of_run(run, [Path("own.csv")], None) == (run, ())
+    assert of_run(run, [other], None) == ({**run, "table_columns": None}, ())
+    assert of_run({"label_column": "x"}, [], None).notes == ()
+
+
+def test_what_a_run_says_of_columns_that_another_table_lacks_is_left_out_and_said(other):
+    run = {"table": (Path("own.csv"),), "label_column": "what", "ignore_columns": "dog,who", "image_column": "image"}
+    found = of_run(run, [other], None)
+    assert found.settings == {**run, "label_column": None, "ignore_columns": None, "table_columns": None}
+    assert found.notes == (
+        f"--ignore_columns dog,who of the run is not used: {other} has no such column",
+        f"--label_column what of the run is not used: {other} has no such column",
+    )
+    both = of_run(run, [Path("own.csv"), other], None).settings  # the table of the run goes on by it
+    assert json.loads(both["table_columns"]) == {"own.csv": {"ignore_columns": "dog,who", "label_column": "what"}}
+    assert both["label_column"] is None
+
+
+def test_what_a_run_says_of_each_of_its_tables_is_for_those(other):
+    own = {"a.csv": {"label_column": "x"}, "b.csv": {"label_column": "y"}}
+    run = {"table": (Path("a.csv"), Path("b.csv")), "test_table": (), "table_columns": json.dumps(own)}
+    found = of_run(run, [other], None)
+    assert found.settings["table_columns"] is None
+    assert sorted(found.notes) == [f"--table_columns of the run is not used for {name}" for name in ("a.csv", "b.csv")]
+    found = of_run({**run, "label_column": "z"}, [Path("b.csv"), other], None)
+    assert json.loads(found.settings["table_columns"]) == {"b.csv": {"label_column": "y"}}

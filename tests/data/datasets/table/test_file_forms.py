@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from data.datasets.table.sheet import is_sheet, read_sheet
+from data.datasets.table.sheet import is_sheet, read_sheet, read_titles
 from tests.data.datasets.table.test_columns import read
 from utils.checks import UserError
 from utils.types import UNKNOWN
@@ -213,3 +213,11 @@ def test_tables_in_text_files_and_of_codes_in_any_way(tmp_path):
     found = read(path)
     assert found.codes.tolist() == [[1, UNKNOWN, 1], [0, 1, 0]]
     assert read(path, blank="absent").codes.tolist() == [[1, 0, 1], [0, 1, 0]]
+
+
+def test_titles_alone(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("image;größe;\na;1\n".encode("utf-16"))  # rows are not looked at
+    assert read_titles(path) == ("image", "größe", "column 3")
+    (tmp_path / "t.jsonl").write_text('{"image": "a", "x": 1}\n')
+    assert read_titles(tmp_path / "t.jsonl") == ("image", "x")
