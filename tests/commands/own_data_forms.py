@@ -125,6 +125,13 @@ def printed_lists(folder, flags):
         yield names_in(folder / str(n), map(write, held), list(map(set, held)))
 
 
+@example("`['Comedy' 'Drama']`, `{Comedy,Drama}` (as NumPy and databases print)")
+def printed_arrays(folder, flags):
+    held = [["Comedy", "Drama"], ["Comedy"], ["Drama"], []]
+    for n, write in enumerate((lambda one: f"[{' '.join(map(repr, one))}]", lambda one: f"{{{','.join(one)}}}")):
+        yield names_in(folder / str(n), map(write, held), list(map(set, held)))
+
+
 @example("`No Finding`, `none` for none of the classes")
 def a_name_for_none(folder, flags):
     yield names_in(folder / "0", ["boat", "No Finding", "boat;person"], [{"boat"}, set(), {"boat", "person"}])
@@ -166,6 +173,25 @@ def codes_in_columns(folder, flags):
     for n, (yes, no) in enumerate((("1", "0"), ("1.0", "0.0"), ("True", "False"), ("yes", "no"))):
         meaning = {yes: 1, no: 0, "-1": "?", "": "?"}
         yield columns_in(folder / str(n), [(yes, no), (no, yes), ("-1", yes), (yes, ""), (no, no)], meaning)
+
+
+@example("1.00/0.00, +1, 1e0; `NA`, `NaN`, `null` for a blank")
+def numbers_and_words_for_blanks_in_columns(folder, flags):
+    meaning = {"1.00": 1, "0.00": 0, "+1": 1, "1e0": 1, "NA": "?", "NaN": "?", "null": "?"}
+    yield columns_in(
+        folder, [("1.00", "NA"), ("0.00", "+1"), ("1e0", "0.00"), ("NaN", "1.00"), ("null", "0.00")], meaning
+    )
+
+
+@example("a column for none of the classes (`No Finding`)")
+def a_column_for_none(folder, flags):
+    cells = [("", "", "1"), ("1", "0", ""), ("1", "", "1"), ("0", "1", "0")]
+    made, held = columns_in(folder, cells, {"1": 1, "0": 0, "": "?"}, header=("boat", "person", "No Finding"))
+    if flags:
+        none = {image for image, names in held.items() if "No Finding" in names}
+        held = {image: names - {"No Finding", "?No Finding"} for image, names in held.items()}
+        held = {image: names - {"?boat", "?person"} if image in none else names for image, names in held.items()}
+    yield made, held
 
 
 @example("only `x` or `✓`; blank: absent")
@@ -260,6 +286,15 @@ def a_line_per_pair_with_a_value(folder, flags):
     for image in held:
         held[image] |= set() if (image, "/m/c") in {row[:2] for row in rows} else {"?/m/c"}
     yield table(folder, ("ImageID", "LabelName", "Confidence"), rows), held
+
+
+@example("the same where the numbers mean something else")
+def a_line_per_pair_with_another_number(folder, flags):
+    (made, held) = next(a_line_per_pair(folder, ""))
+    header, *lines = (made / "labels.csv").read_text().splitlines()
+    rows = [f"{line},{n % 2}" for n, line in enumerate(lines)]
+    (made / "labels.csv").write_text("\n".join([f"{header},Confidence", *rows]) + "\n")
+    yield made, held
 
 
 @example("a line per image and annotator")
@@ -440,6 +475,23 @@ def an_export_of_yolo(folder, flags):
         (folder / "the_export" / "labels" / f"{n}.txt").write_text(f"{n % 2} .5 .5 .1 .1\n")
     (folder / "the_export" / "data.yaml").write_text("names: [boat, person]\n")
     yield folder, {f"images/{n}.jpg": {("boat", "person")[n % 2]} for n in range(9)}
+
+
+@example("the same by splits (`train/images/`, `train/labels/`), or with `obj.names` and labels beside the images")
+def other_exports_of_yolo(folder, flags):
+    for name, parts in (("splits", ("train", "valid")), ("beside", ("obj_train_data", "obj_valid_data"))):
+        export, held = folder / name / "the_export", {}
+        for n in range(9):
+            part = parts[n % 2]
+            image, lines = (f"{part}/{kind}{n}" for kind in (("images/", "labels/") if name == "splits" else ("", "")))
+            files(export, f"{image}.jpg", f"{lines}.txt")
+            (export / f"{lines}.txt").write_text(f"{n % 3 // 2} .5 .5 .1 .1\n")
+            held[f"{image}.jpg"] = {("boat", "person")[n % 3 // 2]}
+        if name == "splits":
+            (export / "data.yaml").write_text("names: [boat, person]\n")
+        else:
+            (export / "obj.names").write_text("boat\nperson\n")
+        yield folder / name, held
 
 
 @example("a COCO-style `.json`, or a folder of VOC annotations")

@@ -108,6 +108,8 @@ SPELLINGS = {
     "`C:\\data\\1.jpg`": ("C:\\data\\1.jpg", "1.jpg"),
     "a URL": ("https://example.org/data/1.jpg", "1.jpg"),
     "`3f2a91bc-1.jpg`": ("3f2a91bc-1.jpg", "1.jpg"),
+    "have lost their zeros": ("1", "0001.jpg"),
+    "`../input/images/1.jpg`": ("../input/images/1.jpg", "1.jpg"),
 }
 """What the page says of names of images: what the table writes, and the file that it means."""
 
@@ -190,6 +192,19 @@ def objects(path, text):
     path.write_text("".join(json.dumps({**row, "labels": [row["labels"]]}) + "\n" for row in rows))
 
 
+def list_of_objects(path, text):
+    objects(path, text)
+    path.write_text(f"[{','.join(path.read_text().splitlines())}]")
+
+
+def bars(path, text):
+    path.write_text(text.replace(",", "|"))
+
+
+def hinted(path, text):
+    path.write_text("sep=;\n" + text.replace(",", ";"))
+
+
 FILES = {
     "`.csv` (commas": ("t.csv", commas, ""),
     "semicolons or tabs, as in its first line": ("t.csv", semicolons, ""),
@@ -199,6 +214,10 @@ FILES = {
     "`.parquet`": ("t.parquet", columnar, ""),
     "`.xlsx`": ("t.xlsx", workbook, ""),
     "`.jsonl` (an object per line; lists are lists of names)": ("t.jsonl", objects, ""),
+    "`.txt` likewise": ("t.txt", tabs, ""),
+    "`.json` (a list of such objects)": ("t.json", list_of_objects, ""),
+    "Bars separate where nothing else does": ("t.csv", bars, ""),
+    "a line `sep=;` at the top": ("t.csv", hinted, ""),
     "UTF-16 with its mark": ("t.csv", marked, ""),
     "`--encoding cp1252`": ("t.csv", western, "--encoding cp1252"),
 }

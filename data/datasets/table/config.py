@@ -28,7 +28,7 @@ class TableConfig:
 
     table: tuple[Path, ...] | None = option(
         None,
-        "own labels: a table (.csv, .tsv, .parquet, .xlsx, .jsonl), a COCO-style .json, a folder of VOC "
+        "own labels: a table (.csv, .tsv, .txt, .parquet, .xlsx, .jsonl), a COCO-style .json, a folder of VOC "
         "annotations or a YOLO export; several files are read as one table",
     )
     labels_from: Literal["table", "folders"] = option(

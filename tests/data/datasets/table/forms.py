@@ -34,7 +34,7 @@ WORDS = (
     ("/m/01", "/m/0bt", "/m/0cat", "/m/0dog", "/m/9x", "/m/7", "/m/8y", "/m/6"),
 )
 WEAK = (" ", "/", "#", "+")
-CODES = (("1", "0"), ("1.0", "0.0"), ("True", "False"), ("yes", "no"), ("TRUE", "FALSE"))
+CODES = (("1", "0"), ("1.0", "0.0"), ("1.00", "0.00"), ("True", "False"), ("yes", "no"), ("TRUE", "FALSE"))
 
 
 class Form(NamedTuple):
@@ -74,11 +74,11 @@ def _image_names(rng: random.Random, count: int) -> list[str]:
 
 def _in_a_column(folder, rng, images, names, present):
     """All names of an image in one cell."""
-    style = rng.choice((";", "; ", "|", ",", ", ", *WEAK, "python", "json", "choices", "bare"))
+    style = rng.choice((";", "; ", "|", ",", ", ", *WEAK, "python", "json", "choices", "bare", "numpy", "braces"))
     weak = style in WEAK
     if weak and any(one in name for name in names for one in WEAK if one != "/" or style == "/"):
         style, weak = ";", False
-    if style == "bare" and any(" " in name for name in names):
+    if style in ("bare", "braces") and any(" " in name for name in names):
         style = "json"
     cells = [_cell(rng.sample(present[image], len(present[image])), style) for image in images]
     title = rng.choice(LABEL_TITLES)
@@ -94,6 +94,10 @@ def _cell(held, style):
         return json.dumps(held, ensure_ascii=False)
     if style == "choices":
         return json.dumps({"choices": held}, ensure_ascii=False) if len(held) > 1 else "".join(held)
+    if style == "numpy":
+        return f"[{' '.join(map(repr, held))}]"
+    if style == "braces":
+        return f"{{{','.join(held)}}}"
     if style == "bare":
         return f"[{', '.join(held)}]"
     return style.join(held)
@@ -103,11 +107,11 @@ def _in_columns(folder, rng, images, names, present):
     """A column for each class."""
     truth = {i: {name: PRESENT if name in present[i] else ABSENT for name in names} for i in images}
     yes, no = rng.choice(CODES)
-    style = rng.choice(("all", "unknown as -1", "unknown as blank", "ticks"))
+    style = rng.choice(("all", "unknown as -1", "unknown as blank", "unknown as NA", "ticks"))
     if style.startswith("unknown"):
         for held in truth.values():
             held.update({name: UNKNOWN for name in names if held[name] == ABSENT and rng.random() < 0.3})
-    words = {PRESENT: yes, ABSENT: no, UNKNOWN: "-1" if style == "unknown as -1" else ""}
+    words = {PRESENT: yes, ABSENT: no, UNKNOWN: {"unknown as -1": "-1", "unknown as NA": "NA"}.get(style, "")}
     if style == "ticks":
         words = {PRESENT: rng.choice("xX✓"), ABSENT: ""}
     titles = [name if not name.isdigit() else f"class {name}" for name in names]
@@ -148,14 +152,14 @@ def _written(folder, rng, images, columns, flags, truth, told):
         table["year"] = [str(1990 + n % 20) for n in range(len(images))]
     if rng.random() < 0.2:
         table["url"] = [f"https://example.org/{n}" for n in range(len(images))]
-    kind = rng.choice(("csv", "csv", "csv", "semicolons", "tabs", "tsv", "utf-16", "bom", "jsonl", "parquet", "xlsx"))
-    path = folder / f"t.{kind if kind in ('tsv', 'jsonl', 'parquet', 'xlsx') else 'csv'}"
+    kind = rng.choice(("csv", "csv", "csv", "semicolons", "tabs", "tsv", "bars", "utf-16", "bom", *_ENDINGS))
+    path = folder / f"t.{kind if kind in ('tsv', *_ENDINGS) else 'csv'}"
     _KINDS.get(kind, _as_text)(path, table, kind)
     return Form(path, flags, truth, f"{told}, {kind}, {title!r}")
 
 
 def _as_text(path, table, kind):
-    delimiter = {"semicolons": ";", "tabs": "\t", "tsv": "\t", "utf-16": "\t"}.get(kind, ",")
+    delimiter = {"semicolons": ";", "bars": "|", **dict.fromkeys(("tabs", "tsv", "txt", "utf-16"), "\t")}.get(kind, ",")
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter).writerows([list(table), *zip(*table.values(), strict=True)])
     path.write_bytes(text.getvalue().encode({"utf-16": "utf-16", "bom": "utf-8-sig"}.get(kind, "utf-8")))
@@ -179,7 +183,13 @@ def _as_workbook(path, table, kind):
     book.save(path)
 
 
-_KINDS = {"jsonl": _as_lines, "parquet": _as_parquet, "xlsx": _as_workbook}
+def _as_list(path, table, kind):
+    _as_lines(path, table, kind)
+    path.write_text(f"[{','.join(path.read_text().splitlines())}]")
+
+
+_KINDS = {"jsonl": _as_lines, "json": _as_list, "parquet": _as_parquet, "xlsx": _as_workbook}
+_ENDINGS = ("txt", *_KINDS)
 
 
 def codes_of(labels) -> dict[str, dict[str, int]]:
