@@ -39,7 +39,7 @@ def write(path: Path, joined: bool, rows: int = ROWS, first: int = 0) -> None:
 
 
 def measured(*paths: Path) -> tuple[float, float, float]:
-    """CPU seconds to read a table, or several, and those of the looking, and the peak of memory in GiB; in a process."""
+    """CPU seconds to read a table, or several, and those of the looking, and the peak of memory in GiB."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure, (paths,))
 
