@@ -175,11 +175,11 @@ def codes_in_columns(folder, flags):
         yield columns_in(folder / str(n), [(yes, no), (no, yes), ("-1", yes), (yes, ""), (no, no)], meaning)
 
 
-@example("1.00/0.00, +1, 1e0; `NA`, `NaN`, `null` for a blank")
+@example("1.00/0.00, +1, 1e0; `NA`, `null` for a blank")
 def numbers_and_words_for_blanks_in_columns(folder, flags):
-    meaning = {"1.00": 1, "0.00": 0, "+1": 1, "1e0": 1, "NA": "?", "NaN": "?", "null": "?"}
+    meaning = {"1.00": 1, "0.00": 0, "+1": 1, "1e0": 1, "NA": "?", "null": "?"}
     yield columns_in(
-        folder, [("1.00", "NA"), ("0.00", "+1"), ("1e0", "0.00"), ("NaN", "1.00"), ("null", "0.00")], meaning
+        folder, [("1.00", "NA"), ("0.00", "+1"), ("1e0", "0.00"), ("NA", "1.00"), ("null", "0.00")], meaning
     )
 
 

@@ -99,8 +99,8 @@ def _blocks(path: Path, lines: CsvReader, width: int) -> Iterator[Block]:
         numbers: list[int] = []
         rows: list[list[str]] = []
         fault = _fill(path, lines, numbers, rows)
-        if rows:
-            yield _checked(path, numbers, rows, width)
+        if (block := _checked(path, numbers, rows, width)).rows:
+            yield block
         if fault is not None:
             raise fault
         if len(rows) < _BLOCK:

@@ -27,7 +27,7 @@ _CASES = frozenset(
     "".join(letters) for code in CODES if code for letters in product(*({one, one.upper()} for one in code))
 )
 _OF_NUMBER: dict[float | None, int] = {1.0: PRESENT, 0.0: ABSENT, -1.0: UNCERTAIN}
-_MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "<na>"))
+_MISSING = frozenset(("", "na", "n/a", "null", "none", "<na>"))
 TICKS = frozenset((*"x\u2713\u2714\u2611\u2705\u00d7", "\u2714\ufe0f"))
 """Marks of what is present, in lower case; where nothing else stands in a column, blank means absent."""
 
@@ -105,7 +105,7 @@ def code_of(text: str) -> int | None:
 
 
 def is_missing(text: str) -> bool:
-    """True for a blank cell, and the words that programs write for one."""
+    """True for a blank cell, and the words that programs write for one; `nan` may be what a faulty sum has left."""
     return text.lower() in _MISSING
 
 

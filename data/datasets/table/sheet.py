@@ -26,6 +26,7 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx", ".jsonl", ".ndjson")
 
 _PURPOSE = "it has the labels of your images"
 _HEAD = 1 << 10  # bytes
+_LIST_OF_OBJECTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -49,7 +50,7 @@ def is_sheet(path: Path) -> bool:
 def _begins_a_list(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(_HEAD).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+            return _LIST_OF_OBJECTS.match(file.read(_HEAD)) is not None
     except OSError:
         return False
 

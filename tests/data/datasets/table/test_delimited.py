@@ -42,6 +42,7 @@ def test_rows_and_numbers_are_those_of_a_plain_reader(tmp_path, monkeypatch, blo
         ("SEP=\t\na\tb\n", "t.txt", ["a", "b"]),
         ("", "t.csv", []),
         ("\n \n", "t.csv", []),
+        ("a,b\n,\n\n ,\n", "t.csv", ["a", "b"]),
     ],
 )
 def test_what_separates_the_fields(tmp_path, text, name, header):

@@ -203,8 +203,9 @@ def test_a_json_list_of_rows_is_a_table(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=words):
             read_sheet(path)
-    path.write_text('{"images": []}')
-    assert not is_sheet(path)
+    for text in ('{"images": []}', "[]", "[1]", ""):
+        path.write_text(text)
+        assert not is_sheet(path)
 
 
 def test_tables_in_text_files_and_of_codes_in_any_way(tmp_path):
