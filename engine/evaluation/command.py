@@ -110,6 +110,8 @@ _NOT_THE_DATA = (
     *HeadOverrides._fields,
 )
 """Settings of a training run that do not apply to its evaluation."""
+_LABEL_FLAGS = ("label_column", "class_columns")
+"""Of these one says where labels are; that of the command line, before that of the run."""
 
 
 def evaluate_command(argv: Sequence[str] | None = None) -> int:
@@ -164,7 +166,9 @@ def _of_tables(recorded: SettingsLayer, given: Mapping[str, Any]) -> SettingsLay
     found = of_run(recorded.values, [*tables[0], *tables[1]], encoding)
     for note in found.notes:
         say(f"{recorded.origin}: {note}")
-    return recorded._replace(values={name: value for name, value in found.settings.items() if value is not None})
+    told = {name for one, name in (_LABEL_FLAGS, _LABEL_FLAGS[::-1]) if given[one] is not None}
+    kept = {name: value for name, value in found.settings.items() if value is not None and name not in told}
+    return recorded._replace(values=kept)
 
 
 def _published(saved: SavedModel, settings: Settings) -> Published | None:

@@ -35,6 +35,7 @@ VALUE_TITLES = ("confidence", "conf", "value", "present", "presence", "ispresent
 """Titles, without blanks, lines and capitals, of what lines of one class each say of it."""
 _NO_NAME = re.compile(r"[a-z][a-z0-9+.-]*://\S+|[+-]?\d+\.\d+|\d{4}-\d\d-\d\d([ T].*)?", re.IGNORECASE)
 """Addresses, fractions and dates, which are no names of classes."""
+_MOST_MARKS = 3  # present, absent, unknown
 _PERSONAL = frozenset(("age", "sex", "gender", "weight", "height"))
 """Words in titles of what images of one person have in common with those of others."""
 GROUP_WORDS = (
@@ -269,9 +270,11 @@ def _column_of_names(table: TableSeen, free: Sequence[ColumnSeen], *, anything: 
     left = [column for column in named if column.content == "other"] if anything and not by_word else by_word
     if len(left) > 1:
         shown = " and ".join(f"{column.title!r} ({', '.join(column.examples)})" for column in left[:3])
+        few = len({text for column in left for text in column.texts if text}) <= _MOST_MARKS
+        marks = "; if these are marks of classes, write 1 and 0, True and False, or yes and no" if few else ""
         raise UserError(
             f"{table.path}: class names may be in {shown}; name the column with --label_column, or columns per class "
-            "with --class_columns"
+            f"with --class_columns{marks}"
         )
     reason = "a word in its title" if by_word else "the only column left whose cells recur"
     return (left[0].title, reason) if left else (None, "")

@@ -12,6 +12,7 @@ from data.build import DatasetConfig
 from data.loading.loader import LoaderConfig
 from engine.core.setting_table import training_names
 from engine.core.settings import Request
+from engine.core.settings_files import SettingsLayer
 from engine.evaluation import command
 from engine.evaluation.command import EVALUATE, ScoreConfig, Scored
 from models.released.contents import HeadOverrides
@@ -48,6 +49,18 @@ def test_settings_of_the_run_are_those_of_its_evaluation_where_they_are_of_the_d
     layer = command._recorded(saved, request("--load_from", FILE).table)
     assert layer.origin == "best.pth"
     assert layer.values == {"img_size": 224, "dataset": "coco", "normalize": "imagenet"}
+
+
+def test_settings_of_the_run_say_nothing_of_tables_without_such_columns(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("image,cat,labels\na,1,cat\n")
+    held = SettingsLayer("best.pth", {"table": (Path("own.csv"),), "label_column": "labels", "group_column": "who"})
+    first = request("--load_from", FILE, "--table", str(tmp_path / "t.csv")).first()
+    found = command._of_tables(held, first)
+    assert found == ("best.pth", {"table": (Path("own.csv"),), "label_column": "labels"})
+    said = f"best.pth: --group_column who of the run is not used: {tmp_path / 't.csv'} has no such column\n"
+    assert capsys.readouterr().out == said
+    assert "label_column" not in command._of_tables(held, {**first, "class_columns": "cat"}).values
+    assert command._of_tables(held, request("--load_from", FILE).first()) == held
 
 
 def given(*names, **values):

@@ -162,3 +162,9 @@ def test_what_nobody_has_said_the_meaning_of_is_counted(tmp_path):
 def test_a_number_that_nobody_needs_does_not_name_a_class(tmp_path):
     found = read(written(tmp_path / "t.csv", "Unnamed: 0,image,cat\n7,a.jpg,1\n0,b.jpg,0\n1,c.jpg,\n"))
     assert found.classes == ("cat",)
+
+
+def test_cells_that_no_file_can_be_called_like_are_no_images(tmp_path):
+    (tmp_path / "b.jpg").touch()
+    path = written(tmp_path / "t.csv", f"id,scan,labels\n{'x' * 5000},b.jpg,cat\n{'y' * 300},c.jpg,cat\n")
+    assert read(path).ids == ("b.jpg", "c.jpg")

@@ -106,6 +106,16 @@ def test_words_in_titles_of_names(title, fits):
     assert found.read[1].why == ("a word in its title" if fits else "the only column left whose cells recur")
 
 
+def test_columns_of_other_marks_are_refused_with_those_that_are_known():
+    marks = {"image": PATHS, "cat": ["Y", "N", "Y"], "dog": ["N", "N", ""]}
+    with pytest.raises(
+        UserError, match=r"class names may be in .* if these are marks of classes, write 1 and 0, True and"
+    ):
+        roles(marks)
+    with pytest.raises(UserError, match=r"class names may be in .* with --class_columns$"):
+        roles({**marks, "cow": ["sun", "rain", "sun"]})
+
+
 def test_two_columns_that_may_hold_names_are_refused():
     with pytest.raises(UserError, match=r"class names may be in 'genre' .* and 'target' .*--label_column"):
         roles({"image": PATHS, "genre": NAMES, "target": NAMES})
