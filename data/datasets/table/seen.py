@@ -5,12 +5,12 @@ Only facts are collected here; what a column is for is decided from them in `dec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Iterable, Sequence
+from itertools import chain, product
 from typing import Literal, NamedTuple
 
 from data.datasets.table.sheet import Column, Sheet
-from data.datasets.table.soft import number_in, soft_value
+from data.datasets.table.soft import FirstBeside, first_beside, number_in, numbers_of, soft_value
 from utils.types import ABSENT, PRESENT, UNKNOWN
 
 UNCERTAIN = -2
@@ -23,11 +23,17 @@ CODES = {
     "": UNKNOWN,
 }
 """Cells of a column per class, in lower case."""
-_CASES = frozenset(
-    "".join(letters) for code in CODES if code for letters in product(*({one, one.upper()} for one in code))
-)
 _OF_NUMBER: dict[float | None, int] = {1.0: PRESENT, 0.0: ABSENT, -1.0: UNCERTAIN}
 _MISSING = frozenset(("", "na", "n/a", "null", "none", "<na>"))
+
+
+def _in_any_case(words: Iterable[str]) -> frozenset[str]:
+    """Words in all ways to write them in small and capital letters."""
+    ways = (product(*({one, one.upper()} for one in word)) for word in words)
+    return frozenset("".join(letters) for letters in chain.from_iterable(ways))
+
+
+_CASES, _MISSING_CASES = _in_any_case(CODES.keys() - {""}), _in_any_case(_MISSING)
 TICKS = frozenset((*"x\u2713\u2714\u2611\u2705\u00d7", "\u2714\ufe0f"))
 """Marks of what is present, in lower case; where nothing else stands in a column, blank means absent."""
 
@@ -110,19 +116,37 @@ def is_missing(text: str) -> bool:
 
 
 def _column_seen(sheet: Sheet, column: Column) -> ColumnSeen:
-    counts = column.counts()
-    filled = sum(int(count) for text, count in zip(column.texts, counts, strict=True) if text)
+    filled = sheet.rows - (int(column.counts()[column.texts.index("")]) if "" in column.texts else 0)
     untitled = column.title in sheet.untitled
     counted = untitled and (_counts_rows(column.texts, sheet.rows) or _numbers_rows(column.texts, sheet.rows))
     content = "count" if counted else _content(column, sheet.rows)
-    numbers = content == "other" and all(number_in(text) is not None or is_missing(text) for text in column.texts)
-    if content != "mixed" and not numbers:
+    if content not in ("mixed", "other"):
         return ColumnSeen(column.title, content, filled, column.texts)
-    others = {text: soft_value(text) for text in column.texts if code_of(text) is None}
-    soft = _shown(sheet, column, next((text for text, value in others.items() if value is not None), None))
-    beyond = _shown(sheet, column, next((text for text, value in others.items() if value is None), None))
-    odd = _shown(sheet, column, next(iter(others))) if content == "mixed" else ""
-    return ColumnSeen(column.title, content, filled, column.texts, odd, soft, beyond if soft else "")
+    numbers = _numbers(column.texts)
+    if content == "other" and numbers is None:
+        return ColumnSeen(column.title, content, filled, column.texts)
+    first = _first_others(column.texts) if numbers is None else first_beside(numbers)
+    soft, beyond = (_shown(sheet, column, text) for text in first)
+    odd = next(text for text in column.texts if code_of(text) is None) if content == "mixed" else None
+    return ColumnSeen(
+        column.title, content, filled, column.texts, _shown(sheet, column, odd), soft, beyond if soft else ""
+    )
+
+
+def _numbers(texts: Sequence[str]) -> Sequence[str] | None:
+    """The texts but for words of what is missing, if all are numbers; else None."""
+    missing = _MISSING_CASES.intersection(texts)
+    first = next((text for text in texts if text not in missing), "")
+    if number_in(first) is None:
+        return None
+    return numbers_of([text for text in texts if text not in missing] if missing else texts)
+
+
+def _first_others(texts: Sequence[str]) -> FirstBeside:
+    """The first texts that are no codes: a value between 0 and 1, and anything else."""
+    others = {text: soft_value(text) for text in texts if code_of(text) is None}
+    soft = next((text for text, value in others.items() if value is not None), None)
+    return FirstBeside(soft, next((text for text, value in others.items() if value is None), None))
 
 
 def _shown(sheet: Sheet, column: Column, text: str | None) -> str:

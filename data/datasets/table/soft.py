@@ -18,6 +18,7 @@ HALF = 0.5
 FLAG = "--soft_labels threshold=0.5 makes such values present or absent, --soft_labels keep trains on them"
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_NUMBERS = re.compile(rf"(?:{_NUMBER.pattern}\n)*+", _NUMBER.flags)
 
 
 class SoftPolicy(NamedTuple):
@@ -49,6 +50,29 @@ def soft_value(text: str) -> float | None:
     """The value from 0 to 1 that a cell holds as a decimal number; None for anything else, whole numbers included."""
     number = None if text.isdigit() else number_in(text)
     return abs(number) if number is not None and 0 <= number <= 1 else None  # there is a -0.0
+
+
+class FirstBeside(NamedTuple):
+    """The first texts of a column that are no codes; None where there are none."""
+
+    soft: str | None
+    """A value between 0 and 1."""
+    other: str | None
+    """Anything else."""
+
+
+def numbers_of(texts: Sequence[str]) -> Sequence[str] | None:
+    """The texts if each is a number; None otherwise."""
+    lines = "\n".join([*texts, ""])
+    return texts if _NUMBERS.fullmatch(lines) and lines.count("\n") == len(texts) else None
+
+
+def first_beside(numbers: Sequence[str]) -> FirstBeside:
+    """The first numbers that are not -1, 0 or 1."""
+    values = np.fromiter(map(float, numbers), np.float64, len(numbers))
+    between, beyond = (values > 0) & (values < 1), (np.abs(values) > 1) | ((values < 0) & (values > -1))
+    first = (numbers[int(np.argmax(one))] if one.any() else None for one in (between, beyond))
+    return FirstBeside(*first)
 
 
 class CellValues(NamedTuple):

@@ -7,7 +7,9 @@ from data.datasets.table.seen import code_of
 from data.datasets.table.soft import (
     SoftPolicy,
     cell_values,
+    first_beside,
     number_in,
+    numbers_of,
     refuse_value,
     soft_note,
     soft_policy,
@@ -106,3 +108,28 @@ def test_messages_of_single_cells():
         refuse_value("2.5", "here", "a", SoftPolicy(0.5, keep=True))
     refuse_value("2.5", "here", "a", None)
     refuse_value("cat", "here", "a", SoftPolicy(0.5, keep=True))
+
+
+@pytest.mark.parametrize(
+    "texts, first",
+    [
+        (["1.0", "0.25", "-0.0", "3"], ("0.25", "3")),
+        (["-1", "1e0", "0"], (None, None)),
+        ([".5", "-.5", "1e-3"], (".5", "-.5")),
+        (["1e999", "0.9"], ("0.9", "1e999")),
+        (["-2"], (None, "-2")),
+    ],
+)
+def test_the_first_numbers_that_are_no_codes(texts, first):
+    assert numbers_of(texts) is texts
+    assert first_beside(texts) == first
+    codes = [code_of(text) for text in texts]
+    others = [text for text, code in zip(texts, codes, strict=True) if code is None]
+    values = [soft_value(text) for text in others]
+    assert first[0] == next((text for text, one in zip(others, values, strict=True) if one is not None), None)
+    assert first[1] == next((text for text, one in zip(others, values, strict=True) if one is None), None)
+
+
+@pytest.mark.parametrize("texts", [["1", "x"], ["1", ""], ["1\n2"], ["1_0"], ["nan"], ["٣"]])
+def test_texts_that_are_not_all_numbers(texts):
+    assert numbers_of(texts) is None
