@@ -24,6 +24,7 @@ ARROWS = {
     "data": {
         "files": set(),
         "images": {"files"},
+        "features": {"images", "files"},
         "labels": {"files"},
         "subsets": set(),
         "loading": {"images"},

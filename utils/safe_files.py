@@ -36,7 +36,7 @@ _NUMBERS = frozenset(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """The file, open for reading. Raises: UserError where it cannot be opened or read."""
     try:
         with path.open("rb") as file:
@@ -66,7 +66,7 @@ def _unpickle(file: BinaryIO, path: Path) -> Any:
         ) from error
 
 
-def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, Fortran order and dtype of an `.npy` file, whose position is then at its data."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
@@ -89,19 +89,19 @@ def load_npy(path: Path) -> NDArray[Any]:
 
     Raises: UserError when the file is missing, is no `.npy`, is cut short or holds Python objects.
     """
-    with _opened(path) as file:
-        shape, fortran, dtype = _npy_header(file, path)
+    with open_file(path) as file:
+        shape, fortran, dtype = npy_header(file, path)
         require(not dtype.hasobject, f"{path}: holds pickled Python objects, not a plain array; convert it first")
         count = math.prod(shape)  # Python integers: a hostile shape cannot overflow
         size, wanted = os.fstat(file.fileno()).st_size - file.tell(), count * dtype.itemsize
         require(size >= wanted, f"{path}: cut short: {size} bytes of data where {shape} {dtype} needs {wanted}")
         values = np.fromfile(file, dtype=dtype, count=count)
-    if dtype.kind == "U" and not (valid := _is_text(values)).all():
+    if dtype.kind == "U" and not (valid := is_text(values)).all():
         raise UserError(f"{path}: text {valid.argmin()} contains an invalid character; fetch or save it again")
     return values.reshape(shape, order="F" if fortran else "C")
 
 
-def _is_text(values: NDArray[Any]) -> NDArray[np.bool_]:
+def is_text(values: NDArray[Any]) -> NDArray[np.bool_]:
     """(N,) True for each text of valid characters; numpy does not check that, and crashes."""
     points = values.view(np.dtype("u4").newbyteorder(values.dtype.byteorder)).reshape(
         len(values), values.dtype.itemsize // 4
@@ -115,8 +115,8 @@ def load_pickled_npy(path: Path) -> Any:
     Raises: UserError when the file is missing or damaged, is a plain array, or names anything but numpy's own
         reconstruction functions (CoNeS, published code, utils/pml_data.py writes such files).
     """
-    with _opened(path) as file:
-        shape, _, dtype = _npy_header(file, path)
+    with open_file(path) as file:
+        shape, _, dtype = npy_header(file, path)
         require(dtype.hasobject, f"{path}: a plain {dtype} array {shape} where a pickled dictionary was expected")
         content = _unpickle(file, path)
     if not (isinstance(content, np.ndarray) and content.dtype.kind == "O" and content.shape == ()):
@@ -129,7 +129,7 @@ def load_pickle(path: Path) -> Any:
 
     Raises: UserError when the file is missing, damaged or names any other class or function.
     """
-    with _opened(path) as file:
+    with open_file(path) as file:
         return _unpickle(file, path)
 
 
@@ -140,7 +140,7 @@ def load_tensors(path: Path) -> Any:
 
     Raises: UserError when the file is missing, damaged, or a torch file that names more than tensors and containers.
     """
-    with _opened(path) as file:
+    with open_file(path) as file:
         try:
             if path.suffix == ".safetensors":
                 return safetensors.torch.load(file.read())
@@ -153,7 +153,7 @@ def load_tensors(path: Path) -> Any:
 
 def load_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a `.safetensors` file. Raises: UserError when it cannot be read."""
-    with _opened(path):
+    with open_file(path):
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 return dict(file.metadata() or {})
