@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.backbones.feature_extractors import Backbone, Stage, map_shape
+from models.backbones.given import GivenFeatures
 from models.heads.base import Head
 from utils.checks import UserError
 from utils.types import ModelOutput
@@ -104,6 +105,8 @@ class Classifier(nn.Module):
 
         On a feature map of one position, a last batch of one image would leave BatchNorm nothing to average over.
         """
+        if self.on_given_features:
+            return
         reason = self._misfit(size)
         if not reason:
             return
@@ -124,6 +127,11 @@ class Classifier(nn.Module):
         return "" if height * width > 1 else "its feature map has one position only"
 
     @property
+    def on_given_features(self) -> bool:
+        """True if features from elsewhere stand in for images, of which there are none."""
+        return isinstance(self.backbone, GivenFeatures)
+
+    @property
     def stride(self) -> int:
         """Pixels of the image per pixel of the feature map."""
         return self.backbone.stride
@@ -134,8 +142,11 @@ class Classifier(nn.Module):
         return self.backbone.width
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the backbone, by module and not by name. Raises: ValueError if there are none."""
-        return _parameters(self.backbone, "backbone")
+        """Parameters of the backbone, by module and not by name; none where features are given.
+
+        Raises: ValueError if there are none otherwise.
+        """
+        return [] if self.on_given_features else _parameters(self.backbone, "backbone")
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head, for a learning rate of its own. Raises: ValueError if there are none."""

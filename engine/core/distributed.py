@@ -214,6 +214,8 @@ class Runtime:
         prepare_network(module, self.kernels, self.device)
         if self.dtype == torch.float64:
             return module.double()
+        if self.world_size > 1 and len([*module.parameters(), *module.buffers()]) == 1:
+            return module  # torch sends a tensor that is alone onto itself, which fails in another layout
         # Convolutions run 1.1 to 1.3 times as fast with the channels innermost, on CPUs and half-precision GPUs.
         return module.to(memory_format=torch.channels_last)
 

@@ -25,6 +25,7 @@ import torchvision
 from torch import Tensor
 
 from models.backbones.feature_extractors import Backbone, SceneNet, backbone_class
+from models.backbones.given import GivenFeatures, given_shape
 from models.backbones.packaged import PACKAGED, packaged_state
 from models.backbones.timm_networks import PREFIX, TimmFeatureExtractor, require_timm_model
 from models.backbones.tresnet import TRESNETS, TResNet, positive_scales
@@ -101,6 +102,8 @@ def require_backbone(name: str) -> None:
     if name.startswith(PREFIX):
         require_timm_model(name.removeprefix(PREFIX))
         return
+    if given_shape(name):
+        return
     close = nearest(name, BACKBONES)
     hint = f"did you mean {close}?" if close else f"there are scenenet, torchvision's networks and {PREFIX}NAME"
     require(name in BACKBONES, f"--model {name}: no backbone has that name; {hint}")
@@ -109,6 +112,8 @@ def require_backbone(name: str) -> None:
 def build_backbone(name: str) -> Backbone:
     """The backbone `name`, randomly initialised from torch's generator. Raises: UserError when there is none."""
     require_backbone(name)
+    if shape := given_shape(name):
+        return GivenFeatures(shape[0])
     return TimmFeatureExtractor(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else BACKBONES[name]()
 
 

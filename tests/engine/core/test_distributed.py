@@ -49,6 +49,23 @@ def test_uneven_shares_give_the_gradient_of_the_whole_batch():
         torch.testing.assert_close(other, parameter.grad)
 
 
+def wrapped_alone(rank):
+    launched = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ.update(launched, ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
+    torch.manual_seed(rank)
+    runtime = Runtime("cpu", "fp32")
+    model = runtime.wrap(nn.Conv2d(3, 2, 1, bias=False))
+    return runtime.unwrap(model).weight.detach()
+
+
+def test_a_network_of_one_tensor_starts_alike_on_all_processes():
+    """A head on features, say: one 1x1 convolution without bias."""
+    first, second = run_ranks(wrapped_alone)
+    torch.manual_seed(0)
+    assert torch.equal(first, nn.Conv2d(3, 2, 1, bias=False).weight)
+    assert torch.equal(first, second)
+
+
 def test_one_process_has_the_gradient_of_its_loss():
     model, alone = network(), network()
     mean_loss(model, slice(None)).backward()
