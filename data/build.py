@@ -168,7 +168,9 @@ def require_one_validation(config: DatasetConfig, splits: Splits, val_frac: floa
     )
 
 
-def build_data(config: DatasetConfig, labels: Regime, split: TrainingSplitConfig, seed: int) -> Data:
+def build_data(
+    config: DatasetConfig, labels: Regime, split: TrainingSplitConfig, seed: int, *, need_images: bool = True
+) -> Data:
     """Read the dataset, find or make its observed labels, take the validation split off, leave out images.
 
     Labels are drawn for the whole training set before anything is left out, so one label file serves every
@@ -179,9 +181,10 @@ def build_data(config: DatasetConfig, labels: Regime, split: TrainingSplitConfig
         labels: the label regime; `seed` is used where it has no seed of its own.
         split: the rows that train and those that validate.
         seed: of the run.
+        need_images: False where none is opened: then no image file need be there.
     """
     labels = labels.with_seed(seed)
-    splits = load_splits(config, seed, need_images=True)
+    splits = load_splits(config, seed, need_images=need_images)
     require_one_validation(config, splits, split.val_frac)
     resolved, regime = _training_labels(splits.train, config, labels, split)
     rows, held_out = split_rows(splits.train, split, seed)

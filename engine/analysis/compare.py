@@ -59,8 +59,12 @@ def compare_command(argv: Sequence[str] | None = None) -> int:
         make_folder(config.output, "--output")
         curves, grid = config.output / "curves.png", config.output / "examples.png"
         plot_curves({label: run.history for label, run in zip(labels, runs, strict=True)}, curves)
-        draw_examples(labels, runs, config.images, grid)
-        for path in (*(run.path for run in runs), curves, grid):
+        blind = [run.path for run in runs if not run.sees_images]
+        if blind:
+            say(f"{grid.name} is not drawn: {blind[0]} was trained on features, without images")
+        else:
+            draw_examples(labels, runs, config.images, grid)
+        for path in (*(run.path for run in runs), curves, *([] if blind else [grid])):
             say(f"written: {path}")
     return 0
 

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.core.checkpoint import SavedModel, read_model
+from engine.core.checkpoint import SEES_NO_IMAGE, SavedModel, read_model
 from engine.core.run_results import read_history, read_result
 from engine.core.setting_table import training_names
 from engine.core.settings_files import read_run_settings
 from engine.training.config import run_command
 from engine.training.recorder import LABELS_FILE
 from losses import CRITERIA
+from models.backbones.given import given_shape
 from models.peers import Network
 from utils.checks import UserError, require
 from utils.csv_cells import csv_text
@@ -67,6 +68,15 @@ class FinishedRun:
         names = kind.__dataclass_fields__  # type: ignore[attr-defined]
         given = {name: value for name, value in changes.items() if value is not None}
         return kind(**{name: self.settings[name] for name in names} | given)
+
+    @property
+    def sees_images(self) -> bool:
+        """False if the run was trained on features from a file, without a backbone."""
+        return given_shape(str(self.settings["model"])) is None
+
+    def require_images(self) -> None:
+        """Raise UserError if the run has no backbone and so sees no image."""
+        require(self.sees_images, f"{self.path}: {SEES_NO_IMAGE}")
 
     def saved(self) -> SavedModel:
         """Read the checkpoint of the selected epoch. Raises: UserError when it is missing or damaged."""

@@ -100,7 +100,11 @@ def truly_present(counts: Counts) -> str:
 
 
 def training_data(run: FinishedRun, path_images: Path | None) -> Data:
-    """Read the training data of the run. Raises: UserError when it is missing, or its labels have changed."""
+    """Read the training data of the run.
+
+    Raises: UserError when it is missing, its labels have changed, or the run saw no image.
+    """
+    run.require_images()
     config = run.config(DatasetConfig, path_images=path_images)
     data = build_data(config, run.config(Regime), run.config(TrainingSplitConfig), run.config(RunConfig).seed)
     require(

@@ -94,7 +94,8 @@ def rows_with_cases(annotations: Annotations) -> Index:
 
 
 def _boxed_test(run: FinishedRun, path_images: Path | None) -> Annotations:
-    """Read the test set of a run's dataset. Raises: UserError when it has no boxes."""
+    """Read the test set of a run's dataset. Raises: UserError when it has no boxes, or the run saw no image."""
+    run.require_images()
     config = run.config(DatasetConfig, path_images=path_images)
     test = load_splits(config, run.config(RunConfig).seed, need_images=True).test
     test = test.take(config.usable_rows(test, "test"))

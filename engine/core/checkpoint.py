@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from engine.core.manifest import Manifest, Published, load_manifest
+from models.backbones.given import given_shape
 from models.build import Architecture, SettingError, architecture_from, build_model
 from models.peers import Network, Peers, build_peers
 from models.released import Released, recognise, released_of
@@ -35,6 +36,12 @@ from utils.sealed_files import check_seal, save_sealed
 from utils.types import StateDict
 
 FORMAT = "partial-truth model 1"
+
+SEES_NO_IMAGE = (
+    "is a head on features from a file (--features), without the backbone that made them, so it sees no image: make "
+    "features of yours in the same way, and score them with evaluate.py --features FILE"
+)
+"""What is said of a run or checkpoint where images are wanted."""
 
 _MOST_CLASSES = 1_000_000  # more than any dataset has; a file may say anything
 
@@ -65,6 +72,15 @@ class SavedModel:
     def seen(self, ids: Sequence[str]) -> int:
         """Number of these image ids that are those of training images."""
         return int(torch.isin(image_marks(ids), self.trained_on).sum())
+
+    @property
+    def given_shape(self) -> tuple[int, ...] | None:
+        """D, or D, h and w, of the features that the network takes in the place of images; None for one of images."""
+        return given_shape(str(self.settings.get("model")))
+
+    def require_images(self) -> None:
+        """Raise UserError if the network is a head on features from elsewhere, and can see no image."""
+        require(self.given_shape is None, f"{self.path}: {SEES_NO_IMAGE}")
 
     def build(self) -> Network:
         """The network or networks with these weights. Raises: UserError when they do not fit, or are not finite."""

@@ -44,8 +44,8 @@ FREE_ON_RESUME = frozenset(
         "check_images",
         "cache",
     }
-    # A dataset that was moved: the hash of its labels is compared.
-    | {"path_images", "path_lists", "label_file", "hierarchy"}
+    # Files that were moved: hashes of labels and features are compared.
+    | {"path_images", "path_lists", "label_file", "hierarchy", "features"}
 )
 """Settings that may differ between a run and its continuation: they do not change its result beyond rounding."""
 

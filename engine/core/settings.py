@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -109,7 +109,16 @@ class Settings:
             found: values by name; those of settings that are set are passed over.
             origin: where they come from.
         """
-        new = {name: value for name, value in found.items() if name in self.values and self.values[name] is None}
+        unset = {name: value for name, value in found.items() if name in self.values and self.values[name] is None}
+        return self.with_values(unset, origin)
+
+    def with_values(self, new: Mapping[str, Any], origin: str) -> Settings:
+        """The settings with other values.
+
+        Args:
+            new: values by name, of settings that there are.
+            origin: where they come from.
+        """
         configs = {
             kind: replace(config, **{name: new[name] for name in new if hasattr(config, name)})
             for kind, config in self.configs.items()
@@ -273,6 +282,7 @@ def parse_settings(
     elsewhere: frozenset[str] = frozenset(),
     request: Request | None = None,
     recorded: SettingsLayer | None = None,
+    completed: Callable[[Settings], Settings] | None = None,
 ) -> Settings:
     """Read flags and files into the config dataclasses of a command.
 
@@ -282,6 +292,7 @@ def parse_settings(
         elsewhere: names of other commands' settings, which may stand in settings files without effect here.
         request: the command line where it has been read already.
         recorded: what a checkpoint says, which only the command line overrides.
+        completed: sets what follows from files that the settings name.
 
     Raises:
         UserError: an unknown flag or key (with the nearest name), or a value that does not fit.
@@ -289,6 +300,8 @@ def parse_settings(
     """
     request = request or Request(command.table(), argv, elsewhere)
     settings = _built(command, request, *request.resolved(recorded))
+    if completed is not None:
+        settings = completed(settings)
     if os.environ.get("RANK", "0") == "0":  # once over all processes
         for note in request.notes():
             warn(note)

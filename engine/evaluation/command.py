@@ -33,7 +33,9 @@ from engine.core.setting_table import SettingTable, training_names
 from engine.core.settings import Command, Request, Settings, parse_settings
 from engine.core.settings_files import SettingsLayer, typed_values
 from engine.evaluation.class_order import class_columns, class_order_note, in_order, require_same_classes
+from engine.evaluation.features import given_features, measured_on
 from engine.evaluation.published import comparison
+from engine.training.given_features import note_unread_images
 from models.build import PUBLISHED_NAMES
 from models.peers import Network, Peers
 from models.released import FAMILIES
@@ -63,6 +65,9 @@ class ScoreConfig:
     boostlu: float | None = option(None, "released BoostLU: its alpha, where it is not in the file (1: none)")
     checkpoint_weights: CheckpointWeights | None = option(
         None, "a file that holds averaged weights beside raw ones: score these (default: the averaged, ema)"
+    )
+    features: Path | None = option(
+        None, "features of the test images, for a head that was trained on such (default: the file of training)"
     )
     ensemble: Path | None = option(None, "a second checkpoint, to score it too, and both together")
     seed: int = option(0, "seed of a generated dataset")
@@ -208,7 +213,7 @@ def _print_notes(saved: SavedModel) -> None:
 def _print_remarks(saved: SavedModel, settings: Settings) -> None:
     """Print assumptions, and warn in one line if images are prepared in another way than in training."""
     _print_notes(saved)
-    differ = [name for name in Preparation._fields if name in saved.settings]
+    differ = [name for name in Preparation._fields if name in saved.settings and saved.given_shape is None]
     differ = [name for name in differ if str(saved.settings[name]) != str(getattr(settings.of(LoaderConfig), name))]
     if differ:
         trained = ", ".join(f"{name} {saved.settings[name]}" for name in differ)
@@ -237,11 +242,12 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
     """
     config, data, loader = settings.of(ScoreConfig), settings.of(DatasetConfig), settings.of(LoaderConfig)
     networks = _networks(saved, config.ensemble, config.checkpoint_weights)
-    splits = load_splits(data, config.seed, need_images=True)
+    features = given_features(config.features, [each for each, _ in networks])
+    splits = load_splits(data, config.seed, need_images=features is None)
     model = runtime.wrap(_joined(networks, splits.test, data.dataset))
-    usable = splits.test.take(data.usable_rows(splits.test, "test"))
+    usable = splits.test.take(data.usable_rows(splits.test, "test")) if features is None else splits.test
     splits = splits._replace(test=loader.scored("test", usable))
-    if loader.check_images:
+    if loader.check_images and features is None:
         splits.test.images.check()
     if config.top_k:
         _require_rankable(splits.test, data.dataset)
@@ -250,6 +256,9 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
         for other, _ in networks[1:]:
             _print_notes(other)
             _print_order(other, splits.test, data.dataset)
+    if features is not None:
+        note_unread_images(settings)
+        return splits, measured_on(features, model, splits, loader, runtime)
     cache, processes = Cache(data.cache_dir), runtime.local_world_size
     with runtime.main_first():
         kept = keep_images({"test": splits.test}, loader.cache, cache, processes=processes, shown=runtime.is_main)

@@ -188,7 +188,11 @@ class _Read(NamedTuple):
 
 
 def reported_network(saved: SavedModel) -> Classifier:
-    """The network of a checkpoint on the CPU, in evaluation mode; of two networks f. Raises: UserError."""
+    """The network of a checkpoint on the CPU, in evaluation mode; of two networks f.
+
+    Raises: UserError when it cannot be built, or takes features in the place of images.
+    """
+    saved.require_images()
     network = saved.build()
     return (network.f if isinstance(network, Peers) else network).eval()
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,11 @@ _READ_MAPS = frozenset({"cam", "features"})
 class FeatureConfig:
     """Features of `--train_mode linear_fixed_features`."""
 
+    features: Path | None = option(
+        None,
+        "features from another program in the place of images: .npz, .safetensors, or .npy with its ids beside it "
+        "(docs/features.md); implies --train_mode linear_fixed_features",
+    )
     feature_views: int = option(
         1, "linear_fixed_features: copies of each training image, one of which an epoch sees; 1: the test view"
     )
@@ -50,10 +56,19 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         require(self.feature_views >= 1, f"--feature_views {self.feature_views}: must be at least 1")
+        for flag, given in self._of_images():
+            require(
+                not given or self.features is None,
+                f"--{flag}: is of features that are computed from images here; leave it out beside --features",
+            )
+
+    def _of_images(self) -> tuple[tuple[str, bool], ...]:
+        """The settings of features that are computed here, and whether each is given."""
+        return ("feature_views", self.feature_views > 1), ("half_features", self.half_features)
 
     def require_mode(self, mode: str | None) -> None:
         """Raise UserError where features are set and none are used."""
-        for flag, given in (("feature_views", self.feature_views > 1), ("half_features", self.half_features)):
+        for flag, given in self._of_images():
             require(
                 not given or mode == "linear_fixed_features",
                 f"--{flag}: is of --train_mode linear_fixed_features; give that mode, or leave it out",

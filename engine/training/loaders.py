@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data.build import Data
@@ -113,14 +112,24 @@ class ImageLoaders:
         return self._scoring[split]
 
 
+class Rows(Protocol):
+    """Features of the images of a split, rows in order: an array, or rows here and there in a file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """The features (B, D), or maps (B, D, h, w), of rows (B,); those of one row without B."""
+        ...
+
+
 class FeatureArrays(NamedTuple):
     """Features that stand in for images: (N, D), or maps (N, D, h, w)."""
 
-    scored: Mapping[SplitName, NDArray[Any]]
+    scored: Mapping[SplitName, Rows]
     """By split, in the view of evaluation."""
-    copies: Sequence[NDArray[Any]]
+    copies: Sequence[Rows]
     """Of the training set, one or more views; an epoch sees one of each image."""
-    second: Sequence[NDArray[Any]]
+    second: Sequence[Rows]
     """The same for the second view of methods that compare two."""
 
 
@@ -145,10 +154,9 @@ class FeatureLoaders:
 
     def scoring(self, split: SplitName) -> BatchLoader:
         """The features of a split."""
-        features, truth = self.features.scored[split], split_of(self.data, split).truth
-        rank, world_size = self.runtime.rank, self.runtime.world_size
-        batches = OrderedBatches(len(features), self.scoring_batch, rank=rank, world_size=world_size)
-        return FeatureLoader([[features]], truth, truth, batches, dtype=self.runtime.dtype)
+        return scoring_loader(
+            self.features.scored[split], split_of(self.data, split).truth, self.scoring_batch, self.runtime
+        )
 
 
 class FeatureBatch(NamedTuple):
@@ -176,7 +184,7 @@ class FeatureLoader:
 
     def __init__(
         self,
-        views: Sequence[Sequence[NDArray[Any]]],
+        views: Sequence[Sequence[Rows]],
         observed: LabelTable,
         truth: LabelTable,
         batches: TrainingBatches | OrderedBatches,
@@ -198,7 +206,7 @@ class FeatureLoader:
             other, soft = second[0] if second else None, soft_rows(self.observed, rows)
             yield FeatureBatch(features, observed, torch.from_numpy(rows), other, truth, soft)
 
-    def _of(self, copies: Sequence[NDArray[Any]], epoch: int, rows: Index) -> Tensor:
+    def _of(self, copies: Sequence[Rows], epoch: int, rows: Index) -> Tensor:
         """The features of these rows that an epoch sees."""
         if len(copies) == 1:
             return torch.from_numpy(copies[0][rows])
@@ -212,6 +220,12 @@ class FeatureLoader:
         soft = None if raw.soft is None else raw.soft.to(device, non_blocking=True)
         images = _as_image(raw.features, device, self.dtype)
         return Batch(images, observed, index, second, raw.truth, soft, raw.index)
+
+
+def scoring_loader(features: Rows, truth: LabelTable, batch_size: int, runtime: Runtime) -> FeatureLoader:
+    """The features of a split in order, divided among the processes without padding."""
+    batches = OrderedBatches(len(features), batch_size, rank=runtime.rank, world_size=runtime.world_size)
+    return FeatureLoader([[features]], truth, truth, batches, dtype=runtime.dtype)
 
 
 def _as_image(features: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

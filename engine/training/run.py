@@ -28,7 +28,8 @@ from engine.training import setup
 from engine.training.config import RunConfig, training_command
 from engine.training.ema import EMA
 from engine.training.examples import draw_examples, draw_tail
-from engine.training.features import weights_hash
+from engine.training.features import FeatureConfig, weights_hash
+from engine.training.given_features import with_given_features
 from engine.training.loaders import SplitName, split_of
 from engine.training.loop import Freezing, Hooks, Learner, Loop
 from engine.training.optim import OptimConfig, build_optimizer
@@ -58,7 +59,7 @@ def train_command(
     Returns:
         The exit code.
     """
-    settings = parse_settings(training_command(program, defaults, method=method), argv)
+    settings = parse_settings(training_command(program, defaults, method=method), argv, completed=with_given_features)
     config = settings.of(RunConfig)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -110,10 +111,12 @@ class Run:
         dataset = settings.with_found(found, "the run").of(DatasetConfig)
         split = settings.of(TrainingSplitConfig)
         with runtime.main_first():  # what it decodes to find bad images, the others do not decode again
-            data = build_data(dataset, settings.of(Regime), split, self.config.seed)
+            on_images = settings.of(FeatureConfig).features is None
+            data = build_data(dataset, settings.of(Regime), split, self.config.seed, need_images=on_images)
         require_takes(self.method, data.observed)
         data = setup.whole_batches(data, settings.of(LoaderConfig))
         self.selection = setup.selection_of(self.config, self.optim, data)
+        self.given = setup.given_features(settings, data, runtime)
         self.network = setup.build_network(settings, data)
         # Copied before anything wraps the network.
         self.ema = EMA(self.network, self.optim.ema) if self.optim.ema else None
@@ -123,16 +126,16 @@ class Run:
         self.recorder = setup.build_recorder(settings, data, self.criterion, runtime)
         setup.check_data(data, settings, runtime)
         self.data = setup.keep_data(data, settings, runtime)
-        self.hashes = self.data.hashes()
+        self.hashes = {**self.data.hashes(), **({"features": self.given.content_hash} if self.given else {})}
         self.fixed = setup.fixed_network(settings, self.network)
-        self.loaders = setup.build_loaders(settings, self.data, self.fixed, self.criterion, runtime)
+        self.loaders = setup.build_loaders(settings, self.data, self.fixed, self.criterion, runtime, self.given)
         self.loop = self._build_loop()
         self.eval_model = self._build_eval_model()
         self.scored: dict[SplitName, EvalResult] = {}  # of the present weights
         self._resume()
         if runtime.is_main:
             kept = settings.with_found(self.data.found, f"found in {named(dataset.table)}")
-            folder.start(kept, run_info(settings, self.data, runtime, self.loop.state))
+            folder.start(kept, {**run_info(settings, self.data, runtime, self.loop.state), "data": self.hashes})
 
     def train(self) -> None:
         """Train all epochs that are left."""
@@ -149,7 +152,7 @@ class Run:
             self._write_labels()
             self._draw(chosen.metrics)
             results = FinalResults(chosen, last, validation)
-            content = result(self.settings, self.data, self.selection, state, results)
+            content = result(self.settings, self.data, self.selection, state, results) | {"data": self.hashes}
             if self.config.metrics == "published":
                 content["published_metrics"] = published_results(results, self.data.test.truth)
             self.folder.finish(content)
@@ -329,6 +332,9 @@ class Run:
         plot_curves({self.method: self.loop.state.history}, self.folder.path / "curves.png")
         draw_tail(self.data, chosen, self.folder.path / "tail.png")
         view, path = self.settings.of(LoaderConfig).eval_view(), self.folder.path / "examples.png"
+        if self.given is not None:
+            say(f"{path.name} is not drawn: beside --features there are no images")
+            return
         draw_examples(self.method, self.reported, self.data.test, view, path)
 
 
@@ -342,6 +348,11 @@ def _as_read(network: Network, *, fixed: bool) -> nn.Module:
 def _require_same_data(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Raise UserError when a split is not the one that a run began with; runs of before have nothing to compare."""
     changed = [name for name in before if before[name] != now.get(name)]
+    if "features" in changed:
+        raise UserError(
+            f"--resume: {path} was trained on other features (hash {before['features'][:12]}, now "
+            f"{now.get('features', 'none')[:12]}); give the --features it was started with"
+        )
     if changed:
         raise UserError(
             f"--resume: the {' and the '.join(changed)} set of {path} {'has' if len(changed) == 1 else 'have'} other "

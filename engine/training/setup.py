@@ -16,6 +16,7 @@ from engine.core.distributed import Runtime
 from engine.core.settings import Settings
 from engine.training.config import RunConfig
 from engine.training.features import FeatureConfig, FrozenFeatures, feature_arrays, reads_maps, wanted_views
+from engine.training.given_features import SplitFeatures, split_features
 from engine.training.label_memory import MemoryConfig, free_now, memories_on_host
 from engine.training.loaders import FeatureLoaders, ImageLoaders, LoaderFactory, SplitName
 from engine.training.optim import OptimConfig
@@ -28,7 +29,7 @@ from models.heads import LabelInfo
 from models.peers import Network, build_peers
 from utils.checks import require
 from utils.console import say, warn
-from utils.types import ClassCounts, CriterionInfo
+from utils.types import Annotations, ClassCounts, CriterionInfo
 
 
 def selection_of(config: RunConfig, optim: OptimConfig, data: Data) -> str:
@@ -69,6 +70,17 @@ def whole_batches(data: Data, config: LoaderConfig) -> Data:
     """The data with validation and test split cut to whole batches where `--drop_last` says so. Raises: UserError."""
     validation = None if data.validation is None else config.scored("validation", data.validation)
     return data._replace(validation=validation, test=config.scored("test", data.test))
+
+
+def given_features(settings: Settings, data: Data, runtime: Runtime) -> SplitFeatures | None:
+    """The features of a file that stand in for images, by split; None without such a file. Raises: UserError."""
+    path = settings.of(FeatureConfig).features
+    if path is None:
+        return None
+    splits: dict[SplitName, Annotations] = {"train": data.train, "test": data.test}
+    if data.validation is not None:
+        splits["validation"] = data.validation
+    return split_features(path, splits, shown=runtime.is_main)
 
 
 def keep_data(data: Data, settings: Settings, runtime: Runtime) -> Data:
@@ -175,12 +187,19 @@ def fixed_network(settings: Settings, network: Network) -> Classifier | None:
 
 
 def build_loaders(
-    settings: Settings, data: Data, fixed: Classifier | None, criterion: Criterion, runtime: Runtime
+    settings: Settings,
+    data: Data,
+    fixed: Classifier | None,
+    criterion: Criterion,
+    runtime: Runtime,
+    given: SplitFeatures | None = None,
 ) -> LoaderFactory:
-    """The loaders of images, or of the features that are computed of them now."""
+    """The loaders of images, of the features that are computed of them now, or of those that are `given`."""
     config = settings.of(LoaderConfig)
     workers = config.workers(beside_gpu=runtime.device.type == "cuda", processes=runtime.local_world_size)
     images = ImageLoaders(data, config, runtime, workers, settings.of(RunConfig).training_seed)
+    if given is not None:
+        return FeatureLoaders(data, given.arrays(), images.scoring_batch, runtime, images.seed)
     if fixed is None:
         return images
     kept, needs = settings.of(FeatureConfig), criterion.needs

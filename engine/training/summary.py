@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,10 @@ from engine.core.scoring import (
 )
 from engine.core.settings import Settings
 from engine.training.config import RunConfig
+from engine.training.features import FeatureConfig
 from engine.training.loop import TrainState
 from models.backbones.build import weights_name
+from models.backbones.given import given_shape
 from models.build import ModelConfig
 from utils.metrics import Metrics
 from utils.types import LabelTable
@@ -49,7 +52,9 @@ def run_info(settings: Settings, data: Data, runtime: Runtime, state: TrainState
         "label_seed": data.regime.seed,
         "label_hash": labels.label_hash,
         "data": data.hashes(),
-        "network": network_text(settings.of(ModelConfig), settings.of(LoaderConfig)),
+        "network": network_text(
+            settings.of(ModelConfig), settings.of(LoaderConfig), settings.of(FeatureConfig).features
+        ),
         "train_mode": config.train_mode,
         "sampler": sampler_text(settings.of(LoaderConfig)),
         "device": str(runtime.device),
@@ -60,8 +65,10 @@ def run_info(settings: Settings, data: Data, runtime: Runtime, state: TrainState
     }
 
 
-def network_text(model: ModelConfig, loader: LoaderConfig) -> str:
+def network_text(model: ModelConfig, loader: LoaderConfig, features: Path | None = None) -> str:
     """The network, what it starts from and what it sees, in words, for the console and the log."""
+    if shape := given_shape(model.model):
+        return f"head {model.head} on {features}, {' x '.join(map(str, shape))} for each image"
     start = weights_name(model.model, model.weights)
     pixels = f"{loader.img_size} x {loader.img_size} pixels ({loader.normalize})"
     return f"{model.model}, head {model.head}, weights {start}, {pixels}"

@@ -309,6 +309,19 @@ def wrapped() -> dict:
     }
 
 
+def features(folder: Path) -> None:
+    """A table whose images are not there, and features of them in every form."""
+    (folder / "t.csv").write_text(NAMES)
+    values = np.random.default_rng(0).standard_normal((9, 4, 2, 2)).astype(np.float32)
+    ids = [f"{n}.jpg" for n in range(9)]
+    np.savez(folder / "x.npz", features=values, ids=np.array(ids))
+    np.save(folder / "x.npy", values.astype(np.float16))
+    (folder / "x.ids.txt").write_text("".join(f"{one}\n" for one in ids))
+    safetensors.torch.save_file(
+        {"features": torch.from_numpy(values).bfloat16()}, folder / "x.safetensors", {"ids": json.dumps(ids)}
+    )
+
+
 def backbone() -> dict:
     """The tensors of a backbone, for `--weights`."""
     return {"model": build_model(Architecture.of(model="scenenet", weights="none"), 3, seed=0).state_dict()}

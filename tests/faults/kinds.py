@@ -26,6 +26,7 @@ from tests.faults.folders import (
     beside,
     checkpoint_of,
     coco,
+    features,
     formatted,
     images,
     json_lines,
@@ -55,6 +56,8 @@ TABLE = ("--dataset", "table", "--table", "t.csv", "--path_images", ".")
 SCORE = ("evaluate.py", *TABLE, "--img_size", "32", "--batch_size", "4", "--load_from")
 TRAIN = ("main_BCE.py", *TABLE, "--model", "scenenet", "--img_size", "32", "--batch_size", "4", "--threads", "1")
 TRAIN = (*TRAIN, "--num_workers", "0", "--epochs", "1", "--warmup_epoch", "0", "--output", "out")
+ON_FEATURES = ("main_BCE.py", "--dataset", "table", "--table", "t.csv", "--batch_size", "4", "--threads", "1")
+ON_FEATURES = (*ON_FEATURES, "--epochs", "1", "--warmup_epoch", "0", "--output", "out", "--features")
 UNITED = ("--repeated", "union", "--group_column", "site")
 DRAWN = ("--labels", "candidate", "--partial_rate", "0.3", "--label_seed", "1")
 SET = ("--config", "s.yaml", "--print_config")
@@ -111,6 +114,11 @@ def _collections() -> Iterator[Kind]:
         yield Kind(f"table of {name}", _quietly(write), files, (reading,), of="tables as collections hand them out")
 
 
+def _features(form: str, *files: str) -> Kind:
+    """Features from another program, in one form."""
+    return Kind(f"features {form}", features, files, ((*ON_FEATURES, f"x.{form}"),), of="features")
+
+
 KINDS = (
     Kind("VOC xml", voc, ("VOC2007/Annotations/*.xml",), (inspect("voc07"),)),
     Kind("VOC lists of images", voc, tuple(f"**/{one}.txt" for one in ("train", "val", "test")), (inspect("voc07"),)),
@@ -163,6 +171,9 @@ KINDS = (
     Kind("released checkpoint", checkpoint_of(released_state), ("x.pth",), ((*SCORE, "x.pth"),)),
     Kind("checkpoint of a loop", checkpoint_of(wrapped), ("x.pth",), ((*SCORE, "x.pth"),)),
     Kind("backbone", checkpoint_of(backbone), ("x.pth",), ((*TRAIN, "--weights", "x.pth"),)),
+    _features("npz", "x.npz"),
+    _features("npy", "x.npy", "x.ids.txt"),
+    _features("safetensors", "x.safetensors"),
     Kind("word vectors", words, ("glove.txt",), ((*GCN, "glove.txt"),)),
     Kind("array of word vectors", words, ("vectors.npy",), ((*GCN, "vectors.npy"),)),
     Kind("hierarchy json", beside(COLUMNS, "h.json", NESTED), ("h.json",), (inspect_own("t.csv", *TREE, "h.json"),)),

@@ -10,7 +10,8 @@ from tests.faults.formats import MARKER
 from tests.faults.kinds import KINDS
 from tests.faults.trial import Bench, Kind
 
-FEW = {"images", "released checkpoint", "checkpoint of a loop", "backbone", "word vectors", "array of word vectors"}
+FEW = {"features npz", "features npy", "features safetensors"}
+FEW |= {"images", "released checkpoint", "checkpoint of a loop", "backbone", "word vectors", "array of word vectors"}
 TRAINING = {"run state", "label state of a run", "events of a run", "caches"}
 TRIALS = dict.fromkeys(FEW, 4) | dict.fromkeys(TRAINING, 2)
 LONG = {"label state of a run", "events of a run", "run log", "recorded labels", "caches"}

@@ -69,7 +69,14 @@ def given(*names, **values):
     loader = SimpleNamespace(check_images=values.pop("check_images", False), cache="ram", workers=lambda **named: named)
     loader.scored = lambda name, split: split if name == "test" else None
     config = SimpleNamespace(
-        seed=4, ensemble=None, checkpoint_weights=None, top_k=False, save_as=None, json=None, metrics="ours"
+        seed=4,
+        features=None,
+        ensemble=None,
+        checkpoint_weights=None,
+        top_k=False,
+        save_as=None,
+        json=None,
+        metrics="ours",
     )
     for name, value in values.items():
         setattr(config, name, value)
@@ -144,6 +151,7 @@ def test_a_test_set_is_scored_without_images_that_are_left_out(monkeypatch, main
 
     monkeypatch.setattr(command, "load_splits", lambda data, *how, **named: read(how, named))
     monkeypatch.setattr(command, "_networks", lambda *args: [("saved", "one"), ("other", "two")])
+    monkeypatch.setattr(command, "given_features", lambda path, networks: None)
     monkeypatch.setattr(command, "_joined", lambda networks, test, dataset: (len(networks), len(test), dataset))
     monkeypatch.setattr(command, "_print_remarks", lambda saved, settings: told.append(f"remarks on {saved}"))
     monkeypatch.setattr(command, "_print_notes", lambda saved: told.append(f"notes on {saved}"))

@@ -143,10 +143,13 @@ def test_images_prepared_in_another_way_than_in_training_are_warned_of(capsys):
     loader = SimpleNamespace(img_size=448, normalize="unit")
     of = SimpleNamespace(of=lambda kind: loader)
     saved = SimpleNamespace(path=Path("x.pth"), notes=(), released=None, settings={"img_size": 224, "lr": 1})
+    saved.given_shape = None
     command._print_remarks(saved, of)
     line = "warning: --img_size 448: x.pth was trained with img_size 224; metrics will differ\n"
     assert capsys.readouterr().err == line
-    saved.settings = {"img_size": "448", "normalize": "unit"}
+    saved.settings["model"], saved.given_shape = "given/7", (7,)
+    command._print_remarks(saved, of)
+    saved.settings, saved.given_shape = {"img_size": "448", "normalize": "unit"}, None
     command._print_remarks(saved, of)
     assert capsys.readouterr() == ("", "")
 

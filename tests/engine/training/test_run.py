@@ -266,7 +266,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
     done, finished = [], []
     monkeypatch.setattr(room, "load_weights", lambda *args: done.append("loaded"))
     monkeypatch.setattr(room, "read_model", lambda path: SimpleNamespace(weights={}, epoch=best))
-    monkeypatch.setattr(room, "result", lambda settings, data, selection, state, results: results)
+    monkeypatch.setattr(room, "result", lambda settings, data, selection, state, results: {"results": results})
     monkeypatch.setattr(room, "say", finished.append)
     run = SimpleNamespace(
         loop=SimpleNamespace(state=TrainState(epoch=5, best_epoch=best)),
@@ -277,6 +277,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         scored={"test": "last"},
         settings=None,
         config=SimpleNamespace(metrics="ours"),
+        hashes={"test": "t" * 64},
         selection="validation",
         _write_labels=lambda: done.append("labels"),
         _draw=lambda metrics: done.append(f"drawn {metrics}"),
@@ -293,7 +294,9 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
     chosen = "new test" if best == 3 else "old test"
     assert done == [*(["loaded"] if best == 3 else []), *(["labels", f"drawn {chosen}"] if main else [])]
     if main:
-        results, text = finished
+        (content, text), hashes = finished, run.hashes
+        results = content["results"]
+        assert content["data"] == hashes
         assert (results.chosen.metrics, results.last.metrics) == (chosen, "old test")
         assert (results.validation.metrics, text) == ("new validation", "summary")
     else:

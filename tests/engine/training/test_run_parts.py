@@ -87,6 +87,7 @@ def test_the_figures_of_a_run_are_of_its_history_its_tail_and_its_test_images(mo
         data=SimpleNamespace(test="test images"),
         settings=SimpleNamespace(of=lambda kind: SimpleNamespace(eval_view=lambda: "view")),
         reported="network",
+        given=None,
     )
     Run._draw(run, "metrics")
     assert drawn == [

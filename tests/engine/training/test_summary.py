@@ -96,6 +96,7 @@ def test_a_run_tells_what_it_works_on():
     data.hashes = lambda: {"test": "def"}
     data.regime = SimpleNamespace(seed=7, describe=lambda: "single labels")
     configs = {"RunConfig": SimpleNamespace(train_mode="linear", precision="bf16"), "LoaderConfig": LoaderConfig()}
+    configs["FeatureConfig"] = SimpleNamespace(features=None)
     configs["DatasetConfig"] = SimpleNamespace(dataset="digits")
     configs["ModelConfig"] = ModelConfig(model="resnet50", head="csra")
     settings = SimpleNamespace(method="an", of=lambda kind: configs[kind.__name__])
@@ -108,3 +109,9 @@ def test_a_run_tells_what_it_works_on():
         "network": "resnet50, head csra, weights torchvision ResNet50_Weights.IMAGENET1K_V1, 448 x 448 pixels (unit)",
         **{"precision": "bf16", "epoch": 3, "step": 4, "data": {"test": "def"}},
     }
+    configs["FeatureConfig"], configs["ModelConfig"] = (
+        SimpleNamespace(features="f.npz"),
+        ModelConfig(model="given/7x3x2"),
+    )
+    found = summary.run_info(settings, data, runtime, TrainState())
+    assert found["network"] == "head linear on f.npz, 7 x 3 x 2 for each image"
