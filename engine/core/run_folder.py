@@ -244,7 +244,8 @@ class RunFolder:
             lines.append(f"stopped early, after {self.result['epochs_trained']} of {self.result['epochs']} epochs")
         if empty:
             lines.append(
-                f"classes without positives in the test set: {', '.join(empty)} (left out of mAP, 0 in mAP_all)"
+                f"classes without positives in the test set: {', '.join(empty)} (left out of mAP; 0 in "
+                "mAP_all, the mAP of the single-positive papers)"
             )
         if untold := self.result["extra"].get("classes_without_negatives"):
             lines.append(f"classes that no test image is known to be without: {', '.join(untold)} (left out of mAP)")

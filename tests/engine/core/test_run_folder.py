@@ -179,7 +179,8 @@ def test_an_early_end_groups_and_classes_without_positives_are_summed_up(tmp_pat
         "  head: mAP 75.00",
         "  tail: mAP 25.00  F1 12.50",
         "stopped early, after 4 of 9 epochs",
-        "classes without positives in the test set: a, b (left out of mAP, 0 in mAP_all)",
+        "classes without positives in the test set: a, b (left out of mAP; 0 in mAP_all, the mAP of the "
+        "single-positive papers)",
         f"written: {tmp_path}",
     ]
     folder = RunFolder(tmp_path)
