@@ -18,6 +18,7 @@ ARROWS = {
         "evaluation": TRAINED,
         "prediction": TRAINED,
         "analysis": TRAINED,
+        "reproduction": TRAINED,
         "inspection": TRAINED,
         "generate_labels": TRAINED,
     },

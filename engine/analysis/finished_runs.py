@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from engine.core.checkpoint import SEES_NO_IMAGE, SavedModel, read_model
 from engine.core.run_results import read_history, read_result
-from engine.core.setting_table import training_names
-from engine.core.settings_files import read_run_settings
-from engine.training.config import run_command
+from engine.training.config import recorded_settings
 from engine.training.recorder import LABELS_FILE
 from losses import CRITERIA
 from models.backbones.given import given_shape
@@ -122,12 +120,7 @@ def read_run(path: Path) -> FinishedRun:
     method = result.get("method")
     if not isinstance(method, str) or method not in CRITERIA:
         raise UserError(f"{path / 'result.json'}: is of no method known here; name the folder of a training run")
-    command, file = run_command(method).table(), path / "settings.yaml"
-    every = command.with_all_heads(method)
-    known = training_names()
-    head = read_run_settings(file, every, known - every.keys())["head"]
-    table = command.of(method, head)
-    return FinishedRun(path, method, result, _history(path), read_run_settings(file, table, known - table.keys()))
+    return FinishedRun(path, method, result, _history(path), recorded_settings(path, method)[1])
 
 
 def _history(path: Path) -> list[dict[str, float]]:

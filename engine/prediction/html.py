@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from engine.core.pages import templates_in
 from engine.prediction.predictor import Label, Unreadable
 
 
@@ -42,20 +41,4 @@ def contact_sheet(page: Page) -> str:
     return template.render(page._asdict(), counts=sorted(counts.items()))
 
 
-def _printable(value: object) -> object:
-    """A value of the template; characters of a text that no page may hold are spelled out."""
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    text = value.encode("utf-8", "backslashreplace").decode()  # surrogates: names that are no UTF-8
-    return "".join(c if c.isprintable() or c in " \n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    finalize=_printable,  # of each value that is put in, before it is escaped
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
+_ENVIRONMENT = templates_in(Path(__file__).parent / "templates")

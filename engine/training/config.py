@@ -14,8 +14,9 @@ from data.subsets.splits import TrainingSplitConfig
 from engine.core.distributed import Precision
 from engine.core.kernels import KernelConfig
 from engine.core.scoring import MetricsBy
-from engine.core.setting_table import Groups
+from engine.core.setting_table import Groups, SettingTable, training_names
 from engine.core.settings import Command
+from engine.core.settings_files import read_run_settings
 from engine.training.features import FeatureConfig
 from engine.training.label_memory import MemoryConfig
 from engine.training.optim import OptimConfig
@@ -166,6 +167,19 @@ def training_command(program: str, defaults: Mapping[str, Any], *, method: str =
 def run_command(method: str) -> Command:
     """The settings of a run of `method`, whatever script trained it."""
     return training_command("a run", {}, method=method)
+
+
+def recorded_settings(folder: Path, method: str) -> tuple[SettingTable, dict[str, Any]]:
+    """The settings that the run of a method in a folder was made with, and all values.
+
+    Raises: UserError when its settings cannot be read.
+    """
+    command, file = run_command(method).table(), folder / "settings.yaml"
+    every = command.with_all_heads(method)
+    known = training_names()
+    head = read_run_settings(file, every, known - every.keys())["head"]
+    table = command.of(method, head)
+    return table, read_run_settings(file, table, known - table.keys())
 
 
 CHOICES = {"main_cls.py": "method"}

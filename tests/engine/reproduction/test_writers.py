@@ -1,0 +1,147 @@
+"""Tables in every form, of lines that are known."""
+
+import csv
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from engine.reproduction.lines import FinishedLine
+from engine.reproduction.plan import cells
+from engine.reproduction.plan_file import read_plan
+from engine.reproduction.results import cell_result, chosen
+from engine.reproduction.tables import tables
+from engine.reproduction.writers import comma_separated, latex, markdown, page
+from tests.engine.reproduction.fake_runs import write_plan
+
+FIGURES = {
+    ("BCE", "a"): {1: 0.70, 2: 0.72, 3: 0.74},
+    ("CoNeS & <b>", "a"): {1: 0.75, 2: 0.80, 3: 0.76},
+    ("BCE", "b_1"): {1: 0.5},
+}
+ROWS = [
+    {"name": "BCE", "command": "main_BCE.py", "published": {"a": {"mAP": 73.5}, "b_1": {"mAP": 40}}},
+    {"name": "CoNeS & <b>", "command": "main_BCE.py", "published": {"a": {"mAP": 88.43}}, "remark": "100 % | odd"},
+]
+PLAN = {
+    "title": "Plan <1>",
+    "seeds": [1, 2, 3],
+    "regimes": {"a": "", "b_1": ""},
+    "rows": ROWS,
+    "figures": ["mAP", "OF1"],
+}
+
+
+def line(seed, value, labels="x", **figures):
+    found = {"mAP": value, **figures}
+    return FinishedLine("bce", seed, {}, found, {}, labels, {"test": "t"}, 1.0, {})
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return read_plan(write_plan(tmp_path, PLAN, source="A paper", tolerance="1.5"), ["main_BCE.py"])
+
+
+def found(plan, labels=lambda name, seed: "x"):
+    def find(run):
+        value = FIGURES.get(run.cell.name, {}).get(run.seed)
+        return None if value is None else line(run.seed, value, labels(run.cell.name[0], run.seed))
+
+    return tables(plan, [cell_result(cell, find, lambda run: "needs VOC 2007") for cell in cells(plan)])
+
+
+def test_mean_deviation_paired_difference_and_verdict(plan):
+    first, second = found(plan)
+    base, other = first.rows
+    assert base.gain is None
+    assert [round(value, 4) for value in other.spreads["mAP"][1:]] == [77.0, 2.6458]
+    # Gains 5, 8 and 2: mean 5, deviation 3, and t of 2 degrees at 97.5 % is 4.3027.
+    assert [round(value, 3) for value in other.gain] == [3, 5.0, -2.452, 12.452]
+    assert [row.best for row in first.rows] == [frozenset(), {"mAP"}]
+    assert [(row.verdicts[0].word, round(row.verdicts[0].difference, 2)) for row in first.rows] == [
+        ("agrees", -1.5),
+        ("lower", -11.43),
+    ]
+    assert second.rows[0].verdicts[0].word == "higher"
+    assert second.rows[0].remark == "1 of 3 seeds: needs VOC 2007"
+    assert second.rows[1].remark == "not run: needs VOC 2007; 100 % | odd"
+    assert second.rows[1].gain is None
+    assert second.rows[0].best == frozenset()  # nothing to compare with
+
+
+def test_markdown(plan):
+    text = markdown(plan, found(plan))
+    head = "| method | seeds | mAP | mAP - BCE | published | ours | difference | verdict | remark |"
+    assert text.splitlines()[4:7] == ["## a", "", head]
+    assert "| BCE | 3 | 72.00 ± 2.00 |  | 73.5 | 72.00 | -1.50 | agrees |  |" in text
+    assert "| CoNeS & <b> | 3 | **77.00 ± 2.65** | +5.00 [-2.45, +12.45] | 88.43 | 77.00 | -11.43 | lower |" in text
+    assert "100 % \\| odd |" in text
+    assert text.endswith("Published: A paper (BCE, CoNeS & <b>; tolerance 1.5).\n")
+
+
+def test_csv_holds_numbers_in_full(plan):
+    rows = list(csv.DictReader(io.StringIO(comma_separated(plan, found(plan)))))
+    assert [(row["regime"], row["row"], row["figure"], row["seeds"]) for row in rows] == [
+        ("a", "BCE", "mAP", "3"),
+        ("a", "CoNeS & <b>", "mAP", "3"),
+        ("b_1", "BCE", "mAP", "1"),
+        ("b_1", "CoNeS & <b>", "mAP", "0"),
+    ]
+    assert float(rows[1]["mean"]) == pytest.approx(77)
+    assert [round(float(rows[1][name]), 3) for name in ("difference", "low", "high")] == [5.0, -2.452, 12.452]
+    assert (rows[1]["published"], rows[1]["tolerance"], rows[1]["verdict"]) == ("88.43", "1.5", "lower")
+    assert rows[3]["remark"] == "not run: needs VOC 2007; 100 % | odd"
+
+
+def test_latex_escapes_and_has_a_cell_for_each_heading(plan):
+    text = latex(plan, found(plan))
+    assert text.count(r"\begin{tabular}{lrrrrrrrl}") == text.count(r"\end{tabular}") == 2
+    assert r"CoNeS \& <b> & 3 & \textbf{77.00 $\pm$ 2.65} &" in text
+    assert r"100 \% | odd \\" in text
+    rows = [row for row in text.splitlines() if row.endswith(r"\\")]
+    assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {9}
+
+
+class Reader(HTMLParser):
+    """Tags, and the attributes that would load something."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.loads = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [name for name, _ in attrs if name in ("src", "href", "action", "background")]
+
+
+def test_html_loads_nothing_and_escapes(plan):
+    text = page(plan, found(plan))
+    reader = Reader()
+    reader.feed(text)
+    assert not reader.loads
+    assert "http" not in text.replace("http-equiv", "")
+    assert "<title>Plan &lt;1&gt;</title>" in text
+    assert "CoNeS &amp; &lt;b&gt;" in text
+    assert (reader.tags.count("table"), reader.tags.count("th"), reader.tags.count("td")) == (2, 18, 36)
+    assert "<strong>77.00 ± 2.65</strong>" in text
+
+
+def test_runs_of_a_seed_on_other_labels_are_said(plan):
+    first, second = found(plan, lambda name, seed: name if seed == 2 else "x")
+    assert first.notes == ("not the same labels for all rows of seed 2",)
+    assert second.notes == ()
+    assert "Note: not the same labels for all rows of seed 2." in markdown(plan, [first])
+
+
+def test_a_setting_is_chosen_by_its_validation_figure_of_equal_ones_the_first():
+    tried = [
+        ({"lr": "1"}, line(9, 0.5, **{"validation mAP": 0.4, "epoch": 3, "best on test mAP": 0.7})),
+        ({"lr": "2"}, line(9, 0.6, **{"validation mAP": 0.45, "epoch": 5, "best on test mAP": 0.61})),
+        ({"lr": "3"}, line(9, 0.9, **{"validation mAP": 0.45, "epoch": 1, "best on test mAP": 0.9})),
+        ({"lr": "4"}, line(9, 0.99)),
+    ]
+    assert chosen(tried) == ({"lr": "2"}, 5, 45.0, 60.0, 90.0)
+    assert chosen(tried[:2]).best_on_test == 70.0
+    assert chosen(tried[3:]) is None
+    assert chosen(tried).words == "lr 2"
