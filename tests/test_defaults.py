@@ -154,7 +154,7 @@ CONSTANTS = {
     "data.files.cache": {"_END": 2048},
     "data.files.csv_blocks": {"_SIZE": 16_777_216},
     "data.files.text_files": {"_LONGEST_FIELD": 4_194_304},
-    "data.files.room": {"_ABANDONED": 3600.0},
+    "utils.safe_files": {"ABANDONED": 3600.0},
     "data.images.caching": {"_GB": 1e9, "_MEMORY_SHARE": 0.9},
     "data.images.files": {"_SECONDS_BEFORE_A_BAR": 2.0},
     "data.inspection": {"_BLOCK": 4_194_304, "_EDGE": 1.0},

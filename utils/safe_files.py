@@ -9,8 +9,10 @@ Munch, Namespace) is mapped to plain containers, and no class of another package
 
 from __future__ import annotations
 
+import glob
 import math
 import os
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -266,6 +268,23 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path
     finally:
         with suppress(OSError):  # gone after the rename, never made, or out of reach: the error above says why
             temporary.unlink()
+
+
+ABANDONED = 3600.0
+"""Seconds after which a half-written file must be from a process that was killed."""
+
+
+def remove_unfinished(path: Path, *, age: float = 0.0) -> None:
+    """Remove what killed writers of `path` have left beside it.
+
+    Args:
+        path: a file that `write_atomically` writes.
+        age: seconds since such a file last changed from which on it must be abandoned; 0 where no one else writes it.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime >= age:
+                left.unlink()
 
 
 def _keep(path: Path, keep: Path) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import time
-from contextlib import suppress
 from pathlib import Path
 
 from utils.checks import UserError
-
-_ABANDONED = 3600.0  # seconds after which a half-written file must be from a process that was killed
+from utils.safe_files import ABANDONED, remove_unfinished
 
 
 def room_for(path: Path) -> int:
@@ -30,7 +27,4 @@ def room_for(path: Path) -> int:
 
 def _clear(path: Path) -> None:
     path.unlink(missing_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _ABANDONED:
-                left.unlink()
+    remove_unfinished(path, age=ABANDONED)

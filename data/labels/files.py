@@ -21,7 +21,14 @@ from data.labels.regime import Regime, observe, require_drawable
 from data.labels.validation import require_fit
 from utils.checks import UserError, require
 from utils.console import warn
-from utils.safe_files import load_pickled_npy, make_folder, write_atomically, write_text
+from utils.safe_files import (
+    ABANDONED,
+    load_pickled_npy,
+    make_folder,
+    remove_unfinished,
+    write_atomically,
+    write_text,
+)
 from utils.types import PRESENT, Annotations, Codes, Index, LabelTable
 
 FORMAT = 2
@@ -164,6 +171,8 @@ def write_native(path: Path, table: LabelTable, annotations: Annotations, datase
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     make_folder(path.parent)
+    for file in (manifest_path(path), path):
+        remove_unfinished(file, age=ABANDONED)
     write_text(manifest_path(path), text)
     write_atomically(path, lambda file: write_table(file, table))
 

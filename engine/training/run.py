@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.build import DatasetConfig, build_data
 from data.datasets.table.config import named
-from data.labels.files import write_native
+from data.labels.files import manifest_path, write_native
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
 from data.subsets.splits import TrainingSplitConfig
@@ -43,6 +43,7 @@ from utils.checks import RunError, UserError, require
 from utils.console import say, warn
 from utils.metrics import Metrics
 from utils.plots import plot_curves
+from utils.safe_files import remove_unfinished
 
 
 def train_command(
@@ -323,6 +324,8 @@ class Run:
         export, table = self.recorder.config.export_labels, self.criterion.corrected_labels()
         if export is not None and table is not None:
             dataset, regime = self.settings.of(DatasetConfig).dataset, Regime(labels="given")
+            for file in (export, manifest_path(export)):
+                remove_unfinished(file)  # by a run that was killed here and goes on now
             write_native(export, table, self.data.train, dataset, regime)
             corrected = table.counts().sum() - int(self.data.observed.counts().sum())
             say(f"{export}: the labels trained on, with {corrected} corrected for good")

@@ -9,7 +9,7 @@ import torch
 
 from tests.utils.test_safe_files import one_line
 from utils.checks import RunError, UserError
-from utils.safe_files import make_folder, write_atomically, write_text
+from utils.safe_files import make_folder, remove_unfinished, write_atomically, write_text
 
 
 def test_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
@@ -122,3 +122,14 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path, flag, prefix, na
     with pytest.raises(UserError, match="name another folder") as error:
         make_folder(tmp_path / name, flag)
     assert str(error.value).startswith(f"{prefix}{tmp_path / name}: cannot be made (")
+
+
+def test_what_killed_writers_of_a_file_left_is_removed_and_nothing_else(tmp_path):
+    file = tmp_path / "a[1].npy"
+    others = {"a[1].npy", ".a1.npy.7.tmp", ".b.npy.7.tmp", "a[1].npy.7.tmp", ".a[1].npy.7"}
+    for name in (*others, ".a[1].npy.7.tmp", ".a[1].npy.8.tmp"):
+        (tmp_path / name).write_text("half")
+    remove_unfinished(file, age=60)
+    assert len(list(tmp_path.iterdir())) == len(others) + 2
+    remove_unfinished(file)
+    assert {path.name for path in tmp_path.iterdir()} == others

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.files import room
 from data.files.room import room_for
+from utils import safe_files
 from utils.checks import UserError
 
 
@@ -22,12 +22,12 @@ def test_the_folder_is_made_and_its_free_bytes_are_told(tmp_path, monkeypatch):
 def test_what_is_outdated_and_what_killed_processes_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
     ages = {
         **{"a.npy": 0, ".a.npy.11.tmp": 3601},  # removed
-        **{".a.npy.12.tmp": 3600, ".b.npy.11.tmp": 9000, "a.npy.11.tmp": 9000, "b.npy": 9000},
+        **{".a.npy.12.tmp": 3599, ".b.npy.11.tmp": 9000, "a.npy.11.tmp": 9000, "b.npy": 9000},
     }
     for name, age in ages.items():
         (tmp_path / name).write_bytes(b"half")
         os.utime(tmp_path / name, (10_000 - age, 10_000 - age))
-    monkeypatch.setattr(room, "time", SimpleNamespace(time=lambda: 10_000.0))
+    monkeypatch.setattr(safe_files, "time", SimpleNamespace(time=lambda: 10_000.0))
     room_for(tmp_path / "a.npy")
     assert {path.name for path in tmp_path.iterdir()} == ages.keys() - {"a.npy", ".a.npy.11.tmp"}
 

@@ -76,6 +76,14 @@ def test_labels_are_written_where_they_are_asked_for_and_corrected(monkeypatch, 
     assert capsys.readouterr().out == said * written
 
 
+def test_labels_that_a_kill_left_half_written_are_removed(monkeypatch, tmp_path):
+    for name in (".x.npy.7.tmp", ".x.json.7.tmp", ".y.npy.7.tmp"):
+        (tmp_path / name).write_text("half")
+    monkeypatch.setattr(room, "write_native", lambda *args: None)
+    Run._write_labels(exporting(tmp_path / "x.npy", CORRECTED))
+    assert [path.name for path in tmp_path.iterdir()] == [".y.npy.7.tmp"]
+
+
 def test_the_figures_of_a_run_are_of_its_history_its_tail_and_its_test_images(monkeypatch):
     drawn = []
     for name in ("plot_curves", "draw_tail", "draw_examples"):
