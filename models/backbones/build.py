@@ -203,7 +203,7 @@ def export_backbone(checkpoint: Path, out: Path) -> None:
     halves = {key.removeprefix(prefix): _half(value) for key, value in state.items() if key.startswith(prefix)}
     require(
         bool(halves),
-        f"{checkpoint}: has no backbone.* tensors under 'model', so it is no checkpoint of a run; "
+        f"{checkpoint}: has no backbone.* tensors under 'model', so it is no checkpoint of a run with a backbone; "
         f"--weights {checkpoint} of a training script reads other files as they are",
     )
     finite = all(map(all_finite, halves.values()))
