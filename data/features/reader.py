@@ -234,7 +234,8 @@ def _texts(ids: NDArray[Any], path: Path) -> list[str]:
     )
     if ids.dtype.kind == "U" and ids.dtype.itemsize:
         valid = is_text(np.ascontiguousarray(ids))
-        require(bool(valid.all()), f"{path}: id {int(valid.argmin())} contains an invalid character; write it again")
+        if not valid.all():
+            raise UserError(f"{path}: id {int(valid.argmin())} contains an invalid character; write it again")
     if ids.dtype.kind != "S":
         return [str(one) for one in ids.tolist()]
     try:
