@@ -10,6 +10,7 @@ from typing import Any
 from data.build import DatasetConfig, load_splits
 from data.loading.loader import LoaderConfig
 from engine.analysis.finished_runs import FinishedRun, built_for, read_run, run_labels, run_paths
+from engine.analysis.seed_groups import seed_table, setting_notes
 from engine.core.run_results import HEADLINE, beside, require_parts
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
@@ -53,7 +54,7 @@ def compare_command(argv: Sequence[str] | None = None) -> int:
     runs = [read_run(path) for path in paths]
     labels = run_labels(runs)
     say(table(labels, runs))
-    for line in differences(labels, runs):
+    for line in (*seed_table(runs), *differences(labels, runs), *setting_notes(runs)):
         say(line)
     if config.output is not None:
         make_folder(config.output, "--output")
