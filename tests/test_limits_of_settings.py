@@ -18,7 +18,7 @@ FAR = {"int": 10**12, "float": 1e12}
 WITH = {
     "CoNeSConfig": {"memory_per_class": FAR["int"]},
     "CurriculumConfig": {"share_slope": -4.0, "share_bias": 5.0},
-    "OptimConfig": {"warmup_epoch": 0.0},
+    "OptimConfig": {"warmup_epoch": 0.0, "scheduler": "cosine"},
     "PredictConfig": {"load_from": Path("best.pth")},
     "EPRConfig": {"expected_num_pos": 1.0},
     "ROLEConfig": {"expected_num_pos": 1.0},

@@ -16,17 +16,19 @@ from utils.types import StateDict
 class EMA:
     """The exponential moving average of the weights of a network, over the optimiser's steps.
 
-    After the first step the average a is the weights w, then a <- decay a + (1 - decay) w. BatchNorm statistics are
-    averaged in the same way, and over processes at the end of an epoch; counters are copied. `AveragedModel` of PyTorch
+    After the first step the average a is the weights w, then a <- decay a + (1 - decay) w; or the latter in every step,
+    from the weights before the first. BatchNorm statistics are averaged in the same way, and over processes at the end
+    of an epoch; counters are copied. `AveragedModel` of PyTorch
     keeps its number of steps on one device and reads it on another, for which a GPU is waited for in every step.
 
     Args:
         source: the network in training, before the runtime wraps it; it is copied.
         decay: above 0 and below 1.
+        from_initial: True begins with the weights before the first step.
     """
 
-    def __init__(self, source: Network, decay: float) -> None:
-        self._source, self._decay = source, decay
+    def __init__(self, source: Network, decay: float, *, from_initial: bool = False) -> None:
+        self._source, self._decay, self._from_initial = source, decay, from_initial
         self.network = copy.deepcopy(source)
         """The network of averaged weights."""
         self._steps = 0
@@ -35,8 +37,9 @@ class EMA:
     def update(self) -> None:
         """Update the average after a step of the optimiser."""
         pairs = list(zip(_tensors(self.network), _tensors(self._source), strict=True))
-        moving = [pair for pair in pairs if self._steps and pair[0].is_floating_point()]
-        copied = [pair for pair in pairs if not (self._steps and pair[0].is_floating_point())]
+        begun = self._from_initial or self._steps > 0
+        moving = [pair for pair in pairs if begun and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not (begun and pair[0].is_floating_point())]
         if moving:
             averages, weights = (list(side) for side in zip(*moving, strict=True))
             torch._foreach_lerp_(averages, weights, 1 - self._decay)

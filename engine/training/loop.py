@@ -326,10 +326,11 @@ class Loop:
     def _set_schedule(self, number: int) -> None:
         """Set learning rate and momentum of step `number`, counted from the start of training."""
         optimizer, optim, steps = self.learner.optimizer, self.learner.optim, len(self.batches)
-        factor = learning_rate_factor(number, steps, self.epochs, optim) * Plateau(**self.state.plateau).factor
+        epochs = optim.schedule_epochs or self.epochs
+        factor = learning_rate_factor(number, steps, epochs, optim) * Plateau(**self.state.plateau).factor
         set_learning_rate(optimizer, factor)
         if optim.scheduler == "one_cycle":
-            set_momentum(optimizer, one_cycle(number, steps * self.epochs, optim.pct_start).momentum)
+            set_momentum(optimizer, one_cycle(number, steps * epochs, optim.pct_start).momentum)
 
     def _update(self, batch: Batch, *, average: bool) -> None:
         """Update the weights by their gradients; with `average` those of the model are first averaged here."""

@@ -27,6 +27,9 @@ class OptimConfig:
     )
     momentum: float = option(0.9, "momentum of SGD")
     w_d: float = option(1e-4, "weight decay", aliases=("weight_decay",))
+    w_d_biases: bool = option(
+        True, "weight decay of biases and norms too: of all parameters of one dimension (ASL: not of those)"
+    )
     scheduler: Literal["step", "cosine", "plateau", "constant", "one_cycle"] = option(
         "step",
         "fall of the learning rate after the warm-up; plateau: when the mAP that is watched stops rising; one_cycle: "
@@ -38,6 +41,9 @@ class OptimConfig:
     patience: int = option(3, "plateau: epochs without a better mAP before the next one makes the rate decay")
     min_lr: float = option(1e-7, "plateau: learning rate of the backbone below which nothing decays")
     pct_start: float = option(0.2, "one_cycle: share of all steps in which the learning rate rises")
+    schedule_epochs: int | None = option(
+        None, "one_cycle, cosine: epochs until the rate has fallen, of which a run may train fewer (default: --epochs)"
+    )
     warmup_epoch: float = option(2.0, "epochs of linear warm-up, step by step")
     warmup_steps: int | None = option(None, "steps of warm-up instead of epochs", aliases=("warmup_iters",))
     warmup_ratio: float = option(0.0, "share of the learning rate that the warm-up starts from")
@@ -46,6 +52,9 @@ class OptimConfig:
     )
     ema: float | None = option(
         None, "decay of a moving average of the weights, which is then what is scored and saved (default: off)"
+    )
+    ema_start: Literal["first_step", "initial"] = option(
+        "first_step", "weights that the average begins with: those after the first step, or those before it (ASL)"
     )
 
     def __post_init__(self) -> None:
@@ -74,6 +83,18 @@ class OptimConfig:
             self.scheduler != "one_cycle" or not (warmed or self.warmup_ratio),
             "--scheduler one_cycle: rises by itself, with no warm-up before it; give --warmup_epoch 0, and no "
             "--warmup_steps or --warmup_ratio",
+        )
+        require(
+            self.schedule_epochs is None or self.schedule_epochs >= 1,
+            f"--schedule_epochs {self.schedule_epochs}: must be at least 1",
+        )
+        require(
+            self.schedule_epochs is None or self.scheduler in ("one_cycle", "cosine"),
+            f"--schedule_epochs: for one_cycle and cosine, not --scheduler {self.scheduler}; give --schedule_epochs=",
+        )
+        require(
+            self.ema_start == "first_step" or self.ema is not None,
+            f"--ema_start {self.ema_start}: there is no average; give --ema 0.9997, say",
         )
         rising = all(one < other for one, other in pairwise([0, *(self.milestones or ())]))
         require(

@@ -26,7 +26,6 @@ from engine.core.setting_table import training_names
 from engine.core.settings import Settings, parse_settings
 from engine.training import setup
 from engine.training.config import RunConfig, training_command
-from engine.training.ema import EMA
 from engine.training.examples import draw_examples, draw_tail
 from engine.training.features import FeatureConfig, weights_hash
 from engine.training.given_features import with_given_features
@@ -117,10 +116,11 @@ class Run:
         require_takes(self.method, data.observed)
         data = setup.whole_batches(data, settings.of(LoaderConfig))
         self.selection = setup.selection_of(self.config, self.optim, data)
+        setup.require_schedule(self.config, self.optim)
         self.given = setup.given_features(settings, data, runtime)
         self.network = setup.build_network(settings, data)
         # Copied before anything wraps the network.
-        self.ema = EMA(self.network, self.optim.ema) if self.optim.ema else None
+        self.ema = setup.average_of(self.network, self.optim)
         self.batches = setup.training_batches_of(settings, data, runtime)
         # What has no room is refused before images are read, which may take hours.
         self.criterion = setup.build_criterion(settings, data, self.network, len(self.batches), runtime)

@@ -15,6 +15,7 @@ from data.loading.samplers import TrainingBatches
 from engine.core.distributed import Runtime
 from engine.core.settings import Settings
 from engine.training.config import RunConfig
+from engine.training.ema import EMA
 from engine.training.features import FeatureConfig, FrozenFeatures, feature_arrays, reads_maps, wanted_views
 from engine.training.given_features import SplitFeatures, split_features
 from engine.training.label_memory import MemoryConfig, free_now, memories_on_host
@@ -48,6 +49,20 @@ def selection_of(config: RunConfig, optim: OptimConfig, data: Data) -> str:
         "--scheduler plateau: there is no validation split whose mAP could stop rising; give --val_frac",
     )
     return wanted
+
+
+def require_schedule(config: RunConfig, optim: OptimConfig) -> None:
+    """Raise UserError when the learning rate is laid out for fewer epochs than are trained."""
+    laid_out = optim.schedule_epochs or config.epochs
+    require(
+        laid_out >= config.epochs,
+        f"--schedule_epochs {laid_out}: must not be below --epochs {config.epochs}; --schedule_epochs= takes as many",
+    )
+
+
+def average_of(network: Network, optim: OptimConfig) -> EMA | None:
+    """The moving average of a network's weights, where `--ema` wants one; before anything wraps the network."""
+    return EMA(network, optim.ema, from_initial=optim.ema_start == "initial") if optim.ema else None
 
 
 def check_data(data: Data, settings: Settings, runtime: Runtime) -> None:
@@ -214,11 +229,21 @@ def build_loaders(
 
 def parameter_groups(network: Network, criterion: Criterion, optim: OptimConfig) -> list[dict[str, Any]]:
     """Parameters of backbone, head and criterion for the optimiser, each with the factor of its learning rate."""
-    return [
+    groups: list[dict[str, Any]] = [
         {"params": network.backbone_parameters()},
         {"params": network.head_parameters(), "lr_mult": optim.head_lr_mult},
-        *criterion.parameter_groups(),
     ]
+    if not optim.w_d_biases:
+        groups = [part for group in groups for part in _biases_apart(group)]
+    return [*groups, *criterion.parameter_groups()]
+
+
+def _biases_apart(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """A group of parameters of at least two dimensions, and one of the others, which do not decay; not empty ones."""
+    wide = [parameter for parameter in group["params"] if parameter.ndim > 1]
+    flat = [parameter for parameter in group["params"] if parameter.ndim <= 1]
+    parts = [{**group, "params": wide}, {**group, "params": flat, "weight_decay": 0.0}]
+    return [part for part in parts if part["params"]]
 
 
 def number_of_views(criterion: Criterion) -> int:

@@ -15,22 +15,32 @@ SCRIPTS = {"cls": "main_cls", "large_loss": "main_llm"}
 FOLDER = ROOT / "configs" / "protocols"
 
 ASL = {"loss": "asl", "gamma_pos": 0, "disable_torch_grad_focal_loss": True, "ema": 0.9997, "scheduler": "one_cycle"}
-ASL |= {"pct_start": 0.2, "epochs": 80, "lr": 1e-4, "img_size": 448, "batch_size": 128}
+ASL |= {"pct_start": 0.2, "ema_start": "initial", "lr": 1e-4, "img_size": 448, "batch_size": 128}
 CSRA = {"loss": "bce", "head": "csra", "num_heads": 1, "optimizer": "sgd", "lr": 0.01, "head_lr_mult": 10, "w_d": 1e-4}
 CSRA |= {"momentum": 0.9, "warmup_epoch": 2, "epochs": 30, "batch_size": 16, "lr_gamma": 0.1}
 PUBLISHED = {
     ("asl", "coco"): ASL
     | {"model": "tresnet_m", "gamma_neg": 4, "clip": 0.05, "eps": 1e-8, "reduction": "sum"}
-    | {"optimizer": "adam", "w_d": 1e-4, "normalize": "unit"},
+    | {"optimizer": "adam", "w_d": 1e-4, "w_d_biases": False, "normalize": "unit"}
+    | {"epochs": 41, "schedule_epochs": 80, "drop_last": None},
     ("query2label", "coco"): ASL
     | {"model": "resnet101", "head": "q2l", "gamma_neg": 2, "clip": 0, "eps": 1e-5, "reduction": "query2label"}
-    | {"optimizer": "adamw", "w_d": 1e-2, "normalize": "imagenet", "norm_frozen": True, "frozen_stages": 1}
+    | {"optimizer": "adamw", "w_d": 1e-2, "w_d_biases": True, "epochs": 80, "drop_last": "train"}
+    | {"normalize": "imagenet", "norm_frozen": True, "frozen_stages": 1}
     | {"hidden_dim": 2048, "dim_feedforward": 8192, "nheads": 4, "enc_layers": 1, "dec_layers": 2, "dropout": 0.1},
     ("ml-gcn", "coco"): {"loss": "bce", "model": "resnet101", "head": "gcn", "img_size": 448, "epochs": 100}
     | {"lr": 0.01, "head_lr_mult": 10, "momentum": 0.9, "w_d": 1e-4, "step_size": 40, "clip_grad": 10}
     | {"word_width": 300, "gcn_width": 1024, "gcn_threshold": 0.4, "gcn_p": 0.2},
     ("c-tran", "coco"): {"loss": "label_mask", "model": "resnet101", "head": "ctran", "img_size": 576, "lr": 1e-5}
-    | {"batch_size": 16, "optimizer": "adam", "w_d": 0, "scheduler": "plateau", "patience": 5, "enc_layers": 3}
+    | {
+        "batch_size": 16,
+        "optimizer": "adam",
+        "w_d": 0,
+        "scheduler": "plateau",
+        "patience": 5,
+        "min_lr": 1e-8,
+        "enc_layers": 3,
+    }
     | {"hidden_dim": 2048, "dim_feedforward": 2048, "mask_known": 0.75, "unknown_state": "random"},
     ("c-tran", "voc07"): {"batch_size": 32, "lr": 1e-5},
     ("csra", "voc07"): CSRA

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from tests.equivalence.plain import Outcome
 from tests.equivalence.transcriptions import (
+    asl,
+    c_tran,
     cls,
     cones,
     cones_bce,
@@ -21,6 +23,7 @@ from tests.equivalence.transcriptions import (
     distribution_balanced,
     ignore,
     large_loss,
+    ml_gcn,
     ndlp,
     query2label,
     single_positive,
@@ -200,6 +203,30 @@ CASES: dict[str, Case] = {
         query2label.train,
         ("configs/protocols/query2label.yaml", "--labels", "full", "--dropout", 0, "--hidden_dim", 96),
         {"dim_feedforward": 16, "nheads": 2, "lr": 1e-3, "ema": 0.9},
+        beyond=3,
+    ),
+    "asl": Case(
+        "main_BCE.py",
+        "voc07",
+        asl.train,
+        ("configs/protocols/asl.yaml", "--labels", "full"),
+        {"lr": 1e-3, "w_d": 0.1, "ema": 0.9, "schedule_epochs": 5},
+    ),
+    "ml-gcn": Case(
+        "main_BCE.py",
+        "voc07",
+        ml_gcn.train,
+        ("configs/protocols/ml-gcn.yaml", "--labels", "full"),
+        {"word_width": 12, "gcn_width": 16, "step_size": 2, "clip_grad": 0.5},
+    ),
+    "c-tran": Case(
+        "main_BCE.py",
+        "pascal",
+        c_tran.train,
+        ("configs/protocols/c-tran.yaml", "--labels", "full", "--val_frac", 0.2, "--dropout", 0, "--hidden_dim", 96),
+        {"enc_layers": 2, "dim_feedforward": 16, "nheads": 2, "lr": 1e-3, "patience": 0},
+        acts=("told",),
+        epochs=8,
     ),
     "an, full labels": single_positive_case("an", "--labels", "full"),
 }

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import losses.label_mask
 import losses.ndlp
 from data.build import Data
 from engine.training.run import Run
@@ -35,6 +36,8 @@ class Recorded(NamedTuple):
     outcome: Outcome
     reported: dict[str, float]
     """Test figures in `result.json`."""
+    best_on_test: float
+    """The highest mAP of an epoch on the test set, which stands there too."""
     log: list[dict[str, float]]
     """`metrics.csv`."""
 
@@ -48,7 +51,7 @@ class Recorder:
         self.rows: list[Tensor] = []
         self.losses: list[float] = []
         self.states: list[dict[str, Tensor]] = []
-        self.drawn: dict[str, Any] = {"second_views": [], "mixtures": []}
+        self.drawn: dict[str, Any] = {"second_views": [], "mixtures": [], "known": []}
         self.start: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
         self.data: Data | None = None
@@ -75,6 +78,15 @@ class Recorder:
         if run.ema is not None:
             self.weights |= {f"average.{name}": value for name, value in state_of(run.ema.network).items()}
 
+    def noting(self, name: str, draw: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that draws, with what it has drawn noted under a name."""
+
+        def noted(*arguments: Any) -> Any:
+            self.drawn[name].append(draw(*arguments))
+            return self.drawn[name][-1]
+
+        return noted
+
     def order(self) -> list[list[Tensor]]:
         """Rows of each batch, epoch by epoch."""
         found: list[list[Tensor]] = [[] for _ in range(max(self.epochs))]
@@ -95,23 +107,21 @@ def run_ours(
     batch_size: int,
 ) -> Recorded:
     """Run a script on a scene and record it."""
-    recorder, draw = Recorder(state), losses.ndlp.draw_mixture
-
-    def drawn_mixture(*arguments: Any) -> Any:
-        recorder.drawn["mixtures"].append(draw(*arguments))
-        return recorder.drawn["mixtures"][-1]
-
+    recorder = Recorder(state)
     with (
         mock.patch.object(Run, "train", lambda run: recorder.train(run)),
         mock.patch.object(Run, "_draw"),  # half of the time of a run of four steps
-        mock.patch.object(losses.ndlp, "draw_mixture", drawn_mixture),
+        mock.patch.object(losses.ndlp, "draw_mixture", recorder.noting("mixtures", losses.ndlp.draw_mixture)),
+        mock.patch.object(
+            losses.label_mask, "revealed_labels", recorder.noting("known", losses.label_mask.revealed_labels)
+        ),
     ):
         succeed(folder, script, *scene.words, *SMALL, "--batch_size", batch_size, *words, "--output", "run")
     result = json.loads((folder / "run" / "result.json").read_text())
     log = _log(folder / "run")
     figures = [{n: value for n, value in row.items() if n.startswith(("validation_", "test_"))} for row in log]
     outcome = Outcome(recorder.losses, recorder.states, recorder.weights, figures, result["selected_epoch"])
-    return Recorded(_given(recorder, scene, batch_size), outcome, result["test"], log)
+    return Recorded(_given(recorder, scene, batch_size), outcome, result["test"], result["best_on_test"]["mAP"], log)
 
 
 def _given(recorder: Recorder, scene: Scene, batch_size: int) -> Given:

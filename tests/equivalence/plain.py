@@ -33,7 +33,7 @@ class Given(NamedTuple):
     """Rows of each batch, epoch by epoch."""
     batch_size: int
     drawn: Mapping[str, Any]
-    """Chance of a method: first estimates, second views, mixtures."""
+    """Chance of a method: first estimates, second views, mixtures, labels that are given to the network."""
 
 
 class Outcome(NamedTuple):

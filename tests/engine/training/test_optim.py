@@ -87,6 +87,10 @@ def test_constant_without_warmup_is_one_throughout():
         {"scheduler": "one_cycle"},
         {"warmup_steps": 3, "scheduler": "one_cycle"},
         {"warmup_ratio": 0.1, "scheduler": "one_cycle", "warmup_epoch": 0},
+        {"schedule_epochs": 80},
+        {"schedule_epochs": 80, "scheduler": "plateau"},
+        {"schedule_epochs": 0, "scheduler": "cosine"},
+        {"ema_start": "initial"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(bad):

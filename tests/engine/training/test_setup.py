@@ -9,9 +9,11 @@ import torch
 
 from data.loading.loader import LoaderConfig
 from engine.training import setup
+from engine.training.config import RunConfig
 from engine.training.features import FeatureView
 from engine.training.label_memory import FreeMemory
 from engine.training.loaders import FeatureLoaders, ImageLoaders
+from engine.training.optim import OptimConfig
 from engine.training.recorder import Recorder
 from losses.common.memory import label_memory
 from models.build import Architecture, build_model
@@ -293,11 +295,46 @@ def test_loaders_have_workers_for_the_device_and_the_processes_of_this_machine(m
 
 def test_the_head_learns_faster_and_the_criterion_says_its_own_pace():
     network = SimpleNamespace(backbone_parameters=lambda: ["b"], head_parameters=lambda: ["h"])
-    assert setup.parameter_groups(network, Criterion(), SimpleNamespace(head_lr_mult=4.0)) == [
+    assert setup.parameter_groups(network, Criterion(), OptimConfig(head_lr_mult=4.0)) == [
         {"params": ["b"]},
         {"params": ["h"], "lr_mult": 4.0},
         {"params": ["c"], "lr_mult": 2.0},
     ]
+
+
+def test_biases_and_norms_decay_unless_they_are_not_to():
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    scale = torch.nn.Parameter(torch.zeros(5))  # a head without any matrix
+    parameters = list(backbone.parameters())
+    network = SimpleNamespace(backbone_parameters=lambda: parameters, head_parameters=lambda: [scale])
+    wide, *flat = parameters
+    found = setup.parameter_groups(network, Criterion(), OptimConfig(w_d_biases=False, head_lr_mult=4.0))
+    assert [[id(one) for one in group.pop("params")] for group in found] == [
+        [id(wide)],
+        [id(one) for one in flat],
+        [id(scale)],
+        [id("c")],
+    ]
+    assert found == [{}, {"weight_decay": 0.0}, {"lr_mult": 4.0, "weight_decay": 0.0}, {"lr_mult": 2.0}]
+
+
+def test_a_rate_is_laid_out_for_no_fewer_epochs_than_are_trained():
+    cycle = OptimConfig(scheduler="one_cycle", warmup_epoch=0, schedule_epochs=8)
+    setup.require_schedule(RunConfig(epochs=8), cycle)
+    setup.require_schedule(RunConfig(epochs=9), OptimConfig())
+    with pytest.raises(UserError, match="--schedule_epochs 8: must not be below --epochs 9; --schedule_epochs= takes"):
+        setup.require_schedule(RunConfig(epochs=9), cycle)
+
+
+def test_weights_are_averaged_where_that_is_wanted():
+    network = torch.nn.Linear(1, 1, bias=False)
+    assert setup.average_of(network, OptimConfig()) is None
+    for start, expected in (("first_step", 3.0), ("initial", 1.5)):
+        torch.nn.init.constant_(network.weight, 1.0)
+        average = setup.average_of(network, OptimConfig(ema=0.75, ema_start=start))
+        torch.nn.init.constant_(network.weight, 3.0)
+        average.update()
+        assert average.network.weight.item() == expected
 
 
 def test_a_second_view_is_made_for_those_who_need_it():

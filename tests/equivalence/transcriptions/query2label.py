@@ -1,21 +1,22 @@
-"""Query2Label: SlongLiu/query2labels (../shared/spec/models.md, sections 1, 2).
+"""Query2Label: `main_mlc.py` of SlongLiu/query2labels (../shared/spec/models.md, sections 1, 2).
 
-Stem and first stage frozen, all BatchNorm of the backbone as it starts; AdamW under a one-cycle rate with its momentum;
-the asymmetric loss divided by B and K, times 1000, its weight a constant; a moving average of the weights, which is
-scored. How the average begins is ours (`engine/training/ema.py`): with the weights after the first step.
+The loop is ASL's, with other parts: stem and first stage frozen, all BatchNorm of the backbone as it starts; a last
+batch that is not full is left out of training; AdamW, whose rate of batch / 256 the one-cycle rate overrides at once;
+the asymmetric loss divided by B and K, times 1000. Raw and averaged weights are scored, and the best of all is kept:
+here the averaged, of the last epoch, as in ours. Left out: half precision, Cutout, RandAugment, the early stop.
 B batch, K classes, d width, L positions.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.equivalence.plain import IMAGENET, Given, Net, Outcome, evaluated, scaled, state_of
+from tests.equivalence.plain import IMAGENET, Given, Net, Outcome
+from tests.equivalence.transcriptions.asl import asymmetric, cycle
 
 
 def positions(width: int, height: int, length: int) -> Tensor:
@@ -112,48 +113,18 @@ class FrozenNormNet(Net):
         return self
 
 
-def asymmetric(logits: Tensor, labels: Tensor, gamma_neg: float = 2.0, eps: float = 1e-5) -> Tensor:
-    """The loss with a focusing weight on negatives alone, which is a constant."""
-    p = torch.sigmoid(logits)
-    weight = torch.where(labels == 1, 1, p.detach() ** gamma_neg)
-    likelihood = torch.where(labels == 1, p, 1 - p)
-    return -(weight * torch.log(likelihood.clamp(min=eps))).sum() / labels.numel() * 1000
-
-
-@torch.no_grad()
-def averaged(average: Net | None, net: Net, decay: float) -> Net:
-    """The moving average after a step, of weights and buffers."""
-    if average is None:
-        return copy.deepcopy(net)
-    for own, new in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
-        own.copy_(decay * own + (1 - decay) * new)
-    return average
-
-
 def train(
     given: Given, *, dim_feedforward: int = 8192, nheads: int = 4, lr: float = 1e-4, ema: float = 0.9997
 ) -> Outcome:
     """The whole run; dropout is 0."""
+    whole = len(given.truth["train"]) // given.batch_size
+    given = given._replace(order=[batches[:whole] for batches in given.order])
     net = FrozenNormNet(given, dim_feedforward, nheads)
     learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=lr, weight_decay=1e-2)
-    steps = sum(map(len, given.order))
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=0.2)
-    images = {split: scaled(pixels, IMAGENET) for split, pixels in given.pixels.items()}
-    losses, figures, average = [], [], None
-    for batches in given.order:
-        net.train()
-        for rows in batches:
-            loss = asymmetric(net(images["train"][rows]), given.observed[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if len(losses) < steps - 1:
-                rate.step()
-            average = averaged(average, net, ema)
-            losses.append(loss.item())
-        assert average is not None
-        figures.append(evaluated(average, given, images))
-    assert average is not None
-    weights = state_of(net) | {f"average.{name}": value for name, value in state_of(average).items()}
-    return Outcome(losses, [{} for _ in losses], weights, figures, len(figures))
+    optimizer = torch.optim.AdamW(learning, lr=given.batch_size / 256 * lr, weight_decay=1e-2)
+
+    def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+        losses = asymmetric(logits, labels, gamma_neg=2, margin=0, eps=1e-5)
+        return losses.sum() / len(logits) / labels.shape[1] * 1000
+
+    return cycle(given, net, optimizer, loss_of, lr=lr, epochs=len(given.order), ema=ema, normalise=IMAGENET)
