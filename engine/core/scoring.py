@@ -22,7 +22,7 @@ from utils.console import Progress
 from utils.long_tail import group_figures
 from utils.metrics import KnownScores, Metrics, Scores, evaluate_known, evaluate_scores, group_map, known_scores
 from utils.published_metrics import published_figures
-from utils.types import Annotations, Batch, Index, LabelTable
+from utils.types import PRESENT, UNKNOWN, Annotations, Batch, Index, LabelTable
 
 _HELD = 1 << 28
 """Bytes of results that stay on the device before they move to the host."""
@@ -228,6 +228,14 @@ def measure(
         first = views[0]
         metrics = [evaluate_scores(view, codes) for view in views]
     return EvalResult(metrics[0], dict(zip(names[1:], metrics[1:], strict=True)), first)
+
+
+def bce_per_image(logits: Scores, truth: LabelTable) -> float:
+    """Mean over images of the BCE of logits (N, C) summed over the labels whose truth is known."""
+    codes = truth.dense()
+    values = logits.astype(np.float64)
+    losses = np.logaddexp(0, values) - values * (codes == PRESENT)
+    return float((losses * (codes != UNKNOWN)).sum(axis=1).mean())
 
 
 def _all_views(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -39,6 +39,9 @@ class OptimConfig:
     milestones: tuple[int, ...] | None = option(None, "step: decay after these epochs instead, such as 5,7")
     lr_gamma: float = option(0.1, "factor of each decay of the step and plateau schedulers")
     patience: int = option(3, "plateau: epochs without a better mAP before the next one makes the rate decay")
+    plateau_of: Literal["mAP", "loss"] = option(
+        "mAP", "plateau: what an epoch is judged by; loss: BCE summed over the labels of an image (C-Tran)"
+    )
     min_lr: float = option(1e-7, "plateau: learning rate of the backbone below which nothing decays")
     pct_start: float = option(0.2, "one_cycle: share of all steps in which the learning rate rises")
     schedule_epochs: int | None = option(
@@ -123,14 +126,14 @@ BETTER = 1e-4
 
 
 def after_score(plateau: Plateau, score: float, config: OptimConfig) -> Plateau:
-    """The memory of the plateau schedule after another epoch; decays as torch's ReduceLROnPlateau(mode="max").
+    """The memory of the plateau schedule after another epoch; decays as torch's ReduceLROnPlateau.
 
     Args:
         plateau: the memory so far.
-        score: of the epoch, the higher the better.
+        score: of the epoch, the higher the better; a loss with its sign turned.
         config: patience, factor of a decay, least learning rate.
     """
-    if score > plateau.best * (1 + BETTER):
+    if score > plateau.best * (1 + math.copysign(BETTER, plateau.best)):
         return Plateau(plateau.factor, score, 0)
     if plateau.waited < config.patience:
         return plateau._replace(waited=plateau.waited + 1)

@@ -21,7 +21,7 @@ from engine.core.checkpoint import load_weights, read_model, save_model
 from engine.core.distributed import Runtime
 from engine.core.kernels import KernelConfig
 from engine.core.run_folder import RunFolder, damage_told
-from engine.core.scoring import EvalResult, group_columns, measure, require_finite, score
+from engine.core.scoring import EvalResult, bce_per_image, group_columns, measure, require_finite, score
 from engine.core.setting_table import training_names
 from engine.core.settings import Settings, parse_settings
 from engine.training import setup
@@ -116,7 +116,7 @@ class Run:
         require_takes(self.method, data.observed)
         data = setup.whole_batches(data, settings.of(LoaderConfig))
         self.selection = setup.selection_of(self.config, self.optim, data)
-        setup.require_schedule(self.config, self.optim)
+        setup.require_schedule(self.config, self.optim, data)
         self.given = setup.given_features(settings, data, runtime)
         self.network = setup.build_network(settings, data)
         # Copied before anything wraps the network.
@@ -283,7 +283,7 @@ class Run:
         self.scored = {}
         results = self._scores_after(epoch, row)
         if self.optim.scheduler == "plateau":
-            self.loop.follow(results["validation" if self.data.validation else "test"].metrics.mAP)
+            self.loop.follow(self._judged(results))
         state, limit = self.loop.state, self.config.early_stop
         value = float(epoch) if self.selection == "last" else results[self.selection].metrics.mAP
         if value > state.best_score:  # strictly: of equal epochs the first is kept
@@ -296,6 +296,14 @@ class Run:
             if state.stopped:
                 fallen = 100 * (state.best_score - value)
                 say(f"stopped early: {self.selection} mAP {fallen:.2f} points below that of epoch {state.best_epoch}")
+
+    def _judged(self, results: Mapping[str, EvalResult]) -> float:
+        """What the plateau schedule goes by, the higher the better: the mAP of a split, or its loss less than 0."""
+        split: SplitName = "validation" if self.data.validation else "test"
+        scores = results[split].scores
+        if self.optim.plateau_of == "mAP" or scores is None:  # None is refused before the first step
+            return results[split].metrics.mAP
+        return -bce_per_image(scores, split_of(self.data, split).truth)
 
     def _save_best(self, epoch: int) -> None:
         """Write the reported network as the best of the run."""

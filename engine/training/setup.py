@@ -51,12 +51,17 @@ def selection_of(config: RunConfig, optim: OptimConfig, data: Data) -> str:
     return wanted
 
 
-def require_schedule(config: RunConfig, optim: OptimConfig) -> None:
-    """Raise UserError when the learning rate is laid out for fewer epochs than are trained."""
+def require_schedule(config: RunConfig, optim: OptimConfig, data: Data) -> None:
+    """Raise UserError when the learning rate is laid out for too few epochs, or cannot follow a loss."""
     laid_out = optim.schedule_epochs or config.epochs
     require(
         laid_out >= config.epochs,
         f"--schedule_epochs {laid_out}: must not be below --epochs {config.epochs}; --schedule_epochs= takes as many",
+    )
+    watched = data.validation or data.test
+    require(
+        optim.scheduler != "plateau" or optim.plateau_of == "mAP" or not watched.truth.stores_known_only,
+        "--plateau_of loss: not where most truth is unknown, as here; give --plateau_of mAP",
     )
 
 

@@ -38,6 +38,7 @@ PUBLISHED = {
         "w_d": 0,
         "scheduler": "plateau",
         "patience": 5,
+        "plateau_of": "loss",
         "min_lr": 1e-8,
         "enc_layers": 3,
     }

@@ -13,6 +13,7 @@ from data.images.files import ArrayImages
 from data.loading.loader import LoaderConfig
 from engine.core.distributed import Runtime
 from engine.core.scoring import (
+    bce_per_image,
     beside_as_dict,
     evaluate,
     evaluation_loader,
@@ -148,6 +149,15 @@ def test_two_processes_give_the_figures_of_one(two_processes, rows):
         np.testing.assert_array_equal(scores_here, scores)
         hold_equal(dense_here, dense)
         hold_equal(sparse_here, sparse)
+
+
+def test_the_loss_of_an_image_is_that_of_its_known_labels():
+    logits = np.random.default_rng(2).normal(scale=4, size=(5, 3)).astype(np.float32)
+    codes = np.array([[1, 0, -1], [0, 0, 0], [1, 1, 1], [-1, -1, -1], [0, 1, -1]], dtype=np.int8)
+    p = 1 / (1 + np.exp(-logits.astype(float)))
+    each = [-np.log(p[i, k] if codes[i, k] else 1 - p[i, k]) for i, k in zip(*np.nonzero(codes >= 0), strict=True)]
+    assert bce_per_image(logits, LabelTable(codes)) == pytest.approx(sum(each) / 5, rel=1e-12)
+    assert bce_per_image(np.float32([[1e4, -1e4]]), LabelTable(np.int8([[0, 0]]))) == 1e4
 
 
 @pytest.mark.parametrize("held", [1, 300, 10**9])

@@ -130,18 +130,20 @@ def test_warm_up_of_published_long_tail_settings():
 
 @pytest.mark.parametrize("patience, gamma, least", [(3, 0.1, 1e-7), (0, 0.5, 1e-3), (1, 0.1, 0.0), (2, 0.9, 0.02)])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_plateau_decays_when_torchs_does(patience, gamma, least, seed):
+@pytest.mark.parametrize("mode, sign", [("max", 1), ("min", -1)])
+def test_the_plateau_decays_when_torchs_does(patience, gamma, least, seed, mode, sign):
     config = OptimConfig(lr=0.02, scheduler="plateau", patience=patience, lr_gamma=gamma, min_lr=least)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, mode="max", factor=gamma, patience=patience, min_lr=least, eps=0.0
+        optimizer, mode=mode, factor=gamma, patience=patience, min_lr=least, eps=0.0
     )
     plateau, rates = Plateau(), set()
     rng = np.random.default_rng(seed)
     rise = np.minimum(np.arange(40) / 20, 1)
     for score in np.round(rise + rng.normal(scale=0.1, size=40), 2).clip(0):
-        plateau = after_score(plateau, float(score), config)
-        schedule.step(float(score))
+        value = float(score) if mode == "max" else 2 - float(score)
+        plateau = after_score(plateau, sign * value, config)
+        schedule.step(value)
         rate = optimizer.param_groups[0]["lr"]
         rates.add(rate)
         assert config.lr * plateau.factor == pytest.approx(rate, rel=1e-9)
@@ -154,6 +156,9 @@ def test_a_hardly_better_score_is_no_better():
     assert first == (1.0, 0.5, 0)
     assert after_score(first, 0.5 * (1 + 0.9e-4), config).factor == config.lr_gamma
     assert after_score(first, 0.5 * (1 + 1.1e-4), config).factor == 1.0
+    first = after_score(Plateau(), -0.5, config)  # a loss
+    assert after_score(first, -0.5 * (1 - 0.9e-4), config).factor == config.lr_gamma
+    assert after_score(first, -0.5 * (1 - 1.1e-4), config).factor == 1.0
 
 
 @pytest.mark.parametrize("name, kind", [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])

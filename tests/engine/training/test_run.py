@@ -150,14 +150,14 @@ def test_fixed_features_of_another_backbone_are_refused(saved, monkeypatch, hash
             Run._resume(run)
 
 
-def selecting(selection="validation", *, early_stop=None, main=True, scheduler="step", **state):
+def selecting(selection="validation", *, early_stop=None, main=True, scheduler="step", plateau_of="mAP", **state):
     """A run between two epochs; `said` notes what it does."""
     said = []
     return SimpleNamespace(
         _save_best=lambda epoch: said.append(("saved", epoch)),
         selection=selection,
         config=SimpleNamespace(early_stop=early_stop, epochs=9),
-        optim=SimpleNamespace(scheduler=scheduler),
+        optim=SimpleNamespace(scheduler=scheduler, plateau_of=plateau_of),
         data=SimpleNamespace(validation=True, train=SimpleNamespace(classes=("a",), ids=("x.jpg",))),
         loop=SimpleNamespace(state=TrainState(**state), follow=lambda score: said.append(("follow", score))),
         runtime=SimpleNamespace(is_main=main),
@@ -171,7 +171,11 @@ def selecting(selection="validation", *, early_stop=None, main=True, scheduler="
 def after(run, monkeypatch, epoch=4, validation=0.5, test=0.25):
     """What a run does after an epoch with these scores."""
     scores = {"validation": validation, "test": test}
-    results = {split: SimpleNamespace(metrics=SimpleNamespace(mAP=value)) for split, value in scores.items()}
+    results = {
+        split: SimpleNamespace(metrics=SimpleNamespace(mAP=value), scores=f"scores of {split}")
+        for split, value in scores.items()
+    }
+    run._judged = lambda results: Run._judged(run, results)
     run._scores_after = lambda number, row: results
     monkeypatch.setattr(room, "say", lambda text: run.said.append(text))
     Run._after_epoch(run, epoch, {"epoch": epoch})
@@ -217,9 +221,17 @@ def test_only_the_main_process_writes(monkeypatch):
 
 @pytest.mark.parametrize(("validation", "followed"), [(True, 0.5), (None, 0.25)])
 def test_the_plateau_follows_the_validation_split_or_else_the_test_set(monkeypatch, validation, followed):
-    run = selecting("test", scheduler="plateau")
+    run = selecting("test", scheduler="plateau", plateau_of="mAP")
     run.data.validation = validation
     assert after(run, monkeypatch)[0][0] == ("follow", followed)
+
+
+def test_the_plateau_follows_a_loss_with_its_sign_turned(monkeypatch):
+    losses = {("scores of validation", "truth of it"): 7.5}
+    monkeypatch.setattr(room, "bce_per_image", lambda *pair: losses[pair])
+    run = selecting("validation", scheduler="plateau", plateau_of="loss")
+    run.data.validation, run.data.test = SimpleNamespace(truth="truth of it"), None
+    assert after(run, monkeypatch)[0][0] == ("follow", -7.5)
 
 
 @pytest.mark.parametrize(

@@ -320,10 +320,25 @@ def test_biases_and_norms_decay_unless_they_are_not_to():
 
 def test_a_rate_is_laid_out_for_no_fewer_epochs_than_are_trained():
     cycle = OptimConfig(scheduler="one_cycle", warmup_epoch=0, schedule_epochs=8)
-    setup.require_schedule(RunConfig(epochs=8), cycle)
-    setup.require_schedule(RunConfig(epochs=9), OptimConfig())
+    data = SimpleNamespace(validation=None, test=None)
+    setup.require_schedule(RunConfig(epochs=8), cycle, data)
+    setup.require_schedule(RunConfig(epochs=9), OptimConfig(), data)
     with pytest.raises(UserError, match="--schedule_epochs 8: must not be below --epochs 9; --schedule_epochs= takes"):
-        setup.require_schedule(RunConfig(epochs=9), cycle)
+        setup.require_schedule(RunConfig(epochs=9), cycle, data)
+
+
+@pytest.mark.parametrize("validation", [True, None])
+def test_a_plateau_of_the_loss_needs_truth_of_all_labels(validation):
+    sparse, dense = (SimpleNamespace(truth=SimpleNamespace(stores_known_only=known)) for known in (True, False))
+    by_loss = OptimConfig(scheduler="plateau", plateau_of="loss")
+    watched, other = ("validation", "test") if validation else ("test", "validation")
+    good = SimpleNamespace(**{watched: dense, other: sparse if validation else None})
+    bad = SimpleNamespace(**{watched: sparse, other: dense if validation else None})
+    setup.require_schedule(RunConfig(), by_loss, good)
+    setup.require_schedule(RunConfig(), OptimConfig(scheduler="plateau"), bad)
+    setup.require_schedule(RunConfig(), OptimConfig(plateau_of="loss"), bad)
+    with pytest.raises(UserError, match="--plateau_of loss: not where most truth is unknown"):
+        setup.require_schedule(RunConfig(), by_loss, bad)
 
 
 def test_weights_are_averaged_where_that_is_wanted():
