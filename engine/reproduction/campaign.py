@@ -56,6 +56,7 @@ class Campaign:
 
     def results(self) -> list[CellResult]:
         """What the finished runs say about each cell."""
+        self.lines.refresh()
         return [cell_result(cell, self.find, self.reason) for cell in self.cells]
 
     def waiting(self, runs: Iterable[RunOf]) -> list[RunOf]:

@@ -40,6 +40,7 @@ class ReproduceConfig:
     """Which runs of a plan are made, where, and what they are given."""
 
     dry_run: bool = option(False, "print what is to run, with an estimate of the time, and stop")
+    tables_only: bool = option(False, "run nothing; collect, and write the tables")
     jobs: int = option(1, "runs at once, each in a process of its own")
     shard: str | None = option(None, "i/n: only the i-th of n parts of the plan, for array jobs")
     data: tuple[str, ...] | None = option(None, "folders of datasets: NAME=FOLDER, with commas between several")
@@ -114,10 +115,11 @@ def reproduce(path: Path, config: ReproduceConfig, scripts: Scripts, start: Star
     announce(campaign, part, config)
     if config.dry_run:
         return 0
-    make_folder(work, "--work")
     code = 0
     try:
-        code = run_part(campaign, part, config.jobs, start)
+        if not config.tables_only:
+            make_folder(work, "--work")
+            code = run_part(campaign, part, config.jobs, start)
     except (KeyboardInterrupt, Interrupted) as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
         warn("stopped; what was running is saved, and the same command goes on")
@@ -138,15 +140,17 @@ def runs_of(part: Part) -> list[RunOf]:
 
 
 def announce(campaign: Campaign, part: Part, config: ReproduceConfig) -> None:
-    """Print what is to run, and what cannot."""
+    """Print how much is to run, in a dry run also what, and what cannot."""
     first = runs_of(part)
     later = sum(len(cell.seeds) for cell, _ in part if cell.is_tuned and not campaign.tested(cell))
     ready = [run for cell, _ in part if cell.is_tuned for run in campaign.tested(cell)]
     waiting = campaign.waiting([*first, *ready])
     finished = sum(campaign.find(run) is not None for run in (*first, *ready))
-    expected = [expected_seconds(run, list(campaign.lines)) for run in waiting]
-    for run, seconds in zip(waiting, expected, strict=True):
-        say(f"  to run: {run.title}" + (f" (about {duration(seconds)})" if seconds is not None else ""))
+    lines = list(campaign.lines)
+    expected = [expected_seconds(run, lines) for run in waiting]
+    if config.dry_run:
+        for run, seconds in zip(waiting, expected, strict=True):
+            say(f"  to run: {run.title}" + (f" (about {duration(seconds)})" if seconds is not None else ""))
     lacking = [run for run in (*first, *ready) if campaign.find(run) is None and campaign.reason(run)]
     for reason, number in _counted(campaign.reason(run) for run in lacking):
         say(f"  not run: {number} x {reason}")
@@ -164,6 +168,7 @@ def run_part(campaign: Campaign, part: Part, jobs: int, start: Start) -> int:
     tuned = [cell for cell, _ in part if cell.is_tuned]
     with _stopped_by_signal(), Workers(jobs, campaign.resolver.scripts, start) as workers:
         run_all(campaign, runs_of(part), workers)
+        campaign.lines.refresh()  # another process may have made runs that a choice waits for
         run_all(campaign, [run for cell in tuned for run in campaign.tested(cell)], workers)
     return int(bool(campaign.failed))
 

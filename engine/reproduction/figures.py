@@ -31,14 +31,15 @@ def line_of(folder: Path, identity: Identity, seconds: float | None, about: Mapp
     Args:
         folder: the run folder.
         identity: the settings of the run.
-        seconds: how long it took; None where only its log says.
+        seconds: how long its last session took; None where only its log says.
         about: further words for readers.
 
     Raises:
         UserError: the run is not finished, or a file is damaged.
     """
     result, history = read_result(folder), read_history(folder)
-    taken = seconds if seconds is not None else _logged_seconds(folder)
+    logged, sessions = _logged(folder)
+    taken = None if sessions > 1 else seconds if seconds is not None else logged
     words = {"date": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "versions": result.get("versions", {})}
     return FinishedLine(
         method=str(result.get("method")),
@@ -113,16 +114,15 @@ def _events(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _logged_seconds(folder: Path) -> float | None:
-    """Seconds from the first to the last event of a log that was not interrupted; None for others."""
+def _logged(folder: Path) -> tuple[float | None, int]:
+    """Seconds from the first to the last event of a log, None where it does not say, and how often the run started."""
     events = _events(folder)
-    if [event.get("event") for event in events].count("start") != 1:
-        return None
+    sessions = [event.get("event") for event in events].count("start")
     try:
         first, last = (time.mktime(time.strptime(events[n]["time"], "%Y-%m-%dT%H:%M:%S")) for n in (0, -1))
-    except (KeyError, ValueError, TypeError):
-        return None
-    return last - first
+    except (IndexError, KeyError, ValueError, TypeError):
+        return None, sessions
+    return last - first, sessions
 
 
 def _device(folder: Path) -> str:

@@ -293,3 +293,11 @@ def test_settings_of_a_line_are_those_of_its_run_though_defaults_change(plan, sc
     assert second["settings"]["img_size"] == "40"
     assert second["settings"].keys() <= first["values"].keys()
     assert "head" not in second["settings"]  # as the code's default
+
+
+def test_tables_can_be_written_without_running_anything(plan, script):
+    reproduce(plan, script, "--shard", "1/8")
+    (TABLES / "table.md").unlink()
+    assert reproduce(plan, script, "--tables_only") == 0
+    assert "| BCE | 1 |" in (TABLES / "table.md").read_text()
+    assert len(script.lines) == 1

@@ -1,8 +1,9 @@
 import json
 
 from engine.reproduction.estimate import duration
-from engine.reproduction.figures import at_epoch, figures_of
+from engine.reproduction.figures import at_epoch, figures_of, line_of
 from engine.reproduction.lines import FinishedLine, LineFile
+from tests.engine.reproduction.fake_runs import write_run
 
 DEFAULTS = {"seed": "0", "lr": "0.01", "head": "linear"}
 IDENTITY = {"seed": "3", "lr": "0.5", "head": "linear"}
@@ -107,3 +108,19 @@ def test_durations_in_words():
         "30 min",
         "3 h 20 min",
     ]
+
+
+def test_seconds_are_those_of_a_run_that_nobody_interrupted(tmp_path):
+    write_run(tmp_path / "r", "bce", 0.5)
+    identity = {"seed": "3"}
+    assert line_of(tmp_path / "r", identity, None, {}).seconds is None
+    assert line_of(tmp_path / "r", identity, 2.25, {}).seconds == 2.2
+    start, end = ({"time": f"2026-11-27T05:3{n}:10", "event": name} for n, name in ((1, "start"), (3, "end")))
+    log = tmp_path / "r" / "log.jsonl"
+    log.write_text("".join(json.dumps(each) + "\n" for each in ({**start, "device": "cpu", "precision": "fp32"}, end)))
+    found = line_of(tmp_path / "r", identity, None, {"row": "r"})
+    assert (found.seconds, found.about["device"], found.about["row"]) == (120.0, "cpu fp32", "r")
+    log.write_text(json.dumps(start) + "\nhalf a li\n" + log.read_text())
+    assert line_of(tmp_path / "r", identity, 2.25, {}).seconds is None
+    assert found.epochs["validation_mAP"] == [0.4, 0.45]
+    assert (found.label_hash, found.data) == ("a" * 16, {"test": "b" * 16})
