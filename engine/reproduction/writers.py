@@ -127,7 +127,7 @@ def _grid(plan: Plan, table: RegimeTable) -> Grid:
         cells = [TableCell(row.name), TableCell(str(len(row.result.figures)))]
         cells += [TableCell(_spread(row.spreads.get(name)), name in row.best) for name in shown]
         cells += [TableCell(_difference(row.gain))] * compared + [TableCell(_choice(row.result.choice))] * tuned
-        cells += [TableCell(text) for text in _verdicts(row.verdicts)] * published
+        cells += [TableCell(text) for text in _verdicts(row.verdicts, plan.figures[0])] * published
         rows.append((*cells, TableCell(row.remark)))
     return Grid(table.regime, tuple(headings), tuple(rows), table.notes)
 
@@ -151,9 +151,9 @@ def _choice(choice: Choice | None) -> str:
     return f"{choice.words}, epoch {choice.epoch}: {choice.test:.2f} / {choice.best_on_test:.2f}"
 
 
-def _verdicts(verdicts: Sequence[Verdict]) -> tuple[str, str, str, str]:
-    """Published, ours, difference and verdict of a row; of several figures each with its name."""
-    named = len(verdicts) > 1
+def _verdicts(verdicts: Sequence[Verdict], compared: str) -> tuple[str, str, str, str]:
+    """Published, ours, difference and verdict of a row; with their names unless it is the compared figure alone."""
+    named = len(verdicts) > 1 or any(each.figure != compared for each in verdicts)
 
     def told(of: Callable[[Verdict], str]) -> str:
         """One column."""

@@ -6,9 +6,12 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import yaml
 
+from engine.core.settings import parse_settings
+from engine.reproduction import planned
 from engine.reproduction.command import reproduce_command
 from utils.checks import RunError, UserError
 
@@ -125,9 +128,24 @@ def write_plan(folder, content=PLAN, name="plan.yaml", **changes):
     return path
 
 
+_PARSED = {}
+"""Settings by flags, read once for all tests: they are most of the time that a plan takes."""
+
+
+def parsed_once(command, flags, request=None):
+    """What `parse_settings` gives; the request is made where it is not known yet."""
+    if flags not in _PARSED:
+        _PARSED[flags] = parse_settings(command, flags)
+    return _PARSED[flags]
+
+
 def reproduce(path, script, *words):
     """The command in this process, runs in forked ones."""
-    return reproduce_command([str(path), *map(str, words)], scripts={"main_BCE.py": script}, start="fork")
+    with (
+        mock.patch.object(planned, "parse_settings", parsed_once),
+        mock.patch.object(planned, "Request", return_value=None),
+    ):
+        return reproduce_command([str(path), *map(str, words)], scripts={"main_BCE.py": script}, start="fork")
 
 
 __all__ = ["RunError", "UserError"]

@@ -80,6 +80,14 @@ def test_markdown(plan):
     assert text.endswith("Published: A paper (BCE, CoNeS & <b>; tolerance 1.5).\n")
 
 
+def test_a_published_figure_other_than_the_compared_one_has_its_name(tmp_path):
+    row = {"name": "BCE", "command": "main_BCE.py", "published": {"a": {"OF1": 60}}, "source": "S", "tolerance": 2}
+    plan = read_plan(write_plan(tmp_path, PLAN, rows=[row], regimes={"a": ""}, seeds=[1]), ["main_BCE.py"])
+    results = [cell_result(cell, lambda run: line(run.seed, 0.7, OF1=0.615), lambda run: "") for cell in cells(plan)]
+    text = markdown(plan, tables(plan, results))
+    assert "| BCE | 1 | 70.00 | 61.50 | OF1 60 | OF1 61.50 | OF1 +1.50 | OF1 agrees |  |" in text
+
+
 def test_csv_holds_numbers_in_full(plan):
     rows = list(csv.DictReader(io.StringIO(comma_separated(plan, found(plan)))))
     assert [(row["regime"], row["row"], row["figure"], row["seeds"]) for row in rows] == [
