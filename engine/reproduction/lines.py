@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -135,7 +136,7 @@ def _line(record: Mapping[str, Any], defaults: Identity) -> FinishedLine | None:
         isinstance(parts["method"], str)
         and type(parts["seed"]) is int
         and all(isinstance(each, dict) for each in maps)
-        and all(is_number(value) for value in record["figures"].values())
+        and all(is_number(value) and math.isfinite(value) for value in record["figures"].values())
         and all(isinstance(value, list) for value in record["epochs"].values())
         and (parts["seconds"] is None or is_number(parts["seconds"]))
     )

@@ -111,7 +111,10 @@ class Resolver:
         if key not in self._known:
             _check_flags(flags, cell)
             settings = self._parsed(cell, flags)
-            self._known[key] = (settings, identity_of(settings.values), default_identity(settings.table))
+            choice = self._command(cell.row.script)[0].choice  # the method, which is compared by itself
+            parts = identity_of(settings.values), default_identity(settings.table)
+            identity, defaults = ({name: text for name, text in part.items() if name != choice} for part in parts)
+            self._known[key] = (settings, identity, defaults)
         return self._known[key]
 
     def _parsed(self, cell: Cell, flags: tuple[str, ...]) -> Settings:

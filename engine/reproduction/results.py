@@ -64,7 +64,8 @@ def chosen(lines: Sequence[tuple[Mapping[str, str], FinishedLine]], figure: str 
     Returns:
         The choice; None where no run has a validation figure.
     """
-    rated = [(setting, line) for setting, line in lines if f"validation {figure}" in line.figures]
+    wanted = {figure, f"validation {figure}", "epoch"}
+    rated = [(setting, line) for setting, line in lines if wanted <= line.figures.keys()]
     if not rated:
         return None
     setting, line = max(rated, key=lambda pair: pair[1].figures[f"validation {figure}"])

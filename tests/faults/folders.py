@@ -20,6 +20,10 @@ from data.files.cache import Cache
 from data.labels.files import write_native, write_published
 from data.labels.regime import Regime, observe
 from engine.core.checkpoint import FORMAT
+from engine.core.identity import default_identity, identity_of
+from engine.core.settings import parse_settings
+from engine.reproduction.lines import FinishedLine, LineFile
+from engine.training.config import run_command
 from models.build import Architecture, build_model
 from tests.data.damage.longtail import longtail_tree
 from tests.data.trees import class_lists, coco_json, coco_tree, picture, voc_tree, voc_xml
@@ -40,6 +44,15 @@ NUMBERS = NAMES.replace("red", "11").replace("green", "12").replace("blue", "13"
 NUMBERED = "id,name\n11,red\n12,green\n13,blue\n14,never seen\n"
 POLICY = "class,uncertain\nred,present\nblue,absent\n"
 SETTINGS = "epochs: 1\nbatch_size: 4\nlr: 0.01\nlabels: given\nseed: 3\nval_frac: 0.0\n"
+PLAN = """title: Mutated
+flags: --dataset digits
+seeds: [1, 2]
+tuning: {seed: 3, epoch: own}
+regimes: {a: --partial_rate 0.4}
+rows:
+- {name: BCE, command: main_BCE.py, published: {a: {mAP: 70}}, source: x, tolerance: 1}
+- {name: AN, command: main_BCE.py --loss an, try: {lr: [1, 2]}, seeds: [4], remark: none}
+"""
 NESTED = json.dumps(
     {
         "LabelName": "colour",
@@ -170,6 +183,24 @@ def beside(table: str, name: str, content: str) -> Callable[[Path], None]:
         (folder / name).write_text(content)
 
     return build
+
+
+def plan(folder: Path) -> None:
+    """A plan and its finished lines."""
+    (folder / "p.yaml").write_text(PLAN)
+    words = ["--dataset", "digits", "--partial_rate", "0.4"]
+    for loss, seed, more in (
+        ("bce", 1, []),
+        ("an", 3, ["--lr", "1"]),
+        ("an", 3, ["--lr", "2"]),
+        ("an", 4, ["--lr", "1"]),
+    ):
+        settings = parse_settings(run_command(loss), [*words, "--seed", str(seed), *more])
+        figures = {"mAP": 0.5, "validation mAP": 0.4, "epoch": 2.0, "best on test mAP": 0.6}
+        line = FinishedLine(
+            loss, seed, identity_of(settings.values), figures, {"test_mAP": [0.4, 0.5]}, "x", {}, 2.0, {}
+        )
+        LineFile(folder / "runs.jsonl").add(line, default_identity(settings.table))
 
 
 def long_tail(folder: Path) -> None:

@@ -38,6 +38,7 @@ from tests.faults.folders import (
     own_json,
     own_safetensors,
     parquet,
+    plan,
     published_labels,
     rates,
     released_state,
@@ -60,6 +61,7 @@ ON_FEATURES = ("main_BCE.py", "--dataset", "table", "--table", "t.csv", "--batch
 ON_FEATURES = (*ON_FEATURES, "--epochs", "1", "--warmup_epoch", "0", "--output", "out", "--features")
 UNITED = ("--repeated", "union", "--group_column", "site")
 DRAWN = ("--labels", "candidate", "--partial_rate", "0.3", "--label_seed", "1")
+REPRODUCE = ("reproduce.py", "p.yaml", "--output", ".", "--tables_only")
 SET = ("--config", "s.yaml", "--print_config")
 TREE, NAMED, SURE = ("--hierarchy",), ("--class_names",), ("--uncertain",)
 GCN = (*TRAIN, "--weights", "none", "--head", "gcn", "--word_width", "6", "--word_vectors")
@@ -180,6 +182,8 @@ KINDS = (
     Kind("hierarchy csv", beside(COLUMNS, "h.csv", PAIRS), ("h.csv",), (inspect_own("t.csv", *TREE, "h.csv"),)),
     Kind("class names csv", beside(NUMBERS, "n.csv", NUMBERED), ("n.csv",), (inspect_own("t.csv", *NAMED, "n.csv"),)),
     Kind("uncertainty csv", beside(COLUMNS, "u.csv", POLICY), ("u.csv",), (inspect_own("t.csv", *SURE, "u.csv"),)),
+    Kind("plan yaml", plan, ("p.yaml",), (REPRODUCE,)),
+    Kind("finished lines", plan, ("runs.jsonl",), (REPRODUCE,)),
     Kind("settings yaml", beside(NAMES, "s.yaml", SETTINGS), ("s.yaml",), (("main_BCE.py", *TABLE, *SET),)),
     *map(_form, range(12)),
     *_collections(),

@@ -174,13 +174,18 @@ def test_runs_of_anywhere_are_collected_by_their_settings(plan, script, tmp_path
         write_run(tmp_path / "any" / name, "bce", value)
         settings = settings_of("bce", [*words, "--seed", "1", *more])
         (tmp_path / "any" / name / "settings.yaml").write_text(settings.as_yaml("of a test"))
+    write_run(tmp_path / "any" / "an", "an", 0.8)
+    of_an = settings_of(
+        "an", [*words, "--seed", "2", "--lr", "0.5"]
+    )  # as `--loss an` of the script that trains several
+    (tmp_path / "any" / "an" / "settings.yaml").write_text(of_an.as_yaml("of a test"))
     (tmp_path / "any" / "broken").mkdir()
     (tmp_path / "any" / "broken" / "result.json").write_text("{")
     assert reproduce(plan, script, "--collect", tmp_path / "any", "--shard", "2/8") == 0
     said = capsys.readouterr()
-    assert "any: 1 finished runs of this plan" in said.out
+    assert "any: 2 finished runs of this plan" in said.out
     assert "broken" in said.err
-    assert kept() == [("BCE", "easy", 1), ("BCE", "easy", 2)]
+    assert kept() == [("AN", "easy", 2), ("BCE", "easy", 1), ("BCE", "easy", 2)]
     line = next(line for line in LineFile(TABLES / "runs.jsonl") if line.seed == 1)
     assert line.figures["mAP"] == 0.9
 

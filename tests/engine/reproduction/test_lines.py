@@ -1,4 +1,5 @@
 import json
+import math
 
 from engine.reproduction.estimate import duration
 from engine.reproduction.figures import at_epoch, figures_of, line_of
@@ -52,7 +53,7 @@ def test_damaged_lines_are_said_and_passed_over(tmp_path, capsys):
     LineFile(path).add(line(), DEFAULTS)
     odd = [{"method": 3}, {**json.loads(path.read_text().splitlines()[1]), "defaults": "gone"}]
     whole = json.loads(path.read_text().splitlines()[1])
-    odd += [{**whole, "figures": {"mAP": "x"}}, {**whole, "epochs": {"a": 1}}, {**whole, "seed": "3"}, [1]]
+    odd += [{**whole, "figures": {"mAP": math.nan}}, {**whole, "epochs": {"a": 1}}, {**whole, "seed": "3"}, [1]]
     path.write_text("<<<<<<< ours\n\n" + "".join(json.dumps(each) + "\n" for each in odd) + path.read_text())
     assert list(LineFile(path)) == [line()]
     said = capsys.readouterr().err.splitlines()
