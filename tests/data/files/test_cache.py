@@ -1,6 +1,7 @@
 import hashlib
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -170,9 +171,9 @@ def test_a_stamp_is_what_plain_reading_gives(files):
     for path in files:
         if path.is_file():
             content, status = path.read_bytes(), path.stat()
-            ends = content if len(content) <= 4096 else content[:2048] + content[-2048:]
-            digest = hashlib.blake2b(ends, digest_size=8).hexdigest()
-            assert stamp(path) == stamp(str(path)) == f"{len(content)}:{status.st_mtime_ns}:{digest}"
+            ends = content[:2048], content[max(2048, len(content) - 2048) :]
+            sums = "".join(f"{zlib.crc32(end):08x}" for end in ends)
+            assert stamp(path) == stamp(str(path)) == f"{len(content)}:{status.st_mtime_ns}:{sums}"
         else:
             assert stamp(path) == "absent"
 
