@@ -228,28 +228,11 @@ class RunFolder:
         self.__dict__["result"] = result
 
     def summary(self) -> str:
-        """Return the result as a few lines of text."""
+        """Return the result as a few lines of text. Raises: UserError when its file is damaged."""
         assert self.result is not None
         require_parts(self.result, self.path, "selected_epoch", "selection", "epochs", "extra")
-        second = beside(self.result)
-        chosen = f"test, epoch {self.result['selected_epoch']} ({self.result['selection']})"
-        lines = [f"{chosen}{', network f' if second else ''}: {percentages(self.result['test'])}"]
-        lines += [f"  {BESIDE[name]}: {percentages(metrics)}" for name, metrics in second.items()]
-        lines += _other_figures(self.result)
-        for group, metrics in self.result["extra"].get("groups", {}).items():
-            known = {name: value for name, value in metrics.items() if value is not None}
-            lines.append(f"  {group}: {percentages(known)}")
-        empty = self.result["extra"].get("classes_without_positives")
-        if self.result.get("epochs_trained", self.result["epochs"]) < self.result["epochs"]:
-            lines.append(f"stopped early, after {self.result['epochs_trained']} of {self.result['epochs']} epochs")
-        if empty:
-            lines.append(
-                f"classes without positives in the test set: {', '.join(empty)} (left out of mAP; 0 in "
-                "mAP_all, the mAP of the single-positive papers)"
-            )
-        if untold := self.result["extra"].get("classes_without_negatives"):
-            lines.append(f"classes that no test image is known to be without: {', '.join(untold)} (left out of mAP)")
-        return "\n".join([*lines, f"written: {self.path}"])
+        with damage_told(self.path / "result.json"):
+            return "\n".join([*_summary_lines(self.result), f"written: {self.path}"])
 
     def _check_settings(self, settings: Settings, known: frozenset[str]) -> None:
         """Raise UserError if a setting that changes the result differs from the run in the folder."""
@@ -295,6 +278,29 @@ def damage_told(path: Path) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         said = (str(error).splitlines() or [""])[0][:160]
         raise UserError(f"{path}: damaged, or of another run ({type(error).__name__}: {said})") from error
+
+
+def _summary_lines(result: Mapping[str, Any]) -> list[str]:
+    """The figures and what is to be known beside them."""
+    second = beside(result)
+    chosen = f"test, epoch {result['selected_epoch']} ({result['selection']})"
+    lines = [f"{chosen}{', network f' if second else ''}: {percentages(result['test'])}"]
+    lines += [f"  {BESIDE[name]}: {percentages(metrics)}" for name, metrics in second.items()]
+    lines += _other_figures(result)
+    for group, metrics in result["extra"].get("groups", {}).items():
+        known = {name: value for name, value in metrics.items() if value is not None}
+        lines.append(f"  {group}: {percentages(known)}")
+    empty = result["extra"].get("classes_without_positives")
+    if result.get("epochs_trained", result["epochs"]) < result["epochs"]:
+        lines.append(f"stopped early, after {result['epochs_trained']} of {result['epochs']} epochs")
+    if empty:
+        lines.append(
+            f"classes without positives in the test set: {', '.join(empty)} (left out of mAP; 0 in "
+            "mAP_all, the mAP of the single-positive papers)"
+        )
+    if untold := result["extra"].get("classes_without_negatives"):
+        lines.append(f"classes that no test image is known to be without: {', '.join(untold)} (left out of mAP)")
+    return lines
 
 
 def _other_figures(result: Mapping[str, Any]) -> list[str]:

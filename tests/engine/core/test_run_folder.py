@@ -169,6 +169,25 @@ def test_an_epoch_is_one_line_of_the_log_and_one_for_the_reader(tmp_path, capsys
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"best_on_test": {"mAP": 0.5}},
+        {"best_on_test": {"epoch": 1, "CF1": 0.5}},
+        {"test": {"mAP": "0.5"}},
+        {"extra": {"groups": {"head": {"mAP": {}}}}},
+        {"extra": {"classes_without_positives": [1]}},
+        {"epochs": "9"},
+    ],
+)
+def test_a_damaged_result_is_named_in_one_line(tmp_path, damage):
+    folder = RunFolder(tmp_path)
+    content = {"selected_epoch": 2, "selection": "last", "epochs": 9, "epochs_trained": 9, "test": {"mAP": 0.5}}
+    folder.finish({**content, "extra": {}, **damage})
+    with pytest.raises(UserError, match=r"result\.json: damaged, or of another run \(\w+: [^\n]*\)$"):
+        folder.summary()
+
+
 def test_an_early_end_groups_and_classes_without_positives_are_summed_up(tmp_path):
     folder = RunFolder(tmp_path)
     content = {"selected_epoch": 2, "selection": "validation", "epochs": 9, "epochs_trained": 4, "test": {"mAP": 0.5}}
