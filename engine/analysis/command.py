@@ -102,6 +102,7 @@ def modification(runs: Sequence[FinishedRun], config: ReportConfig, report: Repo
     for run in runs:
         _require_recorded(run, columns[2:], "modification")
         require(bool(run.column(columns[0])), f"{run.path}: {run.method} modified no label in its epochs")
+        _require_recorded(run, [_precision_column(run)], "modification")
     labels = run_labels(runs)
     rows = [
         {"run": label, **_row(row, columns)} for label, run in zip(labels, runs, strict=True) for row in run.history
@@ -115,14 +116,14 @@ def modification(runs: Sequence[FinishedRun], config: ReportConfig, report: Repo
 
 def found(runs: Sequence[FinishedRun], config: ReportConfig, report: ReportFiles) -> str:
     """Figure 3 of CLS (AAAI 2025): share of the false negatives that each run has found, epoch by epoch."""
-    for run in runs:
-        _require_recorded(run, ["found"], "modification")
+    chosen = ["found_ever" if _permanent(run) else "found" for run in runs]
+    for run, name in zip(runs, chosen, strict=True):
+        _require_recorded(run, [name], "modification")
     labels, columns = run_labels(runs), ["found", "found_ever"]
     write_table(
         report.table,
         [{"run": label, **_row(row, columns)} for label, run in zip(labels, runs, strict=True) for row in run.history],
     )
-    chosen = ["found_ever" if _permanent(run) else "found" for run in runs]
     lines = [
         Line(label, [(epoch, 100 * value) for epoch, value in run.column(name)], COLOURS[index % len(COLOURS)])
         for index, (label, run, name) in enumerate(zip(labels, runs, chosen, strict=True))

@@ -232,6 +232,14 @@ def test_a_recording_of_something_else_is_told_the_flag(tmp_path):
     assert "--record modification (or all)" in message
 
 
+@pytest.mark.parametrize("what, column", [("modification", "modified_ever_true"), ("found", "found_ever")])
+def test_a_log_without_the_column_that_is_drawn_is_told_the_flag(tmp_path, what, column):
+    rows = [{**row, "found": 0.1, "found_ever": 0.2} for row in MODIFIED]
+    left = [{name: value for name, value in row.items() if name != column} for row in rows]
+    run = log_folder(tmp_path / "run", "large_loss", left, ["--mod_scheme", "LL-Cp"])
+    assert refused(what, run).endswith("no columns of modification; train it with --record modification (or all)")
+
+
 def test_a_method_that_modifies_nothing_is_named(tmp_path):
     history = [{"epoch": 1, "loss": 1.0, "unknown_true": 0.1}]
     assert "bce modified no label" in refused("modification", log_folder(tmp_path / "log", "bce", history))
