@@ -7,6 +7,8 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from types import FrameType
 
 from engine import INTERRUPTED
 from engine.core.gpu_memory import NO_GPU_MEMORY
@@ -118,4 +120,24 @@ def run(main: Callable[[Sequence[str] | None], int]) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the script (`>&-`)
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - until the end
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
+        signal.signal(signal.SIGINT, partial(_interrupt, os.getpid()))
     sys.exit(exit_code(main))
+
+
+def _interrupt(process: int, number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; amid an import, which writes nothing, end the program instead.
+
+    An import may run C++ that such an exception aborts, and callbacks that lose it.
+
+    Args:
+        process: the program's own number; processes that it forks leave the words to it.
+        number: the signal.
+        frame: what is interrupted.
+    """
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    if frame is None or os.getpid() != process:
+        raise KeyboardInterrupt
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(128 + number)

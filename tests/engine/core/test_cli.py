@@ -167,6 +167,54 @@ def test_an_interrupt_before_any_command_is_one_line(capsys):
     assert "ValueError: a mistake of ours" in capsys.readouterr().err
 
 
+@pytest.fixture
+def signals():
+    """Ctrl-C is handled after the test as it was before."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class Ended(BaseException):
+    """In place of the end of the program."""
+
+
+def end(code):
+    raise Ended(code)
+
+
+IN_PLAIN_CODE = compile("act()", "script.py", "exec")
+IN_AN_IMPORT = compile("act()", "<frozen importlib._bootstrap>", "exec")
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize(
+    "code, forked, ends",
+    [(IN_PLAIN_CODE, 0, KeyboardInterrupt), (IN_AN_IMPORT, 0, Ended), (IN_AN_IMPORT, 1, KeyboardInterrupt)],
+)
+def test_an_interrupt_amid_an_import_ends_the_program_at_once(monkeypatch, capfd, code, forked, ends):
+    def main(argv):
+        own = os.getpid()
+        monkeypatch.setattr(os, "getpid", lambda: own + forked)
+        exec(code, {"act": lambda: signal.raise_signal(signal.SIGINT)})
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr("engine.core.cli.exit_code", lambda main: main(None))
+    with pytest.raises(ends) as ended:
+        run(main)
+    assert capfd.readouterr().err == (f"{INTERRUPTED}\n" if ends is Ended else "")
+    assert ended.value.args == ((130,) if ends is Ended else ())
+
+
+@pytest.mark.usefixtures("signals")
+def test_an_interrupt_that_is_ignored_stays_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with pytest.raises(SystemExit):
+        run(lambda argv: 0)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_streams_that_are_closed_are_written_to_nowhere(monkeypatch, name):
     monkeypatch.setattr(sys, name, None)
