@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from engine.core.cli import exit_code
+from engine.training.loop import Loop
 from tests.data.trees import voc_tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,6 +101,21 @@ def run_process(folder, script, *arguments, timeout=300):
         timeout=timeout,
         check=False,
     )
+
+
+def cut_off(folder, *words, saves):
+    """Run a script that is interrupted just after it has saved so many times; returns the step it had come to."""
+    save, steps = Loop.save, []
+
+    def interrupted(loop):
+        save(loop)
+        steps.append(loop.state.step)
+        if len(steps) == saves:
+            raise KeyboardInterrupt
+
+    with mock.patch.object(Loop, "save", interrupted):
+        assert run(folder, *words).returncode == 130
+    return steps[-1]
 
 
 def succeed(folder, script, *arguments, draw=False):

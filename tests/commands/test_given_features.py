@@ -12,9 +12,8 @@ from engine.core.kernels import KernelConfig
 from engine.core.settings import parse_settings
 from engine.training.config import training_command
 from engine.training.given_features import with_given_features
-from engine.training.loop import Loop
 from engine.training.run import Run, open_folder
-from tests.commands.scene import ROOT, environment, refusal, result, run, same, state, succeed
+from tests.commands.scene import ROOT, cut_off, environment, refusal, result, run, same, state, succeed
 from tests.commands.test_processes import launch
 from tests.commands.test_resume import without_speed
 from tests.data.features.files import npy, npz, tensors
@@ -128,16 +127,7 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(folder, tmp_path, stop):
         "--output",
         tmp_path / "a",
     )
-    save, saves = Loop.save, []
-
-    def cut_off(loop):
-        save(loop)
-        saves.append(loop.state.step)
-        if len(saves) == stop:
-            raise KeyboardInterrupt
-
-    with mock.patch.object(Loop, "save", cut_off):
-        assert run(folder, "main_BCE.py", *words).returncode == 130
+    cut_off(folder, "main_BCE.py", *words, saves=stop)
     (tmp_path / "moved.safetensors").write_bytes((folder / "maps.safetensors").read_bytes())
     words = [tmp_path / "moved.safetensors" if word == "maps.safetensors" else word for word in words]
     assert "resuming at epoch" in succeed(folder, "main_BCE.py", *words, "--resume")

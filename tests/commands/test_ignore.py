@@ -3,15 +3,13 @@
 import contextlib
 import csv
 import io
-from unittest import mock
 
 import pytest
 import torch
 import yaml
 
 import main_ignore
-from engine.training.loop import Loop
-from tests.commands.scene import SMALL, refusal, result, run, same, state, succeed, tiny_voc
+from tests.commands.scene import SMALL, cut_off, refusal, result, same, state, succeed, tiny_voc
 from tests.commands.test_processes import launch
 from tests.commands.test_resume import without_speed
 
@@ -124,17 +122,7 @@ def test_what_cannot_be_is_refused_in_one_line(folder, arguments, words):
 
 def test_a_run_that_is_cut_off_ends_in_the_same_weights(folder):
     arguments = (*RUN, *EARLY, "--record", "modification", "--save_minutes", "0", "--output", "cut")
-    save, saves = Loop.save, []
-
-    def cut_off(loop):
-        save(loop)
-        saves.append(loop.state.step)
-        if len(saves) == 5:  # in the middle of the second epoch
-            raise KeyboardInterrupt
-
-    with mock.patch.object(Loop, "save", cut_off):
-        assert run(folder, "main_ignore.py", *arguments).returncode == 130
-    assert saves[-1] > 0
+    assert cut_off(folder, "main_ignore.py", *arguments, saves=5) > 0  # in the middle of the second epoch
     succeed(folder, "main_ignore.py", *arguments, "--resume")
     assert state(folder / "cut")["loop"]["criterion"]["gap_threshold"] > 0
     same(without_speed(folder / "cut"), without_speed(folder / "run"))

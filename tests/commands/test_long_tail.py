@@ -2,15 +2,13 @@
 
 import csv
 import json
-from unittest import mock
 
 import pytest
 import torch
 from PIL import Image
 
-from engine.training.loop import Loop
 from models.build import Architecture, build_model
-from tests.commands.scene import SMALL, refusal, result, run, same, state, succeed, tiny_voc
+from tests.commands.scene import SMALL, cut_off, refusal, result, same, state, succeed, tiny_voc
 from tests.commands.test_processes import launch
 from tests.commands.test_resume import without_speed
 
@@ -98,16 +96,7 @@ def test_evaluate_repeats_the_figures(folder):
 @pytest.mark.parametrize("stop", [2, 7, 11])
 def test_a_run_that_is_cut_off_ends_in_the_same_weights(folder, stop):
     arguments = (*LONG_TAIL, "--save_minutes", "0", "--output", f"stop-{stop}")
-    save, saves = Loop.save, []
-
-    def cut_off(loop):
-        save(loop)
-        saves.append(loop.state.step)
-        if len(saves) == stop:
-            raise KeyboardInterrupt
-
-    with mock.patch.object(Loop, "save", cut_off):
-        assert run(folder, "main_BCE.py", *arguments).returncode == 130
+    cut_off(folder, "main_BCE.py", *arguments, saves=stop)
     assert "resuming at epoch" in succeed(folder, "main_BCE.py", *arguments, "--resume")
     same(without_speed(folder / f"stop-{stop}"), without_speed(folder / "run"))
     assert result(folder / f"stop-{stop}")["test"] == result(folder / "run")["test"]

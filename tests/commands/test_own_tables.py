@@ -6,11 +6,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from engine.training.loop import Loop
-from tests.commands.scene import SMALL, refusal, run, succeed
+from tests.commands.scene import SMALL, cut_off, refusal, succeed
 
 TRAIN = ("main_BCE.py", "--dataset", "table", "--table", "t.csv", "--path_images", "im", *SMALL, "--epochs", "2")
-TRAIN = (*TRAIN, "--warmup_epoch", "0", "--num_workers", "0", "--save_minutes", "0", "--output", "run")
+TRAIN = (*TRAIN, "--warmup_epoch", "0", "--num_workers", "0", "--output", "run")
 ROWS = ("haze primary", "agriculture clear primary water", "clear primary", "cloudy", "clear road primary", "clear") * 2
 
 
@@ -25,17 +24,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_run_keeps_what_it_found_and_goes_on_by_it(folder, monkeypatch):
-    save = Loop.save
-
-    def stop_after_the_first_epoch(loop, *arguments):
-        save(loop, *arguments)
-        if loop.state.epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Loop, "save", stop_after_the_first_epoch)
-    assert run(folder, *TRAIN).returncode == 130
-    monkeypatch.setattr(Loop, "save", save)
+def test_a_run_keeps_what_it_found_and_goes_on_by_it(folder):
+    cut_off(folder, *TRAIN, saves=1)  # an epoch
     kept = yaml.load((folder / "run" / "settings.yaml").read_text(), Loader=yaml.BaseLoader)
     assert (kept["image_column"], kept["label_column"], kept["label_separator"]) == ("image_name", "tags", " ")
     assert kept["class_columns"] == ""
@@ -92,22 +82,15 @@ def several(folder):
     """Two tables of which each has four images that the other has not, and a settings file."""
     (folder / "hues.csv").write_text(HUES)
     (folder / "kinds.csv").write_text(KINDS.replace("-1", "0"))
-    rest = ("epochs: 2", "warmup_epoch: 0", "num_workers: 0", "save_minutes: 0")
+    rest = ("epochs: 2", "warmup_epoch: 0", "num_workers: 0")
     (folder / "own.yaml").write_text("\n".join(("path_images: im", "repeated: union", *rest)) + "\n")
     return folder
 
 
-def test_a_run_on_several_tables_keeps_their_decisions_and_goes_on_by_them(several, monkeypatch):
-    save, train = Loop.save, ("main_BCE.py", *SEVERAL, "own.yaml", *SMALL, "--output", "run")
+def test_a_run_on_several_tables_keeps_their_decisions_and_goes_on_by_them(several):
+    train = ("main_BCE.py", *SEVERAL, "own.yaml", *SMALL, "--output", "run")
 
-    def stop_after_the_first_epoch(loop, *arguments):
-        save(loop, *arguments)
-        if loop.state.epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Loop, "save", stop_after_the_first_epoch)
-    assert run(several, *train).returncode == 130
-    monkeypatch.setattr(Loop, "save", save)
+    cut_off(several, *train, saves=1)  # an epoch
     text = (several / "run" / "settings.yaml").read_text()
     kept = yaml.load(text, Loader=yaml.BaseLoader)
     assert kept["table"] == ["hues.csv", "kinds.csv"]

@@ -17,7 +17,7 @@ from engine.training.recorder import Recorder
 from engine.training.run import Run
 from losses import CRITERIA
 from models.build import Architecture, build_model
-from tests.commands.scene import SMALL, refusal, result, run, same, state, succeed, tiny_voc
+from tests.commands.scene import SMALL, cut_off, refusal, result, run, same, state, succeed, tiny_voc
 from tests.commands.test_processes import launch
 from tests.commands.test_resume import without_speed
 from utils.metrics import evaluate_scores
@@ -90,16 +90,7 @@ CUT_OFF = [  # 4 saves within an epoch, then one behind it
 @pytest.mark.parametrize("mode, stop", CUT_OFF)
 def test_a_run_that_is_cut_off_ends_in_the_same_weights(folder, mode, stop):
     arguments = (*THREE, *MODES[mode], "--save_minutes", "0", "--output", f"{mode}-{stop}")
-    save, saves = Loop.save, []
-
-    def cut_off(loop):
-        save(loop)
-        saves.append(loop.state.step)
-        if len(saves) == stop:
-            raise KeyboardInterrupt
-
-    with mock.patch.object(Loop, "save", cut_off):
-        assert run(folder, "main_BCE.py", *arguments).returncode == 130
+    cut_off(folder, "main_BCE.py", *arguments, saves=stop)
     said = succeed(folder, "main_BCE.py", *arguments, "--resume")
     assert "resuming at epoch" in said
     same(without_speed(folder / f"{mode}-{stop}"), without_speed(folder / mode))
