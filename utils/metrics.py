@@ -3,6 +3,7 @@
 N images, C classes. Scores are (N, C) floats, truth is (N, C) int8: 1 present, 0 absent, -1 unknown. An unknown entry
 is left out of its class, in average precision as in precision and recall. All values are fractions. Where few entries
 are known, these M entries with their scores are enough: `evaluate_known` gives the same metrics from them.
+Calibration and thresholds are judged by `calibration_error`, `best_threshold` and `class_thresholds`.
 """
 
 from __future__ import annotations
@@ -188,6 +189,64 @@ def evaluate_known(entries: KnownScores, threshold: float = 0.0) -> Metrics:
         _count_known(entries, score >= threshold),
         at_top=_ratios(_count_known(entries, in_top)),
     )
+
+
+def calibration_error(probabilities: Scores, truth: Codes, bins: int = 15) -> tuple[float, float]:
+    """Expected calibration error of binary predictions (Naeini et al., AAAI 2015), pooled and averaged over classes.
+
+    Entries are put into `bins` bins of equal width by probability, a bin being open below and closed above. The error
+    is the mean over entries of |share of present entries of its bin - mean probability of its bin|.
+
+    Args:
+        probabilities: (N, C) in [0, 1].
+        truth: (N, C) 1 present, 0 absent, -1 unknown, which is left out.
+        bins: number of bins.
+
+    Returns: over the entries of all classes together; and the mean over classes of each class by itself, without those
+        that have no known entry. NaN where nothing is known.
+    """
+    classes = truth.shape[1]
+    row, label = np.nonzero(truth != UNKNOWN)
+    value, present = probabilities[row, label].astype(np.float64), truth[row, label] == PRESENT
+    bin_of = np.clip(np.ceil(value * bins).astype(np.int64) - 1, 0, bins - 1)
+    shape = (classes, bins)
+    # In a bin, count * |mean of present - mean of value| is the sum of their differences.
+    gaps = np.bincount(label * bins + bin_of, weights=present - value, minlength=classes * bins).reshape(shape)
+    known = np.bincount(label, minlength=classes)
+    per_class = np.abs(gaps).sum(axis=1)[known > 0] / known[known > 0]
+    if not per_class.size:
+        return float("nan"), float("nan")
+    return float(np.abs(gaps.sum(axis=0)).sum() / known.sum()), float(per_class.mean())
+
+
+def best_threshold(scores: NDArray[Any], truth: NDArray[Any]) -> float:
+    """The threshold with the highest F1, a score of at least it being a prediction; the highest of equal ones.
+
+    Args:
+        scores: (M,) of one class, or of all entries together.
+        truth: (M,) 1 present, 0 absent, -1 unknown, which is left out.
+
+    Returns: a score, or infinity where nothing is present, so that nothing is predicted.
+    """
+    known = truth != UNKNOWN
+    order = np.argsort(-scores[known], kind="stable")
+    ranked, present = scores[known][order], truth[known][order] == PRESENT
+    if not present.any():
+        return float("inf")
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # equal scores enter together
+    f1 = 2 * np.cumsum(present)[ends] / (ends + 1 + present.sum())
+    return float(ranked[ends[np.argmax(f1)]])
+
+
+def class_thresholds(scores: Scores, truth: Codes) -> NDArray[np.float64]:
+    """(C,) `best_threshold` of each class, from scores and truth (N, C)."""
+    return np.array([best_threshold(scores[:, k], truth[:, k]) for k in range(truth.shape[1])], dtype=np.float64)
+
+
+def f1_at(scores: Scores, truth: Codes, threshold: float | NDArray[np.float64]) -> tuple[float, float]:
+    """CF1 and OF1, as in `precision_recall`, of the predictions at one threshold or at one per class, (C,)."""
+    found = precision_recall(scores >= threshold, truth == PRESENT, truth != UNKNOWN)
+    return found.CF1, found.OF1
 
 
 def group_map(per_class: NDArray[np.float64], known: Mask, groups: Mapping[str, Index]) -> dict[str, float]:

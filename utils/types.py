@@ -181,6 +181,8 @@ class Annotations:
     """(N,) position of each row in the published files whose order recipes draw in; None: order of the ids as text."""
     groups: Index | None = None
     """(N,) what each image belongs to (patient, site, burst): a split that is drawn keeps groups whole."""
+    listed: tuple[str, ...] = ()
+    """Ids of the rows of published label files, where those may have more than this set; they are matched by id."""
 
     def __post_init__(self) -> None:
         parts: dict[str, Sized | None] = {
@@ -216,6 +218,7 @@ class Annotations:
             None if self.given is None else self.given.take(index),
             None if self.places is None else self.places[index],
             None if self.groups is None else self.groups[index],
+            self.listed,
         )
 
     def scored(self) -> Annotations:

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
@@ -88,7 +89,10 @@ def load_voc(source: DatasetSource, year: int) -> Splits:
             f"{roots[0] / _LISTS}: image {min(shared)} is for training and for test ({len(shared)} such); correct the "
             "lists"
         )
-    return Splits(_annotations(source, train_lists, train), _annotations(source, test_lists, test))
+    # Published label files of 2007 have the rows of train and val together.
+    listed = sorted({*train, *test} if year == 2007 and train_val else train)
+    annotations = replace(_annotations(source, train_lists, train), listed=tuple(listed))
+    return Splits(annotations, _annotations(source, test_lists, test))
 
 
 def find_roots(path: Path, year: int, *, train_val: bool) -> list[Path]:

@@ -235,7 +235,7 @@ def read_published(path: Path, annotations: Annotations, regime: Regime) -> Labe
     """The candidate labels of a published file, (N, C) or (N, 1, C) of 0 and 1 in any number type; runs no code.
 
     Its rows are in the order of the dataset's lists if those have an order of their own (`Annotations.places`), else in
-    ours.
+    ours; where the file is of a larger set (`Annotations.listed`), rows are taken by id.
 
     Raises:
         UserError: the file is missing, damaged or asks to run code, or does not fit rows, classes or true labels.
@@ -247,15 +247,23 @@ def read_published(path: Path, annotations: Annotations, regime: Regime) -> Labe
         raise UserError(f"{path}: not a published label file: no array of numbers named {_PUBLISHED_KEY!r} in it")
     if values.ndim == 3 and values.shape[1] == 1:
         values = values[:, 0]
-    shape = (len(annotations), len(annotations.classes))
-    if values.shape != shape:
-        raise UserError(f"{path}: does not fit: it has shape {values.shape}, this training set has {shape}")
-    order = _list_order(annotations)
-    if order is not None:
-        values = values[np.argsort(order)]
+    values = values[_rows_of(path, values.shape, annotations)]
     table = LabelTable(_from_binary(path, values, annotations))
     require_fit(path, table, annotations, regime)
     return table
+
+
+def _rows_of(path: Path, shape: tuple[int, ...], annotations: Annotations) -> Index:
+    """(N,) rows of a published file of some shape that are ours. Raises: UserError when it is for another set."""
+    wanted, listed = (len(annotations), len(annotations.classes)), annotations.listed
+    if shape == wanted:
+        order = _list_order(annotations)
+        return np.arange(len(annotations)) if order is None else np.argsort(order)
+    larger = f" or, of the whole list, {(len(listed), wanted[1])}" if len(listed) > len(annotations) else ""
+    if not larger or shape != (len(listed), wanted[1]):
+        raise UserError(f"{path}: does not fit: it has shape {shape}, this training set has {wanted}{larger}")
+    row_of = {image: row for row, image in enumerate(listed)}
+    return np.array([row_of[image] for image in annotations.ids], dtype=np.int64)
 
 
 def _list_order(annotations: Annotations) -> Index | None:

@@ -12,6 +12,8 @@ from typing import Any
 from utils.checks import UserError, is_number, require
 
 HEADLINE = ("mAP", "CF1", "OF1")
+CALIBRATION = ("ECE", "ECE_class", "CF1_tuned", "OF1_tuned", "CF1_per_class", "OF1_per_class")
+"""What a run with dense truth has under `calibration`, the last four where it has a validation split."""
 BESIDE = {"g": "network g", "ensemble": "ensemble of both"}
 """Results that a pair of networks has besides that of the first, and their names."""
 
@@ -52,6 +54,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("last", "validation"), lambda value: value is None or _are_metrics(value)),
     "rate": lambda value: value is None or is_number(value),
     "test": _are_metrics,
+    "calibration": _are_metrics,
     "extra": _is_extra,
 }
 """Parts of a result that are read again, and what they must be; of earlier versions some are not there."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor, nn
 
 from data.loading.loader import ImageLoader, LoaderConfig, build_loader
@@ -20,7 +21,19 @@ from utils import collectives
 from utils.checks import RunError
 from utils.console import Progress
 from utils.long_tail import group_figures
-from utils.metrics import KnownScores, Metrics, Scores, evaluate_known, evaluate_scores, group_map, known_scores
+from utils.metrics import (
+    KnownScores,
+    Metrics,
+    Scores,
+    best_threshold,
+    calibration_error,
+    class_thresholds,
+    evaluate_known,
+    evaluate_scores,
+    f1_at,
+    group_map,
+    known_scores,
+)
 from utils.published_metrics import published_figures
 from utils.types import PRESENT, UNKNOWN, Annotations, Batch, Index, LabelTable
 
@@ -269,6 +282,36 @@ def group_columns(part: str, metrics: Metrics, groups: Mapping[str, Index]) -> d
         for name, value in values.items()
         if value is not None
     }
+
+
+def calibration_figures(
+    test: EvalResult, truth: LabelTable, held_out: EvalResult | None, held_out_truth: LabelTable | None
+) -> dict[str, float]:
+    """How far the scores of a test set are from probabilities, and its F1 at thresholds chosen elsewhere.
+
+    Args:
+        test: the model on the test set.
+        truth: the test set's.
+        held_out: the model on the validation split, whose labels may be as noisy as those of training; None without.
+        held_out_truth: the validation split's.
+
+    Returns:
+        `ECE` over all entries and `ECE_class`, the mean over classes; with a validation split `CF1_tuned` and
+        `OF1_tuned` at the one threshold that is best there, `CF1_per_class` and `OF1_per_class` at that of each class.
+        Empty for truth that stores known entries only; what is not defined is left out.
+    """
+    if test.scores is None:
+        return {}
+    codes = truth.dense()
+    pooled, per_class = calibration_error(expit(test.scores.astype(np.float64)), codes)
+    found = {"ECE": pooled, "ECE_class": per_class}
+    if held_out is not None and held_out.scores is not None and held_out_truth is not None:
+        seen = held_out_truth.dense()
+        one = best_threshold(held_out.scores.ravel(), seen.ravel())
+        found["CF1_tuned"], found["OF1_tuned"] = f1_at(test.scores, codes, one)
+        each = class_thresholds(held_out.scores, seen)
+        found["CF1_per_class"], found["OF1_per_class"] = f1_at(test.scores, codes, each)
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def beside_as_dict(measured: EvalResult) -> dict[str, dict[str, float]]:

@@ -1,8 +1,9 @@
 """The figures of a finished run that are kept of it, by names that plans use.
 
 `mAP`, `CF1` and the others are of the test set at the selected epoch; words before a name say otherwise: `validation`,
-`last` (the last epoch), `best on test`, `ensemble` and `g` (of two networks), a group of classes (`tail mAP`). `epoch`
-is the selected one, `modified_true` and the other columns of `--record modification` are of the last epoch.
+`last` (the last epoch), `best on test`, `ensemble` and `g` (of two networks), a group of classes (`tail mAP`). `ECE`,
+`CF1_tuned` and the others of `engine.core.run_results.CALIBRATION` are of the same epoch. `epoch` is the selected one,
+`modified_true` and the other columns of `--record modification` are of the last epoch, or of the one a plan has chosen.
 """
 
 from __future__ import annotations
@@ -15,14 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.identity import Identity
-from engine.core.run_results import BESIDE, HEADLINE, read_history, read_result
+from engine.core.run_results import BESIDE, CALIBRATION, HEADLINE, read_history, read_result
 from engine.reproduction.lines import FinishedLine
 from utils.checks import is_number
 
 RECORDED = ("modified_true", "modified_ever_true", "unknown_true", "found", "found_ever")
 _HASH = 16
 """Digits of a hash that are kept."""
-PER_EPOCH = ("validation_mAP", *(f"test_{name}" for name in HEADLINE))
+_TAILS = ("head", "middle", "tail")
+PER_EPOCH = (
+    {name: f"test_{name}" for name in (*HEADLINE, *CALIBRATION)}
+    | {f"{group} mAP": f"test_{group}_mAP" for group in _TAILS}
+    | {name: name for name in RECORDED}
+)
+"""Figures of which every epoch is kept, and their columns of the log."""
 
 
 def line_of(folder: Path, identity: Identity, seconds: float | None, about: Mapping[str, str]) -> FinishedLine:
@@ -67,6 +74,7 @@ def figures_of(result: Mapping[str, Any], last: Mapping[str, float]) -> dict[str
     extra = result.get("extra") or {}
     for network in BESIDE:
         found |= {f"{network} {name}": value for name, value in extra.get(network, {}).items() if name in HEADLINE}
+    found |= result.get("calibration") or {}
     found |= {f"{group} mAP": value for group, value in extra.items() if is_number(value)}
     found |= {
         "epoch": result.get("selected_epoch"),
@@ -77,10 +85,10 @@ def figures_of(result: Mapping[str, Any], last: Mapping[str, float]) -> dict[str
 
 
 def at_epoch(line: FinishedLine, epoch: int) -> dict[str, float]:
-    """The test figures of one epoch; empty where the test set was not scored after it."""
+    """The figures of one epoch that are kept of each; without those of the test set where it was not scored then."""
     found = {}
-    for name in HEADLINE:
-        values = line.epochs.get(f"test_{name}", [])
+    for name, column in PER_EPOCH.items():
+        values = line.epochs.get(column, [])
         value = values[epoch - 1] if 0 < epoch <= len(values) else None
         if is_number(value):
             found[name] = float(value)  # type: ignore[arg-type]
@@ -89,7 +97,7 @@ def at_epoch(line: FinishedLine, epoch: int) -> dict[str, float]:
 
 def _by_epoch(history: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
     """Columns of the log that are kept, if the run has them."""
-    columns = {name: [_rounded(row.get(name)) for row in history] for name in PER_EPOCH}
+    columns = {name: [_rounded(row.get(name)) for row in history] for name in ("validation_mAP", *PER_EPOCH.values())}
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
 

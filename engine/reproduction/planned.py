@@ -34,6 +34,7 @@ class Planned(NamedTuple):
     defaults: dict[str, str]
     dataset: str
     folder_of_data: Path | None
+    label_file: Path | None
     validates: bool
     """True if a validation split is cut out, so that settings may be chosen by it."""
     tests_each_epoch: bool
@@ -54,10 +55,10 @@ class Planned(NamedTuple):
     @property
     def lacks_data(self) -> str:
         """Words on the data that is not there; empty where nothing is missing."""
-        folder = self.folder_of_data
-        if folder is None or folder.is_dir():
-            return ""
-        return f"needs {self.run.cell.needs or self.dataset} (--data {self.dataset}=FOLDER)"
+        folder, labels = self.folder_of_data, self.label_file
+        if folder is not None and not folder.is_dir():
+            return f"needs {self.run.cell.needs or self.dataset} (--data {self.dataset}=FOLDER)"
+        return f"needs {labels}" if labels is not None and not labels.is_file() else ""
 
 
 class Given(NamedTuple):
@@ -101,6 +102,7 @@ class Resolver:
             defaults=defaults,
             dataset=dataset,
             folder_of_data=folder,
+            label_file=settings.values["label_file"],
             validates=bool(settings.values["val_frac"]) or settings.values["selection"] == "validation",
             tests_each_epoch=settings.values["test_every"] == 1,
         )

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from engine.core.run_results import HEADLINE
-from engine.reproduction.figures import at_epoch
+from engine.reproduction.figures import PER_EPOCH, at_epoch
 from engine.reproduction.lines import FinishedLine
 from engine.reproduction.plan import Cell, RunOf, first_runs
 
@@ -110,7 +109,7 @@ def _figures(line: FinishedLine, epoch: int | None) -> dict[str, float]:
     """Figures of a run, those of the test set at an epoch where one is given."""
     found = dict(line.figures)
     if epoch is not None:
-        found = {name: value for name, value in found.items() if name not in HEADLINE} | at_epoch(line, epoch)
+        found = {name: value for name, value in found.items() if name not in PER_EPOCH} | at_epoch(line, epoch)
         found["epoch"] = float(epoch)
     return {name: value if name in _NO_FRACTION else 100 * value for name, value in found.items()}
 

@@ -21,7 +21,15 @@ from engine.core.checkpoint import load_weights, read_model, save_model
 from engine.core.distributed import Runtime
 from engine.core.kernels import KernelConfig
 from engine.core.run_folder import RunFolder, damage_told
-from engine.core.scoring import EvalResult, bce_per_image, group_columns, measure, require_finite, score
+from engine.core.scoring import (
+    EvalResult,
+    bce_per_image,
+    calibration_figures,
+    group_columns,
+    measure,
+    require_finite,
+    score,
+)
 from engine.core.setting_table import training_names
 from engine.core.settings import Settings, parse_settings
 from engine.training import setup
@@ -149,10 +157,11 @@ class Run:
         self._take_selected()
         chosen = self._score("test")
         validation = self._score("validation") if self.data.validation else None
+        calibration = self._calibration(chosen)
         if self.runtime.is_main:
             self._write_labels()
             self._draw(chosen.metrics)
-            results = FinalResults(chosen, last, validation)
+            results = FinalResults(chosen, last, validation, calibration)
             content = result(self.settings, self.data, self.selection, state, results) | {"data": self.hashes}
             if self.config.metrics == "published":
                 content["published_metrics"] = published_results(results, self.data.test.truth)
@@ -324,7 +333,16 @@ class Run:
                 prefix = f"{split}_{network}_" if network else f"{split}_"
                 row.update({f"{prefix}{name}": value for name, value in metrics.as_dict().items()})
             row.update(group_columns(split, measured.metrics, self.data.groups))
+        if "test" in results:
+            row.update({f"test_{name}": value for name, value in self._calibration(results["test"]).items()})
         return results
+
+    def _calibration(self, test: EvalResult) -> dict[str, float]:
+        """Calibration of the present weights on the test set, with thresholds of the validation split."""
+        truth, split = self.data.test.truth, self.data.validation
+        if split is None:
+            return calibration_figures(test, truth, None, None)
+        return calibration_figures(test, truth, self._score("validation", self._watch), split.truth)
 
     def _write_labels(self) -> None:
         """Write what was recorded of single labels, and on request the labels with all corrections made for good."""

@@ -37,6 +37,7 @@ class FinalResults(NamedTuple):
     chosen: EvalResult  # the selected epoch on the test set
     last: EvalResult  # the last epoch there
     validation: EvalResult | None  # the selected epoch on the validation split
+    calibration: dict[str, float]  # of the selected epoch on the test set
 
 
 def run_info(settings: Settings, data: Data, runtime: Runtime, state: TrainState) -> dict[str, Any]:
@@ -102,6 +103,7 @@ def result(settings: Settings, data: Data, selection: str, state: TrainState, re
         "test": chosen.as_dict(),
         "last": results.last.metrics.as_dict(),
         "validation": None if results.validation is None else results.validation.metrics.as_dict(),
+        "calibration": results.calibration,
         "best_on_test": best_on_test(state, results),
         "extra": {
             **_grouped(chosen, data),

@@ -1,6 +1,7 @@
 """What of a network learns, when a run ends, and which method it trains: as a user asks for it."""
 
 import csv
+import itertools
 import json
 from unittest import mock
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from engine.core import setting_table
+from engine.core.run_results import CALIBRATION
 from engine.core.scoring import EvalResult
 from engine.training import run as run_module
 from engine.training.loaders import ImageLoaders
@@ -68,6 +70,16 @@ def test_the_backbone_learns_only_where_it_should(folder, mode):
         name = name.removeprefix("classifier.")
         kept = name.startswith("backbone.") and mode != "linear_init"
         assert torch.equal(value, start()[name]) == kept, name
+
+
+def test_calibration_is_that_of_the_selected_epoch(folder):
+    held = result(folder / "linear_fixed_features")
+    with (folder / "linear_fixed_features" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(held["calibration"]) == list(CALIBRATION)
+    logged = [{name: float(row[f"test_{name}"]) for name in CALIBRATION} for row in rows]
+    assert logged[held["selected_epoch"] - 1] == held["calibration"]
+    assert all(one != other for one, other in itertools.pairwise(logged))
 
 
 @pytest.mark.parametrize("mode", MODES)

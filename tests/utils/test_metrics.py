@@ -11,8 +11,12 @@ from tests.oracles import metrics as oracle
 from utils.metrics import (
     KnownScores,
     average_precision,
+    best_threshold,
+    calibration_error,
+    class_thresholds,
     evaluate_known,
     evaluate_scores,
+    f1_at,
     group_map,
     known_scores,
     top_mask,
@@ -338,3 +342,58 @@ def test_groups_count_classes_without_positives_as_0_and_leave_out_unknown_ones(
     assert (found["a"], found["b"]) == (0.25, 0.9)
     assert np.isnan([found["c"], found["d"]]).all()
     assert found["e"] == pytest.approx(2.3 / 3)
+
+
+def slow_calibration_error(values, present, bins):
+    """The definition, bin by bin, of the known entries of one class or of all."""
+    total = 0.0
+    for b in range(bins):
+        low = -1.0 if b == 0 else b / bins
+        inside = [k for k in range(len(values)) if low < values[k] <= (b + 1) / bins]
+        if inside:
+            share, mean = (sum(part[k] for k in inside) / len(inside) for part in (present, values))
+            total += len(inside) / len(values) * abs(share - mean)
+    return total
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.4])
+@pytest.mark.parametrize("bins", [1, 8])
+def test_calibration_error_is_the_definition(unknown, bins):
+    scores, truth = random_case(3, unknown=unknown, dtype=np.float64)
+    values = np.round(1 / (1 + np.exp(-scores)) * 64) / 64  # many on the edges of bins
+    pooled, per_class = calibration_error(values, truth, bins)
+    known = truth >= 0
+    assert pooled == pytest.approx(slow_calibration_error(values[known], truth[known], bins))
+    each = [slow_calibration_error(values[known[:, k], k], truth[known[:, k], k], bins) for k in range(7)]
+    assert per_class == pytest.approx(np.mean(each))
+
+
+def test_calibration_error_has_fifteen_bins_and_leaves_out_classes_nobody_knows():
+    values, truth = np.array([[0.0, 1.0, 0.3], [1.0, 0.0, 0.3]]), np.array([[0, 1, -1], [1, 1, -1]], dtype=np.int8)
+    assert calibration_error(values, truth) == (pytest.approx(0.25), pytest.approx(0.25))
+    assert np.isnan(calibration_error(values, np.full((2, 3), -1, dtype=np.int8))).all()
+    values = np.array([[1 / 15 - 1e-6], [1 / 15 + 1e-6]])  # neighbours in two bins: their errors do not cancel
+    assert calibration_error(values, np.array([[0], [1]], dtype=np.int8))[0] == pytest.approx(0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+def test_the_best_threshold_is_that_of_trying_all(levels):
+    for seed in range(6):
+        scores, truth = random_case(seed, rows=20, unknown=0.3, levels=levels)
+        for k, found in enumerate(class_thresholds(scores, truth)):
+            one, known = scores[:, k], truth[:, k] >= 0
+            f1 = {float(t): f1_score(truth[known, k], one[known] >= t, zero_division=0) for t in np.unique(one[known])}
+            best = max(f1.values())
+            assert found == max(t for t, value in f1.items() if value == pytest.approx(best))
+            assert found == best_threshold(one, truth[:, k])
+
+
+def test_a_class_without_positives_is_never_predicted():
+    assert best_threshold(np.array([1.0, 2.0]), np.array([0, -1])) == np.inf
+    scores, truth = random_case(1)
+    truth[:, 2] = 0
+    thresholds = class_thresholds(scores, truth)
+    assert np.isinf(thresholds).tolist() == [k == 2 for k in range(7)]
+    metrics = evaluate_scores(scores - np.where(np.isinf(thresholds), 1e9, thresholds), truth)
+    assert f1_at(scores, truth, thresholds) == (metrics.at_threshold.CF1, metrics.at_threshold.OF1)
+    assert f1_at(scores, truth, 0.25) == evaluate_scores(scores, truth, 0.25).at_threshold[2::3]

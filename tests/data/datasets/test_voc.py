@@ -79,6 +79,7 @@ def test_2012_trains_on_train_and_tests_on_val(tmp_path):
     voc_tree(tmp_path, 2012, [("2008_2", "train", [("cat", 0)]), ("2008_1", "val", [("dog", 0)])])
     train, test, *_ = load(tmp_path, tmp_path, year=2012)
     assert (train.ids, test.ids) == (("2008_2",), ("2008_1",))
+    assert train.listed == ("2008_2",)
 
 
 def test_2007_without_its_test_kit_trains_on_train_and_tests_on_val(tmp_path, capsys):
@@ -87,6 +88,7 @@ def test_2007_without_its_test_kit_trains_on_train_and_tests_on_val(tmp_path, ca
 
     whole = split("whole", IMAGES)
     assert [part.ids for part in whole[:2]] == [("000020",), ("000003",)]
+    assert whole.train.listed == ("000003", "000020")  # published label files have both
     without = [image for image in IMAGES if image[1] != "test"]
     alone = split("alone", without)
     for one, other in zip(whole[:2], alone[:2], strict=True):

@@ -475,6 +475,23 @@ def test_published_files_of_listed_datasets_are_in_the_order_of_their_lists(tmp_
     np.testing.assert_array_equal(read_published(path, unlisted, CANDIDATE).dense(), codes)
 
 
+def test_a_published_file_of_a_larger_set_is_matched_by_id(tmp_path):
+    whole = training_set()
+    codes = observe(whole, CANDIDATE).dense()
+    path = tmp_path / "voc07_0.2.npy"
+    save_pickled(path, {"partial_labels": codes})
+    rows = np.array([7, 2, 11])
+    part = replace(whole, listed=whole.ids).take(rows)
+    np.testing.assert_array_equal(read_published(path, part, CANDIDATE).dense(), codes[rows])
+    np.testing.assert_array_equal(resolve_labels(part, "voc07", CANDIDATE, tmp_path).table.dense(), codes[rows])
+    save_pickled(path, {"partial_labels": codes[rows]})  # a file of this set alone still is one
+    np.testing.assert_array_equal(read_published(path, part, CANDIDATE).dense(), codes[rows])
+    save_pickled(path, {"partial_labels": codes[:5]})
+    refused(lambda: read_published(path, part, CANDIDATE), "(5, 5)", "has (3, 5) or, of the whole list, (12, 5)")
+    save_pickled(path, {"partial_labels": codes[:5]})
+    refused(lambda: read_published(path, whole.take(rows), CANDIDATE), "this training set has (3, 5)")
+
+
 def test_sparse_labels_have_no_published_form_and_a_suffix_of_their_own(tmp_path):
     held = stored(training_set(), "sparse")
     table = observe(held, CANDIDATE)

@@ -12,9 +12,11 @@ from torch import nn
 from data.images.files import ArrayImages
 from data.loading.loader import LoaderConfig
 from engine.core.distributed import Runtime
+from engine.core.run_results import CALIBRATION
 from engine.core.scoring import (
     bce_per_image,
     beside_as_dict,
+    calibration_figures,
     evaluate,
     evaluation_loader,
     group_columns,
@@ -26,7 +28,7 @@ from models.peers import Peers
 from tests.ranks import run_ranks
 from utils import collectives
 from utils.checks import RunError
-from utils.metrics import evaluate_scores
+from utils.metrics import best_threshold, calibration_error, class_thresholds, evaluate_scores, f1_at
 from utils.types import UNKNOWN, Annotations, LabelTable, ModelOutput
 
 CONFIG = LoaderConfig(img_size=8, batch_size=6, augment="none")
@@ -235,6 +237,25 @@ def test_groups_of_classes_have_columns_for_what_is_known_of_them():
         if value is not None
     }
     assert group_columns("test", metrics, {}) == {}
+
+
+def test_thresholds_are_of_the_validation_split_and_figures_of_the_test_set():
+    rng = np.random.default_rng(3)
+    test_codes, seen = random_codes(40), random_codes(30)
+    test, held_out = (
+        SimpleNamespace(scores=rng.normal(size=codes.shape).astype(np.float32)) for codes in (test_codes, seen)
+    )
+    one, each = best_threshold(held_out.scores.ravel(), seen.ravel()), class_thresholds(held_out.scores, seen)
+    errors = calibration_error(1 / (1 + np.exp(-test.scores.astype(np.float64))), test_codes)
+    figures = calibration_figures(test, LabelTable(test_codes), held_out, LabelTable(seen))
+    assert tuple(figures) == CALIBRATION
+    tuned = f1_at(test.scores, test_codes, one), f1_at(test.scores, test_codes, each)
+    assert list(figures.values()) == pytest.approx([*errors, *tuned[0], *tuned[1]])
+    alone = calibration_figures(test, LabelTable(test_codes), None, None)
+    assert alone == {name: figures[name] for name in ("ECE", "ECE_class")}
+    unknown = LabelTable(np.full_like(test_codes, UNKNOWN))
+    assert calibration_figures(test, unknown, None, None) == {}
+    assert calibration_figures(SimpleNamespace(scores=None), LabelTable(test_codes), held_out, LabelTable(seen)) == {}
 
 
 def test_beside_the_second_network_stands_the_mean_of_both():

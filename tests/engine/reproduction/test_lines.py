@@ -82,12 +82,14 @@ def test_figures_by_name():
         "head": None,
         "classes_without_positives": [],
     }
+    result["calibration"] = {"ECE": 0.0625, "CF1_tuned": None}
     assert figures_of(result, {"modified_true": 0.875, "loss": 3.0}) == {
         "mAP": 0.5,
         "last mAP": 0.25,
         "best on test mAP": 0.75,
         "ensemble mAP": 0.6,
         "tail mAP": 0.125,
+        "ECE": 0.0625,
         "epoch": 4.0,
         "best on test epoch": 2.0,
         "modified_true": 0.875,
@@ -95,9 +97,11 @@ def test_figures_by_name():
 
 
 def test_figures_of_an_epoch():
-    of_epochs = line(epochs={"test_mAP": [0.25, None], "test_CF1": [0.5, 0.75], "validation_mAP": [1.0, 1.0]})
-    assert at_epoch(of_epochs, 1) == {"mAP": 0.25, "CF1": 0.5}
-    assert at_epoch(of_epochs, 2) == {"CF1": 0.75}
+    columns = {"test_mAP": [0.25, None], "test_CF1": [0.5, 0.75], "validation_mAP": [1.0, 1.0]}
+    columns |= {"test_ECE_class": [0.125, None], "test_tail_mAP": [None, 0.5], "modified_true": [None, 0.875]}
+    of_epochs = line(epochs=columns)
+    assert at_epoch(of_epochs, 1) == {"mAP": 0.25, "CF1": 0.5, "ECE_class": 0.125}
+    assert at_epoch(of_epochs, 2) == {"CF1": 0.75, "tail mAP": 0.5, "modified_true": 0.875}
     assert at_epoch(of_epochs, 3) == at_epoch(of_epochs, 0) == {}
 
 

@@ -260,13 +260,15 @@ def test_the_test_set_is_scored_as_often_as_asked_for(every, behind, selection, 
         data=SimpleNamespace(validation=validation, groups={}),
         _score=score,
         _watch=None,
+        _calibration=lambda test: {"ECE": 0.25},
     )
     scored = []
     for epoch in range(1, 7):
         row = {}
         found = Run._scores_after(run, epoch, row)
         splits = [split for split in ("validation", "test") if split in found]
-        assert row == {f"{split}_{name}mAP": 0.5 for split in splits for name in ("", "g_")}
+        figures = {f"{split}_{name}mAP": 0.5 for split in splits for name in ("", "g_")}
+        assert row == figures | ({"test_ECE": 0.25} if "test" in found else {})
         assert ("validation" in found) is bool(validation)
         scored += [epoch] if "test" in found else []
     assert scored == epochs
@@ -293,6 +295,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         selection="validation",
         _write_labels=lambda: done.append("labels"),
         _draw=lambda metrics: done.append(f"drawn {metrics}"),
+        _calibration=lambda test: f"calibration of {test.metrics}",
     )
 
     def score(split):
@@ -311,6 +314,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         assert content["data"] == hashes
         assert (results.chosen.metrics, results.last.metrics) == (chosen, "old test")
         assert (results.validation.metrics, text) == ("new validation", "summary")
+        assert results.calibration == f"calibration of {chosen}"
     else:
         assert finished == []
 

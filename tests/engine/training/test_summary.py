@@ -30,7 +30,7 @@ def content(validation=None, groups=None, **state):
     test = SimpleNamespace(classes=("a", "b", "c"))
     data = SimpleNamespace(regime=regime, test=test, labels=SimpleNamespace(label_hash="abc"), groups=groups or {})
     data.hashes = lambda: {"test": "def"}
-    results = FinalResults(measured(1), measured(2), validation)
+    results = FinalResults(measured(1), measured(2), validation, {"ECE": 0.25})
     return result(settings, data, "validation_mAP", TrainState(**state), results), results
 
 
@@ -39,6 +39,7 @@ def test_every_figure_is_from_where_it_says():
     assert found["test"] == results.chosen.metrics.as_dict()
     assert found["last"] == results.last.metrics.as_dict()
     assert found["validation"] == results.validation.metrics.as_dict()
+    assert found["calibration"] == {"ECE": 0.25}
     plain = {"method": "bce", "variant": None, "dataset": "voc07", "labels": "candidate", "rate": 0.1, "seed": 3}
     plain |= {"train_seed": 4, "epochs": 9, "epochs_trained": 7, "train_mode": "end_to_end"}
     plain |= {"selection": "validation_mAP", "selected_epoch": 6, "images_per_second": 250.0, "label_hash": "abc"}
