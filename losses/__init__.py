@@ -29,6 +29,7 @@ from losses.ndlp import NDLP, NDLPConfig
 from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalConfig
 from losses.role import ROLE, ROLEConfig
 from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
+from losses.splc import SPLC, Hill, HillConfig, SPLCConfig
 from utils.checks import require
 from utils.free_memory import usable_memory
 from utils.types import ClassCounts, CriterionInfo, LabelTable
@@ -54,6 +55,8 @@ CRITERIA: dict[str, Method] = {
     "iun": Method(IU, IUConfig),
     "pr": Method(PR, PRConfig),
     "asl": Method(ASL, ASLConfig),
+    "hill": Method(Hill, HillConfig),
+    "splc": Method(SPLC, SPLCConfig),
     "focal": Method(Focal, FocalConfig),
     "cb": Method(ClassBalanced, ClassBalancedConfig),
     "db": Method(DistributionBalanced, DistributionBalancedConfig),

@@ -10,6 +10,7 @@ from data.build import Data, DatasetConfig, check_images
 from data.files.cache import Cache
 from data.images.caching import keep_images
 from data.inspection import untold_classes
+from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig, training_batches
 from data.loading.samplers import TrainingBatches
 from engine.core.distributed import Runtime
@@ -71,11 +72,12 @@ def average_of(network: Network, optim: OptimConfig) -> EMA | None:
 
 
 def check_data(data: Data, settings: Settings, runtime: Runtime) -> None:
-    """The main process reads all images where that is asked for, and says what cannot be scored; the others wait."""
+    """The main process reads all images where that is asked for, and says what is to be said; the others wait."""
     if runtime.is_main:
         if settings.of(LoaderConfig).check_images:
             check_images(data)
         note_untold_classes(data)
+        note_wrong_present_labels(settings)
     runtime.barrier()
 
 
@@ -84,6 +86,13 @@ def note_untold_classes(data: Data) -> None:
     for name, split in (("validation", data.validation), ("test", data.test)):
         if split is not None and (line := untold_classes(name, split)):
             warn(f"note: {line}")
+
+
+def note_wrong_present_labels(settings: Settings) -> None:
+    """Say so where a method corrects labels by what present ones teach, and the regime has made some of these wrong."""
+    regime, method = settings.of(Regime).name, settings.method
+    if regime in ("candidate", "flip") and CRITERIA[method].criterion.corrects_from_present:
+        warn(f"note: {method} takes every present label for a true one, which --labels {regime} does not keep to")
 
 
 def whole_batches(data: Data, config: LoaderConfig) -> Data:

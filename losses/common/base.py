@@ -35,6 +35,9 @@ class Criterion(nn.Module):
     takes_soft: ClassVar[bool] = False
     """True if it learns from soft labels, `Batch.soft`: targets between 0 and 1 beside the codes."""
 
+    corrects_from_present: ClassVar[bool] = False
+    """True if it corrects other labels by what it learns from the present ones, so that these should be right."""
+
     train_scores_of: ClassVar[Literal["network", "average"]] = "network"
     """The network whose training scores are wanted: the one that is trained, or the moving average of its weights."""
 

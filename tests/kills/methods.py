@@ -26,6 +26,8 @@ METHODS = {
     "pr": f"main_BCE --loss pr {ONE}",
     "curriculum": f"main_BCE --loss curriculum {KNOWN}",
     "asl": f"main_BCE --loss asl {CANDIDATE}",
+    "hill": f"main_BCE --loss hill {ONE} {STEADY}",
+    "splc": f"main_BCE --loss splc --tau 0.5 {ONE} {STEADY}",
     "focal": f"main_BCE --loss focal {CANDIDATE}",
     "cb": f"main_BCE --loss cb {CANDIDATE}",
     "db": f"main_BCE --loss db {CANDIDATE} --sampler class-aware --sampler_reduce 2",

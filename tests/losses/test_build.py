@@ -106,7 +106,7 @@ def test_one_label_of_each_kind_that_a_method_needs_is_enough(name):
 @pytest.mark.parametrize(
     "name, labels, line",
     [
-        *((name, [1, 0], "no label is unknown") for name in ("cls", "large_loss", "ignore", "curriculum")),
+        *((name, [1, 0], "no label is unknown") for name in ("cls", "large_loss", "ignore", "curriculum", "splc")),
         *((name, [1, -1], "no label is known to be absent") for name in ("iu", "iun", "curriculum")),
         *((name, [0, -1], "no label is known to be present") for name in ("iu", "iun", "curriculum")),
         ("wan", [-1], "needs two classes or more"),

@@ -17,6 +17,7 @@ OPTIONS = {
     "bce_ls": {"ls_coef": 0.2},
     "asl": {"gamma_neg": 3.0, "gamma_pos": 0.5, "reduction": "query2label"},
     "focal": {"focal_gamma": 1.5, "focal_balance": 3.0},
+    "hill": {"focal_gamma": 1.5, "margin": 0.5, "hill_lambda": 1.25, "reduction": "mean"},
 }
 ROWS, CLASSES = 9, 4
 
@@ -46,6 +47,9 @@ def entry_costs(name, p, classes):
         return 1000 * (1 - p) ** 0.5 * -math.log(p), 1000 * (1 - n) ** 3 * -math.log(n)
     if name == "focal":
         return 3 * (1 - p) ** 1.5 * present, 3 * p**1.5 * absent
+    if name == "hill":
+        q = p / (p + (1 - p) * math.exp(0.5))
+        return (1 - q) ** 1.5 * -math.log(q), (1.25 - p) * p**2
     return present, absent
 
 
@@ -71,7 +75,7 @@ def step(name, table, index=(4, 0, 7, 2, 8), soft=True):
 
 
 def test_the_methods_that_take_soft_labels():
-    assert sorted(TAKERS) == ["an", "an_ls", "asl", "bce", "bce_ls", "focal", "iu", "iun", "wan"]
+    assert sorted(TAKERS) == ["an", "an_ls", "asl", "bce", "bce_ls", "focal", "hill", "iu", "iun", "wan"]
 
 
 @pytest.mark.parametrize("name", TAKERS)

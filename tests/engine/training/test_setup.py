@@ -80,6 +80,16 @@ def test_classes_that_cannot_be_scored_are_told_of_each_split(monkeypatch, capsy
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("method", "regime", "told"),
+    [("splc", "candidate", True), ("splc", "flip", True), ("splc", "full", False), ("hill", "flip", False)],
+)
+def test_present_labels_that_may_be_wrong_are_told_where_others_are_corrected_by_them(capsys, method, regime, told):
+    setup.note_wrong_present_labels(settings_of(method, ["--labels", regime]))
+    line = f"note: {method} takes every present label for a true one, which --labels {regime} does not keep to\n"
+    assert capsys.readouterr().err == (line if told else "")
+
+
 @pytest.mark.parametrize("main", [True, False])
 @pytest.mark.parametrize("words", [("--check_images",), ("--no-check_images",)])
 def test_the_main_process_checks_the_data_and_the_others_wait(monkeypatch, main, words):
