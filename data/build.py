@@ -81,6 +81,8 @@ class Data(NamedTuple):
     regime: Regime
     found: Mapping[str, str] = MappingProxyType({})
     """Settings that the reader found in the files."""
+    undivided: Annotations | None = None
+    """The images of `train` and `validation` together, ordered by id; None where the latter was not taken off."""
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of ids, classes and labels by split: two runs of equal ones saw and were scored on the same."""
@@ -195,10 +197,13 @@ def build_data(
     train, observed, test = splits.train.take(rows), resolved.table.take(rows), splits.test
     if "skip" in (config.missing_images, config.bad_images):
         kept = config.usable_rows(train, "training")
-        train, observed = train.take(kept), observed.take(kept)
-        validation = validation and validation.take(config.usable_rows(validation, "validation"))
+        train, observed, rows = train.take(kept), observed.take(kept), rows[kept]
+        if validation is not None:
+            kept = config.usable_rows(validation, "validation")
+            validation, held_out = validation.take(kept), held_out[kept] if len(held_out) else held_out
         test = test.take(config.usable_rows(test, "test"))
-    return Data(train, observed, validation, test, splits.groups, resolved, regime, splits.found)
+    undivided = splits.train.take(np.union1d(rows, held_out)) if len(held_out) else None
+    return Data(train, observed, validation, test, splits.groups, resolved, regime, splits.found, undivided)
 
 
 def _training_labels(

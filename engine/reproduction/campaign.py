@@ -11,7 +11,7 @@ from engine.reproduction.figures import line_of
 from engine.reproduction.lines import FinishedLine, LineFile
 from engine.reproduction.plan import Cell, Plan, RunOf, cells, first_runs
 from engine.reproduction.planned import Planned, Resolver, check_tuning
-from engine.reproduction.results import CellResult, cell_result, choice_of, tested_runs
+from engine.reproduction.results import CellResult, Choice, cell_result, choice_of, tested_runs
 from engine.reproduction.worker import Job, Outcome
 from engine.training.config import recorded_settings
 from utils.checks import UserError
@@ -26,18 +26,21 @@ class Campaign:
         resolver: resolves its runs.
         lines: its finished runs.
         work: the folder of all runs that are made here.
+        like: the plan that chooses the settings, if another one does.
 
     Raises:
         UserError: a flag of any row is wrong.
     """
 
-    def __init__(self, plan: Plan, resolver: Resolver, lines: LineFile, work: Path) -> None:
-        self.plan, self.resolver, self.lines, self.work = plan, resolver, lines, work
+    def __init__(
+        self, plan: Plan, resolver: Resolver, lines: LineFile, work: Path, like: Campaign | None = None
+    ) -> None:
+        self.plan, self.resolver, self.lines, self.work, self.like = plan, resolver, lines, work, like
         self.cells = cells(plan)
         self.failed: dict[str, str] = {}
         """Why runs have failed, by the hash of their settings."""
         for cell in self.cells:
-            for run in first_runs(cell):
+            for run in first_runs(cell) or self._every_run(cell):
                 check_tuning(self.planned(run))
 
     def planned(self, run: RunOf) -> Planned:
@@ -57,7 +60,13 @@ class Campaign:
     def results(self) -> list[CellResult]:
         """What the finished runs say about each cell."""
         self.lines.refresh()
-        return [cell_result(cell, self.find, self.reason) for cell in self.cells]
+        return [cell_result(cell, self.choice(cell), self.find, self.reason) for cell in self.cells]
+
+    def choice(self, cell: Cell) -> Choice | None:
+        """The setting of a cell; None where none is to be chosen, or not yet."""
+        if self.like is not None and cell.model is not None:
+            return self.like.choice(cell.model)
+        return choice_of(cell, self.find, self.reason)
 
     def waiting(self, runs: Iterable[RunOf]) -> list[RunOf]:
         """Those of some runs that can be made now, each once though several cells share it."""
@@ -66,7 +75,7 @@ class Campaign:
 
     def tested(self, cell: Cell) -> list[RunOf]:
         """The runs that a tuned cell is reported by, once its setting is chosen."""
-        return tested_runs(cell, choice_of(cell, self.find, self.reason))
+        return tested_runs(cell, self.choice(cell))
 
     def jobs(self, runs: Iterable[RunOf]) -> Iterator[Job]:
         """Jobs of the runs that still wait when each is asked for; one that was finished meanwhile is read."""

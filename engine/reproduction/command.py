@@ -108,7 +108,10 @@ def reproduce(path: Path, config: ReproduceConfig, scripts: Scripts, start: Star
     """The same for a plan and the settings of the command."""
     plan = read_plan(path, list(scripts))
     output, work = config.output or TABLES / plan.name, config.work or WORK / plan.name
-    campaign = Campaign(plan, Resolver(scripts, config.given), LineFile(output / FILE), work)
+    resolver, like = Resolver(scripts, config.given), None
+    if plan.like is not None:  # its lines lie beside those of this plan
+        like = Campaign(plan.like, resolver, LineFile(output.parent / plan.like.name / FILE), WORK / plan.like.name)
+    campaign = Campaign(plan, resolver, LineFile(output / FILE), work, like)
     for folder in config.collect or ():
         say(f"{folder}: {campaign.collect(Path(folder).expanduser())} finished runs of this plan")
     part = shard(campaign.cells, *config.part)

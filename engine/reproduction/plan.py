@@ -11,7 +11,7 @@
       - {name: CoNeS, command: main_CoNeS.py, try: {lr: [1e-3, 1e-4]}, regimes: [rate 0.4]}
 
 A row and a regime make a cell: its runs, one per seed, are a figure of the table. The first row of a regime is its
-baseline.
+baseline. With `like: OTHER.yaml` the rows are those of another plan, with the settings that it has chosen.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class Plan:
     rows: tuple[PlanRow, ...]
     tuning: Tuning | None
     needs: str
+    like: Plan | None = None
+    """The plan whose rows these are, and which chooses their settings and epochs."""
 
     @property
     def name(self) -> str:
@@ -127,8 +129,14 @@ class Cell:
 
     @property
     def is_tuned(self) -> bool:
-        """True if a setting is chosen."""
+        """True if a setting is chosen, be it by another plan."""
         return bool(self.row.choices)
+
+    @property
+    def model(self) -> Cell | None:
+        """The cell of these names of the plan that this one is like."""
+        like = self.plan.like
+        return None if like is None else Cell(like, self.row, like.regimes[self.regime.name])
 
 
 class RunOf(NamedTuple):
@@ -159,7 +167,12 @@ def cells(plan: Plan) -> list[Cell]:
 
 
 def first_runs(cell: Cell) -> list[RunOf]:
-    """The runs of a cell that wait for nothing: every setting with the tuning seed, or else every seed."""
+    """The runs of a cell that wait for nothing: every setting with the tuning seed, or else every seed.
+
+    None where another plan chooses the setting.
+    """
+    if cell.is_tuned and cell.plan.like is not None:
+        return []
     if cell.is_tuned:
         assert cell.plan.tuning is not None
         return [RunOf(cell, cell.plan.tuning.seed, setting) for setting in cell.settings]

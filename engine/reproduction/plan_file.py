@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ def read_plan(path: Path, scripts: Sequence[str]) -> Plan:
         UserError: naming the file, the row or regime, and what is wrong there.
     """
     content = read_yaml(path)
+    return _plan(content, path, scripts) if "like" not in content else _plan_like(content, path, scripts)
+
+
+def _plan(content: Mapping[str, Any], path: Path, scripts: Sequence[str]) -> Plan:
+    """A plan with rows of its own."""
     file = _Part(content, str(path), "title about figures flags seeds regimes rows tuning needs tolerance source")
-    seeds = file.seeds()
-    regimes = {name: _regime(value, name, path, seeds) for name, value in file.mapping("regimes").items()}
-    require(bool(regimes), f"{path}: `regimes:` names the flags of at least one")
+    regimes = _regimes(file, path)
     listed = content.get("rows")
     if not isinstance(listed, list) or not listed:
         raise UserError(f"{path}: `rows:` must be a list of at least one row")
@@ -48,6 +52,47 @@ def read_plan(path: Path, scripts: Sequence[str]) -> Plan:
     )
     _check_cells(plan)
     return plan
+
+
+def _plan_like(content: Mapping[str, Any], path: Path, scripts: Sequence[str]) -> Plan:
+    """A plan with the rows of another one."""
+    file = _Part(content, str(path), "title about figures flags seeds regimes needs like")
+    other, regimes = path.parent / file.text("like"), _regimes(file, path)
+    rest = read_yaml(other)
+    require("like" not in rest, f"{path}: like: {other} is like another plan itself; name that one")
+    like = _plan(rest, other, scripts)
+    _check_known(tuple(regimes), like.regimes, f"{path}: like: {other}")
+    rows = [replace(row, regimes=tuple(name for name in regimes if name in row.regimes)) for row in like.rows]
+    plan = Plan(
+        path=path,
+        title=file.text("title") or path.stem,
+        about=file.text("about"),
+        figures=file.texts("figures") or like.figures,
+        flags=(*like.flags, *file.words("flags")),
+        regimes=regimes,
+        rows=tuple(replace(row, seeds=(), published={}) for row in rows if row.regimes),
+        tuning=like.tuning,
+        needs=file.text("needs"),
+        like=like,
+    )
+    _check_cells(plan)
+    return plan
+
+
+def _check_known(names: Sequence[str], regimes: Mapping[str, PlanRegime], where: str) -> None:
+    """Raise UserError for a name that is no regime, with the nearest that is one."""
+    for name in names:
+        hint = nearest(name, regimes)
+        mean = f"; did you mean {hint}?" if hint else ""
+        require(name in regimes, f"{where}: no regime is called {name!r}{mean}")
+
+
+def _regimes(file: _Part, path: Path) -> dict[str, PlanRegime]:
+    """The regimes of a plan."""
+    seeds = file.seeds()
+    regimes = {name: _regime(value, name, path, seeds) for name, value in file.mapping("regimes").items()}
+    require(bool(regimes), f"{path}: `regimes:` names the flags of at least one")
+    return regimes
 
 
 def _regime(value: Any, name: str, path: Path, seeds: tuple[int, ...]) -> PlanRegime:
@@ -77,10 +122,7 @@ def _row(
     require(words[0] in scripts, f"{where}: command: {words[0]}: no training script of this project; there are {known}")
     named = part.texts("regimes") or tuple(regimes)
     published = {regime: _figures(found, f"{where}: published: {regime}") for regime, found in part.pairs("published")}
-    for regime in (*named, *published):
-        hint = nearest(regime, regimes)
-        mean = f"; did you mean {hint}?" if hint else ""
-        require(regime in regimes, f"{where}: no regime is called {regime!r}{mean}")
+    _check_known((*named, *published), regimes, where)
     row = PlanRow(
         name=name,
         script=words[0],

@@ -74,7 +74,9 @@ def chosen(lines: Sequence[tuple[Mapping[str, str], FinishedLine]], figure: str 
 
 
 def choice_of(cell: Cell, find: Find, reason: Reason) -> Choice | None:
-    """The setting of a tuned cell; None while a run that would be compared still waits."""
+    """The setting of a tuned cell; None of others, and while a run that would be compared still waits."""
+    if not cell.is_tuned:
+        return None
     runs = first_runs(cell)
     lines = [(run.setting, find(run)) for run in runs]
     if any(line is None and not reason(run) for run, (_, line) in zip(runs, lines, strict=True)):
@@ -90,9 +92,8 @@ def tested_runs(cell: Cell, choice: Choice | None) -> list[RunOf]:
     return [RunOf(cell, seed, setting) for seed in cell.seeds]
 
 
-def cell_result(cell: Cell, find: Find, reason: Reason) -> CellResult:
-    """What the finished runs say about a cell."""
-    choice = choice_of(cell, find, reason) if cell.is_tuned else None
+def cell_result(cell: Cell, choice: Choice | None, find: Find, reason: Reason) -> CellResult:
+    """What the finished runs say about a cell under the setting that was chosen."""
     runs = tested_runs(cell, choice)
     lines = {run.seed: line for run in runs if (line := find(run)) is not None}
     epoch = choice.epoch if choice is not None and _takes_epoch(cell) else None
@@ -117,6 +118,8 @@ def _figures(line: FinishedLine, epoch: int | None) -> dict[str, float]:
 def _state(cell: Cell, runs: Sequence[RunOf], lines: Mapping[int, FinishedLine], find: Find, reason: Reason) -> str:
     """Words on the runs of a cell that are missing."""
     wanted = runs or first_runs(cell)
+    if not wanted and cell.plan.like is not None:
+        return f"not run: {cell.plan.like.path} has not chosen its setting yet"
     done = len(lines) if runs else sum(find(run) is not None for run in wanted)
     if done == len(wanted) and runs:
         return ""

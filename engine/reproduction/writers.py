@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from engine.core.pages import templates_in
 from engine.reproduction.plan import Plan
-from engine.reproduction.results import Choice
+from engine.reproduction.results import CellResult
 from engine.reproduction.tables import RegimeTable, TableRow, Verdict
 from utils.csv_cells import csv_text
 from utils.safe_files import make_folder, write_text
@@ -23,6 +23,14 @@ TUNED = (
     "Chosen: the setting with the highest validation mAP of the tuning seed; behind it that seed's test mAP, and after "
     "the bar the highest of any setting and epoch on the test set itself."
 )
+
+
+def legend(plan: Plan) -> list[str]:
+    """What the columns mean, and where published figures are from."""
+    chosen = [TUNED] if plan.tuning else []
+    if plan.like is not None:
+        chosen = [f"Chosen: settings and epochs are those that {plan.like.path} has chosen on its own data."]
+    return [LEGEND, *chosen, *sources(plan)]
 
 
 class TableCell(NamedTuple):
@@ -63,7 +71,7 @@ def markdown(plan: Plan, found: Sequence[RegimeTable]) -> str:
         table = [list(map(_piped, grid.headings)), ["---"] * len(grid.headings), *rows]
         lines += ["", f"## {grid.title}", "", *(f"| {' | '.join(row)} |" for row in table)]
         lines += [f"\nNote: {note}." for note in grid.notes]
-    return "\n".join([*lines, "", LEGEND, *([TUNED] if plan.tuning else []), *sources(plan)]) + "\n"
+    return "\n".join([*lines, "", *legend(plan)]) + "\n"
 
 
 def latex(plan: Plan, found: Sequence[RegimeTable]) -> str:
@@ -82,8 +90,7 @@ def latex(plan: Plan, found: Sequence[RegimeTable]) -> str:
 def page(plan: Plan, found: Sequence[RegimeTable]) -> str:
     """The tables as one file of HTML that loads nothing."""
     template = templates_in(Path(__file__).parent / "templates").get_template("tables.html.j2")
-    legend = [LEGEND, *([TUNED] if plan.tuning else []), *sources(plan)]
-    return template.render(title=plan.title, about=plan.about, grids=grids(plan, found), legend=legend)
+    return template.render(title=plan.title, about=plan.about, grids=grids(plan, found), legend=legend(plan))
 
 
 def comma_separated(plan: Plan, found: Sequence[RegimeTable]) -> str:
@@ -126,7 +133,7 @@ def _grid(plan: Plan, table: RegimeTable) -> Grid:
     for row in table.rows:
         cells = [TableCell(row.name), TableCell(str(len(row.result.figures)))]
         cells += [TableCell(_spread(row.spreads.get(name)), name in row.best) for name in shown]
-        cells += [TableCell(_difference(row.gain))] * compared + [TableCell(_choice(row.result.choice))] * tuned
+        cells += [TableCell(_difference(row.gain))] * compared + [TableCell(_choice(row.result))] * tuned
         cells += [TableCell(text) for text in _verdicts(row.verdicts, plan.figures[0])] * published
         rows.append((*cells, TableCell(row.remark)))
     return Grid(table.regime, tuple(headings), tuple(rows), table.notes)
@@ -144,11 +151,13 @@ def _difference(gain: Difference | None) -> str:
     return f"{gain.mean:+.2f}" if gain.low is None else f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
 
 
-def _choice(choice: Choice | None) -> str:
-    """A setting and its epoch, with the test figure of the tuning seed and the best one there."""
+def _choice(result: CellResult) -> str:
+    """A setting and its epoch; where it was chosen here, with the tuning seed's test figure and the best one there."""
+    choice = result.choice
     if choice is None:
         return ""
-    return f"{choice.words}, epoch {choice.epoch}: {choice.test:.2f} / {choice.best_on_test:.2f}"
+    told = f"{choice.words}, epoch {choice.epoch}"
+    return told if result.cell.plan.like else f"{told}: {choice.test:.2f} / {choice.best_on_test:.2f}"
 
 
 def _verdicts(verdicts: Sequence[Verdict], compared: str) -> tuple[str, str, str, str]:

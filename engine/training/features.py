@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from data.files.cache import Cache
 from data.images.caching import MemoryImages, PixelImages
@@ -25,7 +24,7 @@ from data.loading.transforms import CENTRED
 from engine.core.distributed import Runtime
 from engine.core.scoring import BatchLoader, require_finite, rows_in_order
 from engine.training.feature_maps import MapStore
-from engine.training.loaders import FeatureArrays, ImageLoaders, SplitName, split_of
+from engine.training.loaders import ChosenRows, FeatureArrays, ImageLoaders, Rows, SplitName, split_of
 from models.backbones.feature_extractors import map_shape
 from models.classifier import Classifier, Pooling
 from utils.checks import require
@@ -108,6 +107,8 @@ def wanted_views(needs: frozenset[str], copies: int, splits: Sequence[SplitName]
 class FrozenFeatures:
     """Features of one frozen backbone, each view computed once and kept for every run with the same backbone.
 
+    In the view of evaluation those of training and validation are kept together, whichever seed divides them.
+
     Args:
         network: on the CPU; moved to the device of the run and left in evaluation mode.
         loaders: loaders of the images.
@@ -124,31 +125,39 @@ class FrozenFeatures:
         self.shape = map_shape(network.backbone, side, side) if maps else (network.feature_width,)
         self.model = loaders.runtime.to_device(network.backbone if maps else Pooling(network)).eval()
 
-    def of(self, view: FeatureView) -> NDArray[Any]:
+        self._undivided: Rows | None = None
+
+    def of(self, view: FeatureView) -> Rows:
         """Features of a view, rows in order, on every process: (N, D), or maps (N, D, h, w).
 
         Raises:
             UserError: there is no room for the maps.
             RunError: an image cannot be read, or a feature is not finite.
         """
-        data, runtime = split_of(self.loaders.data, view.split), self.loaders.runtime
+        data, whole = split_of(self.loaders.data, view.split), self.loaders.data.undivided
+        if view.copy:
+            return self._found(view, data, self.loaders.augmented(view.copy, second=view.second), view.label)
+        if whole is None or view.split == "test":
+            return self._found(view, data, self.loaders.of(data), view.label)
+        if self._undivided is None:
+            self._undivided = self._found(view, whole, self.loaders.of(whole), "features of train and validation")
+        row_of = {image: row for row, image in enumerate(whole.ids)}
+        return ChosenRows(self._undivided, np.array([row_of[image] for image in data.ids], dtype=np.int64))
+
+    def _found(self, view: FeatureView, data: Annotations, loader: BatchLoader, label: str) -> Rows:
+        """Features of some images, out of the cache or computed now."""
         entry = features_fingerprint(self.weights, data, self.loaders, view, self.dtype)
         if len(self.shape) == 1:
-            return self._pooled(view, entry, len(data))
-        store = MapStore(self.model, self.shape, self.dtype, self.cache, runtime)
-        return store.maps(self._loader(view), len(data), entry, view.label)
+            return self._pooled(entry, len(data), loader, label)
+        store = MapStore(self.model, self.shape, self.dtype, self.cache, self.loaders.runtime)
+        return store.maps(loader, len(data), entry, label)
 
-    def _loader(self, view: FeatureView) -> BatchLoader:
-        if view.copy:
-            return self.loaders.augmented(view.copy, second=view.second)
-        return self.loaders.scoring(view.split)
-
-    def _pooled(self, view: FeatureView, entry: str | None, rows: int) -> Scores:
+    def _pooled(self, entry: str | None, rows: int, loader: BatchLoader, label: str) -> Scores:
         runtime, shape = self.loaders.runtime, (rows, self.network.feature_width)
         features = None if entry is None else _recall(self.cache, entry, shape, self.dtype)
         if runtime.agree(features is None):
-            features = rows_in_order(self.model, shape[1], self._loader(view), rows, runtime, label=view.label)
-            require_finite(bool(np.isfinite(features).all()), view.label)
+            features = rows_in_order(self.model, shape[1], loader, rows, runtime, label=label)
+            require_finite(bool(np.isfinite(features).all()), label)
             if entry is not None and runtime.is_main:
                 self.cache.save("features", entry, {"features": features})
         assert features is not None

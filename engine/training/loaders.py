@@ -107,9 +107,12 @@ class ImageLoaders:
     def scoring(self, split: SplitName) -> BatchLoader:
         """Images in the view of evaluation."""
         if split not in self._scoring:
-            data = split_of(self.data, split)
-            self._scoring[split] = evaluation_loader(data, self.config, self.runtime, self.workers)
+            self._scoring[split] = self.of(split_of(self.data, split))
         return self._scoring[split]
+
+    def of(self, annotations: Annotations) -> BatchLoader:
+        """Any images in order, in the view of evaluation."""
+        return evaluation_loader(annotations, self.config, self.runtime, self.workers)
 
 
 class Rows(Protocol):
@@ -120,6 +123,21 @@ class Rows(Protocol):
     def __getitem__(self, rows: Any, /) -> Any:
         """The features (B, D), or maps (B, D, h, w), of rows (B,); those of one row without B."""
         ...
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """Some rows of features, without a copy of them."""
+
+    features: Rows
+    index: Index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: Any) -> Any:
+        """The features of rows (B,), or of one row."""
+        return self.features[self.index[rows]]
 
 
 class FeatureArrays(NamedTuple):

@@ -12,8 +12,8 @@ import torch
 from engine.core import setting_table
 from engine.core.run_results import CALIBRATION
 from engine.core.scoring import EvalResult
+from engine.training import features
 from engine.training import run as run_module
-from engine.training.loaders import ImageLoaders
 from engine.training.loop import Loop
 from engine.training.recorder import Recorder
 from engine.training.run import Run
@@ -157,8 +157,9 @@ def test_without_augmentation_features_train_every_head_and_method_as_images_do(
 
 def test_features_are_computed_once_for_many_runs(folder):
     arguments = (*THREE, "--use_feats", "--lr", "0.1")
-    with mock.patch.object(ImageLoaders, "scoring", side_effect=AssertionError("pictures were opened")):
+    with mock.patch.object(features, "rows_in_order", side_effect=AssertionError("pictures were opened")):
         succeed(folder, "main_BCE.py", *arguments, "--output", "again")
+        succeed(folder, "main_BCE.py", *arguments, "--split_seed", "5", "--output", "divided-otherwise")
         with pytest.raises(AssertionError, match="pictures were opened"):
             succeed(folder, "main_BCE.py", *arguments, "--img_size", "40", "--output", "other-size")
     assert "train_mode: linear_fixed_features" in (folder / "again" / "settings.yaml").read_text()

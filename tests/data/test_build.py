@@ -51,6 +51,8 @@ def test_by_default_observed_labels_train_and_true_ones_validate():
     truth = part(40, "train").truth.dense()
     rows = [int(one.removeprefix("train")) for one in data.validation.ids]
     np.testing.assert_array_equal(data.validation.truth.dense(), truth[rows])
+    assert data.undivided.ids == part(40, "train").ids
+    assert built().undivided is None
 
 
 @pytest.mark.parametrize("labels", ["single", "dropped", "candidate", "given"])

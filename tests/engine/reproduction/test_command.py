@@ -201,6 +201,29 @@ def test_the_setting_is_chosen_by_validation_and_the_other_seeds_run_with_it(tmp
     assert "| BCE | 2 | 55.50 ± 0.71 |" in table  # epoch 2 of each: 2 points above .53 and .54
 
 
+def test_settings_and_epochs_may_be_those_that_another_plan_has_chosen(tmp_path, script, capsys):
+    row = {"name": "X", "command": "main_BCE.py", "try": {"lr": [0.1, 0.3]}}
+    flags = {"flags": "--dataset digits --val_frac 0.2 --test_every 1"}
+    other = write_plan(
+        tmp_path, name="other.yaml", rows=[row], regimes={"easy": ""}, tuning={"seed": 11}, seeds=[1], **flags
+    )
+    content = {"like": "other.yaml", "flags": "--labels single", "seeds": [7, 8], "regimes": {"easy": ""}}
+    plan = write_plan(tmp_path, content)
+    assert reproduce(plan, script) == 0
+    table = TABLES / "table.md"
+    assert script.lines == []
+    assert f"not run: {other} has not chosen its setting yet" in table.read_text()
+    assert reproduce(other, script) == 0
+    assert capsys.readouterr().out.count("then 2 once settings are chosen") == 1
+    script.trained.unlink()
+    assert reproduce(plan, script) == 0
+    assert sorted(script.lines) == ["bce 0.1 7 0.3", "bce 0.1 8 0.3"]
+    text = table.read_text()
+    assert "| X | 2 |" in text
+    assert "| lr 0.3, epoch 2 |" in text  # without figures of the other data
+    assert f"those that {other} has chosen on its own data" in text
+
+
 def test_each_seed_may_take_its_own_epoch(tmp_path, script):
     row = {"name": "BCE", "command": "main_BCE.py", "try": {"lr": [0.1, 0.3]}}
     changes = {"regimes": {"easy": "--partial_rate 0.1"}, "tuning": {"seed": 11, "epoch": "own"}}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.reproduction.plan import cells, first_runs
+from engine.reproduction.plan import RunOf, cells, first_runs
 from engine.reproduction.plan_file import read_plan
 from engine.reproduction.planned import Given, Resolver, check_tuning
 
@@ -17,7 +17,7 @@ SCRIPTS = {path.name: lambda name=path.stem: importlib.import_module(name) for p
 def check(found):
     resolver = Resolver(SCRIPTS, Given({}))
     for cell in found:
-        run = first_runs(cell)[0]
+        run = (first_runs(cell) or [RunOf(cell, cell.seeds[0], cell.settings[0])])[0]
         planned = resolver.plan(run)
         check_tuning(planned)
         assert planned.identity["seed"] == str(run.seed)

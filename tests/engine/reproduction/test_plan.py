@@ -11,6 +11,13 @@ from utils.checks import UserError
 
 SCRIPTS = ("main_BCE.py", "main_CoNeS.py")
 ROW = {"name": "X", "command": "main_BCE.py"}
+PUBLISHED_ROW = {
+    "name": "Y",
+    "command": "main_BCE.py",
+    "published": {"easy": {"mAP": 9}},
+    "source": "S",
+    "tolerance": 1,
+}
 
 
 def read(folder, **changes):
@@ -61,6 +68,65 @@ def test_parts_hold_every_run_once(tmp_path, count):
     assert sorted(dealt) == sorted((cell.name, seed) for cell in found for seed in cell.seeds)
     tuned = [(cell.name, seeds) for part in parts for cell, seeds in part if cell.is_tuned]
     assert sorted(tuned) == [(("X", "easy"), (1, 2, 3)), (("X", "hard"), (1, 2, 3))]
+
+
+TUNED = {
+    "rows": [{**ROW, "try": {"lr": [1, 2]}, "regimes": ["hard"]}, {**PUBLISHED_ROW, "seeds": [8]}],
+    "tuning": {"seed": 11},
+    "figures": ["OF1"],
+}
+
+
+def like(folder, **changes):
+    """A plan like another one that stands beside it, with data of its own."""
+    write_plan(folder, name="other.yaml", **TUNED)
+    content = {"like": "other.yaml", "flags": "--dataset voc07", "seeds": [5, 6], "regimes": {"hard": "--x"}, **changes}
+    return read_plan(write_plan(folder, content), SCRIPTS)
+
+
+def test_a_plan_like_another_has_its_rows_and_none_of_its_data(tmp_path):
+    plan = like(tmp_path)
+    tuned, plain = cells(plan)
+    assert [(cell.name, cell.seeds, cell.is_tuned) for cell in (tuned, plain)] == [
+        (("X", "hard"), (5, 6), True),
+        (("Y", "hard"), (5, 6), False),
+    ]
+    assert tuned.flags == ("--dataset", "digits", "--dataset", "voc07", "--x")
+    assert plain.row.published == {}
+    assert (plan.figures, plan.title, plan.tuning.seed) == (("OF1",), "plan", 11)
+    assert first_runs(tuned) == []  # the other plan tries the settings
+    assert [run.seed for run in first_runs(plain)] == [5, 6]
+    assert (tuned.model.name, tuned.model.plan.name) == (tuned.name, "other")
+    assert [run.seed for run in first_runs(tuned.model)] == [11, 11]
+    assert cells(plan.like)[0].model is None
+    assert like(tmp_path, regimes={"easy": ""}, figures=["CF1"]).figures == ("CF1",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"rows": [ROW]},
+            "plan.yaml: unknown key 'rows'; there are title, about, figures, flags, seeds, regimes, needs, like",
+        ),
+        ({"regimes": {"hart": ""}}, "like: {folder}/other.yaml: no regime is called 'hart'; did you mean hard?"),
+        ({"seeds": [11]}, "row X, regime hard: seed 11 is that of the tuning"),
+        ({"like": "none.yaml"}, "none.yaml"),
+        ({"like": "plan.yaml"}, "plan.yaml is like another plan itself; name that one"),
+        ({"like": ["other.yaml"]}, "plan.yaml: like: must be a text"),
+    ],
+)
+def test_a_plan_that_cannot_be_like_another_is_refused(tmp_path, changes, text):
+    with pytest.raises(UserError, match=re.escape(text.format(folder=tmp_path))) as caught:
+        like(tmp_path, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_like_another_plan_stands_for_no_third(tmp_path):
+    like(tmp_path)
+    third = write_plan(tmp_path, {"like": "plan.yaml", "seeds": [5], "regimes": {"hard": ""}}, name="third.yaml")
+    with pytest.raises(UserError, match=r"plan\.yaml is like another plan itself; name that one"):
+        read_plan(third, SCRIPTS)
 
 
 PUBLISHED = {"published": {"easy": {"mAP": 90}}, "source": "a paper", "tolerance": 1}

@@ -48,7 +48,7 @@ def found(plan, labels=lambda name, seed: "x"):
         value = FIGURES.get(run.cell.name, {}).get(run.seed)
         return None if value is None else line(run.seed, value, labels(run.cell.name[0], run.seed))
 
-    return tables(plan, [cell_result(cell, find, lambda run: "needs VOC 2007") for cell in cells(plan)])
+    return tables(plan, [cell_result(cell, None, find, lambda run: "needs VOC 2007") for cell in cells(plan)])
 
 
 def test_mean_deviation_paired_difference_and_verdict(plan):
@@ -83,8 +83,9 @@ def test_markdown(plan):
 def test_a_published_figure_other_than_the_compared_one_has_its_name(tmp_path):
     row = {"name": "BCE", "command": "main_BCE.py", "published": {"a": {"OF1": 60}}, "source": "S", "tolerance": 2}
     plan = read_plan(write_plan(tmp_path, PLAN, rows=[row], regimes={"a": ""}, seeds=[1]), ["main_BCE.py"])
-    results = [cell_result(cell, lambda run: line(run.seed, 0.7, OF1=0.615), lambda run: "") for cell in cells(plan)]
-    text = markdown(plan, tables(plan, results))
+    (cell,) = cells(plan)
+    result = cell_result(cell, None, lambda run: line(run.seed, 0.7, OF1=0.615), lambda run: "")
+    text = markdown(plan, tables(plan, [result]))
     assert "| BCE | 1 | 70.00 | 61.50 | OF1 60 | OF1 61.50 | OF1 +1.50 | OF1 agrees |  |" in text
 
 

@@ -54,7 +54,7 @@ def pixels(rows, seed=0):
 def array_data(seed=0):
     """Stands for `Data`: 10 training and 3 test images in memory."""
     parts = [annotations(ArrayImages(pixels(rows, seed), [str(row) for row in range(rows)])) for rows in (10, 3)]
-    return SimpleNamespace(train=parts[0], observed=parts[0].truth, validation=None, test=parts[1])
+    return SimpleNamespace(train=parts[0], observed=parts[0].truth, validation=None, test=parts[1], undivided=None)
 
 
 def feed(data, config=CONFIG):
@@ -109,6 +109,27 @@ def test_kept_features_are_used_and_nothing_is_computed_again(tmp_path, monkeypa
     again = computed(data, tmp_path)
     for part, values in first.items():
         np.testing.assert_array_equal(again[part], values)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_training_and_validation_share_what_is_kept_however_they_are_divided(tmp_path, monkeypatch, maps):
+    whole, seen = array_data(), []
+    monkeypatch.setattr(
+        ImageLoaders, "of", lambda self, part, made=ImageLoaders.of: seen.append(part) or made(self, part)
+    )
+    expected = np.asarray(frozen(whole, tmp_path / "alone", maps=maps).of(FeatureView("train")))
+    for rows, held_out in (([0, 2, 3, 5, 7, 8, 9], [1, 4, 6]), ([1, 2, 4, 9], [0, 8])):
+        kept = whole.train.take(np.union1d(rows, held_out))
+        parts = [whole.train.take(np.array(part)) for part in (rows, held_out)]
+        data = SimpleNamespace(train=parts[0], validation=parts[1], test=whole.test, undivided=kept)
+        features = frozen(data, tmp_path / "kept", maps=maps)
+        for split, part in (("train", rows), ("validation", held_out)):
+            found = features.of(FeatureView(split))
+            assert len(found) == len(part)
+            np.testing.assert_allclose(found[np.arange(len(part))], expected[part], rtol=1e-5, atol=1e-6)
+            np.testing.assert_array_equal(found[1], found[np.array([1])][0])
+        assert len(list((tmp_path / "kept").glob("*"))) == (1 if len(kept) == 10 else 2)
+    assert [len(part) for part in seen] == [10, 10, 6]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", None, "shape", "type"])
