@@ -16,6 +16,7 @@ from torch import Tensor
 import losses.label_mask
 import losses.ndlp
 from data.build import Data
+from engine.core.run_results import CALIBRATION
 from engine.training.run import Run
 from tests.commands.scene import succeed
 from tests.equivalence.plain import Given, Outcome, state_of
@@ -119,9 +120,15 @@ def run_ours(
         succeed(folder, script, *scene.words, *SMALL, "--batch_size", batch_size, *words, "--output", "run")
     result = json.loads((folder / "run" / "result.json").read_text())
     log = _log(folder / "run")
-    figures = [{n: value for n, value in row.items() if n.startswith(("validation_", "test_"))} for row in log]
+    figures = [{name: value for name, value in row.items() if _is_compared(name)} for row in log]
     outcome = Outcome(recorder.losses, recorder.states, recorder.weights, figures, result["selected_epoch"])
     return Recorded(_given(recorder, scene, batch_size), outcome, result["test"], result["best_on_test"]["mAP"], log)
+
+
+def _is_compared(column: str) -> bool:
+    """True for the figures of a split that published trainers have too: no calibration."""
+    split, _, name = column.partition("_")
+    return split in ("validation", "test") and name not in CALIBRATION
 
 
 def _given(recorder: Recorder, scene: Scene, batch_size: int) -> Given:
