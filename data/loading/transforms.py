@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional as F
 
 from data.images.decoders import DecodedImage, as_tensor
 from data.loading.photometric import Photometric, SideCut
+from data.loading.randaugment import Cutout, RandAugment
 from data.loading.resizing import RESIZERS, Resizer, antialiased
 from utils.checks import require
 
@@ -264,6 +265,11 @@ def _shift(size: int, resized: Resizer) -> list[Step]:
     return [Resize(size, resized), ReflectShift(4)]
 
 
+def _randaugment_cutout(size: int, resized: Resizer) -> list[Step]:
+    """ASL, Query2Label, Hill and SPLC: warped, half of each side painted over, two random operations; no mirror."""
+    return [Resize(size, resized), Cutout(), RandAugment()]
+
+
 def _none(size: int, resized: Resizer) -> list[Step]:
     return [Resize(size, resized)]
 
@@ -276,6 +282,7 @@ AUGMENTATIONS: dict[str, Callable[[int, Resizer], list[Step]]] = {
     "side-crop": _side_crop,
     "photometric": _photometric,
     "shift": _shift,
+    "randaugment-cutout": _randaugment_cutout,
     "none": _none,
 }
 """Steps of training images by name; each ends in s x s."""

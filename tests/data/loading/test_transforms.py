@@ -216,7 +216,7 @@ def test_size_type_and_range(augment, normalize, shape):
     assert image.tobytes() == before
 
 
-@pytest.mark.parametrize("augment", AUGMENTATIONS)
+@pytest.mark.parametrize("augment", sorted(set(AUGMENTATIONS) - {"randaugment-cutout"}))  # paints in colours
 def test_grey_pictures_give_three_equal_channels(augment):
     view = seeded(transforms.train_transform(augment, 16), picture(20, 30).convert("L"), 1)
     assert torch.equal(view[0], view[1])
@@ -270,7 +270,7 @@ def test_a_batch_is_normalised_as_each_value_alone(name):
         assert torch.equal(given, before)
 
 
-@pytest.mark.parametrize("augment", AUGMENTATIONS)
+@pytest.mark.parametrize("augment", sorted(set(AUGMENTATIONS) - {"randaugment-cutout"}))  # enlarges what differs
 @pytest.mark.parametrize("size", [24, 64])
 def test_tensors_go_through_the_same_draws_to_nearly_the_same_pixels(augment, size):
     """Interpolated values are rounded otherwise: most are equal, some are off by one, hardly any by two."""
