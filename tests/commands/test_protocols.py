@@ -16,6 +16,8 @@ FOLDER = ROOT / "configs" / "protocols"
 
 ASL = {"loss": "asl", "gamma_pos": 0, "disable_torch_grad_focal_loss": True, "ema": 0.9997, "scheduler": "one_cycle"}
 ASL |= {"pct_start": 0.2, "ema_start": "initial", "lr": 1e-4, "img_size": 448, "batch_size": 128}
+ASL |= {"augment": "randaugment-cutout"}
+SPLC = {name: ASL[name] for name in ASL.keys() - {"loss", "gamma_pos", "disable_torch_grad_focal_loss"}}
 CSRA = {"loss": "bce", "head": "csra", "num_heads": 1, "optimizer": "sgd", "lr": 0.01, "head_lr_mult": 10, "w_d": 1e-4}
 CSRA |= {"momentum": 0.9, "warmup_epoch": 2, "epochs": 30, "batch_size": 16, "lr_gamma": 0.1}
 PUBLISHED = {
@@ -23,6 +25,10 @@ PUBLISHED = {
     | {"model": "tresnet_m", "gamma_neg": 4, "clip": 0.05, "eps": 1e-8, "reduction": "sum"}
     | {"optimizer": "adam", "w_d": 1e-4, "w_d_biases": False, "normalize": "unit"}
     | {"epochs": 41, "schedule_epochs": 80, "drop_last": None},
+    ("splc", "coco"): SPLC
+    | {"loss": "splc", "reduction": "sum", "margin": 1, "focal_gamma": 2, "tau": 0.6, "start_epoch": 2}
+    | {"model": "resnet50", "head": "linear", "optimizer": "adam", "w_d": 1e-4, "w_d_biases": False}
+    | {"head_lr_mult": 1, "warmup_epoch": 0, "normalize": "unit", "epochs": 31, "schedule_epochs": 80},
     ("query2label", "coco"): ASL
     | {"model": "resnet101", "head": "q2l", "gamma_neg": 2, "clip": 0, "eps": 1e-5, "reduction": "query2label"}
     | {"optimizer": "adamw", "w_d": 1e-2, "w_d_biases": True, "epochs": 80, "drop_last": "train"}
@@ -128,7 +134,8 @@ def test_the_settings_of_a_model_go_together(name, tmp_path):
     protocol = FOLDER / f"{name}.yaml"
     head = yaml.safe_load(protocol.read_text())["head"]
     backbone = ("--model", "squeezenet1_1", "--img_size", "40") if name == "vit-csra" else SMALL[:2]
-    words = ("--dataset", "voc07", "--labels", "full", *TINY, *SMALLER.get(head, ()), *backbone)
+    labels = "single" if name == "splc" else "full"
+    words = ("--dataset", "voc07", "--labels", labels, *TINY, *SMALLER.get(head, ()), *backbone)
     succeed(tmp_path, "main_BCE.py", protocol, *words, "--output", "run")
     assert result(tmp_path / "run")["method"] == yaml.safe_load(protocol.read_text()).get("loss", "bce")
 
