@@ -188,6 +188,7 @@ class Trainer:
             epochs=EPOCHS,
             seed=0,
             save_minutes=60,
+            save_epochs=1,
             print_freq=10**9,
             save=lambda state: None,
             freezing=Freezing(0, self.network.freeze_backbone),

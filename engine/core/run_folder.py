@@ -39,6 +39,8 @@ FREE_ON_RESUME = frozenset(
         "label_memory",
         "num_workers",
         "save_minutes",
+        "save_epochs",
+        "figures",
         "print_freq",
         "cache_dir",
         "check_images",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.core.identity import identity_of, same_run
 from engine.core.run_results import read_result
-from engine.reproduction.figures import line_of
+from engine.reproduction.figures import CHOSEN_BY, EVERY, line_of
 from engine.reproduction.lines import FinishedLine, LineFile
 from engine.reproduction.plan import Cell, Plan, RunOf, cells, first_runs
 from engine.reproduction.planned import Planned, Resolver, check_tuning
@@ -133,7 +133,9 @@ class Campaign:
 
     def _keep(self, planned: Planned, folder: Path, seconds: float | None) -> None:
         row, regime = planned.run.cell.name
-        line = line_of(folder, planned.identity, seconds, {"row": row, "regime": regime})
+        tuning = planned.run.cell.plan.tuning
+        columns = CHOSEN_BY if tuning and planned.run.seed == tuning.seed else EVERY
+        line = line_of(folder, planned.identity, seconds, {"row": row, "regime": regime}, columns)
         self.lines.add(line, planned.defaults)
 
     def _fail(self, planned: Planned, why: str) -> str:

@@ -32,7 +32,19 @@ PER_EPOCH = (
 """Figures of which every epoch is kept, and their columns of the log."""
 
 
-def line_of(folder: Path, identity: Identity, seconds: float | None, about: Mapping[str, str]) -> FinishedLine:
+EVERY = ("validation_mAP", *PER_EPOCH.values())
+"""Columns of the log that are kept of a run that a table reports."""
+CHOSEN_BY = ("validation_mAP", "test_mAP")
+"""Those that are kept of a run by which a setting is chosen."""
+
+
+def line_of(
+    folder: Path,
+    identity: Identity,
+    seconds: float | None,
+    about: Mapping[str, str],
+    columns: Sequence[str] = EVERY,
+) -> FinishedLine:
     """What is kept of the finished run in a folder.
 
     Args:
@@ -40,6 +52,7 @@ def line_of(folder: Path, identity: Identity, seconds: float | None, about: Mapp
         identity: the settings of the run.
         seconds: how long its last session took; None where only its log says.
         about: further words for readers.
+        columns: of the log, if the run has them.
 
     Raises:
         UserError: the run is not finished, or a file is damaged.
@@ -53,7 +66,7 @@ def line_of(folder: Path, identity: Identity, seconds: float | None, about: Mapp
         seed=int(identity["seed"]),
         settings=identity,
         figures=figures_of(result, history[-1] if history else {}),
-        epochs=_by_epoch(history),
+        epochs=_by_epoch(history, columns),
         label_hash=str(result.get("label_hash", ""))[:_HASH],
         data={name: str(found)[:_HASH] for name, found in (result.get("data") or {}).items()},
         seconds=None if taken is None else round(taken, 1),
@@ -95,10 +108,10 @@ def at_epoch(line: FinishedLine, epoch: int) -> dict[str, float]:
     return found
 
 
-def _by_epoch(history: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
-    """Columns of the log that are kept, if the run has them."""
-    columns = {name: [_rounded(row.get(name)) for row in history] for name in ("validation_mAP", *PER_EPOCH.values())}
-    return {name: values for name, values in columns.items() if any(value is not None for value in values)}
+def _by_epoch(history: Sequence[Mapping[str, float]], columns: Sequence[str]) -> dict[str, list[float | None]]:
+    """Columns of the log, if the run has them."""
+    found = {name: [_rounded(row.get(name)) for row in history] for name in columns}
+    return {name: values for name, values in found.items() if any(value is not None for value in values)}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -101,7 +101,7 @@ class LineFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.path.parent}: cannot be made ({error.strerror})") from None
-        text = json.dumps(record, ensure_ascii=False)
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
         append_line(self.path, text if _ends_whole(self.path) else f"\n{text}")  # a kill may have left half a line
 
     def _keep(self, record: Mapping[str, Any], number: int) -> None:

@@ -77,6 +77,8 @@ class RunConfig:
     output: Path | None = option(None, "folder of the run (default: runs/<method>-<dataset>-<time>)", common=True)
     resume: bool = option(False, "go on with the run in --output; starts it when nothing is there yet", common=True)
     save_minutes: float = option(10.0, "minutes between two saves within an epoch; 0 saves after every step")
+    save_epochs: int = option(1, "epochs between two saves at an epoch's end; the last epoch is always saved")
+    figures: bool = option(True, "draw curves.png, examples.png and tail.png at the end")
     print_freq: int = option(100, "steps between two looks at the running loss")
 
     def __post_init__(self) -> None:
@@ -89,6 +91,7 @@ class RunConfig:
         require(self.test_after >= 0, f"--test_after {self.test_after}: must not be negative")
         require(self.gpus is None or self.gpus >= 1, f"--gpus {self.gpus}: must be at least 1")
         require(self.save_minutes >= 0, f"--save_minutes {self.save_minutes}: must not be negative")
+        require(self.save_epochs >= 1, f"--save_epochs {self.save_epochs}: must be at least 1")
         require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
         require(self.print_freq >= 1, f"--print_freq {self.print_freq}: must be at least 1")
         require(not self.resume or self.output is not None, "--resume: say which run with --output DIR")

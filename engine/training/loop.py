@@ -131,6 +131,7 @@ class Loop:
         epochs: int,
         seed: int,
         save_minutes: float,
+        save_epochs: int,
         print_freq: int,
         save: Callable[[StateDict], None],
         freezing: Freezing,
@@ -139,7 +140,8 @@ class Loop:
         self.runtime, self.learner = runtime, learner
         self.loader, self.batches = loader, batches
         self.epochs, self.seed = epochs, seed
-        self.save_seconds, self.print_freq, self._save = save_minutes * 60, print_freq, save
+        self.save_seconds, self.save_epochs = save_minutes * 60, save_epochs
+        self.print_freq, self._save = print_freq, save
         self.freezing, self.hooks = freezing, hooks
         self.state = TrainState()
         self.stop = StopRequest()
@@ -161,9 +163,11 @@ class Loop:
                 row = self._epoch_row()
                 after_epoch(self.state.epoch, row)
                 self.state.history.append(row)
+                due = self.state.epoch % self.save_epochs == 0 or self.state.epoch == self.epochs or self.state.stopped
                 self.state.epoch, self.state.step = self.state.epoch + 1, 0
                 self.state.sums, self._sums = {}, {}
-                self.save()
+                if due:
+                    self.save()
 
     def follow(self, score: float) -> None:
         """Update the plateau schedule by the score of the epoch just trained; at most once per epoch."""
@@ -293,7 +297,7 @@ class Loop:
         """Take one optimiser step; return its losses, detached."""
         model, criterion, optimizer, _, _ = self.learner
         number = (self.state.epoch - 1) * len(self.batches) + self.state.step
-        torch.manual_seed(derive_seed(self.seed, "step", number, self.runtime.rank))
+        self.runtime.seed_draws(derive_seed(self.seed, "step", number, self.runtime.rank))
         self._set_schedule(number)
         batch = self.loader.to_batch(raw, self.runtime.device)._replace(global_index=self._global_index())
         frozen = self._frozen

@@ -160,7 +160,8 @@ class Run:
         calibration = self._calibration(chosen)
         if self.runtime.is_main:
             self._write_labels()
-            self._draw(chosen.metrics)
+            if self.config.figures:
+                self._draw(chosen.metrics)
             results = FinalResults(chosen, last, validation, calibration)
             content = result(self.settings, self.data, self.selection, state, results) | {"data": self.hashes}
             if self.config.metrics == "published":
@@ -204,6 +205,7 @@ class Run:
             epochs=self.config.epochs,
             seed=self.config.training_seed,
             save_minutes=self.config.save_minutes,
+            save_epochs=self.config.save_epochs,
             print_freq=self.config.print_freq,
             save=self._save,
             freezing=Freezing(self.config.frozen_epochs, self._freeze),

@@ -21,6 +21,13 @@ SHARES = (slice(0, 4), slice(4, 5))
 """What each of two processes holds of the batch: four rows, and one."""
 
 
+def test_draws_are_those_of_the_seed():
+    Runtime("cpu", "fp32").seed_draws(2**62 + 5)
+    found = torch.rand(9)
+    torch.manual_seed(2**62 + 5)
+    assert torch.equal(found, torch.rand(9))
+
+
 def network():
     torch.manual_seed(2)
     return nn.Linear(3, 1)

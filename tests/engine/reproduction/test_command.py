@@ -76,7 +76,7 @@ def test_a_dry_run_says_what_is_to_run_and_writes_nothing(plan, script, capsys):
 def test_lines_say_how_long_the_rest_will_take(plan, script, capsys):
     reproduce(plan, script, "--shard", "1/2")
     file = TABLES / "runs.jsonl"
-    file.write_text(re.sub(r'"seconds": [0-9.]+', '"seconds": 300.0', file.read_text()))
+    file.write_text(re.sub(r'"seconds":[0-9.]+', '"seconds":300.0', file.read_text()))
     reproduce(plan, script, "--dry_run", "--jobs", "2")
     said = capsys.readouterr().out
     assert "BCE, easy, seed 2 (about 5 min)" in said
@@ -196,6 +196,9 @@ def test_the_setting_is_chosen_by_validation_and_the_other_seeds_run_with_it(tmp
     assert reproduce(plan, script) == 0
     assert script.lines == [f"bce 0.1 11 {lr}" for lr in (0.1, 0.3, 0.2)] + [f"bce 0.1 {seed} 0.3" for seed in (1, 2)]
     table = (TABLES / "table.md").read_text()
+    kept_of = {line.seed: set(line.epochs) for line in LineFile(TABLES / "runs.jsonl")}
+    reported = {"validation_mAP", "test_mAP", "test_CF1"}
+    assert kept_of == {11: {"validation_mAP", "test_mAP"}, 1: reported, 2: reported}
     # Of the tuning seed .5 + .03 + .11 - .01 = 63 %, on the test set 2 points more in another epoch.
     assert "| lr 0.3, epoch 2: 63.00 / 65.00 |" in table
     assert "| BCE | 2 | 55.50 ± 0.71 |" in table  # epoch 2 of each: 2 points above .53 and .54

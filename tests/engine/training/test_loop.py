@@ -85,6 +85,7 @@ def make_loop(
         epochs=epochs,
         seed=0,
         save_minutes=0,
+        save_epochs=1,
         print_freq=100,
         save=save,
         freezing=Freezing(frozen, network.freeze_backbone),

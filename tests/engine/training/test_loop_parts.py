@@ -101,10 +101,27 @@ def test_saves_within_an_epoch_are_so_many_minutes_apart(monkeypatch):
     assert steps == [(1, 2), (1, 4), (2, 0)]
 
 
+@pytest.mark.parametrize(
+    ("every", "epochs", "stopped", "saved"), [(1, 3, None, [1, 2, 3]), (2, 5, None, [2, 4, 5]), (9, 9, 4, [4])]
+)
+def test_saves_at_the_end_of_epochs_are_so_many_epochs_apart_and_the_last_is_kept(every, epochs, stopped, saved):
+    found = []
+    loop, _ = make_loop(
+        Runtime("cpu", "fp32"), frozen=0, epochs=epochs, save=lambda state: found.append(state["position"]["epoch"] - 1)
+    )
+    loop.save_seconds, loop.save_epochs = 1e9, every
+
+    def after(epoch, row):
+        loop.state.stopped = epoch == stopped
+
+    loop.run(after)
+    assert found == saved
+
+
 @pytest.mark.parametrize("minutes", [0.0, 2.5])
 def test_minutes_are_of_sixty_seconds(minutes):
     given = {"epochs": 1, "seed": 0, "print_freq": 1, "save": None, "freezing": None, "hooks": None}
-    assert Loop(None, None, None, None, save_minutes=minutes, **given).save_seconds == 60 * minutes
+    assert Loop(None, None, None, None, save_minutes=minutes, save_epochs=1, **given).save_seconds == 60 * minutes
 
 
 @pytest.mark.parametrize(

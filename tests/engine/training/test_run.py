@@ -275,8 +275,8 @@ def test_the_test_set_is_scored_as_often_as_asked_for(every, behind, selection, 
 
 
 @pytest.mark.parametrize("best", [4, 3])
-@pytest.mark.parametrize("main", [True, False])
-def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, best, main):
+@pytest.mark.parametrize(("main", "figures"), [(True, True), (True, False), (False, True)])
+def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, best, main, figures):
     done, finished = [], []
     monkeypatch.setattr(room, "load_weights", lambda *args: done.append("loaded"))
     monkeypatch.setattr(room, "read_model", lambda path: SimpleNamespace(weights={}, epoch=best))
@@ -290,7 +290,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         reported=None,
         scored={"test": "last"},
         settings=None,
-        config=SimpleNamespace(metrics="ours"),
+        config=SimpleNamespace(metrics="ours", figures=figures),
         hashes={"test": "t" * 64},
         selection="validation",
         _write_labels=lambda: done.append("labels"),
@@ -307,7 +307,8 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
     run._take_selected = lambda: Run._take_selected(run)
     Run.finish(run)
     chosen = "new test" if best == 3 else "old test"
-    assert done == [*(["loaded"] if best == 3 else []), *(["labels", f"drawn {chosen}"] if main else [])]
+    drawn = [f"drawn {chosen}"] if main and figures else []
+    assert done == [*(["loaded"] if best == 3 else []), *(["labels"] if main else []), *drawn]
     if main:
         (content, text), hashes = finished, run.hashes
         results = content["results"]

@@ -253,7 +253,9 @@ def test_a_loop_is_given_what_the_settings_say_and_what_learns(monkeypatch):
         ema="average",
         loaders=SimpleNamespace(training=lambda batches, views: ("loader", batches, views)),
         batches="batches",
-        config=SimpleNamespace(epochs=9, training_seed=5, save_minutes=2.0, print_freq=7, frozen_epochs=3),
+        config=SimpleNamespace(
+            epochs=9, training_seed=5, save_minutes=2.0, save_epochs=4, print_freq=7, frozen_epochs=3
+        ),
         recorder=SimpleNamespace(step="step", epoch_end="end"),
         data=SimpleNamespace(train=SimpleNamespace(ids=("a",))),
         **{name: name for name in ("_save", "_freeze", "_train_scores")},
@@ -265,9 +267,8 @@ def test_a_loop_is_given_what_the_settings_say_and_what_learns(monkeypatch):
     assert tuple(learner)[3:] == ("optim", "average")
     assert learner.optimizer == ("optim", (run.network, "criterion", "optim"))
     assert wrapped == [run.network]
-    assert {name: named[name] for name in ("epochs", "seed", "save_minutes", "print_freq", "save")} == {
-        **{"epochs": 9, "seed": 5, "save_minutes": 2.0, "print_freq": 7, "save": "_save"},
-    }
+    given = {"epochs": 9, "seed": 5, "save_minutes": 2.0, "save_epochs": 4, "print_freq": 7, "save": "_save"}
+    assert {name: named[name] for name in given} == given
     assert tuple(named["freezing"]) == (3, "_freeze")
     assert tuple(named["hooks"]) == ("_train_scores", "step", "end", ("a",))
     run.fixed = run.network = network()
