@@ -109,7 +109,8 @@ def _row(setting: Setting, scripts: Sequence[str]) -> str:
     names += "".join(
         f" `--{name} {short.values.replace('|', chr(92) + '|')}`" for name, short in setting.shorthands.items()
     )
-    values = ", ".join(setting.choices) or setting.kind.replace("?", "").replace("...", " list")
+    kind = [] if setting.kind.startswith("choice") else [setting.kind.replace("?", "").replace("...", " list")]
+    values = ", ".join([*kind, *setting.choices])
     training = [script for script in scripts if script.startswith("main_")]
     others = [script for script in dict.fromkeys(scripts) if script not in training]
     every = len(set(training)) == len(list(ROOT.glob("main_*.py")))

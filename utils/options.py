@@ -40,9 +40,10 @@ def option(
 ) -> Any:
     """A field of a config dataclass that `engine.core.settings` turns into `--<name>` and into a YAML key.
 
-    The type comes from the annotation: `int`, `float`, `str`, `bool`, `Path`, `Literal[...]` (a choice), a list of
-    numbers, texts or paths (`tuple[int, ...]`, `tuple[Path, ...]`), or one of these `| None`. Numbers and texts of a
-    list have commas between them; each path is a word of its own behind the flag, for its name may hold a comma.
+    The type comes from the annotation: `int`, `float`, `str`, `bool`, `Path`, `Literal[...]` (a choice), a number or
+    one of some words (`float | Literal[...]`), a list of numbers, texts or paths (`tuple[int, ...]`,
+    `tuple[Path, ...]`), or one of these `| None`. Numbers and texts of a list have commas between them; each path is a
+    word of its own behind the flag, for its name may hold a comma.
 
     Args:
         default: the value in force when nobody says otherwise.
@@ -69,7 +70,8 @@ def option(
 def kind_of(annotation: Any, choices: Sequence[str] = ()) -> str:
     """The type of a setting as a word: `int`, `float`, `str`, `bool`, `path` or `choice`.
 
-    A list has `...` behind the word, and a setting that may be unset `?` behind all: `int...`, `float?`.
+    A list has `...` behind the word, and a setting that may be unset `?` behind all: `int...`, `float?`. A number that
+    may also be one of some words has the kind of the number.
 
     Args:
         annotation: the type of the dataclass field.
@@ -79,7 +81,9 @@ def kind_of(annotation: Any, choices: Sequence[str] = ()) -> str:
         KeyError: a type that no flag can have.
     """
     if get_origin(annotation) in (Union, types.UnionType):
-        return kind_of(next(part for part in get_args(annotation) if part is not type(None)), choices) + "?"
+        parts = get_args(annotation)
+        kind = kind_of(next(part for part in parts if part is not type(None)), choices)
+        return f"{kind}?" if type(None) in parts else kind
     if get_origin(annotation) is tuple:
         return kind_of(get_args(annotation)[0], choices) + "..."
     if get_origin(annotation) is Literal or choices:
@@ -111,7 +115,8 @@ def reader(kind: str, choices: Sequence[str] = ()) -> Callable[[str], Any]:
         return lambda text: tuple(item(word) for word in text.replace(",", " ").split())
     if kind == "choice":
         return lambda text: _choice(text, choices)
-    return {"bool": _boolean, "int": _integer, "float": _number, "str": _text, "path": _path}[kind]
+    read = _READERS[kind]
+    return _or_word(read, choices) if choices else read
 
 
 def converter(annotation: Any) -> tuple[Callable[[str], Any], tuple[str, ...]]:
@@ -149,6 +154,16 @@ def _choice(text: str, choices: Sequence[str]) -> str:
     return text
 
 
+def _or_word(read: Callable[[str], Any], words: Sequence[str]) -> Callable[[str], Any]:
+    def read_either(text: str) -> Any:
+        try:
+            return text if text in words else read(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or {' or '.join(words)}") from None
+
+    return read_either
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in {"true", "false", "1", "0", "yes", "no"}:
         raise ValueError("must be True or False")
@@ -184,3 +199,12 @@ def _path(text: str) -> Path:
         return path.expanduser() if text.startswith("~") else path
     except RuntimeError:
         raise ValueError("must be a path; there is no such home folder") from None
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "bool": _boolean,
+    "int": _integer,
+    "float": _number,
+    "str": _text,
+    "path": _path,
+}

@@ -161,7 +161,8 @@ def _add_shown(group: Any, setting: Setting, command: CommandTable) -> None:
     """A setting and its shorthands as help shows them."""
     default = as_text(command.defaults.get(setting.name, setting.default))
     text = setting.help + (f" (default {default})" if default else "")
-    shown = "{" + ",".join(setting.choices) + "}" if setting.choices else _metavar(setting)
+    chosen = setting.kind.startswith("choice")
+    shown = "{" + ",".join(setting.choices) + "}" if chosen else "|".join([_metavar(setting), *setting.choices])
     switch = {"nargs": "?"} if setting.is_switch else {}
     group.add_argument(*setting.flags, metavar=shown, help=text.replace("%", "%%"), **switch)
     for name, short in setting.shorthands.items():

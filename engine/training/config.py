@@ -60,8 +60,10 @@ class RunConfig:
     selection: Literal["validation", "last", "test"] | None = option(
         None, "epoch that is reported (default: the best on the validation split where there is one, else the last)"
     )
-    early_stop: float | None = option(
-        None, "stop when the mAP that selects is more than so many points below its best (LargeLossMatters: 3)"
+    early_stop: float | Literal["first"] | None = option(
+        None,
+        "stop when the mAP that selects is more than so many points below its best (LargeLossMatters: 3), or, with "
+        "first, as soon as it is no new best (EM)",
     )
     metrics: MetricsBy = option(
         "ours", "published: also the test figures as the evaluators of CSRA and CoNeS compute them"
@@ -96,7 +98,8 @@ class RunConfig:
         require(self.print_freq >= 1, f"--print_freq {self.print_freq}: must be at least 1")
         require(not self.resume or self.output is not None, "--resume: say which run with --output DIR")
         require(
-            self.early_stop is None or self.early_stop >= 0, f"--early_stop {self.early_stop}: must not be negative"
+            not isinstance(self.early_stop, float | int) or self.early_stop >= 0,
+            f"--early_stop {self.early_stop}: must not be negative",
         )
         require(
             self.early_stop is None or self.selection != "last",

@@ -297,15 +297,16 @@ class Run:
             self.loop.follow(self._judged(results))
         state, limit = self.loop.state, self.config.early_stop
         value = float(epoch) if self.selection == "last" else results[self.selection].metrics.mAP
-        if value > state.best_score:  # strictly: of equal epochs the first is kept
+        improved = value > state.best_score  # strictly: of equal epochs the first is kept
+        if improved:
             state.best_score, state.best_epoch = value, epoch
             if self.runtime.is_main:
                 self._save_best(epoch)
-        state.stopped = limit is not None and 100 * (state.best_score - value) > limit
+        fallen = 100 * (state.best_score - value)
+        state.stopped = not improved if limit == "first" else limit is not None and fallen > limit
         if self.runtime.is_main:
             self.folder.log_epoch([*state.history, row], self.config.epochs)
             if state.stopped:
-                fallen = 100 * (state.best_score - value)
                 say(f"stopped early: {self.selection} mAP {fallen:.2f} points below that of epoch {state.best_epoch}")
 
     def _judged(self, results: Mapping[str, EvalResult]) -> float:

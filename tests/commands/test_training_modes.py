@@ -263,6 +263,16 @@ def test_a_run_stops_when_its_score_has_fallen_far_enough(folder, scores, traine
     assert (f"after {trained} of 6 epochs" in again) == (trained < 6)
 
 
+def test_first_stops_a_run_that_is_no_better_than_before(folder):
+    words = (*RUN, "--epochs", "6", "--early_stop", "first", "--output", "stop-first")
+    with mock.patch.object(run_module, "measure", scripted([0.50, 0.60, 0.60, 0.99])):
+        said = succeed(folder, "main_BCE.py", *words)
+    held = result(folder / "stop-first")
+    assert (held["epochs_trained"], held["selected_epoch"]) == (3, 2)
+    assert "stopped early: validation mAP 0.00 points below that of epoch 2" in said
+    assert "is finished" in succeed(folder, "main_BCE.py", *words, "--resume")
+
+
 def test_a_run_killed_between_its_early_end_and_its_result_only_scores(folder):
     with (
         mock.patch.object(run_module, "measure", scripted([0.5, 0.1])),

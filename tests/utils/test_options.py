@@ -24,6 +24,9 @@ from utils.options import Shorthand, as_text, as_words, choices_of, converter, k
         (tuple[Path, ...], "a, b.csv", (Path("a, b.csv"),)),
         (tuple[Path, ...] | None, "a b.csv\0c,d", (Path("a b.csv"), Path("c,d"))),
         (tuple[Path, ...], "~/x\0y", (Path.home() / "x", Path("y"))),
+        (float | Literal["first"] | None, "first", "first"),
+        (float | Literal["first"] | None, "2.5", 2.5),
+        (float | Literal["first"] | None, "", None),
     ],
 )
 def test_text_becomes_the_annotated_type(kind, text, value):
@@ -50,6 +53,8 @@ REASONS = [
     (float, "-inf", "must be a finite number"),
     (bool, "", "must be True or False"),
     (bool, "maybe", "must be True or False"),
+    (int | Literal["all", "none"], "al", "must be a whole number, or all or none"),
+    (float | Literal["first"] | None, "nan", "must be a finite number, or first"),
     (str, "", "must not be empty"),
     (Path, "", "must not be empty"),
     (tuple[Path, ...], "a\0", "must not be empty"),
@@ -82,12 +87,18 @@ KINDS = [
     (tuple[Path, ...] | None, "path...?"),
     (tuple[Literal["x"], ...] | None, "choice...?"),
 ]
+NUMBER_OR_WORD = float | Literal["first"]
 
 
 @pytest.mark.parametrize("annotation, kind", KINDS)
 def test_a_kind_is_a_word_with_a_sign_of_lists_and_one_of_what_may_be_unset(annotation, kind):
     assert kind_of(annotation) == kind
     assert choices_of(annotation) == (("x",) if "choice" in kind else ())
+
+
+def test_a_number_that_may_be_a_word_has_the_kind_of_the_number():
+    assert (kind_of(NUMBER_OR_WORD), choices_of(NUMBER_OR_WORD)) == ("float", ("first",))
+    assert (kind_of(NUMBER_OR_WORD | None), choices_of(NUMBER_OR_WORD | None)) == ("float?", ("first",))
 
 
 def test_a_type_that_no_flag_has_has_no_kind():

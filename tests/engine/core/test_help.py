@@ -21,7 +21,7 @@ def table(*settings):
 PLACE = Shorthand("PLACE", "50 % of a folder", lambda text: {"folder": text, "epochs": "1"})
 SHARED = table(
     setting("epochs", common=True),
-    setting("rate", "float?", None, help="100 % of it"),
+    setting("rate", "float?", None, help="100 % of it", choices=("most",)),
     setting("fast", "bool", False, group="run"),
     setting("order", "choice", "x", choices=("x", "y"), group="run"),
     setting("folder", "path?", None, group="run", shorthands={"here": PLACE}),
@@ -45,7 +45,7 @@ method: m:
 """
 OTHERS = """\
 data:
-  --rate X  100 % of it
+  --rate X|most  100 % of it
 
 run:
   --fast [True|False]  what fast is (default False)

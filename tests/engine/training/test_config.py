@@ -195,6 +195,7 @@ def test_modes_and_their_published_spellings(settings, mode, frozen):
         ({"freeze_feature_extractor": True, "train_mode": "linear_init"}, "--freeze_feature_extractor and"),
         ({"early_stop": -1.0}, "--early_stop -1.0"),
         ({"early_stop": 3.0, "selection": "last"}, "--early_stop: --selection last"),
+        ({"early_stop": "first", "selection": "last"}, "--early_stop: --selection last"),
     ],
     ids=str,
 )

@@ -1,5 +1,6 @@
 """The parts of a run one by one, with what it is made of replaced: resuming, selecting, stopping, scoring."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,6 +211,16 @@ def test_a_run_stops_when_the_score_has_fallen_by_more_than_it_may(monkeypatch, 
     assert found == (2, best, stops)
     text = f"stopped early: validation mAP {fallen} points below that of epoch 2"
     assert said == [("log", 1, 9), *([text] if stops else [])]
+
+
+@pytest.mark.parametrize(
+    ("best", "stops"), [(-math.inf, False), (0.25, False), (0.499, False), (0.5, True), (0.5001, True), (0.75, True)]
+)
+def test_first_stops_a_run_where_the_score_is_no_new_best(monkeypatch, best, stops):
+    said, found = after(selecting(early_stop="first", best_epoch=2, best_score=best), monkeypatch)
+    assert found == ((2, best, True) if stops else (4, 0.5, False))
+    text = f"stopped early: validation mAP {100 * (best - 0.5):.2f} points below that of epoch 2"
+    assert said == ([("log", 1, 9), text] if stops else [("saved", 4), ("log", 1, 9)])
 
 
 def test_only_the_main_process_writes(monkeypatch):

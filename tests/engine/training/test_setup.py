@@ -40,7 +40,9 @@ def selected(wanted, validation, early_stop=None, scheduler="step"):
     return setup.selection_of(config, optim, SimpleNamespace(validation=validation))
 
 
-@pytest.mark.parametrize("settings", [{}, {"early_stop": 3.0}, {"scheduler": "plateau"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"early_stop": 3.0}, {"early_stop": "first"}, {"scheduler": "plateau"}], ids=str
+)
 @pytest.mark.parametrize(
     ("wanted", "validation", "selection"),
     [(None, [1], "validation"), ("validation", [1], "validation"), ("test", [1], "test"), ("test", None, "test")],
