@@ -22,6 +22,7 @@ from losses.common.memory import require_room
 from losses.cones import CoNeS, CoNeSConfig
 from losses.curriculum import CurriculumConfig, CurriculumLabelling
 from losses.distribution_balanced import DistributionBalanced, DistributionBalancedConfig
+from losses.em import EM, EMAPL, EMAPLConfig, EMConfig
 from losses.ignore import Ignore, IgnoreConfig
 from losses.label_mask import LabelMask, LabelMaskConfig
 from losses.large_loss import LargeLoss, LargeLossConfig
@@ -62,6 +63,8 @@ CRITERIA: dict[str, Method] = {
     "db": Method(DistributionBalanced, DistributionBalancedConfig),
     "label_mask": Method(LabelMask, LabelMaskConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
+    "em": Method(EM, EMConfig),
+    "em_apl": Method(EMAPL, EMAPLConfig),
     "cones": Method(CoNeS, CoNeSConfig, "main_CoNeS.py"),
     "large_loss": Method(LargeLoss, LargeLossConfig, "main_llm.py"),
     "cls": Method(CLS, CLSConfig, "main_cls.py"),

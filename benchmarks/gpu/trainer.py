@@ -77,7 +77,7 @@ VARIANTS = [
 ON_HOST = [
     Case(case.method, case.options, f"{case.note} memories on the host".strip(), memories_on_host=True)
     for case in CASES + VARIANTS
-    if case.name in ("cones", "ndlp", "curriculum", "role", "large_loss LL-Cp")
+    if case.name in ("cones", "ndlp", "curriculum", "em_apl", "role", "large_loss LL-Cp")
 ]
 _LABELS = {
     **dict.fromkeys(("bce", "cones", "ndlp", "db"), "candidate"),

@@ -205,18 +205,26 @@ def test_methods_with_feature_maps_train_linearly_on_pictures(folder):
         assert torch.equal(value, start()[name]) == name.startswith("backbone."), name
 
 
+APL = ("--loss", "em_apl", "--labels", "single", "--apl_warmup", "1")
+
+
 @pytest.mark.slow
-def test_two_processes_share_features_and_training_scores(folder):
+@pytest.mark.parametrize(
+    ("words", "memory", "none"), [(MODES["curriculum"], "pseudo", -1), (APL, "soft", 0)], ids=["curriculum", "em_apl"]
+)
+def test_two_processes_share_features_and_training_scores(folder, words, memory, none):
     """On fixed features no BatchNorm tells processes apart, so two learn what one does."""
-    arguments = (*THREE, *MODES["curriculum"], *MODES["linear_fixed_features"], "--device", "cpu")
-    launch(folder, "main_BCE.py", *arguments, "--output", "two")
-    succeed(folder, "main_BCE.py", *arguments, "--output", "one")
-    one, two = (state(folder / name)["loop"] for name in ("one", "two"))
-    assert torch.equal(one["criterion"]["pseudo"], two["criterion"]["pseudo"])
-    assert (one["criterion"]["pseudo"] >= 0).any(), "no label was added"
+    arguments = (*THREE, *words, *MODES["linear_fixed_features"], "--device", "cpu")
+    runs = f"one-{memory}", f"two-{memory}"
+    launch(folder, "main_BCE.py", *arguments, "--output", runs[1])
+    succeed(folder, "main_BCE.py", *arguments, "--output", runs[0])
+    one, two = (state(folder / name)["loop"] for name in runs)
+    added, others = (each["criterion"][memory] for each in (one, two))
+    torch.testing.assert_close(added, others, rtol=1e-4, atol=0)
+    assert (added != none).any(), "no label was added"
     for name, value in one["model"].items():
         torch.testing.assert_close(two["model"][name], value, rtol=1e-4, atol=1e-6)
-    assert result(folder / "one")["selected_epoch"] == result(folder / "two")["selected_epoch"]
+    assert result(folder / runs[0])["selected_epoch"] == result(folder / runs[1])["selected_epoch"]
 
 
 # Early stopping.

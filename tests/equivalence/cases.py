@@ -21,6 +21,7 @@ from tests.equivalence.transcriptions import (
     cones_bce,
     csra,
     distribution_balanced,
+    em,
     ignore,
     large_loss,
     ml_gcn,
@@ -86,6 +87,11 @@ def role_state(criterion: Any) -> dict[str, Tensor]:
     return {"estimates": criterion.estimates.detach()}
 
 
+def soft_label_state(criterion: Any) -> dict[str, Tensor]:
+    """The soft labels of APL."""
+    return {"soft": criterion.soft}
+
+
 def ndlp_state(criterion: Any) -> dict[str, Tensor]:
     """Confidences and the distribution."""
     return {"p": criterion.confidence, "d": criterion.log_distribution.exp()}
@@ -126,6 +132,22 @@ def single_positive_case(loss: str, *words: object) -> Case:
         beyond=3,
         fewest=4,
         state=role_state if loss == "role" else nothing,
+    )
+
+
+def em_case(loss: str, early_stop: str, **numbers: Any) -> Case:
+    """EM alone or with APL under their protocol, which ends a run at the first epoch that is no new best."""
+    apl, first = loss == "em_apl", early_stop == "first"
+    return Case(
+        "main_BCE.py",
+        "pascal",
+        em.train,
+        ("configs/protocols/em.yaml", "--loss", loss, "--variant", "reference", f"--early_stop={early_stop}"),
+        {"lr": 1e-3, **numbers},
+        {"apl": apl, "first": first},
+        state=soft_label_state if apl else nothing,
+        acts=("entropy", "labelled") if apl else ("entropy",),
+        epochs_known=True,
     )
 
 
@@ -171,6 +193,9 @@ CASES: dict[str, Case] = {
         name: single_positive_case(name, *SINGLE.get(name, ()))
         for name in ("an", "an_ls", "wan", "epr", "role", "pr", "iu", "iun", "bce_ls")
     },
+    "em": em_case("em", ""),
+    "em, early stop": em_case("em", "first"),
+    "em_apl": em_case("em_apl", "", apl_warmup=1),
     "ndlp": Case(
         "main_ndlp.py",
         "voc-lt",

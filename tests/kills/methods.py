@@ -25,6 +25,8 @@ METHODS = {
     "iun": f"main_BCE --loss iun {KNOWN}",
     "pr": f"main_BCE --loss pr {ONE}",
     "curriculum": f"main_BCE --loss curriculum {KNOWN}",
+    "em": f"main_BCE --loss em {ONE}",
+    "em_apl": f"main_BCE --loss em_apl --apl_warmup 1 {ONE}",
     "asl": f"main_BCE --loss asl {CANDIDATE}",
     "hill": f"main_BCE --loss hill {ONE} {STEADY}",
     "splc": f"main_BCE --loss splc --tau 0.5 {ONE} {STEADY}",
@@ -54,6 +56,7 @@ BESIDES = {
     "bce+linear_init": f"main_BCE {CANDIDATE} --train_mode linear_init --linear_epochs 1",
     "bce+fixed_features": f"main_BCE {CANDIDATE} --train_mode linear_fixed_features --augment none",
     "bce+early_stop": f"main_BCE {CANDIDATE} --early_stop 0 --val_frac 0.3 --epochs 6 --lr 0.2",
+    "em_apl+early_stop": f"main_BCE --loss em_apl {ONE} --early_stop first --val_frac 0.3 --epochs 6 --lr 0.2",
     "bce+selection": f"main_BCE {CANDIDATE} --selection test --epochs 5",
     "bce+bf16": f"main_BCE {CANDIDATE} --precision bf16",
     "bce+workers": f"main_BCE {CANDIDATE} --num_workers 2",
@@ -68,7 +71,7 @@ BESIDES = {
 """The same for what a run may keep besides the state of a method."""
 
 ALL = METHODS | BESIDES
-WITH_LABEL_STATE = ("role", "LL-Cp", "cones", "ndlp", "cls", "curriculum", "ignore", "LL-Cp+record")
+WITH_LABEL_STATE = ("role", "LL-Cp", "cones", "ndlp", "cls", "curriculum", "em_apl", "ignore", "LL-Cp+record")
 """Runs with state per label or image, which several processes share."""
 
 

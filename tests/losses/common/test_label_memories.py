@@ -6,7 +6,7 @@ import torch
 from losses import CRITERIA, build_criterion
 from tests.losses.common.test_base import OPTIONS, ROWS, labels_of
 
-KEPT = {"cones": 2, "ndlp": 1, "large_loss": 1, "curriculum": 2, "role": 1}
+KEPT = {"cones": 2, "ndlp": 1, "large_loss": 1, "curriculum": 2, "em_apl": 2, "role": 1}
 
 
 def built(name):
@@ -21,7 +21,7 @@ def test_whatever_has_a_row_per_image_is_declared_and_planned(name):
     assert rows == criterion.label_memories
     needs = criterion.memory_needs(criterion.config, criterion.info)
     assert len(needs) == KEPT.get(name, 0)
-    sizes = [need.size for need in needs if need.name != "scores"]  # of a round of curriculum labelling, kept no longer
+    sizes = [need.size for need in needs if need.name != "scores"]  # of a round of labelling, kept no longer
     large = [value.nbytes for key, value in held.items() if key in rows or key == "bank.rows"]
     assert sorted(sizes) == sorted(large)
     assert [need.learned for need in needs] == [name == "role"] * len(needs)
