@@ -161,6 +161,7 @@ CONSTANTS = {
     "data.labels.arrays": {"_BLOCK": 4_194_304},
     "data.labels.entries": {"BLOCK": 262_144},
     "data.labels.files": {"FORMAT": 2},
+    "data.labels.lists": {"_TOLERANCE": 0.1, "_SHOWN": 60},
     "data.labels.validation": {"_BLOCK": 4_194_304},
     "data.loading.loader": {"_PREFETCH": 4},
     "data.loading.photometric": {"_TRIES": 50, "_FLATTEST": 0.5, "_TALLEST": 2.0},

@@ -1,4 +1,4 @@
-"""Files of observed labels: our own form, the published form, and finding the right one for a run.
+"""Files of observed labels: our own form, the published ones, and finding the right one for a run.
 
 Our form is an array (`x.npy`; of a sparse table `x.npz`) beside a manifest `x.json` that ties it to its rows, classes
 and regime. The published form (CoNeS, published code, utils/pml_data.py; NDLP likewise) is a pickled dictionary without
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from data.labels.arrays import DENSE, SPARSE, read_table, suffix_of, write_table
+from data.labels.lists import SUFFIX, read_list
 from data.labels.regime import Regime, observe, require_drawable
 from data.labels.validation import require_fit
 from utils.checks import UserError, require
@@ -127,7 +128,7 @@ def own_path(folder: Path, dataset: str, regime: Regime, annotations: Annotation
 
 def _note_other_truth(path: Path, annotations: Annotations) -> None:
     """Say so when the labels of a file that was named were made from other true labels than there are now."""
-    if not manifest_path(path).is_file() or _has_pickle(path):
+    if path.suffix == SUFFIX or not manifest_path(path).is_file() or _has_pickle(path):
         return
     made_for = _read_manifest(path).get("truth_hash")
     if made_for not in (None, annotations.truth.hash()):
@@ -203,7 +204,9 @@ def manifest_path(path: Path) -> Path:
 
 
 def read_labels(path: Path, annotations: Annotations, regime: Regime) -> LabelTable:
-    """A label file of either form. Raises: UserError as `read_native` and `read_published` do."""
+    """A label file of any form. Raises: UserError as `read_native`, `read_published` and `read_list` do."""
+    if path.suffix == SUFFIX:
+        return read_list(path, annotations, regime)
     read = read_published if _has_pickle(path) else read_native
     return read(path, annotations, regime)
 

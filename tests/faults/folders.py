@@ -231,6 +231,12 @@ def published_labels(folder: Path) -> None:
     native_labels(folder, write_published)
 
 
+def listed_labels(folder: Path) -> None:
+    """COCO 2014, and a published list of labels for its training set."""
+    coco(folder)
+    (folder / "labels.txt").write_text("a_1.jpg,0\na_2.jpg, 0 2\n")
+
+
 def rates(folder: Path) -> None:
     """Rates of classes, and which class brings which."""
     own(folder, COLUMNS.replace("-1", "0"))
