@@ -27,6 +27,7 @@ from tests.equivalence.transcriptions import (
     ml_gcn,
     ndlp,
     query2label,
+    robust_loss,
     single_positive,
 )
 
@@ -236,6 +237,22 @@ CASES: dict[str, Case] = {
         asl.train,
         ("configs/protocols/asl.yaml", "--labels", "full"),
         {"lr": 1e-3, "w_d": 0.1, "ema": 0.9, "schedule_epochs": 5},
+    ),
+    "hill": Case(
+        "main_BCE.py",
+        "voc07",
+        robust_loss.train,
+        ("configs/protocols/splc.yaml", "--loss", "hill", "--labels", "single"),
+        {"lr": 1e-3, "w_d": 0.1, "ema": 0.9, "schedule_epochs": 5},
+    ),
+    "splc": Case(
+        "main_BCE.py",
+        "voc07",
+        robust_loss.train,
+        ("configs/protocols/splc.yaml", "--labels", "single"),
+        {"tau": 0.4, "lr": 1e-3, "w_d": 0.1, "ema": 0.9, "schedule_epochs": 5},
+        {"loss": "splc"},
+        acts=("modified",),
     ),
     "ml-gcn": Case(
         "main_BCE.py",
