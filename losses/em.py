@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from losses.assume_negative import ANConfig, Variant, label_costs
+from losses.assume_negative import ANConfig, LabelCosts, label_costs
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32
 from losses.common.memory import MemoryNeed, label_memory, read_rows
@@ -49,27 +49,25 @@ class EMAPLConfig(EMConfig):
         require(self.apl_warmup is None or self.apl_warmup >= 0, f"--apl_warmup {self.apl_warmup}: must be 0 or more")
 
 
-def em_losses(logits: Tensor, observed: Tensor, weight: float, variant: Variant = "fixed") -> Tensor:
+def em_losses(logits: Tensor, costs: LabelCosts, observed: Tensor, weight: float) -> Tensor:
     """-log p where PRESENT, -log(1 - p) where ABSENT, less than 0 where UNKNOWN: -weight times the entropy of p.
 
     Args:
         logits: (B, C) in single precision at least.
+        costs: those of the same logits, exact or as published.
         observed: (B, C) label codes.
         weight: alpha, of the entropy in nats.
-        variant: see `losses.assume_negative.label_costs`.
 
     Returns:
         (B, C).
     """
-    costs = label_costs(logits, variant)
     entropy = torch.sigmoid(logits) * costs.present + torch.sigmoid(-logits) * costs.absent
     known = torch.where(observed == PRESENT, costs.present, costs.absent)
     return torch.where(observed == UNKNOWN, -weight * entropy, known)
 
 
-def soft_losses(logits: Tensor, soft: Tensor, weight: float, variant: Variant = "fixed") -> Tensor:
-    """(B, C) weight times the cross-entropy of p against soft labels (B, C) in [0, 1]. Arguments as `em_losses`."""
-    costs = label_costs(logits, variant)
+def soft_losses(costs: LabelCosts, soft: Tensor, weight: float) -> Tensor:
+    """(B, C) weight times the cross-entropy of p against soft labels (B, C) in [0, 1]."""
     return weight * (soft * costs.present + (1 - soft) * costs.absent)
 
 
@@ -129,7 +127,8 @@ class EM(Criterion):
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         logits, config = at_least_float32(model(batch.images).logits), self.config
-        losses = em_losses(logits, batch.observed, config.entropy_weight, config.variant)
+        costs = label_costs(logits, config.variant)
+        losses = em_losses(logits, costs, batch.observed, config.entropy_weight)
         return LossOutput(losses.mean(), logits.detach(), _parts(losses, batch.observed))
 
 
@@ -192,11 +191,11 @@ class EMAPL(EM):
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C), rows of the training set (B,)."""
         logits, config = at_least_float32(model(batch.images).logits), self.config
         soft = read_rows(self.soft, batch.index, batch.host_index).to(logits.dtype)
-        labelled = soft > 0
+        labelled, costs = soft > 0, label_costs(logits, config.variant)
         losses = torch.where(
             labelled,
-            soft_losses(logits, soft, config.pseudo_weight, config.variant),
-            em_losses(logits, batch.observed, config.entropy_weight, config.variant),
+            soft_losses(costs, soft, config.pseudo_weight),
+            em_losses(logits, costs, batch.observed, config.entropy_weight),
         )
         parts = _parts(losses.detach().masked_fill(labelled, 0), batch.observed)
         parts["pseudo"] = losses.detach().where(labelled, 0).mean()

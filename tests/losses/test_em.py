@@ -6,6 +6,7 @@ import torch
 from scipy.sparse import csr_array
 
 from losses import EM, EMAPL, EMAPLConfig, EMConfig, build_criterion
+from losses.assume_negative import label_costs
 from losses.em import add_soft_labels, em_losses, lowest, soft_losses
 from tests import golden_files
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
@@ -40,8 +41,8 @@ def golden(rounds):
 
 def both(logits, observed, soft, alpha, beta, variant):
     """Losses (B, C) where some entries have soft labels."""
-    given = (soft_losses(logits, soft, beta, variant), em_losses(logits, observed, alpha, variant))
-    return torch.where(soft > 0, *given)
+    costs = label_costs(logits, variant)
+    return torch.where(soft > 0, soft_losses(costs, soft, beta), em_losses(logits, costs, observed, alpha))
 
 
 @pytest.mark.parametrize("case, arrays", golden(rounds=False))
@@ -90,7 +91,7 @@ def test_the_gradient_is_that_of_the_formula(seed):
 
 def test_a_network_that_is_unsure_has_the_least_loss_of_unknown_labels():
     logits = torch.tensor([[-200.0, -3.0, 0.0, 3.0, 200.0]], requires_grad=True)
-    losses = em_losses(logits, torch.full((1, 5), UNKNOWN), 0.2)
+    losses = em_losses(logits, label_costs(logits), torch.full((1, 5), UNKNOWN), 0.2)
     losses.sum().backward()
     assert float(losses[0, 2].detach()) == pytest.approx(-0.2 * np.log(2))
     assert losses[0, [0, 4]].tolist() == [0, 0]
@@ -115,10 +116,11 @@ def test_saturated_logits_stay_finite(dtype, variant):
 def test_where_all_is_known_it_is_bce():
     logits, codes = torch.randn(3, 4, dtype=torch.float64), torch.tensor(random_labels(3, 4)).clamp(min=0)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, codes.double())
-    torch.testing.assert_close(em_losses(logits, codes, 0.1).mean(), expected)
+    costs = label_costs(logits)
+    torch.testing.assert_close(em_losses(logits, costs, codes, 0.1).mean(), expected)
     soft = torch.rand(3, 4, dtype=torch.float64)
     expected = 0.3 * torch.nn.functional.binary_cross_entropy_with_logits(logits, soft)
-    torch.testing.assert_close(soft_losses(logits, soft, 0.3).mean(), expected)
+    torch.testing.assert_close(soft_losses(costs, soft, 0.3).mean(), expected)
 
 
 # Rounds.
@@ -291,6 +293,11 @@ def test_a_step_reads_rows_of_the_batch_only_and_waits_for_nothing():
     with Recorder() as recorder:
         criterion(model, batch)
     assert not recorder.names & WAITING
+
+
+def test_soft_labels_and_the_scores_of_a_round_are_planned():
+    needs = EMAPL.memory_needs(EMAPLConfig(), info_for(CODES))
+    assert [(need.name, need.size) for need in needs] == [("soft labels", 240), ("scores", 240)]
 
 
 # Refusals.
