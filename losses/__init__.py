@@ -23,6 +23,7 @@ from losses.cones import CoNeS, CoNeSConfig
 from losses.curriculum import CurriculumConfig, CurriculumLabelling
 from losses.distribution_balanced import DistributionBalanced, DistributionBalancedConfig
 from losses.em import EM, EMAPL, EMAPLConfig, EMConfig
+from losses.gr import GR, GRConfig
 from losses.ignore import Ignore, IgnoreConfig
 from losses.label_mask import LabelMask, LabelMaskConfig
 from losses.large_loss import LargeLoss, LargeLossConfig
@@ -55,6 +56,7 @@ CRITERIA: dict[str, Method] = {
     "iu": Method(IU, IUConfig),
     "iun": Method(IU, IUConfig),
     "pr": Method(PR, PRConfig),
+    "gr": Method(GR, GRConfig),
     "asl": Method(ASL, ASLConfig),
     "hill": Method(Hill, HillConfig),
     "splc": Method(SPLC, SPLCConfig),

@@ -35,6 +35,7 @@ from losses.assume_negative import assume_negative_losses
 from losses.cls import kept_share
 from losses.common.base import Criterion
 from losses.cones import cones_loss, pseudo_labels
+from losses.gr import gr_losses, gr_schedule
 from losses.large_loss import modified_share
 from models.backbones.timm_networks import TimmFeatureExtractor
 from models.build import build_model
@@ -61,6 +62,8 @@ DEFAULTS = [
     (pseudo_labels, {"threshold": 1.0, "rule": "keep_single"}),
     (cones_loss, {"threshold": 1.0}),
     (modified_share, {"start": 2}),
+    (gr_schedule, {"frozen": 0}),
+    (gr_losses, {"variant": "fixed"}),
     (CriterionInfo, {"frozen_epochs": 0}),
     (CocoSplit, {"left_out": 0}),
     (DatasetSource, {"skip_missing": False}),
@@ -132,6 +135,7 @@ TEST_IMAGES = {
 }
 CONSTANTS = {
     "losses.assume_negative": {"GUARD": 1e-5},
+    "losses.gr": {"GUARD": 1e-7, "NO_POWER": 1e-9, "MOST": 1000, "LEAST_STD": 0.001},
     "losses.large_loss": {"_BLOCK": 4_194_304},
     "losses.common.memory": {"BLOCK": 16_777_216},
     "losses.common.small_loss": {"_ROUNDING": 1e-9},

@@ -22,6 +22,7 @@ from tests.equivalence.transcriptions import (
     csra,
     distribution_balanced,
     em,
+    gr,
     ignore,
     large_loss,
     ml_gcn,
@@ -152,6 +153,20 @@ def em_case(loss: str, early_stop: str, **numbers: Any) -> Case:
     )
 
 
+def gr_case(early_stop: float = 100) -> Case:
+    """GR loss under its protocol, with lines on which unknown labels turn; the published stop is 2 points."""
+    lines: dict[str, Any] = {"pseudo_slope": (1.0, 9.0), "pseudo_bias": (-2.0, -3.0), "absent_power": 1.5}
+    return Case(
+        "main_BCE.py",
+        "pascal",
+        gr.train,
+        ("configs/protocols/gr.yaml", "--variant", "reference"),
+        {"lr": 1e-3, "early_stop": early_stop, **lines},
+        acts=("unknown", "modified"),
+        epochs_known=True,
+    )
+
+
 CANDIDATES = ("--partial_rate", 0.05)
 
 SINGLE: dict[str, tuple[object, ...]] = {
@@ -197,6 +212,8 @@ CASES: dict[str, Case] = {
     "em": em_case("em", ""),
     "em, early stop": em_case("em", "first"),
     "em_apl": em_case("em_apl", "", apl_warmup=1),
+    "gr": gr_case(),
+    "gr, early stop": gr_case(early_stop=0.01),
     "ndlp": Case(
         "main_ndlp.py",
         "voc-lt",

@@ -24,6 +24,7 @@ METHODS = {
     "iu": f"main_BCE --loss iu {KNOWN}",
     "iun": f"main_BCE --loss iun {KNOWN}",
     "pr": f"main_BCE --loss pr {ONE}",
+    "gr": f"main_BCE --loss gr --pseudo_slope 0,9 {ONE}",
     "curriculum": f"main_BCE --loss curriculum {KNOWN}",
     "em": f"main_BCE --loss em {ONE}",
     "em_apl": f"main_BCE --loss em_apl --apl_warmup 1 {ONE}",

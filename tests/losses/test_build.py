@@ -107,7 +107,7 @@ def test_one_label_of_each_kind_that_a_method_needs_is_enough(name):
     "name, labels, line",
     [
         *((name, [1, 0], "no label is unknown") for name in ("cls", "large_loss", "ignore", "curriculum", "splc")),
-        *((name, [1, 0], "no label is unknown") for name in ("em", "em_apl")),
+        *((name, [1, 0], "no label is unknown") for name in ("em", "em_apl", "gr")),
         *((name, [1, -1], "no label is known to be absent") for name in ("iu", "iun", "curriculum")),
         *((name, [0, -1], "no label is known to be present") for name in ("iu", "iun", "curriculum", "em", "em_apl")),
         ("wan", [-1], "needs two classes or more"),

@@ -86,3 +86,37 @@ def asymmetric(logits, targets, gamma_neg, gamma_pos, clip, eps):
         else:
             total -= shifted**gamma_neg * math.log(max(1 - shifted, eps))
     return total
+
+
+def gr_numbers(ends, epoch, epochs, frozen, late):
+    """A number of the GR loss in an epoch, on its line from start to end; `late` epochs after the first full one."""
+    start, end = ends
+    return start + (end - start) * max(epoch - frozen - late, 0) / (epochs - frozen)
+
+
+def gr_pseudo(p, slope, bias):
+    return sigmoid(slope * p + bias)
+
+
+def gr_weight(p, mean, std):
+    return math.exp(-((p - mean) ** 2) / (2 * std**2))
+
+
+def gr_entry(x, code, k, v, present_power, absent_power, guard=0.0):
+    if code == 1:
+        return cost(x, True, guard)
+    if code == 0:
+        return cost(x, False)
+    as_present, as_absent = (
+        (1 - math.exp(-power * cost(x, target))) / power if power else cost(x, target)
+        for target, power in ((True, present_power), (False, absent_power))
+    )
+    return v * (k * as_present + (1 - k) * as_absent)
+
+
+def gr_gradient(x, code, k, v, present_power, absent_power):
+    """Of one entry, by the logit."""
+    p = sigmoid(x)
+    if code != -1:
+        return p - code
+    return v * (-k * p**present_power * (1 - p) + (1 - k) * (1 - p) ** absent_power * p)
