@@ -109,7 +109,9 @@ class Runtime:
         return moved
 
     def wrap_optimizer(self, optimizer: Optimizer) -> Optimizer:
-        """Return the optimiser, made to skip steps whose half-precision gradients overflowed."""
+        """Return the optimiser; under fp16 one that skips steps whose gradients overflowed."""
+        if self.precision != "fp16":  # the wrapper looks for a module on every step, which on a small head is an eighth
+            return optimizer
         wrapped: Optimizer = self._accelerator.prepare_optimizer(optimizer, device_placement=False)
         return wrapped
 
