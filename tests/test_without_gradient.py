@@ -110,6 +110,14 @@ def test_of_the_maps_of_every_head(name):
     assert not maps.requires_grad
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_maps_alone_keep_nothing_for_a_backward_pass(name):
+    head, features, graph = built(name), torch.randn(2, 32, 3, 4).requires_grad_(), Graph()
+    with torch.autograd.graph.saved_tensors_hooks(graph.pack, lambda tensor: tensor):
+        head.cam(features)
+    assert graph.kept == 0
+
+
 def test_of_inference():
     pixels = [torch.zeros(3, 8, 8, dtype=torch.uint8)] * 2
     output = infer(FakeModel(3), pixels, EvalView(8, "none", "unit", "pillow"), frozenset({"cam"}))

@@ -164,6 +164,6 @@ def _peeled(state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     for _ in range(_ATTRIBUTES_DEEP):
         yield state
         start = _common_start(map(without_wrappers, state))
-        if not state or not start:
+        if not start:
             return
         state = {without_wrappers(name).removeprefix(start): value for name, value in state.items()}

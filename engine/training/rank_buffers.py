@@ -31,7 +31,6 @@ def buffers_of_ranks(network: nn.Module) -> list[StateDict]:
     ]
 
 
-@torch.no_grad()
 def take_buffers(network: nn.Module, ranks: Sequence[StateDict], rank: int) -> bool:
     """Give a network the buffers of its process, or the mean of all where another number of processes saved them.
 

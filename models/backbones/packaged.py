@@ -84,7 +84,7 @@ def _file(weights: str) -> Path:
     if found is None or found.origin is None:
         raise UserError(f"--weights {weights}: is in a package that is not installed; {_anew(weights)}")
     folder = Path(found.origin).parent / "models"
-    files = sorted(folder.glob("*.pth"))
+    files = list(folder.glob("*.pth"))
     require(len(files) == 1, f"{folder}: {len(files)} files of weights where there must be one; {_anew(weights)}")
     digest = re.search(r"-([0-9a-f]{8})\.pth$", files[0].name)
     whole = digest is not None and hashlib.sha256(files[0].read_bytes()).hexdigest().startswith(digest[1])

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from utils.options import Shorthand, as_text, as_words, choices_of, converter, kind_of, option, reader
+from utils.options import Shorthand, as_text, as_words, choices_of, converter, is_paths, kind_of, option, reader
 
 
 @pytest.mark.parametrize(
@@ -177,3 +177,8 @@ def test_a_value_in_a_message_stands_as_behind_its_flag():
         "1,2",
         "a b",
     ]
+
+
+def test_a_list_of_paths_holds_one():
+    assert is_paths((Path("a"), "b"))
+    assert not any(map(is_paths, ((), ("a", "b"), Path("a"), None)))

@@ -92,9 +92,8 @@ class CellValues(NamedTuple):
 def cell_values(texts: Sequence[str], codes: Sequence[int | None], policy: SoftPolicy | None) -> CellValues:
     """Codes of cells, those of values between 0 and 1 by the policy; without one they are no codes."""
     found = [soft_value(text) if code is None and policy else None for text, code in zip(texts, codes, strict=True)]
-    if policy is None or all(value is None for value in found):
-        return CellValues(list(codes), [math.nan] * len(texts))
-    hard = [code if value is None else int(value >= policy.threshold) for code, value in zip(codes, found, strict=True)]
+    threshold = policy.threshold if policy else math.nan
+    hard = [code if value is None else int(value >= threshold) for code, value in zip(codes, found, strict=True)]
     return CellValues(hard, [math.nan if value is None else value for value in found])
 
 

@@ -10,6 +10,7 @@ from engine.core.checkpoint import image_marks, load_weights, read_model, read_s
 from models.build import Architecture, build_model
 from models.peers import build_peers
 from utils.checks import UserError
+from utils.sealed_files import save_sealed
 
 SMALL = {"model": "scenenet", "weights": "none"}
 CLASSES = ("a", "b", "c")
@@ -95,6 +96,14 @@ def test_a_state_is_written_anew_and_the_one_before_is_kept_on_request(tmp_path)
         assert read_state(file)["loop"]["w"].tolist() == [1.0] * number
     assert read_state(before)["loop"]["w"].tolist() == [1.0] * 2
     assert sorted(tmp_path.iterdir()) == [before, file]
+
+
+@pytest.mark.parametrize("place", [lambda odd: {"model": {"w": odd}}, lambda odd: {"ranks": [{"w": odd}]}])
+def test_a_state_with_a_tensor_of_no_real_numbers_is_refused(tmp_path, place):
+    for odd in (torch.ones(2, dtype=torch.complex64), torch.ones(2, device="meta")):
+        save_sealed(tmp_path / "state.pth", {**state_of(1), "loop": place(odd)})
+        with pytest.raises(UserError, match=r"state\.pth"):
+            read_state(tmp_path / "state.pth")
 
 
 @pytest.mark.parametrize("content", [{}, [1], {"loop": {}, "recorder": {}}, {"label_hash": "", "loop": {}}])

@@ -29,6 +29,7 @@ def test_images_are_those_whose_logits_are_not_finite_else_all():
     ids = [f"{n}.jpg" for n in range(14)]
     assert step(1, 1.0, ((0.0,), (math.nan,), (math.inf,))).images(ids) == "11.jpg, 12.jpg"
     assert step(1, 1.0).images(ids) == "10.jpg, 11.jpg"
+    assert step(1, 1.0).images(ids[:11]) == "10.jpg, row 11"
     assert step(1, 1.0, ((0.0,),) * 9).images([]).endswith("row 16, row 17 and 1 more")
 
 

@@ -195,6 +195,14 @@ def test_a_criterion_is_told_about_the_run_and_moved_to_its_device(monkeypatch):
     assert info.clean_counts.values.tolist() == data.train.truth.counts().tolist()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_a_criterion_keeps_its_numbers_in_the_precision_of_the_run(precision):
+    settings = settings_of("role", ["--precision", precision, "--expected_num_pos", "1", "--labels", "single"])
+    runtime = SimpleNamespace(**{**vars(RUNTIME), "dtype": getattr(torch, f"float{precision[2:]}")})
+    made = setup.build_criterion(settings, array_data(), SimpleNamespace(feature_width=5), 11, runtime)
+    assert {each.dtype for each in made.parameters()} == {torch.float64 if precision == "fp64" else torch.float32}
+
+
 @pytest.mark.parametrize(
     ("free", "words", "on_host"), [(240, [], False), (239, [], True), (0, ["--label_memory", "host"], True)]
 )

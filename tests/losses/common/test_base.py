@@ -64,6 +64,13 @@ def test_from_logits_is_a_step_with_the_model(name):
     assert all(torch.equal(value, expected_state[key]) for key, value in state.items())
 
 
+def test_what_is_lacking_is_named_in_alphabetical_order_and_the_passes_last():
+    criterion = build_criterion("an", observed=CODES)
+    criterion.needs, criterion.single_pass = frozenset({"second_view", "cam", "features", "peers"}), False
+    with pytest.raises(ValueError, match=r"\(cam, features, peers, second_view, several forward passes\)"):
+        criterion.from_logits(torch.randn(2, CLASSES), torch.from_numpy(CODES[:2]), torch.arange(2))
+
+
 @pytest.mark.parametrize("name", [name for name in CRITERIA if needs_more(name)])
 def test_a_method_that_needs_more_than_logits_says_what(name):
     criterion = build_criterion(name, observed=CODES, **OPTIONS.get(name, {}))

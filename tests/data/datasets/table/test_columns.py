@@ -126,6 +126,15 @@ def test_settings_that_contradict_each_other_or_mean_nothing_are_refused(tmp_pat
         read(path, class_columns="dog, bird")
 
 
+@pytest.mark.parametrize(
+    "count, last", [(6, "'f' (holds other things)"), (7, "'f' (holds other things), ... (7 in all)")]
+)
+def test_at_most_six_columns_that_are_not_read_are_said(tmp_path, count, last):
+    names = "abcdefg"[:count]
+    path = written(tmp_path / "t.csv", f"image,label,{','.join(names)}\nx.jpg,cat,{','.join(['Ann'] * count)}\n")
+    assert read(path).notes[-1].endswith(f"'e' (holds other things), {last}")
+
+
 @pytest.mark.parametrize("count, shown", [(8, "'c6'"), (9, "'c6', ... (9 in all)")])
 def test_at_most_eight_columns_are_said(tmp_path, count, shown):
     header = ",".join(["a", *(f"c{k}" for k in range(count - 1))])

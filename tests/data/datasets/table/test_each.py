@@ -26,6 +26,8 @@ def test_a_title_that_equals_the_whole_text_wins():
     assert with_own_columns(two(class_columns="a,b"), sheet_of({"a,b": ["1"], "a": ["1"]})).class_columns == "a,b"
     with pytest.raises(UserError, match="--class_columns c"):
         check_titles(two(class_columns="a,c"), [sheet_of({"a": ["1"]}), sheet_of({"b": ["1"]})])
+    with pytest.raises(UserError, match="--label_column tags"):  # though the titles before it are there as a whole
+        check_titles(two(class_columns="a,b", label_column="tags"), [sheet_of({"a,b": ["1"]}), sheet_of({"b": ["1"]})])
     check_titles(two(class_columns="a,b"), [sheet_of({"a": ["1"]}), sheet_of({"b": ["1"]})])
     check_titles(two(class_columns="a,b"), [sheet_of({"c": ["1"]}), sheet_of({"a,b": ["1"]})])
 
