@@ -1,4 +1,4 @@
-"""Plots of an analysis: lines over epochs or over the values of a setting, and when labels are memorised.
+"""Plots of an analysis: lines over epochs or over the values of a setting, when labels are memorised, and rankings.
 
 Bars and contact sheets are those of `utils.plots`.
 """
@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from utils.plots import COLOURS, plain_name, save_figure
 
 _LEAST = 2.0  # height of an axis of percentages, in points
+_EVEN = 3.0  # points up to which colours change evenly, and less beyond
 
 
 class Line(NamedTuple):
@@ -64,6 +67,59 @@ def plot_memorisation(lines: Sequence[Line], first: Mapping[str, float], path: P
     shares.invert_yaxis()
     figure.legend(*shares.get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
     save_figure(figure, path)
+
+
+class Ranked(NamedTuple):
+    """A place in a ranking."""
+
+    name: str
+    mean: float
+    deviation: float
+    is_baseline: bool
+
+
+def plot_gains(
+    rows: Sequence[str], columns: Sequence[str], values: NDArray[np.float64], path: Path, *, title: str
+) -> None:
+    """Plot gains in points (R, G) as a heat map with their numbers, blue above 0 and red below; NaN stays grey."""
+    figure = Figure(figsize=(2.2 + 0.62 * len(columns), 1.9 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    reach = max(1.0, float(np.nanmax(np.abs(values))))
+    shade = SymLogNorm(_EVEN, vmin=-reach, vmax=reach)
+    axes.imshow(np.ma.masked_invalid(values), cmap="RdBu", norm=shade, aspect="auto")
+    axes.set_facecolor("#e0e0e0")
+    for row, column in np.argwhere(~np.isnan(values)):
+        value = float(values[row, column])
+        colour = "white" if abs(float(shade(value)) - 0.5) > 0.28 else "black"
+        axes.annotate(f"{value:+.1f}", (column, row), ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(columns)), [plain_name(name) for name in columns], rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), [plain_name(name) for name in rows], fontsize=8)
+    axes.tick_params(length=0)
+    axes.set_title(plain_name(title, 110), fontsize=9)
+    save_figure(figure, path)
+
+
+def plot_rankings(panels: Mapping[str, Sequence[Ranked]], path: Path, *, figure: str) -> None:
+    """Plot one panel for each ranking, the first place on top: means with their standard deviation."""
+    across = min(3, len(panels))
+    lengths = list(map(len, panels.values()))
+    heights = [0.8 + 0.19 * max(lengths[first : first + across]) for first in range(0, len(lengths), across)]
+    drawn = Figure(figsize=(4.2 * across, sum(heights) + 0.4), layout="constrained")
+    every = drawn.subplots(len(heights), across, squeeze=False, height_ratios=heights).ravel()
+    for axes, (name, ranked) in zip(every, panels.items(), strict=False):
+        places = range(len(ranked))
+        for place, each in zip(places, ranked, strict=True):
+            colour = COLOURS[1] if each.is_baseline else COLOURS[0]
+            axes.errorbar(each.mean, place, xerr=each.deviation, fmt="o", color=colour, markersize=4, capsize=2)
+        axes.set_yticks(places, [plain_name(each.name) for each in ranked], fontsize=7)
+        axes.invert_yaxis()
+        axes.tick_params(axis="x", labelsize=7)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_title(plain_name(name, 60), fontsize=9)
+    for axes in every[len(panels) :]:
+        axes.set_visible(False)
+    drawn.supxlabel(f"{figure} (%), mean and standard deviation over seeds; the baseline in orange", fontsize=9)
+    save_figure(drawn, path)
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:

@@ -17,6 +17,7 @@ from engine.core.settings import Command, parse_settings
 from engine.reproduction.campaign import Campaign
 from engine.reproduction.estimate import duration, expected_seconds
 from engine.reproduction.lines import FILE, LineFile
+from engine.reproduction.overview import draw_overview
 from engine.reproduction.plan import Cell, RunOf, first_runs, shard
 from engine.reproduction.plan_file import read_plan
 from engine.reproduction.planned import Given, Resolver
@@ -128,7 +129,8 @@ def reproduce(path: Path, config: ReproduceConfig, scripts: Scripts, start: Star
         warn("stopped; what was running is saved, and the same command goes on")
         code = 128 + number
     finally:
-        for file in write_tables(output, plan, tables(plan, campaign.results())):
+        found = tables(plan, campaign.results())
+        for file in (*write_tables(output, plan, found), *draw_overview(output, plan, found)):
             say(f"written: {file}")
     return code
 

@@ -54,6 +54,8 @@ class PlanRow:
     """Points by which ours may differ from the published figure and still agree."""
     needs: str
     remark: str
+    elsewhere: str
+    """Why it is not run in the other regimes."""
 
 
 @dataclass(frozen=True, kw_only=True)

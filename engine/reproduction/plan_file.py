@@ -114,7 +114,9 @@ def _row(
     where = f"{path}: row {number}"
     require(isinstance(value, dict), f"{where}: must be `key: value` pairs")
     where += f" ({value['name']})" if isinstance(value.get("name"), str) else ""
-    part = _Part({**common, **value}, where, "name command regimes seeds try published source tolerance needs remark")
+    part = _Part(
+        {**common, **value}, where, "name command regimes seeds try published source tolerance needs remark elsewhere"
+    )
     name, words = part.text("name"), part.words("command")
     require(bool(name), f"{where}: `name:` is missing")
     require(bool(words), f"{where}: `command:` is missing")
@@ -135,6 +137,7 @@ def _row(
         tolerance=part.number("tolerance"),
         needs=part.text("needs"),
         remark=part.text("remark"),
+        elsewhere=part.text("elsewhere"),
     )
     require(not published or row.source != "", f"{where}: published figures need `source:`")
     require(not published or row.tolerance is not None, f"{where}: published figures need `tolerance:`, in points")

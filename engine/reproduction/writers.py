@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from engine.core.pages import templates_in
+from engine.reproduction.overview import overview
 from engine.reproduction.plan import Plan
 from engine.reproduction.results import CellResult
 from engine.reproduction.tables import RegimeTable, TableRow, Verdict
@@ -116,8 +118,29 @@ def _csv_lines(plan: Plan, table: RegimeTable, row: TableRow) -> Iterator[list[o
 
 
 def grids(plan: Plan, found: Sequence[RegimeTable]) -> list[Grid]:
-    """The tables as they are shown."""
-    return [_grid(plan, table) for table in found]
+    """The tables as they are shown, behind a table of all regimes where there are several."""
+    return [*([_overview_grid(plan, found)] if len(found) > 1 else []), *(_grid(plan, table) for table in found)]
+
+
+def _overview_grid(plan: Plan, found: Sequence[RegimeTable]) -> Grid:
+    """The compared figure of all rows in all regimes."""
+    seen = overview(plan, found)
+    rows = tuple(
+        (
+            TableCell(name),
+            *(
+                TableCell("" if math.isnan(mean) else f"{mean:.2f}", bool(best))
+                for mean, best in zip(means, bests, strict=True)
+            ),
+        )
+        for name, means, bests in zip(seen.rows, seen.means, seen.best, strict=True)
+    )
+    apart: dict[str, list[str]] = {}
+    for row in plan.rows:
+        if row.elsewhere:
+            apart.setdefault(row.elsewhere, []).append(row.name)
+    notes = tuple(f"{', '.join(dict.fromkeys(names))}: {why}" for why, names in apart.items())
+    return Grid(f"All regimes: {plan.figures[0]}", ("method", *seen.regimes), rows, notes)
 
 
 def _grid(plan: Plan, table: RegimeTable) -> Grid:

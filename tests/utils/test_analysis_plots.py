@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.utils.test_plots import area, pixels
 from utils import analysis_plots
-from utils.analysis_plots import Line, plot_lines, plot_memorisation
+from utils.analysis_plots import Line, Ranked, plot_gains, plot_lines, plot_memorisation, plot_rankings
 
 RED, GREEN, GREY = "#c44e52", "#55a868", "#d0d0d0"
 TEXTS = {"title": "t", "xlabel": "epoch", "ylabel": "labels (%)"}
@@ -58,3 +59,55 @@ def test_the_axis_of_percentages_is_two_points_high_at_least_around_the_lines(he
     plot_lines([Line("a", [(0, 30.0), (1, 30.0 + height)], RED)], None, **TEXTS)
     low, high = figures[0].axes[0].get_ylim()
     assert (high - low, (high + low) / 2) == pytest.approx((shown, 30 + height / 2))
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that would be saved."""
+    saved = []
+    monkeypatch.setattr(analysis_plots, "save_figure", lambda figure, path: saved.append(figure))
+    return saved
+
+
+def test_gains_have_their_numbers_and_are_blue_above_zero(figures):
+    values = np.array([[0.04, -6.0, np.nan], [6.0, 1.0, -1.0]])
+    plot_gains(["X", "Y"], ["a", "b", "c"], values, None, title="t")
+    (axes,) = figures[0].axes
+    texts = {tuple(map(int, text.xy)): (text.get_text(), text.get_color()) for text in axes.texts}
+    assert texts == {
+        (0, 0): ("+0.0", "black"),
+        (1, 0): ("-6.0", "white"),
+        (0, 1): ("+6.0", "white"),
+        (1, 1): ("+1.0", "black"),
+        (2, 1): ("-1.0", "black"),
+    }
+    colours = axes.images[0].to_rgba(np.array([-6.0, 0.0, 6.0]))
+    assert colours[0][0] > colours[0][2]  # red
+    assert colours[2][2] > colours[2][0]  # blue
+    assert colours[1][:3] == pytest.approx([0.97] * 3, abs=0.01)
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b", "c"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["X", "Y"]
+
+
+def test_small_gains_stay_pale(figures):
+    plot_gains(["X", "Y"], ["a", "b"], np.array([[0.1, -0.2], [0.0, 0.1]]), None, title="t")
+    shade = figures[0].axes[0].images[0].norm
+    assert (shade.vmin, shade.vmax) == (-1.0, 1.0)
+
+
+def test_rankings_have_a_panel_each_with_the_first_on_top(figures):
+    first = [Ranked("X", 75.0, 0.5, False), Ranked("BCE", 70.0, 1.0, True)]
+    plot_rankings({"a": first, "b": first[:1], "c": first, "d": first[1:]}, None, figure="mAP")
+    panels = figures[0].axes
+    assert [axes.get_title() for axes in panels[:4]] == ["a", "b", "c", "d"]
+    assert [axes.get_visible() for axes in panels] == [True] * 4 + [False] * 2
+    bars = panels[0].containers
+    assert [(bar[0].get_xdata()[0], bar[0].get_ydata()[0], bar[0].get_color()) for bar in bars] == [
+        (75.0, 0, "#4c72b0"),
+        (70.0, 1, "#dd8452"),
+    ]
+    assert bars[1][2][0].get_segments()[0][:, 0].tolist() == [69.0, 71.0]
+    low, high = panels[0].get_ylim()
+    assert low > high
+    assert [tick.get_text() for tick in panels[0].get_yticklabels()] == ["X", "BCE"]
+    assert "mAP (%)" in figures[0].get_supxlabel()

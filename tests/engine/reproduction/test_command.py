@@ -55,9 +55,8 @@ def test_every_run_once_then_lines_and_tables_and_nothing_more_the_second_time(p
     assert kept() == sorted(
         (row, regime, seed) for row in ("BCE", "AN") for regime in ("easy", "hard") for seed in (1, 2)
     )
-    assert sorted(path.name for path in TABLES.iterdir()) == ["runs.jsonl"] + [
-        f"table.{end}" for end in ("csv", "html", "md", "tex")
-    ]
+    tables = [f"table.{end}" for end in ("csv", "html", "md", "tex")]
+    assert sorted(path.name for path in TABLES.iterdir()) == ["gains.png", "ranks.png", "runs.jsonl", *tables]
     assert all(0 <= line.seconds < 60 for line in LineFile(TABLES / "runs.jsonl"))
     assert "A plan: 0 runs finished, 8 to run\n" in capsys.readouterr().out
     assert reproduce(plan, script) == 0
