@@ -59,9 +59,9 @@ def read_list(path: Path, annotations: Annotations, regime: Regime) -> LabelTabl
     )
     images = list(_images(path, len(annotations.classes)))
     rows = _rows(path, images, annotations)
-    _require_number(path, images, rows, annotations.truth, regime)
     table = _table(images, rows, annotations, _OTHERS[regime.name])
     require_fit(path, table, annotations, regime)
+    _require_number(path, images, rows, annotations.truth, regime)
     return table
 
 
@@ -109,8 +109,8 @@ def _rows(path: Path, images: list[ListedImage], annotations: Annotations) -> In
 def _id_of(name: str, *known: Collection[str]) -> str | None:
     """The id of an image by its name in a list; None where there is none."""
     file = PurePosixPath(name)
-    number = re.search(r"(\d{1,18})$", file.stem, re.ASCII)
-    keys = (name, file.name, file.stem, *([str(int(number[1]))] if number else []))
+    number = re.search(r"\d{1,18}$", file.stem, re.ASCII)
+    keys = (name, file.name, file.stem, *([str(int(number[0]))] if number else []))
     return next((key for key in keys if any(key in ids for ids in known)), None)
 
 
@@ -124,7 +124,7 @@ def _require_number(path: Path, images: list[ListedImage], rows: Index, truth: L
                 "--labels dropped and its --drop_rate",
             )
     if regime.name == "dropped":
-        rate, present = regime.drop_rate, max(int(truth.counts().sum()), 1)
+        rate, present = regime.drop_rate, int(truth.counts().sum())
         left = sum(len(image.classes) for image, row in zip(images, rows, strict=True) if row >= 0) / present
         require(
             abs(1 - left - rate) <= _TOLERANCE + 5 * math.sqrt(rate * (1 - rate) / present),

@@ -135,6 +135,7 @@ def test_control_characters_of_a_list_reach_no_terminal(tmp_path):
         (ONE + "COCO_train2014_000000000031.jpg,1\n", SINGLE, ("line 5", "is none of the 4 training images")),
         (ONE + ONE, SINGLE, ("line 5", "image 9 is in line 1 too")),
         (ONE.replace(",3", ",4"), SINGLE, ("line 3", "class 4, there are 0 to 3")),
+        (ONE.replace(",3", ",3 4"), dropped(0.5), ("line 3", "class 4, there are 0 to 3")),
         (ONE.replace(",1", ",1 1"), dropped(0.5), ("line 1", "names a class twice")),
         (ONE.replace(",1", ", 0 1"), SINGLE, ("line 1: 2 labels", "--labels dropped")),
         (ONE.replace(",3", ",2"), SINGLE, ("class2 is labelled present and is not", "image 30")),

@@ -96,11 +96,9 @@ def test_sheared_images_keep_their_first_line_and_lean_the_more_the_farther_off(
     image = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8)[None, :, None] * 3, (40, 1, 3)))
     leaning = of_both_signs("shear_x", image, 9)
     assert len(leaning) == 2
-    slopes = []
-    for one in leaning:
+    for sign, one in zip((-1, 1), sorted(leaning, key=lambda each: pixels(each)[-1, 32, 0]), strict=True):
         middle = pixels(one)[:, 32, 0]  # three values for each pixel to the right
-        slopes.append(np.polyfit(np.arange(40), middle / 3, 1)[0])
-    assert sorted(slopes) == pytest.approx([-0.3, 0.3], abs=0.01)
+        np.testing.assert_allclose(middle, 3 * (32 + sign * 0.3 * (np.arange(40) + 0.5)), atol=1.5)
     upright = of_both_signs("shear_y", image.transpose(Image.Transpose.TRANSPOSE), 9)
     assert same([one.transpose(Image.Transpose.TRANSPOSE) for one in upright], leaning)
 
@@ -152,6 +150,21 @@ def test_cutout_paints_half_of_each_side_about_any_centre_cut_off_at_the_edges()
     assert {x for x, _ in centres} == set(range(40))
     assert {y for _, y in centres} == set(range(24))
     assert len(colours) > 390
+
+
+@pytest.mark.parametrize("side, reach", [(38, 9), (39, 10), (40, 10), (41, 10), (42, 10), (43, 11)])
+def test_half_of_a_side_is_rounded_before_it_is_halved_again(side, reach):
+    image = picture(side, side)
+    boxes = [painted(image, seed)[0] for seed in range(40)]
+    assert max(right - left for left, _, right, _ in boxes) == 2 * reach
+    assert max(bottom - top for _, top, _, bottom in boxes) == 2 * reach
+
+
+def test_centre_and_colour_are_drawn_from_all_there_are(monkeypatch):
+    asked = []
+    monkeypatch.setattr(randaugment, "_draw", lambda choices: asked.append(choices) or choices - 1)
+    assert Cutout()(picture(40, 24)).getpixel((39, 23)) == (255, 255, 255)
+    assert asked == [40, 24, 256, 256, 256]
 
 
 def test_two_operations_strike_half_of_the_images_each_at_strengths_drawn_for_each(monkeypatch):
