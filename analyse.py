@@ -12,21 +12,21 @@ For instance:
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from engine.core.cli import run
 from engine.core.usage import check_subcommand
 
 
-def training_main(name: str) -> Callable[[Sequence[str]], int]:
-    """The main function of a training script."""
-    main: Callable[[Sequence[str]], int] = importlib.import_module(name).main
-    return main
+def training_script(name: str) -> Any:
+    """A training script as a module."""
+    return importlib.import_module(name)
 
 
-SCRIPTS = {path.name: partial(training_main, path.stem) for path in sorted(Path(__file__).parent.glob("main_*.py"))}
+SCRIPTS = {path.name: partial(training_script, path.stem) for path in sorted(Path(__file__).parent.glob("main_*.py"))}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ ARROWS = {
         "training": {"core"},
         "evaluation": TRAINED,
         "prediction": TRAINED,
-        "analysis": TRAINED,
+        "analysis": TRAINED | {"reproduction"},
         "reproduction": TRAINED,
         "inspection": TRAINED,
         "generate_labels": TRAINED,

@@ -10,9 +10,9 @@ from data.datasets.coco import load_coco
 from data.datasets.openimages import load_openimages
 from data.datasets.voc import load_voc
 from data.subsets.overlap import check_disjoint
-from engine.analysis.sweep import sweep_command
 from engine.core.checkpoint import load_weights
 from engine.core.manifest import MANIFEST, load_manifest
+from engine.reproduction.sweep import sweep_command
 from models import as_model
 from models.released import FAMILIES
 from tests.data.datasets.test_openimages import tree as openimages_tree

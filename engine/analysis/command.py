@@ -19,9 +19,11 @@ from engine.analysis.finished_runs import (
 )
 from engine.analysis.modified_labels import ModifiedConfig, modified
 from engine.analysis.pointing_game import PointingConfig, pointing
-from engine.analysis.sweep import SWEEP, Scripts, sweep_command
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
+from engine.reproduction.runner import Start
+from engine.reproduction.scripts import Scripts
+from engine.reproduction.sweep import SWEEP, sweep_command
 from utils.analysis_plots import Line, plot_lines, plot_memorisation
 from utils.checks import UserError, require
 from utils.console import say
@@ -40,12 +42,13 @@ class Analysis(NamedTuple):
     run: Callable[[Sequence[FinishedRun], Any, ReportFiles], str]  # writes the files; returns the text to print
 
 
-def analyse_command(argv: Sequence[str], *, scripts: Scripts) -> int:
+def analyse_command(argv: Sequence[str], *, scripts: Scripts, start: Start = "spawn") -> int:
     """Run the analysis that the first word names; print its main results and the files written. Return the exit code.
 
     Args:
         argv: the command line without the program.
         scripts: the training scripts that a sweep may run.
+        start: how its processes begin.
 
     Raises:
         UserError: no such analysis, no such run, or a run that lacks the records for it.
@@ -56,7 +59,7 @@ def analyse_command(argv: Sequence[str], *, scripts: Scripts) -> int:
         int(os.environ.get("WORLD_SIZE", "1")) == 1, f"{PROGRAM}: works in one process; start it without a launcher"
     )
     if name == "sweep":
-        return sweep_command(words, scripts=scripts)
+        return sweep_command(words, scripts=scripts, start=start)
     analysis = ANALYSES[name]
     settings = parse_settings(_command(name), words, elsewhere=training_names())
     paths, config = run_paths(settings.words), settings.of(analysis.config)

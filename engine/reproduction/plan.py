@@ -106,7 +106,8 @@ class Cell:
     @property
     def where(self) -> str:
         """Words for a message."""
-        return f"{self.plan.path}: row {self.row.name}, regime {self.regime.name}"
+        regime = f", regime {self.regime.name}" if self.regime.name else ""
+        return f"{self.plan.path}: row {self.row.name}{regime}"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -153,7 +154,8 @@ class RunOf(NamedTuple):
     def title(self) -> str:
         """Words for a line on the console."""
         tried = "".join(f", {name} {value}" for name, value in self.setting.items())
-        return f"{self.cell.row.name}, {self.cell.regime.name}, seed {self.seed}{tried}"
+        names = ", ".join(filter(None, self.cell.name))
+        return f"{names}, seed {self.seed}{tried}"
 
     @property
     def flags(self) -> tuple[str, ...]:

