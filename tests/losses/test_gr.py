@@ -18,7 +18,7 @@ from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable
 
 ROWS, CLASSES = 9, 5
 CODES = random_labels(ROWS, CLASSES, seed=2)
-INDEX = [4, 0, 3, 6, 1]
+INDEX = [4, 0, 3, 6]
 ENDS = {"pseudo_slope": (1.0, 9.0), "pseudo_bias": (-3.0, -1.0), "weight_mean": (0.4, 0.9), "weight_std": (1.5, 0.3)}
 OWN = ENDS | {"present_power": 0.3, "absent_power": 0.7}
 GOLDEN = "gr_loss.npz"
@@ -318,6 +318,17 @@ def test_labels_that_are_stored_sparse_are_taken():
 def test_labels_without_an_unknown_one_are_refused_in_one_line():
     with pytest.raises(UserError, match=r"^gr: no label is unknown, so it would be plain BCE; take --loss bce, or "):
         GR(GRConfig(), info_of(codes=np.abs(CODES)))
+
+
+def test_one_unknown_label_is_enough():
+    codes = np.ones((4, 3), dtype=np.int8)
+    codes[2, 1] = UNKNOWN
+    GR(GRConfig(), info_of(codes=codes))
+
+
+def test_a_label_as_likely_present_as_absent_is_not_counted_as_turned():
+    criterion = build(pseudo_slope=(0.0, 0.0), pseudo_bias=(0.0, 0.0))
+    assert not criterion(FakeModel(CLASSES), batch_of(CODES, INDEX)).modified.any()
 
 
 @pytest.mark.parametrize("name", ENDS)
