@@ -91,11 +91,14 @@ class Bench:
 
     def _run(self, output: Path, plan: Plan, delay: float) -> list[int | str]:
         """Run until the plan kills, or the end."""
+        before = _starts(output)
         processes = start(self._job(output), plan)
         if plan.kind in ("time", "term"):
             time.sleep(delay)
             os.kill(processes[0], signal.SIGKILL if plan.kind == "time" else signal.SIGTERM)  # unreaped: it is there
-        return end_of(processes)
+        codes = end_of(processes)
+        # Until the run has started its processes may wait for one another to come up: then a launcher has to end them.
+        return codes if _starts(output) == before else ["hung" if code == "ended" else code for code in codes]
 
     def _end(self, output: Path, whole: Whole) -> str:
         """Let the run come to its end, and compare. Returns the fault, if any."""
@@ -118,3 +121,9 @@ class Bench:
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
         return lines[-1][:200] if lines else ""
+
+
+def _starts(output: Path) -> int:
+    """How often a run has started, by its log."""
+    log = output / "log.jsonl"
+    return log.read_text(errors="replace").count('"event": "start"') if log.exists() else 0

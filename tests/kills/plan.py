@@ -119,7 +119,10 @@ def start(job: Job, plan: Plan, count: Path | None = None) -> list[int]:
 
 
 def end_of(processes: list[int], seconds: float = SECONDS) -> list[int | str]:
-    """Exit codes of processes, `hung` for those that had to be killed; 30 s after the first the rest must be done."""
+    """Exit codes of processes; 30 s after the first that fails the rest must be done.
+
+    Those that are not are ended as a launcher ends them, `ended`, and killed where they do not obey, `hung`.
+    """
     codes: dict[int, int | str] = {}
     deadline = time.monotonic() + seconds
     while len(codes) < len(processes):
@@ -130,11 +133,21 @@ def end_of(processes: list[int], seconds: float = SECONDS) -> list[int | str]:
                 if codes[process] != 0:
                     deadline = min(deadline, time.monotonic() + 30)
             elif time.monotonic() > deadline:
-                os.kill(process, signal.SIGKILL)
-                os.waitpid(process, 0)
-                codes[process] = "hung"
+                codes[process] = "ended" if _obeys(process) else "hung"
         time.sleep(0.005)
     return [codes[process] for process in processes]
+
+
+def _obeys(process: int, seconds: float = 10.0) -> bool:
+    """Ask a process to end; one that does not is killed."""
+    os.kill(process, signal.SIGTERM)
+    for _ in range(int(seconds * 100)):
+        if os.waitpid(process, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.01)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return False
 
 
 def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
