@@ -5,8 +5,8 @@
     python -m tools.mutants run --work DIR --seed 7          # try them and print the table
     python -m tools.mutants diff --work DIR --seed 7 M012    # show what changes do
 
-The checkout is only read: changes are made in copies under DIR. A run that was stopped goes on where it was; a plan
-that is made anew forgets its results. The tests are those that pytest selects by default, without the slow ones.
+The checkout is only read, and only by `cover`, which copies it to DIR: all else is of that copy, so one may go on working.
+A run that was stopped goes on where it was; a plan that is made anew forgets its results. The tests are those that pytest selects by default, without the slow ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("what", choices=("cover", "plan", "run", "diff"))
     parser.add_argument("ids", nargs="*", help="only these changes of the plan")
     parser.add_argument("--work", type=Path, required=True, help="folder for plans, copies and results")
-    parser.add_argument("--root", type=Path, default=ROOT, help="the project")
+    parser.add_argument("--root", type=Path, default=ROOT, help="cover: the project")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     return parser.parse_intermixed_args(argv)
@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> int:
     given = arguments(argv)
     work: Path = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    root, plan, reach = given.root.resolve(), work / f"plan-{given.seed}.json", work / "reach.json"
+    root, plan, reach = work / "unchanged", work / f"plan-{given.seed}.json", work / "reach.json"
     if given.what == "cover":
-        found = cover(copy_project(root, work / "unchanged"), tuple(QUOTA), work, given.jobs)
+        found = cover(copy_project(given.root.resolve(), root), tuple(QUOTA), work, given.jobs)
         found.save(reach)
         sys.stdout.write("".join(f"fails without any change: {test}\n" for test in found.failed))
         return 1 if found.failed else 0
