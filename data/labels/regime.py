@@ -11,6 +11,11 @@ import numpy as np
 from numpy.random import Generator, RandomState
 
 from data.labels.class_rates import content_hash, read_class_rates, read_confusion
+from data.labels.partial_annotation import (
+    fixed_per_class_labels,
+    random_per_sample_labels,
+    require_known_number,
+)
 from data.labels.regimes import (
     candidate_labels,
     confused_labels,
@@ -27,7 +32,9 @@ from utils.checks import require
 from utils.options import Shorthand, option
 from utils.types import Annotations, LabelTable
 
-RegimeName = Literal["candidate", "dropped", "single", "observed", "known", "flip", "semi", "full", "given"]
+RegimeName = Literal[
+    "candidate", "dropped", "single", "observed", "known", "flip", "semi", "fpc", "rps", "full", "given"
+]
 GeneratorKind = Literal["published", "native"]
 
 _PARAMETERS = {
@@ -37,8 +44,10 @@ _PARAMETERS = {
     "known": ("known_rate",),
     "flip": ("rho_pos", "rho_neg"),
     "semi": ("labelled_share",),
+    "fpc": ("fpc_known",),
+    "rps": ("rps_unknown",),
 }
-_RATES = ("partial_rate", "drop_rate", "known_rate", "rho_pos", "rho_neg", "labelled_share")
+_RATES = ("partial_rate", "drop_rate", "known_rate", "rho_pos", "rho_neg", "labelled_share", "rps_unknown")
 
 
 def labels_left(text: str) -> dict[str, str]:
@@ -85,6 +94,10 @@ class Regime:
     rho_pos: float = option(0.1, "flip: chance of each present label to be seen as absent")
     rho_neg: float = option(0.1, "flip: chance of each absent label to be seen as present")
     labelled_share: float = option(0.1, "semi: share of the images that are labelled, fully")
+    fpc_known: int = option(
+        1000, "fpc: positives known of each class, and as many negatives; all where there are fewer"
+    )
+    rps_unknown: float = option(0.5, "rps: chance of each entry, present or absent, to be unknown")
     label_file: Path | None = option(None, "take the observed labels from this file")
     label_seed: int | None = option(None, "seed of the label regime (default: --seed)")
     label_rng: GeneratorKind = option(
@@ -99,6 +112,7 @@ class Regime:
             require_rate(name, getattr(self, name))
         require_number("num_pos", self.num_pos)
         require_number("num_neg", self.num_neg)
+        require_known_number(self.fpc_known)
         require(0 <= self.seed < 2**32, f"label seed {self.seed}: must be in 0 .. 2^32 - 1")
         by_class = [name for name in ("class_rates", "confusion") if getattr(self, name) is not None]
         require(len(by_class) < 2, "class_rates and confusion are both set: candidates are drawn by one of them")
@@ -153,13 +167,15 @@ class Regime:
 
     @property
     def draw_text(self) -> str:
-        """The parameters as a part of a file's name: `0.1`, `p1n0`, `pallnall`, `class_rates-5f0c21aa`."""
+        """The parameters as a part of a file's name: `0.1`, `p1n0`, `pallnall`, `n1000`, `class_rates-5f0c21aa`."""
         numbers = self.parameters()
         match self.name:
             case "single" | "observed":
                 return "p{}n{}".format(*map(_number_text, numbers.values()))
             case "flip":
                 return f"p{float(self.rho_pos)!r}n{float(self.rho_neg)!r}"
+            case "fpc":
+                return f"n{self.fpc_known}"
             case "full" | "given":
                 return "all"
         if self.rate is None:
@@ -215,6 +231,10 @@ def observe(annotations: Annotations, regime: Regime) -> LabelTable:
             return flipped_labels(truth, rng, regime.rho_pos, regime.rho_neg)
         case "semi":
             return semi_labels(truth, rng, regime.labelled_share, annotations.recipe_order())
+        case "fpc":
+            return fixed_per_class_labels(truth, rng, regime.fpc_known)
+        case "rps":
+            return random_per_sample_labels(truth, rng, regime.rps_unknown)
     numbers = regime.parameters()
     return observed_labels(truth, rng, numbers["num_pos"], numbers["num_neg"], annotations.recipe_order())
 

@@ -49,7 +49,7 @@ class Recipe(Protocol[Params]):
     def __call__(self, truth: LabelTable, /, *args: Params.args, **kwargs: Params.kwargs) -> LabelTable: ...
 
 
-def _of_arrays_too(recipe: Callable[Concatenate[LabelTable, Params], LabelTable]) -> Recipe[Params]:
+def of_arrays_too(recipe: Callable[Concatenate[LabelTable, Params], LabelTable]) -> Recipe[Params]:
     """Make a recipe for tables accept arrays as well."""
 
     @wraps(recipe)
@@ -62,7 +62,7 @@ def _of_arrays_too(recipe: Callable[Concatenate[LabelTable, Params], LabelTable]
     return either
 
 
-@_of_arrays_too
+@of_arrays_too
 def candidate_labels(truth: LabelTable, rng: Rng, rate: ChancePerEntry) -> LabelTable:
     """Candidate labels: each true label, and each other one with probability `rate`.
 
@@ -89,7 +89,7 @@ def candidate_labels(truth: LabelTable, rng: Rng, rate: ChancePerEntry) -> Label
     return _candidates(entries, rng, lambda start, stop: rate)
 
 
-@_of_arrays_too
+@of_arrays_too
 def confused_labels(truth: LabelTable, rng: Rng, confusion: NDArray[np.float64]) -> LabelTable:
     """Candidate labels whose wrong ones depend on the true ones: cat comes with dog rather than with bus.
 
@@ -116,7 +116,7 @@ def confused_labels(truth: LabelTable, rng: Rng, confusion: NDArray[np.float64])
     )
 
 
-@_of_arrays_too
+@of_arrays_too
 def dropped_positives(truth: LabelTable, rng: Rng, rate: float, keep_one: bool = False) -> LabelTable:
     """Each positive loses its label with probability `rate`, independently (the "x % left" settings of CLS).
 
@@ -149,7 +149,7 @@ def dropped_positives(truth: LabelTable, rng: Rng, rate: float, keep_one: bool =
     return table_like(truth, known, np.full(len(known.columns), PRESENT, dtype=np.int8), UNKNOWN)
 
 
-@_of_arrays_too
+@of_arrays_too
 def observed_labels(truth: LabelTable, rng: Rng, num_pos: int, num_neg: int, order: Index | None = None) -> LabelTable:
     """A few known labels per row: at most `num_pos` positives and `num_neg` negatives, chosen by shuffling.
 
@@ -192,7 +192,7 @@ def observed_labels(truth: LabelTable, rng: Rng, num_pos: int, num_neg: int, ord
     return table_like(truth, EntryColumns(starts, columns), codes, rest)
 
 
-@_of_arrays_too
+@of_arrays_too
 def known_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelTable:
     """Each label, present or absent, is known with probability `rate`: the 10 % to 90 % protocol of partial labels.
 
@@ -224,7 +224,7 @@ def known_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelTable:
     return entries.table(drawn(), UNKNOWN)
 
 
-@_of_arrays_too
+@of_arrays_too
 def flipped_labels(truth: LabelTable, rng: Rng, rho_pos: float, rho_neg: float) -> LabelTable:
     """Wrong labels in both directions: independent flips, with one rate for each direction.
 
@@ -257,7 +257,7 @@ def flipped_labels(truth: LabelTable, rng: Rng, rho_pos: float, rho_neg: float) 
     return entries.table(drawn(), ABSENT)
 
 
-@_of_arrays_too
+@of_arrays_too
 def semi_labels(truth: LabelTable, rng: Rng, share: float, order: Index | None = None) -> LabelTable:
     """Some rows fully labelled, the others not at all.
 
@@ -292,7 +292,7 @@ def semi_labels(truth: LabelTable, rng: Rng, share: float, order: Index | None =
     return entries.table(seen(), UNKNOWN)
 
 
-@_of_arrays_too
+@of_arrays_too
 def full_labels(truth: LabelTable) -> LabelTable:
     """The true labels (N, C), UNKNOWN read as ABSENT; a copy, or a table of known labels itself."""
     if truth.stores_known_only:

@@ -88,6 +88,8 @@ REGIMES = {
     "known": ("--labels", "known", "--known_rate", "0.6"),
     "flip": ("--labels", "flip", "--rho_pos", "0.2", "--rho_neg", "0.05"),
     "semi": ("--labels", "semi", "--labelled_share", "0.4"),
+    "fpc": ("--labels", "fpc", "--fpc_known", "3"),
+    "rps": ("--labels", "rps", "--rps_unknown", "0.3"),
     "full": ("--labels", "full"),
     "given": ("--labels", "given"),
 }
@@ -111,7 +113,13 @@ def test_every_regime_is_written_and_trains(folder, labels):
     assert codes.dtype == np.int8
     assert codes.shape == (15, 20)
     assert set(np.unique(codes)) <= {-1, 0, 1}
-    assert {"known": -1 in codes, "semi": -1 in codes, "flip": -1 not in codes}.get(labels, True)
+    assert {
+        "known": -1 in codes,
+        "semi": -1 in codes,
+        "fpc": -1 in codes,
+        "rps": -1 in codes,
+        "flip": -1 not in codes,
+    }.get(labels, True)
     output = f"trained-{labels}"
     succeed(folder, "main_BCE.py", *RUN, *REGIMES[labels], "--seed", "6", "--output", output)
     assert result(folder / output)["label_hash"] == json.loads((folder / f"{labels}.json").read_text())["label_hash"]
@@ -137,7 +145,7 @@ def test_coco_and_digits_take_every_regime(tmp_path):
         out = f"{labels}.npy"
         succeed(tmp_path, "generate_labels.py", "--dataset", "coco", *flags, "--out", out)
         assert np.load(tmp_path / out).shape == (8, 80)
-    for labels in ("known", "flip", "semi"):
+    for labels in ("known", "flip", "semi", "fpc"):
         out = f"digits-{labels}.npy"
         succeed(tmp_path, "generate_labels.py", "--dataset", "digits", *REGIMES[labels], "--out", out)
         assert np.load(tmp_path / out).shape == (3000, 20)
@@ -153,6 +161,8 @@ def test_coco_and_digits_take_every_regime(tmp_path):
         (("--labels", "known", "--known_rate", "1.5"), ("known_rate 1.5",)),
         (("--labels", "flip", "--rho_neg", "-1"), ("rho_neg -1.0",)),
         (("--labels", "semi", "--labelled_share", "2"), ("labelled_share 2.0",)),
+        (("--labels", "fpc", "--fpc_known", "0"), ("fpc_known 0", "at least 1")),
+        (("--labels", "rps", "--rps_unknown", "2"), ("rps_unknown 2.0",)),
     ],
 )
 def test_a_regime_that_cannot_be_is_refused_in_one_line(folder, flags, words):

@@ -105,3 +105,25 @@ def semi(truth, seed, share, stored=None):
         if i in labelled:
             seen[i][k] = 1 if entry == 1 else 0
     return settled(seen, truth, stored)
+
+
+def rps(truth, seed, rate, stored=None):
+    """One draw per entry, row after row: unknown when the draw is below the rate."""
+    rng, seen = np.random.RandomState(seed), unknown(truth)
+    for i, k, entry in entries(truth, stored):
+        if rng.random_sample() >= rate:
+            seen[i][k] = 1 if entry == 1 else 0
+    return settled(seen, truth, stored)
+
+
+def fpc(truth, seed, number, stored=None):
+    """Class by class the first of a permutation of its positives, then the first of one of its negatives."""
+    rng, seen = np.random.RandomState(seed), unknown(truth)
+    for k in range(len(truth[0])):
+        column = [(i, row[k]) for i, row in enumerate(truth)]
+        positives = [i for i, entry in column if entry == 1]
+        negatives = [i for i, entry in column if (entry != 1 if stored is None else stored[i][k] and entry == 0)]
+        for code, rows in ((1, positives), (0, negatives)):
+            for i in rng.permutation(rows).astype(int).tolist()[:number]:
+                seen[i][k] = code
+    return settled(seen, truth, None)

@@ -40,6 +40,8 @@ DRAWN = [
     Regime(labels="known", known_rate=0.5, label_seed=3),
     Regime(labels="flip", rho_pos=0.3, rho_neg=0.2, label_seed=3),
     Regime(labels="semi", labelled_share=0.5, label_seed=3),
+    Regime(labels="fpc", fpc_known=2, label_seed=3),
+    Regime(labels="rps", rps_unknown=0.5, label_seed=3),
 ]
 STORAGES = ("dense", "sparse", "known only")
 
@@ -221,6 +223,8 @@ for one in (
     Regime(labels="dropped"),
     Regime(labels="known"),
     Regime(labels="semi"),
+    Regime(labels="fpc", fpc_known=3),
+    Regime(labels="rps"),
 ):
     CONTRADICTIONS += [
         (one, ABSENT, UNKNOWN, PRESENT, "is labelled present and is not"),

@@ -143,7 +143,7 @@ def test_control_characters_of_a_list_reach_no_terminal(tmp_path):
         (ONE, Regime(labels="candidate"), ("is true and no candidate",)),
         *(
             (ONE, Regime(labels=name), (f"present labels alone, which {name} labels are not", "take --labels single"))
-            for name in ("known", "observed", "flip", "semi")
+            for name in ("known", "observed", "flip", "semi", "fpc", "rps")
         ),
     ],
 )

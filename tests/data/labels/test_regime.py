@@ -16,8 +16,10 @@ from tests.oracles import regimes as oracle
 from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable
 
-NAMES = ("candidate", "dropped", "single", "observed", "known", "flip", "semi", "full", "given")
-DRAWN = NAMES[:7]
+NAMES = ("candidate", "dropped", "single", "observed", "known", "flip", "semi", "fpc", "rps", "full", "given")
+DRAWN = NAMES[:9]
+OTHERS = {"num_pos": 3, "num_neg": 3, "keep_one": True, "fpc_known": 3}
+"""Other values of parameters that are no rates."""
 
 
 def truth_table(seed, rows=40, classes=7):
@@ -57,7 +59,7 @@ def test_golden_candidates_of_a_dataset(case, arrays):
 
 
 @pytest.mark.parametrize("rng", ["published", "native"])
-@pytest.mark.parametrize("name", NAMES[:8])
+@pytest.mark.parametrize("name", NAMES[:10])
 def test_every_regime_keeps_its_promise(name, rng):
     held = annotations(truth_table(2, rows=300))
     table = observe(held, Regime(labels=name, partial_rate=0.2, num_pos=2, num_neg=1, label_seed=3, label_rng=rng))
@@ -80,6 +82,8 @@ def test_every_regime_keeps_its_promise(name, rng):
         assert ((codes == ABSENT).sum(axis=1) == np.minimum((~positive).sum(axis=1), name == "observed")).all()
     if name == "semi":
         assert sorted(known.sum(axis=1)) == [0] * 270 + [7] * 30
+    if name == "fpc":
+        assert known.all()  # by default there are more known than rows
     if name == "flip":
         assert (codes == PRESENT)[positive].mean() == pytest.approx(0.9, abs=0.06)
 
@@ -103,6 +107,8 @@ def test_regimes_draw_as_the_oracle_says():
         (Regime(labels="known", known_rate=0.3, label_seed=0), oracle.known(truth, 0, 0.3)),
         (Regime(labels="flip", rho_pos=0.4, rho_neg=0.05, label_seed=2), oracle.flipped(truth, 2, 0.4, 0.05)),
         (Regime(labels="semi", labelled_share=0.3, label_seed=2), oracle.semi(truth, 2, 0.3)),
+        (Regime(labels="fpc", fpc_known=4, label_seed=2), oracle.fpc(truth, 2, 4)),
+        (Regime(labels="rps", rps_unknown=0.3, label_seed=2), oracle.rps(truth, 2, 0.3)),
         (Regime(labels="dropped", drop_rate=0.9, keep_one=True, label_seed=2), oracle.dropped(truth, 2, 0.9, True)),
         (Regime(labels="observed", num_pos=2, num_neg=-1, label_seed=2), oracle.observed(truth, 2, 2, -1)),
     ):
@@ -257,6 +263,8 @@ def test_a_file_of_rates_that_is_not_there_is_refused(tmp_path):
         ({"labels": "flip", "rho_pos": 1.5}, "rho_pos 1.5"),
         ({"labels": "flip", "rho_neg": -0.5}, "rho_neg -0.5"),
         ({"labels": "semi", "labelled_share": 1.5}, "labelled_share 1.5"),
+        ({"labels": "rps", "rps_unknown": 1.5}, "rps_unknown 1.5"),
+        ({"labels": "fpc", "fpc_known": 0}, "fpc_known 0"),
         ({"labels": "observed", "num_pos": -5}, "num_pos -5"),
         ({"labels": "observed", "num_neg": -5}, "num_neg -5"),
         ({"labels": "single", "label_seed": -1}, "seed -1"),
@@ -290,24 +298,28 @@ def test_rate_texts_and_parameters_tell_regimes_apart(tmp_path):
         Regime(labels="flip", rho_pos=0.75, rho_neg=0.1),
         Regime(labels="flip", rho_pos=0.1, rho_neg=0.75),
         Regime(labels="semi", labelled_share=0.75),
+        Regime(labels="fpc", fpc_known=20),
+        Regime(labels="rps", rps_unknown=0.75),
         Regime(labels="full"),
         Regime(labels="given", label_rng="native"),
     ]
     texts = [regime.rate_text for regime in regimes]
     assert texts[:4] == ["0.1", "0.1234567", "0.1234568", "0.1-native"]
-    assert texts[7:] == ["0.75", "0.75-keep1", "p1n0", "palln2", "0.75", "p0.75n0.1", "p0.1n0.75", "0.75", "all", "all"]
+    assert texts[7:14] == ["0.75", "0.75-keep1", "p1n0", "palln2", "0.75", "p0.75n0.1", "p0.1n0.75"]
+    assert texts[14:] == ["0.75", "n20", "0.75", "all", "all"]
     assert len({(regime.name, text) for regime, text in zip(regimes, texts, strict=True)}) == len(regimes)
     assert len({regime.describe() for regime in regimes}) == len(regimes)
     assert len({(one.name, one.rng, repr(one.parameters())) for one in regimes}) == len(regimes)
     assert regimes[0].describe() == "candidate labels at rate 0.1"
     assert regimes[7].describe() == "dropped labels at rate 0.75"
+    assert regimes[15].describe() == "fpc labels (fpc_known 20)"
     assert "native" in Regime(labels="single", label_rng="native").describe()
     assert all(set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for text in texts)
 
 
 def test_parameters_that_play_no_part_change_nothing(tmp_path):
     held = annotations(truth_table(1))
-    numbers = {"partial_rate": 0.7, "drop_rate": 0.7, "keep_one": True, "num_pos": 3, "num_neg": 3}
+    numbers = {"partial_rate": 0.7, "drop_rate": 0.7, **OTHERS, "rps_unknown": 0.7}
     numbers |= {"known_rate": 0.7, "rho_pos": 0.7, "rho_neg": 0.7, "labelled_share": 0.7}
     for name in NAMES:
         plain = Regime(labels=name)
@@ -322,10 +334,7 @@ def test_a_parameter_that_counts_changes_the_labels():
     held = annotations(truth_table(1, rows=200))
     for name in DRAWN:
         for key in Regime(labels=name).parameters() if name != "single" else ():
-            value = getattr(Regime(labels=name), key)
-            other = Regime(
-                labels=name, **{key: not value if isinstance(value, bool) else 3 if value in (0, 1) else 0.9}
-            )
+            other = Regime(labels=name, **{key: OTHERS.get(key, 0.9)})
             assert observe(held, other).hash() != observe(held, Regime(labels=name)).hash(), (name, key)
             assert other.rate_text != Regime(labels=name).rate_text
 

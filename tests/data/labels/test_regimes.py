@@ -7,6 +7,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from data.labels import entries, regimes
+from data.labels.partial_annotation import fixed_per_class_labels, random_per_sample_labels
 from data.labels.regimes import (
     candidate_labels,
     confused_labels,
@@ -40,6 +41,8 @@ DRAWN = {
     "known": lambda truth, rng: known_labels(truth, rng, 0.4),
     "flip": lambda truth, rng: flipped_labels(truth, rng, 0.3, 0.2),
     "semi": lambda truth, rng: semi_labels(truth, rng, 0.4),
+    "fpc": lambda truth, rng: fixed_per_class_labels(truth, rng, 4),
+    "rps": lambda truth, rng: random_per_sample_labels(truth, rng, 0.4),
 }
 ROUTES = DRAWN | {"full": lambda truth, rng: full_labels(truth)}
 ORACLES = {
@@ -55,6 +58,8 @@ ORACLES = {
     "known": lambda truth, seed, *stored: oracle.known(truth, seed, 0.4, *stored),
     "flip": lambda truth, seed, *stored: oracle.flipped(truth, seed, 0.3, 0.2, *stored),
     "semi": lambda truth, seed, *stored: oracle.semi(truth, seed, 0.4, *stored),
+    "fpc": lambda truth, seed, *stored: oracle.fpc(truth, seed, 4, *stored),
+    "rps": lambda truth, seed, *stored: oracle.rps(truth, seed, 0.4, *stored),
 }
 
 
