@@ -15,7 +15,7 @@ Find = Callable[[RunOf], FinishedLine | None]
 Reason = Callable[[RunOf], str]
 """Why a run that has no line has none, in words; empty where it only waits."""
 
-_NO_FRACTION = ("epoch", "best on test epoch")
+_NO_FRACTION = ("epoch", "best on test epoch", "seconds")
 
 
 class Choice(NamedTuple):
@@ -107,8 +107,8 @@ def _takes_epoch(cell: Cell) -> bool:
 
 
 def _figures(line: FinishedLine, epoch: int | None) -> dict[str, float]:
-    """Figures of a run, those of the test set at an epoch where one is given."""
-    found = dict(line.figures)
+    """Figures of a run, those of the test set at an epoch where one is given, and its seconds."""
+    found = dict(line.figures) | ({} if line.seconds is None else {"seconds": line.seconds})
     if epoch is not None:
         found = {name: value for name, value in found.items() if name not in PER_EPOCH} | at_epoch(line, epoch)
         found["epoch"] = float(epoch)

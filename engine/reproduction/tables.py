@@ -9,6 +9,8 @@ from engine.reproduction.plan import Plan
 from engine.reproduction.results import CellResult
 from utils.seed_statistics import Difference, Spread, paired_difference, spread
 
+LOWER_IS_BETTER = ("ECE", "ECE_class", "seconds")
+
 
 class Verdict(NamedTuple):
     """A published figure beside ours, in percent."""
@@ -40,7 +42,7 @@ class TableRow(NamedTuple):
     result: CellResult
     spreads: Mapping[str, Spread]
     best: frozenset[str]
-    """Figures in which it has the highest mean of the regime."""
+    """Figures in which it has the best mean of the regime: the highest, but of `LOWER_IS_BETTER` the lowest."""
     gain: Difference | None
     """To the baseline; None of the baseline itself, and where no seeds are shared."""
     verdicts: tuple[Verdict, ...]
@@ -106,9 +108,10 @@ def _spreads(result: CellResult, figures: Sequence[str]) -> dict[str, Spread]:
 
 
 def _is_best(name: str, own: Mapping[str, Spread], every: Sequence[Mapping[str, Spread]]) -> bool:
-    """True for the highest of several means, as they are shown."""
+    """True for the best of several means, as they are shown."""
     means = [round(found[name].mean, 2) for found in every if name in found]
-    return len(means) > 1 and round(own[name].mean, 2) == max(means)
+    best = min if name in LOWER_IS_BETTER else max
+    return len(means) > 1 and round(own[name].mean, 2) == best(means)
 
 
 def _verdicts(result: CellResult) -> tuple[Verdict, ...]:

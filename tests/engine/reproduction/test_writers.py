@@ -70,6 +70,27 @@ def test_mean_deviation_paired_difference_and_verdict(plan):
     assert second.rows[0].best == frozenset()  # nothing to compare with
 
 
+def test_of_errors_and_seconds_the_lowest_is_best(tmp_path):
+    plan = read_plan(
+        write_plan(
+            tmp_path,
+            PLAN,
+            figures=["mAP", "ECE", "seconds"],
+            regimes={"a": ""},
+            rows=[{"name": "X", "command": "main_BCE.py"}, {"name": "Y", "command": "main_BCE.py"}],
+        ),
+        ["main_BCE.py"],
+    )
+
+    def find(run):
+        first = run.cell.name[0] == "X"
+        return line(run.seed, 0.5, ECE=0.1 if first else 0.2)._replace(seconds=9.0 if first else 3.5)
+
+    (table,) = tables(plan, [cell_result(cell, None, find, lambda run: "") for cell in cells(plan)])
+    assert [row.best for row in table.rows] == [{"mAP", "ECE"}, {"mAP", "seconds"}]
+    assert [row.spreads["seconds"].mean for row in table.rows] == [9.0, 3.5]
+
+
 def test_markdown(plan):
     text = markdown(plan, found(plan))
     head = "| method | seeds | mAP | mAP - BCE | published | ours | difference | verdict | remark |"
