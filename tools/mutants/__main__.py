@@ -5,9 +5,9 @@
     python -m tools.mutants run --work DIR --seed 7          # try them and print the table
     python -m tools.mutants diff --work DIR --seed 7 M012    # show what changes do
 
-The checkout is read by `cover` alone, which copies it to DIR; all else is of that copy, so work may go on beside it. A run
-that was stopped goes on where it was; a plan that is made anew forgets its results. The tests are those that pytest
-selects by default, without the slow ones.
+The checkout is read by `cover` alone, which copies it to DIR; all else is of that copy, so work may go on beside it.
+A run that was stopped goes on where it was; a plan that is made anew forgets its results. The tests are those that
+pytest selects by default, without the slow ones.
 """
 
 from __future__ import annotations
