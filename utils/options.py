@@ -37,6 +37,7 @@ def option(
     shorthands: Mapping[str, Shorthand] = MappingProxyType({}),
     common: bool = False,
     strict: bool = False,
+    implies: Mapping[str, str] = MappingProxyType({}),
 ) -> Any:
     """A field of a config dataclass that `engine.core.settings` turns into `--<name>` and into a YAML key.
 
@@ -54,6 +55,7 @@ def option(
         shorthands: flags that papers print, each of which sets this setting, and others with it.
         common: True for the few settings that the short `--help` shows.
         strict: True for a setting of a head whose flag is refused, and not only pointed out, beside another head.
+        implies: values of other settings that `when:` blocks of settings files take for granted where this one is set.
     """
     metadata = {
         "help": help,
@@ -63,6 +65,7 @@ def option(
         "shorthands": shorthands,
         "common": common,
         "strict": strict,
+        "implies": implies,
     }
     return field(default=default, metadata=metadata)
 

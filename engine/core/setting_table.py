@@ -38,6 +38,8 @@ class Setting(NamedTuple):
     common: bool
     strict: bool
     """True if its flag is refused beside a head that does not read it."""
+    implies: Mapping[str, str] = MappingProxyType({})
+    """Texts of other settings that conditions of settings files go by where it is set and those are not."""
 
     def convert(self, text: str) -> Any:
         """The value that a text stands for. Raises: ValueError saying what it must be."""
@@ -83,6 +85,7 @@ def settings_of(config: type, group: str) -> SettingTable:
             metadata["shorthands"],
             metadata["common"],
             metadata["strict"],
+            metadata["implies"],
         )
     return table
 
@@ -138,6 +141,7 @@ def plain_rows(table: SettingTable) -> list[dict[str, Any]]:
             **setting._asdict(),
             "default": None if setting.default is None else as_text(setting.default),
             "synonyms": dict(setting.synonyms),
+            "implies": dict(setting.implies),
             "shorthands": {name: [short.values, short.help] for name, short in setting.shorthands.items()},
         }
         rows.append({key: value for key, value in row.items() if value not in ((), {}, [], None, False)})
@@ -206,6 +210,7 @@ def _setting(row: Mapping[str, Any]) -> Setting:
         {name: Shorthand(short[0], short[1], _nothing) for name, short in row.get("shorthands", {}).items()},
         row.get("common", False),
         row.get("strict", False),
+        row.get("implies", {}),
     )
 
 

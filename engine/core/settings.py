@@ -222,7 +222,8 @@ class Request:
         paths = _config_files(chosen, self.method)
         files = [read_settings_file(path, table, self._foreign(table)) for path in paths] + named
         plain = _merged([*below, *(file.plain for file in files), *above])[0]
-        conditional = [layer for file in files for layer in (file.plain, *file.conditional(plain))]
+        held = {**plain, **_implied(table, plain)}
+        conditional = [layer for file in files for layer in (file.plain, *file.conditional(held))]
         return _merged([*below, *conditional, *above])
 
     def _below(self, table: SettingTable) -> list[SettingsLayer]:
@@ -359,6 +360,16 @@ def _config_files(chosen: Mapping[str, Any], method: str) -> list[Path]:
     if Path(weights).name == weights:  # no path to a file
         names.append(f"weights/{weights}")
     return [path for name in names if (path := setting_table.CONFIGS / f"{name}.yaml").exists()]
+
+
+def _implied(table: SettingTable, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings that are set imply of others that are not, for conditions of settings files."""
+    found: dict[str, Any] = {}
+    for setting in table.values():
+        for name, text in setting.implies.items() if values[setting.name] else ():
+            if name in table and values[name] == table[name].default:
+                found.setdefault(name, table[name].convert(text))
+    return found
 
 
 def _merged(layers: Sequence[SettingsLayer]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -55,8 +55,14 @@ class RunConfig:
         "head, on features of the images that are computed once (linear_fixed_features)",
     )
     linear_epochs: int = option(25, "linear_init: number of the --epochs that leave the backbone frozen")
-    use_feats: bool = option(False, "published spelling of --train_mode linear_fixed_features")
-    freeze_feature_extractor: bool = option(False, "published spelling of --train_mode linear")
+    use_feats: bool = option(
+        False,
+        "published spelling of --train_mode linear_fixed_features",
+        implies={"train_mode": "linear_fixed_features"},
+    )
+    freeze_feature_extractor: bool = option(
+        False, "published spelling of --train_mode linear", implies={"train_mode": "linear"}
+    )
     selection: Literal["validation", "last", "test"] | None = option(
         None, "epoch that is reported (default: the best on the validation split where there is one, else the last)"
     )

@@ -47,6 +47,7 @@ class FeatureConfig:
         None,
         "features from another program in the place of images: .npz, .safetensors, or .npy with its ids beside it "
         "(docs/features.md); implies --train_mode linear_fixed_features",
+        implies={"train_mode": "linear_fixed_features"},
     )
     feature_views: int = option(
         1, "linear_fixed_features: copies of each training image, one of which an epoch sees; 1: the test view"

@@ -126,12 +126,14 @@ def test_an_option_says_everything_once():
         "shorthands": {},
         "common": False,
         "strict": False,
+        "implies": {},
     }
 
 
 def test_what_else_is_said_of_an_option_is_kept():
     both = Shorthand("on or off", "both settings", lambda text: {"rate": text})
     said = {"synonyms": {"half": "0.5"}, "shorthands": {"both": both}, "common": True, "strict": True}
+    said["implies"] = {"rate": "1"}
     field = option("a", "which", choices=iter("ab"), **said)
     assert dict(field.metadata) == {"help": "which", "aliases": (), "choices": ("a", "b"), **said}
 

@@ -75,6 +75,7 @@ def test_what_a_setting_does_not_have_is_not_written():
         },
         {**row, "name": "e", "strict": True},
     ]
+    assert plain_rows({"f": setting("f", default=None, implies={"a": "1"})})[0]["implies"] == {"a": "1"}
 
 
 def test_a_name_is_declared_once():

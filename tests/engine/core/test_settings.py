@@ -29,7 +29,7 @@ class Data:
 class Method:
     beta: float = option(0.1, "weight")
     mode: Literal["linear", "deep"] = option("linear", "mode")
-    fast: bool = option(False, "speed")
+    fast: bool = option(False, "speed", implies={"mode": "deep", "elsewhere": "1"})
     steps: tuple[int, ...] = option((1, 2), "a schedule")
 
 
@@ -104,6 +104,16 @@ def test_when_blocks_see_the_final_values_of_their_conditions(configs):
     assert (got.values["beta"], got.values["seed"]) == (7, 9)
     assert got.origins["beta"] == "configs/m/digits.yaml when partial_rate=0.4"
     assert parse("--partial_rate", ".4", "--beta", "2", method="m").values["beta"] == 2
+
+
+def test_conditions_go_by_what_another_setting_implies_unless_it_is_said(configs):
+    configs("m/digits.yaml", "when:\n  - {mode: deep, set: {beta: 7}}")
+    got = parse("--fast", method="m")
+    assert (got.values["beta"], got.values["mode"]) == (7, "linear")  # the value itself is the method's own affair
+    assert parse(method="m").values["beta"] == 0.1
+    assert parse("--mode", "deep", method="m").values["beta"] == 7
+    configs("m/digits.yaml", "mode: deep\nwhen:\n  - {mode: linear, set: {beta: 7}}")
+    assert parse("--fast", method="m").values["beta"] == 0.1
 
 
 @pytest.mark.parametrize("text, value", [("1e-5", 1e-5), ("010", 10.0), ("2", 2.0), (".5", 0.5)])
