@@ -20,6 +20,7 @@ from losses.co_teaching import (
 from losses.common.base import Criterion
 from losses.common.memory import require_room
 from losses.cones import CoNeS, CoNeSConfig
+from losses.consistency import Consistency, ConsistencyConfig, PartialBCE, PartialBCEConfig
 from losses.curriculum import CurriculumConfig, CurriculumLabelling
 from losses.distribution_balanced import DistributionBalanced, DistributionBalancedConfig
 from losses.em import EM, EMAPL, EMAPLConfig, EMConfig
@@ -64,6 +65,8 @@ CRITERIA: dict[str, Method] = {
     "cb": Method(ClassBalanced, ClassBalancedConfig),
     "db": Method(DistributionBalanced, DistributionBalancedConfig),
     "label_mask": Method(LabelMask, LabelMaskConfig),
+    "partial_bce": Method(PartialBCE, PartialBCEConfig),
+    "consistency": Method(Consistency, ConsistencyConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "em": Method(EM, EMConfig),
     "em_apl": Method(EMAPL, EMAPLConfig),

@@ -92,6 +92,8 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def reads_pooled(self) -> bool:
         """Tell whether the head uses only the mean of a feature map over its positions, by a try on uneven maps."""
+        if self.head.needs_maps:
+            return False
         like = next(self.head.parameters())
         steps = torch.arange(4 * self.feature_width * 9, device=like.device, dtype=like.dtype)
         maps = (steps * steps * 0.37).sin().view(4, self.feature_width, 3, 3)  # both signs, nothing random

@@ -81,7 +81,7 @@ ON_HOST = [
 ]
 _LABELS = {
     **dict.fromkeys(("bce", "cones", "ndlp", "db"), "candidate"),
-    **dict.fromkeys(("role", "iu", "iun", "curriculum"), "known"),
+    **dict.fromkeys(("role", "iu", "iun", "curriculum", "partial_bce", "consistency"), "known"),
     "bce_ls": "full",
     "ignore": "single",
 }

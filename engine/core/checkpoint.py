@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,14 @@ class SavedModel:
     def given_shape(self) -> tuple[int, ...] | None:
         """D, or D, h and w, of the features that the network takes in the place of images; None for one of images."""
         return given_shape(str(self.settings.get("model")))
+
+    def with_saliency(self, in_test: bool | None) -> SavedModel:
+        """The model with or without saliency in its logits; None: as trained. Raises: UserError if it has none."""
+        if in_test is None:
+            return self
+        has = bool(float(self.settings.get("saliency") or 0))
+        require(has, f"--saliency_test: the network in {self.path} was trained without saliency; leave the flag out")
+        return replace(self, settings={**self.settings, "saliency_test": in_test})
 
     def require_images(self) -> None:
         """Raise UserError if the network is a head on features from elsewhere, and can see no image."""

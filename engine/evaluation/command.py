@@ -63,6 +63,7 @@ class ScoreConfig:
     num_heads: int | None = option(None, "released CSRA: attention heads; only checked against the file")
     nheads: int | None = option(None, "released Query2Label: attention heads, which are not in the file")
     boostlu: float | None = option(None, "released BoostLU: its alpha, where it is not in the file (1: none)")
+    saliency_test: bool | None = option(None, "saliency heads: score with it or without (default: as in training)")
     checkpoint_weights: CheckpointWeights | None = option(
         None, "a file that holds averaged weights beside raw ones: score these (default: the averaged, ema)"
     )
@@ -154,7 +155,8 @@ def _read_checkpoint(request: Request) -> SavedModel:
     require(first["load_from"] is not None, "--load_from: name the checkpoint to score")
     dataset = None if first["dataset"] == request.table["dataset"].default else first["dataset"]
     overrides = HeadOverrides(**{name: first[name] for name in HeadOverrides._fields})
-    return read_model(first["load_from"], overrides, first["paper"], dataset, first["checkpoint_weights"])
+    saved = read_model(first["load_from"], overrides, first["paper"], dataset, first["checkpoint_weights"])
+    return saved.with_saliency(first["saliency_test"])
 
 
 def _recorded(saved: SavedModel, table: SettingTable) -> SettingsLayer:

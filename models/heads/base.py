@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ class Head(nn.Module):
 
     In half precision the last layer runs in float32: see `outside_autocast`.
     """
+
+    needs_maps: ClassVar[bool] = False
+    """True if training reads more than the mean of a map, whether evaluation does or not."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) to logits (B, C)."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.heads.base import Head, LabelInfo, outside_autocast
-from models.heads.boostlu import BoostLUConfig, boosted
+from models.heads.boostlu import boosted
+from models.heads.saliency import Saliency, SaliencyConfig, saliency
 from utils.checks import require
 from utils.options import option
 
@@ -25,7 +26,7 @@ TEMPERATURES: dict[int, tuple[float, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CSRAConfig(BoostLUConfig):
+class CSRAConfig(SaliencyConfig):
     """Class-specific residual attention."""
 
     num_heads: int = option(1, "attention heads of CSRA: 1, 2, 4, 6 or 8")
@@ -61,7 +62,11 @@ class CSRAHead(Head):
 
     def head_logits(self, features: Tensor) -> Tensor:
         """The contribution of each head, (heads, B, C)."""
-        scores = self._scores(features).flatten(3)
+        return self._pooled(self._scores(features))
+
+    def _pooled(self, scores: Tensor) -> Tensor:
+        """(heads, B, C) of the scores (B, heads, C, h, w)."""
+        scores = scores.flatten(3)
         attentions = [attention(scores[:, head], temperature) for head, temperature in enumerate(self.temperatures)]
         return scores.mean(dim=3).transpose(0, 1) + self.lam * torch.stack(attentions)
 
@@ -97,6 +102,27 @@ class BoostedCSRAHead(CSRAHead):
         return boosted(super()._scores(features), self.alpha)
 
 
+class SaliencyCSRAHead(CSRAHead):
+    """Residual attention with saliency: alpha times the mean of the k highest values of the map is added to the logit.
+
+    It was published for the linear head alone. The map is that of `CSRAHead`, the sum of the scores of all its heads.
+    """
+
+    needs_maps = True
+
+    def __init__(self, width: int, classes: int, num_heads: int, lam: float, added: Saliency) -> None:
+        super().__init__(width, classes, num_heads, lam)
+        self.added = added
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        scores = self._scores(features)
+        logits = self._pooled(scores).sum(dim=0)
+        if not self.added.counts(self.training):
+            return logits
+        return logits + self.added.alpha * saliency(scores.sum(dim=1), self.added.k)
+
+
 def attention(scores: Tensor, temperature: float) -> Tensor:
     """Mean of the scores (B, C, h * w) weighted by softmax(temperature * scores); (B, C). Infinity: the maximum."""
     if temperature == torch.inf:
@@ -110,7 +136,9 @@ def check_num_heads(num_heads: int) -> None:
 
 
 def build_csra(width: int, classes: int, config: CSRAConfig, label_info: LabelInfo | None) -> Head:
-    """The residual attention of a config, boosted if so set."""
+    """The residual attention of a config, boosted or with saliency if so set."""
+    if (added := config.added_saliency) is not None:
+        return SaliencyCSRAHead(width, classes, config.num_heads, config.lam, added)
     if config.boostlu is None:
         return CSRAHead(width, classes, config.num_heads, config.lam)
     return BoostedCSRAHead(width, classes, config.num_heads, config.lam, config.boostlu)

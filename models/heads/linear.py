@@ -1,4 +1,4 @@
-"""Mean pooling and one linear layer, with BoostLU if wanted. B batch, C classes, D feature width, h w feature map."""
+"""Mean pooling and one linear layer, with BoostLU or saliency. B batch, C classes, D feature width, h w feature map."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.heads.base import Head, LabelInfo, outside_autocast
-from models.heads.boostlu import BoostLUConfig, boosted
+from models.heads.boostlu import boosted
+from models.heads.saliency import Saliency, SaliencyConfig, saliency
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearConfig(BoostLUConfig):
+class LinearConfig(SaliencyConfig):
     """Mean pooling and one linear layer."""
 
 
@@ -33,6 +34,12 @@ class LinearHead(Head):
         with outside_autocast(features):
             logits: Tensor = self.fc(features.to(self.fc.weight.dtype).mean(dim=(2, 3)))
         return logits
+
+    def scores(self, features: Tensor) -> Tensor:
+        """A, the scores (B, C, h, w) of all positions, bias included; their mean is the logit."""
+        with outside_autocast(features):
+            weight = self.fc.weight[:, :, None, None]
+            return F.conv2d(features.to(weight.dtype), weight, self.fc.bias)
 
     @torch.no_grad()
     def cam(self, features: Tensor) -> Tensor:
@@ -57,20 +64,42 @@ class BoostedLinearHead(LinearHead):
         """Logits (B, C)."""
         return boosted(self.scores(features), self.alpha).mean(dim=(2, 3))
 
-    def scores(self, features: Tensor) -> Tensor:
-        """A, the scores (B, C, h, w) before they are boosted."""
-        with outside_autocast(features):
-            weight = self.fc.weight[:, :, None, None]
-            return F.conv2d(features.to(weight.dtype), weight, self.fc.bias)
-
     @torch.no_grad()
     def cam(self, features: Tensor) -> Tensor:
         """Maps (B, C, h, w): A', which is averaged."""
         return boosted(self.scores(features), self.alpha)
 
 
+class SaliencyLinearHead(LinearHead):
+    """The linear head with saliency regularisation (Wang et al., ICCV 2023).
+
+    The logit is a + alpha s: a that of `LinearHead`, s the mean of the k highest of the scores A = W x + b of all
+    positions. The parameters are those of `LinearHead`. The activation map is A: its mean is a.
+    """
+
+    needs_maps = True
+
+    def __init__(self, width: int, classes: int, added: Saliency) -> None:
+        super().__init__(width, classes)
+        self.added = added
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        logits = super().forward(features)
+        if not self.added.counts(self.training):
+            return logits
+        return logits + self.added.alpha * saliency(self.scores(features), self.added.k)
+
+    @torch.no_grad()
+    def cam(self, features: Tensor) -> Tensor:
+        """Maps (B, C, h, w): A, of which the highest values count once more."""
+        return self.scores(features)
+
+
 def build_linear(width: int, classes: int, config: LinearConfig, label_info: LabelInfo | None) -> Head:
-    """The linear head of a config, boosted if so set."""
+    """The linear head of a config, boosted or with saliency if so set."""
+    if (added := config.added_saliency) is not None:
+        return SaliencyLinearHead(width, classes, added)
     if config.boostlu is None:
         return LinearHead(width, classes)
     return BoostedLinearHead(width, classes, config.boostlu)

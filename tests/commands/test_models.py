@@ -49,6 +49,21 @@ def test_a_model_trains_and_is_scored_from_its_checkpoint(folder, name):
     assert (folder / name / "examples.png").exists()
 
 
+def test_saliency_is_scored_as_in_training_or_the_other_way(folder):
+    protocol = ("--labels", "known", "--known_rate", "0.5", "--loss", "consistency", "--second_view", "randaugment")
+    fixed = ("--train_mode", "linear_fixed_features", "--feature_views", "2", "--saliency", "0.5")
+    run = (*RUN, *protocol, *fixed, "--no-saliency_test", "--output", "salient")
+    succeed(folder, "main_BCE.py", *run)
+    found = {}
+    for words in ((), ("--saliency_test", "no"), ("--saliency_test", "yes")):
+        file = folder / f"salient{len(found)}.json"
+        succeed(folder, "evaluate.py", "--load_from", folder / "salient" / "best.pth", *words, "--json", file)
+        found[words] = json.loads(file.read_text())["test"]
+    as_trained, without, with_it = found.values()
+    assert as_trained == without != with_it
+    assert as_trained["mAP"] == pytest.approx(result(folder / "salient")["test"]["mAP"], abs=1e-6)
+
+
 def test_two_networks_are_refused_what_one_is(folder):
     run = ("--dataset", "voc07", *SMALL, "--epochs", "1", "--labels_left", "50", "--output", "refused")
     assert "--nheads 5" in refusal(folder, "main_cls.py", *run, "--head", "ctran", "--nheads", "5")
@@ -101,6 +116,10 @@ def test_networks_of_timm_that_will_not_do_are_refused_in_one_line(folder, model
         (("--head", "ctran", "--hidden_dim", "8", "--nheads", "3"), ("--nheads 3",)),
         (("--loss", "label_mask", "--head", "ctran", "--mask_known", "1"), ("--mask_known 1.0",)),
         (("--head", "q2l", "--boostlu", "5"), ("--boostlu", "--head linear and csra")),
+        (("--head", "pfc", "--saliency", "0.5"), ("--saliency", "--head linear and csra")),
+        (("--saliency", "0.5", "--boostlu", "5"), ("--saliency 0.5, --boostlu 5.0", "give one")),
+        (("--loss", "consistency"), ("consistency", "no label is unknown", "--loss partial_bce")),
+        (("--loss", "partial_bce", "--labels", "single"), ("partial_bce", "no label is known to be absent")),
         (("--ema", "1"), ("--ema 1.0",)),
     ],
 )

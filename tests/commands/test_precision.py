@@ -16,7 +16,10 @@ RUN = ("--dataset", "voc07", *SMALL, "--precision", "fp64", "--device", "cpu", "
 NEEDED = {
     **dict.fromkeys(("epr", "role"), ("--labels", "single", "--expected_num_pos", "1.5")),
     **dict.fromkeys(("bce", "focal", "cb", "db", "cones", "ndlp", "asl"), ("--labels", "candidate")),
-    **dict.fromkeys(("iu", "iun", "curriculum"), ("--labels", "observed", "--num_pos", "1", "--num_neg", "2")),
+    **dict.fromkeys(
+        ("iu", "iun", "curriculum", "partial_bce", "consistency"),
+        ("--labels", "observed", "--num_pos", "1", "--num_neg", "2"),
+    ),
     "bce_ls": ("--labels", "full"),
     "label_mask": ("--labels", "single", "--head", "ctran", "--hidden_dim", "8", "--nheads", "2"),
 }

@@ -82,6 +82,11 @@ PUBLISHED = {
     ("gr", "coco"): GR | LATER | {"batch_size": 16, "epochs": 8},
     ("gr", "nuswide"): GR | LATER | {"batch_size": 16, "epochs": 10},
     ("gr", "cub"): GR | LATER | {"batch_size": 8, "epochs": 10, "absent_power": 1.5},
+    ("consistency", "coco"): {"loss": "consistency", "labels": "known", "label_seed": 0, "model": "resnet101"}
+    | {"head": "linear", "saliency": 0.5, "saliency_k": 5, "saliency_test": True, "pseudo_threshold": 0.6}
+    | {"mean_over": "batch", "known_view": "both", "img_size": 448, "normalize": "imagenet", "augment": "multiscale"}
+    | {"second_view": "randaugment", "batch_size": 32, "epochs": 20, "optimizer": "sgd", "lr": 0.01, "momentum": 0.9}
+    | {"head_lr_mult": 10, "w_d": 1e-4, "scheduler": "cosine", "warmup_epoch": 0, "val_frac": 0},
     ("distribution_balanced", "voc-lt"): {"loss": "db", "labels": "full", "model": "resnet50", "head": "pfc"}
     | {"frozen_stages": 1, "norm_eval": True, "img_size": 224, "normalize": "imagenet", "augment": "photometric"}
     | {"resize": "cv2-like", "sampler": "class-aware", "sampler_labels": "clean", "batch_size": 32, "epochs": 8}
@@ -158,8 +163,8 @@ def test_the_settings_of_a_model_go_together(name, tmp_path):
     protocol = FOLDER / f"{name}.yaml"
     head = yaml.safe_load(protocol.read_text())["head"]
     backbone = ("--model", "squeezenet1_1", "--img_size", "40") if name == "vit-csra" else SMALL[:2]
-    labels = "single" if name == "splc" else "full"
-    words = ("--dataset", "voc07", "--labels", labels, *TINY, *SMALLER.get(head, ()), *backbone)
+    labels = {"splc": ["single"], "consistency": ["known", "--known_rate", "0.6"]}.get(name, ["full"])
+    words = ("--dataset", "voc07", "--labels", *labels, *TINY, *SMALLER.get(head, ()), *backbone)
     succeed(tmp_path, "main_BCE.py", protocol, *words, "--output", "run")
     assert result(tmp_path / "run")["method"] == yaml.safe_load(protocol.read_text()).get("loss", "bce")
 

@@ -26,6 +26,8 @@ METHODS = {
     "pr": f"main_BCE --loss pr {ONE}",
     "gr": f"main_BCE --loss gr --pseudo_slope 0,9 {ONE}",
     "curriculum": f"main_BCE --loss curriculum {KNOWN}",
+    "partial_bce": f"main_BCE --loss partial_bce {KNOWN}",
+    "consistency": f"main_BCE --loss consistency {KNOWN}",
     "em": f"main_BCE --loss em {ONE}",
     "em_apl": f"main_BCE --loss em_apl --apl_warmup 1 {ONE}",
     "asl": f"main_BCE --loss asl {CANDIDATE}",
@@ -66,6 +68,7 @@ BESIDES = {
     "cls+ema+record": "main_cls --labels_left 50 --ramp_epochs 2 --ema 0.9 --record all",
     "cones+ema+val": f"main_CoNeS {CONES} --ema 0.9 --val_frac 0.3",
     "boostlu": f"main_BCE {CANDIDATE} --boostlu 5",
+    "saliency": f"main_BCE {CANDIDATE} --saliency 0.5",
     "q2l+asl": f"main_BCE --loss asl --head q2l --hidden_dim 32 --num_heads 2 {CANDIDATE}",
     "role+plateau": f"main_BCE {ROLE} --ema 0.9 --record all --scheduler plateau --patience 0 --val_frac 0.3",
 }

@@ -48,9 +48,10 @@ MODEL = {
     "checkpoint_weights": None,
 }
 TRANSFORMER = {"hidden_dim": None, "dim_feedforward": None, "nheads": 4, "dropout": 0.1}
+SALIENCY = {"saliency": 0.0, "saliency_k": 5, "saliency_test": True}
 PUBLISHED = {
-    "linear": {"boostlu": None},
-    "csra": {"num_heads": 1, "lam": 0.1, "boostlu": None},
+    "linear": {"boostlu": None, **SALIENCY},
+    "csra": {"num_heads": 1, "lam": 0.1, "boostlu": None, **SALIENCY},
     "pfc": {"neck_width": 256, "neck_dropout": 0.5},
     "q2l": {
         **TRANSFORMER,
@@ -231,6 +232,18 @@ def test_a_boosted_model_starts_as_the_plain_one_and_scores_otherwise(head):
     assert boosted.head.alpha == 5.0
     images = torch.rand(2, 3, 40, 40)
     assert not torch.allclose(plain(images).logits, boosted(images).logits)
+
+
+@pytest.mark.parametrize("head", ["linear", "csra"])
+def test_a_model_with_saliency_starts_as_the_plain_one_and_scores_otherwise(head):
+    models = [build_model(small(head=head, **more), 5, seed=3).eval() for more in ({}, {"saliency": 0.5})]
+    plain, salient = models
+    assert list(plain.state_dict()) == list(salient.state_dict())
+    assert torch.equal(flat(plain), flat(salient))
+    images = torch.rand(2, 3, 40, 40)
+    assert not torch.allclose(plain(images).logits, salient(images).logits)
+    assert plain.reads_pooled() == (head == "linear")
+    assert not salient.reads_pooled()
 
 
 def test_seed_decides_the_start_and_nothing_else_does():

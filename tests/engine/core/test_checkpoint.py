@@ -164,3 +164,19 @@ def test_weights_that_do_not_fit_a_network_leave_it_as_it_was():
     with pytest.raises(UserError, match=f"w.pth: a checkpoint of another architecture .no {name}; 1 keys missing"):
         load_weights(network, weights, Path("w.pth"))
     assert torch.equal(network.state_dict()["head.fc.bias"], before)
+
+
+@pytest.mark.parametrize("held", [{"saliency": 0.5}, {"saliency": "0.5", "saliency_test": False}])
+def test_a_network_with_saliency_is_scored_with_it_or_without(tmp_path, held):
+    save_model(tmp_path / "best.pth", saved(tmp_path / "plain.pth"), CLASSES, {**SMALL, **held}, 4)
+    model = read_model(tmp_path / "best.pth")
+    assert model.with_saliency(None) is model
+    for in_test in (True, False):
+        assert model.with_saliency(in_test).build().head.added == (0.5, 5, in_test)
+
+
+@pytest.mark.parametrize("held", [{}, {"saliency": 0.0}, {"saliency": None}])
+def test_a_network_without_saliency_cannot_be_scored_with_it(tmp_path, held):
+    save_model(tmp_path / "best.pth", saved(tmp_path / "plain.pth"), CLASSES, {**SMALL, **held}, 4)
+    with pytest.raises(UserError, match=r"^--saliency_test: the network in .*best\.pth was trained without saliency; "):
+        read_model(tmp_path / "best.pth").with_saliency(True)

@@ -105,6 +105,21 @@ def test_heads_are_traced(tmp_path, head):
     hold_same_logits(path, "torchscript", file)
 
 
+@pytest.mark.parametrize("head", ["linear", "csra"])
+@pytest.mark.parametrize("k", [5, 99])
+def test_heads_with_saliency_are_traced(tmp_path, head, k):
+    path, file, difference = written(tmp_path, "torchscript", head=head, saliency=0.5, saliency_k=k, **SEEN)
+    assert difference < TOLERANCE
+    hold_same_logits(path, "torchscript", file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_head_with_saliency_is_exported(tmp_path, kind):
+    path, file, _ = written(tmp_path, kind, saliency=0.5, **SEEN)
+    hold_same_logits(path, kind, file)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(FORMATS))
 def test_a_larger_backbone_is_exported(tmp_path, kind):

@@ -149,6 +149,8 @@ def test_a_flag_without_which_it_would_be_another_experiment_is_refused_beside_o
     assert parse("--head", "csra", "--boostlu", "5").head_config.boostlu == 5
     with pytest.raises(UserError, match="--boostlu: is of --head linear and csra, but the head is gcn; leave the flag"):
         parse("--head", "gcn", "--boostlu", "5")
+    with pytest.raises(UserError, match="--saliency: is of --head linear and csra, but the head is q2l; leave the"):
+        parse("--head", "q2l", "--saliency", "0.5")
 
 
 def test_a_settings_file_may_choose_the_head_and_hold_settings_of_others(tmp_path):

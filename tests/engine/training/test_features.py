@@ -213,14 +213,19 @@ def test_weights_that_are_not_finite_end_the_run(tmp_path):
         computed(array_data(), tmp_path, model)
 
 
-@pytest.mark.parametrize("settings", [{}, {"boostlu": 1.0}, {"head": "csra", "lam": 0.0}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"boostlu": 1.0}, {"saliency": 0.0}, {"head": "csra", "lam": 0.0}], ids=str)
 def test_heads_that_pool_first_take_means(settings):
     model = network(**settings).train()
     assert not reads_maps(model, frozenset({"train_scores", "second_view", "peers"}))
     assert model.head.training
 
 
-@pytest.mark.parametrize("settings", [{"head": "csra"}, {"boostlu": 5.0}, {"head": "q2l"}], ids=str)
+TRAINING_READS_MAPS = {"saliency": 0.5, "saliency_test": False}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"head": "csra"}, {"boostlu": 5.0}, {"head": "q2l"}, {"saliency": 0.5}, TRAINING_READS_MAPS], ids=str
+)
 def test_heads_that_read_the_map_take_maps(settings):
     assert reads_maps(network(**settings), frozenset())
 

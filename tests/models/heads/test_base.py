@@ -24,12 +24,13 @@ def built(name, width=32, **settings):
     return HEADS[name].build(width, 5, config, LABEL_INFO)
 
 
-ALL = [*((name, None) for name in HEADS), ("linear", 5.0), ("csra", 5.0)]
+BOOST, SALIENCY = {"boostlu": 5.0}, {"saliency": 0.5}
+ALL = [*((name, {}) for name in HEADS), *((name, more) for name in ("linear", "csra") for more in (BOOST, SALIENCY))]
 
 
-@pytest.mark.parametrize("name, alpha", ALL)
-def test_heads_under_bfloat16_autocast_are_finite_and_their_logits_are_not_rounded(name, alpha):
-    head = built(name, **({"boostlu": alpha} if alpha else {}))
+@pytest.mark.parametrize("name, settings", ALL)
+def test_heads_under_bfloat16_autocast_are_finite_and_their_logits_are_not_rounded(name, settings):
+    head = built(name, **settings)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = 50 * torch.randn(300, 32, 7, 7).bfloat16()
         logits, cam = head(features), head.with_cam(features)[1]
@@ -41,15 +42,15 @@ def test_heads_under_bfloat16_autocast_are_finite_and_their_logits_are_not_round
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
-@pytest.mark.parametrize("name, alpha", ALL)
-def test_heads_on_the_meta_device_give_shapes(name, alpha):
-    head = built(name, **({"boostlu": alpha} if alpha else {})).to("meta")
+@pytest.mark.parametrize("name, settings", ALL)
+def test_heads_on_the_meta_device_give_shapes(name, settings):
+    head = built(name, **settings).to("meta")
     assert head(torch.empty(2, 32, 3, 3, device="meta")).shape == (2, 5)
 
 
-@pytest.mark.parametrize("name, alpha", ALL)
-def test_heads_of_another_precision_stay_in_it(name, alpha):
-    head = built(name, **({"boostlu": alpha} if alpha else {}))
+@pytest.mark.parametrize("name, settings", ALL)
+def test_heads_of_another_precision_stay_in_it(name, settings):
+    head = built(name, **settings)
     for dtype in (torch.float64, torch.bfloat16):
         assert head.to(dtype)(torch.randn(2, 32, 3, 3, dtype=dtype)).dtype == dtype
 
