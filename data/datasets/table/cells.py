@@ -115,9 +115,10 @@ def company(texts: Iterable[str], separator: str) -> Company:
     beside: dict[str, set[frozenset[str]]] = {}
     numbers = set()
     for text in texts:
-        parts = frozenset(split_names(text, separator))
+        names = split_names(text, separator)
+        parts = frozenset(names)
         numbers.add(len(parts))
-        for part in parts:
+        for part in names:  # in their order, as messages name the first
             beside.setdefault(part, set()).add(parts - {part})
     recurring = tuple(part for part, others in beside.items() if len(others) > 1)
     return Company(len(beside), recurring, len(numbers) > 1)
@@ -167,7 +168,7 @@ def are_marks(cells: Sequence[str]) -> bool:
         if not {*marks} <= {"0", "1", "0.0", "1.0"}:
             return False
         numbers.add(len(marks))
-    return len(numbers) == 1 and min(numbers) >= _LEAST_MARKS
+    return len(numbers) == 1 and numbers.pop() >= _LEAST_MARKS
 
 
 def _printed_array(text: str) -> list[str] | None:

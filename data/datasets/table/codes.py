@@ -284,8 +284,7 @@ def _members(sheet: Sheet, title: str, reading: Reading, listed: NameList | None
             if listed:
                 where = sheet.where(row)
                 names = [listed.name(name, where) for name in names]
-            if not used.keys() >= set(names):
-                used.update((name, sheet.where(row)) for name in names if name not in used)
+            used.update((name, sheet.where(row)) for name in names if name not in used)
         members.append(names)
     return Members(members, used, dropped, nothing)
 

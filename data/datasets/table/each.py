@@ -115,7 +115,7 @@ def of_run(settings: Mapping[str, Any], tables: Sequence[Path], encoding: str | 
             notes.append(f"--{name} {text} of the run is not used: {named(lacking)} has no such column")
             kept.update({str(path): {name: str(text), **kept[str(path)]} for path in own.intersection(tables)})
     told = {path: values for path, values in kept.items() if values}
-    notes += [f"--table_columns of the run is not used for {path}" for path in by_table.keys() - kept.keys()]
+    notes += [f"--table_columns of the run is not used for {path}" for path in by_table if path not in kept]
     return OfRun({**left, "table_columns": json.dumps(told, ensure_ascii=False) if told else None}, tuple(notes))
 
 

@@ -156,7 +156,7 @@ def _named(path: Path, classes: Sequence[str]) -> list[str]:
 def _split_off(parts: Sequence[list[str]]) -> tuple[NDArray[np.int8], list[list[str]]]:
     """Splits by the top folders if all are called so, and the folders below them; none where all are of one split."""
     tops = {one[0].lower() if one else "" for one in parts}
-    if not tops <= SPLITS.keys():
+    if tops - SPLITS.keys():
         return np.full(len(parts), NO_SPLIT, dtype=np.int8), list(parts)
     splits = np.array([SPLITS[one[0].lower()] for one in parts], dtype=np.int8)
     return np.full_like(splits, NO_SPLIT) if len({*splits.tolist()}) < 2 else splits, [one[1:] for one in parts]

@@ -110,7 +110,8 @@ def joined_codes(
     image = (np.cumsum(shared) - 1)[np.concatenate([rows[shared[rows]] for rows in images.rows])]
     codes, votes = _laid_out([labels.codes for labels in wide], images, shared)
     is_soft = any(labels.soft is not None for labels in wide)
-    soft, values = _laid_out([_targets(labels) for labels in wide], images, shared) if is_soft else (None, None)
+    laid = _laid_out([_targets(labels) for labels in wide], images, shared) if is_soft else None
+    soft = None if laid is None else laid[0]
     if not len(image):
         return JoinedCodes(codes, soft, None)
     require(
@@ -121,8 +122,8 @@ def joined_codes(
     number = int(shared.sum())
     together = first_known(votes, image, number) if repeated == "first" else combined(votes, image, number, repeated)
     codes[shared] = together
-    if soft is not None and values is not None:
-        soft[shared] = first_known(values, image, number)
+    if laid is not None:
+        laid[0][shared] = first_known(laid[1], image, number)
     return JoinedCodes(codes, soft, agreement(votes, image, number))
 
 
@@ -245,7 +246,7 @@ def joined_boxes(
     row = np.concatenate([rows[boxes.row] for rows, boxes in zip(images.rows, held, strict=True)])
     label = np.concatenate([own[boxes.label] for own, boxes in zip(of_label, held, strict=True)])
     table = np.repeat(np.arange(len(held)), [len(boxes.row) for boxes in held])
-    _, first, pair = np.unique(row * len(classes) + label, return_index=True, return_inverse=True)
+    _, first, pair = np.unique(np.ravel_multi_index((row, label), codes.shape), return_index=True, return_inverse=True)
     kept = np.flatnonzero((table == table[first][pair]) & (codes[row, label] != ABSENT))
     kept = kept[np.argsort(row[kept], kind="stable")]
     corners = np.concatenate([boxes.corners for boxes in held])

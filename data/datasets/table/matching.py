@@ -91,7 +91,7 @@ def _below(parts: tuple[str, ...], folder: Path) -> tuple[str, ...]:
     own = Path(os.path.realpath(folder)).parts[1:]
     if parts[: len(own)] == own and len(parts) > len(own):
         return parts[len(own) :]
-    last = max((at for at, part in enumerate(parts[:-1]) if own and part == own[-1]), default=-1)
+    last = max((at for at, part in enumerate(parts[:-1]) if part == own[-1]), default=-1)
     return parts[last + 1 :]
 
 

@@ -173,7 +173,7 @@ def _stratified(present: NDArray[np.bool_], fraction: float, seed: int) -> Index
     # Imported here because it takes most of a second.
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
-    if not 0 < np.ceil(fraction * len(present)) < len(present):
+    if np.ceil(fraction * len(present)) >= len(present):
         return np.empty(0, dtype=np.int64)
     if present.shape[1] == 1:  # the library takes one column for a multi-class task
         present = np.hstack([present, ~present])

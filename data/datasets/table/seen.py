@@ -36,10 +36,10 @@ def _in_any_case(words: Iterable[str]) -> frozenset[str]:
 _CASES, _MISSING_CASES = _in_any_case(CODES.keys() - {""}), _in_any_case(_MISSING)
 TICKS = frozenset((*"x\u2713\u2714\u2611\u2705\u00d7", "\u2714\ufe0f"))
 """Marks of what is present, in lower case; where nothing else stands in a column, blank means absent."""
+_TICK_CASES = _in_any_case(TICKS)
 
 Content = Literal["empty", "codes", "ticks", "count", "mixed", "other"]
 
-_MOST_CASES = 8  # ways to write a mark in small and capital letters
 _EXAMPLES = 3
 _LONGEST_EXAMPLE = 40
 
@@ -105,7 +105,7 @@ def look(sheet: Sheet) -> TableSeen:
 def code_of(text: str) -> int | None:
     """The code that a cell of a column per class holds, or a number that equals one; None where it is none."""
     code = CODES.get(text.lower())
-    if code is not None or not text:
+    if code is not None:
         return code
     return UNKNOWN if is_missing(text) else _OF_NUMBER.get(number_in(text))
 
@@ -160,7 +160,7 @@ def _content(column: Column, rows: int) -> Content:
     filled = [text for text in column.texts if text]
     if not filled:
         return "empty"
-    if len(filled) <= _MOST_CASES and len(cases := {text.lower() for text in filled}) == 1 and cases <= TICKS:
+    if _TICK_CASES.issuperset(filled) and len({text.lower() for text in filled}) == 1:
         return "ticks"
     known = len(_CASES.intersection(filled))
     if known == len(filled) or _are_codes(filled):

@@ -208,7 +208,7 @@ def _stripped(title: str, texts: Sequence[str], at: NDArray[np.int32]) -> Column
         return Column(title, bare, at)
     number_of: dict[str, int] = {}
     new = np.array([number_of.setdefault(text, len(number_of)) for text in bare], dtype=np.int32)
-    return Column(title, tuple(number_of), new[at] if len(new) else at)
+    return Column(title, tuple(number_of), new[at])
 
 
 def _titles(path: Path, header: Sequence[str]) -> tuple[list[str], frozenset[str]]:

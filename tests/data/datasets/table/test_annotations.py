@@ -119,7 +119,7 @@ def test_a_folder_of_annotations_with_classes_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     "lists, sizes",
     [
-        ({"train": ["a", "c"], "test": ["b (1)"]}, (2, None, 1)),
+        ({"train": ["c", "a"], "test": ["b (1)"]}, (2, None, 1)),
         ({"train": ["a", "c"], "val": ["b (1)"]}, (2, None, 1)),
         ({"trainval": ["a"], "test": ["b (1)", "c"]}, (1, None, 2)),
         ({"train": ["a"], "val": ["c"], "test": ["b (1)"], "trainval": ["a", "c"]}, (1, 1, 1)),
@@ -134,6 +134,7 @@ def test_lists_define_the_splits(tmp_path, capsys, lists, sizes):
         assert sum(map(len, parts[::2])) == len(BOATS)
     else:
         assert tuple(part and len(part) for part in parts) == sizes
+        assert splits.train.ids == tuple(sorted(splits.train.ids))
     left = len(BOATS) - sum(len(part) for part in parts if part)
     assert (f"left out {left} annotations" in capsys.readouterr().out) == bool(left)
 
@@ -230,3 +231,16 @@ def test_corners_of_boxes_of_annotations_are_in_order_and_not_far_outside(tmp_pa
     else:
         corners = own.read_voc_style(root, None, ";").boxes.corners
         np.testing.assert_array_equal(corners, np.array([box], dtype=np.float32) - 1)
+
+
+def test_annotations_are_listed_in_their_order(tmp_path):
+    names = [f"{n * 7 % 16:x}" for n in range(16)]
+    files = own.annotation_files(voc_folder(tmp_path, {name: [] for name in names}))
+    assert [path.stem for path in files] == sorted(names)
+
+
+def test_an_image_that_lists_name_in_two_ways_of_writing_is_there_twice(tmp_path):
+    name, apart = "caf\u00e9", "cafe\u0301"
+    root = voc_folder(tmp_path / "c", {name: [("cat", 0)], "b": []}, lists={"train": [name, apart], "test": ["b"]})
+    with pytest.raises(UserError, match=r"train\.txt, line 2: image .* is there already \(.*line 1\)"):
+        own.read_voc_style(root, None, ";")

@@ -23,6 +23,7 @@ def names(texts, requested=None, **more):
         (["a+b", "b+c+a", "c"], "+", ["a", "b", "c"]),
         (["a#b", "b", "a#b#c"], "#", ["a", "b", "c"]),
         (["a/b", "b/c/a", "c"], "/", ["a", "b", "c"]),
+        (["16 0", "7 1 2 0", "5 3 8", "1"], " ", ["0", "1", "16", "2", "3", "5", "7", "8"]),  # a quarter recurs
     ],
 )
 def test_the_separator_is_found_from_the_cells(texts, separator, found):
@@ -47,6 +48,7 @@ def test_names_that_hold_what_could_separate_stay_whole(texts):
     got, reading = names(texts)
     assert got == sorted(filter(None, texts))
     assert reading.separator is None
+    assert reading.notes == ()
 
 
 def test_a_name_that_holds_another_is_a_note():
@@ -67,6 +69,8 @@ def test_two_readings_that_are_equally_likely_are_refused_and_both_shown():
     assert "with --label_separator ' ' 4 such as 'blue', 'bus', 'car', ..." in said
     assert names(texts, " ")[0] == ["blue", "bus", "car", "red"]
     assert names(texts, ";")[0] == sorted(texts)
+    with pytest.raises(UserError, match="in 2 ways: 4 classes"):  # a blank cell is no name of another length
+        names([*texts, ""])
     with pytest.raises(UserError, match="3 ways"):
         names(["a b+c", "c+a b", "a b", "c", "c b+a", "b", "a"])
 
@@ -190,3 +194,22 @@ def test_lists_of_other_things_than_names(cell, other):
 )
 def test_a_mark_for_each_class_in_a_cell(cells, marks):
     assert are_marks(cells) is marks
+
+
+def recurring(parts):
+    """Names of two words and single ones, with so many different words, of which three recur."""
+    return ["a b", "a", "b c", "c", *(f"d{n}" for n in range(parts - 3))]
+
+
+def test_a_tenth_of_the_words_must_recur_for_a_refusal():
+    with pytest.raises(UserError, match="in 2 ways"):
+        names(recurring(30))
+    got, reading = names(recurring(31))
+    assert "a b" in got
+    assert "a name holds another ('a', 'b', 'c', with blanks beside it)" in reading.notes[0]
+
+
+def test_one_word_that_recurs_separates_no_names():
+    got, reading = names(["stop sign", "stop", "cat"])
+    assert got == ["cat", "stop", "stop sign"]
+    assert (reading.separator, len(reading.notes)) == (None, 1)

@@ -200,3 +200,31 @@ def test_ids_of_names_as_programs_write_them(tmp_path):
 def test_a_policy_with_semicolons(tmp_path):
     (tmp_path / "u.csv").write_text("class;uncertain\nb;absent\n")
     assert uncertain_policy(str(tmp_path / "u.csv"), ("a", "b")).tolist() == [UNKNOWN, ABSENT]
+
+
+def test_lines_that_name_none_beside_a_class_are_counted_over_all_cells():
+    notes = names(["b;none", "a;none", "b;none", "a"], empty=("none",)).notes
+    assert notes == ("t.csv: 3 lines name none beside a class; the class holds",)
+
+
+def test_one_of_several_columns_for_none_of_the_classes_is_enough():
+    found = columns({"z": ["1", "0"], "y": ["0", "0"], "x": ["", "0"], "a": ["", ""]})
+    left = without_empty(Path("t.csv"), found, frozenset("xyz"))
+    assert left.codes.tolist() == [[ABSENT], [UNKNOWN]]
+    assert left.notes[-1].startswith("t.csv: 1 lines are x, y, z: a blank is absent")
+
+
+def test_a_bracket_at_the_end_of_a_name_is_noted_too():
+    assert "names with a bracket or quote at an end: 'b]';" in names(["a;b]", "a"]).notes[0]
+    assert names(["a;b", "a"]).notes == ()
+
+
+def test_no_class_holds_what_separates_names(tmp_path):
+    with pytest.raises(UserError, match="holds the separator ';'"):
+        columns({"a;b": ["1"]})
+    assert columns({"a;b": ["1"]}, separator="|").classes == ("a;b",)
+    path = tmp_path / "names.csv"
+    path.write_text("id,name\n1,a;b\n")
+    with pytest.raises(UserError, match="holds the separator ';'"):
+        read_name_list(path, None)
+    assert read_name_list(path, "|").names == ("a;b",)

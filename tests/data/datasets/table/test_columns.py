@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from data.datasets.table.columns import labels_of, read_table
+from data.datasets.table.columns import labels_of, read_table, where_of
 from data.datasets.table.config import TableConfig
 from data.datasets.table.decided import IMAGE_TITLES, LABEL_TITLES, SPLIT_TITLES
 from tests.data.datasets.table.test_reader import COLUMNS, THREE, written
@@ -177,3 +177,37 @@ def test_cells_that_no_file_can_be_called_like_are_no_images(tmp_path):
     (tmp_path / "b.jpg").touch()
     path = written(tmp_path / "t.csv", f"id,scan,labels\n{'x' * 5000},b.jpg,cat\n{'y' * 300},c.jpg,cat\n")
     assert read(path).ids == ("b.jpg", "c.jpg")
+
+
+@pytest.mark.parametrize("row, images", [(199, "scan"), (200, "id")])
+def test_the_first_two_hundred_cells_are_looked_for_among_the_files(tmp_path, row, images):
+    (tmp_path / "there.jpg").touch()
+    rows = "".join(f"{n},{'there' if n == row else f'x{n}'},cat\n" for n in range(202))
+    found = read(written(tmp_path / "t.csv", "id,scan,labels\n" + rows))
+    assert found.found["image_column"] == images
+
+
+def test_the_first_line_that_names_an_image_is_said(tmp_path):
+    path = written(tmp_path / "t.csv", "image,cat\nb.jpg,1\na.jpg,1\nb.jpg,0\n")
+    found = read_table(path, TableConfig(table=(path,), repeated="first"), None, tmp_path)
+    assert where_of(found, "b.jpg") == f"{path}, line 2"
+
+
+def test_where_the_same_labels_are_there_twice_columns_say_what_is_unknown(tmp_path):
+    text = "image,{},cat,dog\na.jpg,cat,1,\nb.jpg,dog;cat,1,1\n"
+    columns = read(written(tmp_path / "t.csv", text.format("Genre")))
+    assert columns.codes.tolist() == [[PRESENT, UNKNOWN], [PRESENT, PRESENT]]
+    names = read(written(tmp_path / "t.csv", text.format("tags")))
+    assert names.codes.tolist() == [[PRESENT, ABSENT], [PRESENT, PRESENT]]
+
+
+def test_the_first_disagreement_of_labels_that_are_there_twice_is_said(tmp_path):
+    text = "image,Genre,cat,dog\na.jpg,cat;dog,1,1\nb.jpg,dog,0,0\nc.jpg,cat,0,1\n"
+    with pytest.raises(UserError, match=r"line 3: column 'Genre' and column 'dog' disagree"):
+        read(written(tmp_path / "t.csv", text))
+
+
+def test_control_characters_in_a_path_are_refused_in_any_of_its_forms(tmp_path):
+    for path in ("b\x1b.jpg", "./b\x1b.jpg"):
+        with pytest.raises(UserError, match=r"line 3, column 'image': .*control characters"):
+            read(written(tmp_path / "t.csv", f"image,labels\n./a.jpg,cat\n{path},cat\n"))

@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from data.datasets.table.config import FOUND, PER_TABLE, TableConfig, found_in_both, named, settings_by_table
+from data.datasets.table.config import (
+    FOUND,
+    PER_TABLE,
+    TableConfig,
+    found_in_both,
+    named,
+    settings_by_table,
+    split_list,
+)
 from utils.checks import UserError
 
 A = (Path("a.csv"),)
@@ -26,6 +34,11 @@ A = (Path("a.csv"),)
         ({"table": A, "table_columns": "[]"}, "--table_columns: must be JSON such as"),
         ({"table": A, "table_columns": '{"a.csv": "x"}'}, "--table_columns: must be JSON such as"),
         ({"table": A, "table_columns": '{"a.csv": {"label_column": 1}}'}, "--table_columns: must be JSON such as"),
+        (
+            {"table": A, "table_columns": '{"a.csv": {"label_column": "x", "encoding": 1}}'},
+            "--table_columns: must be JSON such as",
+        ),
+        ({"table": A, "table_columns": '{"a.csv": {}, "b.csv": "x"}'}, "--table_columns: must be JSON such as"),
         (
             {"table": A, "table_columns": '{"b.csv": {}}'},
             "--table_columns: names b.csv, but the tables are a.csv;",
@@ -72,3 +85,7 @@ def test_what_is_kept_of_tables_for_training_and_for_the_test():
 def test_each_of_several_tables_may_be_told_what_is_found_in_one():
     assert {name for name in FOUND if name != "table_columns"} <= set(PER_TABLE)
     assert settings_by_table(None) == settings_by_table("") == {}
+
+
+def test_a_blank_may_stand_before_a_quoted_title():
+    assert split_list('c, "a, b"') == ("c", "a, b")

@@ -45,6 +45,8 @@ def test_without_a_title_the_column_of_files_is_that_of_the_images():
     assert found.read[0].why == "its cells are files of the image folder"
     with pytest.raises(UserError, match="the cells of 'left' and 'right' are files"):
         roles({"left": PATHS, "right": OTHERS, "labels": NAMES}, files={"left", "right"})
+    with pytest.raises(UserError, match="the cells of 'a' and 'b' are files"):
+        roles({**dict.fromkeys("abc", PATHS), "labels": NAMES}, files=set("abc"))
     with pytest.raises(UserError, match=r"no column of image paths .* it has 'scan', 'labels'"):
         roles({"scan": PATHS, "labels": NAMES})
     both = roles({"left": PATHS, "right": OTHERS, "labels": NAMES}, image_column="left,right")
@@ -114,6 +116,8 @@ def test_columns_of_other_marks_are_refused_with_those_that_are_known():
         roles(marks)
     with pytest.raises(UserError, match=r"class names may be in .* with --class_columns$"):
         roles({**marks, "cow": ["sun", "rain", "sun"]})
+    with pytest.raises(UserError, match="if these are marks of classes"):
+        roles({**marks, "dog": ["N", "?", "N"]})
 
 
 def test_two_columns_that_may_hold_names_are_refused():
@@ -255,3 +259,45 @@ def test_numbers_beyond_1_beside_values_are_refused_where_values_are_asked_for()
     )
     with pytest.raises(UserError, match=r"1 columns hold 1 or 0 beside other values: 'grade' \('2' in line 3"):
         roles({"image": PATHS, "cat": CODES, "dog": FRACTIONS, "grade": ["1", "2", "1"]})
+
+
+def test_a_column_with_another_role_is_no_split():
+    assert roles({"set": PATHS, "labels": NAMES}, image_column="set").split == ()
+    assert roles({"image": PATHS, "labels": NAMES, "split": OTHERS}, ignore_columns="split").split == ()
+
+
+def test_one_column_cannot_be_two_things():
+    with pytest.raises(UserError, match="column 'labels' cannot be two of image, labels and split"):
+        roles({"image": PATHS, "labels": NAMES}, split_column="labels", label_column="labels")
+
+
+def test_a_date_among_names_and_an_empty_column_beside_them_leave_a_column_of_names():
+    assert roles({"image": PATHS, "what": ["cat", "2024-01-01", "cat"]}).labels == "what"
+    assert roles({"image": PATHS, "what": NAMES, "none": [""] * 3}).labels == "what"
+
+
+def test_a_column_of_other_numbers_beside_one_of_values_is_what_is_refused():
+    with pytest.raises(UserError, match=r"2 columns hold 1 or 0 beside other values: 'dog' .*, 'grade' \('2'"):
+        roles({"image": PATHS, "dog": VALUES, "grade": ["1", "2", "1"]})
+
+
+def test_four_columns_of_values_and_three_of_names_are_shown():
+    with pytest.raises(UserError, match=r"5 columns hold values .* 'v3' \('0.3' in line 2\); --soft_labels"):
+        roles({"image": PATHS, **{f"v{n}": VALUES for n in range(5)}})
+    with pytest.raises(UserError, match=r"may be in 'a' \(.*\) and 'b' \(.*\) and 'c' \([^)]*\); name the column"):
+        roles({"image": PATHS, **dict.fromkeys("abcd", NAMES)})
+
+
+@pytest.mark.parametrize(
+    "title, cells, why",
+    [
+        ("Confidence", CODES, "--value_column if it says whether the class of its line is present"),
+        ("cat", CODES, "codes, but labels are read elsewhere"),
+        ("cat", ["x", "", ""], "marks, but labels are read elsewhere"),
+        ("score", OTHERS, "holds other things"),
+        ("when", ["u", "u", "v"], "holds other things"),
+        ("camera", OTHERS, "holds other things"),
+    ],
+)
+def test_why_a_column_is_not_read(title, cells, why):
+    assert roles({"image": PATHS, "labels": NAMES, title: cells}).read[2] == (title, "not read", why)

@@ -43,3 +43,8 @@ def test_how_far_tables_agree_is_told_where_they_share_images():
     np.testing.assert_array_equal(entries.agreement, [0.0, np.nan])
     assert entries.uncertain.tolist() == entries.blank.tolist() == [0, 0]
     assert report_of_joined(joined([one, labelled("b", "3", "x", [[1]])], "refuse")) == TableReport()
+
+
+def test_lines_of_a_class_each_are_no_annotators(tmp_path):
+    path = written(tmp_path / "t.csv", "image,label\na.jpg,cat\na.jpg,dog\nb.jpg,cat\n")
+    assert entries_of(read_table(path, TableConfig(table=(path,)), None, tmp_path)).agreement is None

@@ -38,6 +38,8 @@ def test_what_is_said_of_one_table_holds_before_all_else():
     assert with_own(config, Path("a.csv")) is config
     found = with_own(config, Path("b.csv"))
     assert (found.label_column, found.class_columns, found.label_separator) == ("what", None, " ")
+    other = two(label_column="tags", table_columns=json.dumps({"b.csv": {"encoding": "cp1252"}}))
+    assert with_own(other, Path("b.csv")).label_column == "tags"
     with pytest.raises(UserError, match=r"--table_columns: b\.csv: --label_separator 'abc': must be"):
         with_own(two(table_columns=json.dumps({"b.csv": {"label_separator": "abc"}})), Path("b.csv"))
 
@@ -83,6 +85,8 @@ def test_what_a_run_says_holds_for_its_own_tables_and_those_with_the_same_column
     assert of_run(run, [Path("own.csv")], None) == (run, ())
     assert of_run(run, [other], None) == ({**run, "table_columns": None}, ())
     assert of_run({"label_column": "x"}, [], None).notes == ()
+    assert of_run({"label_column": "x"}, [other.parent], None).notes == ()  # a folder has no columns
+    assert len(of_run({"label_column": "tags,cat"}, [other], None).notes) == 1  # one title, which it lacks
 
 
 def test_what_a_run_says_of_columns_that_another_table_lacks_is_left_out_and_said(other):
@@ -103,6 +107,6 @@ def test_what_a_run_says_of_each_of_its_tables_is_for_those(other):
     run = {"table": (Path("a.csv"), Path("b.csv")), "test_table": (), "table_columns": json.dumps(own)}
     found = of_run(run, [other], None)
     assert found.settings["table_columns"] is None
-    assert sorted(found.notes) == [f"--table_columns of the run is not used for {name}" for name in ("a.csv", "b.csv")]
+    assert found.notes == tuple(f"--table_columns of the run is not used for {name}" for name in ("a.csv", "b.csv"))
     found = of_run({**run, "label_column": "z"}, [Path("b.csv"), other], None)
     assert json.loads(found.settings["table_columns"]) == {"b.csv": {"label_column": "y"}}

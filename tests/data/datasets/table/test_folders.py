@@ -5,7 +5,7 @@ import pytest
 
 from data.datasets.source import DatasetSource
 from data.datasets.table.config import TableConfig
-from data.datasets.table.folders import read_folders, read_names, read_yolo
+from data.datasets.table.folders import is_yolo, read_folders, read_names, read_yolo
 from data.datasets.table.reader import load_table
 from data.files.cache import Cache
 from tests.data.trees import picture
@@ -48,6 +48,11 @@ def test_a_name_of_a_folder_may_hold_several_classes(tmp_path):
     images(tmp_path, "cat_dog/1.jpg", "dog/2.jpg", "cat, bird/3.jpg")
     assert by_image(read_folders(tmp_path, "_"))["cat_dog/1.jpg"] == ["cat", "dog"]
     assert read_folders(tmp_path, None).classes == ("cat, bird", "cat_dog", "dog")
+    assert len(read_folders(tmp_path, None).notes) == 1
+    images(tmp_path, "a;b/4.jpg")
+    assert "a;b" in read_folders(tmp_path, "_").classes
+    with pytest.raises(UserError, match="folder a;b: class 'a;b' holds the separator ';'"):
+        read_folders(tmp_path, None)
 
 
 @pytest.mark.parametrize("tops", [("train", "test"), ("Training", "Testing"), ("train", "val")])
@@ -201,3 +206,28 @@ def test_json_lines_of_lists(tmp_path):
     splits = load_table(own(tmp_path, tmp_path, table=(tmp_path / "metadata.jsonl",)))
     assert splits.train.classes == ("cat", "dog")
     assert splits.train.truth.dense().tolist() == [[0, 1], [1, 1], [0, 1], [1, 1]]
+
+
+def test_names_of_files_with_control_characters_are_refused(tmp_path):
+    images(tmp_path / "im", "cat/a\x1b.jpg")
+    with pytest.raises(UserError, match="control characters"):
+        read_folders(tmp_path / "im", None)
+    images(yolo(tmp_path / "y"), "images/train/a\x1b.jpg")
+    with pytest.raises(UserError, match="control characters"):
+        read_yolo(tmp_path / "y")
+
+
+def test_what_is_an_export_of_yolo(tmp_path):
+    assert is_yolo(yolo(tmp_path / "y"))
+    images(tmp_path / "im", "images/1.jpg")
+    assert not is_yolo(tmp_path / "im")  # without labels
+    (tmp_path / "im" / "obj.names").write_text("cat\n")
+    assert is_yolo(tmp_path / "im")
+    (tmp_path / "im" / "images" / "1.jpg").unlink()
+    with pytest.raises(UserError, match="im: no image there or below"):
+        read_yolo(tmp_path / "im")
+
+
+def test_only_columns_lists_and_exports_say_which_classes_there_are(tmp_path):
+    assert read_yolo(yolo(tmp_path / "y")).closed
+    assert not read_folders(images(tmp_path / "im", "cat/1.jpg"), None).closed

@@ -280,3 +280,41 @@ def test_a_truth_that_was_cut_into_tables_comes_back(tmp_path):
 def test_five_hundred_truths_that_were_cut_into_tables_come_back(tmp_path):
     pytest.importorskip("openpyxl")
     check(tmp_path, range(1000, 1500))
+
+
+def test_a_flag_that_names_no_column_of_the_only_table_is_refused(folder):
+    with pytest.raises(UserError, match="--label_column what: no such column"):
+        read(folder, "names.csv", label_column="what")
+
+
+def test_the_class_file_of_a_test_table_elsewhere_is_that_beside_the_training_table(folder):
+    written(folder / "classes.txt", "bird\ncat\ndog\nboat\n")
+    test = written(folder / "test" / "t.csv", "image,tags\n7,cat;dog\n")
+    both = {"test_table": test, "path_images": folder}
+    assert load_table(source(folder, "names.csv", **both)).test.classes == ("bird", "cat", "dog", "boat")
+    written(test, "image,tags\n7,cat;wolf\n")
+    with pytest.raises(UserError, match=r"t\.csv, line 2: class 'wolf' is not in classes\.txt"):
+        load_table(source(folder, "names.csv", **both))
+
+
+def test_each_of_several_training_tables_has_the_class_file_beside_it(folder):
+    written(folder / "sub" / "b.csv", "image,labels\n8,cow;hen\n9,cow\n")
+    written(folder / "sub" / "classes.txt", "hen\ncow\nswan\n")
+    assert read(folder, "names.csv", "sub/b.csv", path_images=folder).classes[-3:] == ("hen", "cow", "swan")
+
+
+def test_what_no_name_of_a_class_file_holds_follows_the_separator(folder):
+    written(folder / "t.csv", "image,labels\n1,cat\n")
+    written(folder / "classes.txt", "cat\na;b\n")
+    assert read(folder, "t.csv", label_separator="|").classes == ("cat", "a;b")
+    with pytest.raises(UserError, match=r"classes\.txt, line 2: class 'a;b' holds the separator ';'"):
+        read(folder, "t.csv")
+
+
+def test_what_one_training_table_lacks_is_absent_and_what_several_test_tables_lack_unknown(folder):
+    written(folder / "t1.csv", "image,cat,boat\n61,1,0\n62,0,1\n")
+    written(folder / "t2.csv", "image,tags\n63,bird;dog\n64,dog;cat\n")
+    splits = load_table(source(folder, "names.csv", test_table=(folder / "t1.csv", folder / "t2.csv")))
+    assert splits.train.classes == ("bird", "boat", "cat", "dog")
+    assert dict(zip(splits.train.ids, splits.train.truth.dense().tolist(), strict=True))["2"] == [0, 0, 0, 1]
+    assert dict(zip(splits.test.ids, splits.test.truth.dense().tolist(), strict=True))["61"] == [-1, 0, 1, -1]

@@ -56,6 +56,9 @@ def test_kept_values_of_lines(tmp_path):
     assert labels.soft.tolist() == [[-1, 1], [0.25, 0.75], [0, -1]]
     assert entries.soft.tolist() == [1, 1]
     assert "2 values between 0 and 1" in " ".join(labels.notes)
+    assert labels.notes[-1].endswith("4 lines of 3 images; what has no line is unknown, as some lines say absent")
+    alone, _ = read(tmp_path, "image,label\na,cat\nb,dog\na,dog\n")
+    assert alone.notes[-1].endswith("3 lines of 2 images; what has no line is absent")
 
 
 def test_values_and_blanks_of_lines_are_counted(tmp_path):
@@ -132,3 +135,28 @@ def test_lines_of_a_class_each_that_a_column_contradicts_are_refused(tmp_path, t
     assert read(tmp_path, text.replace(second, "1"))[0].codes.tolist() == [[1, 1], [1, 0]]
     assert read(tmp_path, text.replace(second, "high"))[0].codes.tolist() == [[1, 1], [1, 0]]
     assert read(tmp_path, text.replace("a,dog", "c,dog"))[0].codes.tolist() == [[1, 0], [1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    "text, more",
+    [
+        ("image,label,seen\na,cat,1\na,dog,0\n", {}),  # no title of what a line says of its class
+        ("image,label,score\na,cat,high\na,dog,0\n", {}),  # no values
+        ("image,label,value,score\na,cat,1,1\na,dog,1,0\n", {"label_column": "label", "value_column": "value"}),
+    ],
+)
+def test_columns_that_contradict_no_line(tmp_path, text, more):
+    assert read(tmp_path, text, **more)[0].codes.tolist() == [[1, 1]]
+
+
+def test_values_need_a_column_of_names_and_one_class_in_a_line(tmp_path):
+    with pytest.raises(UserError, match="--value_column score: needs a column of class names, --label_column"):
+        read(tmp_path, "image,score,cat\na,1,1\n", value_column="score", class_columns="cat")
+    several = "image,labels,score\na,\"['cat', 'dog']\",1\nb,['cat'],1\n"
+    with pytest.raises(UserError, match=r"t\.csv: --value_column is for one class per line, but lines name several"):
+        read(tmp_path, several, value_column="score")
+
+
+def test_an_image_in_two_lines_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"t\.csv, line 3: image 'a' is there already \(.*t\.csv, line 2\)"):
+        read(tmp_path, "image,cat,dog\na,1,1\na,0,1\n")

@@ -150,6 +150,8 @@ def test_splits_of_one_table_hold_for_the_others_and_the_rest_is_for_training():
     assert held.splits.tolist() == [TRAIN, VALIDATION, TEST, TEST, TEST]
     assert held.notes[-1] == f"{said}the test"
     assert (joined([other, labelled("c.csv", "7", "y", [[1]])], "union").labels.splits == NO_SPLIT).all()
+    partly = labelled("c.csv", "89", "y", [[1]] * 2, splits=[TEST, NO_SPLIT])
+    assert joined([one, other, partly], "union").labels.notes[-1].startswith("b.csv: without a split; 3 images")
     covered = joined([one, labelled("b.csv", "3", "y", [[1]])], "union").labels
     assert not any("without a split" in note for note in covered.notes)
 
@@ -202,6 +204,8 @@ def test_images_of_a_line_are_a_group_that_joins_what_it_touches():
     more = labelled("b.csv", "256", "x", [[1]] * 3, groups=np.array([0, 0, 1]))
     assert together(joined([lines, more], "union").labels) == ["125", "34", "6"]
     assert together(joined([lines, grouped("c.csv", "37", "pp")], "union").labels) == ["12", "347"]
+    first = labelled("a.csv", "1234", "x", [[1]] * 4, groups=np.array([1, 1, 0, 0]))
+    assert together(joined([first, grouped("c.csv", "5", "p")], "refuse").labels) == ["12", "34", "5"]
 
 
 def test_two_groups_of_an_image_are_refused_with_both_lines():
@@ -265,3 +269,8 @@ def test_soft_labels_of_images_in_two_tables_are_those_of_the_first_that_knows()
     with pytest.raises(UserError, match="--repeated union: takes marks of tables together, not the values that"):
         joined(tables, "union")
     assert joined([tables[1], labelled("d.csv", "1", "x", [[1]])], "union").labels.soft is None
+
+
+def test_long_names_of_classes_are_cut():
+    tables = [labelled("a.csv", "1", "x", [[1]]), labelled("b.csv", "2", ["b" * 50], [[1]])]
+    assert f"({'b' * 40})" in joined(tables, "refuse").labels.notes[1]

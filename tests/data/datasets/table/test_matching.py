@@ -24,6 +24,7 @@ def folder_with(folder, *names):
         ("/home/me/other/a.jpg", "home/me/other/a.jpg"),
         ("C:\\data\\im\\a.jpg", "a.jpg"),
         ("D:a.jpg", "a.jpg"),
+        ("D:im\\a.jpg", "a.jpg"),
         ("https://host.org/im/a.jpg", "a.jpg"),
         ("s3://bucket/x/a.jpg", "x/a.jpg"),
         ("/data/local-files/?d=im/a.jpg", "im/a.jpg"),
@@ -42,6 +43,8 @@ def test_the_id_of_an_image_is_its_path_with_slashes_below_the_folder(text, name
 
 def test_an_absolute_path_below_the_folder_itself(tmp_path):
     assert image_id(f"{tmp_path}/x/a.jpg", "", tmp_path) == "x/a.jpg"
+    assert image_id(str(tmp_path), "", tmp_path) == str(tmp_path)[1:]  # the folder itself is no image in it
+    assert image_id("/x/a.jpg", "", Path("/")) == "x/a.jpg"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,12 @@ def test_what_leads_out_of_the_folder_is_refused(text):
         (["007.png", "7.png"], ["7"], ["7.png"], ["ending"]),
         (["007.png"], ["7.jpg"], ["7.jpg"], []),
         (["000.png"], ["0"], ["000.png"], ["by the number"]),
+        (["a.jpg"], ["gone", "a"], ["gone", "a.jpg"], ["1 of 2"]),
+        (["x/a.jpg"], ["y/x/3f2a91bc-a.jpg"], ["x/a.jpg"], ["without the prefix"]),
+        (["007.png"], ["x/7", "y/7"], ["x/7", "y/7"], []),
+        (["0a.jpg"], ["a"], ["a"], []),
+        (["x/a.jpg", "y/a.JPG"], ["a.JPG"], ["y/a.JPG"], ["in other folders"]),
+        (["a b.jpg"], ["%2e%2e/a%20b.jpg"], ["%2e%2e/a%20b.jpg"], []),
     ],
 )
 def test_files_of_images(tmp_path, files, ids, found, said):
@@ -131,6 +140,8 @@ def test_how_many_names_are_files(tmp_path):
     disk = ImageFolder(folder_with(tmp_path, "a.jpg", "x/b.png", ".hidden/c.jpg", "d.txt"))
     assert disk.files == ["a.jpg", "x/b.png"]
     assert disk.holds(["a", "b.png", "c", "d", "a.png"]) == 2
+    names = [f"{n * 7 % 16:x}.png" for n in range(16)]
+    assert ImageFolder(folder_with(tmp_path / "many", *names)).files == sorted(names)
 
 
 def test_patterns():
@@ -140,7 +151,7 @@ def test_patterns():
     for wrong in ("a.png", "{}_r.png,{}_g.png", "{}_r.png,{}_g.png,b.png"):
         with pytest.raises(UserError, match="must be one path, or three for red, green and blue"):
             image_patterns(wrong)
-    for wrong in ("../{}.png", "a/..\\{}.png"):
+    for wrong in ("../{}.png", "a/..\\{}.png", "{}_r.png,../{}_g.png,{}_b.png"):
         with pytest.raises(UserError, match="leads out of the image folder"):
             image_patterns(wrong)
 

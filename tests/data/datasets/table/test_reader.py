@@ -122,6 +122,19 @@ def two(tmp_path, train, test, **more):
     return load_table(own(first, test_table=second, **more))
 
 
+def test_only_what_is_drawn_is_held_out(tmp_path):
+    path = written(tmp_path / "t.csv", COLUMNS)
+    assert not load_table(own(path)).held_out
+    assert not two(tmp_path, "image,cat\na.jpg,1\n", "image,cat\nb.jpg,1\n").held_out
+    assert load_table(own(path, ignore_columns="split")).held_out
+
+
+def test_the_images_that_are_drawn_stay_the_same_in_other_versions():
+    codes = np.array([[n % 2, n % 3 == 0] for n in range(12)], dtype=np.int8)
+    assert held_out_rows(codes, 0.25, 5).tolist() == [2, 3, 10]
+    assert held_out_rows(codes[:, :1], 0.25, 5).tolist() == [4, 7, 10]
+
+
 def test_two_tables_share_their_classes(tmp_path):
     train, test, _, validation, *_ = two(
         tmp_path, "image,labels\na.jpg,cat\nb.jpg,ant\n", "file,tags\nd.jpg,bee;cat\nc.jpg,\n"
@@ -163,8 +176,16 @@ def test_the_training_table_may_mark_its_validation(tmp_path):
         ("image,cat\na.jpg,1\n", "image,dog\nb.jpg,1\n", ["val.csv", "'cat'", "only one"]),
         ("image,cat\na.jpg,1\n", "image,labels\nb.jpg,dog\n", ["val.csv", "'dog'"]),
         ("image,labels\na.jpg,cow\n", "image,dog\nb.jpg,1\n", ["train.csv", "'cow'"]),
-        ("image,cat,split\na.jpg,1,test\n", "image,cat\nb.jpg,1\n", ["train.csv", "'a.jpg'", "--test_table"]),
-        ("image,cat\na.jpg,1\n", "image,cat,split\nb.jpg,1,train\n", ["val.csv", "'b.jpg'", "--table"]),
+        (
+            "image,cat,split\na.jpg,1,test\n",
+            "image,cat\nb.jpg,1\n",
+            ["train.csv", "'a.jpg' is marked for the test; move it to --test_table"],
+        ),
+        (
+            "image,cat\na.jpg,1\n",
+            "image,cat,split\nb.jpg,1,train\n",
+            ["val.csv", "'b.jpg' is marked for training; move it to --table"],
+        ),
         ("image,cat,split\na.jpg,1,val\n", "image,cat\nb.jpg,1\n", ["train.csv", "no image for training"]),
     ],
 )
@@ -370,3 +391,16 @@ def test_groups_that_are_held_out_have_their_share_of_each_class(seed):
     assert len(set(groups[chosen])) == 12
     of_groups = np.array([codes[groups == one].any(axis=0) for one in sorted(set(groups[chosen]))])
     assert of_groups.sum(axis=0).tolist() == [2, 10]
+
+
+def test_what_to_do_where_splits_are_named_and_none_is_for_the_test(tmp_path):
+    path = written(tmp_path / "t.csv", "image,cat,part\na.jpg,1,train\nb.jpg,0,train\n")
+    with pytest.raises(UserError, match=r"mark some as test, or hold some out: --ignore_columns part$"):
+        load_table(own(path, split_column="part"))
+    root = tmp_path / "voc"
+    for name in "ab":
+        written(root / "Annotations" / f"{name}.xml", "<annotation><object><name>x</name></object></annotation>")
+    written(root / "ImageSets/Main/train.txt", "a\nb\n")
+    written(root / "ImageSets/Main/test.txt", "\n")
+    with pytest.raises(UserError, match=r"mark some as test, or hold some out: leave the splits out$"):
+        load_table(own(root, cache=tmp_path / "cache"))

@@ -52,6 +52,7 @@ def test_what_a_column_holds(tmp_path, cells, content):
         (["", ""], "empty"),
         (["7", "0", "1"], "count"),
         (["7", "0", "0"], "mixed"),
+        (["7", "cat", "1"], "mixed"),
     ],
 )
 @pytest.mark.parametrize("title", ["", "Unnamed: 0"])

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from data.datasets.table.sheet import read_sheet
+from data.datasets.table.sheet import _first_line, read_sheet
 from tests.data.datasets.table.test_columns import as_text, random_table, read
 from tests.data.datasets.table.test_reader import written
 from utils.checks import UserError
@@ -91,3 +91,8 @@ def test_the_first_delimiter_of_the_header_counts(tmp_path, header, cells):
     row = "a" + next(one for one in ("\t", ",", ";") if one in header.replace("image; really", "")) + "b"
     sheet = read_sheet(written(tmp_path / "t.csv", f"{header}\n{row}\n"))
     assert {name: sheet.column(name).cells()[0] for name in sheet.titles} == cells
+
+
+def test_of_a_long_error_the_beginning_of_its_first_line_is_said():
+    assert _first_line(ValueError("x" * 161 + "\nmore")) == "x" * 160
+    assert _first_line(MemoryError()) == "MemoryError"
