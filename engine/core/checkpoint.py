@@ -78,10 +78,8 @@ class SavedModel:
         """D, or D, h and w, of the features that the network takes in the place of images; None for one of images."""
         return given_shape(str(self.settings.get("model")))
 
-    def with_saliency(self, in_test: bool | None) -> SavedModel:
-        """The model with or without saliency in its logits; None: as trained. Raises: UserError if it has none."""
-        if in_test is None:
-            return self
+    def with_saliency(self, in_test: bool) -> SavedModel:
+        """The model with saliency in its logits or without. Raises: UserError if it was trained without."""
         has = bool(float(self.settings.get("saliency") or 0))
         require(has, f"--saliency_test: the network in {self.path} was trained without saliency; leave the flag out")
         return replace(self, settings={**self.settings, "saliency_test": in_test})

@@ -156,7 +156,8 @@ def _read_checkpoint(request: Request) -> SavedModel:
     dataset = None if first["dataset"] == request.table["dataset"].default else first["dataset"]
     overrides = HeadOverrides(**{name: first[name] for name in HeadOverrides._fields})
     saved = read_model(first["load_from"], overrides, first["paper"], dataset, first["checkpoint_weights"])
-    return saved.with_saliency(first["saliency_test"])
+    with_it = first["saliency_test"]
+    return saved if with_it is None else saved.with_saliency(with_it)
 
 
 def _recorded(saved: SavedModel, table: SettingTable) -> SettingsLayer:

@@ -170,7 +170,6 @@ def test_weights_that_do_not_fit_a_network_leave_it_as_it_was():
 def test_a_network_with_saliency_is_scored_with_it_or_without(tmp_path, held):
     save_model(tmp_path / "best.pth", saved(tmp_path / "plain.pth"), CLASSES, {**SMALL, **held}, 4)
     model = read_model(tmp_path / "best.pth")
-    assert model.with_saliency(None) is model
     for in_test in (True, False):
         assert model.with_saliency(in_test).build().head.added == (0.5, 5, in_test)
 
