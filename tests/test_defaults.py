@@ -189,6 +189,7 @@ CONSTANTS = {
     "engine.prediction.export": {"TOLERANCE": 1e-4, "_BATCHES": (1, 2, 5), "_ONNX_BYTES": 2_147_483_648},
     "engine.prediction.heatmaps": {"SIDES": (256, 1024), "_STRENGTH": 0.65, "_LETTERS": 40},
     "engine.prediction.sources": {"_STEM": 100},
+    "engine.reproduction.worker": {"BUSY": -1000, "STOPPED": 128, "_LOOK_SECONDS": 2.0},
     "engine.training.examples": {"EXAMPLES": 8, "SHOWN": 3},
     "engine.training.optim": {"BETTER": 1e-4, "CYCLE_START": 0.04, "HIGH_MOMENTUM": 0.95, "LOW_MOMENTUM": 0.85},
     "engine.training.label_memory": {"SHARE": 0.5},

@@ -64,9 +64,10 @@ class Campaign:
 
     def choice(self, cell: Cell) -> Choice | None:
         """The setting of a cell; None where none is to be chosen, or not yet."""
-        if self.like is not None and cell.model is not None:
-            return self.like.choice(cell.model)
-        return choice_of(cell, self.find, self.reason)
+        if self.like is None:
+            return choice_of(cell, self.find, self.reason)
+        assert cell.model is not None
+        return self.like.choice(cell.model)
 
     def waiting(self, runs: Iterable[RunOf]) -> list[RunOf]:
         """Those of some runs that can be made now, each once though several cells share it."""

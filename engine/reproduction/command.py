@@ -56,18 +56,16 @@ class ReproduceConfig:
 
     def __post_init__(self) -> None:
         require(self.jobs >= 1, f"--jobs {self.jobs}: must be at least 1")
-        number, count = self.part
-        require(1 <= number <= count, f"--shard {self.shard}: must be i/n with i from 1 to n, such as 2/8")
+        fits = self.shard is None or (_SHARD.fullmatch(self.shard) is not None and self.part[0] <= self.part[1])
+        require(fits, f"--shard {self.shard}: must be i/n with i from 1 to n, such as 2/8")
         wrong = [each for each in self.data or () if not all(each.partition("="))]
         require(not wrong, f"--data {wrong and wrong[0]}: must be NAME=FOLDER, such as voc07=Dataset/VOCdevkit")
 
     @property
     def part(self) -> tuple[int, int]:
         """The part of the plan that is run, and how many there are."""
-        found = _SHARD.fullmatch(self.shard) if self.shard is not None else None
-        if found is None:
-            return (1, 1) if self.shard is None else (0, 0)
-        return int(found[1]), int(found[2])
+        number, count = (self.shard or "1/1").split("/")
+        return int(number), int(count)
 
     @property
     def given(self) -> Given:

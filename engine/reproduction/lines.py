@@ -47,7 +47,7 @@ class LineFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._size = -1
+        self._size: int | None = None
         self._by_seed: dict[tuple[str, int], list[FinishedLine]] = {}
         self._defaults: dict[str, dict[str, str]] = {}
         self.refresh()

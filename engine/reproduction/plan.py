@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,7 +94,7 @@ class Plan:
 class Cell:
     """A row of a plan under a regime."""
 
-    plan: Plan = field(repr=False)
+    plan: Plan
     row: PlanRow
     regime: PlanRegime
 

@@ -150,7 +150,7 @@ def _tuning(content: Mapping[str, Any], path: Path) -> Tuning | None:
         return None
     part = _Part(content, f"{path}: tuning", "seed epoch")
     seed, epoch = part.number("seed"), part.text("epoch") or "tuning"
-    require(seed is not None and seed == int(seed) >= 0, f"{path}: tuning: `seed:` must be a whole number")
+    require(seed is not None and seed.is_integer(), f"{path}: tuning: `seed:` must be a whole number")
     require(epoch in TUNED_EPOCHS, f"{path}: tuning: epoch {epoch}: choose from {', '.join(TUNED_EPOCHS)}")
     assert seed is not None
     return Tuning(seed=int(seed), epoch=epoch)

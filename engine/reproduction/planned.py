@@ -87,8 +87,7 @@ class Resolver:
     def plan(self, run: RunOf) -> Planned:
         """A run with its settings. Raises: UserError naming the file and row where a flag is wrong."""
         cell = run.cell
-        without_seed = run._replace(seed=0)
-        flags = (*without_seed.flags[:-1], *self.given.flags)
+        flags = (*run.flags[:-1], *self.given.flags)  # all but the seed
         settings, identity, defaults = self._resolved(cell, flags)
         dataset = str(settings.values["dataset"])
         words = (*flags, f"--seed={run.seed}")

@@ -46,7 +46,7 @@ class CellResult:
     state: str
     """Words on what is missing; empty where nothing is."""
     choice: Choice | None = None
-    lines: Mapping[int, FinishedLine] = field(default_factory=dict, repr=False)
+    lines: Mapping[int, FinishedLine] = field(default_factory=dict)
 
     def of(self, figure: str) -> dict[int, float]:
         """One figure by seed."""

@@ -28,7 +28,7 @@ class Worker:
         self.process.start()
         theirs.close()
         self.job: Job | None = None
-        self.began = 0.0
+        self.began = time.monotonic()
 
     def take(self, job: Job) -> None:
         """Give it a job."""
@@ -43,20 +43,17 @@ class Worker:
             found: Outcome = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            code = self.process.exitcode or 1
+            code = self.process.exitcode
             why = f"by {signal.Signals(-code).name}; often no memory is left" if code < 0 else f"with exit code {code}"
             found = Outcome(self.job, -abs(code), f"its process was ended {why}", time.monotonic() - self.began)
         self.job = None
         return found
 
     def stop(self) -> None:
-        """Ask it to save and end, and wait for that."""
-        if self.job is not None:
-            self.process.terminate()
+        """Ask it to end, and wait for that."""
         with suppress(BrokenPipeError, OSError):
             self.connection.send(None)
         self.process.join()
-        self.connection.close()
 
 
 class Workers:
@@ -82,7 +79,6 @@ class Workers:
         for worker in self._busy:  # all at once, and only then one after the other
             worker.process.terminate()
         for worker in (*self._busy, *self._idle):
-            worker.job = None
             worker.stop()
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:

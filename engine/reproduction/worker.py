@@ -97,7 +97,7 @@ def trained(job: Job, scripts: Scripts, threads: int) -> Outcome:
         lock.take(wait=False)
     except UserError as error:
         holder = str(error).partition(" is in use by another run ")[2].partition(";")[0]
-        return Outcome(job, BUSY, f"another reproduce.py has it {holder}".strip(), 0.0)
+        return Outcome(job, BUSY, f"another reproduce.py has it {holder}".strip(), time.monotonic() - began)
     try:
         code = _logged(job, scripts, threads)
     finally:

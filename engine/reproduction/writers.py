@@ -185,7 +185,7 @@ def _choice(result: CellResult) -> str:
 
 def _verdicts(verdicts: Sequence[Verdict], compared: str) -> tuple[str, str, str, str]:
     """Published, ours, difference and verdict of a row; with their names unless it is the compared figure alone."""
-    named = len(verdicts) > 1 or any(each.figure != compared for each in verdicts)
+    named = any(each.figure != compared for each in verdicts)
 
     def told(of: Callable[[Verdict], str]) -> str:
         """One column."""

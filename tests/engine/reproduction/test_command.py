@@ -1,6 +1,7 @@
 """The command on runs that are only pretended: in forked processes, which start at once."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -59,6 +60,7 @@ def test_every_run_once_then_lines_and_tables_and_nothing_more_the_second_time(p
     assert sorted(path.name for path in TABLES.iterdir()) == ["gains.png", "ranks.png", "runs.jsonl", *tables]
     assert all(0 <= line.seconds < 60 for line in LineFile(TABLES / "runs.jsonl"))
     assert "A plan: 0 runs finished, 8 to run\n" in capsys.readouterr().out
+    assert not list(Path("runs/plan/claims").iterdir())
     assert reproduce(plan, script) == 0
     assert "A plan: 8 runs finished, 0 to run\n" in capsys.readouterr().out
     assert len(script.lines) == 8
@@ -159,8 +161,12 @@ def test_a_signal_ends_it_with_its_tables_written(plan, tmp_path, capsys):
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=stop)
+    began, before = time.monotonic(), signal.getsignal(signal.SIGTERM)
     thread.start()
     assert reproduce(plan, script, "--jobs", "2") == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 15  # what was running was told to stop, and was waited for
+    assert multiprocessing.active_children() == []
+    assert signal.getsignal(signal.SIGTERM) == before
     ended.set()
     thread.join()
     assert "stopped; what was running is saved, and the same command goes on" in capsys.readouterr().err
@@ -225,6 +231,50 @@ def test_settings_and_epochs_may_be_those_that_another_plan_has_chosen(tmp_path,
     assert "| X | 2 |" in text
     assert "| lr 0.3, epoch 2 |" in text  # without figures of the other data
     assert f"those that {other} has chosen on its own data" in text
+    assert "once settings are chosen" not in capsys.readouterr().out
+
+
+def test_a_wrong_flag_of_a_plan_like_another_is_told_before_anything_runs(tmp_path, script):
+    row = {"name": "X", "command": "main_BCE.py --test_every 1", "try": {"lr": [0.1, 0.3]}}
+    write_plan(tmp_path, name="other.yaml", rows=[row], regimes={"easy": ""}, tuning={"seed": 11})
+    content = {"like": "other.yaml", "flags": "--lrr 1", "seeds": [7], "regimes": {"easy": ""}}
+    with pytest.raises(UserError, match=r"plan\.yaml: row X, regime easy: .*unknown flag --lrr"):
+        reproduce(write_plan(tmp_path, content), script)
+
+
+def test_a_row_without_tuning_needs_no_validation_split_beside_one_that_has_it(tmp_path, script):
+    rows = [
+        {"name": "X", "command": "main_BCE.py --loss an --test_every 1", "try": {"lr": [0.1, 0.3]}},
+        {"name": "BCE", "command": "main_BCE.py --val_frac 0"},
+    ]
+    plan = write_plan(tmp_path, rows=rows, regimes={"easy": ""}, tuning={"seed": 11}, seeds=[1])
+    assert reproduce(plan, script) == 0
+    lines = (TABLES / "table.md").read_text().splitlines()
+    (head,) = [text for text in lines if text.startswith("| method")]
+    assert head == "| method | seeds | mAP | CF1 | OF1 | mAP - X | chosen | remark |"
+    assert "| BCE | 1 | **" not in "\n".join(lines)
+
+
+def test_runs_of_a_tuned_row_are_collected_whatever_their_setting(tmp_path, script):
+    row = {"name": "BCE", "command": "main_BCE.py --test_every 1", "try": {"lr": [0.1, 0.3]}}
+    plan = write_plan(tmp_path, rows=[row], regimes={"easy": ""}, tuning={"seed": 11})
+    words = ["--dataset", "digits", "--labels", "candidate", "--test_every", "1", "--lr", "0.3", "--seed", "2"]
+    write_run(tmp_path / "any" / "one", "bce", 0.9)
+    (tmp_path / "any" / "one" / "settings.yaml").write_text(settings_of("bce", words).as_yaml("of a test"))
+    reproduce(plan, script, "--collect", tmp_path / "any", "--tables_only")
+    assert kept() == [("BCE", "easy", 2)]
+
+
+def test_of_several_copies_of_a_run_the_first_by_name_is_collected(plan, script, tmp_path, monkeypatch, capsys):
+    words = ["--dataset", "digits", "--labels", "candidate", "--partial_rate", "0.1", "--seed", "1"]
+    for name, method, value in (("a", "wan", 0.7), ("b", "bce", 0.9), ("c", "bce", 0.8)):
+        write_run(tmp_path / "any" / name, method, value)
+        (tmp_path / "any" / name / "settings.yaml").write_text(settings_of(method, words).as_yaml("of a test"))
+    files = [tmp_path / "any" / name / "result.json" for name in "cba"]
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: iter(files))
+    reproduce(plan, script, "--collect", tmp_path / "any", "--tables_only")
+    assert "any: 1 finished runs of this plan" in capsys.readouterr().out
+    assert [line.figures["mAP"] for line in LineFile(TABLES / "runs.jsonl")] == [0.9]
 
 
 def test_each_seed_may_take_its_own_epoch(tmp_path, script):
@@ -250,7 +300,9 @@ def test_rows_without_their_data_say_what_they_need(tmp_path, script, capsys):
     plan.write_text(plan.read_text().replace("--partial_rate 0.1", "--partial_rate 0.1 --dataset digits"))
     assert reproduce(plan, script) == 0
     assert "not run: needs VOC 2007 (--data voc07=FOLDER)" in (TABLES / "table.md").read_text()
-    assert "  not run: 2 x needs VOC 2007 (--data voc07=FOLDER)\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "  not run: 2 x needs VOC 2007 (--data voc07=FOLDER)\n" in said
+    assert said.count("not run: ") == 1
     assert len(script.lines) == 2
     (tmp_path / "devkit").mkdir()
     assert reproduce(plan, script, "--data", f"voc07={tmp_path / 'devkit'}") == 0
@@ -292,6 +344,7 @@ def test_a_wrong_flag_of_any_row_is_told_before_anything_runs(tmp_path, script, 
     [
         (["--shard", "3/2"], "--shard 3/2: must be i/n"),
         (["--shard", "x"], "--shard x: must be i/n"),
+        (["--shard", "0/2"], "--shard 0/2: must be i/n"),
         (["--jobs", "0"], "--jobs 0: must be at least 1"),
         (["--data", "voc07"], "--data voc07: must be NAME=FOLDER"),
         (["other.yaml"], "name one plan"),
@@ -300,6 +353,18 @@ def test_a_wrong_flag_of_any_row_is_told_before_anything_runs(tmp_path, script, 
 def test_wrong_words_are_refused(plan, script, words, text):
     with pytest.raises(UserError, match=text):
         reproduce(plan, script, *words)
+
+
+def test_a_folder_of_runs_that_cannot_be_made_is_refused(plan, script):
+    Path("w").touch()
+    with pytest.raises(UserError, match=r"^--work w: cannot be made"):
+        reproduce(plan, script, "--work", "w")
+
+
+def test_a_launcher_is_refused(plan, script, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^reproduce\.py: start it without a launcher; see --jobs$"):
+        reproduce(plan, script)
 
 
 def test_the_parts_of_a_plan_and_the_folders_of_data():

@@ -145,6 +145,8 @@ MISTAKES = {
     "row 1 (X): unknown key 'remarks'; did you mean remark?": {"rows": [{**ROW, "remarks": "x"}]},
     "row 1 (X): remark: must be a text": {"rows": [{**ROW, "remark": ["x"]}]},
     "row 1 (X): try: lr: must be a list of values": {"rows": [{**ROW, "try": {"lr": 1}}]},
+    "row 2 (Y): try: lr: must be a list of values": {"rows": [ROW, {**ROW, "name": "Y", "try": {"lr": [1, [2]]}}]},
+    "row 1 (X): try: w_d: must be a list of values": {"rows": [{**ROW, "try": {"w_d": []}}]},
     "row 1 (X): try: lr: 1 comes twice": {"rows": [{**ROW, "try": {"lr": [1, 1]}}]},
     "row 1 (X): published: must be `key: value` pairs": {"rows": [{**ROW, "published": 3}]},
     "row 1 (X): published: easy: must be figures by name, such as {mAP: 88.4}": {
@@ -153,11 +155,20 @@ MISTAKES = {
     "row 1 (X): published: easy: mAP '190': must be a percentage": {
         "rows": [{**ROW, "published": {"easy": {"mAP": 190}}}]
     },
+    "row 1 (X): published: easy: mAP '100.5': must be a percentage": {
+        "rows": [{**ROW, "published": {"easy": {"mAP": 100.5}}}]
+    },
+    "row 1 (X): published: easy: OF1 '-0.5': must be a percentage": {
+        "rows": [{**ROW, "published": {"easy": {"mAP": 1, "OF1": -0.5}}}]
+    },
     "row 1 (X): published figures need `source:`": {"rows": [{**ROW, **PUBLISHED, "source": ""}]},
     "row 1 (X): published figures need `tolerance:`, in points": {
         "rows": [{**ROW, "published": {"easy": {"mAP": 90}}, "source": "a paper"}]
     },
     "row 1 (X): tolerance: 'x' is no number of 0 or more": {"rows": [{**ROW, **PUBLISHED, "tolerance": "x"}]},
+    "row 1 (X): tolerance: '-1' is no number of 0 or more": {"rows": [{**ROW, **PUBLISHED, "tolerance": -1}]},
+    "figures: must be a list of texts": {"figures": ["mAP", ["x"]]},
+    "seeds: must be a list of texts ": {"seeds": [1, ""]},
     "row 2 (X): is there twice in regime hard": {"rows": [ROW, {**ROW, "regimes": ["hard"]}]},
     "seeds: '-1' is no whole number of 0 or more": {"seeds": [-1]},
     "seeds: one comes twice": {"seeds": [1, 1]},
@@ -168,17 +179,25 @@ MISTAKES = {
     "row X, regime easy: `try:` needs `tuning: {seed: N}` of the plan": {"rows": [{**ROW, "try": {"lr": [1]}}]},
     "row X, regime easy: seed 1 is that of the tuning": {"rows": [{**ROW, "try": {"lr": [1]}}], "tuning": {"seed": 1}},
     "tuning: `seed:` must be a whole number": {"tuning": {"epoch": "own"}},
+    "tuning: `seed:` must be a whole number ": {"tuning": {"seed": 1.5}},
     "tuning: epoch best: choose from tuning, own": {"tuning": {"seed": 1, "epoch": "best"}},
 }
 
 
 @pytest.mark.parametrize("text", MISTAKES)
 def test_a_mistake_is_one_line_with_the_file_and_the_row(tmp_path, text):
-    with pytest.raises(UserError, match=re.escape(text)) as caught:
+    with pytest.raises(UserError, match=re.escape(text.rstrip())) as caught:  # a blank tells two of one text apart
         read(tmp_path, **MISTAKES[text])
     told = str(caught.value)
     assert told.startswith(f"{tmp_path / 'plan.yaml'}: ")
     assert "\n" not in told
+
+
+def test_figures_may_be_at_both_ends_and_the_tolerance_and_the_seed_nought(tmp_path):
+    row = {**ROW, "published": {"easy": {"mAP": 0, "CF1": 100}}, "source": "S", "tolerance": 0}
+    plan = read(tmp_path, rows=[row], tuning={"seed": 0})
+    assert plan.rows[0].published == {"easy": {"mAP": 0, "CF1": 100}}
+    assert (plan.rows[0].tolerance, plan.tuning.seed) == (0, 0)
 
 
 def test_what_the_file_says_of_all_rows_holds_where_a_row_says_nothing(tmp_path):

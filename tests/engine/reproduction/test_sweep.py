@@ -113,6 +113,11 @@ def test_all_values_are_read_before_any_is_trained(tmp_path, script):
     assert not (tmp_path / "s").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, script):
+    (tmp_path / "s").touch()
+    assert refusal(script, *LR, "0.1", "--output", tmp_path / "s").startswith(f"--output {tmp_path}/s: cannot be made")
+
+
 def test_data_that_is_not_there_is_said_before_anything_is_made(script):
     words = ("main_BCE.py", "--dataset", "voc07", "--path_images", "nowhere")
     assert "analyse.py sweep: needs voc07" in refusal(script, *LR, "0.1", words=words)
@@ -170,6 +175,8 @@ def test_a_value_without_a_score_is_not_the_best(value):
         assert _best(config, points) == "best test mAP 75.00 at lr 2"
     else:
         assert _best(config, points) == "best validation mAP 50.00 at lr 3, test mAP 50.00 there"
+    nought = [SweepPoint("1", 3, 0.0, 0.0), SweepPoint("2", 3, 0.25, None if value is None else 0.25)]
+    assert "mAP 25.00 at lr 2" in _best(config, nought)
     failed = SweepPoint("4", None, None, None)
     assert _best(config, [failed, *points]) == _best(config, points)
     assert _best(config, [failed]) == "no value has a result"

@@ -165,6 +165,89 @@ def test_runs_of_a_seed_on_other_labels_are_said(plan):
     assert "Note: not the same labels for all rows of seed 2." in markdown(plan, [first])
 
 
+def test_seeds_and_kinds_of_data_that_differ_are_listed(plan):
+    data = {1: {"train": "x", "test": "t"}, 2: {"train": "y", "test": "t"}, 3: {"train": "z", "test": "u"}}
+
+    def find(run):
+        at = run.seed if run.cell.row.name == "BCE" else 1
+        return line(run.seed, 0.5)._replace(data=data[at] if run.cell.regime.name == "a" else {})
+
+    first, second = tables(plan, [cell_result(cell, None, find, lambda run: "") for cell in cells(plan)])
+    assert first.notes == (
+        "not the same training set for all rows of seed 2, 3",
+        "not the same test set for all rows of seed 3",
+    )
+    assert second.notes == ()
+
+
+def written(folder, of_rows, published=None, **changes):
+    """A plan of one regime whose rows have these figures, and its table."""
+    names = {name: {"name": name, "command": "main_BCE.py"} for name in of_rows}
+    rows = [row | {"published": {"a": (published or {}).get(name, {})}} for name, row in names.items()]
+    rows = [{key: value for key, value in row.items() if value != {"a": {}}} for row in rows]
+    held = {"source": "S", "tolerance": "0", "regimes": {"a": ""}, "seeds": [1], **changes}
+    plan = read_plan(write_plan(folder, {"figures": ["mAP", "OF1"]}, rows=rows, **held), ["main_BCE.py"])
+
+    def find(run):
+        figures = of_rows[run.cell.row.name]
+        return FinishedLine("bce", 1, {}, figures, {}, "x", {}, 1.0, {}) if figures else None
+
+    return plan, tables(plan, [cell_result(cell, None, find, lambda run: "") for cell in cells(plan)])
+
+
+def test_means_that_look_equal_are_both_the_best(tmp_path):
+    _, (table,) = written(tmp_path, {"A": {"mAP": 0.71001}, "B": {"mAP": 0.71004}, "C": {"mAP": 0.7099}})
+    assert [bool(row.best) for row in table.rows] == [True, True, False]
+    _, (table,) = written(tmp_path, {"A": {"mAP": 0.7101}, "B": {"mAP": 0.7103}})
+    assert [bool(row.best) for row in table.rows] == [False, True]
+
+
+def test_a_tolerance_of_nought_is_none(tmp_path):
+    published = {"A": {"mAP": 70.5}, "B": {"mAP": 70}, "C": {"mAP": 70}}
+    plan, found = written(tmp_path, {"A": {"mAP": 0.7}, "B": {"mAP": 0.7}, "C": {"mAP": 0.704}}, published)
+    assert [row.verdicts[0].word for row in found[0].rows] == ["lower", "agrees", "higher"]
+    assert markdown(plan, found).endswith("Published: S (A, B, C; tolerance 0).\n")
+
+
+def test_columns_are_there_where_any_row_has_something(tmp_path):
+    rows = {"A": {"mAP": 0.7}, "B": {"mAP": 0.6, "OF1": 0.5, "CF1": 0.25}, "C": {}}
+    published = {"B": {"mAP": 60, "CF1": 26, "OF1": 50}}
+    plan, found = written(tmp_path, rows, published)
+    text = markdown(plan, found)
+    assert "| method | seeds | mAP | OF1 | mAP - A | published | ours | difference | verdict | remark |" in text
+    ours = "mAP 60, CF1 26, OF1 50 | mAP 60.00, CF1 25.00, OF1 50.00 | mAP +0.00, CF1 -1.00, OF1 +0.00 |"
+    assert f"| B | 1 | 60.00 | 50.00 | -10.00 | {ours} mAP agrees, CF1 lower, OF1 agrees |  |" in text
+    assert text.endswith("Published: S (B; tolerance 0).\n")
+    lines = list(csv.DictReader(io.StringIO(comma_separated(plan, found))))
+    assert [(row["row"], row["figure"], row["published"]) for row in lines] == [
+        ("A", "mAP", ""),
+        ("B", "mAP", "60.0"),
+        ("B", "OF1", "50.0"),
+        ("B", "CF1", "26.0"),
+        ("C", "mAP", ""),
+    ]
+
+
+def test_figures_that_no_row_has_are_missing_but_for_the_compared_one(tmp_path):
+    plan, found = written(tmp_path, {"A": {}, "B": {}})
+    assert "| method | seeds | mAP | mAP - A | remark |" in markdown(plan, found)
+    lines = list(csv.DictReader(io.StringIO(comma_separated(plan, found))))
+    assert [(row["figure"], row["difference"]) for row in lines] == [("mAP", ""), ("mAP", "")]
+
+
+def test_a_figure_that_is_published_and_missing_here_does_not_hide_the_next(tmp_path):
+    plan, found = written(tmp_path, {"A": {"mAP": 0.5, "CF1": 0.25}}, {"A": {"CF1": 25}})
+    lines = list(csv.DictReader(io.StringIO(comma_separated(plan, found))))
+    assert [row["figure"] for row in lines] == ["mAP", "CF1"]
+
+
+def test_how_settings_are_chosen_is_told_where_they_are(tmp_path):
+    plan, found = written(tmp_path, {"A": {"mAP": 0.5}})
+    assert "Chosen: " not in markdown(plan, found)
+    plan, found = written(tmp_path, {"A": {"mAP": 0.5}}, tuning={"seed": 3})
+    assert "Chosen: the setting with the highest validation mAP of the tuning seed" in markdown(plan, found)
+
+
 def test_a_setting_is_chosen_by_its_validation_figure_of_equal_ones_the_first():
     tried = [
         ({"lr": "1"}, line(9, 0.5, **{"validation mAP": 0.4, "epoch": 3, "best on test mAP": 0.7})),
