@@ -125,10 +125,11 @@ class PartialBCE(Criterion):
 class Consistency(Criterion):
     """Partial BCE, and BCE of unknown labels of which another view of the image is sure (Wang et al., ICCV 2023).
 
-    The model is called for the weak view, `batch.images`, then for the strong one, `batch.second_view`. Where the weak
-    view is sure of an unknown label, the strong one learns it; each of the two terms is the mean over its own labels,
-    and the loss is their sum. It holds no state. `modified` are unknown labels that the weak view takes for present.
-    Logged: `known` and `pseudo`, the two terms; `pseudo_present` and `pseudo_absent`, labels added per image.
+    The model is called for the strong view, `batch.second_view`, then for the weak one, `batch.images`: the last pass
+    counts most in BatchNorm's running statistics, and tests see no strong view. Where the weak view is sure of an
+    unknown label, the strong one learns it; each of the two terms is the mean over its own labels, and the loss is
+    their sum. It holds no state. `modified` are unknown labels that the weak view takes for present. Logged: `known`
+    and `pseudo`, the two terms; `pseudo_present` and `pseudo_absent`, labels added per image.
 
     Raises: UserError unless labels of both kinds are known and some are unknown.
     """
@@ -147,9 +148,9 @@ class Consistency(Criterion):
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: weak view (B, 3, H, W), strong view as second view, observed labels (B, C)."""
         assert batch.second_view is not None
+        strong = at_least_float32(model(batch.second_view).logits)
         with self._weak_gradient():
             weak = at_least_float32(model(batch.images).logits)
-        strong = at_least_float32(model(batch.second_view).logits)
         found = confident_labels(weak.detach(), batch.observed, self.config.pseudo_threshold)
         losses = [self._known(weak, strong, batch.observed), known_losses(strong, found)]
         known, pseudo = known_means(losses, [batch.observed, found], batch, self.config.mean_over)

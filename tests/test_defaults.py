@@ -43,6 +43,7 @@ from models.classifier import Classifier
 from models.heads import HeadKind
 from models.heads.ctran import CTranHead
 from models.heads.query2label import Query2LabelHead
+from models.heads.saliency import Saliency
 from models.heads.transformer import EncoderLayer, input_projection
 from models.peers import build_peers
 from models.released.contents import Contents, listed
@@ -97,6 +98,7 @@ DEFAULTS = [
     (build_model, {"pretrained": True}),
     (build_peers, {"pretrained": True}),
     (Classifier, {"norm_eval": False, "norm_frozen": False}),
+    (Saliency, {"in_test": True}),
     (HeadKind, {"takes_labels": False, "needs_label_info": False}),
     (CTranHead, {"heads": 4, "layers": 3, "dropout": 0.1, "encode_positions": False, "unknown_zero": True}),
     (Query2LabelHead, {"heads": 4, "encoder_layers": 1, "decoder_layers": 2, "dropout": 0.1, "projected": False}),

@@ -7,6 +7,7 @@ import torch
 from models.heads.csra import CSRAConfig, CSRAHead, SaliencyCSRAHead, build_csra
 from models.heads.linear import LinearConfig, LinearHead, SaliencyLinearHead, build_linear
 from models.heads.saliency import Saliency, SaliencyConfig, saliency
+from tests.losses.steps import WAITING, Recorder
 from tests.models.heads.head_checks import interchange, random_features, require_detached_cam
 from utils.checks import UserError
 
@@ -133,6 +134,15 @@ def test_the_mean_of_the_linear_map_is_the_plain_logit():
 def test_weights_are_those_of_the_plain_head_and_maps_carry_no_gradient(head):
     require_detached_cam(head)
     interchange(plain_of(head), head)
+
+
+@pytest.mark.parametrize("head", [linear(), csra()], ids=["linear", "csra"])
+def test_nothing_waits_for_the_device(head):
+    x = random_features()
+    with Recorder() as seen:
+        head(x)
+    assert "topk" in seen.names
+    assert not seen.names & WAITING
 
 
 def test_order_of_rows_and_of_positions_does_not_matter():
