@@ -324,6 +324,13 @@ class ClassCounts(NamedTuple):
     origin: str  # observed | candidate | clean
 
 
+class ClassPriors(NamedTuple):
+    """Share of images that each class is in (C,), and its origin, so that estimates are never taken for counts."""
+
+    values: NDArray[np.float64]
+    origin: str  # given | observed | ignore_model
+
+
 @dataclass(frozen=True, kw_only=True)
 class CriterionInfo:
     """Facts about the training set and the run that a criterion is built with."""
@@ -339,6 +346,8 @@ class CriterionInfo:
     """Counts of the true labels; only for criteria whose settings ask for them, and which print that they use them."""
     frozen_epochs: int = 0
     """Epochs, from the first on, in which the backbone does not learn."""
+    class_priors: ClassPriors | None = None
+    """Those that a file gives; only for criteria whose settings name one."""
 
 
 StateDict = dict[str, Any]

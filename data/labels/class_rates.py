@@ -1,4 +1,4 @@
-"""Noise rates by class, from CSV files: how often a class is a wrong candidate, and for which true classes.
+"""Numbers by class, from CSV files: how often a class is a wrong candidate, for which true classes, or in an image.
 
 Each class of the dataset must be listed once by name; the order of lines and columns is free.
 """
@@ -35,14 +35,28 @@ def read_class_rates(path: Path, classes: Sequence[str]) -> ClassRates:
         UserError: the file is missing or malformed, leaves a class out or has one twice, names one that the dataset
             does not have, or a rate is no number in [0, 1]; the message names the line.
     """
-    _require_file(path)
-    rates = np.full(len(classes), np.nan)
-    column_of = _column_finder(path, classes)
-    for line, fields in read_csv(path, ("class", "rate"), "it gives each class its rate"):
-        where = f"{path}, line {line}"
-        rates[column_of(fields["class"], where)] = _rate(fields["rate"], f"{where}: rate of {fields['class']}")
-    _require_all(path, ~np.isnan(rates), classes, "no line for")
-    return rates
+    _require_file(path, "--class_rates")
+    return _values_by_class(path, classes, ("class", "rate"), "it gives each class its rate")
+
+
+def read_class_priors(path: Path, classes: Sequence[str]) -> ClassRates:
+    """The prior of each class, the share of images that it is in, from a CSV file.
+
+    Args:
+        path: the file, with the columns `class` and `prior`, or `Classes` and `avg_pred` as in the published files.
+        classes: the C classes of the dataset.
+
+    Returns:
+        (C,) in [0, 1].
+
+    Raises:
+        UserError: as `read_class_rates` does.
+    """
+    _require_file(path, "--prior_file")
+    purpose = "it gives each class its prior"
+    first = next(read_csv(path, (), purpose), (0, {}))[1]
+    published = {"Classes", "avg_pred"} <= first.keys() and not {"class", "prior"} <= first.keys()
+    return _values_by_class(path, classes, ("Classes", "avg_pred") if published else ("class", "prior"), purpose)
 
 
 def read_confusion(path: Path, classes: Sequence[str]) -> ClassRates:
@@ -61,7 +75,7 @@ def read_confusion(path: Path, classes: Sequence[str]) -> ClassRates:
     Raises:
         UserError: as `read_class_rates` does, for lines and columns.
     """
-    _require_file(path)
+    _require_file(path, "--confusion")
     confusion = np.zeros((len(classes), len(classes)))
     seen = np.zeros(len(classes), dtype=np.bool_)
     column_of = _column_finder(path, classes)
@@ -81,11 +95,22 @@ def read_confusion(path: Path, classes: Sequence[str]) -> ClassRates:
 
 def content_hash(path: Path) -> str:
     """The first 8 hex digits of the SHA-256 of a file's bytes. Raises: UserError when it cannot be read."""
-    _require_file(path)
+    _require_file(path, "--class_rates or --confusion")
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); it holds the rates of the classes") from error
+
+
+def _values_by_class(path: Path, classes: Sequence[str], columns: tuple[str, str], purpose: str) -> ClassRates:
+    """(C,) the values of a file with these columns, one of names and one of numbers in [0, 1]."""
+    (name, value), values = columns, np.full(len(classes), np.nan)
+    column_of = _column_finder(path, classes)
+    for line, fields in read_csv(path, columns, purpose):
+        where = f"{path}, line {line}"
+        values[column_of(fields[name], where)] = _rate(fields[value], f"{where}: {value} of {fields[name]}")
+    _require_all(path, ~np.isnan(values), classes, "no line for")
+    return values
 
 
 def _column_finder(path: Path, classes: Sequence[str]) -> Callable[[str, str], int]:
@@ -126,5 +151,5 @@ def _require_all(path: Path, given: NDArray[np.bool_], classes: Sequence[str], w
         raise UserError(f"{path}: {what} class {classes[missing[0]]!r}{more}; every class of the dataset needs one")
 
 
-def _require_file(path: Path) -> None:
-    require(path.is_file(), f"{path}: no such file; --class_rates and --confusion name CSV files of rates")
+def _require_file(path: Path, flag: str) -> None:
+    require(path.is_file(), f"{path}: no such file; {flag} names a CSV file with a number for each class")

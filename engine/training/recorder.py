@@ -38,6 +38,12 @@ class RecordConfig:
         None, "write the observed labels with what the method corrected for good (LL-Cp) to this file at the end"
     )
 
+    class_priors: bool = option(
+        True,
+        "at the end of a run that learns from known labels alone (iu, iun), estimate the share of images that each "
+        "class is in, from scores of the training set: class_priors.csv, for --prior_file",
+    )
+
     def __post_init__(self) -> None:
         choices = ("none", "modification", "memorisation", "all")
         require(self.record in choices, f"--record {self.record}: choose from {', '.join(choices)}")

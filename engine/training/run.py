@@ -33,6 +33,7 @@ from engine.core.scoring import (
 from engine.core.setting_table import training_names
 from engine.core.settings import Settings, parse_settings
 from engine.training import setup
+from engine.training.class_priors import estimated_priors, estimates_priors, report_priors
 from engine.training.config import RunConfig, training_command
 from engine.training.examples import draw_examples, draw_tail
 from engine.training.features import FeatureConfig, weights_hash
@@ -51,6 +52,7 @@ from utils.console import say, warn
 from utils.metrics import Metrics
 from utils.plots import plot_curves
 from utils.safe_files import remove_unfinished
+from utils.types import ClassPriors
 
 
 def train_command(
@@ -127,8 +129,7 @@ class Run:
         setup.require_schedule(self.config, self.optim, data)
         self.given = setup.given_features(settings, data, runtime)
         self.network = setup.build_network(settings, data)
-        # Copied before anything wraps the network.
-        self.ema = setup.average_of(self.network, self.optim)
+        self.ema = setup.average_of(self.network, self.optim)  # before anything wraps the network
         self.batches = setup.training_batches_of(settings, data, runtime)
         # What has no room is refused before images are read, which may take hours.
         self.criterion = setup.build_criterion(settings, data, self.network, len(self.batches), runtime)
@@ -157,13 +158,14 @@ class Run:
         self._take_selected()
         chosen = self._score("test")
         validation = self._score("validation") if self.data.validation else None
-        calibration = self._calibration(chosen)
+        calibration, priors = self._calibration(chosen), self._class_priors()
         if self.runtime.is_main:
             self._write_labels()
             if self.config.figures:
                 self._draw(chosen.metrics)
             results = FinalResults(chosen, last, validation, calibration)
             content = result(self.settings, self.data, self.selection, state, results) | {"data": self.hashes}
+            content |= report_priors(priors, self.data.train.classes, self.folder.path)
             if self.config.metrics == "published":
                 content["published_metrics"] = published_results(results, self.data.test.truth)
             self.folder.finish(content)
@@ -346,6 +348,12 @@ class Run:
         if split is None:
             return calibration_figures(test, truth, None, None)
         return calibration_figures(test, truth, self._score("validation", self._watch), split.truth)
+
+    def _class_priors(self) -> ClassPriors | None:
+        """The priors that the reported network estimates, or else those that the criterion uses."""
+        if not estimates_priors(self.criterion, self.recorder.config):
+            return self.criterion.class_priors()
+        return estimated_priors(self.eval_model, self.loaders.scoring("train"), len(self.data.train), self.runtime)
 
     def _write_labels(self) -> None:
         """Write what was recorded of single labels, and on request the labels with all corrections made for good."""

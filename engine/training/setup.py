@@ -15,6 +15,7 @@ from data.loading.loader import LoaderConfig, training_batches
 from data.loading.samplers import TrainingBatches
 from engine.core.distributed import Runtime
 from engine.core.settings import Settings
+from engine.training.class_priors import estimates_priors, given_priors
 from engine.training.config import RunConfig
 from engine.training.ema import EMA
 from engine.training.features import FeatureConfig, FrozenFeatures, feature_arrays, reads_maps, wanted_views
@@ -162,6 +163,7 @@ def build_criterion(
         seed=config.training_seed,
         clean_counts=ClassCounts(data.train.truth.counts(), "clean"),
         frozen_epochs=config.frozen_epochs,
+        class_priors=given_priors(settings.method_config, data.train.classes),
     )
     on_host = _memories_on_host(settings, kind, info, runtime)
     criterion = kind(settings.method_config, info)
@@ -232,6 +234,8 @@ def build_loaders(
     if fixed is None:
         return images
     kept, needs = settings.of(FeatureConfig), criterion.needs
+    if estimates_priors(criterion, settings.of(RecordConfig)):
+        needs |= {"train_scores"}
     splits: list[SplitName] = ["train", "test"]
     if data.validation is not None:
         splits.append("validation")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from losses.common.functional import at_least_float32
 from losses.common.memory import MemoryNeed, settle
-from utils.types import Batch, CriterionInfo, LabelTable, LossOutput, ModelOutput, PeerModels
+from utils.types import Batch, ClassPriors, CriterionInfo, LabelTable, LossOutput, ModelOutput, PeerModels
 
 _MORE_THAN_LOGITS = frozenset({"cam", "features", "second_view", "peers", "labels"})
 """Needs that logits alone do not meet."""
@@ -153,6 +153,15 @@ class Criterion(nn.Module):
 
     def corrected_labels(self) -> LabelTable | None:
         """Observed labels (N, C) with this method's permanent corrections; None where it makes none."""
+        return None
+
+    @property
+    def estimates_priors(self) -> bool:
+        """True if it learns from known labels alone, so that mean predicted probabilities estimate class priors."""
+        return False
+
+    def class_priors(self) -> ClassPriors | None:
+        """The class priors that it uses; None where it uses none."""
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:

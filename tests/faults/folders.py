@@ -241,6 +241,7 @@ def rates(folder: Path) -> None:
     """Rates of classes, and which class brings which."""
     own(folder, COLUMNS.replace("-1", "0"))
     (folder / "rates.csv").write_text("class,rate\nred,0.1\ngreen,0.5\nblue,0\n")
+    (folder / "priors.csv").write_text("class,prior\nred,0.1\ngreen,0.5\nblue,0\n")
     (folder / "confusion.csv").write_text("class,red,green,blue\nred,0,0.2,0.1\ngreen,0.5,0,0\nblue,0,1,0\n")
 
 

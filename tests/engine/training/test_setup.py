@@ -157,6 +157,7 @@ class Criterion:
     """A criterion that keeps what it is told."""
 
     needs, train_scores_of, corrected, memories_on_host = frozenset(), "network", None, False
+    estimates_priors = False
 
     def __init__(self, config=None, info=None):
         self.config, self.info = config, info
@@ -303,6 +304,16 @@ def test_loaders_are_of_images_or_of_features_of_every_split(monkeypatch, tmp_pa
         assert (found.data, found.features, found.scoring_batch, found.seed) == (data, ("features", views), 5, 9)
         (model, images, _), named = asked.pop()
         assert (model, images.seed, named) == (network, 9, {"maps": maps, "half": bool(half)})
+
+
+@pytest.mark.parametrize("estimates", [False, True])
+def test_the_training_set_is_scored_as_it_is_where_class_priors_are_estimated(monkeypatch, estimates):
+    monkeypatch.setattr(setup, "FrozenFeatures", lambda *args, **named: "features")
+    monkeypatch.setattr(setup, "feature_arrays", lambda *args: args)
+    settings = settings_of("bce", ["--num_workers", "0", "--feature_views", "2"])
+    network = build_model(Architecture.of(model="scenenet", weights="none"), 3, 0)
+    found = setup.build_loaders(settings, array_data(), network, kind_of(estimates_priors=estimates)(), RUNTIME)
+    assert (FeatureView("train") in found.features[1]) is estimates
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
