@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from numpy.typing import ArrayLike
+
 from losses.asl import ASL, ASLConfig
 from losses.assume_negative import AN, BCE, LSAN, WAN, ANConfig, BCEConfig, LabelSmoothingConfig, SmoothedBCE
-from losses.build import Labels, class_names, label_table, require_known, typed_config
+from losses.build import Labels, class_names, given_priors, label_table, require_known, typed_config
 from losses.cls import CLS, CLSConfig
 from losses.co_teaching import (
     CoTeaching,
@@ -21,6 +23,7 @@ from losses.common.base import Criterion
 from losses.common.memory import require_room
 from losses.cones import CoNeS, CoNeSConfig
 from losses.consistency import Consistency, ConsistencyConfig, PartialBCE, PartialBCEConfig
+from losses.csl import CSL, CSLConfig
 from losses.curriculum import CurriculumConfig, CurriculumLabelling
 from losses.distribution_balanced import DistributionBalanced, DistributionBalancedConfig
 from losses.em import EM, EMAPL, EMAPLConfig, EMConfig
@@ -67,6 +70,7 @@ CRITERIA: dict[str, Method] = {
     "label_mask": Method(LabelMask, LabelMaskConfig),
     "partial_bce": Method(PartialBCE, PartialBCEConfig),
     "consistency": Method(Consistency, ConsistencyConfig),
+    "csl": Method(CSL, CSLConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "em": Method(EM, EMConfig),
     "em_apl": Method(EMAPL, EMAPLConfig),
@@ -108,6 +112,7 @@ def build_criterion(
     seed: int = 0,
     clean: Labels | None = None,
     frozen_epochs: int = 0,
+    class_priors: ArrayLike | None = None,
     **options: Any,
 ) -> Criterion:
     """Build any criterion for a training loop of your own.
@@ -122,6 +127,7 @@ def build_criterion(
         seed: of the random initial state of a method, where it has one.
         clean: true labels (N, C), for class frequencies where an option asks for them.
         frozen_epochs: epochs, from the first on, in which the backbone does not learn.
+        class_priors: (C,) shares of images that each class is in, for methods that use them.
         options: settings of the method by name, as values or as the text that its flag takes.
 
     Raises:
@@ -146,6 +152,7 @@ def build_criterion(
         seed=seed,
         clean_counts=None if clean is None else ClassCounts(label_table(clean).counts(), "clean"),
         frozen_epochs=frozen_epochs,
+        class_priors=given_priors(class_priors, table.num_classes),
     )
     settings = typed_config(name, config, options)
     needs = criterion.memory_needs(settings, info)

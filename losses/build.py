@@ -13,7 +13,7 @@ from torch import Tensor
 from utils.checks import UserError, require
 from utils.nearest import nearest
 from utils.options import as_text, converter
-from utils.types import LabelTable
+from utils.types import ClassPriors, LabelTable
 
 Labels: TypeAlias = LabelTable | Tensor | ArrayLike
 
@@ -46,6 +46,16 @@ def class_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
         return tuple(f"class {label}" for label in range(count))
     require(len(names) == count, f"{len(names)} class names for labels of {count} classes")
     return tuple(names)
+
+
+def given_priors(values: ArrayLike | None, count: int) -> ClassPriors | None:
+    """Class priors of `count` classes as people write them. Raises: UserError unless each has one in [0, 1]."""
+    if values is None:
+        return None
+    priors = np.array(values, dtype=np.float64)
+    fits = priors.shape == (count,) and bool(((priors >= 0) & (priors <= 1)).all())
+    require(fits, f"class_priors: must be {count} numbers between 0 and 1, one for each class")
+    return ClassPriors(priors, "given")
 
 
 def typed_config(method: str, config: type[Any], options: Mapping[str, Any]) -> Any:

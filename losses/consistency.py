@@ -114,6 +114,11 @@ class PartialBCE(Criterion):
         super().__init__(config, info)
         require_known("partial_bce", info)
 
+    @property
+    def estimates_priors(self) -> bool:
+        """True: unknown labels have no part in it."""
+        return True
+
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         logits = at_least_float32(model(batch.images).logits)

@@ -35,6 +35,7 @@ from losses.assume_negative import assume_negative_losses
 from losses.cls import kept_share
 from losses.common.base import Criterion
 from losses.cones import cones_loss, pseudo_labels
+from losses.csl import partial_asymmetric_losses
 from losses.gr import gr_losses, gr_schedule
 from losses.large_loss import modified_share
 from models.backbones.timm_networks import TimmFeatureExtractor
@@ -57,15 +58,16 @@ from utils.types import CriterionInfo
 RANKS = {"rank": 0, "world_size": 1}
 TRANSFORMER = {"pre_norm": False, "self_attention": False}
 DEFAULTS = [
-    (build_criterion, {"epochs": 1, "steps_per_epoch": 1, "seed": 0, "frozen_epochs": 0}),
+    (build_criterion, {"epochs": 1, "steps_per_epoch": 1, "seed": 0, "frozen_epochs": 0, "class_priors": None}),
     (assume_negative_losses, {"smoothing": 0.0, "absent_weight": 1.0}),
     (kept_share, {"lag": 0}),
     (pseudo_labels, {"threshold": 1.0, "rule": "keep_single"}),
     (cones_loss, {"threshold": 1.0}),
     (modified_share, {"start": 2}),
+    (partial_asymmetric_losses, {"variant": "fixed"}),
     (gr_schedule, {"frozen": 0}),
     (gr_losses, {"variant": "fixed"}),
-    (CriterionInfo, {"frozen_epochs": 0}),
+    (CriterionInfo, {"frozen_epochs": 0, "class_priors": None}),
     (CocoSplit, {"left_out": 0}),
     (DatasetSource, {"skip_missing": False}),
     (read_voc_style, {"skip_missing": False}),
@@ -137,6 +139,7 @@ TEST_IMAGES = {
 }
 CONSTANTS = {
     "losses.assume_negative": {"GUARD": 1e-5},
+    "losses.csl": {"GUARD": 1e-8},
     "losses.gr": {"GUARD": 1e-7, "NO_POWER": 1e-9, "MOST": 1000, "LEAST_STD": 0.001},
     "losses.large_loss": {"_BLOCK": 4_194_304},
     "losses.common.memory": {"BLOCK": 16_777_216},

@@ -73,6 +73,7 @@ VARIANTS = [
     Case("ignore", {"masked_bn": "eval"}, "masked_bn eval"),
     Case("decoupling", {"disagreement": "label"}, "by label"),
     Case("cls", {"ablation": "CLC"}, "CLC"),
+    Case("csl", {"prior": "observed", "prior_threshold": 0.1}, "with priors"),
 ]
 ON_HOST = [
     Case(case.method, case.options, f"{case.note} memories on the host".strip(), memories_on_host=True)
@@ -81,7 +82,7 @@ ON_HOST = [
 ]
 _LABELS = {
     **dict.fromkeys(("bce", "cones", "ndlp", "db"), "candidate"),
-    **dict.fromkeys(("role", "iu", "iun", "curriculum", "partial_bce", "consistency"), "known"),
+    **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency"), "known"),
     "bce_ls": "full",
     "ignore": "single",
 }

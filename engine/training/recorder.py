@@ -40,8 +40,8 @@ class RecordConfig:
 
     class_priors: bool = option(
         True,
-        "at the end of a run that learns from known labels alone (iu, iun), estimate the share of images that each "
-        "class is in, from scores of the training set: class_priors.csv, for --prior_file",
+        "at the end of a run that learns from known labels alone (iu, iun, partial_bce, csl ignore), estimate the "
+        "share of images that each class is in from scores of the training set: class_priors.csv, for --prior_file",
     )
 
     def __post_init__(self) -> None:

@@ -24,7 +24,9 @@ class ClassPriorConfig:
         "none", "class priors counted in the known labels (observed), where these are a fair sample of all, or none"
     )
     prior_file: Path | None = option(
-        None, "class priors from a CSV file class,prior instead, such as class_priors.csv of a run of --loss iu"
+        None,
+        "class priors from a CSV file class,prior instead, such as class_priors.csv of a run of --loss iu",
+        aliases=("prior_path",),
     )
 
     def __post_init__(self) -> None:
@@ -43,5 +45,14 @@ def observed_priors(observed: LabelTable) -> ClassPriors:
 
 
 def chosen_priors(config: ClassPriorConfig, info: CriterionInfo) -> ClassPriors | None:
-    """The class priors that the settings ask for; None where they ask for none."""
+    """The class priors that the settings ask for, or that `info` has; None where there are none.
+
+    Raises: UserError for a file that nobody has read, or priors of two origins.
+    """
+    require(
+        config.prior_file is None or info.class_priors is not None,
+        f"--prior_file {config.prior_file}: read by the training scripts; in a loop of your own give class_priors, a "
+        "number for each class",
+    )
+    require(config.prior == "none" or info.class_priors is None, "class priors are given: leave out --prior observed")
     return observed_priors(info.observed) if config.prior == "observed" else info.class_priors

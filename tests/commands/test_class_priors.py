@@ -8,7 +8,7 @@ import torch
 
 from engine.core.scoring import rows_in_order
 from engine.training import class_priors
-from tests.commands.scene import SMALL, result, succeed, tiny_voc
+from tests.commands.scene import SMALL, refusal, result, succeed, tiny_voc
 
 RUN = (
     "main_BCE.py",
@@ -66,3 +66,20 @@ def test_a_run_that_ignores_unknown_labels_writes_what_its_network_predicts_on_a
     assert found["class_priors"] == {"origin": "ignore_model", "values": values}
     assert len(values) == 20
     np.testing.assert_allclose(list(values.values()), scores[0], rtol=1e-6)
+
+
+def test_the_next_run_reads_the_file_and_tells_so_and_a_spoilt_one_is_refused(folder):
+    succeed(folder, *RUN, "--loss", "csl", "--csl_mode", "ignore", *KNOWN, "--output", "known")
+    csl = (*RUN, "--loss", "csl", *KNOWN, "--prior_threshold", "0.4")
+    succeed(folder, *csl, "--prior_file", "known/class_priors.csv", "--output", "csl")
+    values = priors_of(folder / "known")
+    assert result(folder / "csl")["class_priors"] == {"origin": "given", "values": values}
+    assert not (folder / "csl" / "class_priors.csv").exists()
+    counted = succeed(folder, *csl, "--prior", "observed", "--output", "counted")
+    assert "class_priors.csv" not in counted
+    assert result(folder / "counted")["class_priors"]["origin"] == "observed"
+    lines = (folder / "known" / "class_priors.csv").read_text().splitlines()
+    (folder / "short.csv").write_text("\n".join(lines[:-1]))
+    line = refusal(folder, *csl, "--prior_file", "short.csv", "--output", "none")
+    assert line.startswith("error: short.csv: no line for class ")
+    assert not (folder / "none").exists()

@@ -17,7 +17,7 @@ NEEDED = {
     **dict.fromkeys(("epr", "role"), ("--labels", "single", "--expected_num_pos", "1.5")),
     **dict.fromkeys(("bce", "focal", "cb", "db", "cones", "ndlp", "asl"), ("--labels", "candidate")),
     **dict.fromkeys(
-        ("iu", "iun", "curriculum", "partial_bce", "consistency"),
+        ("iu", "iun", "curriculum", "csl", "partial_bce", "consistency"),
         ("--labels", "observed", "--num_pos", "1", "--num_neg", "2"),
     ),
     "bce_ls": ("--labels", "full"),

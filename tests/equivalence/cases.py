@@ -19,6 +19,7 @@ from tests.equivalence.transcriptions import (
     cls,
     cones,
     cones_bce,
+    csl,
     csra,
     distribution_balanced,
     em,
@@ -270,6 +271,14 @@ CASES: dict[str, Case] = {
         {"tau": 0.4, "lr": 1e-3, "w_d": 0.1, "ema": 0.9, "schedule_epochs": 5},
         {"loss": "splc"},
         acts=("modified",),
+    ),
+    "csl": Case(
+        "main_BCE.py",
+        "voc07",
+        csl.train,
+        (*("configs/protocols/csl.yaml", "--labels", "rps", "--variant", "reference"), "--prior", "observed"),
+        {"likelihood_topk": 2, "prior_threshold": 0.3, "lr": 1e-3, "w_d": 0.1, "ema": 0.9, "schedule_epochs": 5},
+        acts=("dropped",),
     ),
     "ml-gcn": Case(
         "main_BCE.py",

@@ -13,7 +13,7 @@ STEPS = int(os.environ.get("EQUIVALENCE_STEPS", "16"))
 FEW = 4
 QUICK = (
     *("bce", "cones", "csra", "ignore", "LL-Cp", "LL-R BoostLU", "an_ls", "role", "em_apl", "ndlp", "db", "cls"),
-    *("query2label", "asl", "splc", "ml-gcn", "c-tran", "gr"),
+    *("query2label", "asl", "splc", "ml-gcn", "c-tran", "gr", "csl"),
 )
 """A case of each kind for `make test`: a tenth of what `make test-slow` compares."""
 

@@ -65,6 +65,7 @@ DRAWN = ("--labels", "candidate", "--partial_rate", "0.3", "--label_seed", "1")
 REPRODUCE = ("reproduce.py", "p.yaml", "--output", ".", "--tables_only")
 SET = ("--config", "s.yaml", "--print_config")
 TREE, NAMED, SURE = ("--hierarchy",), ("--class_names",), ("--uncertain",)
+CSL = ("--weights", "none", "--loss", "csl", "--labels", "rps", "--no-figures")
 GCN = (*TRAIN, "--weights", "none", "--head", "gcn", "--word_width", "6", "--word_vectors")
 
 
@@ -159,6 +160,7 @@ KINDS = (
         (inspect("coco", "--labels", "given", "--label_file", "labels.txt"),),
     ),
     Kind("class rates", rates, ("rates.csv",), (inspect_own("t.csv", *DRAWN[:2], "--class_rates", "rates.csv"),)),
+    Kind("class priors", rates, ("priors.csv",), ((*TRAIN, *CSL, "--prior_file", "priors.csv"),)),
     Kind("confusion", rates, ("confusion.csv",), (inspect_own("t.csv", *DRAWN[:2], "--confusion", "confusion.csv"),)),
     Kind(
         "images",

@@ -21,6 +21,7 @@ from tests.ranks import run_ranks
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU disturbs a pretended one beside it")
 EXCHANGES = ("all_reduce", "all_gather", "broadcast", "all_to_all_single")
 OTHERS = [Case("ignore", {"variant": "reference"}, "reference"), Case("db", {"weight_norm": "by_batch"}, "by_batch")]
+OTHERS += [Case("csl", {"csl_mode": "negative"}, "negative")]
 STEPS = {case.name: case for case in [*CASES, *VARIANTS, *OTHERS, *CASES_ON_HOST]}
 HOST_MEMORY_WAITS = {"ndlp": ["losses/common/memory.py:row_blocks"]}
 

@@ -56,7 +56,10 @@ def cycle(
     ema: float,
     normalise: Normalise | None = None,
 ) -> Outcome:
-    """All epochs of a run under one cycle, which is laid out for `epochs`; the average is scored, the last reported."""
+    """All epochs of a run under one cycle, which is laid out for `epochs`; the average is scored, the last reported.
+
+    `loss_of` gets logits (B, C) and labels (B, C): 1 present, 0 absent, -1 unknown.
+    """
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=lr, steps_per_epoch=len(given.order[0]), epochs=epochs, pct_start=0.2
     )
@@ -65,7 +68,7 @@ def cycle(
     for batches in given.order:
         net.train()
         for rows in batches:
-            loss = loss_of(net(images["train"][rows]), (given.observed[rows] == 1).double())
+            loss = loss_of(net(images["train"][rows]), given.observed[rows])
             net.zero_grad()
             loss.backward()
             optimizer.step()

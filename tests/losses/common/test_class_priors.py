@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from losses import IU, IUConfig
+from losses import IU, IUConfig, PartialBCE, PartialBCEConfig
 from losses.assume_negative import BCE, BCEConfig
 from losses.common.class_priors import ClassPriorConfig, chosen_priors, observed_priors
 from tests.losses.fake_model import info_for, random_labels
@@ -59,6 +59,7 @@ def test_a_choice_that_cannot_be_is_refused(wrong, line):
 def test_a_method_that_learns_from_known_labels_alone_estimates_priors_and_others_do_not():
     codes = np.array([[1, 0, -1]], dtype=np.int8)
     assert IU(IUConfig(), info_for(codes)).estimates_priors
+    assert PartialBCE(PartialBCEConfig(), info_for(codes)).estimates_priors
     other = BCE(BCEConfig(), info_for(codes))
     assert not other.estimates_priors
     assert other.class_priors() is None
