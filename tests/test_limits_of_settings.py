@@ -23,6 +23,7 @@ WITH = {
     "EPRConfig": {"expected_num_pos": 1.0},
     "ROLEConfig": {"expected_num_pos": 1.0},
     "ScoreConfig": {"load_from": Path("best.pth")},
+    "SweepConfig": {"setting": "lr", "values": "1"},
 }
 """Other settings of the same class that make the least values possible."""
 UNLIMITED = {
