@@ -66,6 +66,16 @@ def test_openimages_with_labels_drawn_keeps_them_sparse_in_a_file(tmp_path, open
     assert not facts["label_file_made_now"]
 
 
+def test_class_priors_of_openimages_are_estimated_and_used(tmp_path, openimages):
+    labels = ("--dataset", "openimages", "--path_images", "oi", "--labels", "rps", "--rps_unknown", "0.2")
+    command = ("main_BCE.py", *labels, *ONE, "--model", "scenenet", "--prior_threshold", "0.45")
+    succeed(tmp_path, *command[:-2], "--loss", "iu", "--output", "known")
+    succeed(tmp_path, *command, "--loss", "csl", "--prior_file", "known/class_priors.csv", "--output", "run")
+    one, other = (result(tmp_path / name)["class_priors"] for name in ("known", "run"))
+    assert (one["origin"], other["origin"]) == ("ignore_model", "given")
+    assert one["values"] == other["values"]
+
+
 def test_missing_images_are_an_error_unless_they_are_to_be_skipped(tmp_path, openimages):
     command = ("--dataset", "openimages", "--path_images", "oi", *ONE, "--model", "scenenet")
     assert "train000.jpg" in refusal(tmp_path, "main_BCE.py", *command, "--missing_images", "error")
