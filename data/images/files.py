@@ -93,8 +93,10 @@ class FileImages:
         paths = self._names()
         marks = file_marks(paths)
         good = _recall(self._cache, {_folder(path) for path in paths})
-        first = {mark: row for row, mark in reversed(list(enumerate(marks.tolist())))}  # a file may have many rows
-        todo = sorted(row for mark, row in first.items() if mark not in good)
+        first: dict[int, int] = {}
+        for row, mark in enumerate(marks.tolist()):
+            first.setdefault(mark, row)  # a file may have many rows
+        todo = [row for mark, row in first.items() if mark not in good]
         texts = in_threads(fault, [paths[row] for row in todo], "checking images")
         bad = {int(marks[row]): text for row, text in zip(todo, texts, strict=True) if text is not None}
         _remember(self._cache, [(paths[row], int(marks[row])) for row in todo if int(marks[row]) not in bad])

@@ -143,7 +143,7 @@ def classes_above(parents: Mapping[str, set[str]], classes: Sequence[str]) -> cs
     for name in TopologicalSorter(parents).static_order():
         held = parents.get(name, set())
         above[name] = {label_of[one] for one in held & label_of.keys()}.union(*(above[one] for one in held))
-    pairs = [(label_of[name], label) for name in label_of.keys() & above.keys() for label in sorted(above[name])]
+    pairs = [(label_of[name], label) for name in label_of.keys() & above.keys() for label in above[name]]
     row, column = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return csr_array((np.ones(len(row), dtype=np.int32), (row, column)), shape=(len(classes),) * 2)
 

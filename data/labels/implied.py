@@ -56,10 +56,10 @@ def with_implied(table: LabelTable, above: csr_array) -> tuple[LabelTable, Chang
         table: (N, C).
         above: (C, C), 1 where the class of a column is above that of a row; complete: above what is above, too.
     """
-    size = _ROWS if table.stores_known_only else max(1, _CELLS // max(1, table.num_classes))
-    blocks = [table.take(np.arange(start, min(start + size, len(table)))) for start in range(0, len(table), size)]
-    if not blocks or not above.nnz:
+    if not len(table) or not above.nnz:
         return table, Changes()
+    size = _ROWS if table.stores_known_only else _CELLS // table.num_classes
+    blocks = [table.take(np.arange(start, min(start + size, len(table)))) for start in range(0, len(table), size)]
     if table.stores_known_only:
         sparse = [_sparse_block(csr_array(block.codes), above) for block in blocks]
         stacked = csr_array(vstack([codes for codes, _ in sparse], format="csr"))

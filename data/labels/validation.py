@@ -122,7 +122,7 @@ def _compare_stored(truth: LabelTable, table: LabelTable, lookup: NDArray[np.int
         alone = np.ones(len(true), dtype=np.bool_)
         alone[position[both]] = False
         yield from _violations(lookup[true[alone], table.default], true_keys[alone])
-        if elsewhere >= 0:
+        if elsewhere != -1:
             taken = np.union1d(true_keys, seen_keys) - first * classes
             gaps = np.flatnonzero(taken != np.arange(len(taken)))
             free = (last - first) * classes - len(taken)

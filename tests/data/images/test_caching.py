@@ -152,6 +152,11 @@ def test_parts_of_files_are_left_as_they_are_and_that_is_said(paths, cache, kind
     held = {"train": Annotations(images, tuple("ab"), ("x",), table), "test": None}
     assert keep(held, kind, cache, shown=True)["train"].images is images
     assert f"--cache {kind}" in capsys.readouterr().out
+    assert keep(held, kind, cache)["train"].images is images
+    assert capsys.readouterr().out == ""
+    pixels = Annotations(ArrayImages(np.zeros((2, 4, 4, 3), dtype=np.uint8), ("a", "b")), tuple("ab"), ("x",), table)
+    keep({**held, "test": pixels}, kind, cache, shown=True)
+    assert f"--cache {kind}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -261,8 +266,9 @@ def test_pixels_are_found_again_whatever_the_split(paths, cache, decoded, capsys
 
 
 def test_pixels_can_be_had_uncopied_and_a_change_never_reaches_the_file(paths, cache):
-    images = kept(paths, "disk", cache)
+    images = kept([paths[0], *paths[:0:-1]], "disk", cache)
     before = pixel_file(cache).read_bytes()
+    assert before == b"".join(FileImages([path]).open(0).tobytes() for path in paths)  # in the order of their paths
     images.pixels(0)[:] = 7
     np.asarray(images.open(1))
     assert pixel_file(cache).read_bytes() == before

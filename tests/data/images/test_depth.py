@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images.depth import DeclinedError, grey_levels, own_range_levels, sixteen_bit_levels, to_rgb
+from data.images.depth import (
+    DeclinedError,
+    _becomes_rgb,
+    grey_levels,
+    own_range_levels,
+    sixteen_bit_levels,
+    to_rgb,
+)
 from data.images.files import FileImages
 from data.images.opening import fault
 from data.inspection import examine
@@ -133,3 +140,8 @@ def test_a_mode_that_pillow_does_not_convert_is_named_by_check_and_opener(tmp_pa
 
 def test_levels_have_the_shape_of_the_image():
     assert grey_levels(Image.new("F", (5, 2), 1.0)).shape == (2, 5)
+
+
+def test_whether_pillow_makes_rgb_of_a_mode_is_tried():
+    assert _becomes_rgb("YCbCr")
+    assert not _becomes_rgb("no mode")

@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import tarfile
+import time
 import zipfile
 from dataclasses import replace
 
@@ -182,6 +183,7 @@ def first_place(path, code, truth, wanted):
         (lambda p: edit(p, parameters={}), ["x.npy", "candidate labels", "partial_rate 0.2"]),
         (lambda p: edit(p, parameters={"class_rates": "12345678"}), ["x.npy", "class_rates 12345678", "partial_rate"]),
         (lambda p: edit(p, regime="two\nlines"), ["x.npy", "two"]),
+        (lambda p: edit(p, regime="x" * 41), ["x.npy", f"holds {'x' * 40} labels"]),
         (lambda p: edit(p, row_hash="x\ny"), ["x.json", "row_hash"]),
         (lambda p: edit(p, shape=[1, 2]), ["x.json", "(12, 5)"]),
         (lambda p: p.write_bytes(p.read_bytes()[:-7]), ["x.npy", "cut short"]),
@@ -293,7 +295,7 @@ def test_wrong_entries_are_counted_alike_in_every_storage(tmp_path, truth, seen,
         else:
             wrong = (pairs[..., 0] != PRESENT) & (pairs[..., 1] == PRESENT)
         row, column = np.argwhere(wrong)[0]
-        words = (f"{held.classes[column]} is", f"in row {row} ", f"{wrong.sum()} such entries")
+        words = (f"{held.classes[column]} is", f"in row {row} ", f", {wrong.sum()} such entries")
         refused(lambda table=table, regime=regime: require_fit(tmp_path, table, held, regime), *words)
     empty = LabelTable(csr_array((40, 5), dtype=np.int8), default=UNKNOWN)
     if not known_only:
@@ -587,3 +589,64 @@ def test_real_published_files_fit_the_real_labels(trainval, rate, flipped):
     codes, positive = found.table.dense(), trainval.truth.dense() == PRESENT
     assert (codes[positive] == PRESENT).all()
     assert codes[~positive].mean() == pytest.approx(flipped, abs=5e-5)
+
+
+def other_truth(held):
+    """The same rows, of which one label was taken back."""
+    truth = held.truth.dense().copy()
+    truth[tuple(np.argwhere(truth == PRESENT)[0])] = ABSENT
+    return replace(held, truth=LabelTable(truth))
+
+
+def test_labels_of_other_true_labels_stay_beside_those_of_these(tmp_path, capsys):
+    held = training_set()
+    first = resolve_labels(held, "voc07", CANDIDATE, tmp_path)
+    assert capsys.readouterr().err == ""
+    changed = other_truth(held)
+    second = resolve_labels(changed, "voc07", CANDIDATE, tmp_path)
+    assert second.path == first.path.with_stem(f"{first.path.stem}_{changed.truth.hash()[:8]}")
+    assert (
+        f"note: {first.path}: drawn when the true labels were others; {second.path.name} is for what they are now"
+        in (capsys.readouterr().err)
+    )
+    assert [resolve_labels(one, "voc07", CANDIDATE, tmp_path).made for one in (held, changed)] == [False, False]
+    second.path.unlink()
+    edit(first.path, truth_hash="gone")  # as files of before
+    assert resolve_labels(held, "voc07", CANDIDATE, tmp_path).path == first.path
+    assert resolve_labels(changed, "voc07", CANDIDATE, tmp_path).path == second.path
+
+
+def test_a_named_file_of_other_true_labels_is_used_and_that_is_said(tmp_path, capsys):
+    held, path = native(tmp_path)
+    resolve_labels(held, "voc07", CANDIDATE, tmp_path, path)
+    assert capsys.readouterr().err == ""
+    resolve_labels(other_truth(held), "voc07", CANDIDATE, tmp_path, path)
+    assert f"note: {path}: made when the true labels were others; it is used as it is" in capsys.readouterr().err
+    edit(path, truth_hash="gone")
+    resolve_labels(other_truth(held), "voc07", CANDIDATE, tmp_path, path)
+    save_pickled(path, {"partial_labels": np.ones((12, 5), dtype=int)})
+    manifest_path(path).write_text("{}")  # of something else
+    resolve_labels(held, "voc07", CANDIDATE, tmp_path, path)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_manifest_is_text_for_people_and_abandoned_files_go(tmp_path):
+    held = replace(training_set(), classes=("é", *"bcde"))
+    path = tmp_path / "x.npy"
+    for name, age in ((".x.npy.1.tmp", 4000), (".x.json.1.tmp", 4000), (".x.npy.2.tmp", 3000)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    write_native(path, observe(held, CANDIDATE), held, "voc07", CANDIDATE)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".x.npy.2.tmp", "x.json", "x.npy"]
+    text = manifest_path(path).read_text(encoding="utf-8")
+    assert text == json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n"
+    assert "é" in text
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_published_files_are_known_by_their_header_of_either_version(tmp_path, version):
+    held, path = training_set(), tmp_path / "named.npy"
+    codes = observe(held, CANDIDATE).dense()
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, np.array({"partial_labels": codes}, dtype=object), version)
+    assert read_labels(path, held, CANDIDATE).hash() == LabelTable(codes).hash()

@@ -95,3 +95,22 @@ def test_what_is_no_hierarchy_is_named_in_one_line(tmp_path, name, content, said
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.json: cannot be read"):
         read_hierarchy(tmp_path / "gone.json", CLASSES, CODES)
+
+
+@pytest.mark.parametrize("names, shown", [(5, 6), (6, 6), (9, 6)])
+def test_of_a_circle_six_names_are_shown_and_long_ones_cut(tmp_path, names, shown):
+    chain = [f"{n}".ljust(41, "x") for n in range(names)]
+    lines = "".join(f"{one},{other}\n" for one, other in zip(chain, [*chain[1:], chain[0]], strict=True))
+    with pytest.raises(UserError) as caught:
+        read_hierarchy(written(tmp_path, f"class,parent\nCat,Pet\n{lines}", "h.csv"), CLASSES, {})
+    circle = str(caught.value).partition("(")[2].partition(")")[0].split(" < ")
+    assert (len(circle), {len(name) for name in circle}) == (shown, {40})
+
+
+@pytest.mark.parametrize("count, more", [(3, ""), (4, ", ...")])
+def test_three_names_that_are_no_class_are_shown_and_long_ones_cut(tmp_path, count, more):
+    strange = [f"{n}".ljust(41, "x") for n in range(count)]
+    lines = "".join(f"{name},Cat\n" for name in strange)
+    notes = read_hierarchy(written(tmp_path, f"class,parent\nCat,Pet\n{lines}", "h.csv"), CLASSES, {}).notes
+    shown = ", ".join(repr(name[:40]) for name in strange[:3])
+    assert notes == (f"{tmp_path / 'h.csv'}: {count} of its {count + 2} names are no class here ({shown}{more})",)
