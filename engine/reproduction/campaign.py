@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,15 +28,24 @@ class Campaign:
         lines: its finished runs.
         work: the folder of all runs that are made here.
         like: the plan that chooses the settings, if another one does.
+        keep_weights: True to leave the weights of runs that have their line.
 
     Raises:
         UserError: a flag of any row is wrong.
     """
 
     def __init__(
-        self, plan: Plan, resolver: Resolver, lines: LineFile, work: Path, like: Campaign | None = None
+        self,
+        plan: Plan,
+        resolver: Resolver,
+        lines: LineFile,
+        work: Path,
+        like: Campaign | None = None,
+        *,
+        keep_weights: bool = False,
     ) -> None:
         self.plan, self.resolver, self.lines, self.work, self.like = plan, resolver, lines, work, like
+        self.keep_weights = keep_weights
         self.cells = cells(plan)
         self.failed: dict[str, str] = {}
         """Why runs have failed, by the hash of their settings."""
@@ -130,6 +140,8 @@ class Campaign:
         self.lines.refresh()
         if self.find(planned.run) is None:
             self._keep(planned, folder, seconds)
+        if not self.keep_weights:
+            _drop_weights(folder)
         return True
 
     def _keep(self, planned: Planned, folder: Path, seconds: float | None) -> None:
@@ -142,3 +154,9 @@ class Campaign:
     def _fail(self, planned: Planned, why: str) -> str:
         self.failed[planned.key] = f"failed: {why}"
         return why
+
+
+def _drop_weights(folder: Path) -> None:
+    """Remove the weights and states of a finished run, which in a plan of many are all of its size."""
+    shutil.rmtree(folder / "last", ignore_errors=True)
+    (folder / "best.pth").unlink(missing_ok=True)

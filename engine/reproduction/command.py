@@ -54,6 +54,8 @@ class ReproduceConfig:
     )
     work: Path | None = option(None, "folder of the runs (default: runs/<plan>)")
 
+    keep_weights: bool = option(False, "leave the weights of each run, which are removed once it has its line")
+
     def __post_init__(self) -> None:
         require(self.jobs >= 1, f"--jobs {self.jobs}: must be at least 1")
         fits = self.shard is None or (_SHARD.fullmatch(self.shard) is not None and self.part[0] <= self.part[1])
@@ -110,7 +112,7 @@ def reproduce(path: Path, config: ReproduceConfig, scripts: Scripts, start: Star
     resolver, like = Resolver(scripts, config.given), None
     if plan.like is not None:  # its lines lie beside those of this plan
         like = Campaign(plan.like, resolver, LineFile(output.parent / plan.like.name / FILE), WORK / plan.like.name)
-    campaign = Campaign(plan, resolver, LineFile(output / FILE), work, like)
+    campaign = Campaign(plan, resolver, LineFile(output / FILE), work, like, keep_weights=config.keep_weights)
     for folder in config.collect or ():
         say(f"{folder}: {campaign.collect(Path(folder).expanduser())} finished runs of this plan")
     part = shard(campaign.cells, *config.part)

@@ -98,7 +98,7 @@ def sweep_command(argv: Sequence[str], *, scripts: Scripts, start: Start = "spaw
     _require_free(words, config, program)
     folder = config.output or Path("runs") / f"sweep-{config.setting}"
     plan = sweep_plan(config, script, words, seed_of(script, words, scripts))
-    campaign = Campaign(plan, Resolver(scripts, Given({})), LineFile(folder / FILE), folder)
+    campaign = Campaign(plan, Resolver(scripts, Given({})), LineFile(folder / FILE), folder, keep_weights=True)
     for cell in campaign.cells:
         reason = campaign.reason(campaign.tested(cell)[0])
         require(not reason, f"{program}: {reason}")

@@ -72,7 +72,7 @@ def work(connection: Connection, scripts: Scripts, threads: int) -> None:
     parent = os.getppid()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while (job := _next_job(connection, parent)) is not None:
-            outcome = trained(job, scripts, threads)
+            outcome = _told(job, scripts, threads)
             connection.send(outcome)
             if outcome.code > STOPPED:
                 break
@@ -85,6 +85,14 @@ def _next_job(connection: Connection, parent: int) -> Job | None:
             return None
     job: Job | None = connection.recv()
     return job
+
+
+def _told(job: Job, scripts: Scripts, threads: int) -> Outcome:
+    """The same as `trained`; a disk that takes nothing is told like any other fault."""
+    try:
+        return trained(job, scripts, threads)
+    except OSError as error:
+        return Outcome(job, 1, f"{error.filename or job.folder}: cannot be written: {error.strerror or error}", 0.0)
 
 
 def trained(job: Job, scripts: Scripts, threads: int) -> Outcome:

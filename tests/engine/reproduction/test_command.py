@@ -66,6 +66,31 @@ def test_every_run_once_then_lines_and_tables_and_nothing_more_the_second_time(p
     assert len(script.lines) == 8
 
 
+@pytest.mark.parametrize("words", [(), ("--keep_weights",)])
+def test_weights_are_removed_once_a_run_has_its_line(plan, tmp_path, words):
+    def act(values):
+        for name in ("best.pth", "last/state.pth", "notes.txt"):
+            file = Path(values["output"]) / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+    reproduce(plan, FakeScript(tmp_path / "trained.txt", act), *words)
+    left = {path.name for path in Path("runs/plan").rglob("*") if path.parent != Path("runs/plan")}
+    assert {"result.json", "metrics.csv", "notes.txt"} <= left
+    assert ({"best.pth", "state.pth"} <= left) is bool(words)
+    assert ("last" in left) is bool(words)
+
+
+def test_a_disk_that_takes_nothing_fails_the_run_and_not_its_process(plan, script, capsys):
+    Path("w").mkdir()
+    Path("w/claims").write_text("in the way")
+    assert reproduce(plan, script, "--work", "w") == 1
+    said = capsys.readouterr().err
+    assert said.count("failed: w/claims/") == 8
+    assert "cannot be written: Not a directory" in said
+    assert script.lines == []
+
+
 def test_a_dry_run_says_what_is_to_run_and_writes_nothing(plan, script, capsys):
     assert reproduce(plan, script, "--dry_run") == 0
     said = capsys.readouterr().out
