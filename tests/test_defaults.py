@@ -6,6 +6,7 @@ Defaults of settings are compared with `configs/settings.json`.
 import importlib
 import inspect
 import math
+from datetime import timedelta
 
 import pytest
 
@@ -183,6 +184,9 @@ CONSTANTS = {
     "data.subsets.long_tail": {"_PARETO_SHAPE": 6.0, "_PARETO_LAST": 0.99},
     "data.subsets.overlap": {"_NAMED": 3},
     "engine.core.checkpoint": {"_MOST_CLASSES": 1_000_000},
+    "engine.core.command_line": {"_HELP_COLUMN": 32, "_HELP_WIDTH": 110},
+    "engine.core.distributed": {"_PATIENCE": timedelta(days=7)},
+    "engine.core.run_lock": {"TOUCH_SECONDS": 60.0, "STALE_SECONDS": 600.0, "POLL_SECONDS": 5.0},
     "engine.core.cli": {"_LONGEST": 900},
     "engine.core.scoring": {"_HELD": 268_435_456},
     "engine.core.suggestions": {"_CLOSE": 0.8},
@@ -195,7 +199,7 @@ CONSTANTS = {
     "engine.prediction.heatmaps": {"SIDES": (256, 1024), "_STRENGTH": 0.65, "_LETTERS": 40},
     "engine.prediction.sources": {"_STEM": 100},
     "engine.reproduction.worker": {"BUSY": -1000, "STOPPED": 128, "_LOOK_SECONDS": 2.0},
-    "engine.training.examples": {"EXAMPLES": 8, "SHOWN": 3},
+    "engine.training.examples": {"EXAMPLES": 8, "SHOWN": 3, "_BLOCK": 4096},
     "engine.training.optim": {"BETTER": 1e-4, "CYCLE_START": 0.04, "HIGH_MOMENTUM": 0.95, "LOW_MOMENTUM": 0.85},
     "engine.training.label_memory": {"SHARE": 0.5},
     "models.backbones.feature_extractors": {"_REFERENCE_SIZE": 224},

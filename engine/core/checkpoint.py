@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,9 @@ class SavedModel:
 def _meta_state(saved: SavedModel, architecture: Architecture) -> StateDict | None:
     """The tensors of the network without values; None for the few networks that cannot be built so."""
     build = build_peers if saved.peers else build_model
-    try:
-        with torch.device("meta"):
-            return build(architecture, saved.num_classes, seed=0, pretrained=False).state_dict()
-    except (RuntimeError, NotImplementedError):  # they compute their layout with tensors
-        return None
+    with suppress(RuntimeError, NotImplementedError), torch.device("meta"):  # they compute their layout with tensors
+        return build(architecture, saved.num_classes, seed=0, pretrained=False).state_dict()
+    return None
 
 
 def _architecture(settings: Mapping[str, Any], path: Path) -> Architecture:
@@ -239,7 +238,7 @@ def _own(content: dict[str, Any], path: Path) -> SavedModel:
     check_seal(path)
     kinds = {name: isinstance(content.get(name), kind) for name, kind in (("classes", list), ("settings", dict))}
     sound = {
-        "model": isinstance(content.get("model"), dict) and is_state(content["model"]),
+        "model": is_state(content.get("model")),
         **{name: fits and all(isinstance(each, str) for each in content[name]) for name, fits in kinds.items()},
         "epoch": isinstance(content.get("epoch"), int),
     }

@@ -16,6 +16,8 @@ from utils.options import BETWEEN_PATHS, as_text
 
 _NUMBERS = re.compile(r"-[\d.][\d.,eE+-]*")
 _HELP = ("-h", "--help")
+_HELP_COLUMN, _HELP_WIDTH = 32, 110
+"""Where the text of a flag begins, and the longest line."""
 _SETTINGS_FILES = (".yaml", ".yml", ".py")
 """Endings of a word behind a list of paths that is no path of it."""
 
@@ -140,7 +142,7 @@ def _section(title: str, settings: Sequence[Setting], command: CommandTable, *, 
     parser = OneLineParser(
         usage=argparse.SUPPRESS,
         add_help=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=_HELP_COLUMN, width=_HELP_WIDTH),
     )
     group = parser.add_argument_group(title)
     if title == "common":

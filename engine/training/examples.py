@@ -21,13 +21,14 @@ from utils.types import PRESENT, Annotations, ModelOutput
 EXAMPLES = 8
 """Images of a run."""
 SHOWN = 3
+_BLOCK = 4096
 """Classes named beside each image."""
 
 
 def choose_rows(truth: Annotations, count: int, seed: int = 0) -> list[int]:
     """Up to `count` rows (sorted) with at least one true label; images with several labels first, they show more."""
     order = np.random.default_rng(seed).permutation(len(truth))
-    blocks = [order[start : start + 4096] for start in range(0, len(order), 4096)]  # never all rows as one matrix
+    blocks = [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]  # never all rows as one matrix
     present = np.concatenate([(truth.truth.rows(rows) == PRESENT).sum(axis=1) for rows in blocks])
     ranked = np.argsort(-np.minimum(present, 3), kind="stable")
     return sorted(int(order[index]) for index in ranked[:count] if present[index])

@@ -45,8 +45,7 @@ def map_shape(backbone: nn.Module, height: int, width: int) -> tuple[int, int, i
     Raises: whatever the backbone raises for an image that it cannot take.
     """
     meta = copy.deepcopy(backbone).to("meta").eval()
-    with torch.no_grad():
-        shape = meta(torch.empty(1, 3, height, width, device="meta")).shape
+    shape = meta(torch.empty(1, 3, height, width, device="meta")).shape
     return shape[1], shape[2], shape[3]
 
 
@@ -129,9 +128,9 @@ class FeatureExtractor(Backbone):
             self.add_module(part, nn.Sequential(*module) if isinstance(module, nn.ModuleList) else module)
         for part, last in _last_layers(name, whole):
             self.add_module(part, last)
-        self.width, *side = map_shape(self, _REFERENCE_SIZE, _REFERENCE_SIZE)
+        self.width, height, _ = map_shape(self, _REFERENCE_SIZE, _REFERENCE_SIZE)
         # Borders cost some networks a pixel or two of the map; strides are powers of two.
-        self.stride = 2 ** round(math.log2(_REFERENCE_SIZE / side[0]))
+        self.stride = 2 ** round(math.log2(_REFERENCE_SIZE / height))
 
     def stages(self) -> list[Stage]:
         """The blocks in the order of the network."""

@@ -53,7 +53,7 @@ def plan_vit_csra(contents: Contents, overrides: HeadOverrides) -> Plan:
             f"{contents.path}: a ViT of width {width}, patches of {patch} pixels and {contents.count('blocks.')} "
             f"layers, which is none of {', '.join(_VITS.values())}"
         )
-    size = patch * math.isqrt(max(contents.size("pos_embed", 1) - 1, 1))
+    size = patch * max(math.isqrt(contents.size("pos_embed", 1)), 1)  # a square of patches, and the class token
     return Plan({"model": name, **settings}, classes, _rename_vit, notes=notes, img_size=size)
 
 

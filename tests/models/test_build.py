@@ -244,6 +244,9 @@ def test_a_model_with_saliency_starts_as_the_plain_one_and_scores_otherwise(head
     assert not torch.allclose(plain(images).logits, salient(images).logits)
     assert plain.reads_pooled() == (head == "linear")
     assert not salient.reads_pooled()
+    mean = {"lam": 0.0} if head == "csra" else {}  # which without saliency is all that counts
+    unscored = build_model(small(head=head, saliency=0.5, saliency_test=False, **mean), 5, seed=3)
+    assert not unscored.reads_pooled()
 
 
 def test_seed_decides_the_start_and_nothing_else_does():

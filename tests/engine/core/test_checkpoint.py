@@ -53,6 +53,18 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, name, value):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("classes", ["a", 1, "c"]), ("settings", {1: 2, "model": "scenenet"}), ("model", {"a": 1}), ("model", [1])],
+)
+def test_a_part_with_something_else_in_it_is_refused(tmp_path, name, value):
+    saved(tmp_path / "best.pth")
+    content = torch.load(tmp_path / "best.pth", weights_only=True)
+    torch.save(content | {name: value}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match=f"bad.pth: a damaged model file: `{name}` is missing or of another kind"):
+        read_model(tmp_path / "bad.pth")
+
+
 @pytest.mark.parametrize("name", ["g.head", "f.head"])
 def test_two_networks_of_which_one_lacks_weights_are_refused(tmp_path, name):
     saved(tmp_path / "best.pth", build_peers)

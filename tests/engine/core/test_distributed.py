@@ -159,7 +159,7 @@ def test_one_process_is_the_main_one_and_agrees_with_itself():
 
 
 def test_one_process_asks_nobody(monkeypatch):
-    for name in ("all_sum", "all_max"):
+    for name in ("all_sum", "all_sums", "all_max"):
         monkeypatch.setattr(f"engine.core.distributed.collectives.{name}", lambda values: pytest.fail("asked"))
     runtime, model = Runtime("cpu", "fp32"), nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     model(ROWS).sum().backward()
@@ -168,8 +168,32 @@ def test_one_process_asks_nobody(monkeypatch):
     assert runtime.agree(True)
 
 
+def test_what_is_a_share_of_a_larger_batch_counts_so_many_times():
+    model, twice = network(), network()
+    runtime = Runtime("cpu", "fp32")
+    runtime.backward(mean_loss(model, slice(None)), 1.0)
+    runtime.backward(mean_loss(twice, slice(None)), 2.0)
+    for parameter, other in zip(model.parameters(), twice.parameters(), strict=True):
+        torch.testing.assert_close(2 * parameter.grad, other.grad)
+
+
+def test_what_accelerate_is_asked_for(monkeypatch):
+    runtime, asked = Runtime("cpu", "fp32"), []
+    assert runtime._accelerator.ddp_handler.broadcast_buffers is False
+    for name in ("prepare_model", "prepare_optimizer"):
+        monkeypatch.setattr(runtime._accelerator, name, lambda one, **named: asked.append(named) or one)
+    runtime.wrap(network())
+    runtime.to_device(network())
+    runtime.wrap_optimizer("optimizer")
+    runtime.precision = "fp16"
+    assert runtime.wrap_optimizer("optimizer") == "optimizer"
+    assert asked == [{}, {"evaluation_mode": True}, {"device_placement": False}]
+
+
 def test_a_network_is_wrapped_to_train_and_moved_to_be_used():
     runtime = Runtime("cpu", "fp32")
+    alone = runtime.wrap(nn.Conv2d(3, 4, 3, bias=False))
+    assert alone.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(parameter.requires_grad for parameter in runtime.wrap(network()).parameters())
     images = nn.Conv2d(3, 4, 3)
     for placed in (runtime.wrap(images), runtime.to_device(images)):
@@ -195,8 +219,9 @@ def test_at_the_end_networks_are_let_go_and_the_group_is_left(monkeypatch):
     runtime.wrap(network())
     assert len(runtime._accelerator._models) == 1
     monkeypatch.setattr(runtime._accelerator, "end_training", lambda: told.append(len(runtime._accelerator._models)))
+    monkeypatch.setattr(collectives, "forget_hosts", lambda: told.append("hosts"))
     runtime.close()
-    assert told == [0]
+    assert told == ["hosts", 0]
 
 
 @pytest.mark.parametrize(("rank", "order"), [(0, ["work", "waits"]), (1, ["waits", "work"])])

@@ -256,14 +256,38 @@ def test_two_damaged_states_are_refused_in_one_line(tmp_path):
         RunFolder(tmp_path).saved()
 
 
-@pytest.mark.parametrize("error", [KeyError("a"), RuntimeError("size mismatch\nmore"), OverflowError("no")])
-def test_what_does_not_fit_a_run_is_told_by_its_file(error):
-    with (
-        pytest.raises(UserError, match=r"^state\.pth: damaged, or of another run \(") as told,
-        damage_told("state.pth"),
-    ):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("a"), "KeyError: 'a'"),
+        (RuntimeError("size mismatch\nmore"), "RuntimeError: size mismatch"),
+        (OverflowError(), "OverflowError: "),
+        (ValueError("x" * 161), f"ValueError: {'x' * 160}"),
+    ],
+)
+def test_what_does_not_fit_a_run_is_told_by_its_file(error, said):
+    with pytest.raises(UserError) as told, damage_told("state.pth"):
         raise error
-    assert "\n" not in str(told.value)
+    assert str(told.value) == f"state.pth: damaged, or of another run ({said})"
+
+
+def test_figures_that_are_chosen_or_computed_otherwise_have_a_line_each(tmp_path):
+    folder = RunFolder(tmp_path)
+    content = {"selected_epoch": 2, "selection": "last", "epochs": 2, "test": {"mAP": 0.5}, "extra": {}}
+    best, published = {"epoch": 1, "mAP": 0.75, "epochs_scored": 2}, {"test": {"mAP": 0.25}, "last": None}
+    content["extra"] = {"classes_without_negatives": ["a", "b"]}
+    folder.finish({**content, "best_on_test": best, "published_metrics": published})
+    assert folder.summary().splitlines()[1:-1] == [
+        "chosen on the test set itself, epoch 1: mAP 75.00",
+        "test by the published evaluators (CSRA, CoNeS): mAP 25.00",
+        "classes that no test image is known to be without: a, b (left out of mAP)",
+    ]
+    folder.finish({**content, "extra": {}, "best_on_test": {**best, "epoch": 2}, "published_metrics": {"test": None}})
+    assert len(folder.summary().splitlines()) == 2
+    del content["selection"]
+    folder.finish(content)
+    with pytest.raises(UserError, match=r"result\.json: damaged: 'selection' is missing"):
+        folder.summary()
 
 
 def test_a_run_without_its_folder_writes_nothing_more(tmp_path):

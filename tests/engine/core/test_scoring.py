@@ -162,9 +162,9 @@ def test_the_loss_of_an_image_is_that_of_its_known_labels():
     assert bce_per_image(np.float32([[1e4, -1e4]]), LabelTable(np.int8([[0, 0]]))) == 1e4
 
 
-@pytest.mark.parametrize("held", [1, 300, 10**9])
+@pytest.mark.parametrize("held", [1, 216, 217, 10**9])
 def test_many_scores_move_to_the_host_and_stay_in_order(monkeypatch, held):
-    """23 images in batches of 6 with 9 scores of 4 bytes each: every batch, every second, or none."""
+    """23 images in batches of 6 with 9 scores of 4 bytes each: every batch, each whole one, every second, or none."""
     moves, cpu = [], torch.Tensor.cpu
     monkeypatch.setattr("engine.core.scoring._HELD", held)
     monkeypatch.setattr(torch.Tensor, "cpu", lambda rows: moves.append(tuple(rows.shape)) or cpu(rows))
@@ -174,7 +174,8 @@ def test_many_scores_move_to_the_host_and_stay_in_order(monkeypatch, held):
     each = [model(torch.from_numpy(dense.images.pixels(row)).permute(2, 0, 1)[None] / 255).logits for row in range(23)]
     np.testing.assert_array_equal(scores, torch.cat(each).detach().numpy())
     batches = [shape for shape in moves if len(shape) == 2][:-1]
-    assert batches == {1: [(6, 9)] * 3 + [(5, 9), (0, 9)], 300: [(12, 9), (11, 9), (0, 9)], 10**9: []}[held]
+    each_whole = [(6, 9)] * 3 + [(5, 9)]
+    assert batches == {1: [*each_whole, (0, 9)], 216: each_whole, 217: [(12, 9), (11, 9), (0, 9)], 10**9: []}[held]
 
 
 @pytest.mark.parametrize("truth", [LabelTable, as_sparse], ids=["dense", "sparse"])
@@ -253,6 +254,8 @@ def test_thresholds_are_of_the_validation_split_and_figures_of_the_test_set():
     assert list(figures.values()) == pytest.approx([*errors, *tuned[0], *tuned[1]])
     alone = calibration_figures(test, LabelTable(test_codes), None, None)
     assert alone == {name: figures[name] for name in ("ECE", "ECE_class")}
+    sparse = SimpleNamespace(scores=None)
+    assert calibration_figures(test, LabelTable(test_codes), sparse, LabelTable(seen)) == alone
     unknown = LabelTable(np.full_like(test_codes, UNKNOWN))
     assert calibration_figures(test, unknown, None, None) == {}
     assert calibration_figures(SimpleNamespace(scores=None), LabelTable(test_codes), held_out, LabelTable(seen)) == {}

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from data.datasets.table.config import FOUND, FOUND_IN_TABLE
 from engine.core.run_folder import FREE_ON_RESUME, RunFolder
-from engine.core.run_lock import this_process
+from engine.core.run_lock import RunLock, this_process
 from engine.core.setting_table import training_names
 from tests.engine.run_folders import settings_of
 from utils.checks import UserError
@@ -164,6 +165,9 @@ def test_a_run_killed_right_behind_its_end_leaves_nothing(tmp_path):
     folder = used(tmp_path / "run")
     folder.finish({"test": {}})
     lock = folder.path / ".lock"
+    lock.write_text("of nobody")
+    RunFolder(folder.path).open(True, SETTINGS, KNOWN)
+    assert lock.exists()
     for change, left in (({"pid": 2**30}, False), ({}, True), ({"pid": 2**30, "host": "another"}, True)):
         lock.write_text(json.dumps(this_process()._replace(**change)._asdict()))
         RunFolder(folder.path).open(True, SETTINGS, KNOWN)
@@ -185,10 +189,37 @@ def test_a_second_run_names_the_first_and_a_finished_one_takes_no_lock(tmp_path)
     assert not (folder.path / ".lock").exists()
 
 
+def test_a_run_that_ended_while_another_waited_for_it_is_finished_and_nobody_holds_it(tmp_path, monkeypatch):
+    folder, take = used(tmp_path / "run"), RunLock.take
+
+    def wait_and_take(lock, *, wait):
+        (folder.path / "result.json").write_text('{"test": {}}')
+        take(lock, wait=wait)
+
+    monkeypatch.setattr(RunLock, "take", wait_and_take)
+    folder.open(True, SETTINGS, KNOWN)
+    assert not (folder.path / ".lock").exists()
+    assert folder.result == {"test": {}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"), [(None, FOUND), ("table", FOUND_IN_TABLE), ("test_table", FOUND_IN_TABLE)]
+)
+def test_what_was_found_of_another_table_says_nothing_of_this_one(tmp_path, monkeypatch, changed, names):
+    folder = used(tmp_path / "run")
+    every = {"table": "a", "test_table": "b", **dict.fromkeys({*FOUND, *FOUND_IN_TABLE}, "found")}
+    monkeypatch.setattr("engine.core.run_folder.read_run_settings", lambda *_: every)
+    values = {"table": "a", "test_table": "b"} | ({changed: "c"} if changed else {})
+    assert folder.found(replace(SETTINGS, values={**SETTINGS.values, **values}), KNOWN) == dict.fromkeys(names, "found")
+
+
 def test_a_finished_run_has_its_result_at_once_and_in_its_files(tmp_path):
     folder = RunFolder(tmp_path)
     assert folder.result is None
+    for loop in (1, 2):
+        folder.save({"loop": loop})
     folder.finish({"test": {"mAP": 0.5}, "epochs": 3})
+    assert [path.name for path in (tmp_path / "last").iterdir()] == ["state.pth"]
     assert folder.result == json.loads((tmp_path / "result.json").read_text()) == {"test": {"mAP": 0.5}, "epochs": 3}
     assert (tmp_path / "result.json").read_text().startswith('{\n  "test": {\n    "mAP": 0.5\n')
     assert (tmp_path / "result.json").read_text().endswith("\n}\n")

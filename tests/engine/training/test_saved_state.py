@@ -18,6 +18,8 @@ def test_what_was_saved_is_given_back():
     assert checked_position(earlier, 2, 3) == earlier
     ended = {**SOUND, "epoch": 3, "step": 0, "history": [ROW, ROW], "plateau": {"factor": 0.1, "waited": 2}}
     assert checked_position(ended, 2, 3) == ended
+    begun = {**SOUND, "epoch": 1, "step": 0, "seconds": 0, "images": 0, "best_epoch": 0, "history": []}
+    assert checked_position(begun, 2, 3) == begun
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,7 @@ def test_what_was_saved_is_given_back():
         *(("epoch", value) for value in (0, 4, 2.0, True)),
         *(("step", value) for value in (-1, 4, 1.0, "3")),
         *(("history", value) for value in ([], [ROW, ROW], [{"epoch": 1}], [7], [{**ROW, "loss": "x"}])),
-        *(("sums", value) for value in ([], {"loss": None}, {1: 1.0}, {"loss": 2**60})),
+        *(("sums", value) for value in ([], {"loss": None}, {"loss": 1.0, "part": None}, {1: 1.0}, {"loss": 2**60})),
         *(("seconds", value) for value in (-1.0, math.inf, math.nan, "1")),
         *(("best_score", value) for value in (math.nan, None, "1")),
         *(("images", value) for value in (-1, 1.5)),
@@ -38,6 +40,13 @@ def test_what_was_saved_is_given_back():
 def test_what_cannot_be_is_named(name, value):
     with pytest.raises(ValueError, match=f"^its (history|{name}) cannot be"):
         checked_position({**SOUND, name: value}, 2, 3)
+
+
+def test_an_epoch_behind_the_last_and_one_bad_row_of_several_are_named():
+    with pytest.raises(ValueError, match=r"^its epoch cannot be"):
+        checked_position({**SOUND, "epoch": 4, "history": [ROW] * 3}, 2, 3)
+    with pytest.raises(ValueError, match=r"^its history cannot be"):
+        checked_position({**SOUND, "epoch": 3, "history": [ROW, {"epoch": 1}]}, 2, 3)
 
 
 @pytest.mark.parametrize("change", [{"more": 1}, {"history": None}])

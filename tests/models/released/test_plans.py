@@ -197,18 +197,18 @@ def test_names_of_classes_are_texts_all_of_them(meta, names):
     [(768, 16, 12, "vit_b_16"), (768, 32, 12, "vit_b_32"), (1024, 16, 24, "vit_l_16"), (1024, 32, 24, "vit_l_32")],
 )
 def test_a_vit_is_told_by_width_patch_and_layers(width, patch, layers, name):
-    def file(count, side=3):
+    def file(count, positions=1 + 3 * 3):
         return contents(
             *(f"blocks.{number}.norm1.weight" for number in range(count)),
             classifier__multi_head__0__head__weight=(7, 5, 1, 1),
             patch_embed__proj__weight=(width, 3, patch, patch),
-            pos_embed=(1, 1 + side * side, 4),
+            pos_embed=(1, positions, 4),
         )
 
     plan = plan_vit_csra(file(layers), NONE)
     assert plan.settings == {"model": name, "head": "csra", "num_heads": 1}
     assert (plan.img_size, plan.num_classes) == (3 * patch, 7)
-    assert plan_vit_csra(file(layers, side=0), NONE).img_size == patch
+    assert [plan_vit_csra(file(layers, n), NONE).img_size for n in (0, 1, 5)] == [patch, patch, 2 * patch]
     with pytest.raises(UserError, match=f"a ViT of width {width}, patches of {patch} pixels and {layers + 1} layers"):
         plan_vit_csra(file(layers + 1), NONE)
     renamed = {
