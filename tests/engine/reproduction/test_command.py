@@ -186,11 +186,11 @@ def test_a_signal_ends_it_with_its_tables_written(plan, tmp_path, capsys):
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=stop)
-    began, before = time.monotonic(), signal.getsignal(signal.SIGTERM)
+    began, before, others = time.monotonic(), signal.getsignal(signal.SIGTERM), multiprocessing.active_children()
     thread.start()
     assert reproduce(plan, script, "--jobs", "2") == 128 + signal.SIGTERM
     assert time.monotonic() - began < 15  # what was running was told to stop, and was waited for
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(others)
     assert signal.getsignal(signal.SIGTERM) == before
     ended.set()
     thread.join()

@@ -118,13 +118,14 @@ def test_one_process_makes_all_runs_one_after_the_other(tmp_path):
             file.write(f"{os.getpid()} {os.getpgrp()}\n")
         (tmp_path / "busy").unlink()
 
+    others = multiprocessing.active_children()
     assert reproduce(write_plan(tmp_path), FakeScript(tmp_path / "trained.txt", act)) == 0
     lines = (tmp_path / "processes.txt").read_text().splitlines()
     assert len(lines) == 8
     (pair,) = set(lines)
     process, group = pair.split()
     assert process == group != str(os.getpgrp())  # a Ctrl-C is for the parent
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(others)
 
 
 def test_a_process_that_ends_by_itself_is_told_with_its_code(tmp_path, capsys):
