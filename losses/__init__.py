@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from losses.asl import ASL, ASLConfig
 from losses.assume_negative import AN, BCE, LSAN, WAN, ANConfig, BCEConfig, LabelSmoothingConfig, SmoothedBCE
 from losses.build import Labels, class_names, given_priors, label_table, require_known, typed_config
+from losses.cdcr import CDCR, CDCRConfig
 from losses.cls import CLS, CLSConfig
 from losses.co_teaching import (
     CoTeaching,
@@ -74,6 +75,7 @@ CRITERIA: dict[str, Method] = {
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "em": Method(EM, EMConfig),
     "em_apl": Method(EMAPL, EMAPLConfig),
+    "cdcr": Method(CDCR, CDCRConfig),
     "cones": Method(CoNeS, CoNeSConfig, "main_CoNeS.py"),
     "large_loss": Method(LargeLoss, LargeLossConfig, "main_llm.py"),
     "cls": Method(CLS, CLSConfig, "main_cls.py"),

@@ -33,6 +33,7 @@ from engine.training.loop import TrainState
 from engine.training.optim import Plateau
 from losses import build_criterion
 from losses.assume_negative import assume_negative_losses
+from losses.cdcr import candidate_losses, chosen_candidates
 from losses.cls import kept_share
 from losses.common.base import Criterion
 from losses.cones import cones_loss, pseudo_labels
@@ -61,6 +62,8 @@ TRANSFORMER = {"pre_norm": False, "self_attention": False}
 DEFAULTS = [
     (build_criterion, {"epochs": 1, "steps_per_epoch": 1, "seed": 0, "frozen_epochs": 0, "class_priors": None}),
     (assume_negative_losses, {"smoothing": 0.0, "absent_weight": 1.0}),
+    (candidate_losses, {"variant": "fixed"}),
+    (chosen_candidates, {"rule": "confidence"}),
     (kept_share, {"lag": 0}),
     (pseudo_labels, {"threshold": 1.0, "rule": "keep_single"}),
     (cones_loss, {"threshold": 1.0}),
@@ -140,6 +143,7 @@ TEST_IMAGES = {
 }
 CONSTANTS = {
     "losses.assume_negative": {"GUARD": 1e-5},
+    "losses.cdcr": {"GUARD": 1e-8, "_IDLE": 2, "_SHOWN": 5},
     "losses.csl": {"GUARD": 1e-8},
     "losses.gr": {"GUARD": 1e-7, "NO_POWER": 1e-9, "MOST": 1000, "LEAST_STD": 0.001},
     "losses.large_loss": {"_BLOCK": 4_194_304},

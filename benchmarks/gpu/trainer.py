@@ -63,6 +63,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "co-teaching+": {"init_epoch": 1},
     "large_loss": {"delta_rel": 2.0},
     "curriculum": {"relabel_every": 1},
+    "cdcr": {"cdcr_warmup": 0},
 }
 CASES = [Case(name, _OPTIONS.get(name, {})) for name in CRITERIA]
 VARIANTS = [
@@ -78,10 +79,10 @@ VARIANTS = [
 ON_HOST = [
     Case(case.method, case.options, f"{case.note} memories on the host".strip(), memories_on_host=True)
     for case in CASES + VARIANTS
-    if case.name in ("cones", "ndlp", "curriculum", "em_apl", "role", "large_loss LL-Cp")
+    if case.name in ("cones", "ndlp", "curriculum", "cdcr", "em_apl", "role", "large_loss LL-Cp")
 ]
 _LABELS = {
-    **dict.fromkeys(("bce", "cones", "ndlp", "db"), "candidate"),
+    **dict.fromkeys(("bce", "cdcr", "cones", "ndlp", "db"), "candidate"),
     **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency"), "known"),
     "bce_ls": "full",
     "ignore": "single",

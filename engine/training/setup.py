@@ -96,6 +96,16 @@ def note_wrong_present_labels(settings: Settings) -> None:
         warn(f"note: {method} takes every present label for a true one, which --labels {regime} does not keep to")
 
 
+def require_trusted_absent(settings: Settings) -> None:
+    """Raise UserError if a method takes every absent label for certain and the regime has made some of these wrong."""
+    regime, method = settings.of(Regime).name, settings.method
+    require(
+        regime != "flip" or not CRITERIA[method].criterion.trusts_absent,
+        f"{method}: takes every absent label for certain, and --labels flip makes some true ones absent; take --labels "
+        "candidate, or --loss bce",
+    )
+
+
 def whole_batches(data: Data, config: LoaderConfig) -> Data:
     """The data with validation and test split cut to whole batches where `--drop_last` says so. Raises: UserError."""
     validation = None if data.validation is None else config.scored("validation", data.validation)
@@ -150,8 +160,10 @@ def build_criterion(
 ) -> Criterion:
     """The criterion of the method on the device of the run, its label memories there or on the host.
 
-    Raises: UserError when there is no room for what it and the recorder will keep, before any of it is made.
+    Raises: UserError when there is no room for what it and the recorder will keep, before any of it is made, or for
+        labels that the method cannot trust.
     """
+    require_trusted_absent(settings)
     config, kind = settings.of(RunConfig), CRITERIA[settings.method].criterion
     info = CriterionInfo(
         observed=data.observed,

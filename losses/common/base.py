@@ -38,6 +38,9 @@ class Criterion(nn.Module):
     corrects_from_present: ClassVar[bool] = False
     """True if it corrects other labels by what it learns from the present ones, so that these should be right."""
 
+    trusts_absent: ClassVar[bool] = False
+    """True if every absent label is taken for certain, so that no true one may be given as absent."""
+
     train_scores_of: ClassVar[Literal["network", "average"]] = "network"
     """The network whose training scores are wanted: the one that is trained, or the moving average of its weights."""
 

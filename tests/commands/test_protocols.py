@@ -44,6 +44,11 @@ PUBLISHED = {
     | {"gamma_pos": 0, "gamma_neg": 1, "gamma_unknown": 4, "clip": 0, "model": "tresnet_m", "head": "linear"}
     | {"optimizer": "adam", "lr": 2e-4, "w_d": 1e-4, "w_d_biases": False, "head_lr_mult": 1, "batch_size": 64}
     | {"normalize": "unit", "epochs": 30, "schedule_epochs": None, "warmup_epoch": 0},
+    ("cdcr", "coco"): SPLC
+    | {"loss": "cdcr", "reduction": "sum", "candidate_threshold": 0.6, "candidate_rule": "confidence"}
+    | {"model": "tresnet_l", "head": "linear", "optimizer": "adam", "w_d": 1e-4}
+    | {"w_d_biases": False, "head_lr_mult": 1, "warmup_epoch": 0, "normalize": "unit", "img_size": 224}
+    | {"epochs": 57, "schedule_epochs": 80, "labels": "candidate", "partial_rate": 0.05},
     ("query2label", "coco"): ASL
     | {"model": "resnet101", "head": "q2l", "gamma_neg": 2, "clip": 0, "eps": 1e-5, "reduction": "query2label"}
     | {"optimizer": "adamw", "w_d": 1e-2, "w_d_biases": True, "epochs": 80, "drop_last": "train"}
@@ -168,7 +173,12 @@ def test_the_settings_of_a_model_go_together(name, tmp_path):
     protocol = FOLDER / f"{name}.yaml"
     head = yaml.safe_load(protocol.read_text())["head"]
     backbone = ("--model", "squeezenet1_1", "--img_size", "40") if name == "vit-csra" else SMALL[:2]
-    labels = {"splc": ["single"], "csl": ["rps"], "consistency": ["known", "--known_rate", "0.6"]}.get(name, ["full"])
+    labels = {
+        "splc": ["single"],
+        "csl": ["rps"],
+        "cdcr": ["candidate"],
+        "consistency": ["known", "--known_rate", "0.6"],
+    }.get(name, ["full"])
     words = ("--dataset", "voc07", "--labels", *labels, *TINY, *SMALLER.get(head, ()), *backbone)
     succeed(tmp_path, "main_BCE.py", protocol, *words, "--output", "run")
     assert result(tmp_path / "run")["method"] == yaml.safe_load(protocol.read_text()).get("loss", "bce")

@@ -41,6 +41,7 @@ METHODS = {
     "LL-R": f"main_llm {LARGE} LL-R",
     "LL-Ct": f"main_llm {LARGE} LL-Ct",
     "LL-Cp": f"main_llm {LARGE} LL-Cp --export_labels OUT/corrected.npy",
+    "cdcr": f"main_BCE --loss cdcr --cdcr_warmup 1 {CANDIDATE}",
     "cones": f"main_CoNeS {CONES}",
     "ndlp": f"main_ndlp {CANDIDATE} --neck_width 16 --sampler_reduce 2 --scheduler constant --warmup_epoch 0",
     "cls": "main_cls --labels_left 50 --tau_h 0.2 --tau_l 0.2 --ramp_epochs 2",
@@ -76,7 +77,7 @@ BESIDES = {
 """The same for what a run may keep besides the state of a method."""
 
 ALL = METHODS | BESIDES
-WITH_LABEL_STATE = ("role", "LL-Cp", "cones", "ndlp", "cls", "curriculum", "em_apl", "ignore", "LL-Cp+record")
+WITH_LABEL_STATE = ("role", "LL-Cp", "cones", "ndlp", "cls", "curriculum", "em_apl", "cdcr", "ignore", "LL-Cp+record")
 """Runs with state per label or image, which several processes share."""
 
 

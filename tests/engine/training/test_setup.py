@@ -92,6 +92,13 @@ def test_present_labels_that_may_be_wrong_are_told_where_others_are_corrected_by
     assert capsys.readouterr().err == (line if told else "")
 
 
+def test_absent_labels_that_may_be_true_are_refused_where_a_method_takes_them_for_certain():
+    with pytest.raises(UserError, match=r"^cdcr: takes every absent label for certain, and --labels flip [^\n]*$"):
+        setup.require_trusted_absent(settings_of("cdcr", ["--labels", "flip"]))
+    for method, regime in (("cdcr", "candidate"), ("bce", "flip")):
+        setup.require_trusted_absent(settings_of(method, ["--labels", regime]))
+
+
 @pytest.mark.parametrize("main", [True, False])
 @pytest.mark.parametrize("words", [("--check_images",), ("--no-check_images",)])
 def test_the_main_process_checks_the_data_and_the_others_wait(monkeypatch, main, words):

@@ -98,6 +98,7 @@ WAITS_FOR_THE_HOST = {
     "cones": [],
     "large_loss": [],
     "curriculum": [],
+    "cdcr": [],
     "em_apl": [],
     "ndlp": ["losses/common/memory.py:row_blocks", *SIZE_OF_SECOND_PASS],
 }

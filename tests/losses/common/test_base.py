@@ -15,6 +15,7 @@ OPTIONS = {
     "epr": {"expected_num_pos": 2},
     "role": {"expected_num_pos": 2},
     "curriculum": {"relabel_every": 1},
+    "cdcr": {"candidate_threshold": 0.5},
     "cones": {"feature_width": 8},
     "ndlp": {"prior": "candidate"},
     "large_loss": {"mod_scheme": "LL-Cp", "delta_rel": 20},
