@@ -272,3 +272,14 @@ def test_parts_of_files_and_files_without_an_ending_say_what_they_are(tmp_path):
 
 def test_a_table_without_classes_has_a_density():
     assert label_stats(LabelTable(np.zeros((2, 0), np.int8))).density == 0.0
+
+
+def test_one_row_of_one_class_has_its_statistics():
+    stats = label_stats(LabelTable(np.ones((1, 1), np.int8)))
+    assert (stats.cardinality, stats.density, stats.imbalance) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("width, outside", [(0, []), (1, [0])])
+def test_a_box_is_outside_of_an_image_of_one_pixel_and_of_none_of_unknown_size(width, outside):
+    boxes = Boxes(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([[0, 0, 5, 5]], dtype=np.float32))
+    assert box_stats(boxes, np.array([[width, width]])).outside.tolist() == outside

@@ -30,6 +30,7 @@ LINES = [
     ([[-1, -1], [-1, -1]], ""),
     ([[-1, 0], [0, -1]], ""),
     ([[1, -1, 1], [-1, -1, 0]], "no test image is known to be without 1 of 3 classes (a)"),
+    ([[1] * 5 + [0], [1] * 6], "no test image is known to be without 5 of 6 classes (a, b, c, d, e): they have"),
     ([[1] * 7 + [0], [1] * 8], "no test image is known to be without 7 of 8 classes (a, b, c, d, e, ...)"),
 ]
 

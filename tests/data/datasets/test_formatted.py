@@ -387,3 +387,8 @@ def test_observed_codes_of_the_files_are_converted(tmp_path):
     code = {1: PRESENT, 0: UNKNOWN, -1: ABSENT}
     seen = train.given.rows(train.recipe_order())
     np.testing.assert_array_equal(seen, [[code[value] for value in row] for row in OBSERVED["train"]])
+
+
+def test_file_names_may_hold_unusual_spaces(tmp_path):
+    train, _ = load(formatted_tree(tmp_path, train_images=np.array(["1\u3000x.jpg", "2.jpg", "3.jpg"])))
+    assert train.ids[0] == "1\u3000x"

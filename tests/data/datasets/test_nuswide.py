@@ -3,7 +3,7 @@ import pytest
 
 from data.datasets import nuswide
 from data.datasets.formatted import names_below, write_formatted
-from data.datasets.nuswide import NUSWIDE_CLASSES, TABLE, load_nuswide, parse_names, read_table
+from data.datasets.nuswide import NUSWIDE_CLASSES, TABLE, image_id, load_nuswide, parse_names, read_table
 from tests import golden_files
 from tests.data.damage.nuswide import HEADER, ROWS, load, nuswide_tree, table
 from tests.data.trees import picture, source
@@ -212,3 +212,18 @@ def outcome_of(call):
         return call()
     except UserError as refusal:
         return str(refusal)
+
+
+def test_one_leading_folder_of_images_is_no_part_of_an_id():
+    assert image_id("images/Flickr/a.jpg") == "Flickr/a"
+    assert image_id("Flickr/b/1.jpg") == "b/1"
+
+
+@pytest.mark.parametrize("count, width, shown", [(8, 3, 8), (9, 3, 8), (8, 40, 0)])
+def test_eight_columns_are_shown_and_cut_at_200_characters(tmp_path, count, width, shown):
+    names = ["filepath", "labels", *(f"{n}".ljust(width, "x") for n in range(count - 2))]
+    (tmp_path / "t.csv").write_text(",".join(names) + "\n")
+    with pytest.raises(UserError) as caught:
+        read_table(tmp_path / "t.csv")
+    there = str(caught.value).partition("there are ")[2]
+    assert there == (", ".join(map(repr, names[:shown])) if shown else ", ".join(map(repr, names))[:200])

@@ -97,3 +97,7 @@ def test_rows_of_no_image_are_counted():
     ]
     line = passed_over(FILE, list("abcdef"), np.array([1]))[0]
     assert line.endswith("(a, c, d, ...)")
+
+
+def test_long_ids_are_cut():
+    assert passed_over(FILE, ["a", "b" * 81], np.array([0]))[0].endswith(f"({'b' * 80})")

@@ -258,3 +258,52 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path, name, write, words):
 def test_a_row_is_found_by_its_place():
     file = FeatureFile(None, numbers(), IDS)
     np.testing.assert_array_equal(file.rows(slice(1, 3)), numbers()[1:3])
+
+
+@pytest.mark.parametrize("count, shown", [(8, 8), (9, 8)])
+def test_eight_arrays_that_there_are_instead_are_shown_and_long_names_cut(tmp_path, count, shown):
+    names = [f"{n}".ljust(41, "x") for n in range(count)]
+    listed = f"(there is {', '.join(name[:40] for name in names[:shown])});"
+    packed(tmp_path / "x.npz", **{name: np.ones(1) for name in names})
+    with pytest.raises(UserError) as told:
+        read_features(tmp_path / "x.npz")
+    assert listed in str(told.value)
+    safetensors.torch.save_file({name: torch.ones(1) for name in names}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError) as told:
+        read_features(tmp_path / "x.safetensors")
+    assert len(str(told.value).partition("(there is ")[2].split(", ")) == shown
+    assert "x" * 39 in str(told.value)
+    assert "x" * 40 not in str(told.value)
+
+
+def test_eight_sides_of_a_shape_are_shown(tmp_path):
+    packed(tmp_path / "x.npz", features=np.ones((1,) * 9, np.float32), ids=np.array(["a"]))
+    with pytest.raises(UserError, match=r"the shape 1( x 1){7}; must be N x D"):
+        read_features(tmp_path / "x.npz")
+
+
+def test_of_a_long_error_of_an_archive_160_characters_are_said(tmp_path, monkeypatch):
+    def refuse(file):
+        raise ValueError("y" * 161 + "\nmore")
+
+    npz(tmp_path / "x.npz", numbers())
+    monkeypatch.setattr("data.features.reader.zipfile.ZipFile", refuse)
+    with pytest.raises(UserError, match=r"no \.npz file \(y{160}\); save it again"):
+        read_features(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("least, fits", [(0, True), (1, False)])
+def test_compressed_arrays_may_be_as_large_as_the_limit(tmp_path, monkeypatch, least, fits):
+    path = npz(tmp_path / "x.npz", np.zeros((4, 900), np.float32), save=np.savez_compressed)
+    with zipfile.ZipFile(path) as archive:
+        size = archive.getinfo("features.npy").file_size
+    monkeypatch.setattr("data.features.reader._LARGEST_PACKED", size - least)
+    if fits:
+        assert read_features(path).shape == (900,)
+    else:
+        with pytest.raises(UserError, match="is compressed"):
+            read_features(path)
+
+
+def test_ids_may_hold_unusual_spaces(tmp_path):
+    assert read_features(npz(tmp_path / "x.npz", numbers(), ["a\u3000b", "b\u00a0c", "c", "d"])).ids[0] == "a\u3000b"

@@ -111,3 +111,14 @@ def test_a_field_has_at_most_four_million_letters(tmp_path):
     assert list(read_rows(file(tmp_path, f"a\n{longest}\n"), PURPOSE)) == [(1, ["a"]), (2, [longest])]
     with pytest.raises(UserError, match=r"held\.csv, line 2: not a table of text \(field larger than field limit"):
         list(read_rows(file(tmp_path, f"a\n{longest}x\n"), PURPOSE))
+
+
+@pytest.mark.parametrize("longer", [0, 1])
+def test_a_line_about_many_columns_is_cut_at_400_characters(tmp_path, longer):
+    path = file(tmp_path, f"{'c' * 300}\n")
+    said = f"{path}: no column 'b'; its first line must name the columns, it has ''"
+    path.write_text(f"{'c' * (400 - len(said) + longer)}\n1\n")
+    with pytest.raises(UserError) as caught:
+        list(read_csv(path, ["b"], PURPOSE))
+    assert len(str(caught.value)) == 400
+    assert str(caught.value).endswith("c" if longer else "c'")
