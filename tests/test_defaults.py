@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 
+from data.build import build_data
 from data.datasets.coco import CocoSplit
 from data.datasets.formatted import write_formatted
 from data.datasets.generated.digits import digit_scenes
@@ -17,6 +18,8 @@ from data.datasets.source import DatasetSource
 from data.datasets.table.annotations import read_voc_style
 from data.datasets.table.cells import read_cells
 from data.datasets.table.codes import name_column
+from data.datasets.table.origin import TableOrigin
+from data.datasets.table.roles import quoted
 from data.images.files import in_threads
 from data.images.opening import opened
 from data.inspection import StoredImage
@@ -77,6 +80,9 @@ DEFAULTS = [
     (read_voc_style, {"skip_missing": False}),
     (read_cells, {"whole": False}),
     (name_column, {"whole": False}),
+    (TableOrigin, {"several": False}),
+    (quoted, {"most": 8}),
+    (build_data, {"need_images": True}),
     (opened, {"draft": False}),
     (report, {"skip_bad": False}),
     (write_formatted, {"overwrite": False}),
@@ -171,7 +177,8 @@ CONSTANTS = {
     "data.datasets.visual_genome": {"TEST_SHARE": 0.3, "SPLIT_SEED": 1, "CATEGORIES": 256, "_MOST_DIGITS": 18},
     "data.datasets.wider": {"_MAX_COORDINATE": 1e6},
     "data.datasets.unpacked": {"LEVELS": 3, "_MANY": 2000},
-    "data.files.cache": {"_END": 2048},
+    "data.features.reader": {"_BLOCK": 16_777_216, "_HEAD": 65_536, "_LARGEST_PACKED": 1_073_741_824},
+    "data.files.cache": {"_END": 2048, "_CHUNK": 65_536},
     "data.files.csv_blocks": {"_SIZE": 16_777_216},
     "data.files.text_files": {"_LONGEST_FIELD": 4_194_304},
     "utils.safe_files": {"ABANDONED": 3600.0},
@@ -181,6 +188,7 @@ CONSTANTS = {
     "data.labels.arrays": {"_BLOCK": 4_194_304},
     "data.labels.entries": {"BLOCK": 262_144},
     "data.labels.files": {"FORMAT": 2},
+    "data.labels.implied": {"_CELLS": 16_777_216, "_ROWS": 524_288},
     "data.labels.lists": {"_TOLERANCE": 0.1, "_SHOWN": 60},
     "data.labels.validation": {"_BLOCK": 4_194_304},
     "data.loading.loader": {"_PREFETCH": 4},

@@ -219,3 +219,25 @@ def test_the_split_without_a_test_kit_is_for_voc_alone(monkeypatch):
 
 def digits():
     return Splits(part(4, "train"), part(2, "test"))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_images_that_are_left_out_are_in_no_part(dataset, monkeypatch, own):
+    def even(part, split):
+        return np.flatnonzero([int(one[-3:]) % 2 == 0 for one in part.ids])
+
+    if own:
+        dataset()
+    whole = built()
+    monkeypatch.setattr(build, "without_missing", even)
+    config = DatasetConfig(dataset="digits", missing_images="skip")
+    data = build_data(config, Regime(labels="single"), TrainingSplitConfig(val_frac=0.0 if own else 0.25), 0)
+    train = tuple(f"train{row:03d}" for row in range(0, 40, 2))
+    assert data.test.ids == tuple(f"test{row:03d}" for row in range(0, 8, 2))
+    if own:
+        assert (data.train.ids, data.undivided) == (train, None)
+        assert data.validation.ids == tuple(f"val{row:03d}" for row in range(0, 9, 2))
+    else:
+        assert tuple(sorted(data.train.ids + data.validation.ids)) == data.undivided.ids == train
+    rows = np.array([whole.train.ids.index(one) for one in data.train.ids])
+    np.testing.assert_array_equal(data.observed.dense(), whole.observed.dense()[rows])

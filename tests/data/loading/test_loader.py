@@ -241,3 +241,10 @@ def test_settings_have_a_least_value(flag, least):
     assert getattr(LoaderConfig(**{flag: least}), flag) == least
     with pytest.raises(UserError, match=f"--{flag} {least - 1}: "):
         LoaderConfig(**{flag: least - 1})
+
+
+def test_as_many_images_as_a_batch_holds_make_one():
+    config = LoaderConfig(batch_size=4, drop_last=("train",))
+    assert [config.whole_rows("train", rows) for rows in (4, 7, 8)] == [4, 4, 8]
+    with pytest.raises(UserError, match="--drop_last train: 3 images make no batch of 4; leave train out"):
+        config.whole_rows("train", 3)

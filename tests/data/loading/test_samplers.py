@@ -225,3 +225,8 @@ def test_batches_of_evaluation_are_shared_out_in_whole_and_hold_an_image_at_leas
 def test_class_aware_epochs_are_a_quarter_and_visits_three_images_unless_told():
     batches = class_aware()
     assert (batches.draws, batches.run) == (41, 3)
+
+
+def test_the_smallest_epoch_has_one_draw():
+    batches = ClassAwareBatches([np.array([5])], 1, seed=0)
+    assert (batches.draws, [[one.row for one in batch] for batch in batches]) == (1, [[5]])
