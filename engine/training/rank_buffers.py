@@ -20,7 +20,7 @@ def buffers_of_ranks(network: nn.Module) -> list[StateDict]:
         return []
     own = _float_buffers(network)
     sizes = [value.numel() for value in own.values()]
-    flat = torch.cat([torch.zeros(0), *(value.detach().double().flatten().cpu() for value in own.values())])
+    flat = torch.cat([torch.zeros(0), *(value.double().flatten().cpu() for value in own.values())])
     rows = gather_rows(flat[None])  # float64 holds every narrower number exactly
     return [
         {

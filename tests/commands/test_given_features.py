@@ -103,8 +103,12 @@ def test_settings_of_images_are_told_to_have_no_effect(folder, tmp_path):
 
 
 def test_settings_say_what_follows_from_the_file(folder):
-    shown = succeed(folder, "main_BCE.py", *RUN, "--features", "maps.safetensors", "--print_config")
-    for line in ("model: given/6x3x2", "weights: none", "train_mode: linear_fixed_features", "check_images: False"):
+    done = run(folder, "main_BCE.py", *RUN, "--features", "maps.safetensors", "--print_config")
+    assert "no image is opened" not in done.stderr
+    network = "model: given/6x3x2", "weights: none", "frozen_stages: -1", "norm_eval: False", "norm_frozen: False"
+    images = "check_images: False", "cache: none", "missing_images: error", "bad_images: error"
+    shown = done.stdout
+    for line in (*network, *images, "train_mode: linear_fixed_features"):
         assert re.search(rf"^{line} +# --features$", shown, re.MULTILINE), line
 
 

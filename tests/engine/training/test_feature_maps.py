@@ -40,6 +40,7 @@ def test_maps_are_those_of_the_backbone_kept_in_the_size_that_was_said(tmp_path,
 
 def test_kept_maps_are_not_computed_again_and_damaged_ones_are(tmp_path, monkeypatch, capsys):
     data = array_data()
+    monkeypatch.setattr(feature_maps.atexit, "register", lambda *_, **__: pytest.fail("removed at the end"))
     first = np.array(frozen(data, tmp_path, maps=True).of(FeatureView("train")))
     capsys.readouterr()
     with monkeypatch.context() as patch:
@@ -69,6 +70,12 @@ def test_what_cannot_be_known_again_is_kept_for_the_run_only(tmp_path, monkeypat
         remove(**named)
         remove(**named)  # somebody else may have removed it
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_another_machine_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Cache, "array", lambda *_: None)
+    with pytest.raises(UserError, match=rf"^features of train: {tmp_path} is not the same folder for all processes$"):
+        frozen(array_data(), tmp_path, maps=True).of(FeatureView("train"))
 
 
 def test_nothing_is_left_of_maps_that_could_not_be_computed(tmp_path):

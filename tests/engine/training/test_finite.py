@@ -16,7 +16,7 @@ def step(number, loss, logits=((0.0,), (0.0,)), **terms):
 def test_the_first_step_whose_loss_is_not_finite_is_found():
     steps = [step(1, 0.5), step(2, math.nan), step(3, math.inf)]
     assert first_not_finite(steps).number == 2
-    assert first_not_finite(steps[:1]).number == 1
+    assert first_not_finite([step(number, 0.5) for number in (1, 2, 3)]).number == 3
 
 
 def test_terms_are_named_before_the_loss_they_make():
@@ -27,10 +27,11 @@ def test_terms_are_named_before_the_loss_they_make():
 
 def test_images_are_those_whose_logits_are_not_finite_else_all():
     ids = [f"{n}.jpg" for n in range(14)]
-    assert step(1, 1.0, ((0.0,), (math.nan,), (math.inf,))).images(ids) == "11.jpg, 12.jpg"
+    assert step(1, 1.0, ((0.0, 0.0), (math.nan, 0.0), (0.0, math.inf))).images(ids) == "11.jpg, 12.jpg"
     assert step(1, 1.0).images(ids) == "10.jpg, 11.jpg"
     assert step(1, 1.0).images(ids[:11]) == "10.jpg, row 11"
     assert step(1, 1.0, ((0.0,),) * 9).images([]).endswith("row 16, row 17 and 1 more")
+    assert step(1, 1.0, ((0.0,),) * 8).images([]).endswith("row 16, row 17")
 
 
 def state(**parts):

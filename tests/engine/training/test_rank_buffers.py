@@ -51,6 +51,8 @@ def test_another_number_takes_the_mean(ranks):
     assert averaged
     assert found["0.running_mean"].tolist() == pytest.approx([1.5 / 3] * 2)
     assert found["1.running_var"].tolist() == pytest.approx([1.5 / 7] * 3)
+    for order in ((0, 0, 1), (0, 1, 0), (0, 1, 1)):
+        assert taken(0, [ranks[one] for one in order])[0]
     averaged, found = taken(0, [ranks[1]] * 3)
     assert not averaged
     assert torch.equal(found["0.running_mean"], ranks[1]["0.running_mean"])

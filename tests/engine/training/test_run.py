@@ -45,10 +45,14 @@ def saved():
     return content
 
 
-def test_a_run_goes_on_from_what_was_saved(saved):
+def test_a_run_goes_on_from_what_was_saved(saved, capsys):
     run = held()
     Run._resume(run)
     assert run.told == [("recorder", {"r": 1}), ("loop", {"l": 2})]
+    run.runtime.is_main = False
+    CONTENT[0] = CONTENT[0]._replace(note="note: said by the main process")
+    Run._resume(run)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_state_that_does_not_fit_is_told_by_its_file(saved, capsys):
@@ -293,11 +297,12 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
     monkeypatch.setattr(room, "read_model", lambda path: SimpleNamespace(weights={}, epoch=best))
     monkeypatch.setattr(room, "result", lambda settings, data, selection, state, results: {"results": results})
     monkeypatch.setattr(room, "say", finished.append)
+    monkeypatch.setattr(room, "report_priors", lambda *given: {"priors": given})
     run = SimpleNamespace(
         loop=SimpleNamespace(state=TrainState(epoch=5, best_epoch=best)),
-        data=SimpleNamespace(validation=True),
+        data=SimpleNamespace(validation=True, train=SimpleNamespace(classes=("a",))),
         runtime=SimpleNamespace(is_main=main),
-        folder=SimpleNamespace(best="best.pth", finish=finished.append, summary=lambda: "summary"),
+        folder=SimpleNamespace(best="best.pth", path=FOLDER, finish=finished.append, summary=lambda: "summary"),
         reported=None,
         scored={"test": "last"},
         settings=None,
@@ -307,6 +312,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         _write_labels=lambda: done.append("labels"),
         _draw=lambda metrics: done.append(f"drawn {metrics}"),
         _calibration=lambda test: f"calibration of {test.metrics}",
+        _class_priors=lambda: "priors",
     )
 
     def score(split):
@@ -324,6 +330,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         (content, text), hashes = finished, run.hashes
         results = content["results"]
         assert content["data"] == hashes
+        assert content["priors"] == ("priors", ("a",), FOLDER)
         assert (results.chosen.metrics, results.last.metrics) == (chosen, "old test")
         assert (results.validation.metrics, text) == ("new validation", "summary")
         assert results.calibration == f"calibration of {chosen}"

@@ -61,6 +61,11 @@ def test_the_best_epoch_on_the_test_set_is_marked_as_chosen_there():
     assert ends["best_on_test"]["epoch"] == max(means, key=means.get)
 
 
+def test_of_equal_epochs_on_the_test_set_the_first_is_named():
+    results = FinalResults(measured(1), measured(1), None, {})
+    assert summary.best_on_test(TrainState(epoch=5, best_epoch=3), results)["epoch"] == 3
+
+
 def test_without_a_validation_split_and_without_a_step_there_is_a_result():
     found, _ = content()
     assert (found["validation"], found["images_per_second"], found["epochs_trained"]) == (None, 0.0, 0)
@@ -110,9 +115,11 @@ def test_a_run_tells_what_it_works_on():
         "network": "resnet50, head csra, weights torchvision ResNet50_Weights.IMAGENET1K_V1, 448 x 448 pixels (unit)",
         **{"precision": "bf16", "epoch": 3, "step": 4, "data": {"test": "def"}},
     }
+    data.validation = [0] * 3
     configs["FeatureConfig"], configs["ModelConfig"] = (
         SimpleNamespace(features="f.npz"),
         ModelConfig(model="given/7x3x2"),
     )
     found = summary.run_info(settings, data, runtime, TrainState())
     assert found["network"] == "head linear on f.npz, 7 x 3 x 2 for each image"
+    assert found["images"] == {"train": 5, "validation": 3, "test": 2}
