@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from losses.asl import ASL, ASLConfig
 from losses.assume_negative import AN, BCE, LSAN, WAN, ANConfig, BCEConfig, LabelSmoothingConfig, SmoothedBCE
-from losses.build import Labels, class_names, given_priors, label_table, require_known, typed_config
+from losses.build import Labels, class_names, given_priors, given_scores, label_table, require_known, typed_config
 from losses.cdcr import CDCR, CDCRConfig
 from losses.cls import CLS, CLSConfig
 from losses.co_teaching import (
@@ -39,6 +39,7 @@ from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
 from losses.splc import SPLC, Hill, HillConfig, SPLCConfig
 from utils.checks import require
 from utils.free_memory import usable_memory
+from utils.prior_scores import PriorScores
 from utils.types import ClassCounts, CriterionInfo, LabelTable
 
 
@@ -115,6 +116,7 @@ def build_criterion(
     clean: Labels | None = None,
     frozen_epochs: int = 0,
     class_priors: ArrayLike | None = None,
+    prior_scores: PriorScores | ArrayLike | None = None,
     **options: Any,
 ) -> Criterion:
     """Build any criterion for a training loop of your own.
@@ -130,6 +132,7 @@ def build_criterion(
         clean: true labels (N, C), for class frequencies where an option asks for them.
         frozen_epochs: epochs, from the first on, in which the backbone does not learn.
         class_priors: (C,) shares of images that each class is in, for methods that use them.
+        prior_scores: (N, C) probabilities of the labels from outside, for methods that learn from them.
         options: settings of the method by name, as values or as the text that its flag takes.
 
     Raises:
@@ -141,6 +144,10 @@ def build_criterion(
     require(
         feature_width is not None or "features" not in criterion.needs,
         f"{name}: give feature_width, the number of channels of the network's feature map",
+    )
+    require(
+        prior_scores is not None or "prior_scores" not in criterion.needs,
+        f"{name}: give prior_scores, probabilities (N, C) of the labels from outside",
     )
     table = label_table(observed)
     require_takes(name, table)
@@ -155,6 +162,7 @@ def build_criterion(
         clean_counts=None if clean is None else ClassCounts(label_table(clean).counts(), "clean"),
         frozen_epochs=frozen_epochs,
         class_priors=given_priors(class_priors, table.num_classes),
+        prior_scores=given_scores(prior_scores, len(table), table.num_classes),
     )
     settings = typed_config(name, config, options)
     needs = criterion.memory_needs(settings, info)

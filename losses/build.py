@@ -13,6 +13,7 @@ from torch import Tensor
 from utils.checks import UserError, require
 from utils.nearest import nearest
 from utils.options import as_text, converter
+from utils.prior_scores import PriorScores
 from utils.types import ClassPriors, LabelTable
 
 Labels: TypeAlias = LabelTable | Tensor | ArrayLike
@@ -56,6 +57,21 @@ def given_priors(values: ArrayLike | None, count: int) -> ClassPriors | None:
     fits = priors.shape == (count,) and bool(((priors >= 0) & (priors <= 1)).all())
     require(fits, f"class_priors: must be {count} numbers between 0 and 1, one for each class")
     return ClassPriors(priors, "given")
+
+
+def given_scores(values: PriorScores | ArrayLike | None, rows: int, classes: int) -> PriorScores | None:
+    """Prior scores as people write them: probabilities (N, C), or with all that `PriorScores` says of them.
+
+    Raises: UserError unless they are of N images and C classes, and probabilities in [0, 1].
+    """
+    if isinstance(values, PriorScores) or values is None:
+        fits = values is None or (len(values), len(values.columns)) == (rows, classes)
+        require(fits, f"prior_scores: must be of {rows} images and {classes} classes")
+        return values
+    scores = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float32)
+    fits = scores.shape == (rows, classes) and bool(((scores >= 0) & (scores <= 1)).all())
+    require(fits, f"prior_scores: must be {rows} x {classes} numbers between 0 and 1, one for each label")
+    return PriorScores(scores, np.arange(rows), np.arange(classes))
 
 
 def typed_config(method: str, config: type[Any], options: Mapping[str, Any]) -> Any:

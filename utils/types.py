@@ -17,6 +17,8 @@ from PIL import Image
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from utils.prior_scores import PriorScores
+
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 """The one code for truth and observation alike, int8. Other codes live in converters beside their file formats."""
 
@@ -348,6 +350,8 @@ class CriterionInfo:
     """Epochs, from the first on, in which the backbone does not learn."""
     class_priors: ClassPriors | None = None
     """Those that a file gives; only for criteria whose settings name one."""
+    prior_scores: PriorScores | None = None
+    """Scores of the training images from outside; only for criteria that need them."""
 
 
 StateDict = dict[str, Any]

@@ -16,7 +16,7 @@ import numpy as np
 from data.files.accents import composed
 from data.images.suffixes import SUFFIXES
 from utils.checks import UserError
-from utils.types import Index
+from utils.types import Annotations, Index
 
 _NAMED = 3  # ids in a message
 
@@ -27,6 +27,11 @@ class ImageName(NamedTuple):
     id: str
     file: str
     """The path of its file, which need not be there."""
+
+
+def image_names(annotations: Annotations) -> list[ImageName]:
+    """Id and file of each image of a split."""
+    return [ImageName(one, annotations.images.name(row)) for row, one in enumerate(annotations.ids)]
 
 
 class FoundRows(NamedTuple):
@@ -60,7 +65,11 @@ _WAYS = (
 
 
 def find_rows(
-    path: Path, ids: Sequence[str], images: Sequence[ImageName], others: Sequence[ImageName] = ()
+    path: Path,
+    ids: Sequence[str],
+    images: Sequence[ImageName],
+    others: Sequence[ImageName] = (),
+    what: str = "features",
 ) -> FoundRows:
     """The row in a file of features of each of M images of a dataset.
 
@@ -69,6 +78,7 @@ def find_rows(
         ids: (N,) of its rows, all different.
         images: the images.
         others: images of the dataset that need no features; a name that one of them has too is not unique.
+        what: what the file holds, for messages.
 
     Raises:
         UserError: the file lacks images.
@@ -88,7 +98,7 @@ def find_rows(
             notes.append(
                 f"{path}: {len(found):,} of {len(images):,} images found {way.words} ({images[place].id}: {ids[row]})"
             )
-    _require_all(path, ids, images, rows)
+    _require_all(path, ids, images, rows, what)
     return FoundRows(rows, notes)
 
 
@@ -98,11 +108,11 @@ def _unique(keys: Sequence[str]) -> dict[str, int]:
     return {key: place for place, key in enumerate(keys) if counts[key] == 1}
 
 
-def _require_all(path: Path, ids: Sequence[str], images: Sequence[ImageName], rows: Index) -> None:
+def _require_all(path: Path, ids: Sequence[str], images: Sequence[ImageName], rows: Index, what: str) -> None:
     absent = np.flatnonzero(rows < 0)
     if len(absent):
         raise UserError(
-            f"{path}: has no features of {len(absent):,} of {len(images):,} images of the dataset "
+            f"{path}: has no {what} of {len(absent):,} of {len(images):,} images of the dataset "
             f"({_some([images[place].id for place in absent[: _NAMED + 1]])}), neither by id nor by name without "
             f"folder and ending; its ids are like {ids[0][:80]!r}: add these rows, or drop the images"
         )

@@ -35,6 +35,7 @@ _INFINITE = 0x7F80  # the bits of the exponent of a bfloat16; all are set where 
 _LARGEST_PACKED = 1 << 30  # bytes; compressed arrays cannot be mapped
 _LARGEST_HEADER = 1 << 27  # bytes, more than safetensors itself admits
 _BLOCK = 1 << 24  # bytes that are looked at in one go
+_ONE = {"ids": "id", "classes": "class", "kind": "kind"}  # names of arrays of texts, and of one of these
 _HEAD = 1 << 16  # bytes in which the header of an array lies
 
 Bytes = NDArray[np.uint8]
@@ -71,12 +72,17 @@ class FeatureFile(NamedTuple):
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of the file, and of the ids beside it where they are."""
-        digest = hashlib.sha256()
-        for path in (self.path, *([ids_beside(self.path)] if self.path.suffix == ".npy" else [])):
-            with open_file(path) as file:
-                while part := file.read(_BLOCK):
-                    digest.update(part)
-        return digest.hexdigest()
+        return file_hash(self.path, *([ids_beside(self.path)] if self.path.suffix == ".npy" else []))
+
+
+def file_hash(*paths: Path) -> str:
+    """SHA-256 (hex) of the content of files, one after another. Raises: UserError when one cannot be read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open_file(path) as file:
+            while part := file.read(_BLOCK):
+                digest.update(part)
+    return digest.hexdigest()
 
 
 def read_features(path: Path) -> FeatureFile:
@@ -86,15 +92,15 @@ def read_features(path: Path) -> FeatureFile:
         or not one id for each row.
     """
     values = mapped_features(path)
-    readers = {".npz": _npz_ids, ".safetensors": _metadata_ids, ".npy": _lines}
+    readers = {".npz": npz_texts, ".safetensors": metadata_texts, ".npy": _lines}
     ids, where = readers[path.suffix](path)
-    _check_ids(ids, len(values), where)
+    check_ids(ids, len(values), where)
     return FeatureFile(path, values, tuple(ids))
 
 
 def mapped_features(path: Path) -> NDArray[Any]:
     """The array of a file, (N, D) or (N, D, h, w), mapped into memory. Raises: UserError as `read_features` does."""
-    readers = {".npz": _npz_features, ".safetensors": _tensor, ".npy": _npy_file}
+    readers = {".npz": npz_array, ".safetensors": stored_tensor, ".npy": _npy_file}
     require(path.suffix in readers, f"{path}: features are read from {', '.join(FORMS)}; save them as one of these")
     values = readers[path.suffix](path)
     kind = "bfloat16" if path.suffix == ".safetensors" and values.dtype == np.uint16 else values.dtype.name
@@ -178,15 +184,27 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipInfo:
     require(
         len(found) == 1,
         f"{path}: has {len(found) or 'no'} arrays `{name}` (there is {there}); write numpy.savez(file, "
-        "features=features, ids=ids)",
+        f"{'features=features, ids=ids' if name in ('features', 'ids') else f'{name}={name}, ...'})",
     )
     return found[0]
 
 
-def _npz_features(path: Path) -> NDArray[Any]:
-    """The array `features` of an archive: mapped where it is stored, in memory where it is compressed."""
+def names_in(path: Path) -> list[str]:
+    """Names of the arrays of an archive, or of the tensors of a `.safetensors`. Raises: UserError for other files."""
+    if path.suffix == ".safetensors":
+        return [name for name in _tensor_table(path)[0] if name != "__metadata__"]
     with _archive(path) as archive:
-        info = _member(archive, "features", path)
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def npz_array(path: Path, name: str = "features") -> NDArray[Any]:
+    """An array of an archive: mapped where it is stored, in memory where it is compressed.
+
+    The checksum of one that is mapped is compared by `compare_checksum`. Raises: UserError when it is not there, is
+    damaged or holds Python objects.
+    """
+    with _archive(path) as archive:
+        info = _member(archive, name, path)
         if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
             content = _mapped(path)
             start = _start(content, info, path)
@@ -211,65 +229,83 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> By
     return np.frombuffer(archive.read(info), np.uint8)
 
 
-def _compare_checksum(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    """Read a stored member through, piece by piece, so that the archive compares its checksum."""
+def compare_checksum(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+    """Read a stored array through, piece by piece, so that the archive compares its checksum."""
+    info = _member(archive, name, path)
     if info.compress_type == zipfile.ZIP_STORED:
         with archive.open(info) as stream:
             while stream.read(_BLOCK):
                 pass
 
 
-def _npz_ids(path: Path) -> tuple[list[str], str]:
+def npz_texts(path: Path, name: str = "ids", beside: Sequence[str] = ("features",)) -> tuple[list[str], str]:
+    """Texts of an archive and where they stand; the checksums of the arrays `beside` them are compared too.
+
+    Raises: UserError when they are not there, are damaged or of another kind.
+    """
     with _archive(path) as archive:
-        content = _unpacked(archive, _member(archive, "ids", path), path)
-        _compare_checksum(archive, _member(archive, "features", path))
-    return _texts(_npy_array(content, path), path), f"{path}, `ids`"
+        content = _unpacked(archive, _member(archive, name, path), path)
+        for other in beside:
+            compare_checksum(archive, other, path)
+    return _texts(_npy_array(content, path), path, name), f"{path}, `{name}`"
 
 
-def _texts(ids: NDArray[Any], path: Path) -> list[str]:
+def npz_words(path: Path, name: str) -> list[str]:
+    """One text or several of an archive. Raises: UserError as `npz_texts`."""
+    return _texts(np.atleast_1d(npz_array(path, name)), path, name)
+
+
+def _texts(ids: NDArray[Any], path: Path, name: str) -> list[str]:
     """Ids as texts, of an array (N,) of texts, of bytes in UTF-8, or of whole numbers. Raises: UserError."""
     require(
         ids.ndim == 1 and ids.dtype.kind in "USiu",
-        f"{path}: `ids` is {ids.dtype} of the shape {_sides(ids.shape)}; must be N texts or whole numbers",
+        f"{path}: `{name}` is {ids.dtype} of the shape {_sides(ids.shape)}; must be N texts or whole numbers",
     )
     if ids.dtype.kind == "U" and ids.dtype.itemsize:
         valid = is_text(np.ascontiguousarray(ids))
         if not valid.all():
-            raise UserError(f"{path}: id {int(valid.argmin())} contains an invalid character; write it again")
+            raise UserError(f"{path}: {_ONE[name]} {int(valid.argmin())} contains an invalid character; write it again")
     if ids.dtype.kind != "S":
         return [str(one) for one in ids.tolist()]
     try:
         return [one.decode() for one in ids.tolist()]
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: `ids` holds bytes that are not UTF-8 ({error.reason}); write texts") from error
+        raise UserError(f"{path}: `{name}` holds bytes that are not UTF-8 ({error.reason}); write texts") from error
 
 
-def _tensor(path: Path) -> NDArray[Any]:
-    """The tensor `features` of a file whose header the library has checked."""
+def _tensor_table(path: Path) -> tuple[dict[str, Any], Bytes]:
+    """What the header of a file says of its tensors, checked by the library, and the bytes behind it."""
     load_metadata(path)
     content = _mapped(path)
     length = int.from_bytes(content[:8].tobytes(), "little")
     require(length <= _LARGEST_HEADER, f"{path}: damaged: its header takes {length} bytes")
-    tensors = json.loads(content[8 : 8 + length].tobytes())
-    entry = tensors.get("features")
-    there = ", ".join(name[:40] for name in list(tensors)[:8] if name != "__metadata__") or "nothing"
-    require(entry is not None, f"{path}: has no tensor `features` (there is {there})")
+    return json.loads(content[8 : 8 + length].tobytes()), content[8 + length :]
+
+
+def stored_tensor(path: Path, name: str = "features") -> NDArray[Any]:
+    """A tensor of a `.safetensors`, mapped. Raises: UserError when it is not there, damaged, or not of floats."""
+    tensors, content = _tensor_table(path)
+    entry: Any = tensors.get(name)
+    there = ", ".join(other[:40] for other in list(tensors)[:8] if other != "__metadata__") or "nothing"
+    require(entry is not None, f"{path}: has no tensor `{name}` (there is {there})")
     require(
         entry["dtype"] in _STORED,
-        f"{path}: features are {entry['dtype']}; must be {', '.join(_NUMBERS)} or bfloat16",
+        f"{path}: {name} are {entry['dtype']}; must be {', '.join(_NUMBERS)} or bfloat16",
     )
     start, end = entry["data_offsets"]
-    data, dtype = content[8 + length + start : 8 + length + end], np.dtype(_STORED[entry["dtype"]])
+    data, dtype = content[start:end], np.dtype(_STORED[entry["dtype"]])
     fits = len(data) == math.prod(entry["shape"]) * dtype.itemsize
-    require(fits, f"{path}: damaged: {len(data)} bytes of features where {_sides(entry['shape'])} take others")
+    require(fits, f"{path}: damaged: {len(data)} bytes of {name} where {_sides(entry['shape'])} take others")
     return data.view(dtype).reshape(entry["shape"])
 
 
-def _metadata_ids(path: Path) -> tuple[list[str], str]:
-    text, where = load_metadata(path).get("ids"), f"{path}, metadata `ids`"
+def metadata_texts(path: Path, name: str = "ids") -> tuple[list[str], str]:
+    """Texts in the metadata of a `.safetensors` and where they stand. Raises: UserError when there are none."""
+    text, where = load_metadata(path).get(name), f"{path}, metadata `{name}`"
     require(
         text is not None,
-        f"{path}: has no `ids` in its metadata; write save_file(tensors, file, metadata={{'ids': json.dumps(ids)}})",
+        f"{path}: has no `{name}` in its metadata; write save_file(tensors, file, "
+        f"metadata={{'{name}': json.dumps({name})}})",
     )
     try:
         ids = json.loads(text or "")
@@ -286,9 +322,9 @@ def _lines(path: Path) -> tuple[list[str], str]:
     return [line.strip() for line in text.rstrip("\r\n").split("\n")], str(file)
 
 
-def _check_ids(ids: Sequence[str], rows: int, where: str) -> None:
-    """Raise UserError unless there is one id for each row, plain text, and none twice."""
-    require(len(ids) == rows, f"{where}: {len(ids):,} ids for {rows:,} rows of features; there must be one for each")
+def check_ids(ids: Sequence[str], rows: int, where: str, of: str = "features") -> None:
+    """Raise UserError unless there is one id for each row `of` the file, plain text, and none twice."""
+    require(len(ids) == rows, f"{where}: {len(ids):,} ids for {rows:,} rows of {of}; there must be one for each")
     first: dict[str, int] = {}
     for row, one in enumerate(ids):
         plain = one.isprintable() or is_plain_text(one)  # the first is faster, and refuses unusual spaces

@@ -13,7 +13,7 @@ from utils.options import as_text, is_paths
 Identity = Mapping[str, str]
 """Texts of settings by name."""
 
-_LEFT_OUT = FREE_ON_RESUME - {"label_file", "features", "hierarchy"}
+_LEFT_OUT = FREE_ON_RESUME - {"label_file", "features", "prior_scores", "hierarchy"}
 
 
 def identity_of(values: Mapping[str, Any]) -> dict[str, str]:

@@ -46,8 +46,8 @@ FREE_ON_RESUME = frozenset(
         "check_images",
         "cache",
     }
-    # Files that were moved: hashes of labels and features are compared.
-    | {"path_images", "path_lists", "label_file", "hierarchy", "features"}
+    # Files that were moved: hashes of labels, features and scores are compared.
+    | {"path_images", "path_lists", "label_file", "hierarchy", "features", "prior_scores"}
 )
 """Settings that may differ between a run and its continuation: they do not change its result beyond rounding."""
 

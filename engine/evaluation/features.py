@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
-from data.features.matching import find_rows
+from data.features.matching import find_rows, image_names
 from data.features.reader import FeatureFile
 from data.loading.loader import LoaderConfig
 from engine.core.checkpoint import SavedModel
 from engine.core.distributed import Runtime
 from engine.core.scoring import EvalResult, measure
-from engine.training.given_features import RowsInFile, checked_features, image_names
+from engine.training.given_features import RowsInFile, checked_features
 from engine.training.loaders import scoring_loader
 from utils.checks import require
 from utils.console import say

@@ -20,6 +20,7 @@ from engine.core.settings_files import read_run_settings
 from engine.training.features import FeatureConfig
 from engine.training.label_memory import MemoryConfig
 from engine.training.optim import OptimConfig
+from engine.training.prior_scores import PriorConfig
 from engine.training.recorder import RecordConfig
 from losses import CRITERIA, methods_of
 from models.build import ModelConfig
@@ -150,7 +151,7 @@ SHARED: Groups = {
     "labels": (Regime,),
     "model": (ModelConfig,),
     "optimiser": (OptimConfig,),
-    "run": (RunConfig, FeatureConfig, KernelConfig, MemoryConfig, RecordConfig),
+    "run": (RunConfig, FeatureConfig, PriorConfig, KernelConfig, MemoryConfig, RecordConfig),
 }
 """The settings that every training script shares; those of the method and of the head come on top."""
 

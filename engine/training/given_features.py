@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.features.matching import ImageName, find_rows, passed_over
+from data.features.matching import find_rows, image_names, passed_over
 from data.features.reader import FeatureFile, mapped_features, read_features
 from engine.core.settings import Settings
 from engine.training.config import RunConfig
@@ -129,8 +129,3 @@ def checked_features(path: Path) -> FeatureFile:
     file = read_features(path)
     file.require_finite()
     return file
-
-
-def image_names(annotations: Annotations) -> list[ImageName]:
-    """Id and file of each image of a split."""
-    return [ImageName(one, annotations.images.name(row)) for row, one in enumerate(annotations.ids)]

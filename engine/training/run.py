@@ -42,6 +42,7 @@ from engine.training.loaders import SplitName, split_of
 from engine.training.loop import Freezing, Hooks, Learner, Loop
 from engine.training.optim import OptimConfig, build_optimizer
 from engine.training.recorder import LABELS_FILE
+from engine.training.same_data import data_hashes, require_same_data
 from engine.training.summary import FinalResults, published_results, result, run_info
 from losses import require_takes
 from models.build import ModelConfig
@@ -128,15 +129,16 @@ class Run:
         self.selection = setup.selection_of(self.config, self.optim, data)
         setup.require_schedule(self.config, self.optim, data)
         self.given = setup.given_features(settings, data, runtime)
+        self.scores = setup.prior_scores(settings, data, runtime)
         self.network = setup.build_network(settings, data)
         self.ema = setup.average_of(self.network, self.optim)  # before anything wraps the network
         self.batches = setup.training_batches_of(settings, data, runtime)
         # What has no room is refused before images are read, which may take hours.
-        self.criterion = setup.build_criterion(settings, data, self.network, len(self.batches), runtime)
+        self.criterion = setup.build_criterion(settings, data, self.network, len(self.batches), runtime, self.scores)
         self.recorder = setup.build_recorder(settings, data, self.criterion, runtime)
         setup.check_data(data, settings, runtime)
         self.data = setup.keep_data(data, settings, runtime)
-        self.hashes = {**self.data.hashes(), **({"features": self.given.content_hash} if self.given else {})}
+        self.hashes = data_hashes(self.data, self.given, self.scores)
         self.fixed = setup.fixed_network(settings, self.network)
         self.loaders = setup.build_loaders(settings, self.data, self.fixed, self.criterion, runtime, self.given)
         self.loop = self._build_loop()
@@ -260,7 +262,7 @@ class Run:
                 f"--resume: {self.folder.path} was trained on other labels (hash {state['label_hash'][:12]}, now "
                 f"{self.data.labels.label_hash[:12]}); give the label file it was started with"
             )
-        _require_same_data(self.folder.path, state.get("data", {}), self.hashes)
+        require_same_data(self.folder.path, state.get("data", {}), self.hashes)
         self.recorder.load_state_dict(state["recorder"])
         fresh = weights_hash(self.fixed.backbone) if self.fixed else ""
         self.loop.load_state_dict(state["loop"])
@@ -383,18 +385,3 @@ def _as_read(network: Network, *, fixed: bool) -> nn.Module:
     if not fixed:
         return network
     return OnFeatures(network) if isinstance(network, Classifier) else network.each(OnFeatures)
-
-
-def _require_same_data(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raise UserError when a split is not the one that a run began with; runs of before have nothing to compare."""
-    changed = [name for name in before if before[name] != now.get(name)]
-    if "features" in changed:
-        raise UserError(
-            f"--resume: {path} was trained on other features (hash {before['features'][:12]}, now "
-            f"{now.get('features', 'none')[:12]}); give the --features it was started with"
-        )
-    if changed:
-        raise UserError(
-            f"--resume: the {' and the '.join(changed)} set of {path} {'has' if len(changed) == 1 else 'have'} other "
-            "images or true labels now than when it began; put them back, or start anew with another --output"
-        )

@@ -23,6 +23,7 @@ from engine.training.given_features import SplitFeatures, split_features
 from engine.training.label_memory import MemoryConfig, free_now, memories_on_host
 from engine.training.loaders import FeatureLoaders, ImageLoaders, LoaderFactory, SplitName
 from engine.training.optim import OptimConfig
+from engine.training.prior_scores import GivenScores, PriorConfig, given_scores
 from engine.training.recorder import RecordConfig, Recorder
 from losses import CRITERIA
 from losses.common.base import Criterion
@@ -123,6 +124,16 @@ def given_features(settings: Settings, data: Data, runtime: Runtime) -> SplitFea
     return split_features(path, splits, shown=runtime.is_main)
 
 
+def prior_scores(settings: Settings, data: Data, runtime: Runtime) -> GivenScores | None:
+    """The scores from outside that the method learns from; None where it reads none. Raises: UserError."""
+    config = settings.of(PriorConfig)
+    config.require_taken(settings.method)
+    if config.prior_scores is None:
+        return None
+    others = [split for split in (data.validation, data.test) if split is not None]
+    return given_scores(config.prior_scores, data.train, others, config.prior_temperature, shown=runtime.is_main)
+
+
 def keep_data(data: Data, settings: Settings, runtime: Runtime) -> Data:
     """The data with its images kept as `--cache` says; the main process writes what the others then find."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
@@ -156,7 +167,12 @@ def build_network(settings: Settings, data: Data) -> Network:
 
 
 def build_criterion(
-    settings: Settings, data: Data, network: Network, steps_per_epoch: int, runtime: Runtime
+    settings: Settings,
+    data: Data,
+    network: Network,
+    steps_per_epoch: int,
+    runtime: Runtime,
+    scores: GivenScores | None = None,
 ) -> Criterion:
     """The criterion of the method on the device of the run, its label memories there or on the host.
 
@@ -176,6 +192,7 @@ def build_criterion(
         clean_counts=ClassCounts(data.train.truth.counts(), "clean"),
         frozen_epochs=config.frozen_epochs,
         class_priors=given_priors(settings.method_config, data.train.classes),
+        prior_scores=None if scores is None else scores.scores,
     )
     on_host = _memories_on_host(settings, kind, info, runtime)
     criterion = kind(settings.method_config, info)

@@ -137,3 +137,18 @@ def test_scripts_name_their_methods_in_the_order_of_the_registry():
     assert methods_of("main_llm.py") == ("large_loss",)
     assert methods_of("no_script.py") == ()
     assert sum(len(methods_of(script)) for script in {method.script for method in CRITERIA.values()}) == len(CRITERIA)
+
+
+def test_prior_scores_are_taken_as_probabilities_or_as_they_are(monkeypatch):
+    values = np.linspace(0, 0.99, np.size(CODES)).reshape(np.shape(CODES))
+    monkeypatch.setattr(CRITERIA["bce"].criterion, "needs", frozenset({"prior_scores"}))
+    found = build_criterion("bce", observed=CODES, prior_scores=torch.from_numpy(values)).info.prior_scores
+    np.testing.assert_array_equal(found.rows(slice(None)), values.astype(np.float32))
+    assert build_criterion("bce", observed=CODES, prior_scores=found).info.prior_scores is found
+    for wrong in (values[1:], values[:, 1:], values + 0.1, np.where(values > 0.5, np.nan, values)):
+        with pytest.raises(UserError, match=r"prior_scores: must be \d+ x \d+ numbers between 0 and 1"):
+            build_criterion("bce", observed=CODES, prior_scores=wrong)
+    with pytest.raises(UserError, match="prior_scores: must be of 1 images and"):
+        build_criterion("bce", observed=CODES[:1], prior_scores=found)
+    with pytest.raises(UserError, match="bce: give prior_scores"):
+        build_criterion("bce", observed=CODES)
