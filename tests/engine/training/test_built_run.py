@@ -26,11 +26,16 @@ class Told:
 
 @pytest.fixture
 def build(monkeypatch):
-    def built(*words, main=True, given=None):
+    def built(*words, main=True, given=None, scores=None):
         split = SimpleNamespace(ids=("a",))
         data = SimpleNamespace(observed="observed", train=split, hashes=lambda: {"test": "t"}, found={"classes": 3})
         told = Told(
-            whole_batches=data, keep_data=data, training_batches_of=[1, 2], given_features=given, fixed_network=None
+            whole_batches=data,
+            keep_data=data,
+            training_batches_of=[1, 2],
+            given_features=given,
+            prior_scores=scores,
+            fixed_network=None,
         )
         monkeypatch.setattr(room, "setup", told)
         for name in ("build_data", "require_takes", "run_info"):
@@ -54,8 +59,8 @@ def test_what_can_be_refused_is_looked_at_before_images_are_read_and_states_come
     run, names, started = build(main=main)
     reading = names.index("check_data")
     assert [names.index(name) for name in READING] == [reading, reading + 1]
-    before = ("require_schedule", "selection_of", "build_network", "training_batches_of", "build_criterion")
-    for name in (("build_data", ("need_images", True)), ("require_takes",), *before, "build_recorder"):
+    before = ("require_schedule", "selection_of", "prior_scores", "build_network", "training_batches_of")
+    for name in (("build_data", ("need_images", True)), ("require_takes",), *before, "build_criterion", "build_recorder"):
         assert names.index(name) < reading, name
     assert names[reading + 2 :][:2] == ["fixed_network", "build_loaders"]
     assert names[-1 - main] == "_resume"
@@ -68,6 +73,12 @@ def test_features_of_a_file_are_known_by_their_hash(build):
     run, names, _ = build("--features", "x.npz", given=SimpleNamespace(content_hash="f"))
     assert run.hashes == {"test": "t", "features": "f"}
     assert ("build_data", ("need_images", False)) in names
+
+
+def test_scores_from_outside_are_known_by_their_hash_beside_features(build):
+    given, scores = SimpleNamespace(content_hash="f"), SimpleNamespace(content_hash="s")
+    run, _, _ = build("--features", "x.npz", given=given, scores=scores)
+    assert run.hashes == {"test": "t", "features": "f", "prior_scores": "s"}
 
 
 def test_weights_are_saved_with_classes_settings_and_images_where_the_folder_is_still_ours(monkeypatch):
