@@ -201,6 +201,7 @@ CONSTANTS = {
     "engine.core.run_lock": {"TOUCH_SECONDS": 60.0, "STALE_SECONDS": 600.0, "POLL_SECONDS": 5.0},
     "engine.core.cli": {"_LONGEST": 900},
     "engine.core.scoring": {"_HELD": 268_435_456},
+    "engine.core.settings_files": {"_DEEPEST": 20},
     "engine.core.suggestions": {"_CLOSE": 0.8},
     "engine.evaluation.published": {"TEST_IMAGES": TEST_IMAGES, "_ENOUGH": 0.98, "_MANY": 1000},
     "engine.inspection.command": {"_IMBALANCED": 30, "_SQUARE": 80, "_SQUARE_SPARSE": 60, "_FEW": 10},

@@ -71,7 +71,8 @@ def test_a_family_may_see_images_of_one_dataset_in_another_way():
         ({"metrics": {"mAP": 947}}, "mAP 947: must be a percentage"),
         ({"metrics": {"mAP": True}}, "must be a percentage"),
         ({"sha256": "abc"}, "64 hexadecimal digits"),
-        ({"network": {"lamb": 1}}, "network: unknown: lamb"),
+        ({"network": {"lamb": 1, "zeta": 2, "alpha": 3, "beta": 4}}, "network: unknown: alpha, beta, lamb, zeta"),
+        ({"name": 5}, "name: '5' is of the wrong type"),
         ({"colour": "red"}, "unknown: colour"),
         ({"source": 5}, "source: '5' is of the wrong type"),
     ],
@@ -183,7 +184,8 @@ def test_a_family_that_cannot_be_is_refused_in_one_line(tmp_path, changes, words
 
 
 def test_the_least_and_the_largest_values_are_taken(tmp_path):
-    manifest = load(tmp_path, with_family(img_size=8, order=["voc07"], differs={"coco": {"img_size": 9}, "cub": {}}))
+    every = {"img_size": 9, "normalize": "unit", "resize": "antialias"}
+    manifest = load(tmp_path, with_family(img_size=8, order=["voc07"], differs={"coco": every, "cub": {}}))
     family = manifest.families["csra"]
     assert (family.order, family.img_size) == (("voc07",), 8)
     assert [family.view(name).img_size for name in ("coco", "cub", None)] == [9, 8, 8]

@@ -10,6 +10,7 @@ from engine.core import setting_table
 from engine.core.setting_table import settings_of
 from engine.core.settings import Settings
 from engine.core.settings_files import expanded, read_run_settings, read_settings_file, read_yaml, typed_values
+from tests.engine import run_folders
 from utils.checks import UserError
 from utils.options import Shorthand, as_text, option
 from utils.safe_files import write_text
@@ -174,3 +175,11 @@ def test_a_path_that_begins_with_a_tilde_is_a_path_again():
     assert convert("~") == Path.home()
     with pytest.raises(ValueError, match="there is no such home folder"):
         convert("~nobody-of-that-name/x")
+
+
+def test_the_origins_of_written_settings_stand_below_each_other():
+    written = run_folders.settings_of("bce", ["--lr", "0.25", "--weights", "a" * 50]).as_yaml("a run").splitlines()
+    lines = {line.partition(":")[0]: line for line in written[1:]}
+    assert written[0] == "# a run"
+    assert lines["lr"] == f"lr: 0.25{' ' * 32}  # command line"
+    assert lines["weights"] == f"weights: {'a' * 50}  # command line"
