@@ -60,7 +60,8 @@ def test_what_can_be_refused_is_looked_at_before_images_are_read_and_states_come
     reading = names.index("check_data")
     assert [names.index(name) for name in READING] == [reading, reading + 1]
     before = ("require_schedule", "selection_of", "prior_scores", "build_network", "training_batches_of")
-    for name in (("build_data", ("need_images", True)), ("require_takes",), *before, "build_criterion", "build_recorder"):
+    made = ("build_criterion", "build_recorder")
+    for name in (("build_data", ("need_images", True)), ("require_takes",), *before, *made):
         assert names.index(name) < reading, name
     assert names[reading + 2 :][:2] == ["fixed_network", "build_loaders"]
     assert names[-1 - main] == "_resume"
