@@ -20,6 +20,7 @@ from losses.co_teaching import (
     JoCoR,
     JoCoRConfig,
 )
+from losses.comes import COMES, COMESConfig
 from losses.common.base import Criterion
 from losses.common.memory import require_room
 from losses.cones import CoNeS, CoNeSConfig
@@ -77,6 +78,7 @@ CRITERIA: dict[str, Method] = {
     "em": Method(EM, EMConfig),
     "em_apl": Method(EMAPL, EMAPLConfig),
     "cdcr": Method(CDCR, CDCRConfig),
+    "comes": Method(COMES, COMESConfig),
     "cones": Method(CoNeS, CoNeSConfig, "main_CoNeS.py"),
     "large_loss": Method(LargeLoss, LargeLossConfig, "main_llm.py"),
     "cls": Method(CLS, CLSConfig, "main_cls.py"),

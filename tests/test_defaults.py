@@ -38,6 +38,7 @@ from losses import build_criterion
 from losses.assume_negative import assume_negative_losses
 from losses.cdcr import candidate_losses, chosen_candidates
 from losses.cls import kept_share
+from losses.comes import entry_weights
 from losses.common.base import Criterion
 from losses.cones import cones_loss, pseudo_labels
 from losses.csl import partial_asymmetric_losses
@@ -68,13 +69,14 @@ DEFAULTS = [
     (candidate_losses, {"variant": "fixed"}),
     (chosen_candidates, {"rule": "confidence"}),
     (kept_share, {"lag": 0}),
+    (entry_weights, {"corrected": True}),
     (pseudo_labels, {"threshold": 1.0, "rule": "keep_single"}),
     (cones_loss, {"threshold": 1.0}),
     (modified_share, {"start": 2}),
     (partial_asymmetric_losses, {"variant": "fixed"}),
     (gr_schedule, {"frozen": 0}),
     (gr_losses, {"variant": "fixed"}),
-    (CriterionInfo, {"frozen_epochs": 0, "class_priors": None}),
+    (CriterionInfo, {"frozen_epochs": 0, "class_priors": None, "candidate_rates": None}),
     (CocoSplit, {"left_out": 0}),
     (DatasetSource, {"skip_missing": False}),
     (read_voc_style, {"skip_missing": False}),
@@ -150,6 +152,7 @@ TEST_IMAGES = {
 CONSTANTS = {
     "losses.assume_negative": {"GUARD": 1e-5},
     "losses.cdcr": {"GUARD": 1e-8, "_IDLE": 2, "_SHOWN": 5},
+    "losses.comes": {"_SHOWN": 5},
     "losses.csl": {"GUARD": 1e-8},
     "losses.gr": {"GUARD": 1e-7, "NO_POWER": 1e-9, "MOST": 1000, "LEAST_STD": 0.001},
     "losses.large_loss": {"_BLOCK": 4_194_304},

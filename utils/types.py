@@ -330,7 +330,7 @@ class ClassPriors(NamedTuple):
     """Share of images that each class is in (C,), and its origin, so that estimates are never taken for counts."""
 
     values: NDArray[np.float64]
-    origin: str  # given | observed | ignore_model
+    origin: str  # given | observed | ignore_model | candidate_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,6 +352,8 @@ class CriterionInfo:
     """Those that a file gives; only for criteria whose settings name one."""
     prior_scores: PriorScores | None = None
     """Scores of the training images from outside; only for criteria that need them."""
+    candidate_rates: NDArray[np.float64] | None = None
+    """(C,) chance of each absent class to be a candidate; None where the label regime tells none."""
 
 
 StateDict = dict[str, Any]

@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from data.labels.class_rates import read_class_priors
+from data.labels.class_rates import read_class_priors, read_class_rates
+from data.labels.regime import Regime
 from engine.core.distributed import Runtime
 from engine.core.scoring import BatchLoader, computed_batches, require_finite
 from engine.training.recorder import RecordConfig
@@ -35,6 +38,16 @@ def given_priors(config: Any, classes: Sequence[str]) -> ClassPriors | None:
     """The priors of the file that the settings of a method name; None where they name none. Raises: UserError."""
     path = config.prior_file if isinstance(config, ClassPriorConfig) else None
     return None if path is None else ClassPriors(read_class_priors(path, classes), "given")
+
+
+def candidate_rates(regime: Regime, classes: Sequence[str]) -> NDArray[np.float64] | None:
+    """(C,) chance of each absent class to be a candidate; None where a regime has no such chance. Raises: UserError."""
+    if regime.name == "full":
+        return np.zeros(len(classes))
+    if regime.name != "candidate" or regime.confusion is not None:
+        return None
+    rates = regime.partial_rate if regime.class_rates is None else read_class_rates(regime.class_rates, classes)
+    return np.broadcast_to(np.asarray(rates, dtype=np.float64), len(classes)).copy()
 
 
 def estimates_priors(criterion: Criterion, config: RecordConfig) -> bool:

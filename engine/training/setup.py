@@ -15,7 +15,7 @@ from data.loading.loader import LoaderConfig, training_batches
 from data.loading.samplers import TrainingBatches
 from engine.core.distributed import Runtime
 from engine.core.settings import Settings
-from engine.training.class_priors import estimates_priors, given_priors
+from engine.training.class_priors import candidate_rates, estimates_priors, given_priors
 from engine.training.config import RunConfig
 from engine.training.ema import EMA
 from engine.training.features import FeatureConfig, FrozenFeatures, feature_arrays, reads_maps, wanted_views
@@ -193,6 +193,7 @@ def build_criterion(
         frozen_epochs=config.frozen_epochs,
         class_priors=given_priors(settings.method_config, data.train.classes),
         prior_scores=None if scores is None else scores.scores,
+        candidate_rates=candidate_rates(settings.of(Regime), data.train.classes),
     )
     on_host = _memories_on_host(settings, kind, info, runtime)
     criterion = kind(settings.method_config, info)

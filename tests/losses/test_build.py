@@ -90,10 +90,10 @@ def test_labels_that_are_none_are_refused(observed, line):
 
 LEAST = {"cones": [[1]], "ndlp": [[1, 1]], "wan": [[-1, -1]], "curriculum": [[1, 0, -1]], "consistency": [[1, 0, -1]]}
 LEAST |= {name: [[1, -1]] for name in ("cls", "large_loss", "ignore", "epr", "role", "em", "em_apl", "csl")}
-LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun", "partial_bce", "cdcr")}
+LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun", "partial_bce", "cdcr", "comes")}
 """The fewest labels that a method can be built for, where one unknown label is not enough."""
 NEEDED = {"epr": {"expected_num_pos": 2}, "role": {"expected_num_pos": 2}, "cones": {"feature_width": 1}}
-NEEDED["ndlp"] = {"prior": "candidate"}
+NEEDED |= {"ndlp": {"prior": "candidate"}, "comes": {"candidate_rate": 0.1}}
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -115,6 +115,7 @@ def test_one_label_of_each_kind_that_a_method_needs_is_enough(name):
         ("csl", [0, -1], "no label is known to be present"),
         ("cdcr", [1, -1], "no label is known to be absent"),
         ("cdcr", [0, -1], "no label is a candidate"),
+        ("comes", [1, -1], "no label is known to be absent"),
         ("wan", [-1], "needs two classes or more"),
         ("ndlp", [1, 0], "no image has several candidates"),
         ("epr", [1, 0], "1 labels are known to be absent"),

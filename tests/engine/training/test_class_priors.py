@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from data.labels.class_rates import read_class_priors
-from engine.training.class_priors import PRIORS_FILE, estimated_priors, estimates_priors, given_priors, report_priors
+from data.labels.regime import Regime
+from engine.training.class_priors import (
+    PRIORS_FILE,
+    candidate_rates,
+    estimated_priors,
+    estimates_priors,
+    given_priors,
+    report_priors,
+)
 from engine.training.recorder import RecordConfig
 from losses.common.class_priors import ClassPriorConfig
 from tests.ranks import run_ranks
@@ -69,7 +77,7 @@ def test_scores_that_are_not_finite_are_told(monkeypatch):
 
 def test_estimates_are_a_file_that_comes_back_bit_for_bit_and_other_priors_are_none(tmp_path, capsys):
     values = np.array([1 / 3, 0.0, 1e-12])
-    for origin in ("given", "observed", "ignore_model"):
+    for origin in ("given", "observed", "candidate_rate", "ignore_model"):
         assert not (tmp_path / PRIORS_FILE).exists()
         part = report_priors(ClassPriors(values, origin), CLASSES, tmp_path)
         assert part == {"class_priors": {"origin": origin, "values": dict(zip(CLASSES, values.tolist(), strict=True))}}
@@ -94,3 +102,18 @@ def test_priors_are_read_where_the_settings_of_a_method_name_a_file(tmp_path):
     assert given_priors(SimpleNamespace(prior_file=tmp_path / "p.csv"), ("a", "b")) is None
     with pytest.raises(UserError, match="no line for class 'c'"):
         given_priors(ClassPriorConfig(prior_file=tmp_path / "p.csv"), ("a", "b", "c"))
+
+
+def test_the_chance_of_a_candidate_is_that_of_its_regime(tmp_path):
+    (tmp_path / "r.csv").write_text("class,rate\na,0.25\nb,0.5\n")
+    (tmp_path / "c.csv").write_text("")
+    regimes = [
+        (Regime(labels="candidate", partial_rate=0.2), [0.2, 0.2]),
+        (Regime(labels="candidate", class_rates=tmp_path / "r.csv"), [0.25, 0.5]),
+        (Regime(labels="full"), [0, 0]),
+        (Regime(labels="candidate", confusion=tmp_path / "c.csv"), None),
+        (Regime(labels="known"), None),
+    ]
+    for regime, expected in regimes:
+        found = candidate_rates(regime, ("a", "b"))
+        assert (None if found is None else found.tolist()) == expected
