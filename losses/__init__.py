@@ -38,6 +38,7 @@ from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalCo
 from losses.role import ROLE, ROLEConfig
 from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
 from losses.splc import SPLC, Hill, HillConfig, SPLCConfig
+from losses.vlpl import VLPL, VLPLConfig
 from utils.checks import require
 from utils.free_memory import usable_memory
 from utils.prior_scores import PriorScores
@@ -77,6 +78,7 @@ CRITERIA: dict[str, Method] = {
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "em": Method(EM, EMConfig),
     "em_apl": Method(EMAPL, EMAPLConfig),
+    "vlpl": Method(VLPL, VLPLConfig),
     "cdcr": Method(CDCR, CDCRConfig),
     "comes": Method(COMES, COMESConfig),
     "cones": Method(CoNeS, CoNeSConfig, "main_CoNeS.py"),

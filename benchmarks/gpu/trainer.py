@@ -23,6 +23,7 @@ from losses.common.base import Criterion
 from models.build import Architecture, build_model
 from models.heads import LabelInfo
 from models.peers import Network, build_peers
+from utils.prior_scores import PriorScores
 from utils.types import Batch, ClassCounts, Codes, CriterionInfo, LabelTable
 
 EPOCHS = 10
@@ -80,7 +81,7 @@ VARIANTS = [
 ON_HOST = [
     Case(case.method, case.options, f"{case.note} memories on the host".strip(), memories_on_host=True)
     for case in CASES + VARIANTS
-    if case.name in ("cones", "ndlp", "curriculum", "cdcr", "em_apl", "role", "large_loss LL-Cp")
+    if case.name in ("cones", "ndlp", "curriculum", "cdcr", "em_apl", "vlpl", "role", "large_loss LL-Cp")
 ]
 _LABELS = {
     **dict.fromkeys(("bce", "cdcr", "comes", "cones", "ndlp", "db"), "candidate"),
@@ -101,6 +102,12 @@ def observed_codes(regime: str, rows: int, classes: int, seed: int = 0) -> Codes
         codes = np.where(rng.random((rows, classes)) < rate, 1, other).astype(np.int8)
     codes[np.arange(rows), rng.integers(0, classes, rows)] = 1
     return codes
+
+
+def _random_scores(rows: int, classes: int) -> PriorScores:
+    """Scores from outside, by lot."""
+    values = np.random.default_rng(1).random((rows, classes), dtype=np.float32)
+    return PriorScores(values, np.arange(rows), np.arange(classes))
 
 
 class FixedImages:
@@ -170,6 +177,7 @@ class Trainer:
             class_counts=ClassCounts(self.observed.counts(), "observed"),
             seed=0,
             clean_counts=ClassCounts(clean.counts(), "clean"),
+            prior_scores=_random_scores(len(self.observed), self.shape.classes),
         )
         return kind(config, info)
 

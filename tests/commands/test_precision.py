@@ -2,9 +2,11 @@
 
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
+from data.datasets.voc import VOC_CLASSES
 from engine.training.loop import Loop
 from losses import CRITERIA
 from losses.common.base import Criterion
@@ -21,6 +23,7 @@ NEEDED = {
         ("--labels", "observed", "--num_pos", "1", "--num_neg", "2"),
     ),
     "bce_ls": ("--labels", "full"),
+    "vlpl": ("--labels", "single", "--prior_scores", "s.npz"),
     "label_mask": ("--labels", "single", "--head", "ctran", "--hidden_dim", "8", "--nheads", "2"),
 }
 HEAD_WORDS = {
@@ -35,6 +38,8 @@ HEAD_WORDS = {
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("precision")
     tiny_voc(folder)
+    ids = [f"{row:06d}" for row in range(22)]
+    np.savez(folder / "s.npz", scores=np.full((22, 20), 0.5), ids=ids, classes=VOC_CLASSES, kind="probability")
     return folder
 
 

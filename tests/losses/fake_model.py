@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.prior_scores import PriorScores
 from utils.types import PRESENT, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
 
 
@@ -36,6 +37,11 @@ def random_labels(rows: int, classes: int, seed: int = 0, rate: float = 0.4) -> 
     return codes.astype(np.int8)
 
 
+def prior_scores(rows: int, classes: int) -> PriorScores:
+    values = np.random.default_rng(7).random((rows, classes)).astype(np.float32)
+    return PriorScores(values, np.arange(rows), np.arange(classes))
+
+
 def info_for(codes: np.ndarray, width: int = 8) -> CriterionInfo:
     table = LabelTable(codes)
     return CriterionInfo(
@@ -46,6 +52,7 @@ def info_for(codes: np.ndarray, width: int = 8) -> CriterionInfo:
         feature_width=width,
         class_counts=ClassCounts(table.counts(), "observed"),
         seed=0,
+        prior_scores=prior_scores(*codes.shape),
     )
 
 

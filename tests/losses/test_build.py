@@ -93,7 +93,7 @@ LEAST |= {name: [[1, -1]] for name in ("cls", "large_loss", "ignore", "epr", "ro
 LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun", "partial_bce", "cdcr", "comes")}
 """The fewest labels that a method can be built for, where one unknown label is not enough."""
 NEEDED = {"epr": {"expected_num_pos": 2}, "role": {"expected_num_pos": 2}, "cones": {"feature_width": 1}}
-NEEDED |= {"ndlp": {"prior": "candidate"}, "comes": {"candidate_rate": 0.1}}
+NEEDED |= {"ndlp": {"prior": "candidate"}, "comes": {"candidate_rate": 0.1}, "vlpl": {"prior_scores": [[0.5]]}}
 
 
 @pytest.mark.parametrize("name", CRITERIA)

@@ -6,7 +6,7 @@ import torch
 
 from losses import CRITERIA, build_criterion
 from losses.common.base import Criterion, ScheduledCriterion
-from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
+from tests.losses.fake_model import FakeModel, batch_of, info_for, prior_scores, random_labels
 from utils.types import PRESENT, UNKNOWN, LossOutput
 
 ROWS, CLASSES = 10, 6
@@ -21,6 +21,7 @@ OPTIONS = {
     "ndlp": {"prior": "candidate"},
     "large_loss": {"mod_scheme": "LL-Cp", "delta_rel": 20},
     "ignore": {"several": "union"},
+    "vlpl": {"prior_scores": prior_scores(ROWS, CLASSES)},
 }
 LABELS = {"bce_ls": np.maximum(CODES, 0), "epr": np.where(CODES == 0, UNKNOWN, CODES)}
 STEPS = [(1, [4, 0, 3, 7]), (1, [1, 2, 5]), (2, [4, 7, 9, 1]), (2, [0, 4, 3])]
