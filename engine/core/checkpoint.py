@@ -79,10 +79,15 @@ class SavedModel:
         """D, or D, h and w, of the features that the network takes in the place of images; None for one of images."""
         return given_shape(str(self.settings.get("model")))
 
+    @property
+    def has_saliency(self) -> bool:
+        """True if the network was trained with saliency in its logits."""
+        return bool(float(self.settings.get("saliency") or 0))
+
     def with_saliency(self, in_test: bool) -> SavedModel:
         """The model with saliency in its logits or without. Raises: UserError if it was trained without."""
-        has = bool(float(self.settings.get("saliency") or 0))
-        require(has, f"--saliency_test: the network in {self.path} was trained without saliency; leave the flag out")
+        told = f"--saliency_test: the network in {self.path} was trained without saliency; leave the flag out"
+        require(self.has_saliency, told)
         return replace(self, settings={**self.settings, "saliency_test": in_test})
 
     def require_images(self) -> None:

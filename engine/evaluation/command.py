@@ -157,7 +157,11 @@ def _read_checkpoint(request: Request) -> SavedModel:
     overrides = HeadOverrides(**{name: first[name] for name in HeadOverrides._fields})
     saved = read_model(first["load_from"], overrides, first["paper"], dataset, first["checkpoint_weights"])
     with_it = first["saliency_test"]
-    return saved if with_it is None else saved.with_saliency(with_it)
+    if with_it is None:
+        return saved
+    # A settings file may be that of a run without such a head; a flag means the head.
+    typed = request.line.values(request.table).get("saliency_test") is not None
+    return saved.with_saliency(with_it) if typed or saved.has_saliency else saved
 
 
 def _recorded(saved: SavedModel, table: SettingTable) -> SettingsLayer:
