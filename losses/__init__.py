@@ -20,7 +20,7 @@ from losses.co_teaching import (
     JoCoR,
     JoCoRConfig,
 )
-from losses.comes import COMES, COMESConfig
+from losses.comes import COMES, COMESRL, COMESConfig, COMESRLConfig
 from losses.common.base import Criterion
 from losses.common.memory import require_room
 from losses.cones import CoNeS, CoNeSConfig
@@ -81,6 +81,7 @@ CRITERIA: dict[str, Method] = {
     "vlpl": Method(VLPL, VLPLConfig),
     "cdcr": Method(CDCR, CDCRConfig),
     "comes": Method(COMES, COMESConfig),
+    "comes_rl": Method(COMESRL, COMESRLConfig),
     "cones": Method(CoNeS, CoNeSConfig, "main_CoNeS.py"),
     "large_loss": Method(LargeLoss, LargeLossConfig, "main_llm.py"),
     "cls": Method(CLS, CLSConfig, "main_cls.py"),

@@ -152,7 +152,7 @@ TEST_IMAGES = {
 CONSTANTS = {
     "losses.assume_negative": {"GUARD": 1e-5},
     "losses.cdcr": {"GUARD": 1e-8, "_IDLE": 2, "_SHOWN": 5},
-    "losses.comes": {"_SHOWN": 5},
+    "losses.comes": {"_SHOWN": 5, "_PAIRS": 16_777_216},
     "losses.csl": {"GUARD": 1e-8},
     "losses.gr": {"GUARD": 1e-7, "NO_POWER": 1e-9, "MOST": 1000, "LEAST_STD": 0.001},
     "losses.large_loss": {"_BLOCK": 4_194_304},

@@ -66,6 +66,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "curriculum": {"relabel_every": 1},
     "cdcr": {"cdcr_warmup": 0},
     "comes": {"candidate_rate": 0.2},
+    "comes_rl": {"candidate_rate": 0.2},
 }
 CASES = [Case(name, _OPTIONS.get(name, {})) for name in CRITERIA]
 VARIANTS = [
@@ -84,7 +85,7 @@ ON_HOST = [
     if case.name in ("cones", "ndlp", "curriculum", "cdcr", "em_apl", "vlpl", "role", "large_loss LL-Cp")
 ]
 _LABELS = {
-    **dict.fromkeys(("bce", "cdcr", "comes", "cones", "ndlp", "db"), "candidate"),
+    **dict.fromkeys(("bce", "cdcr", "comes", "comes_rl", "cones", "ndlp", "db"), "candidate"),
     **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency"), "known"),
     "bce_ls": "full",
     "ignore": "single",

@@ -17,7 +17,9 @@ from tests.commands.test_resume import without_speed
 RUN = ("--dataset", "voc07", *SMALL, "--precision", "fp64", "--device", "cpu", "--warmup_epoch", "0", "--epochs", "1")
 NEEDED = {
     **dict.fromkeys(("epr", "role"), ("--labels", "single", "--expected_num_pos", "1.5")),
-    **dict.fromkeys(("bce", "focal", "cb", "db", "cdcr", "comes", "cones", "ndlp", "asl"), ("--labels", "candidate")),
+    **dict.fromkeys(
+        ("bce", "focal", "cb", "db", "cdcr", "comes", "comes_rl", "cones", "ndlp", "asl"), ("--labels", "candidate")
+    ),
     **dict.fromkeys(
         ("iu", "iun", "curriculum", "csl", "partial_bce", "consistency"),
         ("--labels", "observed", "--num_pos", "1", "--num_neg", "2"),

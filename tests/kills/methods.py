@@ -43,6 +43,7 @@ METHODS = {
     "LL-Cp": f"main_llm {LARGE} LL-Cp --export_labels OUT/corrected.npy",
     "cdcr": f"main_BCE --loss cdcr --cdcr_warmup 1 {CANDIDATE}",
     "comes": f"main_BCE --loss comes {CANDIDATE}",
+    "comes_rl": f"main_BCE --loss comes_rl --flood 0.5 {CANDIDATE}",
     "cones": f"main_CoNeS {CONES}",
     "ndlp": f"main_ndlp {CANDIDATE} --neck_width 16 --sampler_reduce 2 --scheduler constant --warmup_epoch 0",
     "cls": "main_cls --labels_left 50 --tau_h 0.2 --tau_l 0.2 --ramp_epochs 2",

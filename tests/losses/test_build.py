@@ -90,10 +90,11 @@ def test_labels_that_are_none_are_refused(observed, line):
 
 LEAST = {"cones": [[1]], "ndlp": [[1, 1]], "wan": [[-1, -1]], "curriculum": [[1, 0, -1]], "consistency": [[1, 0, -1]]}
 LEAST |= {name: [[1, -1]] for name in ("cls", "large_loss", "ignore", "epr", "role", "em", "em_apl", "csl")}
-LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun", "partial_bce", "cdcr", "comes")}
+LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun", "partial_bce", "cdcr", "comes", "comes_rl")}
 """The fewest labels that a method can be built for, where one unknown label is not enough."""
 NEEDED = {"epr": {"expected_num_pos": 2}, "role": {"expected_num_pos": 2}, "cones": {"feature_width": 1}}
-NEEDED |= {"ndlp": {"prior": "candidate"}, "comes": {"candidate_rate": 0.1}, "vlpl": {"prior_scores": [[0.5]]}}
+NEEDED |= {"ndlp": {"prior": "candidate"}, "vlpl": {"prior_scores": [[0.5]]}}
+NEEDED |= {name: {"candidate_rate": 0.1} for name in ("comes", "comes_rl")}
 
 
 @pytest.mark.parametrize("name", CRITERIA)

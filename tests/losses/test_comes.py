@@ -10,8 +10,8 @@ import torch
 from scipy.sparse import csr_array
 from torch.nn import functional as F
 
-from losses import COMESConfig, build_criterion
-from losses.comes import COMES, candidate_shares, entry_weights, rate_priors
+from losses import COMESConfig, COMESRLConfig, build_criterion
+from losses.comes import COMES, COMESRL, candidate_shares, entry_weights, rate_priors
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.steps import WAITING, Recorder
 from tests.oracles import comes as oracle
@@ -233,3 +233,64 @@ def test_labels_and_priors_that_it_cannot_use_are_refused():
         build_criterion("comes", observed=np.where(CODES == PRESENT, PRESENT, UNKNOWN), candidate_rate=0.1)
     with pytest.raises(UserError, match=r"^comes: .*9 x 5 labels only known ones are stored"):
         build_criterion("comes", observed=LabelTable(csr_array(CODES), default=UNKNOWN), candidate_rate=0.1)
+
+
+# Ranking.
+
+
+def ranking(codes=CODES, **settings):
+    given = ClassPriors(PRIOR, "given")
+    return COMESRL(COMESRLConfig(**settings), replace(info_for(codes), class_priors=given))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("pairs", [1 << 24, 60, 1])
+def test_the_ranking_risk_matches_loops_in_blocks_or_at_once(monkeypatch, seed, pairs):
+    monkeypatch.setattr("losses.comes._PAIRS", pairs)
+    logits, codes = drawn(seed)
+    criterion = ranking()
+    out, slopes = step(logits, codes, criterion)
+    expected = oracle.ranking_risk(logits, codes, criterion.prior.numpy())
+    assert float(out.total.detach()) == pytest.approx(expected, rel=1e-10)
+    assert float(out.parts["risk"]) == pytest.approx(expected, rel=1e-10)
+    moved, at = logits.copy(), (seed, 2)
+    moved[at] += 1e-6
+    slope = (oracle.ranking_risk(moved, codes, criterion.prior.numpy()) - expected) / 1e-6
+    assert float(slopes[at]) == pytest.approx(slope, rel=1e-4, abs=1e-7)
+    np.testing.assert_allclose(slopes.sum(dim=1), np.zeros(len(logits)), atol=1e-12)
+
+
+def test_below_the_flood_the_risk_rises():
+    logits, codes = drawn(1)
+    found = {flood: step(logits, codes, ranking(flood=flood)) for flood in (0.0, 0.01, 100.0)}
+    (plain, slopes), (low, same), (high, turned) = found.values()
+    torch.testing.assert_close(plain.total, low.total)
+    torch.testing.assert_close(slopes, same)
+    torch.testing.assert_close(high.total, 200 - plain.total)
+    torch.testing.assert_close(turned, -slopes)
+    assert float(high.parts["risk"]) == pytest.approx(float(plain.total.detach()))
+
+
+def share_a_ranking(rank):
+    index, found = INDEX if rank is None else INDEX[rank::2], []
+    for flood in (0.0, 50.0):
+        model, share = FakeModel(5), len(index) / len(INDEX)
+        out = ranking(flood=flood)(model, batch_of(CODES, index)._replace(global_index=torch.tensor(INDEX)))
+        (share * out.total).backward()
+        found += [collectives.all_sum(share * out.total.detach()), collectives.all_sum(model.head.weight.grad)]
+    return found
+
+
+def test_two_ranks_rank_as_one():
+    alone = share_a_ranking(None)
+    for found in run_ranks(share_a_ranking):
+        for value, expected in zip(found, alone, strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("flood", [-0.1, float("inf"), float("nan")])
+def test_a_flood_that_cannot_be_and_a_single_class_are_refused(flood):
+    with pytest.raises(UserError, match=r"^--flood [^\n]*$"):
+        COMESRLConfig(flood=flood)
+    with pytest.raises(UserError, match=r"^comes_rl: it ranks two classes or more"):
+        build_criterion("comes_rl", observed=[[1], [0]], candidate_rate=0.1)

@@ -35,3 +35,15 @@ def risk(logits, codes, prior, corrected=True):
                 slope += (sign * rest * (1 - p) + rest * p) / len(negatives)
             slopes[row, label] = slope / classes
     return parts, turned, slopes
+
+
+def ranking_risk(logits, codes, prior):
+    """Sum over pairs of classes, as it is written for pairs."""
+    total, classes = 0.0, logits.shape[1]
+    without = [[row for row in range(len(logits)) if codes[row, label] == 0] for label in range(classes)]
+    for one in range(classes):
+        for other in range(one + 1, classes):
+            for lower, upper in ((one, other), (other, one)):
+                terms = [sigmoid(logits[row, lower] - logits[row, upper]) for row in without[lower]]
+                total += (1 - prior[lower]) * sum(terms) / max(len(terms), 1)
+    return total

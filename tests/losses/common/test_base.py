@@ -17,6 +17,7 @@ OPTIONS = {
     "curriculum": {"relabel_every": 1},
     "cdcr": {"candidate_threshold": 0.5},
     "comes": {"candidate_rate": 0.1},
+    "comes_rl": {"candidate_rate": 0.1},
     "cones": {"feature_width": 8},
     "ndlp": {"prior": "candidate"},
     "large_loss": {"mod_scheme": "LL-Cp", "delta_rel": 20},
