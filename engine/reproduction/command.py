@@ -168,13 +168,17 @@ def announce(campaign: Campaign, part: Part, config: ReproduceConfig) -> None:
 def run_part(campaign: Campaign, part: Part, jobs: int, start: Start) -> int:
     """Make the runs of a part of the plan; returns 1 where one has failed.
 
+    Regime by regime, so that a plan which is stopped has some that are done.
+
     Raises: KeyboardInterrupt, Interrupted when it is stopped; what was running is saved then.
     """
-    tuned = [cell for cell, _ in part if cell.is_tuned]
     with _stopped_by_signal(), Workers(jobs, campaign.resolver.scripts, start) as workers:
-        run_all(campaign, runs_of(part), workers)
-        campaign.lines.refresh()  # another process may have made runs that a choice waits for
-        run_all(campaign, [run for cell in tuned for run in campaign.tested(cell)], workers)
+        for regime in dict.fromkeys(cell.regime.name for cell, _ in part):
+            held = [(cell, seeds) for cell, seeds in part if cell.regime.name == regime]
+            run_all(campaign, runs_of(held), workers)
+            campaign.lines.refresh()  # another process may have made runs that a choice waits for
+            tuned = [cell for cell, _ in held if cell.is_tuned]
+            run_all(campaign, [run for cell in tuned for run in campaign.tested(cell)], workers)
     return int(bool(campaign.failed))
 
 

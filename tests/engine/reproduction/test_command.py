@@ -302,6 +302,14 @@ def test_of_several_copies_of_a_run_the_first_by_name_is_collected(plan, script,
     assert [line.figures["mAP"] for line in LineFile(TABLES / "runs.jsonl")] == [0.9]
 
 
+def test_a_regime_is_done_before_the_next_one_begins(tmp_path, script):
+    row = {"name": "X", "command": "main_BCE.py", "try": {"lr": [0.1, 0.3]}}
+    flags = {"flags": "--dataset digits --val_frac 0.2 --test_every 1"}
+    reproduce(write_plan(tmp_path, rows=[row], tuning={"seed": 11}, seeds=[1], **flags), script)
+    tried = [f"bce {{0}} 11 {lr}" for lr in (0.1, 0.3)]
+    assert script.lines == [text.format(rate) for rate in (0.1, 0.4) for text in (*tried, "bce {0} 1 0.3")]
+
+
 def test_each_seed_may_take_its_own_epoch(tmp_path, script):
     row = {"name": "BCE", "command": "main_BCE.py", "try": {"lr": [0.1, 0.3]}}
     changes = {"regimes": {"easy": "--partial_rate 0.1"}, "tuning": {"seed": 11, "epoch": "own"}}
