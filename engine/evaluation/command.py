@@ -156,12 +156,10 @@ def _read_checkpoint(request: Request) -> SavedModel:
     dataset = None if first["dataset"] == request.table["dataset"].default else first["dataset"]
     overrides = HeadOverrides(**{name: first[name] for name in HeadOverrides._fields})
     saved = read_model(first["load_from"], overrides, first["paper"], dataset, first["checkpoint_weights"])
-    with_it = first["saliency_test"]
-    if with_it is None:
-        return saved
-    # A settings file may be that of a run without such a head; a flag means the head.
-    typed = request.line.values(request.table).get("saliency_test") is not None
-    return saved.with_saliency(with_it) if typed or saved.has_saliency else saved
+    typed, with_it = "saliency_test" in request.line.texts, first["saliency_test"]
+    if with_it is not None and (typed or saved.has_saliency):  # a settings file may be of a run without such a head
+        return saved.with_saliency(with_it)
+    return saved
 
 
 def _recorded(saved: SavedModel, table: SettingTable) -> SettingsLayer:

@@ -16,9 +16,10 @@ from utils.checks import UserError
 from utils.types import ABSENT, PRESENT, UNKNOWN
 
 CLASSES = 5
-SETTINGS = dict.fromkeys(("epr", "role"), {"expected_num_pos": 1.5}) | dict.fromkeys(
-    ("comes", "comes_rl"), {"candidate_rate": 0.2}
-)
+SETTINGS = {
+    **{name: {"expected_num_pos": 1.5} for name in ("epr", "role")},
+    **{name: {"candidate_rate": 0.2} for name in ("comes", "comes_rl")},
+}
 SMALL = {
     "pfc": {"neck_width": 8},
     "q2l": {"hidden_dim": 8, "nheads": 2},
