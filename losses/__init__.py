@@ -7,7 +7,16 @@ from numpy.typing import ArrayLike
 
 from losses.asl import ASL, ASLConfig
 from losses.assume_negative import AN, BCE, LSAN, WAN, ANConfig, BCEConfig, LabelSmoothingConfig, SmoothedBCE
-from losses.build import Labels, class_names, given_priors, given_scores, label_table, require_known, typed_config
+from losses.build import (
+    Labels,
+    class_names,
+    given_priors,
+    given_scores,
+    label_table,
+    require_given,
+    require_known,
+    typed_config,
+)
 from losses.cdcr import CDCR, CDCRConfig
 from losses.cls import CLS, CLSConfig
 from losses.co_teaching import (
@@ -146,14 +155,7 @@ def build_criterion(
     """
     require_known("method", name, CRITERIA)
     criterion, config, _ = CRITERIA[name]
-    require(
-        feature_width is not None or "features" not in criterion.needs,
-        f"{name}: give feature_width, the number of channels of the network's feature map",
-    )
-    require(
-        prior_scores is not None or "prior_scores" not in criterion.needs,
-        f"{name}: give prior_scores, probabilities (N, C) of the labels from outside",
-    )
+    require_given(name, criterion.needs, feature_width=feature_width, prior_scores=prior_scores)
     table = label_table(observed)
     require_takes(name, table)
     info = CriterionInfo(

@@ -28,6 +28,18 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
         raise UserError(f"unknown {kind} {name!r}; {hint}")
 
 
+def require_given(name: str, needs: frozenset[str], *, feature_width: object, prior_scores: object) -> None:
+    """Raise UserError where a method with these needs is not given what it is built of."""
+    require(
+        feature_width is not None or "features" not in needs,
+        f"{name}: give feature_width, the number of channels of the network's feature map",
+    )
+    require(
+        prior_scores is not None or "prior_scores" not in needs,
+        f"{name}: give prior_scores, probabilities (N, C) of the labels from outside",
+    )
+
+
 def label_table(labels: Labels) -> LabelTable:
     """Labels (N, C) as a table: a `LabelTable` itself, or a copy of an array, tensor or list of codes.
 

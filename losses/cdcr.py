@@ -162,10 +162,9 @@ class CDCR(Criterion):
         """
         if not self.wants_train_scores(epoch):
             return
-        if train_scores is None or train_scores.shape != self.left_out.shape:
-            raise ValueError(f"epoch {epoch} needs the scores of the training set, {tuple(self.left_out.shape)}")
-        candidates = torch.from_numpy(self.info.observed.dense() == PRESENT).to(train_scores.device)
-        confidence = torch.sigmoid(at_least_float32(train_scores))
+        scores = self.scores_before(epoch, train_scores)
+        candidates = torch.from_numpy(self.info.observed.dense() == PRESENT).to(scores.device)
+        confidence = torch.sigmoid(at_least_float32(scores))
         chosen = chosen_candidates(confidence, candidates, self.alpha(epoch), self.config.candidate_rule)
         self.left_out.copy_(candidates & ~chosen)
         self._count_idle(candidates, chosen)

@@ -119,9 +119,7 @@ class CurriculumLabelling(Criterion):
         """
         if not self.wants_train_scores(epoch):
             return
-        if train_scores is None or train_scores.shape != self.pseudo.shape:
-            raise ValueError(f"epoch {epoch} needs the scores of the training set, {tuple(self.pseudo.shape)}")
-        self.pseudo.copy_(score_labels(train_scores, self.config.score_threshold))
+        self.pseudo.copy_(score_labels(self.scores_before(epoch, train_scores), self.config.score_threshold))
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C), rows of the training set (B,)."""

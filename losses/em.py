@@ -182,10 +182,9 @@ class EMAPL(EM):
         """
         if not self.wants_train_scores(epoch):
             return
-        if train_scores is None or train_scores.shape != self.soft.shape:
-            raise ValueError(f"epoch {epoch} needs the scores of the training set, {tuple(self.soft.shape)}")
+        scores = self.scores_before(epoch, train_scores)
         unknown = torch.from_numpy(self.info.observed.dense() == UNKNOWN)
-        add_soft_labels(self.soft, unknown, train_scores, self.counts)
+        add_soft_labels(self.soft, unknown, scores, self.counts)
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C), rows of the training set (B,)."""

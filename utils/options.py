@@ -159,6 +159,7 @@ def _choice(text: str, choices: Sequence[str]) -> str:
 
 def _or_word(read: Callable[[str], Any], words: Sequence[str]) -> Callable[[str], Any]:
     def read_either(text: str) -> Any:
+        """A value, or one of the words."""
         try:
             return text if text in words else read(text)
         except ValueError as error:

@@ -1,13 +1,13 @@
-"""Regimes of partial annotation: a fixed number of known labels per class (FPC), a random part per image (RPS).
+"""Regimes of partial annotation: known labels by chance, a fixed number per class (FPC), a random part per image (RPS).
 
-N rows, C classes. Source: Ben-Baruch et al., CVPR 2022, arXiv 2110.10955; published code
+N rows, C classes. Source of the last two: Ben-Baruch et al., CVPR 2022, arXiv 2110.10955; published code
 Alibaba-MIIL/PartialLabelingCSL, `src/helper_functions/coco_simulation.py`, which draws from numpy's legacy generator
 and never seeds it: its recipe is ours, and its own labels nobody can draw again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,29 @@ def fixed_per_class_labels(truth: LabelTable, rng: Rng, number: int) -> LabelTab
 
 
 @of_arrays_too
+def known_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelTable:
+    """Each label, present or absent, is known with probability `rate`: the 10 % to 90 % protocol of partial labels.
+
+    One draw per entry in row-major order, known where it is below the rate, so that of one seed the labels known at
+    10 % are among those known at 20 % (Chen et al., AAAI 2022, public repository HCPLab-SYSU/HCP-MLR-PL,
+    datasets/coco2014.py, whose seed is 0).
+
+    Args:
+        truth: (N, C) codes; not changed.
+        rng: source of the draws.
+        rate: in [0, 1].
+
+    Returns:
+        (N, C) PRESENT and ABSENT for known labels, UNKNOWN for the rest.
+
+    Raises:
+        UserError: `rate` is outside [0, 1].
+    """
+    require_rate("rate", rate)
+    return partly_known(truth, rng, lambda draws: draws >= rate)
+
+
+@of_arrays_too
 def random_per_sample_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelTable:
     """Each label, present or absent, is unknown with probability `rate`.
 
@@ -76,16 +99,7 @@ def random_per_sample_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelT
         UserError: `rate` is outside [0, 1].
     """
     require_rate("rps_unknown", rate)
-    entries = entries_of(truth)
-
-    def drawn() -> Iterator[Codes]:
-        """Blocks of codes with some entries unknown."""
-        for start, stop in blocks(entries):
-            codes = as_codes(entries.codes(start, stop) == PRESENT)
-            codes[rng.uniform(0.0, 1.0, stop - start) < rate] = UNKNOWN
-            yield codes
-
-    return entries.table(drawn(), UNKNOWN)
+    return partly_known(truth, rng, lambda draws: draws < rate)
 
 
 def require_known_number(number: int) -> None:
@@ -122,3 +136,19 @@ def _chosen(rng: Rng, count: int, number: int) -> Index:
 def _outside(taken: Index, ranks: Index) -> Index:
     """The rows at `ranks` among those that are not `taken` (ascending), without a list of them."""
     return ranks + np.searchsorted(taken - np.arange(len(taken)), ranks, side="right")
+
+
+def partly_known(
+    truth: LabelTable, rng: Rng, unknown: Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+) -> LabelTable:
+    """True labels (N, C), each UNKNOWN where its draw in [0, 1) is `unknown`; one draw per entry in row-major order."""
+    entries = entries_of(truth)
+
+    def drawn() -> Iterator[Codes]:
+        """Blocks of codes with some entries unknown."""
+        for start, stop in blocks(entries):
+            codes = as_codes(entries.codes(start, stop) == PRESENT)
+            codes[unknown(rng.uniform(0.0, 1.0, stop - start))] = UNKNOWN
+            yield codes
+
+    return entries.table(drawn(), UNKNOWN)

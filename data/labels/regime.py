@@ -13,6 +13,7 @@ from numpy.random import Generator, RandomState
 from data.labels.class_rates import content_hash, read_class_rates, read_confusion
 from data.labels.partial_annotation import (
     fixed_per_class_labels,
+    known_labels,
     random_per_sample_labels,
     require_known_number,
 )
@@ -22,7 +23,6 @@ from data.labels.regimes import (
     dropped_positives,
     flipped_labels,
     full_labels,
-    known_labels,
     observed_labels,
     require_number,
     require_rate,

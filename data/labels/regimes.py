@@ -193,38 +193,6 @@ def observed_labels(truth: LabelTable, rng: Rng, num_pos: int, num_neg: int, ord
 
 
 @of_arrays_too
-def known_labels(truth: LabelTable, rng: Rng, rate: float) -> LabelTable:
-    """Each label, present or absent, is known with probability `rate`: the 10 % to 90 % protocol of partial labels.
-
-    One draw per entry in row-major order, known where it is below the rate, so that of one seed the labels known at
-    10 % are among those known at 20 % (Chen et al., AAAI 2022, public repository HCPLab-SYSU/HCP-MLR-PL,
-    datasets/coco2014.py, whose seed is 0).
-
-    Args:
-        truth: (N, C) codes; not changed.
-        rng: source of the draws.
-        rate: in [0, 1].
-
-    Returns:
-        (N, C) PRESENT and ABSENT for known labels, UNKNOWN for the rest.
-
-    Raises:
-        UserError: `rate` is outside [0, 1].
-    """
-    require_rate("rate", rate)
-    entries = entries_of(truth)
-
-    def drawn() -> Iterator[Codes]:
-        """Blocks of codes with some entries unknown."""
-        for start, stop in blocks(entries):
-            codes = as_codes(entries.codes(start, stop) == PRESENT)
-            codes[rng.uniform(0.0, 1.0, stop - start) >= rate] = UNKNOWN
-            yield codes
-
-    return entries.table(drawn(), UNKNOWN)
-
-
-@of_arrays_too
 def flipped_labels(truth: LabelTable, rng: Rng, rho_pos: float, rho_neg: float) -> LabelTable:
     """Wrong labels in both directions: independent flips, with one rate for each direction.
 

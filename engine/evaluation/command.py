@@ -156,10 +156,9 @@ def _read_checkpoint(request: Request) -> SavedModel:
     dataset = None if first["dataset"] == request.table["dataset"].default else first["dataset"]
     overrides = HeadOverrides(**{name: first[name] for name in HeadOverrides._fields})
     saved = read_model(first["load_from"], overrides, first["paper"], dataset, first["checkpoint_weights"])
-    typed, with_it = "saliency_test" in request.line.texts, first["saliency_test"]
-    if with_it is not None and (typed or saved.has_saliency):  # a settings file may be of a run without such a head
-        return saved.with_saliency(with_it)
-    return saved
+    with_it = first["saliency_test"]  # of a settings file perhaps, which may be that of a run without such a head
+    applies = with_it is not None and ("saliency_test" in request.line.texts or saved.has_saliency)
+    return saved.with_saliency(with_it) if applies else saved
 
 
 def _recorded(saved: SavedModel, table: SettingTable) -> SettingsLayer:

@@ -117,6 +117,13 @@ class Criterion(nn.Module):
                 None.
         """
 
+    def scores_before(self, epoch: int, train_scores: Tensor | None) -> Tensor:
+        """The training scores (N, C) of an epoch that wants them. Raises: ValueError for none of that shape."""
+        shape = len(self.info.observed), self.info.observed.num_classes
+        if train_scores is None or train_scores.shape != shape:
+            raise ValueError(f"epoch {epoch} needs the scores of the training set, {shape}")
+        return train_scores
+
     def forward(self, model: Any, batch: Batch) -> LossOutput:
         """Loss of one training step, and the update of the criterion's own state.
 

@@ -149,6 +149,7 @@ def find_roles(sheet: Sheet, config: TableConfig, folder: Path) -> Roles:
     disk = ImageFolder(folder)
 
     def files_in(title: str) -> int:
+        """Number of images that the first cells of a column name."""
         cells = (_id_or_none(text, folder) for text in sheet.column(title).texts[:_SAMPLE] if text)
         names = list(filter(None, cells))
         near = sum(os.path.isfile(f"{folder}/{name}") for name in names[:_LOOKED_AT])  # noqa: PTH113 - never raises

@@ -7,14 +7,13 @@ import pytest
 from scipy.sparse import csr_array
 
 from data.labels import entries, regimes
-from data.labels.partial_annotation import fixed_per_class_labels, random_per_sample_labels
+from data.labels.partial_annotation import fixed_per_class_labels, known_labels, random_per_sample_labels
 from data.labels.regimes import (
     candidate_labels,
     confused_labels,
     dropped_positives,
     flipped_labels,
     full_labels,
-    known_labels,
     observed_labels,
     semi_labels,
 )
