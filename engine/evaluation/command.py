@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from data.build import DatasetConfig, load_splits
-from data.datasets.table.config import named
 from data.datasets.table.each import of_run
 from data.files.cache import Cache
 from data.images.caching import keep_images
-from data.inspection import untold_classes
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
 from engine.core.checkpoint import SavedModel, read_model, save_safetensors
 from engine.core.distributed import Precision, Runtime
 from engine.core.kernels import KernelConfig
-from engine.core.manifest import Preparation, Published, load_manifest
-from engine.core.run_folder import percentages
+from engine.core.manifest import Published, load_manifest
 from engine.core.scoring import (
     EvalResult,
     MetricsBy,
-    beside_as_dict,
     evaluate,
     groups_as_dict,
     published_metrics,
@@ -32,20 +27,19 @@ from engine.core.scoring import (
 from engine.core.setting_table import SettingTable, training_names
 from engine.core.settings import Command, Request, Settings, parse_settings
 from engine.core.settings_files import SettingsLayer, typed_values
-from engine.evaluation.class_order import class_columns, class_order_note, in_order, require_same_classes
+from engine.evaluation.class_order import class_columns, in_order, require_same_classes
 from engine.evaluation.features import given_features, measured_on
-from engine.evaluation.published import comparison
+from engine.evaluation.scored import Scored, write_result
+from engine.evaluation.text import kind_of, print_caveats, print_notes, print_order, print_remarks, print_table
 from engine.training.given_features import note_unread_images
 from models.build import PUBLISHED_NAMES
 from models.peers import Network, Peers
-from models.released import FAMILIES
 from models.released.contents import HeadOverrides
 from utils.checks import require
-from utils.console import say, warn
+from utils.console import say
 from utils.foreign_states import CheckpointWeights
 from utils.options import as_text, option
-from utils.ranking import RANKS, ranking_figures
-from utils.safe_files import write_text
+from utils.ranking import ranking_figures
 from utils.types import Annotations, Splits
 
 
@@ -86,16 +80,6 @@ class ScoreConfig:
             self.save_as is None or self.save_as.suffix == ".safetensors",
             f"--save_as {self.save_as}: name it .safetensors, the suffix tells the format",
         )
-
-
-class Scored(NamedTuple):
-    """Results of a checkpoint on a test set."""
-
-    measured: EvalResult
-    ranking: dict[str, float] | None  # None if few labels per image are known
-    groups: dict[str, float | None]
-    published: dict[str, float] | None = None
-    """The figures by the published evaluators, where they were asked for."""
 
 
 EVALUATE = Command(
@@ -142,10 +126,10 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
         ranking = None if measured.scores is None else ranking_figures(measured.scores, test.truth.dense())
         others = published_metrics(measured, test.truth) if config.metrics == "published" else None
         scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups), others)
-        _print_table(saved, test, scored, dataset, config.top_k, published)
-        _print_caveats(saved, splits, settings)
+        print_table(saved, test, scored, dataset, config.top_k, published)
+        print_caveats(saved, splits, settings)
         if config.json is not None:
-            _write(saved, test, scored, dataset, config.json, published)
+            write_result(saved, test, scored, dataset, config.json, published)
     return 0
 
 
@@ -191,7 +175,7 @@ def _published(saved: SavedModel, settings: Settings) -> Published | None:
     )
     require(
         bool(saved.classes and saved.released is None) or config.save_as is not None or settings.is_given("dataset"),
-        f"{saved.path}: does not name its dataset ({_kind(saved)}); give --dataset",
+        f"{saved.path}: does not name its dataset ({kind_of(saved)}); give --dataset",
     )
     backbone = saved.settings.get("model")
     require(
@@ -206,25 +190,6 @@ def _published(saved: SavedModel, settings: Settings) -> Published | None:
     return entry if entry is not None and entry.dataset == dataset else None
 
 
-def _print_notes(saved: SavedModel) -> None:
-    """Print the assumptions about a released file, and the number of tensors left out, one line each."""
-    for note in saved.notes:
-        say(f"{saved.path}: {note}")
-    if saved.released is not None and saved.released.dropped:
-        say(f"{saved.path}: {len(saved.released.dropped)} tensors that never run are left out")
-
-
-def _print_remarks(saved: SavedModel, settings: Settings) -> None:
-    """Print assumptions, and warn in one line if images are prepared in another way than in training."""
-    _print_notes(saved)
-    differ = [name for name in Preparation._fields if name in saved.settings and saved.given_shape is None]
-    differ = [name for name in differ if str(saved.settings[name]) != str(getattr(settings.of(LoaderConfig), name))]
-    if differ:
-        trained = ", ".join(f"{name} {saved.settings[name]}" for name in differ)
-        given = ", ".join(f"--{name} {getattr(settings.of(LoaderConfig), name)}" for name in differ)
-        warn(f"warning: {given}: {saved.path} was trained with {trained}; metrics will differ")
-
-
 def _convert(saved: SavedModel, settings: Settings, file: Path) -> None:
     """Write the checkpoint as safetensors; a released one with the classes of the dataset if that is given."""
     classes, more = saved.classes, {}
@@ -235,7 +200,7 @@ def _convert(saved: SavedModel, settings: Settings, file: Path) -> None:
         classes, more = test.classes, {"dataset": data.dataset}
     save_safetensors(file, saved, classes, more)
     if not settings.is_given("dataset"):  # else they are printed with the metrics
-        _print_notes(saved)
+        print_notes(saved)
     say(f"{file}: {saved.path} with {saved.num_classes} classes{'' if classes else ', names not known'}")
 
 
@@ -256,10 +221,10 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
     if config.top_k:
         _require_rankable(splits.test, data.dataset)
     if runtime.is_main:
-        _print_remarks(saved, settings)
+        print_remarks(saved, settings)
         for other, _ in networks[1:]:
-            _print_notes(other)
-            _print_order(other, splits.test, data.dataset)
+            print_notes(other)
+            print_order(other, splits.test, data.dataset)
     if features is not None:
         note_unread_images(settings)
         return splits, measured_on(features, model, splits, loader, runtime)
@@ -299,101 +264,3 @@ def _require_rankable(test: Annotations, dataset: str) -> None:
         f"--top_k: only few labels per test image of {dataset} are known, too few to evaluate a ranking; leave "
         "--top_k out",
     )
-
-
-def _print_table(
-    saved: SavedModel, test: Annotations, scored: Scored, dataset: str, top_k: bool, published: Published | None
-) -> None:
-    """Print the table."""
-    say(f"{saved.path} ({_kind(saved)}) on the test set of {dataset}, {len(test)} images")
-    if order := class_order_note(saved, test, dataset):
-        say(f"  {order}")
-    metrics, beside = scored.measured.metrics, beside_as_dict(scored.measured)
-    if beside:
-        say("           " + "".join(f"{name:>9}" for name in ("f", *beside)))
-    reported, lines = comparison(published, len(test), dataset)
-    for name, value in metrics.as_dict().items():
-        others = "".join(f"   {100 * other[name]:6.2f}" for other in beside.values())
-        remark = "   the mAP of the single-positive papers" if name == "mAP_all" else ""
-        say(f"  {name:8} {100 * value:6.2f}{others}{_reported(reported, name, value)}{remark}")
-    for name, mean in scored.groups.items():
-        say(
-            f"  {name:8} "
-            + ("no class evaluated" if mean is None else f"{100 * mean:6.2f}{_reported(reported, name, mean)}")
-        )
-    for line in lines:
-        say(line)
-    _print_others(scored, top_k)
-    empty = [test.classes[k] for k in metrics.classes_without_positives]
-    if empty:
-        say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
-    if line := untold_classes("test", test):
-        say(f"  {line}")
-
-
-def _print_order(saved: SavedModel, test: Annotations, dataset: str) -> None:
-    """Say if a checkpoint that is not the first has its classes in another order, or does not name them."""
-    if order := class_order_note(saved, test, dataset):
-        say(f"{saved.path}: {order}")
-
-
-def _print_others(scored: Scored, top_k: bool) -> None:
-    """Print the figures that were asked for beside the table."""
-    if scored.published is not None:
-        say(f"  by the published evaluators (CSRA, CoNeS): {percentages(scored.published)}")
-    if top_k and scored.ranking is not None:
-        say("  k           rec    prec     top   of the k highest scores per image")
-        for k in RANKS:
-            values = (100 * scored.ranking[f"{name}@{k}"] for name in ("rec", "prec", "top"))
-            say(f"  {k:<7}" + "".join(f"{value:8.2f}" for value in values))
-
-
-def _print_caveats(saved: SavedModel, splits: Splits, settings: Settings) -> None:
-    """Say if training images are scored, or only a part of a table that was named for scoring."""
-    test, data = splits.test, settings.of(DatasetConfig)
-    if seen := saved.seen(test.ids):
-        say(f"  {seen:,} of these {len(test):,} images have ids that the network was trained on: no figure of a test")
-    if settings.is_given("table") and splits.held_out:
-        names, its = ("names", "its") if len(data.table or ()) == 1 else ("name", "their")
-        part = f"{len(test):,} of {its} {len(splits.train) + len(test):,} images"
-        say(f"  {named(data.table)} {names} no test set: {part} were held out by --test_frac and scored;")
-        say("  to score all of a table, name it by --test_table beside the --table of training")
-
-
-def _kind(saved: SavedModel) -> str:
-    """Kind of a checkpoint in a few words."""
-    return f"released, {FAMILIES[saved.released.family].title}" if saved.released else f"epoch {saved.epoch}"
-
-
-def _reported(reported: Mapping[str, float], name: str, value: float) -> str:
-    """Published value and the difference to it in points, as text; empty if none is published."""
-    if name not in reported:
-        return ""
-    return f"   published {reported[name]:6.2f} ({100 * value - reported[name]:+.2f})"
-
-
-def _write(
-    saved: SavedModel, test: Annotations, scored: Scored, dataset: str, file: Path, published: Published | None
-) -> None:
-    """Write all metrics, and AP per class, as JSON; published values too are fractions."""
-    metrics = scored.measured.metrics
-    average_precision = metrics.per_class.tolist()
-    content: dict[str, Any] = {
-        "load_from": str(saved.path),
-        "dataset": dataset,
-        "test": metrics.as_dict(),
-        "top_k": scored.ranking,
-        **({} if scored.published is None else {"published_metrics": scored.published}),
-        "extra": {**scored.groups, **beside_as_dict(scored.measured)},
-        "average_precision": {
-            name: None if value != value else value for name, value in zip(test.classes, average_precision, strict=True)
-        },
-    }
-    if published:
-        fractions = {name: value / 100 for name, value in published.metrics.items()}
-        compared = bool(comparison(published, len(test), dataset).reported)
-        content["published"] = {
-            **{"name": published.name, "paper": published.paper, "test": fractions},
-            **{"compared": compared, "images": len(test)},
-        }
-    write_text(file, json.dumps(content, indent=2) + "\n")

@@ -13,10 +13,11 @@ from data.loading.loader import LoaderConfig
 from engine.core.setting_table import training_names
 from engine.core.settings import Request
 from engine.core.settings_files import SettingsLayer
-from engine.evaluation import command
-from engine.evaluation.command import EVALUATE, ScoreConfig, Scored
+from engine.evaluation import command, text
+from engine.evaluation.command import EVALUATE, ScoreConfig
+from engine.evaluation.scored import Scored, write_result
 from models.released.contents import HeadOverrides
-from tests.engine.evaluation.test_table import PUBLISHED, SCORES, TEST, TRUTH
+from tests.engine.evaluation.test_text import PUBLISHED, SCORES, TEST, TRUTH
 from utils.checks import UserError
 from utils.metrics import evaluate_scores
 
@@ -153,9 +154,9 @@ def test_a_test_set_is_scored_without_images_that_are_left_out(monkeypatch, main
     monkeypatch.setattr(command, "_networks", lambda *args: [("saved", "one"), ("other", "two")])
     monkeypatch.setattr(command, "given_features", lambda path, networks: None)
     monkeypatch.setattr(command, "_joined", lambda networks, test, dataset: (len(networks), len(test), dataset))
-    monkeypatch.setattr(command, "_print_remarks", lambda saved, settings: told.append(f"remarks on {saved}"))
-    monkeypatch.setattr(command, "_print_notes", lambda saved: told.append(f"notes on {saved}"))
-    monkeypatch.setattr(command, "_print_order", lambda saved, test, dataset: told.append(f"order of {saved}"))
+    monkeypatch.setattr(command, "print_remarks", lambda saved, settings: told.append(f"remarks on {saved}"))
+    monkeypatch.setattr(command, "print_notes", lambda saved: told.append(f"notes on {saved}"))
+    monkeypatch.setattr(command, "print_order", lambda saved, test, dataset: told.append(f"order of {saved}"))
     monkeypatch.setattr(command, "_require_rankable", lambda test, dataset: told.append("rankable"))
 
     def keep(splits, how, cache, **named):
@@ -182,11 +183,11 @@ def test_the_order_of_classes_of_a_second_file_is_said_with_its_name(capsys):
     def second(*classes):
         return SimpleNamespace(path=Path("b.pth"), classes=classes, num_classes=3, released=None)
 
-    command._print_order(second(*TEST.classes), TEST, "voc07")
+    text.print_order(second(*TEST.classes), TEST, "voc07")
     assert capsys.readouterr().out == ""
-    command._print_order(second(*reversed(TEST.classes)), TEST, "voc07")
+    text.print_order(second(*reversed(TEST.classes)), TEST, "voc07")
     assert capsys.readouterr().out.startswith("b.pth: classes: matched by name; the checkpoint has them in another")
-    command._print_order(second(), TEST, "voc07")
+    text.print_order(second(), TEST, "voc07")
     assert capsys.readouterr().out == ("b.pth: classes: the file does not give their order; that of voc07 is assumed\n")
 
 
@@ -205,7 +206,7 @@ def test_all_figures_are_written_as_fractions_and_none_where_nothing_is_known(tm
     scored = Scored(SimpleNamespace(metrics=metrics, beside=beside, scores=None), {"rec@1": 0.5}, {"head": 0.25})
     saved = SimpleNamespace(path=FILE)
     test = type("Test", (list,), {"classes": TEST.classes})(range(images))
-    command._write(saved, test, scored, "voc07", tmp_path / "a.json", PUBLISHED)
+    write_result(saved, test, scored, "voc07", tmp_path / "a.json", PUBLISHED)
     text = (tmp_path / "a.json").read_text()
     assert text.startswith('{\n  "load_from": "best.pth",\n')
     assert text.endswith("\n}\n")
@@ -220,7 +221,7 @@ def test_all_figures_are_written_as_fractions_and_none_where_nothing_is_known(tm
         **{"load_from": "best.pth", "dataset": "voc07", "test": metrics.as_dict(), "top_k": {"rec@1": 0.5}},
         "published": {**published, "compared": compared, "images": images},
     }
-    command._write(saved, test, scored, "voc07", tmp_path / "b.json", None)
+    write_result(saved, test, scored, "voc07", tmp_path / "b.json", None)
     assert "published" not in json.loads((tmp_path / "b.json").read_text())
 
 
@@ -231,7 +232,7 @@ def test_images_of_training_and_parts_of_a_table_are_told(capsys, seen, table, h
     settings.of(DatasetConfig).table = ("x.csv",)
     test = type("Test", (list,), {"ids": "ids"})(range(1500))
     splits = SimpleNamespace(train=range(500), test=test, held_out=held_out)
-    command._print_caveats(SimpleNamespace(seen=lambda ids: seen if ids == "ids" else -1), splits, settings)
+    text.print_caveats(SimpleNamespace(seen=lambda ids: seen if ids == "ids" else -1), splits, settings)
     first = "  1,200 of these 1,500 images have ids that the network was trained on: no figure of a test"
     rest = "  x.csv names no test set: 1,500 of its 2,000 images were held out by --test_frac and scored;"
     more = "  to score all of a table, name it by --test_table beside the --table of training"
@@ -261,7 +262,7 @@ def test_a_checkpoint_is_converted_scored_or_both(monkeypatch, main, scores, wor
     monkeypatch.setattr(command, "_published", lambda saved, settings: "published")
     monkeypatch.setattr(command, "_convert", lambda saved, settings, file: told.append(f"converted {file}"))
     monkeypatch.setattr(command, "_measured", lambda *args: told.append("scored") or (splits, measured))
-    for name in ("_print_table", "_print_caveats", "_write"):
+    for name in ("print_table", "print_caveats", "write_result"):
         monkeypatch.setattr(command, name, lambda *args, name=name: told.append((name, args)))
     assert command.evaluate_command(["--load_from", "best.pth", *words]) == 0
     converted = ["converted x.safetensors"] if is_converted and main else []
@@ -269,10 +270,10 @@ def test_a_checkpoint_is_converted_scored_or_both(monkeypatch, main, scores, wor
     assert told[: len(done)] == done
     printed = [name for name, _ in told[len(done) :]]
     assert printed == (
-        ["_print_table", "_print_caveats", *(["_write"] if "--json" in words else [])] if main and is_scored else []
+        ["print_table", "print_caveats", *(["write_result"] if "--json" in words else [])] if main and is_scored else []
     )
     for name, args in told[len(done) :]:
-        if name != "_print_caveats":
+        if name != "print_caveats":
             scored = args[2]
             assert scored.groups == {"head": measured.metrics.per_class[0]}
             assert (scored.ranking is None) == (scores is None)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from engine.evaluation import command
-from engine.evaluation.command import ScoreConfig, Scored
+from engine.evaluation import command, text
+from engine.evaluation.command import ScoreConfig
 from engine.evaluation.published import TEST_IMAGES
+from engine.evaluation.scored import Scored
 from models.peers import Peers
 from utils.checks import UserError
 from utils.metrics import evaluate_scores
@@ -27,7 +28,7 @@ def printed(capsys, *, beside=None, groups=None, top_k=False, ranking=None, publ
     metrics = evaluate_scores(SCORES, TRUTH)
     measured = SimpleNamespace(metrics=metrics, beside=beside or {}, scores=None)
     scored = Scored(measured, ranking, groups or {})
-    command._print_table(SAVED, TEST, scored, "voc07", top_k, published)
+    text.print_table(SAVED, TEST, scored, "voc07", top_k, published)
     return capsys.readouterr().out.splitlines()
 
 
@@ -131,11 +132,11 @@ def test_a_published_result_counts_for_its_own_dataset(dataset, found):
 
 def test_what_is_assumed_of_a_released_file_is_printed(capsys):
     saved = SimpleNamespace(path=Path("x.pth"), notes=("lam is 0.1", "4 heads"), released=RELEASED)
-    command._print_notes(saved)
+    text.print_notes(saved)
     lines = ["x.pth: lam is 0.1", "x.pth: 4 heads", "x.pth: 2 tensors that never run are left out"]
     assert capsys.readouterr().out.splitlines() == lines
     saved.released = SimpleNamespace(family="csra", dropped=())
-    command._print_notes(saved)
+    text.print_notes(saved)
     assert capsys.readouterr().out.splitlines() == lines[:2]
 
 
@@ -144,13 +145,13 @@ def test_images_prepared_in_another_way_than_in_training_are_warned_of(capsys):
     of = SimpleNamespace(of=lambda kind: loader)
     saved = SimpleNamespace(path=Path("x.pth"), notes=(), released=None, settings={"img_size": 224, "lr": 1})
     saved.given_shape = None
-    command._print_remarks(saved, of)
+    text.print_remarks(saved, of)
     line = "warning: --img_size 448: x.pth was trained with img_size 224; metrics will differ\n"
     assert capsys.readouterr().err == line
     saved.settings["model"], saved.given_shape = "given/7", (7,)
-    command._print_remarks(saved, of)
+    text.print_remarks(saved, of)
     saved.settings, saved.given_shape = {"img_size": "448", "normalize": "unit"}, None
-    command._print_remarks(saved, of)
+    text.print_remarks(saved, of)
     assert capsys.readouterr() == ("", "")
 
 
