@@ -26,7 +26,7 @@ from data.inspection import StoredImage
 from data.labels.files import read_native
 from data.labels.regimes import dropped_positives
 from data.loading.photometric import Distortion, SideCut
-from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches
+from data.loading.samplers import ClassAwareBatches, OrderedBatches, SemiBatches, ShuffledBatches
 from data.loading.transforms import NORMALIZATIONS, MultiScaleCrop
 from engine.core.inference import view_image
 from engine.inspection.report import report
@@ -99,6 +99,7 @@ DEFAULTS = [
     (ShuffledBatches, RANKS),
     (ClassAwareBatches, {"reduce": 4, "run": 3, **RANKS}),
     (OrderedBatches, RANKS),
+    (SemiBatches, {"drop_last": False, **RANKS}),
     (ShuffledBatches.set_epoch, {"start": 0}),
     (MultiScaleCrop, {"scales": (1, 0.9, 0.8, 0.7, 0.6), "max_distort": 2}),
     (view_image, {"row": 0}),

@@ -19,9 +19,17 @@ from data.images.decoders import Decoder, require_decoder
 from data.loading.dataset import Collate, ImageBatch, ImageDataset, Transform
 from data.loading.eval_view import EvalView
 from data.loading.resizing import RESIZERS
-from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches, TrainingBatches, class_members
+from data.loading.samplers import (
+    ClassAwareBatches,
+    OrderedBatches,
+    SemiBatches,
+    ShuffledBatches,
+    TrainingBatches,
+    class_members,
+)
 from data.loading.transforms import AUGMENTATIONS, NORMALIZATIONS, SECOND_VIEWS, Normalizer
 from utils.checks import require
+from utils.labelled_images import labelled_images
 from utils.options import option
 from utils.types import Annotations, Batch, LabelTable
 
@@ -63,8 +71,10 @@ class LoaderConfig:
         "pillow", "decodes and resizes: pillow gives the papers' pixels, torchcodec is faster and within 2/255"
     )
     cache: Keep = option("none", "keep images: ram, all files in memory; disk, their pixels in one file in --cache_dir")
-    sampler: Literal["shuffled", "class-aware"] = option(
-        "shuffled", "order of an epoch: every image once, or classes in turn, so that rare ones are seen as often"
+    sampler: Literal["shuffled", "class-aware", "semi"] = option(
+        "shuffled",
+        "order of an epoch: every image once; classes in turn, so that rare ones are seen as often; or labelled images "
+        "in every batch and each unlabelled one once",
     )
     sampler_labels: Literal["observed", "clean"] = option(
         "observed", "class-aware: whose classes; clean are the true labels, which partial labels do not tell"
@@ -73,6 +83,7 @@ class LoaderConfig:
         4, "class-aware: an epoch has (images of the most frequent class) x classes / this many draws"
     )
     sampler_run: int = option(3, "class-aware: images taken at each class")
+    labelled_per_batch: int = option(4, "semi: labelled images in a batch, over all processes together")
     drop_last: tuple[Literal["train", "validation", "test"], ...] | None = option(
         None, "splits of which a last batch that is not full is left out (Cole et al.: train,validation,test)"
     )
@@ -89,6 +100,14 @@ class LoaderConfig:
         require(self.num_workers is None or self.num_workers >= 0, f"--num_workers {self.num_workers}: not negative")
         require(self.sampler_reduce >= 1, f"--sampler_reduce {self.sampler_reduce}: must be at least 1")
         require(self.sampler_run >= 1, f"--sampler_run {self.sampler_run}: must be at least 1 image")
+        require(
+            self.labelled_per_batch >= 1, f"--labelled_per_batch {self.labelled_per_batch}: must be at least 1 image"
+        )
+        require(
+            self.sampler != "semi" or self.labelled_per_batch < self.batch_size,
+            f"--labelled_per_batch {self.labelled_per_batch}: leaves no unlabelled image in a --batch_size of "
+            f"{self.batch_size}",
+        )
         require_decoder(self.decoder)
 
     def scored(self, name: str, split: Annotations) -> Annotations:
@@ -188,11 +207,16 @@ def batch_on(
 def training_batches(
     annotations: Annotations, observed: LabelTable, config: LoaderConfig, *, seed: int, rank: int, world_size: int
 ) -> TrainingBatches:
-    """The batches of training as `--sampler` orders them. Raises: UserError when no row has a class to go by."""
+    """The batches of training as `--sampler` orders them.
+
+    Raises: UserError when no row has a class to go by, or not every row is labelled or unlabelled as `semi` wants it.
+    """
     size = config.batch_size
     if config.sampler == "shuffled":
         whole = "train" in (config.drop_last or ()) and config.whole_rows("train", len(annotations)) > 0
         return ShuffledBatches(len(annotations), size, seed=seed, rank=rank, world_size=world_size, drop_last=whole)
+    if config.sampler == "semi":
+        return _semi_batches(observed, config, seed=seed, rank=rank, world_size=world_size)
     return ClassAwareBatches(
         class_members(observed if config.sampler_labels == "observed" else annotations.truth),
         size,
@@ -202,6 +226,27 @@ def training_batches(
         rank=rank,
         world_size=world_size,
     )
+
+
+def _semi_batches(observed: LabelTable, config: LoaderConfig, *, seed: int, rank: int, world_size: int) -> SemiBatches:
+    """Batches of labelled and unlabelled images. Raises: UserError where these are not told apart, or make no batch."""
+    labelled, whole = labelled_images("--sampler semi", observed), "train" in (config.drop_last or ())
+    batches = SemiBatches(
+        np.flatnonzero(labelled),
+        np.flatnonzero(~labelled),
+        config.batch_size,
+        labelled_per_batch=config.labelled_per_batch,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        drop_last=whole,
+    )
+    require(
+        batches.steps > 0,
+        f"--drop_last train: {len(batches.unlabelled)} unlabelled images make no batch with {batches.others} of them; "
+        "leave train out",
+    )
+    return batches
 
 
 def build_loader(

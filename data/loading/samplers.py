@@ -142,6 +142,53 @@ class ClassAwareBatches(TrainingBatches):
         return np.asarray(self.run * visits - left_out * np.bincount(np.array(cut, dtype=np.int64), minlength=kinds))
 
 
+class SemiBatches(TrainingBatches):
+    """So many labelled images in every global batch, the rest unlabelled, each of which comes once per epoch.
+
+    Labelled images are read on from epoch to epoch, pass after pass, each pass in an order of its own; a batch over the
+    end of a pass may have an image twice. Of a batch the labelled ones come first, so that processes share them out
+    evenly. The last batch has all its labelled images, and the unlabelled ones that are left.
+
+    Args:
+        labelled: rows of the labelled images, not empty.
+        unlabelled: rows of the others, not empty.
+        batch_size: samples per global batch.
+        labelled_per_batch: so many of them are labelled; at least 1 and below `batch_size`.
+        seed: of the order.
+        rank: of this process.
+        world_size: number of processes.
+        drop_last: True to leave the last batch out if it is not full.
+    """
+
+    def __init__(
+        self,
+        labelled: Index,
+        unlabelled: Index,
+        batch_size: int,
+        *,
+        labelled_per_batch: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        self.labelled, self.unlabelled, self.first = labelled, unlabelled, labelled_per_batch
+        self.others = batch_size - labelled_per_batch
+        used = len(unlabelled) // self.others * self.others if drop_last else len(unlabelled)
+        self.steps = -(-used // self.others)
+        super().__init__(
+            self.steps * labelled_per_batch + used, batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+
+    def order(self, epoch: int) -> Index:
+        """(M,) the rows of an epoch; `rows` of them count."""
+        count, generator = self.steps * self.first, np.random.default_rng(derive_seed(self.seed, "order", epoch))
+        drawn = cycled(len(self.labelled), (epoch - 1) * count, count, self.seed, "labelled")
+        others = np.resize(generator.permutation(self.unlabelled), self.steps * self.others)
+        parts = self.labelled[drawn].reshape(self.steps, -1), others.reshape(self.steps, -1)
+        return np.concatenate(parts, axis=1).ravel()
+
+
 def cycled(size: int, first: int, count: int, seed: int, *key: int | str) -> Index:
     """(count,) items `first`, `first + 1`, ... of an endless sequence of all numbers below `size`, pass after pass.
 

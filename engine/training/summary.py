@@ -79,6 +79,8 @@ def sampler_text(config: LoaderConfig) -> str:
     """The order of training in words, and the labels that decide it, for the console and the log."""
     if config.sampler == "shuffled":
         return "shuffled"
+    if config.sampler == "semi":
+        return f"semi, {config.labelled_per_batch} labelled images in each batch of {config.batch_size}"
     whose = {"observed": "the observed labels", "clean": "the CLEAN labels, which partial labels do not show"}
     return f"class-aware by {whose[config.sampler_labels]}"
 

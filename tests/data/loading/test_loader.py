@@ -8,9 +8,10 @@ import torch
 
 from data.images.files import ArrayImages, FileImages
 from data.loading.loader import LoaderConfig, build_loader, training_batches
-from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches
+from data.loading.samplers import ClassAwareBatches, OrderedBatches, SemiBatches, ShuffledBatches
 from data.loading.transforms import eval_transform, normalizer, train_transform
 from tests.data.trees import picture
+from tests.losses.fake_model import random_labels
 from utils.checks import RunError, UserError
 from utils.types import Annotations, LabelTable
 
@@ -233,9 +234,61 @@ def test_the_sampler_goes_by_the_labels_it_is_told_to(pictures, world):
     assert list(plain) == list(expected)
 
 
+def half_labelled(rows=23, labelled=5):
+    codes = np.full((rows, 4), -1, dtype=np.int8)
+    codes[:labelled] = 0
+    return LabelTable(codes[::-1].copy())
+
+
+def test_labelled_and_unlabelled_images_make_batches_together(pictures):
+    config = LoaderConfig(sampler="semi", batch_size=8, labelled_per_batch=3)
+    found = training_batches(pictures, half_labelled(), config, seed=3, rank=1, world_size=2)
+    labelled, others = np.arange(18, 23), np.arange(18)
+    expected = SemiBatches(labelled, others, 8, labelled_per_batch=3, seed=3, rank=1, world_size=2)
+    assert list(found) == list(expected)
+    assert [len(batch) for batch in found] == [4, 4, 4, 3]
+    whole = training_batches(
+        pictures, half_labelled(), replace(config, drop_last=("train",)), seed=3, rank=0, world_size=1
+    )
+    assert [len(batch) for batch in whole] == [8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "line"),
+    [
+        (
+            {},
+            LabelTable(random_labels(23, 4)),
+            "--sampler semi: is for images that are labelled or not, and ",
+        ),
+        ({}, half_labelled(labelled=0), "--sampler semi: no image is labelled; take --labels semi"),
+        ({}, half_labelled(labelled=23), "--sampler semi: no image is unlabelled; take --labels semi"),
+        (
+            {"drop_last": ("train",), "batch_size": 24},
+            half_labelled(),
+            "--drop_last train: 18 unlabelled images make no batch with 20 of them; leave train out",
+        ),
+    ],
+)
+def test_labels_without_labelled_and_unlabelled_images_are_refused(pictures, settings, labels, line):
+    config = LoaderConfig(**{"sampler": "semi", "batch_size": 8, **settings})
+    with pytest.raises(UserError, match=line):
+        training_batches(pictures, labels, config, seed=3, rank=0, world_size=1)
+
+
+def test_some_images_of_each_batch_are_unlabelled():
+    assert LoaderConfig(sampler="semi", batch_size=5).labelled_per_batch == 4
+    LoaderConfig(batch_size=4)
+    with pytest.raises(UserError, match="--labelled_per_batch 4: leaves no unlabelled image in a --batch_size of 4"):
+        LoaderConfig(sampler="semi", batch_size=4)
+
+
 @pytest.mark.parametrize(
     "flag, least",
-    [("img_size", 8), ("batch_size", 1), ("num_workers", 0), ("sampler_reduce", 1), ("sampler_run", 1)],
+    [
+        *(("img_size", 8), ("batch_size", 1), ("num_workers", 0), ("sampler_reduce", 1), ("sampler_run", 1)),
+        ("labelled_per_batch", 1),
+    ],
 )
 def test_settings_have_a_least_value(flag, least):
     assert getattr(LoaderConfig(**{flag: least}), flag) == least

@@ -3,7 +3,14 @@ import itertools
 import numpy as np
 import pytest
 
-from data.loading.samplers import ClassAwareBatches, OrderedBatches, ShuffledBatches, class_members, cycled
+from data.loading.samplers import (
+    ClassAwareBatches,
+    OrderedBatches,
+    SemiBatches,
+    ShuffledBatches,
+    class_members,
+    cycled,
+)
 from tests import golden_files
 from tests.oracles import class_aware as oracle
 from utils.checks import UserError
@@ -230,3 +237,63 @@ def test_class_aware_epochs_are_a_quarter_and_visits_three_images_unless_told():
 def test_the_smallest_epoch_has_one_draw():
     batches = ClassAwareBatches([np.array([5])], 1, seed=0)
     assert (batches.draws, [[one.row for one in batch] for batch in batches]) == (1, [[5]])
+
+
+LABELLED, UNLABELLED = np.array([1, 4, 9, 10, 16]), np.array([row for row in range(23) if row not in (1, 4, 9, 10, 16)])
+
+
+def semi(size=8, *, seed=0, number=1, start=0, rank=0, world=1, **settings):
+    first = settings.pop("labelled_per_batch", 3)
+    batches = SemiBatches(
+        LABELLED, UNLABELLED, size, labelled_per_batch=first, seed=seed, rank=rank, world_size=world, **settings
+    )
+    batches.set_epoch(number, start)
+    return batches
+
+
+def rows_of(batches):
+    return [[sample.row for sample in batch] for batch in batches]
+
+
+@pytest.mark.parametrize(("size", "first", "sizes"), [(8, 3, [8, 8, 8, 6]), (9, 3, [9, 9, 9]), (24, 1, [19])])
+def test_semi_batches_begin_with_labelled_images_and_hold_every_other_once(size, first, sizes):
+    found = semi(size, labelled_per_batch=first)
+    assert [len(batch) for batch in found] == sizes
+    assert (len(found), found.rows) == (len(sizes), sum(sizes))
+    assert all(set(rows[:first]) <= set(LABELLED) for rows in rows_of(found))
+    assert sorted(row for rows in rows_of(found) for row in rows[first:]) == UNLABELLED.tolist()
+    assert [sample.position for batch in found for sample in batch] == list(range(sum(sizes)))
+
+
+def test_semi_labelled_images_come_round_over_the_epochs():
+    drawn = [row for number in range(1, 6) for rows in rows_of(semi(number=number)) for row in rows[:3]]
+    assert len(drawn) == 5 * 4 * 3
+    assert drawn == LABELLED[cycled(5, 0, 60, 0, "labelled")].tolist()
+    assert set(np.bincount(drawn)[LABELLED]) == {12}
+
+
+def test_semi_order_is_a_function_of_seed_and_epoch():
+    assert rows_of(semi()) == rows_of(semi())
+    orders = {str(rows_of(semi(seed=seed, number=number))) for seed in (0, 1) for number in (1, 2)}
+    assert len(orders) == 4
+    others = [[row for rows in rows_of(semi(number=number)) for row in rows[3:]] for number in (1, 2)]
+    assert others[0] != others[1]
+    expected = np.random.default_rng(derive_seed(0, "order", 2)).permutation(UNLABELLED)
+    assert others[1] == expected.tolist()
+
+
+def test_semi_batches_resume_and_share_the_labelled_images_out():
+    whole = list(semi(8, labelled_per_batch=4, number=3))
+    assert list(semi(8, labelled_per_batch=4, number=3, start=2)) == whole[2:]
+    parts = [list(semi(8, labelled_per_batch=4, number=3, rank=rank, world=2)) for rank in range(2)]
+    for number, batch in enumerate(whole):
+        shares = [part[number] for part in parts]
+        assert sorted(sample for share in shares for sample in share) == sorted(batch)
+        assert [sum(sample.row in LABELLED for sample in share) for share in shares] == [2, 2]
+
+
+def test_semi_a_last_batch_may_be_left_out():
+    kept = rows_of(semi(drop_last=True))
+    assert kept == rows_of(semi())[:3]
+    assert semi(drop_last=True).rows == 24
+    assert rows_of(semi(9, drop_last=True)) == rows_of(semi(9))

@@ -86,6 +86,7 @@ def test_groups_of_classes_have_their_figures_for_both_epochs():
     [
         ({}, "shuffled"),
         ({"sampler": "class-aware"}, "class-aware by the observed labels"),
+        ({"sampler": "semi", "labelled_per_batch": 3, "batch_size": 7}, "semi, 3 labelled images in each batch of 7"),
         (
             {"sampler": "class-aware", "sampler_labels": "clean"},
             "class-aware by the CLEAN labels, which partial labels do not show",
