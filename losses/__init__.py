@@ -38,6 +38,7 @@ from losses.csl import CSL, CSLConfig
 from losses.curriculum import CurriculumConfig, CurriculumLabelling
 from losses.distribution_balanced import DistributionBalanced, DistributionBalancedConfig
 from losses.em import EM, EMAPL, EMAPLConfig, EMConfig
+from losses.gpr import GPR, GPRConfig
 from losses.gr import GR, GRConfig
 from losses.ignore import Ignore, IgnoreConfig
 from losses.label_mask import LabelMask, LabelMaskConfig
@@ -88,6 +89,7 @@ CRITERIA: dict[str, Method] = {
     "em": Method(EM, EMConfig),
     "em_apl": Method(EMAPL, EMAPLConfig),
     "vlpl": Method(VLPL, VLPLConfig),
+    "gpr": Method(GPR, GPRConfig),
     "cdcr": Method(CDCR, CDCRConfig),
     "comes": Method(COMES, COMESConfig),
     "comes_rl": Method(COMESRL, COMESRLConfig),

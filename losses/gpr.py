@@ -21,13 +21,12 @@ from losses.common.functional import at_least_float32
 from losses.common.memory import MemoryNeed, label_memory, read_rows
 from losses.em import soft_losses
 from losses.gr import GR, GUARD, GRConfig, entry_weights, gr_losses, pseudo_labels
-from losses.single_positive import count_penalty
+from losses.single_positive import count_penalty, expected_count, require_expected
+from losses.vlpl import code_table, require_unknown
 from utils.checks import require
 from utils.options import as_text, option
-from utils.prior_scores import Probabilities
+from utils.prior_scores import PriorScores, Probabilities
 from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, Codes, CriterionInfo, LossOutput, Model
-
-_BLOCK = 1 << 22  # scores that are turned into labels at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,9 @@ class GPRConfig(GRConfig):
     )
     pseudo_target: float = option(0.9, "rho: probability of such a label in its loss")
     count_weight: float = option(0.05, "weight of the penalty on the number of labels predicted")
-    mean_labels: float = option(1.5, "labels per image on average, for that penalty")
+    expected_num_pos: float | None = option(
+        None, "labels per image on average; must be given where the dataset's settings do not"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,7 +53,7 @@ class GPRConfig(GRConfig):
             require(0 <= getattr(self, name) <= 1, f"--{name} {getattr(self, name)}: must be in [0, 1]")
         require(self.pseudo_top >= 1, f"--pseudo_top {self.pseudo_top}: must be at least 1")
         require(0 <= self.count_weight < math.inf, f"--count_weight {self.count_weight}: must not be negative")
-        require(0 < self.mean_labels < math.inf, f"--mean_labels {self.mean_labels}: must be above 0")
+        require_expected(self.expected_num_pos)
         bounds = self.pseudo_bounds
         require(
             len(bounds) == 2 and 0 <= bounds[-1] <= bounds[0] <= 1,
@@ -63,7 +64,8 @@ class GPRConfig(GRConfig):
 def tile_scores(whole: Probabilities, tiles: Probabilities, observed: Codes, floor: float) -> Probabilities:
     """Mean of the score of the whole image and that of its tiles: of the best one where it is high, else of the worst.
 
-    High is above the floor, or above the largest score of the whole image in an observed class where that is lower.
+    High is above the floor, or above the largest score of the whole image in a class that is PRESENT where there is one
+    and that is lower.
 
     Args:
         whole: (B, C).
@@ -74,9 +76,10 @@ def tile_scores(whole: Probabilities, tiles: Probabilities, observed: Codes, flo
     Returns:
         (B, C).
     """
-    seen = np.where(observed == PRESENT, whole, 0).max(axis=1, keepdims=True)
+    seen = np.where(observed == PRESENT, whole, -np.inf).max(axis=1, keepdims=True)
+    least = np.minimum(np.where(seen < 0, np.inf, seen), np.float32(floor))
     best, worst = tiles.max(axis=1), tiles.min(axis=1)
-    parts = np.where(best > np.minimum(seen, np.float32(floor)), best, worst)
+    parts = np.where(best > least, best, worst)
     return np.asarray((whole + parts) / 2, dtype=np.float32)
 
 
@@ -143,12 +146,14 @@ class GPR(GR):
     guessed: Tensor
 
     def __init__(self, config: GPRConfig, info: CriterionInfo) -> None:
-        require(
-            int(info.observed.counts(UNKNOWN).sum()) > 0,
-            "gpr: no label is unknown, so scores say nothing new; take --labels single, dropped or known",
-        )
+        require_unknown("gpr", info)
         super().__init__(config, info)
-        self.register_buffer("guessed", _guessed_table(config, info), persistent=False)
+        self.expected = expected_count(config.expected_num_pos, info)
+
+        def codes_of(scores: PriorScores, rows: slice) -> Codes:
+            return top_codes(_final_scores(scores, rows, info, config), config.pseudo_threshold, config.pseudo_top)
+
+        self.register_buffer("guessed", code_table("gpr", info, codes_of), persistent=False)
 
     @classmethod
     def memory_needs(cls, config: GPRConfig, info: CriterionInfo) -> Sequence[MemoryNeed]:
@@ -162,7 +167,7 @@ class GPR(GR):
         p, now = torch.sigmoid(logits), self.schedule()
         pseudo = pseudo_labels(p.detach(), now)
         losses = gpr_losses(logits, observed, codes, pseudo, entry_weights(p.detach(), now), config)
-        penalty = config.count_weight * count_penalty(p, config.mean_labels)
+        penalty = config.count_weight * count_penalty(p, self.expected)
         guessed = (observed == UNKNOWN) & (codes == PRESENT)
         parts = self._parts(losses.detach().masked_fill(guessed, 0), observed, pseudo, guessed)
         parts["labelled"] = parts.pop("modified")
@@ -170,18 +175,9 @@ class GPR(GR):
         return LossOutput(losses.mean() + penalty, logits.detach(), parts, guessed)
 
 
-def _guessed_table(config: GPRConfig, info: CriterionInfo) -> Tensor:
-    """(N, C) int8 label codes that the scores say, some rows at a time; without tiles those of whole images count."""
-    scores = info.prior_scores
-    if scores is None:
-        raise ValueError("gpr: CriterionInfo.prior_scores is missing")
-    table = torch.empty(len(scores), len(info.classes), dtype=torch.int8)
-    tiles = 1 if scores.tiles is None else scores.tiles.shape[1]
-    size = max(1, _BLOCK // max(1, len(info.classes) * tiles))
-    for start in range(0, len(scores), size):
-        rows = slice(start, start + size)
-        found = scores.rows(rows)
-        if scores.tiles is not None:
-            found = tile_scores(found, scores.tile_rows(rows), info.observed.rows(rows), config.tile_floor)
-        table[rows] = torch.from_numpy(top_codes(found, config.pseudo_threshold, config.pseudo_top))
-    return table
+def _final_scores(scores: PriorScores, rows: slice, info: CriterionInfo, config: GPRConfig) -> Probabilities:
+    """(B, C) scores of some training images, with those of their tiles where there are any."""
+    whole = scores.rows(rows)
+    if scores.tiles is None:
+        return whole
+    return tile_scores(whole, scores.tile_rows(rows), info.observed.rows(rows), config.tile_floor)

@@ -106,7 +106,7 @@ class ROLE(Criterion):
             not info.observed.stores_known_only,
             f"role: it keeps an estimate of each of the {rows} x {classes} labels, too many here; take another --loss",
         )
-        self.expected = expected_count(config, info)
+        self.expected = expected_count(config.expected_num_pos, info)
         self.estimates = nn.Parameter(initial_estimates(info.observed, derive_seed(info.seed, "label estimates")))
 
     @classmethod

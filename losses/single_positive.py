@@ -98,21 +98,22 @@ class EPRConfig(ANConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number = self.expected_num_pos
-        require(
-            number is not None,
-            "--expected_num_pos is missing: give the number of labels per image on average "
-            "(published: 1.5 for pascal, 2.9 for coco, 1.9 for nuswide, 31.4 for cub)",
-        )
-        require(
-            number is not None and 0 < number < math.inf,
-            f"--expected_num_pos {number}: must be above 0",
-        )
+        require_expected(self.expected_num_pos)
 
 
-def expected_count(config: EPRConfig, info: CriterionInfo) -> float:
+def require_expected(number: float | None) -> None:
+    """Raise UserError unless an expected number of positives per image is given and above 0."""
+    require(
+        number is not None,
+        "--expected_num_pos is missing: give the number of labels per image on average "
+        "(published: 1.5 for pascal, 2.9 for coco, 1.9 for nuswide, 31.4 for cub)",
+    )
+    require(number is not None and 0 < number < math.inf, f"--expected_num_pos {number}: must be above 0")
+
+
+def expected_count(given: float | None, info: CriterionInfo) -> float:
     """Expected number of positives per image. Raises: UserError if there are fewer classes than that."""
-    number, classes = config.expected_num_pos or 0.0, info.observed.num_classes
+    number, classes = given or 0.0, info.observed.num_classes
     require(number <= classes, f"--expected_num_pos {number}: there are only {classes} classes")
     return number
 
@@ -131,7 +132,7 @@ class EPR(Criterion):
 
     def __init__(self, config: EPRConfig, info: CriterionInfo) -> None:
         super().__init__(config, info)
-        self.expected = expected_count(config, info)
+        self.expected = expected_count(config.expected_num_pos, info)
         absent = int(info.observed.counts(ABSENT).sum())
         require(
             absent == 0,

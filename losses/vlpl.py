@@ -7,7 +7,7 @@ code: docs/methods/vlpl.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from losses.common.memory import MemoryNeed, label_memory, read_rows
 from losses.em import EMConfig, em_losses, soft_losses
 from utils.checks import require
 from utils.options import option
-from utils.prior_scores import Probabilities
+from utils.prior_scores import PriorScores, Probabilities
 from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, Codes, CriterionInfo, LossOutput, Model
 
 _BLOCK = 1 << 22  # scores that are turned into labels at a time
@@ -102,11 +102,12 @@ class VLPL(Criterion):
 
     def __init__(self, config: VLPLConfig, info: CriterionInfo) -> None:
         super().__init__(config, info)
-        require(
-            int(info.observed.counts(UNKNOWN).sum()) > 0,
-            "vlpl: no label is unknown, so scores say nothing new; take --labels single, dropped or known",
-        )
-        self.register_buffer("pseudo", _pseudo_table(config, info), persistent=False)
+        require_unknown("vlpl", info)
+
+        def codes_of(scores: PriorScores, rows: slice) -> Codes:
+            return pseudo_codes(scores.rows(rows), config.pseudo_threshold, config.left_out)
+
+        self.register_buffer("pseudo", code_table("vlpl", info, codes_of), persistent=False)
 
     @classmethod
     def memory_needs(cls, config: VLPLConfig, info: CriterionInfo) -> Sequence[MemoryNeed]:
@@ -122,16 +123,37 @@ class VLPL(Criterion):
         return LossOutput(losses.mean(), logits.detach(), _parts(losses.detach(), observed, guessed), guessed)
 
 
-def _pseudo_table(config: VLPLConfig, info: CriterionInfo) -> Tensor:
-    """(N, C) int8 label codes that the scores say, some rows at a time."""
+def require_unknown(method: str, info: CriterionInfo) -> None:
+    """Raise UserError if no label is unknown."""
+    require(
+        int(info.observed.counts(UNKNOWN).sum()) > 0,
+        f"{method}: no label is unknown, so scores say nothing new; take --labels single, dropped or known",
+    )
+
+
+def code_table(method: str, info: CriterionInfo, codes_of: Callable[[PriorScores, slice], Codes]) -> Tensor:
+    """What scores from outside say of every label, found for some rows at a time.
+
+    Args:
+        method: its name, for the message.
+        info: with prior scores.
+        codes_of: from scores and rows to label codes (B, C).
+
+    Returns:
+        (N, C) int8.
+
+    Raises:
+        ValueError: there are no prior scores.
+    """
     scores = info.prior_scores
     if scores is None:
-        raise ValueError("vlpl: CriterionInfo.prior_scores is missing")
+        raise ValueError(f"{method}: CriterionInfo.prior_scores is missing")
     table = torch.empty(len(scores), len(info.classes), dtype=torch.int8)
-    size = max(1, _BLOCK // max(1, len(info.classes)))
+    parts = 1 if scores.tiles is None else 1 + scores.tiles.shape[1]
+    size = max(1, _BLOCK // max(1, len(info.classes) * parts))
     for start in range(0, len(scores), size):
-        codes = pseudo_codes(scores.rows(slice(start, start + size)), config.pseudo_threshold, config.left_out)
-        table[start : start + size] = torch.from_numpy(codes)
+        rows = slice(start, start + size)
+        table[rows] = torch.from_numpy(codes_of(scores, rows))
     return table
 
 

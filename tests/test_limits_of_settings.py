@@ -22,6 +22,7 @@ WITH = {
     "PredictConfig": {"load_from": Path("best.pth")},
     "EPRConfig": {"expected_num_pos": 1.0},
     "ROLEConfig": {"expected_num_pos": 1.0},
+    "GPRConfig": {"expected_num_pos": 1.0},
     "ScoreConfig": {"load_from": Path("best.pth")},
     "SweepConfig": {"setting": "lr", "values": "1"},
 }

@@ -61,6 +61,7 @@ class Case:
 _OPTIONS: dict[str, dict[str, Any]] = {
     "epr": {"expected_num_pos": 1.5},
     "role": {"expected_num_pos": 1.5},
+    "gpr": {"expected_num_pos": 1.5},
     "co-teaching+": {"init_epoch": 1},
     "large_loss": {"delta_rel": 2.0},
     "curriculum": {"relabel_every": 1},
@@ -82,7 +83,7 @@ VARIANTS = [
 ON_HOST = [
     Case(case.method, case.options, f"{case.note} memories on the host".strip(), memories_on_host=True)
     for case in CASES + VARIANTS
-    if case.name in ("cones", "ndlp", "curriculum", "cdcr", "em_apl", "vlpl", "role", "large_loss LL-Cp")
+    if case.name in ("cones", "ndlp", "curriculum", "cdcr", "em_apl", "vlpl", "gpr", "role", "large_loss LL-Cp")
 ]
 _LABELS = {
     **dict.fromkeys(("bce", "cdcr", "comes", "comes_rl", "cones", "ndlp", "db"), "candidate"),

@@ -26,6 +26,7 @@ NEEDED = {
     ),
     "bce_ls": ("--labels", "full"),
     "vlpl": ("--labels", "single", "--prior_scores", "s.npz"),
+    "gpr": ("--labels", "single", "--prior_scores", "s.npz", "--expected_num_pos", "1.5"),
     "label_mask": ("--labels", "single", "--head", "ctran", "--hidden_dim", "8", "--nheads", "2"),
 }
 HEAD_WORDS = {

@@ -94,6 +94,7 @@ LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun", "partial_bce", "cdc
 """The fewest labels that a method can be built for, where one unknown label is not enough."""
 NEEDED = {"epr": {"expected_num_pos": 2}, "role": {"expected_num_pos": 2}, "cones": {"feature_width": 1}}
 NEEDED |= {"ndlp": {"prior": "candidate"}, "vlpl": {"prior_scores": [[0.5]]}}
+NEEDED |= {"gpr": {"prior_scores": [[0.5]], "expected_num_pos": 1}}
 NEEDED |= {name: {"candidate_rate": 0.1} for name in ("comes", "comes_rl")}
 
 

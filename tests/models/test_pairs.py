@@ -17,7 +17,7 @@ from utils.types import ABSENT, PRESENT, UNKNOWN
 
 CLASSES = 5
 SETTINGS = {
-    **{name: {"expected_num_pos": 1.5} for name in ("epr", "role")},
+    **{name: {"expected_num_pos": 1.5} for name in ("epr", "role", "gpr")},
     **{name: {"candidate_rate": 0.2} for name in ("comes", "comes_rl")},
 }
 SMALL = {

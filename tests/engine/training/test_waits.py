@@ -101,6 +101,7 @@ WAITS_FOR_THE_HOST = {
     "cdcr": [],
     "em_apl": [],
     "vlpl": [],
+    "gpr": [],
     "ndlp": ["losses/common/memory.py:row_blocks", *SIZE_OF_SECOND_PASS],
 }
 """Waits of one step with the label memories on the host. ROLE's gradient reaches it by autograd, unseen here."""

@@ -23,6 +23,7 @@ OPTIONS = {
     "large_loss": {"mod_scheme": "LL-Cp", "delta_rel": 20},
     "ignore": {"several": "union"},
     "vlpl": {"prior_scores": prior_scores(ROWS, CLASSES)},
+    "gpr": {"prior_scores": prior_scores(ROWS, CLASSES), "expected_num_pos": 1.5},
 }
 LABELS = {"bce_ls": np.maximum(CODES, 0), "epr": np.where(CODES == 0, UNKNOWN, CODES)}
 STEPS = [(1, [4, 0, 3, 7]), (1, [1, 2, 5]), (2, [4, 7, 9, 1]), (2, [0, 4, 3])]
