@@ -174,6 +174,10 @@ class CandidatePriorCriterion(Criterion):
         self.register_buffer("prior", torch.tensor(priors.values, dtype=torch.float64))
         self._origin = priors.origin
 
+    def refuses_spliced(self) -> str:
+        """Its class priors are those of single images."""
+        return "needs the class priors of what it learns from, and those of spliced images are others"
+
     def class_priors(self) -> ClassPriors:
         """The class priors in use."""
         return ClassPriors(self.prior.cpu().numpy(), self._origin)

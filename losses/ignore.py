@@ -158,6 +158,12 @@ class Ignore(ScheduledCriterion):
         self.register_buffer("gap_threshold", torch.zeros(()))
         self.register_buffer("average_threshold", torch.zeros(info.observed.num_classes))
 
+    def refuses_spliced(self) -> str:
+        """It masks by the one observed positive, unless images may have several."""
+        if not self.config.ignore or self.config.several == "union":
+            return ""
+        return "masks an image by its one observed positive, and a spliced image has several (--several union)"
+
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: weak view, strong view as second view. Both thresholds are updated before use."""
         config, whole = self.config, GlobalBatch(batch)

@@ -140,6 +140,10 @@ class EPR(Criterion):
             "or --loss role",
         )
 
+    def refuses_spliced(self) -> str:
+        """It knows how many labels an image has."""
+        return "expects as many labels of every image, and a spliced image has those of several"
+
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         logits = at_least_float32(model(batch.images).logits)

@@ -318,6 +318,11 @@ class LossOutput(NamedTuple):
     parts: dict[str, Tensor]  # detached scalars for the log
     modified: Tensor | None = None  # (B, C) bool: labels that this step changed or left out, for analysis
 
+    def of_first(self, rows: int) -> LossOutput:
+        """The same with logits and modified labels of the first rows alone, where others were added behind them."""
+        modified = None if self.modified is None else self.modified[:rows]
+        return self._replace(logits=self.logits[:rows], modified=modified)
+
 
 class ClassCounts(NamedTuple):
     """Positives per class (C,) and their origin, so that clean counts are never used unnoticed."""

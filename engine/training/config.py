@@ -10,6 +10,7 @@ from typing import Any, Literal
 from data.build import DatasetConfig
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
+from data.loading.splicemix import MixConfig
 from data.subsets.splits import TrainingSplitConfig
 from engine.core.distributed import Precision
 from engine.core.kernels import KernelConfig
@@ -147,7 +148,7 @@ def _train_mode(config: RunConfig) -> TrainMode:
 
 
 SHARED: Groups = {
-    "data": (DatasetConfig, TrainingSplitConfig, LoaderConfig),
+    "data": (DatasetConfig, TrainingSplitConfig, LoaderConfig, MixConfig),
     "labels": (Regime,),
     "model": (ModelConfig,),
     "optimiser": (OptimConfig,),

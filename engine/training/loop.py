@@ -110,8 +110,10 @@ class Hooks(NamedTuple):
 
     train_scores: Callable[[int], Tensor | None] = lambda epoch: None
     """Before an epoch: logits (N, C) of the training set for the criterion, or None."""
+    mix: Callable[[Batch, int], Batch] = lambda batch, rows: batch
+    """Before each step: what the criterion is given of a batch, with more rows behind its own; `rows`: of all ranks."""
     after_step: Callable[[int, Batch, LossOutput], None] = lambda epoch, batch, loss: None
-    """After each step: the epoch, the batch (on the device except for its truth) and the result of the criterion."""
+    """After each step: epoch, batch (on the device but for its truth), and of the criterion's result what is of it."""
     epoch_columns: Callable[[int], dict[str, float]] = lambda epoch: {}
     """After the last step of an epoch: more columns for the log."""
     image_ids: Sequence[str] = ()
@@ -300,14 +302,16 @@ class Loop:
         self.runtime.seed_draws(derive_seed(self.seed, "step", number, self.runtime.rank))
         self._set_schedule(number)
         batch = self.loader.to_batch(raw, self.runtime.device)._replace(global_index=self._global_index())
-        frozen = self._frozen
+        mixed, frozen = self.hooks.mix(batch, global_size), self._frozen
+        of_all = mixed.index if mixed.global_index is None else mixed.global_index
         with self.runtime.unsynchronised(model) if frozen else nullcontext():
-            loss = criterion(model, batch)
+            loss = criterion(model, mixed)
             if loss.total.requires_grad:
                 optimizer.zero_grad()
-                self.runtime.backward(loss.total, len(batch.index) / max(global_size, self.runtime.world_size))
+                self.runtime.backward(loss.total, len(mixed.index) / max(len(of_all), self.runtime.world_size))
         if loss.total.requires_grad:
-            self._update(batch, average=frozen)
+            self._update(mixed, average=frozen)
+        loss = loss.of_first(len(batch.index))
         self.hooks.after_step(self.state.epoch, batch, loss)
         losses = {"loss": loss.total.detach(), **loss.parts}
         self._recent.append(step_of(self.state.step + 1, batch.index, loss.logits, losses))
@@ -388,10 +392,5 @@ class Loop:
         self._checked_loss()
         means = {name: value.item() / state.step for name, value in self._sums.items()}
         rate = self.learner.optimizer.param_groups[0]["lr"]
-        return {
-            "epoch": state.epoch,
-            **means,
-            **self.hooks.epoch_columns(state.epoch),
-            "lr": rate,
-            "images_per_second": state.speed,
-        }
+        more = self.hooks.epoch_columns(state.epoch)
+        return {"epoch": state.epoch, **means, **more, "lr": rate, "images_per_second": state.speed}

@@ -136,6 +136,7 @@ class Run:
         # What has no room is refused before images are read, which may take hours.
         self.criterion = setup.build_criterion(settings, data, self.network, len(self.batches), runtime, self.scores)
         self.recorder = setup.build_recorder(settings, data, self.criterion, runtime)
+        self.splicer = setup.splicer_of(settings, self.criterion, runtime)
         setup.check_data(data, settings, runtime)
         self.data = setup.keep_data(data, settings, runtime)
         self.hashes = data_hashes(self.data, self.given, self.scores)
@@ -198,7 +199,7 @@ class Run:
         return self.ema.network if self.ema else self.network
 
     def _build_loop(self) -> Loop:
-        model = self.runtime.wrap(_as_read(self.network, fixed=self.fixed is not None))
+        model, recorder = self.runtime.wrap(_as_read(self.network, fixed=self.fixed is not None)), self.recorder
         groups = setup.parameter_groups(self.network, self.criterion, self.optim)
         optimizer = self.runtime.wrap_optimizer(build_optimizer(self.optim, groups))
         return Loop(
@@ -213,7 +214,7 @@ class Run:
             print_freq=self.config.print_freq,
             save=self._save,
             freezing=Freezing(self.config.frozen_epochs, self._freeze),
-            hooks=Hooks(self._train_scores, self.recorder.step, self.recorder.epoch_end, self.data.train.ids),
+            hooks=Hooks(self._train_scores, self.splicer, recorder.step, recorder.epoch_end, self.data.train.ids),
         )
 
     def _build_eval_model(self) -> nn.Module:

@@ -13,6 +13,7 @@ from data.inspection import untold_classes
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig, training_batches
 from data.loading.samplers import TrainingBatches
+from data.loading.splicemix import MixConfig, Splicer
 from engine.core.distributed import Runtime
 from engine.core.settings import Settings
 from engine.training.class_priors import candidate_rates, estimates_priors, given_priors
@@ -273,6 +274,20 @@ def build_loaders(
     features = FrozenFeatures(fixed, images, cache, maps=reads_maps(fixed, needs), half=kept.half_features)
     arrays = feature_arrays(features, wanted_views(needs, kept.feature_views, splits))
     return FeatureLoaders(data, arrays, images.scoring_batch, runtime, images.seed)
+
+
+def splicer_of(settings: Settings, criterion: Criterion, runtime: Runtime) -> Splicer:
+    """What adds spliced images to each batch, none without `--mix splice`.
+
+    Raises: UserError if there are no images to splice, or the method cannot learn from spliced ones.
+    """
+    config = settings.of(MixConfig)
+    if config.mix == "splice":
+        fixed = settings.of(RunConfig).train_mode == "linear_fixed_features"
+        require(not fixed, "--mix splice: there are no images to splice, features stand in for them; leave it out")
+        reason = criterion.refuses_spliced()
+        require(not reason, f"--mix splice: {settings.method} {reason}; leave it out, or take another method")
+    return Splicer(config, runtime.rank, runtime.world_size)
 
 
 def parameter_groups(network: Network, criterion: Criterion, optim: OptimConfig) -> list[dict[str, Any]]:

@@ -162,6 +162,16 @@ class Criterion(nn.Module):
         )
         return output
 
+    def refuses_spliced(self) -> str:
+        """Why it cannot learn from images that are spliced of others, as the end of a sentence; empty where it can.
+
+        Such an image is no row of the training set, so that nothing is remembered of it.
+        """
+        kept = [name for name in sorted(self.label_memories) if getattr(self, name) is not None]
+        if not kept:
+            return ""
+        return f"keeps something of each training image ({', '.join(kept)}), and a spliced image is none of them"
+
     def corrected_labels(self) -> LabelTable | None:
         """Observed labels (N, C) with this method's permanent corrections; None where it makes none."""
         return None

@@ -71,6 +71,7 @@ BESIDES = {
     "LL-Cp+record": f"main_llm {LARGE} LL-Cp --record all",
     "cls+ema+record": "main_cls --labels_left 50 --ramp_epochs 2 --ema 0.9 --record all",
     "cones+ema+val": f"main_CoNeS {CONES} --ema 0.9 --val_frac 0.3",
+    "bce+splice": f"main_BCE {CANDIDATE} --mix splice",
     "boostlu": f"main_BCE {CANDIDATE} --boostlu 5",
     "saliency": f"main_BCE {CANDIDATE} --saliency 0.5",
     "q2l+asl": f"main_BCE --loss asl --head q2l --hidden_dim 32 --num_heads 2 {CANDIDATE}",

@@ -256,6 +256,7 @@ def test_a_loop_is_given_what_the_settings_say_and_what_learns(monkeypatch):
         config=SimpleNamespace(
             epochs=9, training_seed=5, save_minutes=2.0, save_epochs=4, print_freq=7, frozen_epochs=3
         ),
+        splicer="splice",
         recorder=SimpleNamespace(step="step", epoch_end="end"),
         data=SimpleNamespace(train=SimpleNamespace(ids=("a",))),
         **{name: name for name in ("_save", "_freeze", "_train_scores")},
@@ -270,7 +271,7 @@ def test_a_loop_is_given_what_the_settings_say_and_what_learns(monkeypatch):
     given = {"epochs": 9, "seed": 5, "save_minutes": 2.0, "save_epochs": 4, "print_freq": 7, "save": "_save"}
     assert {name: named[name] for name in given} == given
     assert tuple(named["freezing"]) == (3, "_freeze")
-    assert tuple(named["hooks"]) == ("_train_scores", "step", "end", ("a",))
+    assert tuple(named["hooks"]) == ("_train_scores", "splice", "step", "end", ("a",))
     run.fixed = run.network = network()
     Run._build_loop(run)
     assert isinstance(wrapped[1], OnFeatures)

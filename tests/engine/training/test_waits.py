@@ -24,6 +24,7 @@ from benchmarks.gpu.trainer import (
     observed_codes,
 )
 from benchmarks.gpu.waits import ADAMW
+from data.loading.splicemix import MixConfig, Splicer
 from engine.core.distributed import Runtime
 from engine.core.scoring import score
 from engine.training.loop import Freezing, Hooks
@@ -160,6 +161,22 @@ def test_a_step_with_a_frozen_backbone(device):
     trainer.network.freeze_backbone(True)
     trainer.loop.freezing = Freezing(1, trainer.network.freeze_backbone)
     assert waits_of_step(device, trainer, 1) == []
+
+
+@pytest.mark.parametrize("method", ["bce", "consistency"])
+def test_a_step_with_spliced_images(method, device):
+    trainer = trainer_of(Case(method))
+    splicer = Splicer(MixConfig(mix="splice", splice_drop=1.0))
+    seen = []
+    trainer.loop.hooks = Hooks(mix=lambda batch, rows: seen.append(splicer(batch, rows)) or seen[-1])
+    assert waits_of_step(device, trainer, 1) == []
+    assert len(seen[0].images) == SHAPE.batch + SHAPE.batch // 4
+    assert holds(seen[0].images)
+    assert not holds(seen[0].host_index)
+    pinned = torch.arange(3).pin_memory()
+    batch = seen[0]._replace(global_index=pinned, host_index=torch.arange(SHAPE.batch + 1))
+    mixed = splicer(batch, SHAPE.batch + 1)
+    assert (mixed.global_index.is_pinned(), mixed.host_index.is_pinned()) == (True, False)
 
 
 @pytest.mark.parametrize("case", [Case("bce"), VARIANTS[1]], ids=lambda case: case.name)
