@@ -17,6 +17,7 @@ from losses.build import (
     require_known,
     typed_config,
 )
+from losses.cap import CAP, CAPConfig
 from losses.cdcr import CDCR, CDCRConfig
 from losses.cls import CLS, CLSConfig
 from losses.co_teaching import (
@@ -90,6 +91,7 @@ CRITERIA: dict[str, Method] = {
     "em_apl": Method(EMAPL, EMAPLConfig),
     "vlpl": Method(VLPL, VLPLConfig),
     "gpr": Method(GPR, GPRConfig),
+    "cap": Method(CAP, CAPConfig),
     "cdcr": Method(CDCR, CDCRConfig),
     "comes": Method(COMES, COMESConfig),
     "comes_rl": Method(COMESRL, COMESRLConfig),

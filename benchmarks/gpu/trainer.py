@@ -83,11 +83,12 @@ VARIANTS = [
 ON_HOST = [
     Case(case.method, case.options, f"{case.note} memories on the host".strip(), memories_on_host=True)
     for case in CASES + VARIANTS
-    if case.name in ("cones", "ndlp", "curriculum", "cdcr", "em_apl", "vlpl", "gpr", "role", "large_loss LL-Cp")
+    if case.name in ("cones", "ndlp", "curriculum", "cap", "cdcr", "em_apl", "vlpl", "gpr", "role", "large_loss LL-Cp")
 ]
 _LABELS = {
     **dict.fromkeys(("bce", "cdcr", "comes", "comes_rl", "cones", "ndlp", "db"), "candidate"),
     **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency"), "known"),
+    "cap": "semi",
     "bce_ls": "full",
     "ignore": "single",
 }
@@ -100,9 +101,17 @@ def observed_codes(regime: str, rows: int, classes: int, seed: int = 0) -> Codes
     if regime == "known":
         codes = rng.integers(-1, 2, (rows, classes)).astype(np.int8)
     else:
-        rate, other = {"full": (0.1, 0), "single": (0.0, -1), "partial": (0.05, -1), "candidate": (0.2, 0)}[regime]
+        rate, other = {
+            "full": (0.1, 0),
+            "single": (0.0, -1),
+            "partial": (0.05, -1),
+            "candidate": (0.2, 0),
+            "semi": (0.1, 0),
+        }[regime]
         codes = np.where(rng.random((rows, classes)) < rate, 1, other).astype(np.int8)
     codes[np.arange(rows), rng.integers(0, classes, rows)] = 1
+    if regime == "semi":
+        codes[1::2] = -1
     return codes
 
 

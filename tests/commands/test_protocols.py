@@ -49,6 +49,12 @@ PUBLISHED = {
     | {"model": "tresnet_l", "head": "linear", "optimizer": "adam", "w_d": 1e-4}
     | {"w_d_biases": False, "head_lr_mult": 1, "warmup_epoch": 0, "normalize": "unit", "img_size": 224}
     | {"epochs": 57, "schedule_epochs": 80, "labels": "candidate", "partial_rate": 0.05},
+    ("cap", "coco"): {"loss": "cap", "labels": "semi", "labelled_share": 0.05, "label_seed": 1, "reduction": "sum"}
+    | {"kept_present": 1, "kept_absent": 0.998, "gamma_pos": 0, "gamma_neg": 4, "clip": 0.05, "cap_warmup": None}
+    | {"sampler": "semi", "labelled_per_batch": 4, "batch_size": 64, "img_size": 224, "model": "resnet50"}
+    | {"head": "linear", "augment": "randaugment-cutout", "epochs": 40, "optimizer": "adamw", "lr": 1e-4, "w_d": 1e-4}
+    | {"head_lr_mult": 1, "scheduler": "one_cycle", "pct_start": 0.2, "warmup_epoch": 0, "ema": 0.9997},
+    ("cap", "pascal"): {"labelled_share": 0.05, "labelled_per_batch": 2, "batch_size": 32},
     ("query2label", "coco"): ASL
     | {"model": "resnet101", "head": "q2l", "gamma_neg": 2, "clip": 0, "eps": 1e-5, "reduction": "query2label"}
     | {"optimizer": "adamw", "w_d": 1e-2, "w_d_biases": True, "epochs": 80, "drop_last": "train"}
@@ -192,6 +198,7 @@ def test_the_settings_of_a_model_go_together(name, tmp_path):
     labels = {
         "splc": ["single"],
         "csl": ["rps"],
+        "cap": ["semi", "--labelled_share", "0.5"],
         "cdcr": ["candidate"],
         "consistency": ["known", "--known_rate", "0.6"],
     }.get(name, ["full"])

@@ -9,6 +9,7 @@ COMMON = (
 )
 CANDIDATE, ONE, KNOWN = "--labels candidate --partial_rate 0.3", "--labels single", "--labels known --known_rate 0.6"
 STEADY = "--lr 0.001 --optimizer adam --scheduler constant --warmup_epoch 0"
+SEMI = "--labels semi --labelled_share 0.5 --sampler semi --labelled_per_batch 2"
 LARGE = f"{ONE} --delta_rel 5 {STEADY} --mod_scheme"
 ROLE = f"--loss role --expected_num_pos 1.5 {ONE}"
 CONES = f"{CANDIDATE} --clusters 2 --beta 0.5 --memory_per_class 8"
@@ -41,6 +42,7 @@ METHODS = {
     "LL-R": f"main_llm {LARGE} LL-R",
     "LL-Ct": f"main_llm {LARGE} LL-Ct",
     "LL-Cp": f"main_llm {LARGE} LL-Cp --export_labels OUT/corrected.npy",
+    "cap": f"main_BCE --loss cap {SEMI} --pseudo_weights calibrated --ema 0.9 {STEADY}",
     "cdcr": f"main_BCE --loss cdcr --cdcr_warmup 1 {CANDIDATE}",
     "comes": f"main_BCE --loss comes {CANDIDATE}",
     "comes_rl": f"main_BCE --loss comes_rl --flood 0.5 {CANDIDATE}",
@@ -80,7 +82,8 @@ BESIDES = {
 """The same for what a run may keep besides the state of a method."""
 
 ALL = METHODS | BESIDES
-WITH_LABEL_STATE = ("role", "LL-Cp", "cones", "ndlp", "cls", "curriculum", "em_apl", "cdcr", "ignore", "LL-Cp+record")
+WITH_LABEL_STATE = ("role", "LL-Cp", "cones", "ndlp", "cls", "curriculum", "em_apl", "cdcr", "cap", "ignore")
+WITH_LABEL_STATE += ("LL-Cp+record",)
 """Runs with state per label or image, which several processes share."""
 
 

@@ -99,6 +99,7 @@ WAITS_FOR_THE_HOST = {
     "cones": [],
     "large_loss": [],
     "curriculum": [],
+    "cap": [],
     "cdcr": [],
     "em_apl": [],
     "vlpl": [],
