@@ -10,6 +10,7 @@ from losses.assume_negative import AN, BCE, LSAN, WAN, ANConfig, BCEConfig, Labe
 from losses.build import (
     Labels,
     class_names,
+    given_noise,
     given_priors,
     given_scores,
     label_table,
@@ -49,6 +50,7 @@ from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalCo
 from losses.role import ROLE, ROLEConfig
 from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
 from losses.splc import SPLC, Hill, HillConfig, SPLCConfig
+from losses.transition import Transition, TransitionConfig
 from losses.vlpl import VLPL, VLPLConfig
 from utils.checks import require
 from utils.free_memory import usable_memory
@@ -92,6 +94,7 @@ CRITERIA: dict[str, Method] = {
     "vlpl": Method(VLPL, VLPLConfig),
     "gpr": Method(GPR, GPRConfig),
     "cap": Method(CAP, CAPConfig),
+    "transition": Method(Transition, TransitionConfig),
     "cdcr": Method(CDCR, CDCRConfig),
     "comes": Method(COMES, COMESConfig),
     "comes_rl": Method(COMESRL, COMESRLConfig),
@@ -135,6 +138,7 @@ def build_criterion(
     frozen_epochs: int = 0,
     class_priors: ArrayLike | None = None,
     prior_scores: PriorScores | ArrayLike | None = None,
+    noise_rates: ArrayLike | None = None,
     **options: Any,
 ) -> Criterion:
     """Build any criterion for a training loop of your own.
@@ -151,6 +155,8 @@ def build_criterion(
         frozen_epochs: epochs, from the first on, in which the backbone does not learn.
         class_priors: (C,) shares of images that each class is in, for methods that use them.
         prior_scores: (N, C) probabilities of the labels from outside, for methods that learn from them.
+        noise_rates: (C, 2) chances of an absent label to be seen as present and of a present one to be seen as absent,
+            for methods that use them.
         options: settings of the method by name, as values or as the text that its flag takes.
 
     Raises:
@@ -174,6 +180,7 @@ def build_criterion(
         frozen_epochs=frozen_epochs,
         class_priors=given_priors(class_priors, table.num_classes),
         prior_scores=given_scores(prior_scores, len(table), table.num_classes),
+        noise_rates=given_noise(noise_rates, table.num_classes),
     )
     settings = typed_config(name, config, options)
     needs = criterion.memory_needs(settings, info)

@@ -7,7 +7,7 @@ from dataclasses import Field, fields
 from typing import Any, TypeAlias, get_type_hints
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from utils.checks import UserError, require
@@ -69,6 +69,16 @@ def given_priors(values: ArrayLike | None, count: int) -> ClassPriors | None:
     fits = priors.shape == (count,) and bool(((priors >= 0) & (priors <= 1)).all())
     require(fits, f"class_priors: must be {count} numbers between 0 and 1, one for each class")
     return ClassPriors(priors, "given")
+
+
+def given_noise(values: ArrayLike | None, count: int) -> NDArray[np.float64] | None:
+    """Noise rates of `count` classes as people write them. Raises: UserError unless each has two of a sum below 1."""
+    if values is None:
+        return None
+    rates = np.array(values, dtype=np.float64)
+    fits = rates.shape == (count, 2) and bool(((rates >= 0) & (rates <= 1)).all() and (rates.sum(axis=1) < 1).all())
+    require(fits, f"noise_rates: must be {count} x 2 numbers between 0 and 1, whose sums in each class are below 1")
+    return rates
 
 
 def given_scores(values: PriorScores | ArrayLike | None, rows: int, classes: int) -> PriorScores | None:

@@ -65,6 +65,7 @@ RANKS = {"rank": 0, "world_size": 1}
 TRANSFORMER = {"pre_norm": False, "self_attention": False}
 DEFAULTS = [
     (build_criterion, {"epochs": 1, "steps_per_epoch": 1, "seed": 0, "frozen_epochs": 0, "class_priors": None}),
+    (build_criterion, {"noise_rates": None}),
     (assume_negative_losses, {"smoothing": 0.0, "absent_weight": 1.0}),
     (candidate_losses, {"variant": "fixed"}),
     (chosen_candidates, {"rule": "confidence"}),
@@ -76,7 +77,7 @@ DEFAULTS = [
     (partial_asymmetric_losses, {"variant": "fixed"}),
     (gr_schedule, {"frozen": 0}),
     (gr_losses, {"variant": "fixed"}),
-    (CriterionInfo, {"frozen_epochs": 0, "class_priors": None, "candidate_rates": None}),
+    (CriterionInfo, {"frozen_epochs": 0, "class_priors": None, "candidate_rates": None, "noise_rates": None}),
     (CocoSplit, {"left_out": 0}),
     (DatasetSource, {"skip_missing": False}),
     (read_voc_style, {"skip_missing": False}),
@@ -157,6 +158,8 @@ CONSTANTS = {
     "losses.csl": {"GUARD": 1e-8},
     "losses.gr": {"GUARD": 1e-7, "NO_POWER": 1e-9, "MOST": 1000, "LEAST_STD": 0.001},
     "losses.large_loss": {"_BLOCK": 4_194_304},
+    "losses.transition": {"WINDOW": 5, "_SURE": 80.0},
+    "losses.transition_estimate": {"LEAST_CHOSEN": 50, "_SLACK": 0.3, "_ROWS": 65_536},
     "losses.common.memory": {"BLOCK": 16_777_216},
     "losses.common.small_loss": {"_ROUNDING": 1e-9},
     "losses.cones": {"EPS": 1e-8},

@@ -338,6 +338,13 @@ class ClassPriors(NamedTuple):
     origin: str  # given | observed | ignore_model | candidate_rate
 
 
+class NoiseRates(NamedTuple):
+    """Chances of wrong labels by class (C, 2): of an absent label to be seen as present, of a present one as absent."""
+
+    values: NDArray[np.float64]
+    origin: tuple[str, ...]  # of each class: given, or how it was estimated
+
+
 @dataclass(frozen=True, kw_only=True)
 class CriterionInfo:
     """Facts about the training set and the run that a criterion is built with."""
@@ -359,6 +366,8 @@ class CriterionInfo:
     """Scores of the training images from outside; only for criteria that need them."""
     candidate_rates: NDArray[np.float64] | None = None
     """(C,) chance of each absent class to be a candidate; None where the label regime tells none."""
+    noise_rates: NDArray[np.float64] | None = None
+    """(C, 2) chances of wrong labels that a file gives, as in `NoiseRates`."""
 
 
 StateDict = dict[str, Any]

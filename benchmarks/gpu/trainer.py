@@ -80,16 +80,19 @@ VARIANTS = [
     Case("cls", {"ablation": "CLC"}, "CLC"),
     Case("csl", {"prior": "observed", "prior_threshold": 0.1}, "with priors"),
 ]
+_KEEPING = ("cones", "ndlp", "curriculum", "cap", "cdcr", "em_apl", "vlpl", "gpr", "role", "large_loss LL-Cp")
+_KEEPING += ("transition",)
 ON_HOST = [
     Case(case.method, case.options, f"{case.note} memories on the host".strip(), memories_on_host=True)
     for case in CASES + VARIANTS
-    if case.name in ("cones", "ndlp", "curriculum", "cap", "cdcr", "em_apl", "vlpl", "gpr", "role", "large_loss LL-Cp")
+    if case.name in _KEEPING
 ]
 _LABELS = {
     **dict.fromkeys(("bce", "cdcr", "comes", "comes_rl", "cones", "ndlp", "db"), "candidate"),
     **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency"), "known"),
     "cap": "semi",
     "bce_ls": "full",
+    "transition": "full",
     "ignore": "single",
 }
 """Regimes of the methods that do not take partial labels."""

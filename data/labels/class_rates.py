@@ -59,6 +59,29 @@ def read_class_priors(path: Path, classes: Sequence[str]) -> ClassRates:
     return _values_by_class(path, classes, ("Classes", "avg_pred") if published else ("class", "prior"), purpose)
 
 
+def read_noise_rates(path: Path, classes: Sequence[str]) -> ClassRates:
+    """Chances of wrong labels from a CSV file with the columns `class`, `rho_neg` and `rho_pos`; more are fine.
+
+    Args:
+        path: the file.
+        classes: the C classes of the dataset.
+
+    Returns:
+        (C, 2) in [0, 1]: of an absent label to be seen as present, and of a present one to be seen as absent.
+
+    Raises:
+        UserError: as `read_class_rates` does, and for a class whose two chances add up to 1 or more, since its labels
+            then tell nothing.
+    """
+    _require_file(path, "--rates_file")
+    purpose = "it gives each class its chances of wrong labels"
+    columns = [_values_by_class(path, classes, ("class", name), purpose) for name in ("rho_neg", "rho_pos")]
+    rates = np.stack(columns, axis=1)
+    for name, both in zip(classes, rates, strict=True):
+        require(both.sum() < 1, f"{path}: rho_neg and rho_pos of {name!r} add up to {both.sum():g}, must be below 1")
+    return rates
+
+
 def read_confusion(path: Path, classes: Sequence[str]) -> ClassRates:
     """Confusion rates from a CSV file: one line per true class, one column per wrong candidate.
 

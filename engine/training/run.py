@@ -40,6 +40,7 @@ from engine.training.features import FeatureConfig, weights_hash
 from engine.training.given_features import with_given_features
 from engine.training.loaders import SplitName, split_of
 from engine.training.loop import Freezing, Hooks, Learner, Loop
+from engine.training.noise_rates import report_rates
 from engine.training.optim import OptimConfig, build_optimizer
 from engine.training.recorder import LABELS_FILE
 from engine.training.same_data import data_hashes, require_same_data
@@ -169,6 +170,7 @@ class Run:
             results = FinalResults(chosen, last, validation, calibration)
             content = result(self.settings, self.data, self.selection, state, results) | {"data": self.hashes}
             content |= report_priors(priors, self.data.train.classes, self.folder.path)
+            content |= report_rates(self.criterion.noise_rates(), self.data.train.classes, self.folder.path)
             if self.config.metrics == "published":
                 content["published_metrics"] = published_results(results, self.data.test.truth)
             self.folder.finish(content)

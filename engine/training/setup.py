@@ -23,6 +23,7 @@ from engine.training.features import FeatureConfig, FrozenFeatures, feature_arra
 from engine.training.given_features import SplitFeatures, split_features
 from engine.training.label_memory import MemoryConfig, free_now, memories_on_host
 from engine.training.loaders import FeatureLoaders, ImageLoaders, LoaderFactory, SplitName
+from engine.training.noise_rates import rates_from_file
 from engine.training.optim import OptimConfig
 from engine.training.prior_scores import GivenScores, PriorConfig, given_scores
 from engine.training.recorder import RecordConfig, Recorder
@@ -195,6 +196,7 @@ def build_criterion(
         class_priors=given_priors(settings.method_config, data.train.classes),
         prior_scores=None if scores is None else scores.scores,
         candidate_rates=candidate_rates(settings.of(Regime), data.train.classes),
+        noise_rates=rates_from_file(settings.method_config, data.train.classes),
     )
     on_host = _memories_on_host(settings, kind, info, runtime)
     criterion = kind(settings.method_config, info)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from losses.common.functional import at_least_float32
 from losses.common.memory import MemoryNeed, settle
-from utils.types import Batch, ClassPriors, CriterionInfo, LabelTable, LossOutput, ModelOutput, PeerModels
+from utils.types import Batch, ClassPriors, CriterionInfo, LabelTable, LossOutput, ModelOutput, NoiseRates, PeerModels
 
 _MORE_THAN_LOGITS = frozenset({"cam", "features", "second_view", "peers", "labels"})
 """Needs that logits alone do not meet."""
@@ -183,6 +183,10 @@ class Criterion(nn.Module):
 
     def class_priors(self) -> ClassPriors | None:
         """The class priors that it uses; None where it uses none."""
+        return None
+
+    def noise_rates(self) -> NoiseRates | None:
+        """The chances of wrong labels that it uses; None where it uses none."""
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ NEEDED = {
         "0.9",
     ),
     "bce_ls": ("--labels", "full"),
+    "transition": ("--labels", "flip", "--known_rates", "0.1,0.1"),
     "vlpl": ("--labels", "single", "--prior_scores", "s.npz"),
     "gpr": ("--labels", "single", "--prior_scores", "s.npz", "--expected_num_pos", "1.5"),
     "label_mask": ("--labels", "single", "--head", "ctran", "--hidden_dim", "8", "--nheads", "2"),

@@ -107,6 +107,10 @@ PUBLISHED = {
     | {"batch_size": 8, "epochs": 10, "absent_power": 1.5, "pseudo_bounds": "0.8,0.2", "count_weight": 0.01}
     | {"tile_floor": 0.005, "pseudo_threshold": 0.005, "pseudo_top": 32, "expected_num_pos": 31.4}
     | {"prior_temperature": 0.1, "head_lr_mult": 10, "lr": 1e-5},
+    ("transition", "voc07"): {"loss": "transition", "labels": "flip", "val_frac": 0.1, "val_set_variant": "observed"}
+    | {"img_size": 224, "augment": "multiscale", "batch_size": 128, "epochs": 40, "transition_warmup": 20}
+    | {"sample_epoch": 10, "lr": 5e-5, "head_lr_mult": 1, "w_d": 0, "clip_grad": 10, "known_zero": "none"},
+    ("transition", "coco"): {"epochs": 60, "transition_warmup": 30, "sample_epoch": 15, "lr": 5e-5},
     ("gr", "pascal"): GR | {"batch_size": 8, "epochs": 8, "pseudo_slope": "0.0,2.0", "pseudo_bias": "-2.0,-2.0"},
     ("gr", "coco"): GR | LATER | {"batch_size": 16, "epochs": 8},
     ("gr", "nuswide"): GR | LATER | {"batch_size": 16, "epochs": 10},
@@ -125,8 +129,8 @@ PUBLISHED = {
 }
 """What each paper and its code say."""
 
-OF_LABELS = {"single_positive", "em", "gr", "vlpl", "gpr"}
-"""Protocols of single positives, under which any model trains."""
+OF_LABELS = {"single_positive", "em", "gr", "vlpl", "gpr", "transition"}
+"""Protocols of wrong or missing labels, under which any model trains."""
 
 TINY = ("--img_size", "32", "--batch_size", "8", "--threads", "1", "--epochs", "1", "--weights", "none")
 SMALLER = {

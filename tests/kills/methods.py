@@ -43,6 +43,7 @@ METHODS = {
     "LL-Ct": f"main_llm {LARGE} LL-Ct",
     "LL-Cp": f"main_llm {LARGE} LL-Cp --export_labels OUT/corrected.npy",
     "cap": f"main_BCE --loss cap {SEMI} --pseudo_weights calibrated --ema 0.9 {STEADY}",
+    "transition": f"main_BCE --loss transition --labels flip --transition_warmup 2 --sample_epoch 1 {STEADY}",
     "cdcr": f"main_BCE --loss cdcr --cdcr_warmup 1 {CANDIDATE}",
     "comes": f"main_BCE --loss comes {CANDIDATE}",
     "comes_rl": f"main_BCE --loss comes_rl --flood 0.5 {CANDIDATE}",
@@ -83,7 +84,7 @@ BESIDES = {
 
 ALL = METHODS | BESIDES
 WITH_LABEL_STATE = ("role", "LL-Cp", "cones", "ndlp", "cls", "curriculum", "em_apl", "cdcr", "cap", "ignore")
-WITH_LABEL_STATE += ("LL-Cp+record",)
+WITH_LABEL_STATE += ("transition", "LL-Cp+record")
 """Runs with state per label or image, which several processes share."""
 
 

@@ -298,11 +298,13 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
     monkeypatch.setattr(room, "result", lambda settings, data, selection, state, results: {"results": results})
     monkeypatch.setattr(room, "say", finished.append)
     monkeypatch.setattr(room, "report_priors", lambda *given: {"priors": given})
+    monkeypatch.setattr(room, "report_rates", lambda *given: {"rates": given})
     run = SimpleNamespace(
         loop=SimpleNamespace(state=TrainState(epoch=5, best_epoch=best)),
         data=SimpleNamespace(validation=True, train=SimpleNamespace(classes=("a",))),
         runtime=SimpleNamespace(is_main=main),
         folder=SimpleNamespace(best="best.pth", path=FOLDER, finish=finished.append, summary=lambda: "summary"),
+        criterion=SimpleNamespace(noise_rates=lambda: "noise"),
         reported=None,
         scored={"test": "last"},
         settings=None,
@@ -331,6 +333,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         results = content["results"]
         assert content["data"] == hashes
         assert content["priors"] == ("priors", ("a",), FOLDER)
+        assert content["rates"] == ("noise", ("a",), FOLDER)
         assert (results.chosen.metrics, results.last.metrics) == (chosen, "old test")
         assert (results.validation.metrics, text) == ("new validation", "summary")
         assert results.calibration == f"calibration of {chosen}"

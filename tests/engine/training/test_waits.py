@@ -104,6 +104,7 @@ WAITS_FOR_THE_HOST = {
     "em_apl": [],
     "vlpl": [],
     "gpr": [],
+    "transition": [],
     "ndlp": ["losses/common/memory.py:row_blocks", *SIZE_OF_SECOND_PASS],
 }
 """Waits of one step with the label memories on the host. ROLE's gradient reaches it by autograd, unseen here."""
