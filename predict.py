@@ -4,6 +4,7 @@ For instance:
 
     python predict.py holiday.jpg photos/ --load_from runs/my/best.pth
     python predict.py photos/ --load_from best.pth --json labels.json --html labels.html --heatmaps maps
+    python predict.py photos/ --load_from best.pth --shards labels --num_workers 8 --resume
     python predict.py --load_from best.pth --export onnx --output model.onnx
 
 Exit code 0: done; 1: done, but for images that could not be read; 2: what was asked cannot be done.

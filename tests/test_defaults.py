@@ -29,6 +29,7 @@ from data.loading.photometric import Distortion, SideCut
 from data.loading.samplers import ClassAwareBatches, OrderedBatches, SemiBatches, ShuffledBatches
 from data.loading.transforms import NORMALIZATIONS, MultiScaleCrop
 from engine.core.inference import view_image
+from engine.core.run_lock import RunLock
 from engine.inspection.report import report
 from engine.prediction.predictor import Prediction, Predictor
 from engine.training.examples import choose_rows
@@ -106,6 +107,8 @@ DEFAULTS = [
     (view_image, {"row": 0}),
     (Prediction.labels, {"top": None, "threshold": 0.0}),
     (Predictor.predict, {"batch_size": 16, "maps": False}),
+    (Predictor.scored, {"maps": False}),
+    (RunLock, {"flag": "--output"}),
     (choose_rows, {"seed": 0}),
     (TrainState, {"epoch": 1, "step": 0, "seconds": 0.0, "images": 0, "best_epoch": 0, "best_score": -math.inf}),
     (TrainState, {"stopped": False}),
@@ -217,7 +220,11 @@ CONSTANTS = {
     "engine.prediction.command": {"_THUMBNAIL": 240},
     "engine.prediction.export": {"TOLERANCE": 1e-4, "_BATCHES": (1, 2, 5), "_ONNX_BYTES": 2_147_483_648},
     "engine.prediction.heatmaps": {"SIDES": (256, 1024), "_STRENGTH": 0.65, "_LETTERS": 40},
+    "engine.prediction.shard_files": {"_ROWS": 65_536},
+    "engine.prediction.shard_loader": {"_AHEAD": 2},
+    "engine.prediction.shards": {"_BLOCK": 1_048_576},
     "engine.prediction.sources": {"_STEM": 100},
+    "engine.prediction.walking": {"_HELD": 100_000},
     "engine.reproduction.worker": {"BUSY": -1000, "STOPPED": 128, "_LOOK_SECONDS": 2.0},
     "engine.training.examples": {"EXAMPLES": 8, "SHOWN": 3, "_BLOCK": 4096},
     "engine.training.optim": {"BETTER": 1e-4, "CYCLE_START": 0.04, "HIGH_MOMENTUM": 0.95, "LOW_MOMENTUM": 0.85},

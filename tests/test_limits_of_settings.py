@@ -24,6 +24,7 @@ WITH = {
     "ROLEConfig": {"expected_num_pos": 1.0},
     "GPRConfig": {"expected_num_pos": 1.0},
     "ScoreConfig": {"load_from": Path("best.pth")},
+    "ShardConfig": {"shards": Path("out")},
     "SweepConfig": {"setting": "lr", "values": "1"},
 }
 """Other settings of the same class that make the least values possible."""

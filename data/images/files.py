@@ -186,7 +186,7 @@ def file_marks(paths: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def in_threads(
-    work: Callable[[Item], Result], items: Sequence[Item], label: str, *, shown: bool = True
+    work: Callable[[Item], Result], items: Iterable[Item], label: str, *, shown: bool = True
 ) -> Iterator[Result]:
     """Results of `work` on each item, in order, computed in threads a few items ahead of the caller.
 

@@ -36,7 +36,8 @@ from utils.types import Annotations, Batch, LabelTable
 _PREFETCH = 4  # batches each worker is ahead; a batch of 16 images of 448 x 448 takes 10 MB
 _MOST_WORKERS = 16  # measured: benchmarks/results/gpu
 _SHARED_MEMORY = Path("/dev/shm")  # workers hand their batches over there
-_START = "fork" if sys.platform == "linux" else None  # the only start that shares images kept in memory
+START = "fork" if sys.platform == "linux" else None
+"""How loader processes start: on Linux in the one way that shares images kept in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +180,7 @@ class ImageLoader(DataLoader[ImageBatch]):
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             prefetch_factor=_PREFETCH if num_workers else None,
-            multiprocessing_context=_START if num_workers else None,
+            multiprocessing_context=START if num_workers else None,
             generator=torch.Generator(),
         )
         self.normalizer, self.dtype = normalizer, dtype

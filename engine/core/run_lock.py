@@ -63,10 +63,14 @@ class RunLock:
     """The lock of one folder, which exists.
 
     `take` makes the file, `release` removes it, and in between a thread touches it.
+
+    Args:
+        folder: the folder.
+        flag: the option that named it, for messages.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / NAME
+    def __init__(self, folder: Path, flag: str = "--output") -> None:
+        self.folder, self.path, self._flag = folder, folder / NAME, flag
         self._text = ""
         self._ended = threading.Event()
 
@@ -87,7 +91,7 @@ class RunLock:
                 file.write(own)
             self._wait_for(draft, wait=wait)
         except OSError as error:
-            raise UserError(f"--output {self.folder}: cannot be written ({error.strerror})") from None
+            raise UserError(f"{self._flag} {self.folder}: cannot be written ({error.strerror})") from None
         finally:
             with suppress(OSError):
                 draft.unlink()
@@ -133,7 +137,7 @@ class RunLock:
             used = f"{self.folder} is in use by another run ({holder or 'of a process unknown'})"
             elsewhere = holder is None or not holder.is_here
             may_wait = wait and elsewhere and time.monotonic() < until
-            require(may_wait, f"--output {used}; wait until that has ended, or name another folder")
+            require(may_wait, f"{self._flag} {used}; wait until that has ended, or name another folder")
             if not said:
                 say(f"--resume: {used}; waiting until it is released or untouched for 10 minutes, at most 10 minutes")
             said = True

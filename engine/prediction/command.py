@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,10 @@ from engine.prediction.export import FORMATS, TOLERANCE, export_model
 from engine.prediction.heatmaps import write_maps
 from engine.prediction.html import Page, Tile, contact_sheet
 from engine.prediction.predictor import Label, Prediction, Predictor, Unreadable, class_names
-from engine.prediction.sources import FoundImages, ImageFile, find_images, shown
+from engine.prediction.shard_files import HEADER, LabelledImage, label_rows
+from engine.prediction.shards import ShardConfig, ShardJob, file_sha256, predict_in_shards
+from engine.prediction.sources import FoundImages, ImageFile, ListedImages, NamedImages, find_images
+from engine.prediction.walking import shown
 from utils.checks import RunError, UserError, require
 from utils.console import say, show, warn
 from utils.csv_cells import csv_text
@@ -86,7 +90,7 @@ class PredictionResults:
 PREDICT = Command(
     program="predict.py",
     about="Labels of images by a checkpoint; name images, and folders of images. Or the checkpoint, exported.",
-    groups={"prediction": (PredictConfig,)},
+    groups={"prediction": (PredictConfig,), "very many images": (ShardConfig,)},
     words="IMAGE|FOLDER [...]",
 )
 COMMANDS = (PREDICT,)
@@ -107,11 +111,15 @@ def predict_command(argv: Sequence[str] | None = None) -> int:
     paths = list(dict.fromkeys(Path(word).expanduser() for word in settings.words))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     require(processes == 1, "predict.py: works in one process; start it without a launcher")
+    shards = settings.of(ShardConfig)
     if config.export is not None:
+        require(shards.shards is None, f"--export {config.export}: predicts nothing; leave --shards out")
         require(not paths, f"--export {config.export}: predicts nothing; leave {paths and shown(paths[0])} out")
         _check_files(config, [])
         return _export(config)
-    require(bool(paths), "predict.py: name an image, or a folder of images")
+    require(bool(paths) or shards.image_list is not None, "predict.py: name an image, or a folder of images")
+    if shards.shards is not None:
+        return _predict_in_shards(config, shards, paths)
     images = find_images(paths)
     _check_files(config, [source.path for source in images.sources])
     if config.heatmaps is not None:
@@ -155,12 +163,8 @@ def as_json(results: PredictionResults, load_from: Path, classes: Sequence[str])
 
 def as_csv(results: PredictionResults) -> str:
     """All predictions as CSV, one row per label: path, rank from 1, label, score. No row for images without labels."""
-    rows = [
-        (source.path, rank, one.name, f"{one.score:.6f}")
-        for source, labels in results.labels
-        for rank, one in enumerate(labels, 1)
-    ]
-    return csv_text([("path", "rank", "label", "score"), *rows])
+    images = [LabelledImage(str(source.path), labels) for source, labels in results.labels]
+    return csv_text([HEADER, *label_rows(images)])
 
 
 def _export(config: PredictConfig) -> int:
@@ -186,12 +190,52 @@ def _read(path: Path, checkpoint_weights: CheckpointWeights | None) -> SavedMode
     return saved
 
 
-def _predict(config: PredictConfig, images: FoundImages) -> int:
-    """Predict the images, print their labels, and write all files."""
+def _predictor(config: PredictConfig) -> Predictor:
+    """The model of the checkpoint."""
     assert config.load_from is not None
     names = read_class_names(config.classes)
     saved = _read(config.load_from, config.checkpoint_weights)
-    predictor = Predictor.of(saved, device=config.device, classes=names, decoder=config.decoder)
+    return Predictor.of(saved, device=config.device, classes=names, decoder=config.decoder)
+
+
+def _predict_in_shards(config: PredictConfig, shards: ShardConfig, paths: Sequence[Path]) -> int:
+    """Predict the images into a folder of files. Returns the exit code. Raises: UserError, RunError."""
+    assert config.load_from is not None
+    for name in (*config.files(), *(["heatmaps"] if config.heatmaps is not None else [])):
+        require(False, f"--{name}: takes memory or a file for each image; leave it out beside --shards")
+    images = _images_for_shards(shards, paths)
+    predictor = _predictor(config)
+    recipe = {
+        "checkpoint": file_sha256(config.load_from),
+        "classes": list(predictor.classes),
+        "decoder": predictor.view.decoder,
+        "checkpoint_weights": config.checkpoint_weights,
+        **{name: getattr(config, name) for name in ("top", "threshold", "batch_size")},
+    }
+    labels = partial(Prediction.labels, top=config.top, threshold=config.threshold)
+    job = ShardJob(predictor=predictor, images=images, labels=labels, batch_size=config.batch_size, recipe=recipe)
+    return predict_in_shards(job, shards)
+
+
+def _images_for_shards(shards: ShardConfig, paths: Sequence[Path]) -> NamedImages | ListedImages:
+    """The images named, or those of the list. Raises: UserError when there are none, or both are given."""
+    listed = shards.image_list
+    if listed is None:
+        images: NamedImages | ListedImages = NamedImages(paths)
+    else:
+        require(not paths, f"--image_list {listed}: lists all images; leave {paths and shown(paths[0])} out")
+        assert shards.shards is not None
+        inside = _real(listed).is_relative_to(_real(shards.shards))
+        require(not inside, f"--image_list {listed}: lies in --shards {shards.shards}; name another folder")
+        images = ListedImages(listed)
+    next(iter(images))  # one that is missing, or a list without images, is refused before anything is made
+    return images
+
+
+def _predict(config: PredictConfig, images: FoundImages) -> int:
+    """Predict the images, print their labels, and write all files."""
+    assert config.load_from is not None
+    predictor = _predictor(config)
     if config.heatmaps is not None:
         make_folder(config.heatmaps, "--heatmaps")
     if images.skipped:

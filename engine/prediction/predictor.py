@@ -82,6 +82,13 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+class ReadImage(NamedTuple):
+    """An image in the view of evaluation."""
+
+    name: str
+    pixels: Tensor  # (3, s, s) uint8
+
+
 class Predictor:
     """A model with its preprocessing, which is that of `evaluate.py` for the same checkpoint.
 
@@ -127,6 +134,11 @@ class Predictor:
         names, view = class_names(saved, classes), view_of(saved, decoder)
         return cls(Runtime(device, "fp32").to_device(reported_network(saved)).eval(), names, view)
 
+    @property
+    def on_gpu(self) -> bool:
+        """True if the network is on a GPU."""
+        return next(self.network.parameters()).device.type == "cuda"
+
     def predict(
         self,
         images: Sequence[ImageInput],
@@ -153,26 +165,25 @@ class Predictor:
             for one in batch:
                 if isinstance(one, Unreadable):
                     _report(one, unreadable)
-            yield from self._predicted([one for one in batch if isinstance(one, _Read)], maps)
+            yield from self.scored([one for one in batch if isinstance(one, ReadImage)], maps=maps)
 
-    def _read(self, item: tuple[int, ImageInput]) -> _Read | Unreadable:
+    def _read(self, item: tuple[int, ImageInput]) -> ReadImage | Unreadable:
         """An image in the view of evaluation."""
         number, image = item
-        if isinstance(image, Image.Image):
-            name = f"image {number + 1}"
-            try:
-                array = ArrayImages(np.asarray(to_rgb(image))[None], [name])
-            except DeclinedError as error:
-                return Unreadable(name, str(error))
-            return _Read(name, self.view.transform(self.view.opener(array)(0)))
-        name = os.fspath(image)
+        if not isinstance(image, Image.Image):
+            return read_image(self.view, os.fspath(image))
+        name = f"image {number + 1}"
         try:
-            return _Read(name, self.view.transform(self.view.opener(FileImages([name]))(0)))
-        except RunError as error:
-            return Unreadable(name, fault(name) or f"cannot be read ({error.__cause__})")
+            array = ArrayImages(np.asarray(to_rgb(image))[None], [name])
+        except DeclinedError as error:
+            return Unreadable(name, str(error))
+        return ReadImage(name, self.view.transform(self.view.opener(array)(0)))
 
-    def _predicted(self, batch: Sequence[_Read], maps: bool) -> list[Prediction]:
-        """The predictions of images in the view of evaluation."""
+    def scored(self, batch: Sequence[ReadImage], *, maps: bool = False) -> list[Prediction]:
+        """Predictions of images in the view of evaluation, in one forward pass; `maps` as in `predict`.
+
+        Raises: RunError when a score is not finite.
+        """
         if not batch:
             return []
         output = infer(self.network, [one.pixels for one in batch], self.view, want=frozenset({"cam"} if maps else ()))
@@ -182,9 +193,12 @@ class Predictor:
         return [Prediction(one.name, self.classes, row, cam) for one, row, cam in zip(batch, logits, cams, strict=True)]
 
 
-class _Read(NamedTuple):
-    name: str
-    pixels: Tensor  # (3, s, s) uint8
+def read_image(view: EvalView, path: str) -> ReadImage | Unreadable:
+    """The image of a file in a view, or why there is none."""
+    try:
+        return ReadImage(path, view.transform(view.opener(FileImages([path]))(0)))
+    except RunError as error:
+        return Unreadable(path, fault(path) or f"cannot be read ({error.__cause__})")
 
 
 def reported_network(saved: SavedModel) -> Classifier:

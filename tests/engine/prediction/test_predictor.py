@@ -16,7 +16,8 @@ from engine.core.distributed import Runtime
 from engine.core.scoring import evaluation_loader, score
 from engine.prediction.heatmaps import SIDES, file_word, image_heat, overlay, write_maps
 from engine.prediction.predictor import Prediction, Predictor, view_of
-from engine.prediction.sources import ImageFile, find_images, shown
+from engine.prediction.sources import ImageFile, find_images
+from engine.prediction.walking import shown
 from models.heads.linear import LinearHead
 from tests.engine.checkpoints import CLASSES, SIZE, checkpoint, damaged, every_kind, pixels
 from utils.checks import RunError, UserError

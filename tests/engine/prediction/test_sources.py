@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.images.suffixes import SUFFIXES
-from engine.prediction.sources import find_images, shown
+from engine.prediction.sources import find_images
+from engine.prediction.walking import shown
 from utils.checks import UserError
 
 
@@ -98,11 +99,10 @@ def test_a_short_name_keeps_bytes_that_are_no_letters(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    def walk(folder, onerror):
-        onerror(PermissionError(13, "Permission denied", str(folder)))
-        return iter(())
+    def scandir(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr(os, "walk", walk)
+    monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(UserError) as error:
         found(tmp_path)
     assert str(error.value) == f"{tmp_path}: cannot be read (Permission denied)"
