@@ -10,6 +10,7 @@ from losses.assume_negative import AN, BCE, LSAN, WAN, ANConfig, BCEConfig, Labe
 from losses.build import (
     Labels,
     class_names,
+    given_groups,
     given_noise,
     given_priors,
     given_scores,
@@ -139,6 +140,7 @@ def build_criterion(
     class_priors: ArrayLike | None = None,
     prior_scores: PriorScores | ArrayLike | None = None,
     noise_rates: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     **options: Any,
 ) -> Criterion:
     """Build any criterion for a training loop of your own.
@@ -157,6 +159,7 @@ def build_criterion(
         prior_scores: (N, C) probabilities of the labels from outside, for methods that learn from them.
         noise_rates: (C, 2) chances of an absent label to be seen as present and of a present one to be seen as absent,
             for methods that use them.
+        groups: (N,) numbers or names of what each image belongs to, for methods that learn from them.
         options: settings of the method by name, as values or as the text that its flag takes.
 
     Raises:
@@ -165,7 +168,7 @@ def build_criterion(
     """
     require_known("method", name, CRITERIA)
     criterion, config, _ = CRITERIA[name]
-    require_given(name, criterion.needs, feature_width=feature_width, prior_scores=prior_scores)
+    require_given(name, criterion.needs, feature_width=feature_width, prior_scores=prior_scores, groups=groups)
     table = label_table(observed)
     require_takes(name, table)
     info = CriterionInfo(
@@ -181,6 +184,7 @@ def build_criterion(
         class_priors=given_priors(class_priors, table.num_classes),
         prior_scores=given_scores(prior_scores, len(table), table.num_classes),
         noise_rates=given_noise(noise_rates, table.num_classes),
+        groups=given_groups(groups, len(table)),
     )
     settings = typed_config(name, config, options)
     needs = criterion.memory_needs(settings, info)

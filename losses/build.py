@@ -14,7 +14,7 @@ from utils.checks import UserError, require
 from utils.nearest import nearest
 from utils.options import as_text, converter
 from utils.prior_scores import PriorScores
-from utils.types import ClassPriors, LabelTable
+from utils.types import ClassPriors, Index, LabelTable
 
 Labels: TypeAlias = LabelTable | Tensor | ArrayLike
 
@@ -28,7 +28,9 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
         raise UserError(f"unknown {kind} {name!r}; {hint}")
 
 
-def require_given(name: str, needs: frozenset[str], *, feature_width: object, prior_scores: object) -> None:
+def require_given(
+    name: str, needs: frozenset[str], *, feature_width: object, prior_scores: object, groups: object
+) -> None:
     """Raise UserError where a method with these needs is not given what it is built of."""
     require(
         feature_width is not None or "features" not in needs,
@@ -38,6 +40,7 @@ def require_given(name: str, needs: frozenset[str], *, feature_width: object, pr
         prior_scores is not None or "prior_scores" not in needs,
         f"{name}: give prior_scores, probabilities (N, C) of the labels from outside",
     )
+    require(groups is not None or "groups" not in needs, f"{name}: give groups, what each of the N images belongs to")
 
 
 def label_table(labels: Labels) -> LabelTable:
@@ -79,6 +82,15 @@ def given_noise(values: ArrayLike | None, count: int) -> NDArray[np.float64] | N
     fits = rates.shape == (count, 2) and bool(((rates >= 0) & (rates <= 1)).all() and (rates.sum(axis=1) < 1).all())
     require(fits, f"noise_rates: must be {count} x 2 numbers between 0 and 1, whose sums in each class are below 1")
     return rates
+
+
+def given_groups(values: ArrayLike | None, rows: int) -> Index | None:
+    """What each of the images belongs to, numbered from 0 in the order of numbers or names. Raises: UserError."""
+    if values is None:
+        return None
+    groups = np.asarray(values)
+    require(groups.shape == (rows,), f"groups: must be {rows} numbers or names, one for each image, got {groups.shape}")
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def given_scores(values: PriorScores | ArrayLike | None, rows: int, classes: int) -> PriorScores | None:

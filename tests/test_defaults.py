@@ -66,7 +66,7 @@ RANKS = {"rank": 0, "world_size": 1}
 TRANSFORMER = {"pre_norm": False, "self_attention": False}
 DEFAULTS = [
     (build_criterion, {"epochs": 1, "steps_per_epoch": 1, "seed": 0, "frozen_epochs": 0, "class_priors": None}),
-    (build_criterion, {"noise_rates": None}),
+    (build_criterion, {"noise_rates": None, "groups": None}),
     (assume_negative_losses, {"smoothing": 0.0, "absent_weight": 1.0}),
     (candidate_losses, {"variant": "fixed"}),
     (chosen_candidates, {"rule": "confidence"}),
@@ -79,6 +79,7 @@ DEFAULTS = [
     (gr_schedule, {"frozen": 0}),
     (gr_losses, {"variant": "fixed"}),
     (CriterionInfo, {"frozen_epochs": 0, "class_priors": None, "candidate_rates": None, "noise_rates": None}),
+    (CriterionInfo, {"groups": None}),
     (CocoSplit, {"left_out": 0}),
     (DatasetSource, {"skip_missing": False}),
     (read_voc_style, {"skip_missing": False}),

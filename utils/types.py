@@ -368,6 +368,8 @@ class CriterionInfo:
     """(C,) chance of each absent class to be a candidate; None where the label regime tells none."""
     noise_rates: NDArray[np.float64] | None = None
     """(C, 2) chances of wrong labels that a file gives, as in `NoiseRates`."""
+    groups: Index | None = None
+    """(N,) number from 0 of what each training image belongs to; only for criteria that need it."""
 
 
 StateDict = dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from data.build import Data, DatasetConfig, check_images
@@ -33,9 +34,9 @@ from models.build import Architecture, ModelConfig, build_model, require_head
 from models.classifier import Classifier
 from models.heads import LabelInfo
 from models.peers import Network, build_peers
-from utils.checks import require
+from utils.checks import UserError, require
 from utils.console import say, warn
-from utils.types import Annotations, ClassCounts, CriterionInfo
+from utils.types import Annotations, ClassCounts, CriterionInfo, Index
 
 
 def selection_of(config: RunConfig, optim: OptimConfig, data: Data) -> str:
@@ -197,6 +198,7 @@ def build_criterion(
         prior_scores=None if scores is None else scores.scores,
         candidate_rates=candidate_rates(settings.of(Regime), data.train.classes),
         noise_rates=rates_from_file(settings.method_config, data.train.classes),
+        groups=image_groups(settings.method, kind.needs, data.train),
     )
     on_host = _memories_on_host(settings, kind, info, runtime)
     criterion = kind(settings.method_config, info)
@@ -207,6 +209,27 @@ def build_criterion(
     if runtime.dtype == torch.float64:
         criterion.in_float64()
     return criterion.placed(runtime.device, memories_on_host=on_host)
+
+
+def image_groups(name: str, needs: frozenset[str], train: Annotations) -> Index | None:
+    """(N,) number from 0 of what each training image belongs to; None where nothing with such needs reads it.
+
+    Args:
+        name: of what has these needs, for the message.
+        needs: its inputs besides logits.
+        train: the training images.
+
+    Raises:
+        UserError: it is read, and the dataset has none.
+    """
+    if "groups" not in needs:
+        return None
+    if train.groups is None:
+        raise UserError(
+            f"{name}: learns from what images belong to (patient, site, recording), which this dataset does not tell; "
+            "--dataset table reads it from --group_column"
+        )
+    return np.unique(train.groups, return_inverse=True)[1].astype(np.int64)
 
 
 def _memories_on_host(settings: Settings, kind: type[Criterion], info: CriterionInfo, runtime: Runtime) -> bool:

@@ -24,10 +24,12 @@ class Criterion(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Inputs besides logits, of {"cam", "features", "second_view", "peers", "train_scores", "labels", "prior_scores"}.
+    """Inputs besides logits, of {"cam", "features", "second_view", "peers", "train_scores", "labels", "prior_scores",
+    "groups"}.
 
     "labels": a model that takes known labels as input, a `LabelledModel`. "train_scores": see `wants_train_scores`.
-    "prior_scores": scores of the training images from outside, `CriterionInfo.prior_scores`.
+    "prior_scores": scores of the training images from outside, `CriterionInfo.prior_scores`. "groups": what each
+    training image belongs to, `CriterionInfo.groups`.
     """
 
     single_pass: ClassVar[bool] = True
