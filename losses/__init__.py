@@ -47,6 +47,7 @@ from losses.ignore import Ignore, IgnoreConfig
 from losses.label_mask import LabelMask, LabelMaskConfig
 from losses.large_loss import LargeLoss, LargeLossConfig
 from losses.ndlp import NDLP, NDLPConfig
+from losses.plc import PLC, PLCConfig
 from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalConfig
 from losses.role import ROLE, ROLEConfig
 from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
@@ -81,6 +82,7 @@ CRITERIA: dict[str, Method] = {
     "gr": Method(GR, GRConfig),
     "asl": Method(ASL, ASLConfig),
     "hill": Method(Hill, HillConfig),
+    "plc": Method(PLC, PLCConfig),
     "splc": Method(SPLC, SPLCConfig),
     "focal": Method(Focal, FocalConfig),
     "cb": Method(ClassBalanced, ClassBalancedConfig),

@@ -49,6 +49,12 @@ PUBLISHED = {
     | {"model": "tresnet_l", "head": "linear", "optimizer": "adam", "w_d": 1e-4}
     | {"w_d_biases": False, "head_lr_mult": 1, "warmup_epoch": 0, "normalize": "unit", "img_size": 224}
     | {"epochs": 57, "schedule_epochs": 80, "labels": "candidate", "partial_rate": 0.05},
+    ("plc", "coco"): {"loss": "plc", "labels": "single", "label_seed": 1200, "split_seed": 1200, "val_frac": 0.2}
+    | {"pseudo_threshold": 0.6, "plc_weight": 1, "model": "resnet50", "head": "q2l", "hidden_dim": 2048, "nheads": 4}
+    | {"dim_feedforward": 8192, "enc_layers": 1, "dec_layers": 2, "img_size": 448, "normalize": "unit"}
+    | {"augment": "flip", "second_view": "randaugment", "batch_size": 32, "epochs": 40, "optimizer": "adamw"}
+    | {"lr": 1e-4, "head_lr_mult": 1, "w_d": 1e-2, "scheduler": "one_cycle", "pct_start": 0.2, "warmup_epoch": 0}
+    | {"ema": 0.9997},
     ("cap", "coco"): {"loss": "cap", "labels": "semi", "labelled_share": 0.05, "label_seed": 1, "reduction": "sum"}
     | {"kept_present": 1, "kept_absent": 0.998, "gamma_pos": 0, "gamma_neg": 4, "clip": 0.05, "cap_warmup": None}
     | {"sampler": "semi", "labelled_per_batch": 4, "batch_size": 64, "img_size": 224, "model": "resnet50"}
@@ -202,6 +208,7 @@ def test_the_settings_of_a_model_go_together(name, tmp_path):
     labels = {
         "splc": ["single"],
         "csl": ["rps"],
+        "plc": ["single"],
         "cap": ["semi", "--labelled_share", "0.5"],
         "cdcr": ["candidate"],
         "consistency": ["known", "--known_rate", "0.6"],
