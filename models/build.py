@@ -125,6 +125,13 @@ def require_head(architecture: Architecture, needs: frozenset[str], method: str)
         f"--head {head}: {method} gives the network known labels, which this head does not take; give --head "
         f"{', '.join(able)}, or train it by another method",
     )
+    able = [name for name, kind in HEADS.items() if kind.class_vectors(kind.config())]
+    without = "" if head not in able else " with --boostlu or --saliency"
+    require(
+        "class_vectors" not in needs or HEADS[head].class_vectors(architecture.head),
+        f"--head {head}{without}: {method} needs a vector of each class, which this head does not have; give --head "
+        f"{', '.join(able)} without these, or train it by another method",
+    )
 
 
 def build_model(

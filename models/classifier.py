@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         self.freeze_backbone(False)
 
     def forward(self, images: Tensor, want: frozenset[str] = frozenset(), known: Tensor | None = None) -> ModelOutput:
-        """Logits and features always; `cam`, without gradient, when "cam" is wanted.
+        """Logits and features always; `cam`, without gradient, or `class_vectors` when "cam" or they are wanted.
 
         Labels `known` beforehand, (B, C) PRESENT, ABSENT or UNKNOWN, are for heads that take them; not with maps.
         """
@@ -68,6 +68,9 @@ class Classifier(nn.Module):
         if "cam" in want:
             logits, cam = self.head.with_cam(features)
             return ModelOutput(logits, features, cam)
+        if "class_vectors" in want:
+            logits, vectors = self.head.with_class_vectors(features)
+            return ModelOutput(logits, features, class_vectors=vectors)
         return ModelOutput(self.head(features), features)
 
     def train(self, mode: bool = True) -> Classifier:

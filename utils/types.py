@@ -279,12 +279,26 @@ class Batch(NamedTuple):
     where only this process's rows are known."""
 
 
+class ClassVectors(NamedTuple):
+    """A vector of each class in each image, and the linear layer by which a head scores such vectors."""
+
+    vectors: Tensor  # (B, C, D)
+    weights: Tensor  # (C, D)
+    bias: Tensor | None = None  # (C,)
+
+    def classify(self, vectors: Tensor) -> Tensor:
+        """Logits (B, C) of any vectors (B, C, D) of the classes: each by the weights of its class."""
+        scores = (vectors * self.weights).sum(dim=2)
+        return scores if self.bias is None else scores + self.bias
+
+
 class ModelOutput(NamedTuple):
     """Output of every model."""
 
     logits: Tensor  # (B, C)
     features: Tensor | None = None  # (B, D, h, w)
     cam: Tensor | None = None  # (B, C, h, w), only when asked for
+    class_vectors: ClassVectors | None = None  # with gradient, only when asked for
 
 
 class Model(Protocol):

@@ -35,7 +35,7 @@ from utils.types import Annotations, Images
 _VERSION = "features 3"
 _SCORED = ("decoder", "img_size", "normalize", "resize")
 """Settings of the loader that change features."""
-_READ_MAPS = frozenset({"cam", "features"})
+_READ_MAPS = frozenset({"cam", "features", "class_vectors"})
 """Needs of a criterion that means over positions do not meet."""
 
 

@@ -12,7 +12,7 @@ from losses.common.functional import at_least_float32
 from losses.common.memory import MemoryNeed, settle
 from utils.types import Batch, ClassPriors, CriterionInfo, LabelTable, LossOutput, ModelOutput, NoiseRates, PeerModels
 
-_MORE_THAN_LOGITS = frozenset({"cam", "features", "second_view", "peers", "labels"})
+_MORE_THAN_LOGITS = frozenset({"cam", "features", "class_vectors", "second_view", "peers", "labels"})
 """Needs that logits alone do not meet."""
 
 
@@ -24,9 +24,9 @@ class Criterion(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Inputs besides logits, of {"cam", "features", "second_view", "peers", "train_scores", "labels", "prior_scores",
-    "groups"}.
+    """Inputs besides logits.
 
+    Of {"cam", "features", "class_vectors", "second_view", "peers", "train_scores", "labels", "prior_scores", "groups"}.
     "labels": a model that takes known labels as input, a `LabelledModel`. "train_scores": see `wants_train_scores`.
     "prior_scores": scores of the training images from outside, `CriterionInfo.prior_scores`. "groups": what each
     training image belongs to, `CriterionInfo.groups`.

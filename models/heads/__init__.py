@@ -27,6 +27,8 @@ class HeadKind(NamedTuple):
     """True if it can be given known labels of the images that it classifies."""
     needs_label_info: bool = False
     """True if it cannot be initialised without `LabelInfo`."""
+    class_vectors: Callable[[Any], bool] = lambda config: False
+    """True of a config with which it has a vector of each class."""
 
     @property
     def title(self) -> str:
@@ -35,11 +37,11 @@ class HeadKind(NamedTuple):
 
 
 HEADS: dict[str, HeadKind] = {
-    "linear": HeadKind(LinearConfig, build_linear),
-    "csra": HeadKind(CSRAConfig, build_csra),
+    "linear": HeadKind(LinearConfig, build_linear, class_vectors=lambda config: config.linear),
+    "csra": HeadKind(CSRAConfig, build_csra, class_vectors=lambda config: config.linear),
     "pfc": HeadKind(PFCConfig, build_pfc),
-    "q2l": HeadKind(Query2LabelConfig, build_q2l),
+    "q2l": HeadKind(Query2LabelConfig, build_q2l, class_vectors=lambda config: True),
     "gcn": HeadKind(GCNConfig, build_gcn, needs_label_info=True),
-    "ctran": HeadKind(CTranConfig, build_ctran, takes_labels=True),
+    "ctran": HeadKind(CTranConfig, build_ctran, takes_labels=True, class_vectors=lambda config: True),
 }
 """Heads by name."""

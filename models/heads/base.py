@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 
-from utils.types import LabelTable
+from utils.types import ClassVectors, LabelTable
 
 
 class LabelInfo(NamedTuple):
@@ -52,6 +52,17 @@ class Head(nn.Module):
     def with_cam(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and maps of the same features, in one pass where that saves work."""
         return self(features), self.cam(features)
+
+    def class_vectors(self, features: Tensor) -> ClassVectors:
+        """A vector of each class in each image of features (B, D, h, w), and the weights that score it.
+
+        Raises: ValueError of a head that has none.
+        """
+        raise ValueError(f"{type(self).__name__} has no vector of each class")
+
+    def with_class_vectors(self, features: Tensor) -> tuple[Tensor, ClassVectors]:
+        """Logits and class vectors of the same features, in one pass where that saves work."""
+        return self(features), self.class_vectors(features)
 
     def with_labels(self, features: Tensor, known: Tensor) -> Tensor:
         """Features and labels known beforehand (B, C), PRESENT, ABSENT or UNKNOWN, to logits (B, C).

@@ -14,6 +14,7 @@ from models.heads.boostlu import boosted
 from models.heads.saliency import Saliency, SaliencyConfig, saliency
 from utils.checks import require
 from utils.options import option
+from utils.types import ClassVectors
 
 TEMPERATURES: dict[int, tuple[float, ...]] = {
     1: (1.0,),
@@ -75,13 +76,26 @@ class CSRAHead(Head):
         """Maps (B, C, h, w): the scores of all positions, summed over heads."""
         return self._scores(features).sum(dim=1)
 
+    def class_vectors(self, features: Tensor) -> ClassVectors:
+        """What each attention head sees of each class, one behind the other, (B, C, heads * D).
+
+        The mean of all positions and `lam` times their attention: the class vectors of unit length give the logit.
+        """
+        scores = self._scores(features).flatten(3)
+        shares = [position_shares(scores[:, head], each) for head, each in enumerate(self.temperatures)]
+        with outside_autocast(features):
+            weight = torch.stack(list(self.weights), dim=1).flatten(2)  # (C, heads, D)
+            positions = features.to(weight.dtype).flatten(2).transpose(1, 2)
+            attended = torch.stack([share @ positions for share in shares], dim=2)  # (B, C, heads, D)
+            seen = positions.mean(dim=1)[:, None, None] + self.lam * attended
+        units = weight / _length(weight.flatten(0, 1)).view(*weight.shape[:2], 1)
+        return ClassVectors(seen.flatten(2), units.flatten(1))
+
     def _scores(self, features: Tensor) -> Tensor:
         """(B, heads, C, h, w) scores of all positions, by one convolution for all heads."""
         weight = torch.cat(list(self.weights))
-        norm = torch.linalg.vector_norm(weight, dim=1).flatten()
-        norm = torch.where(norm > 0, norm, torch.ones_like(norm))
         with outside_autocast(features):
-            scores = F.conv2d(features.to(weight.dtype), weight) / norm[:, None, None]
+            scores = F.conv2d(features.to(weight.dtype), weight) / _length(weight)[:, None, None]
         batch, _, height, width = scores.shape
         return scores.view(batch, len(self.weights), -1, height, width)
 
@@ -92,6 +106,8 @@ class BoostedCSRAHead(CSRAHead):
     BoostLU was published for the linear head alone. The rule is the same here, boost before anything is pooled: mean,
     attention weights, attention and activation map are all of s'. The parameters are those of `CSRAHead`.
     """
+
+    class_vectors = Head.class_vectors  # refused: no weights give these logits
 
     def __init__(self, width: int, classes: int, num_heads: int, lam: float, alpha: float) -> None:
         super().__init__(width, classes, num_heads, lam)
@@ -109,6 +125,8 @@ class SaliencyCSRAHead(CSRAHead):
     """
 
     needs_maps = True
+
+    class_vectors = Head.class_vectors  # refused: no weights give these logits
 
     def __init__(self, width: int, classes: int, num_heads: int, lam: float, added: Saliency) -> None:
         super().__init__(width, classes, num_heads, lam)
@@ -128,6 +146,20 @@ def attention(scores: Tensor, temperature: float) -> Tensor:
     if temperature == torch.inf:
         return scores.amax(dim=2)
     return (scores * torch.softmax(temperature * scores, dim=2)).sum(dim=2)
+
+
+def position_shares(scores: Tensor, temperature: float) -> Tensor:
+    """(B, C, h * w) the weights by which `attention` takes the mean of scores (B, C, h * w); infinity: the maximum."""
+    if temperature == torch.inf:
+        first = scores.argmax(dim=2, keepdim=True)
+        return torch.zeros_like(scores).scatter(2, first, 1.0)
+    return torch.softmax(temperature * scores, dim=2)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """(M,) lengths of vectors (M, D) or (M, D, 1, 1), 1 where one is of zeros and has no direction."""
+    norm = torch.linalg.vector_norm(vectors, dim=1).flatten()
+    return torch.where(norm > 0, norm, torch.ones_like(norm))
 
 
 def check_num_heads(num_heads: int) -> None:

@@ -30,7 +30,7 @@ from models.heads.transformer import (
 )
 from utils.checks import require
 from utils.options import option
-from utils.types import UNKNOWN
+from utils.types import UNKNOWN, ClassVectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,18 @@ class CTranHead(Head):
         height, width = features.shape[2:]
         cam = weights[:, :, : height * width].reshape(*weights.shape[:2], height, width)
         return self._logits(last(tokens)), cam
+
+    def with_class_vectors(self, features: Tensor) -> tuple[Tensor, ClassVectors]:
+        """Logits (B, C), no label being known, and the tokens of the classes (B, C, d) that give them."""
+        tokens = self._tokens(features, self._all_unknown(features))
+        for layer in self.layers:
+            tokens = layer(tokens)
+        own = tokens[:, -self.fc.out_features :].to(self.fc.weight.dtype)
+        return self._logits(tokens), ClassVectors(own, self.fc.weight, self.fc.bias)
+
+    def class_vectors(self, features: Tensor) -> ClassVectors:
+        """The tokens of the classes (B, C, d) behind the last layer, no label being known."""
+        return self.with_class_vectors(features)[1]
 
     @torch.no_grad()
     def cam(self, features: Tensor) -> Tensor:

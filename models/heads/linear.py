@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from models.heads.base import Head, LabelInfo, outside_autocast
 from models.heads.boostlu import boosted
 from models.heads.saliency import Saliency, SaliencyConfig, saliency
+from utils.types import ClassVectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,17 @@ class LinearHead(Head):
         """Maps (B, C, h, w) by a 1x1 convolution: no (B, C, D, h, w) product is ever in memory."""
         return F.conv2d(features, self.fc.weight[:, :, None, None])
 
+    def class_vectors(self, features: Tensor) -> ClassVectors:
+        """The features of all positions, weighted for each class by the softmax of its scores.
+
+        Weights and bias are those of the head, whose logit is that of the plain mean.
+        """
+        with outside_autocast(features):
+            weight = self.fc.weight
+            positions = features.to(weight.dtype).flatten(2)
+            attention = torch.softmax(weight @ positions, dim=2)
+            return ClassVectors(attention @ positions.transpose(1, 2), weight, self.fc.bias)
+
 
 class BoostedLinearHead(LinearHead):
     """The linear head at every position, with BoostLU before pooling (Kim et al., CVPR 2023).
@@ -55,6 +67,8 @@ class BoostedLinearHead(LinearHead):
     `LinearHead`, so weights trained with the one fit the other; with alpha 1 both give the same logits up to rounding.
     The activation map is A', bias and boost included: its mean is the logit.
     """
+
+    class_vectors = Head.class_vectors  # refused: no weights give these logits
 
     def __init__(self, width: int, classes: int, alpha: float) -> None:
         super().__init__(width, classes)
@@ -78,6 +92,7 @@ class SaliencyLinearHead(LinearHead):
     """
 
     needs_maps = True
+    class_vectors = Head.class_vectors  # refused: no weights give these logits
 
     def __init__(self, width: int, classes: int, added: Saliency) -> None:
         super().__init__(width, classes)

@@ -28,6 +28,7 @@ from models.heads.transformer import (
     tokens_of,
 )
 from utils.options import option
+from utils.types import ClassVectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +172,15 @@ class Query2LabelHead(Head):
         assert isinstance(layer, DecoderLayer)
         weights = layer.cross_attention(before, self.query_embed.weight[None], memory, encoding)
         return self.fc(output), weights.view(*weights.shape[:2], *features.shape[2:])
+
+    def with_class_vectors(self, features: Tensor) -> tuple[Tensor, ClassVectors]:
+        """Logits (B, C), and the outputs of the classes (B, C, d) with the weights that give these logits."""
+        output = self._decoded(features)[0].to(self.fc.W.dtype)
+        return self.fc(output), ClassVectors(output, self.fc.W[0], self.fc.b[0])
+
+    def class_vectors(self, features: Tensor) -> ClassVectors:
+        """The outputs of the classes (B, C, d) behind the last decoder layer."""
+        return self.with_class_vectors(features)[1]
 
     @torch.no_grad()
     def cam(self, features: Tensor) -> Tensor:

@@ -59,6 +59,11 @@ class SaliencyConfig(BoostLUConfig):
         )
 
     @property
+    def linear(self) -> bool:
+        """True if logits are linear in the features that are pooled: nothing is boosted, no saliency added."""
+        return self.boostlu is None and self.added_saliency is None
+
+    @property
     def added_saliency(self) -> Saliency | None:
         """What the head adds, if anything."""
         return Saliency(self.saliency, self.saliency_k, self.saliency_test) if self.saliency else None

@@ -230,7 +230,7 @@ def test_heads_that_read_the_map_take_maps(settings):
     assert reads_maps(network(**settings), frozenset())
 
 
-@pytest.mark.parametrize("need", ["cam", "features"])
+@pytest.mark.parametrize("need", ["cam", "features", "class_vectors"])
 def test_methods_that_read_the_map_take_maps(need):
     assert reads_maps(network(), frozenset({need, "train_scores"}))
 

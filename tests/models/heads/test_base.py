@@ -100,5 +100,6 @@ def test_titles_are_the_first_lines_of_the_configs():
         "ctran": "C-Tran",
     }
     nameless = type("Nameless", (), {})
-    assert HeadKind(nameless, HEADS["linear"].build) == (nameless, HEADS["linear"].build, False, False)
+    assert HeadKind(nameless, HEADS["linear"].build)[:4] == (nameless, HEADS["linear"].build, False, False)
+    assert HeadKind(nameless, HEADS["linear"].build).class_vectors(nameless()) is False
     assert HeadKind(nameless, HEADS["linear"].build).title == "Nameless"
