@@ -50,6 +50,7 @@ from losses.ndlp import NDLP, NDLPConfig
 from losses.plc import PLC, PLCConfig
 from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalConfig
 from losses.role import ROLE, ROLEConfig
+from losses.sarb import SARB, SARBConfig
 from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
 from losses.splc import SPLC, Hill, HillConfig, SPLCConfig
 from losses.transition import Transition, TransitionConfig
@@ -90,6 +91,7 @@ CRITERIA: dict[str, Method] = {
     "label_mask": Method(LabelMask, LabelMaskConfig),
     "partial_bce": Method(PartialBCE, PartialBCEConfig),
     "consistency": Method(Consistency, ConsistencyConfig),
+    "sarb": Method(SARB, SARBConfig),
     "csl": Method(CSL, CSLConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "em": Method(EM, EMConfig),

@@ -66,6 +66,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "large_loss": {"delta_rel": 2.0},
     "curriculum": {"relabel_every": 1},
     "cdcr": {"cdcr_warmup": 0},
+    "sarb": {"blend_from": 1},
     "comes": {"candidate_rate": 0.2},
     "comes_rl": {"candidate_rate": 0.2},
 }
@@ -89,7 +90,7 @@ ON_HOST = [
 ]
 _LABELS = {
     **dict.fromkeys(("bce", "cdcr", "comes", "comes_rl", "cones", "ndlp", "db"), "candidate"),
-    **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency"), "known"),
+    **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency", "sarb"), "known"),
     "cap": "semi",
     "bce_ls": "full",
     "transition": "full",

@@ -126,6 +126,10 @@ PUBLISHED = {
     | {"mean_over": "batch", "known_view": "both", "img_size": 448, "normalize": "imagenet", "augment": "multiscale"}
     | {"second_view": "randaugment", "batch_size": 32, "epochs": 20, "optimizer": "sgd", "lr": 0.01, "momentum": 0.9}
     | {"head_lr_mult": 10, "w_d": 1e-4, "scheduler": "cosine", "warmup_epoch": 0, "val_frac": 0},
+    ("sarb", "coco"): {"loss": "sarb", "labels": "known", "label_seed": 0, "model": "resnet101", "frozen_stages": 3}
+    | {"head": "csra", "img_size": 448, "normalize": "imagenet", "augment": "multiscale", "batch_size": 8, "epochs": 20}
+    | {"optimizer": "adam", "lr": 1e-5, "head_lr_mult": 1, "w_d": 5e-4, "scheduler": "step", "step_size": 10}
+    | {"blend_from": 6, "blend_share": 0.5, "contrast_weight": 0.05, "val_frac": 0},
     ("distribution_balanced", "voc-lt"): {"loss": "db", "labels": "full", "model": "resnet50", "head": "pfc"}
     | {"frozen_stages": 1, "norm_eval": True, "img_size": 224, "normalize": "imagenet", "augment": "photometric"}
     | {"resize": "cv2-like", "sampler": "class-aware", "sampler_labels": "clean", "batch_size": 32, "epochs": 8}
@@ -211,7 +215,7 @@ def test_the_settings_of_a_model_go_together(name, tmp_path):
         "plc": ["single"],
         "cap": ["semi", "--labelled_share", "0.5"],
         "cdcr": ["candidate"],
-        "consistency": ["known", "--known_rate", "0.6"],
+        **{method: ["known", "--known_rate", "0.6"] for method in ("consistency", "sarb")},
     }.get(name, ["full"])
     words = ("--dataset", "voc07", "--labels", *labels, *TINY, *SMALLER.get(head, ()), *backbone)
     succeed(tmp_path, "main_BCE.py", protocol, *words, "--output", "run")

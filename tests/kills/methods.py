@@ -30,6 +30,7 @@ METHODS = {
     "partial_bce": f"main_BCE --loss partial_bce {KNOWN}",
     "consistency": f"main_BCE --loss consistency {KNOWN}",
     "plc": f"main_BCE --loss plc --pseudo_threshold 0.5 {ONE}",
+    "sarb": f"main_BCE --loss sarb --blend_from 2 {KNOWN}",
     "csl": f"main_BCE --loss csl --likelihood_topk 2 --prior observed --prior_threshold 0.3 {KNOWN}",
     "em": f"main_BCE --loss em {ONE}",
     "em_apl": f"main_BCE --loss em_apl --apl_warmup 1 {ONE}",

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.prior_scores import PriorScores
-from utils.types import PRESENT, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
+from utils.types import PRESENT, Batch, ClassCounts, ClassVectors, CriterionInfo, LabelTable, ModelOutput
 
 
 class FakeModel(nn.Module):
@@ -26,7 +26,12 @@ class FakeModel(nn.Module):
         if "cam" in want:
             with torch.no_grad():
                 cam = torch.einsum("bdhw,cd->bchw", features, self.head.weight)
-        return ModelOutput(self.head(features.mean(dim=(2, 3))), features, cam)
+        vectors = self._class_vectors(features.flatten(2)) if "class_vectors" in want else None
+        return ModelOutput(self.head(features.mean(dim=(2, 3))), features, cam, vectors)
+
+    def _class_vectors(self, positions: Tensor) -> ClassVectors:
+        attention = torch.softmax(self.head.weight @ positions, dim=2)
+        return ClassVectors(attention @ positions.transpose(1, 2), self.head.weight, self.head.bias)
 
 
 def random_labels(rows: int, classes: int, seed: int = 0, rate: float = 0.4) -> np.ndarray:

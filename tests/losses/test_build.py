@@ -93,8 +93,7 @@ LEAST = {
     "cones": [[1]],
     "ndlp": [[1, 1]],
     "wan": [[-1, -1]],
-    "curriculum": [[1, 0, -1]],
-    "consistency": [[1, 0, -1]],
+    **{name: [[1, 0, -1]] for name in ("curriculum", "consistency", "sarb")},
 }
 LEAST |= {name: [[1, -1]] for name in ("cls", "large_loss", "ignore", "epr", "role", "em", "em_apl", "csl", "plc")}
 LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun", "partial_bce", "cdcr")}

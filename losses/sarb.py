@@ -1,0 +1,171 @@
+"""SARB without words: class vectors of other images blended into unknown labels, and a contrast of class vectors.
+
+B batch, C classes, D width of a class vector, P pairs of images. Source: Pu et al., AAAI 2022, arXiv 2203.02172;
+published code HCPLab-SYSU/HCP-MLR-PL, loss/SARB.py, model/SARB.py, SARB.py. There word vectors and a graph network
+make the class vectors, here the head does; all differences: docs/methods/sarb.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from losses.common.base import ScheduledCriterion
+from losses.common.functional import at_least_float32
+from losses.common.small_loss import smallest
+from losses.consistency import known_means
+from losses.single_positive import known_losses, require_known
+from utils.checks import require
+from utils.options import option
+from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, ClassVectors, CriterionInfo, LossOutput, Model
+
+_SHORTEST = 1e-9
+"""Length below which a class vector is not brought to length 1, as published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SARBConfig:
+    """Settings of SARB. Raises: UserError for a value that cannot work."""
+
+    blend_from: int = option(6, "first epoch in which class vectors are blended")
+    blend_share: float = option(0.5, "share of its own vector that a blended one has at the start")
+    blend_learned: bool = option(True, "that share is learned; off: it stays")
+    contrast_weight: float = option(0.05, "weight of the contrast of class vectors; it grows in the first epoch")
+
+    def __post_init__(self) -> None:
+        require(self.blend_from >= 1, f"--blend_from {self.blend_from}: must be at least 1")
+        require(0 <= self.blend_share <= 1, f"--blend_share {self.blend_share}: must be in [0, 1]")
+        require(0 <= self.contrast_weight < math.inf, f"--contrast_weight {self.contrast_weight}: must be 0 or more")
+
+
+class Blend(NamedTuple):
+    """Class vectors and labels of a batch, some of them blended with those of another image."""
+
+    vectors: Tensor  # (B, C, D)
+    targets: Tensor  # (B, C) in [0, 1], UNKNOWN where nothing is known
+    taken: Tensor  # (B, C) bool, those that are blended
+
+
+def blended(vectors: Tensor, observed: Tensor, share: Tensor) -> Blend:
+    """Unknown labels take up what the image at the other end of the batch has of a class that is present there.
+
+    Row b goes with row B - 1 - b. A vector f becomes share f + (1 - share) f', its target 1 - share; a share of 1 takes
+    nothing up, and the label stays unknown.
+
+    Args:
+        vectors: (B, C, D).
+        observed: (B, C) label codes.
+        share: scalar in [0, 1], which has a gradient through vectors and targets.
+    """
+    taken = (observed == UNKNOWN) & (observed.flip(0) == PRESENT)
+    mixed = share * vectors + (1 - share) * vectors.flip(0)
+    targets = torch.where(taken & (share < 1), 1 - share, observed.to(vectors.dtype))
+    return Blend(torch.where(taken[:, :, None], mixed, vectors), targets, taken)
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """(P, C) cosines of the vectors (B, C, D) of a class in two images, for every pair of images, in order."""
+    units = F.normalize(vectors, dim=2, eps=_SHORTEST).transpose(0, 1)
+    first, second = torch.triu_indices(len(vectors), len(vectors), 1, device=vectors.device)
+    return (units @ units.transpose(1, 2))[:, first, second].T
+
+
+def contrast(vectors: Tensor, observed: Tensor, draws: Tensor) -> Tensor:
+    """Vectors of a class shall agree where it is present in both images, and differ elsewhere.
+
+    The cost of a pair of images and a class is 1 - d where it is present in both, 1 + d where it is absent from one or
+    both, d the cosine; unknown labels have none. Of the n pairs with both present all count; of those with one present,
+    and of those with none, 2n by lot and the n of highest cost, twice where they are both. Where n is 0 all count.
+
+    Args:
+        vectors: (B, C, D) with gradient.
+        observed: (B, C) label codes.
+        draws: (P, C), the lots: lower ones come first.
+
+    Returns:
+        Scalar, the mean over what counts; 0, with a gradient of zeros, where nothing does. Nothing waits for a device.
+    """
+    first, second = torch.triu_indices(len(observed), len(observed), 1, device=observed.device)
+    one, other = observed[first], observed[second]
+    both, neither = (one == PRESENT) & (other == PRESENT), (one == ABSENT) & (other == ABSENT)
+    either = ((one == PRESENT) & (other == ABSENT)) | ((one == ABSENT) & (other == PRESENT))
+    alike = cosines(vectors)
+    costs, count = torch.where(both, 1 - alike, 1 + alike), both.sum()
+
+    def thinned(kind: Tensor) -> Tensor:
+        drawn, dearest = smallest(draws, kind, 2 * count), smallest(-costs.detach(), kind, count)
+        return torch.where(count > 0, drawn.to(costs.dtype) + dearest.to(costs.dtype), kind.to(costs.dtype))
+
+    weights = both.to(costs.dtype) + thinned(either) + thinned(neither)
+    return (weights * costs).sum() / weights.sum().clamp(min=1)
+
+
+class SARB(ScheduledCriterion):
+    """Semantic-aware representation blending (AAAI 2022), instance level, with class vectors of the head.
+
+    Partial BCE, from some epoch on the same of blended class vectors, and the contrast of class vectors. An image is
+    blended and compared with those of its process; means over labels are of the GLOBAL batch. State: the epoch, the
+    number of steps, and `share`, a parameter. Logged: `known`, `blended` and `contrast`, the parts of the loss without
+    weights; `taken`, labels blended per image; `share`.
+
+    Raises: UserError unless labels of both kinds are known and some are unknown.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"class_vectors"})
+    config: SARBConfig
+    steps: Tensor
+
+    def __init__(self, config: SARBConfig, info: CriterionInfo) -> None:
+        super().__init__(config, info)
+        require_known("sarb", info)
+        require(
+            int(info.observed.counts(UNKNOWN).sum()) > 0,
+            "sarb: no label is unknown, so nothing could be blended in; take --loss partial_bce, or --labels known",
+        )
+        self.share = nn.Parameter(torch.tensor(config.blend_share), requires_grad=config.blend_learned)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The share, where it is learned; it does not decay."""
+        return [{"params": [self.share], "weight_decay": 0.0}] if self.config.blend_learned else []
+
+    def forward(self, model: Model, batch: Batch) -> LossOutput:
+        """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
+        output = model(batch.images, want=frozenset({"class_vectors"}))
+        logits, found = at_least_float32(output.logits), output.class_vectors
+        assert found is not None
+        terms, labels, parts = [known_losses(logits, batch.observed)], [batch.observed], {}
+        if self.epoch >= self.config.blend_from:
+            blend = self._blend(found, batch.observed)
+            terms.append(known_losses(found.classify(blend.vectors), blend.targets))
+            labels.append(blend.targets)
+            parts = {"taken": blend.taken.sum(dim=1, dtype=logits.dtype).mean(), "share": self.share.detach().clone()}
+        means = dict(zip(("known", "blended"), known_means(terms, labels, batch, "batch"), strict=False))
+        compared = self._contrast(found.vectors, batch.observed)
+        total = torch.stack(list(means.values())).sum() + self._weight().to(logits.dtype) * compared
+        parts |= {name: value.detach() for name, value in (means | {"contrast": compared}).items()}
+        return LossOutput(total, logits.detach(), parts)
+
+    def _blend(self, found: ClassVectors, observed: Tensor) -> Blend:
+        """The blended vectors, by a share that is brought back into [0, 1] first."""
+        with torch.no_grad():
+            self.share.clamp_(0, 1)
+        return blended(found.vectors, observed, self.share.to(found.vectors.dtype))
+
+    def _contrast(self, vectors: Tensor, observed: Tensor) -> Tensor:
+        """The contrast of the images of this process; without a weight 0, at no cost."""
+        if self.config.contrast_weight == 0:
+            return vectors.new_zeros(())
+        pairs = len(vectors) * (len(vectors) - 1) // 2
+        return contrast(vectors, observed, torch.rand(pairs, observed.shape[1], device=vectors.device))
+
+    def _weight(self) -> Tensor:
+        """The weight of the contrast in this step, which is counted: from 0 on it grows linearly for one epoch."""
+        grown = (self.steps.double() / self.info.steps_per_epoch).clamp(max=1)
+        self.steps += 1
+        return self.config.contrast_weight * grown
