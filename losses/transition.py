@@ -179,6 +179,10 @@ class Transition(ScheduledCriterion):
         self.rates.copy_(kept[:, :2])
         self.how.copy_(kept[:, 2])
 
+    def refuses_spliced(self) -> str:
+        """The chances of wrong labels are those of single images."""
+        return "weighs labels by the chances that they are wrong, and those of spliced images are others"
+
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
         logits = at_least_float32(model(batch.images).logits)

@@ -26,6 +26,7 @@ MEMORY = "keeps something of each training image ({}), and a spliced image is no
 REFUSED = {
     "epr": "expects as many labels of every image, and a spliced image has those of several",
     "comes": "needs the class priors of what it learns from, and those of spliced images are others",
+    "transition": "weighs labels by the chances that they are wrong, and those of spliced images are others",
     "ignore": "masks an image by its one observed positive, and a spliced image has several (--several union)",
     "role": MEMORY.format("estimates"),
     "curriculum": MEMORY.format("pseudo"),
