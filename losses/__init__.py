@@ -43,6 +43,7 @@ from losses.distribution_balanced import DistributionBalanced, DistributionBalan
 from losses.em import EM, EMAPL, EMAPLConfig, EMConfig
 from losses.gpr import GPR, GPRConfig
 from losses.gr import GR, GRConfig
+from losses.group_means import GroupConfig, group_regularised
 from losses.ignore import Ignore, IgnoreConfig
 from losses.label_mask import LabelMask, LabelMaskConfig
 from losses.large_loss import LargeLoss, LargeLossConfig
@@ -145,6 +146,7 @@ def build_criterion(
     prior_scores: PriorScores | ArrayLike | None = None,
     noise_rates: ArrayLike | None = None,
     groups: ArrayLike | None = None,
+    regulariser: GroupConfig | None = None,
     **options: Any,
 ) -> Criterion:
     """Build any criterion for a training loop of your own.
@@ -163,7 +165,8 @@ def build_criterion(
         prior_scores: (N, C) probabilities of the labels from outside, for methods that learn from them.
         noise_rates: (C, 2) chances of an absent label to be seen as present and of a present one to be seen as absent,
             for methods that use them.
-        groups: (N,) numbers or names of what each image belongs to, for methods that learn from them.
+        groups: (N,) numbers or names of what each image belongs to, for the regulariser.
+        regulariser: the group regulariser, on top of any method of one forward pass; none by default.
         options: settings of the method by name, as values or as the text that its flag takes.
 
     Raises:
@@ -171,7 +174,8 @@ def build_criterion(
             than memory holds what it keeps of each.
     """
     require_known("method", name, CRITERIA)
-    criterion, config, _ = CRITERIA[name]
+    kind, config, _ = CRITERIA[name]
+    criterion = group_regularised(name, kind, regulariser or GroupConfig())
     require_given(name, criterion.needs, feature_width=feature_width, prior_scores=prior_scores, groups=groups)
     table = label_table(observed)
     require_takes(name, table)

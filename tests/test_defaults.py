@@ -66,7 +66,7 @@ RANKS = {"rank": 0, "world_size": 1}
 TRANSFORMER = {"pre_norm": False, "self_attention": False}
 DEFAULTS = [
     (build_criterion, {"epochs": 1, "steps_per_epoch": 1, "seed": 0, "frozen_epochs": 0, "class_priors": None}),
-    (build_criterion, {"noise_rates": None, "groups": None}),
+    (build_criterion, {"noise_rates": None, "groups": None, "regulariser": None}),
     (assume_negative_losses, {"smoothing": 0.0, "absent_weight": 1.0}),
     (candidate_losses, {"variant": "fixed"}),
     (chosen_candidates, {"rule": "confidence"}),
@@ -160,6 +160,7 @@ CONSTANTS = {
     "losses.cdcr": {"GUARD": 1e-8, "_IDLE": 2, "_SHOWN": 5},
     "losses.comes": {"_SHOWN": 5, "_PAIRS": 16_777_216},
     "losses.csl": {"GUARD": 1e-8},
+    "losses.group_means": {"_BLOCK": 16_384},
     "losses.gr": {"GUARD": 1e-7, "NO_POWER": 1e-9, "MOST": 1000, "LEAST_STD": 0.001},
     "losses.large_loss": {"_BLOCK": 4_194_304},
     "losses.transition": {"WINDOW": 5, "_SURE": 80.0},

@@ -24,6 +24,7 @@ from engine.training.optim import OptimConfig
 from engine.training.prior_scores import PriorConfig
 from engine.training.recorder import RecordConfig
 from losses import CRITERIA, methods_of
+from losses.group_means import GroupConfig
 from models.build import ModelConfig
 from models.heads import HEADS
 from utils.checks import require
@@ -149,7 +150,7 @@ def _train_mode(config: RunConfig) -> TrainMode:
 
 SHARED: Groups = {
     "data": (DatasetConfig, TrainingSplitConfig, LoaderConfig, MixConfig),
-    "labels": (Regime,),
+    "labels": (Regime, GroupConfig),
     "model": (ModelConfig,),
     "optimiser": (OptimConfig,),
     "run": (RunConfig, FeatureConfig, PriorConfig, KernelConfig, MemoryConfig, RecordConfig),

@@ -30,6 +30,7 @@ from engine.training.prior_scores import GivenScores, PriorConfig, given_scores
 from engine.training.recorder import RecordConfig, Recorder
 from losses import CRITERIA
 from losses.common.base import Criterion
+from losses.group_means import GroupConfig, group_regularised
 from models.build import Architecture, ModelConfig, build_model, require_head
 from models.classifier import Classifier
 from models.heads import LabelInfo
@@ -169,6 +170,11 @@ def build_network(settings: Settings, data: Data) -> Network:
     return network
 
 
+def criterion_kind(settings: Settings) -> type[Criterion]:
+    """The criterion class of the method, with the group regulariser where that is asked for. Raises: UserError."""
+    return group_regularised(settings.method, CRITERIA[settings.method].criterion, settings.of(GroupConfig))
+
+
 def build_criterion(
     settings: Settings,
     data: Data,
@@ -183,7 +189,7 @@ def build_criterion(
         labels that the method cannot trust.
     """
     require_trusted_absent(settings)
-    config, kind = settings.of(RunConfig), CRITERIA[settings.method].criterion
+    config, kind = settings.of(RunConfig), criterion_kind(settings)
     info = CriterionInfo(
         observed=data.observed,
         classes=data.train.classes,
@@ -198,7 +204,7 @@ def build_criterion(
         prior_scores=None if scores is None else scores.scores,
         candidate_rates=candidate_rates(settings.of(Regime), data.train.classes),
         noise_rates=rates_from_file(settings.method_config, data.train.classes),
-        groups=image_groups(settings.method, kind.needs, data.train),
+        groups=image_groups("--group_weight", kind.needs, data.train),
     )
     on_host = _memories_on_host(settings, kind, info, runtime)
     criterion = kind(settings.method_config, info)
