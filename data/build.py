@@ -190,10 +190,7 @@ def build_data(
     require_one_validation(config, splits, split.val_frac)
     resolved, regime = _training_labels(splits.train, config, labels, split)
     rows, held_out = split_rows(splits.train, split, seed)
-    validation = splits.train.take(held_out) if len(held_out) else splits.validation
-    if split.val_set_variant == "observed":
-        validation = _with_observed_labels(splits, held_out, config, labels)
-    validation = validation and validation.scored()
+    validation = _validation(splits, held_out, config, labels, split)
     train, observed, test = splits.train.take(rows), resolved.table.take(rows), splits.test
     if "skip" in (config.missing_images, config.bad_images):
         kept = config.usable_rows(train, "training")
@@ -204,6 +201,31 @@ def build_data(
         test = test.take(config.usable_rows(test, "test"))
     undivided = splits.train.take(np.union1d(rows, held_out)) if len(held_out) else None
     return Data(train, observed, validation, test, splits.groups, resolved, regime, splits.found, undivided)
+
+
+def held_out_images(
+    splits: Splits, config: DatasetConfig, labels: Regime, split: TrainingSplitConfig, seed: int
+) -> Annotations | None:
+    """The validation split that `build_data` makes with these settings; None where there is none.
+
+    No label is drawn for training, and so none written.
+    """
+    require_one_validation(config, splits, split.val_frac)
+    _, held_out = split_rows(splits.train, split, seed)
+    if not len(held_out) and splits.validation is None:
+        return None
+    validation = _validation(splits, held_out, config, labels.with_seed(seed), split)
+    return validation and validation.take(config.usable_rows(validation, "validation"))
+
+
+def _validation(
+    splits: Splits, held_out: Index, config: DatasetConfig, labels: Regime, split: TrainingSplitConfig
+) -> Annotations | None:
+    """The validation split with the labels that it is to be compared with; None where there is none."""
+    validation = splits.train.take(held_out) if len(held_out) else splits.validation
+    if split.val_set_variant == "observed":
+        validation = _with_observed_labels(splits, held_out, config, labels)
+    return validation and validation.scored()
 
 
 def _training_labels(

@@ -28,6 +28,7 @@ from data.labels.regimes import dropped_positives
 from data.loading.photometric import Distortion, SideCut
 from data.loading.samplers import ClassAwareBatches, OrderedBatches, SemiBatches, ShuffledBatches
 from data.loading.transforms import NORMALIZATIONS, MultiScaleCrop
+from engine.core.class_figures import class_figures
 from engine.core.inference import view_image
 from engine.core.run_lock import RunLock
 from engine.inspection.report import report
@@ -56,10 +57,12 @@ from models.heads.transformer import EncoderLayer, input_projection
 from models.peers import build_peers
 from models.released.contents import Contents, listed
 from utils.analysis_plots import Line
+from utils.calibration import fit_calibration
 from utils.console import Progress
 from utils.localisation import PointingGame, hits
-from utils.metrics import evaluate_known, evaluate_scores
+from utils.metrics import evaluate_known, evaluate_scores, reliability
 from utils.options import option
+from utils.thresholds import choose_thresholds
 from utils.types import CriterionInfo
 
 RANKS = {"rank": 0, "world_size": 1}
@@ -106,7 +109,11 @@ DEFAULTS = [
     (ShuffledBatches.set_epoch, {"start": 0}),
     (MultiScaleCrop, {"scales": (1, 0.9, 0.8, 0.7, 0.6), "max_distort": 2}),
     (view_image, {"row": 0}),
-    (Prediction.labels, {"top": None, "threshold": 0.0}),
+    (Prediction.labels, {"top": None, "threshold": None}),
+    (choose_thresholds, {"enough_positives": 10}),
+    (fit_calibration, {"enough": 10}),
+    (class_figures, {"predicted": None}),
+    (reliability, {"bins": 15}),
     (Predictor.predict, {"batch_size": 16, "maps": False}),
     (Predictor.scored, {"maps": False}),
     (RunLock, {"flag": "--output"}),

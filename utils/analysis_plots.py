@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from utils.metrics import Reliability
 from utils.plots import COLOURS, plain_name, save_figure
 
 _LEAST = 2.0  # height of an axis of percentages, in points
@@ -46,6 +47,26 @@ def plot_lines(
     if ticks:
         turned = 90 if sum(map(len, ticks)) > 70 else 0
         axes.set_xticks(range(len(ticks)), [plain_name(tick) for tick in ticks], rotation=turned)
+    save_figure(figure, path)
+
+
+def plot_reliability(series: Mapping[str, Reliability], path: Path) -> None:
+    """Plot the share of present entries over their probability, one line per kind of probability, and the diagonal.
+
+    Below it stands how many entries each bin has, on a logarithmic scale.
+    """
+    figure = Figure(figsize=(5.2, 6.0), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot((0, 100), (0, 100), color="#909090", linewidth=1, label="perfect")
+    for number, (label, bins) in enumerate(series.items()):
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": "."}
+        upper.plot(100 * bins.probability, 100 * bins.present, label=plain_name(label, 40), **style)
+        lower.plot(100 * bins.probability, bins.entries, **style)
+    upper.set(xlim=(0, 100), ylim=(0, 100), ylabel="present (%)")
+    lower.set(xlabel="probability (%)", ylabel="entries", yscale="log")
+    upper.legend(fontsize=8)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
     save_figure(figure, path)
 
 

@@ -106,6 +106,25 @@ def average_precision(scores: Scores, truth: NDArray[Any]) -> float:
     return float(np.mean(positives_at_least / at_least))
 
 
+def area_under_roc(scores: Scores, truth: NDArray[Any]) -> float:
+    """Area under the ROC curve of one class: the share of pairs of a positive and a negative that are in order.
+
+    A pair of equal scores counts one half, as in scikit-learn.
+
+    Args:
+        scores: (N,) higher means more likely present.
+        truth: (N,) 1 or True for positives, 0 or False for negatives; no unknown entries.
+
+    Returns: a fraction, or NaN without positives or without negatives.
+    """
+    positive, negative = scores[truth.astype(bool)], np.sort(scores[~truth.astype(bool)])
+    if not positive.size or not negative.size:
+        return float("nan")
+    below = np.searchsorted(negative, positive, side="left")
+    not_above = np.searchsorted(negative, positive, side="right")
+    return float((below + not_above).sum() / (2 * positive.size * negative.size))
+
+
 def precision_recall(predicted: Mask, present: Mask, known: Mask) -> PrecisionRecall:
     """Precision, recall and F1 over the known entries.
 
@@ -208,8 +227,7 @@ def calibration_error(probabilities: Scores, truth: Codes, bins: int = 15) -> tu
     classes = truth.shape[1]
     row, label = np.nonzero(truth != UNKNOWN)
     value, present = probabilities[row, label].astype(np.float64), truth[row, label] == PRESENT
-    bin_of = np.clip(np.ceil(value * bins).astype(np.int64) - 1, 0, bins - 1)
-    shape = (classes, bins)
+    bin_of, shape = _bin_of(value, bins), (classes, bins)
     # In a bin, count * |mean of present - mean of value| is the sum of their differences.
     gaps = np.bincount(label * bins + bin_of, weights=present - value, minlength=classes * bins).reshape(shape)
     known = np.bincount(label, minlength=classes)
@@ -217,6 +235,37 @@ def calibration_error(probabilities: Scores, truth: Codes, bins: int = 15) -> tu
     if not per_class.size:
         return float("nan"), float("nan")
     return float(np.abs(gaps.sum(axis=0)).sum() / known.sum()), float(per_class.mean())
+
+
+class Reliability(NamedTuple):
+    """Entries by probability, (K,) each: bins without entries are left out."""
+
+    entries: Index
+    probability: NDArray[np.float64]  # mean of the bin
+    present: NDArray[np.float64]  # share of the bin's entries that are present
+
+
+def reliability(probabilities: Scores, truth: Codes, bins: int = 15) -> Reliability:
+    """What a reliability diagram shows: the entries of all classes in the bins of `calibration_error`.
+
+    Args:
+        probabilities: (N, C) in [0, 1].
+        truth: (N, C) 1 present, 0 absent, -1 unknown, which is left out.
+        bins: number of bins.
+    """
+    known = truth != UNKNOWN
+    value, present = probabilities[known].astype(np.float64), truth[known] == PRESENT
+    bin_of = _bin_of(value, bins)
+    entries, sums, positives = (
+        np.bincount(bin_of, weights=weights, minlength=bins) for weights in (None, value, present)
+    )
+    some = entries > 0
+    return Reliability(entries[some].astype(np.int64), (sums[some] / entries[some]), positives[some] / entries[some])
+
+
+def _bin_of(value: NDArray[np.float64], bins: int) -> Index:
+    """(M,) number of the bin of each probability; a bin is open below and closed above."""
+    return np.clip(np.ceil(value * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def best_threshold(scores: NDArray[Any], truth: NDArray[Any]) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from engine.core.decisions import Decisions, decisions_of
 from engine.core.manifest import Manifest, Published, load_manifest
 from models.backbones.given import given_shape
 from models.build import Architecture, SettingError, architecture_from, build_model
@@ -69,6 +70,8 @@ class SavedModel:
     """Assumptions about the file, one line each."""
     trained_on: torch.Tensor = field(default_factory=lambda: image_marks(()))
     """`image_marks` of the training set of a run of ours; none where they are not known."""
+    decisions: Decisions | None = None
+    """Thresholds and calibration that were chosen for it, in the order of its logits; None where none were."""
 
     def seen(self, ids: Sequence[str]) -> int:
         """Number of these image ids that are those of training images."""
@@ -192,10 +195,37 @@ def save_safetensors(path: Path, saved: SavedModel, classes: tuple[str, ...], se
         "epoch": saved.epoch,
         "peers": saved.peers,
         "num_classes": saved.num_classes,
+        **_held_decisions(saved),
     }
     metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in entries.items()}}
     content = safetensors.torch.save(weights, metadata)
     write_atomically(path, lambda file: file.write(content))
+
+
+def save_again(saved: SavedModel) -> None:
+    """Write the file of a model of ours anew, atomically, with what was decided on its scores since it was read.
+
+    Raises: RunError when the disk refuses; the earlier file stays intact.
+    """
+    if saved.path.suffix == ".safetensors":
+        save_safetensors(saved.path, saved, saved.classes, {})
+        return
+    content = {
+        "format": FORMAT,
+        "model": saved.weights,
+        "classes": list(saved.classes),
+        "settings": saved.settings,
+        "epoch": saved.epoch,
+        "peers": saved.peers,
+        "num_classes": saved.num_classes,
+        "trained_on": saved.trained_on,
+        **_held_decisions(saved),
+    }
+    save_sealed(saved.path, content)
+
+
+def _held_decisions(saved: SavedModel) -> dict[str, Any]:
+    return {} if saved.decisions is None else {"decisions": saved.decisions.as_plain()}
 
 
 def read_model(
@@ -255,7 +285,10 @@ def _own(content: dict[str, Any], path: Path) -> SavedModel:
     require(fits, f"{path}: a damaged model file: it says it has {str(count)[:20]} classes")
     peers = bool(content.get("peers", False))  # earlier files hold one network and do not say so
     held = tuple(content["classes"]), content["settings"], content["epoch"]
-    return SavedModel(path, dict(content["model"]), *held, peers, count, trained_on=_marks(content))
+    decisions = decisions_of(content.get("decisions"), count, path)
+    return SavedModel(
+        path, dict(content["model"]), *held, peers, count, trained_on=_marks(content), decisions=decisions
+    )
 
 
 def _marks(content: Mapping[str, Any]) -> torch.Tensor:

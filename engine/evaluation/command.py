@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from data.build import DatasetConfig, load_splits
 from data.datasets.table.each import of_run
-from data.files.cache import Cache
-from data.images.caching import keep_images
 from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
-from engine.core.checkpoint import SavedModel, read_model, save_safetensors
+from data.subsets.splits import TrainingSplitConfig
+from engine.core.checkpoint import SavedModel, read_model, save_again, save_safetensors
+from engine.core.decisions import Decisions
 from engine.core.distributed import Precision, Runtime
 from engine.core.kernels import KernelConfig
 from engine.core.manifest import Published, load_manifest
 from engine.core.scoring import (
     EvalResult,
     MetricsBy,
-    evaluate,
     groups_as_dict,
     published_metrics,
 )
 from engine.core.setting_table import SettingTable, training_names
 from engine.core.settings import Command, Request, Settings, parse_settings
 from engine.core.settings_files import SettingsLayer, typed_values
+from engine.evaluation.choosing import ChoiceConfig, Decided, decide, held_out, in_order_of_checkpoint, notes
 from engine.evaluation.class_order import class_columns, in_order, require_same_classes
-from engine.evaluation.features import given_features, measured_on
+from engine.evaluation.decided import decision_figures
+from engine.evaluation.features import given_features
+from engine.evaluation.figures import draw_figures
 from engine.evaluation.scored import Scored, write_result
-from engine.evaluation.text import kind_of, print_caveats, print_notes, print_order, print_remarks, print_table
+from engine.evaluation.scorer import Scorer
+from engine.evaluation.text import (
+    kind_of,
+    print_caveats,
+    print_classes,
+    print_decisions,
+    print_notes,
+    print_order,
+    print_remarks,
+    print_table,
+)
 from engine.training.given_features import note_unread_images
 from models.build import PUBLISHED_NAMES
 from models.peers import Network, Peers
@@ -72,6 +84,8 @@ class ScoreConfig:
         "ours", "published: also print the figures as the evaluators of CSRA and CoNeS compute them"
     )
     top_k: bool = option(False, "also print recall and precision of each image's 1, 3 and 5 highest scores")
+    per_class: bool = option(False, "also print the figures of each class")
+    draw: Path | None = option(None, "folder for figures: bars of each class, and a reliability diagram")
     json: Path | None = option(None, "also write the metrics, with those per class, to this file")
 
     def __post_init__(self) -> None:
@@ -86,10 +100,10 @@ EVALUATE = Command(
     program="evaluate.py",
     about="Score a checkpoint on a test set; dataset and view are those of the training run unless given here.",
     groups={
-        "data": (DatasetConfig, LoaderConfig),
+        "data": (DatasetConfig, TrainingSplitConfig, LoaderConfig),
         "labels": (Regime,),
         "run": (KernelConfig,),
-        "evaluation": (ScoreConfig,),
+        "evaluation": (ScoreConfig, ChoiceConfig),
     },
 )
 COMMANDS = (EVALUATE,)
@@ -110,27 +124,75 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
     saved = _read_checkpoint(request)
     recorded = _of_tables(_recorded(saved, request.table), request.first())
     settings = parse_settings(EVALUATE, argv, request=request, recorded=recorded)
-    config, dataset = settings.of(ScoreConfig), settings.of(DatasetConfig).dataset
+    config = settings.of(ScoreConfig)
     published = _published(saved, settings)
+    _require_choosable(saved, settings)
     runtime = Runtime(config.device, config.precision, settings.of(KernelConfig))
     try:
-        if config.save_as is not None and runtime.is_main:
-            _convert(saved, settings, config.save_as)
-        if config.save_as is not None and not settings.is_given("dataset"):
+        converts, chooses = config.save_as is not None and runtime.is_main, settings.of(ChoiceConfig).wanted
+        if converts and not chooses:
+            _convert(saved, settings)
+        if config.save_as is not None and not chooses and not settings.is_given("dataset"):
             return 0
-        splits, measured = _measured(saved, settings, runtime)
+        evaluation = _evaluated(saved, settings, runtime)
     finally:
         runtime.close()
     if runtime.is_main:
-        test = splits.test
-        ranking = None if measured.scores is None else ranking_figures(measured.scores, test.truth.dense())
-        others = published_metrics(measured, test.truth) if config.metrics == "published" else None
-        scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups), others)
-        print_table(saved, test, scored, dataset, config.top_k, published)
-        print_caveats(saved, splits, settings)
-        if config.json is not None:
-            write_result(saved, test, scored, dataset, config.json, published)
+        if evaluation.decided is not None:
+            _keep(evaluation.saved, settings)
+        _report(evaluation, settings, published)
     return 0
+
+
+class Evaluation(NamedTuple):
+    """A checkpoint on its dataset."""
+
+    saved: SavedModel
+    """The checkpoint with the decisions that were chosen now, if any."""
+    splits: Splits
+    measured: EvalResult
+    """On the test set."""
+    decided: Decided | None
+    """What was chosen now."""
+
+
+def _report(evaluation: Evaluation, settings: Settings, published: Published | None) -> None:
+    """Print the table and what belongs to it, and write the files that were asked for."""
+    config, dataset = settings.of(ScoreConfig), settings.of(DatasetConfig).dataset
+    saved, splits, measured, decided = evaluation
+    test = splits.test
+    ranking = None if measured.scores is None else ranking_figures(measured.scores, test.truth.dense())
+    others = published_metrics(measured, test.truth) if config.metrics == "published" else None
+    figures = decision_figures(measured, test.truth, _in_order_of_dataset(saved, test, dataset))
+    scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups), others, figures)
+    print_table(saved, test, scored, dataset, config.top_k, published)
+    print_decisions(figures, () if decided is None else notes(decided, test.classes))
+    if config.per_class:
+        print_classes(test.classes, figures)
+    print_caveats(saved, splits, settings)
+    if config.json is not None:
+        write_result(saved, test, scored, dataset, config.json, published)
+    if config.draw is not None:
+        draw_figures(config.draw, test, measured, figures)
+
+
+def _in_order_of_dataset(saved: SavedModel, test: Annotations, dataset: str) -> Decisions:
+    """The decisions of a checkpoint in the order of a dataset's classes; of one without any, none."""
+    columns = class_columns(saved, test, dataset)
+    decisions = saved.decisions or Decisions()
+    return decisions if columns is None else decisions.take(columns)
+
+
+def _keep(saved: SavedModel, settings: Settings) -> None:
+    """Write the checkpoint with what was chosen, where that is wanted."""
+    config = settings.of(ScoreConfig)
+    if settings.of(ChoiceConfig).in_place:
+        save_again(saved)
+        say(f"written: {saved.path}")
+    if config.save_as is not None:
+        _convert(saved, settings)
+    if config.save_as is None and not settings.of(ChoiceConfig).in_place:
+        say("not kept: --in_place writes what was chosen into the checkpoint, --save_as FILE into a copy")
 
 
 def _read_checkpoint(request: Request) -> SavedModel:
@@ -190,9 +252,23 @@ def _published(saved: SavedModel, settings: Settings) -> Published | None:
     return entry if entry is not None and entry.dataset == dataset else None
 
 
-def _convert(saved: SavedModel, settings: Settings, file: Path) -> None:
+def _require_choosable(saved: SavedModel, settings: Settings) -> None:
+    """Raise UserError if what is chosen cannot be of the one checkpoint, or kept in it."""
+    config, choice = settings.of(ScoreConfig), settings.of(ChoiceConfig)
+    require(
+        not choice.wanted or config.ensemble is None,
+        f"--ensemble {config.ensemble}: thresholds and calibrations belong to one checkpoint; leave one of them out",
+    )
+    require(
+        not choice.in_place or saved.released is None,
+        f"--in_place: {saved.path} is not a file of this project; keep what is chosen with --save_as FILE.safetensors",
+    )
+
+
+def _convert(saved: SavedModel, settings: Settings) -> None:
     """Write the checkpoint as safetensors; a released one with the classes of the dataset if that is given."""
-    classes, more = saved.classes, {}
+    file, classes, more = settings.of(ScoreConfig).save_as, saved.classes, {}
+    assert file is not None
     if not classes and settings.is_given("dataset"):
         data = settings.of(DatasetConfig)
         test = load_splits(data, settings.of(ScoreConfig).seed, need_images=False).test
@@ -204,10 +280,11 @@ def _convert(saved: SavedModel, settings: Settings, file: Path) -> None:
     say(f"{file}: {saved.path} with {saved.num_classes} classes{'' if classes else ', names not known'}")
 
 
-def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[Splits, EvalResult]:
-    """Read the dataset and evaluate the model on its test set, without missing images if these are skipped.
+def _evaluated(saved: SavedModel, settings: Settings, runtime: Runtime) -> Evaluation:
+    """Read the dataset, choose what is to be chosen on held-out images, and evaluate the model on the test set.
 
-    No reference to the wrapped model is left on return, as `Runtime.close` needs it.
+    Missing images are left out if these are skipped. No reference to the wrapped model is left on return, as
+    `Runtime.close` needs it.
     """
     config, data, loader = settings.of(ScoreConfig), settings.of(DatasetConfig), settings.of(LoaderConfig)
     networks = _networks(saved, config.ensemble, config.checkpoint_weights)
@@ -227,12 +304,19 @@ def _measured(saved: SavedModel, settings: Settings, runtime: Runtime) -> tuple[
             print_order(other, splits.test, data.dataset)
     if features is not None:
         note_unread_images(settings)
-        return splits, measured_on(features, model, splits, loader, runtime)
-    cache, processes = Cache(data.cache_dir), runtime.local_world_size
-    with runtime.main_first():
-        kept = keep_images({"test": splits.test}, loader.cache, cache, processes=processes, shown=runtime.is_main)
-    workers = loader.workers(beside_gpu=runtime.device.type == "cuda", processes=processes)
-    return splits, evaluate(model, kept["test"], loader, runtime, workers)
+    scorer = Scorer(model, features, settings, runtime)
+    choice, decided, measured = settings.of(ChoiceConfig), None, None
+    if choice.wanted:
+        chosen_on = held_out(saved, settings, splits)
+        result = scorer.measure("validation", chosen_on.images, splits)
+        decided = decide(result, chosen_on, choice)
+        columns = class_columns(saved, splits.test, data.dataset)
+        newer = in_order_of_checkpoint(decided.decisions, columns)
+        saved = replace(saved, decisions=(saved.decisions or Decisions()).updated(newer))
+        measured = result if choice.choose_on == "test" else None
+    if measured is None:
+        measured = scorer.measure("test", splits.test, splits)
+    return Evaluation(saved, splits, measured, decided)
 
 
 def _networks(

@@ -17,7 +17,7 @@ from engine.training.given_features import RowsInFile, checked_features
 from engine.training.loaders import scoring_loader
 from utils.checks import require
 from utils.console import say
-from utils.types import Splits
+from utils.types import Annotations, Splits
 
 
 def given_features(path: Path | None, networks: Sequence[SavedModel]) -> FeatureFile | None:
@@ -53,17 +53,26 @@ def given_features(path: Path | None, networks: Sequence[SavedModel]) -> Feature
 
 
 def measured_on(
-    file: FeatureFile, model: nn.Module, splits: Splits, config: LoaderConfig, runtime: Runtime
+    file: FeatureFile, model: nn.Module, scored: Annotations, splits: Splits, config: LoaderConfig, runtime: Runtime
 ) -> EvalResult:
-    """Metrics of the test images by their features; says how they were found. Raises: UserError if one lacks."""
-    test = splits.test
-    rest = [image for part in (splits.train, splits.validation) if part is not None for image in image_names(part)]
-    found = find_rows(file.path, file.ids, image_names(test), rest)
+    """Metrics of images by their features; says how they were found. Raises: UserError if one lacks.
+
+    Args:
+        file: the features.
+        model: what makes logits of them.
+        scored: the images.
+        splits: all of the dataset, whose other images must not be mistaken for these.
+        config: how they are loaded.
+        runtime: where.
+    """
+    here, parts = set(scored.ids), (splits.train, splits.validation, splits.test)
+    rest = [image for part in parts if part is not None for image in image_names(part) if image.id not in here]
+    found = find_rows(file.path, file.ids, image_names(scored), rest)
     for note in found.notes if runtime.is_main else ():
         say(note)
     size = config.scoring_batch(on_gpu=runtime.device.type == "cuda")
-    loader = scoring_loader(RowsInFile(file, found.rows), test.truth, size, runtime)
-    return measure(model, loader, test.truth, runtime)
+    loader = scoring_loader(RowsInFile(file, found.rows), scored.truth, size, runtime)
+    return measure(model, loader, scored.truth, runtime)
 
 
 def _taken(saved: SavedModel) -> str:

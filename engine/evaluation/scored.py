@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.core.checkpoint import SavedModel
 from engine.core.manifest import Published
 from engine.core.scoring import EvalResult, beside_as_dict
+from engine.evaluation.decided import CalibrationErrors, DecisionFigures, share
 from engine.evaluation.published import comparison
 from utils.safe_files import write_text
 from utils.types import Annotations
@@ -22,6 +24,8 @@ class Scored(NamedTuple):
     groups: dict[str, float | None]
     published: dict[str, float] | None = None
     """The figures by the published evaluators, where they were asked for."""
+    decided: DecisionFigures | None = None
+    """The figures by thresholds and calibration, and those of each class."""
 
 
 def write_result(
@@ -48,4 +52,33 @@ def write_result(
             **{"name": published.name, "paper": published.paper, "test": fractions},
             **{"compared": compared, "images": len(test)},
         }
+    if scored.decided is not None:
+        content |= _decided(scored.decided, test.classes)
     write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def _decided(figures: DecisionFigures, classes: Sequence[str]) -> dict[str, Any]:
+    """Figures of each class, and those by thresholds and calibration where the checkpoint has any."""
+    decisions, rows = figures.decisions, figures.classes.as_dicts(classes)
+    limits = decisions.threshold_probabilities()
+    for row, limit in zip(rows, [None] * len(rows) if limits is None else limits.tolist(), strict=True):
+        row["threshold"] = limit
+    content: dict[str, Any] = {"AUROC": share(figures.classes.mean_auroc), "per_class": rows}
+    if decisions.thresholds is not None:
+        content["thresholds"] = {
+            **{"rule": decisions.thresholds.rule, "chosen_on": decisions.thresholds.chosen_on},
+            **{"own": dict(zip(classes, decisions.thresholds.own.tolist(), strict=True))},
+            "test": None if figures.at_thresholds is None else figures.at_thresholds._asdict(),
+        }
+    if figures.uncalibrated is not None:
+        content["calibration"] = {
+            "method": None if decisions.calibration is None else decisions.calibration.method,
+            "fitted_on": decisions.calibrated_on or None,
+            "before": _errors(figures.uncalibrated),
+            "after": None if figures.calibrated is None else _errors(figures.calibrated),
+        }
+    return content
+
+
+def _errors(errors: CalibrationErrors) -> dict[str, float | None]:
+    return {"ECE": share(errors.pooled), "ECE_class": share(errors.by_class)}

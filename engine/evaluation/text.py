@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from data.build import DatasetConfig
 from data.datasets.table.config import named
@@ -14,12 +14,15 @@ from engine.core.run_folder import percentages
 from engine.core.scoring import beside_as_dict
 from engine.core.settings import Settings
 from engine.evaluation.class_order import class_order_note
+from engine.evaluation.decided import DecisionFigures
 from engine.evaluation.published import comparison
 from engine.evaluation.scored import Scored
 from models.released import FAMILIES
 from utils.console import say, warn
 from utils.ranking import RANKS
 from utils.types import Annotations, Splits
+
+_WIDEST = 28  # characters of a class name
 
 
 def print_table(
@@ -61,6 +64,44 @@ def _print_others(scored: Scored, top_k: bool) -> None:
         for k in RANKS:
             values = (100 * scored.ranking[f"{name}@{k}"] for name in ("rec", "prec", "top"))
             say(f"  {k:<7}" + "".join(f"{value:8.2f}" for value in values))
+
+
+def print_decisions(figures: DecisionFigures, notes: Iterable[str]) -> None:
+    """Print the figures at the thresholds of the checkpoint, its calibration, and notes on both."""
+    thresholds, calibration = figures.decisions.thresholds, figures.decisions.calibration
+    if thresholds is not None:
+        say(f"  thresholds by {thresholds.rule}, chosen on {thresholds.chosen_on}")
+        if figures.at_thresholds is not None:
+            say(f"  at these: {percentages(figures.at_thresholds._asdict())}")
+    if calibration is not None:
+        say(f"  calibration by {calibration.method}, fitted on {figures.decisions.calibrated_on}")
+        if figures.uncalibrated is not None and figures.calibrated is not None:
+            before, after = figures.uncalibrated, figures.calibrated
+            say(
+                f"  ECE {100 * before.pooled:.2f} -> {100 * after.pooled:.2f}, mean of the classes "
+                f"{100 * before.by_class:.2f} -> {100 * after.by_class:.2f}"
+            )
+    for note in notes:
+        say(f"  {note}")
+
+
+def print_classes(classes: Sequence[str], figures: DecisionFigures) -> None:
+    """Print one line of figures per class."""
+    limits = figures.decisions.threshold_probabilities()
+    rows = figures.classes.as_dicts(classes)
+    width = max(len("class"), *(min(len(name), _WIDEST) for name in classes))
+    names = ("AP", "AUROC", "precision", "recall", "F1")
+    say(f"  {'class':{width}}  positives    known     AP   AUROC  precision  recall      F1  threshold")
+    for k, row in enumerate(rows):
+        cells = ["-" if row[name] is None else f"{100 * row[name]:.2f}" for name in names]
+        limit = 0.5 if limits is None else float(limits[k])
+        say(
+            f"  {row['class'][:_WIDEST]:{width}}  {row['positives']:9,}{row['known']:9,}"
+            f"{cells[0]:>7}{cells[1]:>8}{cells[2]:>11}{cells[3]:>8}{cells[4]:>8}{limit:11.3f}"
+        )
+    mean = figures.classes.mean_auroc
+    if mean == mean:
+        say(f"  mean AUROC {100 * mean:.2f}")
 
 
 def _reported(reported: Mapping[str, float], name: str, value: float) -> str:

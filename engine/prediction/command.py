@@ -43,7 +43,9 @@ class PredictConfig:
 
     load_from: Path | None = option(None, "checkpoint to predict by, such as best.pth of a run")
     top: int = option(5, "largest number of labels per image")
-    threshold: float = option(0.0, "leave out labels that score less")
+    threshold: float | None = option(
+        None, "leave out labels that score less (default: the thresholds in the checkpoint, if any)"
+    )
     json: Path | None = option(None, "write the labels to this file as JSON")
     csv: Path | None = option(None, "write the labels to this file as CSV, one row per label")
     html: Path | None = option(None, "write images and labels to this file as a page for a browser")
@@ -65,7 +67,7 @@ class PredictConfig:
         require(self.load_from is not None, "--load_from: name the checkpoint to predict by")
         for name in ("top", "heatmap_top", "batch_size"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
-        require(0 <= self.threshold <= 1, f"--threshold {self.threshold}: must be in 0 .. 1")
+        require(self.threshold is None or 0 <= self.threshold <= 1, f"--threshold {self.threshold}: must be in 0 .. 1")
         require(self.export is None or self.output is not None, f"--export {self.export}: say where to with --output")
         require(
             self.output is None or self.export is not None,
@@ -238,6 +240,8 @@ def _predict(config: PredictConfig, images: FoundImages) -> int:
     predictor = _predictor(config)
     if config.heatmaps is not None:
         make_folder(config.heatmaps, "--heatmaps")
+    if saved.decisions is not None and saved.decisions.thresholds is not None and config.threshold is None:
+        say(f"labels by the thresholds in {config.load_from} ({saved.decisions.thresholds.rule})")
     if images.skipped:
         say(f"skipped {images.skipped} files that are no images")
     results = _predict_all(predictor, config, images)

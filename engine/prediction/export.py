@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -107,7 +108,20 @@ def texts(saved: SavedModel, classes: Sequence[str], view: EvalView) -> dict[str
         "normalize": view.normalize,
         "load_from": saved.path.name,
         "epoch": str(saved.epoch),
+        **_decisions(saved),
     }
+
+
+def _decisions(saved: SavedModel) -> dict[str, str]:
+    """The thresholds, as logits, and the calibration of a checkpoint, as JSON; empty without any."""
+    held = {} if saved.decisions is None else saved.decisions.as_plain()
+    texts = {}
+    if "thresholds" in held:
+        limits = [value if math.isfinite(value) else None for value in held["thresholds"]["logits"]]
+        texts["thresholds"] = json.dumps({"logits": limits, "rule": held["thresholds"]["rule"]})
+    if "calibration" in held:
+        texts["calibration"] = json.dumps({key: held["calibration"][key] for key in ("method", "temperature", "knots")})
+    return texts
 
 
 def _require_packages(kind: str, file_format: ExportFormat) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.special import expit
 from torch import Tensor, nn
 
 from data.images.decoders import Decoder
@@ -26,6 +25,7 @@ from data.images.opening import fault
 from data.loading.eval_view import EvalView
 from data.loading.loader import LoaderConfig
 from engine.core.checkpoint import SavedModel, read_model
+from engine.core.decisions import Decisions
 from engine.core.distributed import Runtime
 from engine.core.inference import infer
 from engine.core.scoring import require_finite
@@ -62,17 +62,27 @@ class Prediction:
     """(C,)"""
     maps: NDArray[np.float32] | None = None
     """(C, h, w) activation maps of the part that was seen, if asked for."""
+    decisions: Decisions = field(default_factory=Decisions)
+    """The thresholds and the calibration of the checkpoint."""
 
     @cached_property
     def scores(self) -> NDArray[np.float32]:
         """(C,) probabilities."""
-        probabilities: NDArray[np.float32] = expit(self.logits)
-        return probabilities
+        return np.asarray(self.decisions.probabilities(self.logits[None])[0], dtype=np.float32)
 
-    def labels(self, top: int | None = None, threshold: float = 0.0) -> list[Label]:
-        """The `top` highest-scoring classes (default: all), best first, of those that score at least `threshold`."""
-        order = np.argsort(-self.logits, kind="stable")[:top].tolist()
-        return [Label(self.classes[k], float(self.scores[k]), k) for k in order if self.scores[k] >= threshold]
+    def labels(self, top: int | None = None, threshold: float | None = None) -> list[Label]:
+        """The `top` highest-scoring classes (default: all), best first, of those that are predicted.
+
+        Args:
+            top: how many at most.
+            threshold: a score of at least this is a prediction; None: the thresholds of the checkpoint decide, and
+                without any all classes are.
+        """
+        order = np.lexsort((-self.logits, -self.scores))[:top].tolist()  # logits tell saturated scores apart
+        predicted = self.decisions.predicted(self.logits)
+        if predicted is None or threshold is not None:
+            predicted = self.scores >= (threshold or 0)
+        return [Label(self.classes[k], float(self.scores[k]), k) for k in order if predicted[k]]
 
 
 class Unreadable(NamedTuple):
@@ -96,10 +106,14 @@ class Predictor:
         network: on its device, in evaluation mode.
         classes: C names.
         view: the view of evaluation.
+        decisions: thresholds and calibration of its scores.
     """
 
-    def __init__(self, network: nn.Module, classes: Sequence[str], view: EvalView) -> None:
+    def __init__(
+        self, network: nn.Module, classes: Sequence[str], view: EvalView, decisions: Decisions | None = None
+    ) -> None:
         self.network, self.classes, self.view = network, tuple(classes), view
+        self.decisions = decisions or Decisions()
 
     @classmethod
     def load(
@@ -132,7 +146,8 @@ class Predictor:
     ) -> Predictor:
         """The predictor of a checkpoint already read; otherwise as `load`."""
         names, view = class_names(saved, classes), view_of(saved, decoder)
-        return cls(Runtime(device, "fp32").to_device(reported_network(saved)).eval(), names, view)
+        network = Runtime(device, "fp32").to_device(reported_network(saved)).eval()
+        return cls(network, names, view, saved.decisions)
 
     @property
     def on_gpu(self) -> bool:
@@ -190,7 +205,10 @@ class Predictor:
         logits = output.logits.cpu().numpy()
         require_finite(bool(np.isfinite(logits).all()), "predicting")
         cams = [None] * len(batch) if output.cam is None else output.cam.cpu().numpy()
-        return [Prediction(one.name, self.classes, row, cam) for one, row, cam in zip(batch, logits, cams, strict=True)]
+        return [
+            Prediction(one.name, self.classes, row, cam, self.decisions)
+            for one, row, cam in zip(batch, logits, cams, strict=True)
+        ]
 
 
 def read_image(view: EvalView, path: str) -> ReadImage | Unreadable:

@@ -12,6 +12,7 @@ import torchvision
 
 from data.build import Data, DatasetConfig
 from data.loading.loader import LoaderConfig
+from engine.core.class_figures import class_figures
 from engine.core.distributed import Runtime
 from engine.core.scoring import (
     EvalResult,
@@ -106,6 +107,7 @@ def result(settings: Settings, data: Data, selection: str, state: TrainState, re
         "last": results.last.metrics.as_dict(),
         "validation": None if results.validation is None else results.validation.metrics.as_dict(),
         "calibration": results.calibration,
+        "per_class": class_figures(results.chosen, data.test.truth).as_dicts(classes),
         "best_on_test": best_on_test(state, results),
         "extra": {
             **_grouped(chosen, data),

@@ -19,6 +19,7 @@ from utils.metrics import (
     f1_at,
     group_map,
     known_scores,
+    reliability,
     top_mask,
 )
 
@@ -366,6 +367,23 @@ def test_calibration_error_is_the_definition(unknown, bins):
     assert pooled == pytest.approx(slow_calibration_error(values[known], truth[known], bins))
     each = [slow_calibration_error(values[known[:, k], k], truth[known[:, k], k], bins) for k in range(7)]
     assert per_class == pytest.approx(np.mean(each))
+
+
+@pytest.mark.parametrize("bins", [1, 15])
+def test_a_reliability_diagram_shows_what_the_pooled_error_sums_up(bins):
+    rng = np.random.default_rng(2)
+    values, truth = rng.random((50, 4)), rng.integers(-1, 2, (50, 4)).astype(np.int8)
+    values[0] = 0.0, 1.0, 1 / 15, 2 / 15
+    found = reliability(values, truth, bins)
+    known = truth != -1
+    assert found.entries.sum() == known.sum()
+    gaps = found.entries * np.abs(found.present - found.probability)
+    assert gaps.sum() / known.sum() == pytest.approx(calibration_error(values, truth, bins)[0])
+    if bins == 1:
+        assert found.probability.tolist() == [pytest.approx(values[known].mean())]
+        assert found.present.tolist() == [pytest.approx((truth[known] == 1).mean())]
+    few = reliability(np.array([[0.01], [0.99]]), np.array([[0], [1]], dtype=np.int8))
+    assert (few.entries.tolist(), few.present.tolist(), few.probability.tolist()) == ([1, 1], [0, 1], [0.01, 0.99])
 
 
 def test_calibration_error_has_fifteen_bins_and_leaves_out_classes_nobody_knows():

@@ -94,7 +94,7 @@ def written(path, **metadata):
 
 def test_a_model_is_written_as_safetensors_that_read_back(tmp_path):
     network = nn.Linear(2, 3)
-    saved = SimpleNamespace(settings={"head": "linear", "lr": 1}, epoch=5, peers=True, num_classes=3)
+    saved = SimpleNamespace(settings={"head": "linear", "lr": 1}, epoch=5, peers=True, num_classes=3, decisions=None)
     saved.build = lambda: network
     save_safetensors(tmp_path / "m.safetensors", saved, ("a", "b", "c"), {"lr": 2, "dataset": "coco"})
     found = read_model(tmp_path / "m.safetensors")

@@ -13,7 +13,8 @@ from data.loading.loader import LoaderConfig
 from engine.core.setting_table import training_names
 from engine.core.settings import Request
 from engine.core.settings_files import SettingsLayer
-from engine.evaluation import command, text
+from engine.evaluation import command, scorer, text
+from engine.evaluation.choosing import ChoiceConfig
 from engine.evaluation.command import EVALUATE, ScoreConfig
 from engine.evaluation.scored import Scored, write_result
 from models.released.contents import HeadOverrides
@@ -81,7 +82,7 @@ def given(*names, **values):
     )
     for name, value in values.items():
         setattr(config, name, value)
-    of = {DatasetConfig: data, LoaderConfig: loader, ScoreConfig: config}
+    of = {DatasetConfig: data, LoaderConfig: loader, ScoreConfig: config, ChoiceConfig: ChoiceConfig()}
     return SimpleNamespace(of=lambda kind: of.get(kind, kind), is_given=lambda name: name in names)
 
 
@@ -104,7 +105,7 @@ def test_a_checkpoint_is_converted_with_the_names_that_are_known(monkeypatch, ca
     )
     monkeypatch.setattr(command, "class_columns", lambda saved, test, dataset: read.append((test, dataset)))
     saved = SimpleNamespace(path=FILE, classes=classes, num_classes=1, notes=("a note",), released=None)
-    command._convert(saved, given(*names), Path("x.safetensors"))
+    command._convert(saved, given(*names, save_as=Path("x.safetensors")))
     assert files == [(Path("x.safetensors"), saved, *written)]
     assert read == ([(4, False), (TEST, "voc07")] if names and not classes else [])
     notes = [] if names else ["best.pth: a note"]
@@ -163,10 +164,11 @@ def test_a_test_set_is_scored_without_images_that_are_left_out(monkeypatch, main
         told.append((how, named))
         return {"test": ["kept", *splits["test"]]}
 
-    monkeypatch.setattr(command, "keep_images", keep)
-    monkeypatch.setattr(command, "evaluate", lambda *args: args)
+    monkeypatch.setattr(scorer, "keep_images", keep)
+    monkeypatch.setattr(scorer, "evaluate", lambda *args: args)
     settings = given(check_images=check_images, top_k=top_k)
-    splits, (model, test, _, _, workers) = command._measured("saved", settings, runtime)
+    saved, splits, (model, test, _, _, workers), decided = command._evaluated("saved", settings, runtime)
+    assert (saved, decided) == ("saved", None)
     assert (model, test) == (("wrapped", (2, 3, "voc07")), ["kept", "a", "c"])
     assert list(splits.test) == ["a", "c"]
     assert workers == {"beside_gpu": True, "processes": 2}
@@ -256,16 +258,17 @@ def test_a_checkpoint_is_converted_scored_or_both(monkeypatch, main, scores, wor
     runtime = SimpleNamespace(is_main=main, close=lambda: told.append("closed"))
     measured = SimpleNamespace(metrics=evaluate_scores(SCORES, TRUTH), beside={}, scores=scores)
     splits = SimpleNamespace(test=TEST, groups={"head": np.array([0])})
-    saved = SimpleNamespace(path=FILE, settings={})
+    saved = SimpleNamespace(path=FILE, settings={}, classes=TEST.classes, num_classes=3, released=None, decisions=None)
     monkeypatch.setattr(command, "Runtime", lambda *args: runtime)
     monkeypatch.setattr(command, "read_model", lambda *args: saved)
     monkeypatch.setattr(command, "_published", lambda saved, settings: "published")
-    monkeypatch.setattr(command, "_convert", lambda saved, settings, file: told.append(f"converted {file}"))
-    monkeypatch.setattr(command, "_measured", lambda *args: told.append("scored") or (splits, measured))
+    monkeypatch.setattr(command, "_convert", lambda saved, settings: told.append("converted"))
+    evaluation = command.Evaluation(saved, splits, measured, None)
+    monkeypatch.setattr(command, "_evaluated", lambda *args: told.append("scored") or evaluation)
     for name in ("print_table", "print_caveats", "write_result"):
         monkeypatch.setattr(command, name, lambda *args, name=name: told.append((name, args)))
     assert command.evaluate_command(["--load_from", "best.pth", *words]) == 0
-    converted = ["converted x.safetensors"] if is_converted and main else []
+    converted = ["converted"] if is_converted and main else []
     done = [*converted, *(["scored"] if is_scored else []), "closed"]
     assert told[: len(done)] == done
     printed = [name for name, _ in told[len(done) :]]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import torch
 from PIL import Image
 
 from engine.core.checkpoint import read_model
+from engine.core.decisions import Decisions, Thresholds
 from engine.prediction import export
 from engine.prediction.export import FORMATS, TOLERANCE, ExportFormat, FromPixels, export_model, texts
 from engine.prediction.predictor import Predictor, view_of
 from tests.engine.checkpoints import CLASSES, SIZE, checkpoint, pixels
+from utils.calibration import Calibration
 from utils.checks import RunError, UserError
 
 SEEN = {"augment": "resize-crop", "normalize": "imagenet"}
@@ -156,6 +159,18 @@ def test_texts_say_how_to_make_pixels(tmp_path):
     assert (embedded["img_size"], embedded["resize"], embedded["normalize"]) == ("40", "46", "imagenet")
     assert (embedded["load_from"], embedded["epoch"]) == ("best.pth", "7")
     assert texts(saved, "abcde", view_of(read_model(checkpoint(tmp_path / "b.pth"))))["resize"] == "40"
+
+
+def test_texts_hold_thresholds_and_calibration_where_there_are_any(tmp_path):
+    saved = read_model(checkpoint(tmp_path / "best.pth", **SEEN))
+    view, own = view_of(saved), np.ones(5, dtype=bool)
+    assert {"thresholds", "calibration"}.isdisjoint(texts(saved, "abcde", view))
+    limits = Thresholds("f1", "these", np.array([0.5, np.inf, 1, 2, 3]), own)
+    warm = Calibration("temperature", own, np.arange(1.0, 6.0))
+    embedded = texts(replace(saved, decisions=Decisions(limits, warm, "these")), "abcde", view)
+    assert json.loads(embedded["thresholds"]) == {"logits": [0.5, None, 1, 2, 3], "rule": "f1"}
+    assert json.loads(embedded["calibration"]) == {"method": "temperature", "temperature": [1, 2, 3, 4, 5], "knots": []}
+    assert "calibration" not in texts(replace(saved, decisions=Decisions(limits)), "abcde", view)
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):

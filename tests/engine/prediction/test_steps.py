@@ -47,7 +47,9 @@ def test_files_are_written_and_images_that_cannot_be_read_are_no_success(
 ):
     results = PredictionResults([(SOURCES[0], [])], [], [Unreadable("in/b.png", "is empty")] * unreadable)
     asked, written = [], {}
-    monkeypatch.setattr(command, "read_model", lambda path, checkpoint_weights: SimpleNamespace(notes=()))
+    monkeypatch.setattr(
+        command, "read_model", lambda path, checkpoint_weights: SimpleNamespace(notes=(), decisions=None)
+    )
     predictor = SimpleNamespace(classes=("cat",))
     monkeypatch.setattr(command.Predictor, "of", lambda saved, **named: asked.append(named) or predictor)
     monkeypatch.setattr(command, "_predict_all", lambda *args: results)

@@ -18,7 +18,7 @@ TRUTH = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=np.int8)
 def measured(seed):
     """Figures of random scores; the last class has no positive."""
     metrics = evaluate_scores(np.random.default_rng(seed).normal(size=(3, 3)).astype(np.float32), TRUTH)
-    return SimpleNamespace(metrics=metrics, beside={})
+    return SimpleNamespace(metrics=metrics, beside={}, scores=None)
 
 
 def content(validation=None, groups=None, **state):
@@ -27,7 +27,7 @@ def content(validation=None, groups=None, **state):
     configs["DatasetConfig"] = SimpleNamespace(dataset="voc07")
     settings = SimpleNamespace(method="bce", method_config=object(), of=lambda kind: configs[kind.__name__])
     regime = SimpleNamespace(name="candidate", rate=0.1)
-    test = SimpleNamespace(classes=("a", "b", "c"))
+    test = SimpleNamespace(classes=("a", "b", "c"), truth=None)
     data = SimpleNamespace(regime=regime, test=test, labels=SimpleNamespace(label_hash="abc"), groups=groups or {})
     data.hashes = lambda: {"test": "def"}
     results = FinalResults(measured(1), measured(2), validation, {"ECE": 0.25})
@@ -40,6 +40,9 @@ def test_every_figure_is_from_where_it_says():
     assert found["last"] == results.last.metrics.as_dict()
     assert found["validation"] == results.validation.metrics.as_dict()
     assert found["calibration"] == {"ECE": 0.25}
+    assert [row["class"] for row in found["per_class"]] == ["a", "b", "c"]
+    assert [row["positives"] for row in found["per_class"]] == [2, 2, 0]
+    assert found["per_class"][0]["AP"] == results.chosen.metrics.per_class[0]
     plain = {"method": "bce", "variant": None, "dataset": "voc07", "labels": "candidate", "rate": 0.1, "seed": 3}
     plain |= {"train_seed": 4, "epochs": 9, "epochs_trained": 7, "train_mode": "end_to_end"}
     plain |= {"selection": "validation_mAP", "selected_epoch": 6, "images_per_second": 250.0, "label_hash": "abc"}
