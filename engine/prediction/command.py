@@ -197,6 +197,8 @@ def _predictor(config: PredictConfig) -> Predictor:
     assert config.load_from is not None
     names = read_class_names(config.classes)
     saved = _read(config.load_from, config.checkpoint_weights)
+    if saved.decisions is not None and saved.decisions.thresholds is not None and config.threshold is None:
+        say(f"labels by the thresholds in {config.load_from} ({saved.decisions.thresholds.rule})")
     return Predictor.of(saved, device=config.device, classes=names, decoder=config.decoder)
 
 
@@ -240,8 +242,6 @@ def _predict(config: PredictConfig, images: FoundImages) -> int:
     predictor = _predictor(config)
     if config.heatmaps is not None:
         make_folder(config.heatmaps, "--heatmaps")
-    if saved.decisions is not None and saved.decisions.thresholds is not None and config.threshold is None:
-        say(f"labels by the thresholds in {config.load_from} ({saved.decisions.thresholds.rule})")
     if images.skipped:
         say(f"skipped {images.skipped} files that are no images")
     results = _predict_all(predictor, config, images)

@@ -148,4 +148,5 @@ def _difference(name: str, before: Any, now: Any) -> str:
     if name == "images":
         counts = [each.get("images") if isinstance(each, dict) else None for each in (before, now)]
         return f"other images than those named now ({counts[0]}, now {counts[1]})"
-    return f"--{name} {before}, now {now}"
+    first = f"no --{name}" if before is None else f"--{name} {before}"
+    return f"{first}, now {'none' if now is None else now}"

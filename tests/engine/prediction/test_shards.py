@@ -167,7 +167,7 @@ def test_what_was_begun_otherwise_is_refused_in_a_line(scene, whole, tmp_path):
         (("--load_from", tmp_path / "other.pth"), "another checkpoint than --load_from"),
         (("--batch_size", "3"), "--batch_size 2, now 3"),
         (("--top", "3"), "--top 2, now 3"),
-        (("--threshold", "0.1"), "--threshold 0.0, now 0.1"),
+        (("--threshold", "0.1"), "no --threshold, now 0.1"),
         (("--shard_size", "4"), "--shard_size 3, now 4"),
         (("--shard_format", "parquet"), "--shard_format csv, now parquet"),
     ):
