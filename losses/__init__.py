@@ -49,6 +49,7 @@ from losses.label_mask import LabelMask, LabelMaskConfig
 from losses.large_loss import LargeLoss, LargeLossConfig
 from losses.ndlp import NDLP, NDLPConfig
 from losses.plc import PLC, PLCConfig
+from losses.pu_mlc import PUMLC, PUMLCConfig
 from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalConfig
 from losses.role import ROLE, ROLEConfig
 from losses.sarb import SARB, SARBConfig
@@ -81,6 +82,7 @@ CRITERIA: dict[str, Method] = {
     "iu": Method(IU, IUConfig),
     "iun": Method(IU, IUConfig),
     "pr": Method(PR, PRConfig),
+    "pu_mlc": Method(PUMLC, PUMLCConfig),
     "gr": Method(GR, GRConfig),
     "asl": Method(ASL, ASLConfig),
     "hill": Method(Hill, HillConfig),

@@ -60,6 +60,16 @@ class GlobalBatch:
         """(G, ...) the rows of all processes from the (B, ...) of this one, without gradient."""
         return gather_dealt(values, self.size) if self._order is None else gather_rows(values)[self._order]
 
+    def rows_with_gradient(self, values: Tensor) -> Tensor:
+        """The same rows, of which those of this process have a gradient.
+
+        It is scaled to the global batch: of a function of all rows, which every process computes, the mean of the
+        gradients over processes, weighted by the rows of each, is that which one process would have.
+        """
+        positions = torch.arange(self.size, device=values.device)[self._own]
+        nothing = self._weight * (values - values.detach())  # but the gradient
+        return self.rows(values).index_add(0, positions, nothing)
+
     def fetch(self, values: Tensor, wanted: Sequence[Tensor]) -> Tensor:
         """Rows that this process wants, whichever process has them, in one exchange of what is wanted alone.
 

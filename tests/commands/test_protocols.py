@@ -55,6 +55,16 @@ PUBLISHED = {
     | {"augment": "flip", "second_view": "randaugment", "batch_size": 32, "epochs": 40, "optimizer": "adamw"}
     | {"lr": 1e-4, "head_lr_mult": 1, "w_d": 1e-2, "scheduler": "one_cycle", "pct_start": 0.2, "warmup_epoch": 0}
     | {"ema": 0.9997},
+    **{
+        ("pu_mlc", dataset): {"loss": "pu_mlc", "labels": "known", "label_seed": 0, "model": "resnet101", "w_d": 1e-4}
+        | {"head": "linear", "frozen_stages": 3, "norm_eval": True, "optimizer": "adam", "head_lr_mult": 1, "lr": lr}
+        | {"scheduler": "one_cycle", "pct_start": 0.2, "schedule_epochs": 80, "epochs": epochs, "ema": ema}
+        | {"warmup_epoch": 0, "batch_size": batch, "vpu_scale": scale, "vpu_power": power, "mixup_beta": 0.3}
+        for dataset, lr, epochs, ema, batch, scale, power in (
+            ("coco", 1e-4, 40, 0.9997, 70, 1.0, 0.55),
+            ("voc07", 4e-5, 55, 0.991, 90, 2.0, 0.85),
+        )
+    },
     ("cap", "coco"): {"loss": "cap", "labels": "semi", "labelled_share": 0.05, "label_seed": 1, "reduction": "sum"}
     | {"kept_present": 1, "kept_absent": 0.998, "gamma_pos": 0, "gamma_neg": 4, "clip": 0.05, "cap_warmup": None}
     | {"sampler": "semi", "labelled_per_batch": 4, "batch_size": 64, "img_size": 224, "model": "resnet50"}
@@ -212,6 +222,7 @@ def test_the_settings_of_a_model_go_together(name, tmp_path):
     labels = {
         "splc": ["single"],
         "csl": ["rps"],
+        "pu_mlc": ["known", "--known_rate", "0.6"],
         "plc": ["single"],
         "cap": ["semi", "--labelled_share", "0.5"],
         "cdcr": ["candidate"],

@@ -29,6 +29,7 @@ METHODS = {
     "curriculum": f"main_BCE --loss curriculum {KNOWN}",
     "partial_bce": f"main_BCE --loss partial_bce {KNOWN}",
     "consistency": f"main_BCE --loss consistency {KNOWN}",
+    "pu_mlc": f"main_BCE --loss pu_mlc --scale_floor 0.1 {ONE} {STEADY}",
     "plc": f"main_BCE --loss plc --pseudo_threshold 0.5 {ONE}",
     "sarb": f"main_BCE --loss sarb --blend_from 2 {KNOWN}",
     "csl": f"main_BCE --loss csl --likelihood_topk 2 --prior observed --prior_threshold 0.3 {KNOWN}",

@@ -95,6 +95,7 @@ LEAST = {
     "wan": [[-1, -1]],
     **{name: [[1, 0, -1]] for name in ("curriculum", "consistency", "sarb")},
 }
+LEAST["pu_mlc"] = [[1]]
 LEAST |= {name: [[1, -1]] for name in ("cls", "large_loss", "ignore", "epr", "role", "em", "em_apl", "csl", "plc")}
 LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun", "partial_bce", "cdcr")}
 LEAST |= {name: [[1, 0]] for name in ("comes", "comes_rl", "transition")}
@@ -123,6 +124,7 @@ def test_one_label_of_each_kind_that_a_method_needs_is_enough(name):
         *((name, [0, -1], "no label is known to be present") for name in ("iu", "iun", "curriculum", "em", "em_apl")),
         ("cap", [1, -1], "1 of 1 have some of their labels"),
         ("cap", [1, 0], "no image is unlabelled"),
+        ("pu_mlc", [0, -1], "no label is known to be present"),
         ("plc", [0, -1], "no label is known to be present"),
         ("plc", [1, 0], "no label is unknown"),
         ("csl", [0, -1], "no label is known to be present"),

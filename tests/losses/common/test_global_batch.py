@@ -24,6 +24,9 @@ def test_alone_the_global_batch_is_the_batch():
     assert torch.equal(whole.rows(values), values.detach())
     assert not whole.rows(values).requires_grad
     assert torch.equal(whole.own(chosen), chosen)
+    alone = whole.rows_with_gradient(values)
+    assert torch.equal(alone, values)
+    assert torch.equal(torch.autograd.grad(alone.square().sum(), values)[0], 2 * values)
     total = whole.total(values, chosen)
     assert torch.equal(total, (values * chosen).sum())
     total.backward()
@@ -57,7 +60,13 @@ def share_epochs(rank, world_size, batch_sizes):
             total = whole.total(values, everyone > 0.1) * share
             total.backward()
             gradient = torch.zeros_like(TABLE).index_add(0, index, values.grad)
-            found.append((whole.size, everyone, collectives.all_sum(total), collectives.all_sum(gradient)))
+            own = TABLE[index].requires_grad_()
+            every = whole.rows_with_gradient(own)
+            assert torch.equal(every, everyone)
+            (share * every.logsumexp(dim=0).square().sum()).backward()
+            coupled = torch.zeros_like(TABLE).index_add(0, index, own.grad)
+            sums = [collectives.all_sum(each) for each in (total, gradient, coupled)]
+            found.append((whole.size, everyone, *sums))
     return found
 
 
