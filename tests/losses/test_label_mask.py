@@ -59,6 +59,12 @@ def test_how_many_are_revealed_is_uniform_and_which_ones_too():
     np.testing.assert_allclose(shown.float().mean(dim=0), 3 / 8, atol=0.02)
 
 
+def test_each_image_has_a_draw_of_its_own():
+    one = random_labels(1, 5)
+    seen = {tuple((revealed(one, 2, seed=seed) != UNKNOWN)[0].tolist()) for seed in range(200)}
+    assert len(seen) == 1 + 5 + 10  # none, one or two of five
+
+
 def test_only_known_labels_are_revealed_where_that_is_wanted():
     for seed in range(20):
         known = revealed(CODES, 4, "observed", seed)

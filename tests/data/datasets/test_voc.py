@@ -233,6 +233,17 @@ def test_a_folder_of_another_name_is_known_by_what_it_has(tmp_path, kept):
         find_root(tmp_path / "mine", 2008)
 
 
+def test_of_parts_of_which_one_lacks_its_annotations_a_missing_one_is_named(tmp_path):
+    for part, splits in (("one", ["train", "test"]), ("other", ["val"])):
+        images = [image for image in IMAGES if image[1] in splits]
+        root = voc_tree(tmp_path / part, 2007, images)
+        for split in {"train", "val", "test"} - set(splits):
+            (root / "ImageSets" / "Main" / f"{split}.txt").unlink()
+    (root / "Annotations").rename(root / "hidden")
+    with pytest.raises(UserError, match=r"other/VOC2007/Annotations/000003\.xml: .*No such file"):
+        load(tmp_path, tmp_path)
+
+
 def test_images_matter_only_when_they_are_needed(tmp_path):
     voc_tree(tmp_path, 2007, IMAGES)
     load(tmp_path, tmp_path, need_images=False)

@@ -15,8 +15,8 @@ def setting(name, text, aliases=(), shorthands=()):
 TABLE = {
     each.name: each
     for each in (
-        setting("lr", "learning rate of the backbone", ("base_lr",)),
         setting("head_lr_mult", "the head's learning rate, in times that of the backbone"),
+        setting("lr", "learning rate of the backbone", ("base_lr",)),
         setting("w_d", "weight decay", shorthands=("no_decay",)),
         setting("img_size", "side of an image in pixels"),
     )

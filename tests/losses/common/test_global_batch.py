@@ -57,6 +57,8 @@ def share_epochs(rank, world_size, batch_sizes):
             assert rows_of_all(batch) == max(len(everyone), world_size)
             everyone = whole.rows(values)
             assert torch.equal(whole.own(everyone), TABLE[index])
+            wanted = [torch.arange(len(everyone)).flip(0)[: each + 1] for each in range(world_size)]
+            assert torch.equal(whole.fetch(TABLE[index], wanted), everyone[wanted[rank]])
             total = whole.total(values, everyone > 0.1) * share
             total.backward()
             gradient = torch.zeros_like(TABLE).index_add(0, index, values.grad)
