@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.sparse import csr_array
 
+from data.images.depth import to_rgb
 from data.images.files import ArrayImages, FileImages
-from data.images.opening import fault, header
+from data.images.opening import fault, header, opened
 from utils.checks import RunError
 from utils.long_tail import positives
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, Images, Index, LabelTable
@@ -262,6 +264,18 @@ def digest(images: Images, row: int) -> bytes:
         return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
     with Path(images.name(row)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def grey_square(images: Images, row: int, side: int) -> NDArray[np.uint8]:
+    """(side, side) the grey levels of an image, scaled to a square. Raises: what opening it raises."""
+    if isinstance(images, FileImages):
+        with opened(images.name(row), draft=side) as image:
+            return _scaled(to_rgb(image), side)
+    return _scaled(images.open(row), side)
+
+
+def _scaled(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    return np.asarray(image.convert("L").resize((side, side), Image.Resampling.LANCZOS))
 
 
 @dataclass(frozen=True)

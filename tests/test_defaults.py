@@ -62,6 +62,7 @@ from utils.console import Progress
 from utils.localisation import PointingGame, hits
 from utils.metrics import evaluate_known, evaluate_scores, reliability
 from utils.options import option
+from utils.perceptual_hash import nearest_within
 from utils.thresholds import choose_thresholds
 from utils.types import CriterionInfo
 
@@ -91,7 +92,8 @@ DEFAULTS = [
     (TableOrigin, {"several": False}),
     (quoted, {"most": 8}),
     (build_data, {"need_images": True}),
-    (opened, {"draft": False}),
+    (opened, {"draft": 0}),
+    (nearest_within, {"radius": 31}),
     (report, {"skip_bad": False}),
     (write_formatted, {"overwrite": False}),
     (digit_scenes, {"long_tail": False}),
@@ -246,6 +248,7 @@ CONSTANTS = {
     "utils.label_dynamics": {"MOST_EPOCHS": 32767, "LAST_MODIFIED": 255},
     "utils.long_tail": {"HEAD_FROM": 100, "MIDDLE_FROM": 20},
     "utils.metrics": {"TOP": 3},
+    "utils.perceptual_hash": {"SIDE": 64, "BITS": 255, "_BLOCK": 1_048_576},
     "utils.ranking": {"RANKS": (1, 3, 5)},
     "utils.types": {"PRESENT": 1, "ABSENT": 0, "UNKNOWN": -1},
 }

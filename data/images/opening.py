@@ -59,7 +59,7 @@ def fault(path: str) -> str | None:
     try:
         if os.stat(path).st_size == 0:  # noqa: PTH116 - the path is a string here
             return "is empty"
-        with opened(path, draft=True) as image:
+        with opened(path, draft=1) as image:
             require_rgb(image)
     except UNREADABLE as error:
         return explained(path, error)
@@ -89,12 +89,13 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def opened(source: str | bytes, *, draft: bool = False) -> Iterator[Image.Image]:
+def opened(source: str | bytes, *, draft: int = 0) -> Iterator[Image.Image]:
     """An image file, decoded to its end.
 
     Args:
         source: a path, or the bytes of a file.
-        draft: True to decode JPEG at an eighth of its size.
+        draft: pixels of a side; JPEG is decoded at the smallest size, down to an eighth of its own, that has as many.
+            0: at its own.
 
     Raises: one of `UNREADABLE`.
     """
@@ -136,12 +137,12 @@ def without_texts(source: str | bytes) -> bytes | None:
     return bare if len(bare) < len(content) else None
 
 
-def _loaded(source: str | bytes, draft: bool) -> Image.Image:
+def _loaded(source: str | bytes, draft: int) -> Image.Image:
     image = Image.open(_file(source))
     try:
         _require_memory(image.size)
         if draft:
-            image.draft("RGB", (1, 1))
+            image.draft("RGB", (draft, draft))
         image.load()
     except BaseException:
         image.close()

@@ -35,6 +35,7 @@ from data.labels.regime import Regime, observe
 from data.subsets.splits import SplitConfig, split_rows
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
+from engine.inspection.near import near_duplicates
 from engine.inspection.report import DataRead, Findings, report
 from engine.inspection.text import as_text
 from utils.checks import RunError, UserError, require
@@ -55,6 +56,7 @@ class InspectionConfig:
 
     output: Path | None = option(None, "folder of the report (default runs/inspect-<dataset>)")
     check_images: bool = option(True, "decode every image and look for duplicates")
+    near_duplicates: bool = option(True, "--check_images: also look for images of two splits that look alike")
     samples: int = option(16, "training images on the contact sheet, 0 for none")
     top: int = option(10, "entries named in each list of the text; report.json has all")
     seed: int = option(0, "seed of a generated dataset, of splits and labels, and of the contact sheet")
@@ -80,7 +82,7 @@ def inspect_command(argv: Sequence[str] | None = None) -> int:
     folder = config.output or Path("runs") / f"inspect-{dataset.dataset}"
     data = read_dataset(dataset, settings.of(Regime).with_seed(config.seed), settings.of(SplitConfig), config.seed)
     _require_writable(folder)
-    findings = inspect_dataset(data, config.check_images)
+    findings = inspect_dataset(data, config.check_images, config.near_duplicates)
     content = report(findings, skip_missing=dataset.missing_images == "skip", skip_bad=dataset.bad_images == "skip")
     text = as_text(content, config.top)
     texts = {"report.json": json.dumps(content, indent=1, allow_nan=False), "report.txt": text}
@@ -110,11 +112,12 @@ def read_dataset(dataset: DatasetConfig, regime: Regime, split: SplitConfig, see
     return DataRead(dataset.dataset, parts, labels.take(rows), regime, file, splits.groups, described)
 
 
-def inspect_dataset(data: DataRead, check_images: bool) -> Findings:
-    """Compute all statistics of a dataset; images are decoded only with `check_images`."""
+def inspect_dataset(data: DataRead, check_images: bool, near: bool = True) -> Findings:
+    """Compute all statistics of a dataset; images are decoded only with `check_images`, and compared with `near`."""
     parts, train = data.parts, data.parts["train"].truth
     missing = {name: part.images.missing() for name, part in parts.items()}
     images = _check(parts, missing) if check_images else None
+    equal = [] if images is None else _duplicates(parts, images)
     return Findings(
         data=data,
         labels={name: label_stats(part.truth) for name, part in parts.items()},
@@ -123,7 +126,8 @@ def inspect_dataset(data: DataRead, check_images: bool) -> Findings:
         co_occurrence=co_occurrence(train, _SQUARE_SPARSE if isinstance(train.codes, csr_array) else _SQUARE),
         missing=missing,
         images=images,
-        duplicates=[] if images is None else _duplicates(parts, images),
+        duplicates=equal,
+        near=None if images is None or not near else near_duplicates(parts, images, equal),
         boxes={
             name: box_stats(part.boxes, None if images is None else images[name].sides)
             for name, part in parts.items()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,9 @@ from data.inspection import (
     untold_classes,
 )
 from data.labels.regime import Regime
+from engine.inspection.near import NearDuplicate
 from utils.long_tail import class_groups
+from utils.perceptual_hash import BITS, RADIUS
 from utils.types import Annotations, Index, LabelTable
 
 ReportDict = dict[str, Any]
@@ -69,6 +72,8 @@ class Findings:
     images: Mapping[str, ImageStats] | None
     """None if images were not decoded."""
     duplicates: Sequence[DuplicateGroup]
+    near: Sequence[NearDuplicate] | None
+    """None if images were not compared by what they look like."""
     boxes: Mapping[str, BoxStats]
 
 
@@ -80,7 +85,8 @@ def report(findings: Findings, *, skip_missing: bool, skip_bad: bool = False) ->
         skip_missing: True if rows without an image will be left out, so that they are no error unless all are.
         skip_bad: the same for rows whose image cannot be read.
     """
-    problems = [*_errors(findings, skip_missing, skip_bad), *_notes(findings, skip_missing, skip_bad)]
+    notes = [*_notes(findings, skip_missing, skip_bad), *_alike(findings)]
+    problems = [*_errors(findings, skip_missing, skip_bad), *notes]
     data = findings.data
     return {
         "dataset": data.dataset,
@@ -96,6 +102,7 @@ def report(findings: Findings, *, skip_missing: bool, skip_bad: bool = False) ->
         "classes": _classes(findings),
         "co_occurrence": _co_occurrence(findings),
         "duplicates": _duplicates(findings),
+        "near_duplicates": _near_duplicates(findings),
         "problems": problems,
         "usable": not any(problem["level"] == "error" for problem in problems),
     }
@@ -240,6 +247,43 @@ def _duplicates(findings: Findings) -> ReportDict:
             for group in ordered[:LISTED]
         ],
     }
+
+
+def _near_duplicates(findings: Findings) -> ReportDict:
+    """Numbers of images that look like one of another split, and their files, the most alike first."""
+    near = findings.near or ()
+    return {
+        "checked": findings.near is not None,
+        **{"bits": BITS, "at_most": RADIUS},
+        "across_splits": dict(Counter(f"{one.of_split} and {one.split}" for one in near)),
+        "pictures": [
+            {
+                "differing_bits": one.bits,
+                "pictures": [
+                    {"split": split, "file": findings.data.parts[split].images.name(row)}
+                    for split, row in ((one.of_split, one.of_row), (one.split, one.row))
+                ],
+            }
+            for one in sorted(near, key=attrgetter("bits"))[:LISTED]
+        ],
+    }
+
+
+def _alike(findings: Findings) -> Iterator[ReportDict]:
+    """Notes on images that look like one of another split."""
+    for one, other in combinations(findings.data.parts, 2):
+        near = [each for each in findings.near or () if (each.of_split, each.split) == (one, other)]
+        if near:
+            count = f"{len(near):,} {_plural('image', 'images', len(near))}"
+            text = f"{count} of {other} {_plural('looks', 'look', len(near))} like one of {one}"
+            yield _problem("note", text, _pairs_alike(findings, near))
+
+
+def _pairs_alike(findings: Findings, near: Sequence[NearDuplicate]) -> Iterator[str]:
+    parts = findings.data.parts
+    for each in sorted(near, key=attrgetter("bits"))[:LISTED]:
+        names = parts[each.of_split].images.name(each.of_row), parts[each.split].images.name(each.row)
+        yield f"{names[0]} ({each.of_split}) ~ {names[1]} ({each.split}), {each.bits} of {BITS} bits differ"
 
 
 def _errors(findings: Findings, skip_missing: bool, skip_bad: bool) -> Iterator[ReportDict]:

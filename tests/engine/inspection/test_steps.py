@@ -32,15 +32,15 @@ def told(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("words", "folder", "checked", "skipping"),
     [
-        ((), "runs/inspect-digits", True, (False, False)),
-        (("--output", "a", "--no-check_images", "--bad_images", "skip"), "a", False, (False, True)),
-        (("--output", "a", "--missing_images", "skip"), "a", True, (True, False)),
+        ((), "runs/inspect-digits", (True, True), (False, False)),
+        (("--output", "a", "--no-check_images", "--bad_images", "skip"), "a", (False, True), (False, True)),
+        (("--output", "a", "--missing_images", "skip", "--no-near_duplicates"), "a", (True, False), (True, False)),
     ],
 )
 def test_a_report_is_written_as_text_and_json_and_drawn(told, capsys, words, folder, checked, skipping):
     assert command.inspect_command(["--dataset", "digits", "--seed", "3", "--top", "4", *words]) == 0
     how = dict(zip(("skip_missing", "skip_bad"), skipping, strict=True))
-    assert told == [3, ("data", checked), how, Path(folder)]
+    assert told == [3, ("data", *checked), how, Path(folder)]
     assert (Path(folder) / "report.json").read_text() == '{\n "usable": true,\n "classes": []\n}\n'
     assert (Path(folder) / "report.txt").read_text() == "the text\n4 lines\n"
     assert capsys.readouterr().out == f"written: {folder}\n\nthe text\n4 lines\n"
