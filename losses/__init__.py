@@ -33,6 +33,7 @@ from losses.co_teaching import (
     JoCoRConfig,
 )
 from losses.comes import COMES, COMESRL, COMESConfig, COMESRLConfig
+from losses.comic import COMIC, COMICConfig
 from losses.common.base import Criterion
 from losses.common.memory import require_room
 from losses.cones import CoNeS, CoNeSConfig
@@ -91,6 +92,7 @@ CRITERIA: dict[str, Method] = {
     "focal": Method(Focal, FocalConfig),
     "cb": Method(ClassBalanced, ClassBalancedConfig),
     "db": Method(DistributionBalanced, DistributionBalancedConfig),
+    "comic": Method(COMIC, COMICConfig),
     "label_mask": Method(LabelMask, LabelMaskConfig),
     "partial_bce": Method(PartialBCE, PartialBCEConfig),
     "consistency": Method(Consistency, ConsistencyConfig),

@@ -136,6 +136,10 @@ PUBLISHED = {
     | {"mean_over": "batch", "known_view": "both", "img_size": 448, "normalize": "imagenet", "augment": "multiscale"}
     | {"second_view": "randaugment", "batch_size": 32, "epochs": 20, "optimizer": "sgd", "lr": 0.01, "momentum": 0.9}
     | {"head_lr_mult": 10, "w_d": 1e-4, "scheduler": "cosine", "warmup_epoch": 0, "val_frac": 0},
+    ("comic", "coco-lt"): {"loss": "comic", "labels": "dropped", "drop_rate": 0.4, "model": "resnet50", "img_size": 224}
+    | {"sampler": "class-aware", "sampler_run": 1, "batch_size": 32, "epochs": 40, "optimizer": "adam", "lr": 1e-3}
+    | {"head_lr_mult": 0.1, "w_d": 1e-4, "scheduler": "step", "step_size": 12, "lr_gamma": 0.1, "warmup_epoch": 0}
+    | {"prior_weight": 4 / 3, "corrector_weight": 0.2, "tau": 0.7, "margin": 1.0, "focal_gamma": 3.0, "val_frac": 0},
     ("sarb", "coco"): {"loss": "sarb", "labels": "known", "label_seed": 0, "model": "resnet101", "frozen_stages": 3}
     | {"head": "csra", "img_size": 448, "normalize": "imagenet", "augment": "multiscale", "batch_size": 8, "epochs": 20}
     | {"optimizer": "adam", "lr": 1e-5, "head_lr_mult": 1, "w_d": 5e-4, "scheduler": "step", "step_size": 10}
@@ -226,6 +230,7 @@ def test_the_settings_of_a_model_go_together(name, tmp_path):
         "plc": ["single"],
         "cap": ["semi", "--labelled_share", "0.5"],
         "cdcr": ["candidate"],
+        "comic": ["dropped"],
         **{method: ["known", "--known_rate", "0.6"] for method in ("consistency", "sarb")},
     }.get(name, ["full"])
     words = ("--dataset", "voc07", "--labels", *labels, *TINY, *SMALLER.get(head, ()), *backbone)

@@ -41,6 +41,7 @@ METHODS = {
     "focal": f"main_BCE --loss focal {CANDIDATE}",
     "cb": f"main_BCE --loss cb {CANDIDATE}",
     "db": f"main_BCE --loss db {CANDIDATE} --sampler class-aware --sampler_reduce 2",
+    "comic": f"main_BCE --loss comic --tau 0.5 {ONE}",
     "label_mask": f"main_BCE --loss label_mask --head ctran --hidden_dim 32 --num_heads 2 {CANDIDATE}",
     "LL-R": f"main_llm {LARGE} LL-R",
     "LL-Ct": f"main_llm {LARGE} LL-Ct",
