@@ -43,6 +43,12 @@ class DatasetConfig(TableConfig, LongTailConfig):
     split: Literal["published", "train-val"] = option(
         "published", "voc07: train on train and val and test on test, or train on train and test on val (no test kit)"
     )
+    l48_labels: Literal["full", "target", "geo", "checklist"] = option(
+        "target", "l48, --labels given: the target where it is heard, with geo or checklist species that are not listed"
+    )
+    l48_rows: Literal["labelled", "with_positive", "all"] = option(
+        "labelled", "l48: clips that train, those with a known label, those with a present one, or all"
+    )
     num_cls: int | None = option(None, "number of classes; only checked against the dataset")
     missing_images: Literal["error", "skip"] = option("error", "rows whose image file is not there")
     bad_images: Literal["error", "skip"] = option("error", "rows whose image file is damaged or of a kind not read")
@@ -56,6 +62,12 @@ class DatasetConfig(TableConfig, LongTailConfig):
         LongTailConfig.__post_init__(self)
         known = ", ".join(DATASETS)
         require(self.dataset in DATASETS, f"--dataset {self.dataset}: no such dataset; there are {known}")
+        for name, usual in (("l48_labels", "target"), ("l48_rows", "labelled")):
+            value = getattr(self, name)
+            require(
+                value == usual or self.dataset == "l48",
+                f"--{name} {value}: is for l48, not for {self.dataset}; leave the flag out",
+            )
         require(
             self.split == "published" or self.dataset in ("voc07", "voc12"),
             f"--split {self.split}: is for voc07 (voc12 has no other), not for {self.dataset}; leave the flag out",
@@ -99,6 +111,8 @@ def _source(config: DatasetConfig, seed: int, *, need_images: bool) -> DatasetSo
         need_images=need_images,
         table=config,
         train_val=config.split == "train-val",
+        l48_labels=config.l48_labels,
+        l48_rows=config.l48_rows,
         skip_missing=config.missing_images == "skip",
     )
 

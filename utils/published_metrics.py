@@ -1,4 +1,4 @@
-"""Figures as the code of CSRA, and CoNeS after it, computes them, for comparisons with published tables.
+"""Figures as the code of CSRA, and CoNeS after it, or of L48 computes them, for comparisons with published tables.
 
 N images, C classes. Source: Kevinz-code/CSRA, `utils/evaluation/cal_mAP.py` and `cal_PR.py`; how they differ from
 `utils.metrics`: docs/training.md. All values are fractions.
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.metrics import Scores, Tally, count_predictions, with_f1
+from utils.metrics import Scores, Tally, average_precision, count_predictions, with_f1
 from utils.types import PRESENT, UNKNOWN, Codes
 
 
@@ -35,6 +35,26 @@ def published_figures(logits: Scores, truth: Codes) -> dict[str, float]:
     ]
     counts = count_predictions(scores >= 0.5, present, known)
     return {"mAP": float(np.mean(precisions)) if precisions else 0.0, **_ratios(counts)}
+
+
+def full_row_figures(logits: Scores, truth: Codes) -> dict[str, float] | None:
+    """MAP over the images without any unknown label, a class without a positive among them counting 0.
+
+    Source: cvl-umass/l48-benchmarking (L48), which leaves out images, not entries, and averages scikit-learn's average
+    precision over all classes.
+
+    Args:
+        logits: (N, C).
+        truth: (N, C) 1 present, 0 absent, -1 unknown.
+
+    Returns:
+        `mAP`, a fraction; None without such an image.
+    """
+    rows = (truth != UNKNOWN).all(axis=1)
+    if not rows.any():
+        return None
+    precisions = [average_precision(logits[rows, label], truth[rows, label]) for label in range(truth.shape[1])]
+    return {"mAP": float(np.nan_to_num(precisions).mean())}
 
 
 def sigmoid(logits: Scores) -> NDArray[np.float64]:

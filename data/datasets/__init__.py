@@ -9,6 +9,7 @@ from data.datasets.coco import load_coco
 from data.datasets.cub import load_cub
 from data.datasets.generated.digits import load_digits, load_long_tailed_digits
 from data.datasets.generated.letters import load_letters
+from data.datasets.l48 import load_l48
 from data.datasets.long_tail import load_longtail
 from data.datasets.nuswide import load_nuswide
 from data.datasets.openimages import load_openimages
@@ -31,6 +32,7 @@ DATASETS: dict[str, Callable[[DatasetSource], Splits]] = {
     "cub": load_cub,
     "openimages": load_openimages,
     "wider": load_wider,
+    "l48": load_l48,
     "voc-lt": partial(load_longtail, name="voc-lt"),
     "coco-lt": partial(load_longtail, name="coco-lt"),
     "nw-lt": partial(load_longtail, name="nw-lt"),

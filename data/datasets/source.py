@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from data.datasets.table.config import TableConfig
 from data.files.cache import Cache
@@ -27,5 +28,9 @@ class DatasetSource:
     """Settings of a user's own data: path and format of the labels."""
     train_val: bool = False
     """True for a test on the official validation list, for VOC 2007 without its test kit."""
+    l48_labels: Literal["full", "target", "geo", "checklist"] = "target"
+    """What is known of each training clip of L48."""
+    l48_rows: Literal["labelled", "with_positive", "all"] = "labelled"
+    """Which of them train."""
     skip_missing: bool = False
     """True if images without the annotation that a list promises are left out and counted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from utils.checks import UserError
 
 _LONGEST_FIELD = 1 << 22  # characters; a longer field means that a quote was never closed
+_BLANKS = re.compile(r"[ \t\n\r]*")
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories of control characters, surrogates and line breaks
 
 
@@ -59,6 +61,38 @@ def read_json(path: Path, purpose: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a json file ({_first_line(error)}); get it anew") from error
+
+
+def json_entries(path: Path, purpose: str) -> Iterator[tuple[int, Any]]:
+    """Yield number (from 0) and value of each entry of a JSON list, so that never all of them are in memory at once.
+
+    Raises: UserError when the file is missing or no JSON list.
+    """
+    text, decoder, number = read_text(path, purpose), json.JSONDecoder(), 0
+    position = _after_blanks(text, 0)
+    if text[position : position + 1] != "[":
+        raise UserError(f"{path}: not a json file whose outermost value is a list; get it anew")
+    position = _after_blanks(text, position + 1)
+    closed = text[position : position + 1] == "]"
+    while not closed:
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not a json file ({_first_line(error)}); get it anew") from error
+        yield number, value
+        position, number = _after_blanks(text, position), number + 1
+        closed = text[position : position + 1] == "]"
+        if not closed and text[position : position + 1] != ",":
+            raise UserError(f"{path}: not a json file (nothing ends entry {number - 1} of its list); get it anew")
+        position = position if closed else _after_blanks(text, position + 1)
+    if _after_blanks(text, position + 1) < len(text):
+        raise UserError(f"{path}: not a json file (there is more behind its list); get it anew")
+
+
+def _after_blanks(text: str, position: int) -> int:
+    """The place of the next character that is not blank."""
+    match = _BLANKS.match(text, position)
+    return position if match is None else match.end()
 
 
 def read_csv(

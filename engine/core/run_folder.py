@@ -313,6 +313,8 @@ def _other_figures(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"chosen on the test set itself, epoch {best['epoch']}: {percentages(figures)}")
     if (published := result.get("published_metrics")) and published["test"]:
         lines.append(f"test by the published evaluators (CSRA, CoNeS): {percentages(published['test'])}")
+    if (full := result.get("full_rows")) and full["test"]:
+        lines.append(f"test on images without an unknown label: {percentages(full['test'])}")
     return lines
 
 

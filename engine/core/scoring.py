@@ -34,14 +34,14 @@ from utils.metrics import (
     group_map,
     known_scores,
 )
-from utils.published_metrics import published_figures
+from utils.published_metrics import full_row_figures, published_figures
 from utils.types import PRESENT, UNKNOWN, Annotations, Batch, Index, LabelTable
 
 _HELD = 1 << 28
 """Bytes of results that stay on the device before they move to the host."""
 
-MetricsBy = Literal["ours", "published"]
-"""Whose definitions figures follow; `published` stand beside ours, never in their place."""
+MetricsBy = Literal["ours", "published", "full_rows"]
+"""Whose definitions figures follow; others stand beside ours, never in their place."""
 
 
 class BatchLoader(Protocol):
@@ -347,6 +347,11 @@ def computed_batches(
 def published_metrics(measured: EvalResult, truth: LabelTable) -> dict[str, float] | None:
     """The figures of a split by the published evaluators; None where only few labels per image are known."""
     return None if measured.scores is None else published_figures(measured.scores, truth.dense())
+
+
+def full_row_metrics(measured: EvalResult, truth: LabelTable) -> dict[str, float] | None:
+    """The mAP of the images of a split that have no unknown label; None where there are none, or few are known."""
+    return None if measured.scores is None else full_row_figures(measured.scores, truth.dense())
 
 
 def require_finite(finite: bool, label: str) -> None:

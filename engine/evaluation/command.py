@@ -20,6 +20,7 @@ from engine.core.manifest import Published, load_manifest
 from engine.core.scoring import (
     EvalResult,
     MetricsBy,
+    full_row_metrics,
     groups_as_dict,
     published_metrics,
 )
@@ -81,7 +82,9 @@ class ScoreConfig:
     device: Literal["auto", "cpu", "cuda"] = option("auto", "device of the computation")
     precision: Precision = option("fp32", "precision of the forward pass")
     metrics: MetricsBy = option(
-        "ours", "published: also print the figures as the evaluators of CSRA and CoNeS compute them"
+        "ours",
+        "published: also print the figures as the evaluators of CSRA and CoNeS compute them; full_rows: also those of "
+        "images without an unknown label, as L48",
     )
     top_k: bool = option(False, "also print recall and precision of each image's 1, 3 and 5 highest scores")
     per_class: bool = option(False, "also print the figures of each class")
@@ -163,8 +166,9 @@ def _report(evaluation: Evaluation, settings: Settings, published: Published | N
     test = splits.test
     ranking = None if measured.scores is None else ranking_figures(measured.scores, test.truth.dense())
     others = published_metrics(measured, test.truth) if config.metrics == "published" else None
+    full = full_row_metrics(measured, test.truth) if config.metrics == "full_rows" else None
     figures = decision_figures(measured, test.truth, _in_order_of_dataset(saved, test, dataset))
-    scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups), others, figures)
+    scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups), others, figures, full)
     print_table(saved, test, scored, dataset, config.top_k, published)
     print_decisions(figures, () if decided is None else notes(decided, test.classes))
     if config.per_class:

@@ -26,6 +26,8 @@ class Scored(NamedTuple):
     """The figures by the published evaluators, where they were asked for."""
     decided: DecisionFigures | None = None
     """The figures by thresholds and calibration, and those of each class."""
+    full_rows: dict[str, float] | None = None
+    """Those of images without an unknown label, where they were asked for and there are any."""
 
 
 def write_result(
@@ -40,6 +42,7 @@ def write_result(
         "test": metrics.as_dict(),
         "top_k": scored.ranking,
         **({} if scored.published is None else {"published_metrics": scored.published}),
+        **({} if scored.full_rows is None else {"full_rows": scored.full_rows}),
         "extra": {**scored.groups, **beside_as_dict(scored.measured)},
         "average_precision": {
             name: None if value != value else value for name, value in zip(test.classes, average_precision, strict=True)

@@ -59,6 +59,8 @@ def _print_others(scored: Scored, top_k: bool) -> None:
     """Print the figures that were asked for beside the table."""
     if scored.published is not None:
         say(f"  by the published evaluators (CSRA, CoNeS): {percentages(scored.published)}")
+    if scored.full_rows is not None:
+        say(f"  on images without an unknown label: {percentages(scored.full_rows)}")
     if top_k and scored.ranking is not None:
         say("  k           rec    prec     top   of the k highest scores per image")
         for k in RANKS:

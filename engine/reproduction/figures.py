@@ -87,6 +87,7 @@ def figures_of(result: Mapping[str, Any], last: Mapping[str, float]) -> dict[str
     extra = result.get("extra") or {}
     for network in BESIDE:
         found |= {f"{network} {name}": value for name, value in extra.get(network, {}).items() if name in HEADLINE}
+    found["full rows mAP"] = ((result.get("full_rows") or {}).get("test") or {}).get("mAP")
     found |= result.get("calibration") or {}
     found |= {f"{group} mAP": value for group, value in extra.items() if is_number(value)}
     found |= {

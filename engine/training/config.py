@@ -75,7 +75,9 @@ class RunConfig:
         "first, as soon as it is no new best (EM)",
     )
     metrics: MetricsBy = option(
-        "ours", "published: also the test figures as the evaluators of CSRA and CoNeS compute them"
+        "ours",
+        "published: also the test figures as the evaluators of CSRA and CoNeS compute them; full_rows: also those of "
+        "images without an unknown label, as L48",
     )
     test_every: int = option(1, "score the test set every so many epochs, for the log only; 0: at the end only")
     test_after: int = option(0, "for the log, score the test set only after this many epochs", aliases=("test_epochs",))

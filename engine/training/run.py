@@ -44,7 +44,7 @@ from engine.training.noise_rates import report_rates
 from engine.training.optim import OptimConfig, build_optimizer
 from engine.training.recorder import LABELS_FILE
 from engine.training.same_data import data_hashes, require_same_data
-from engine.training.summary import FinalResults, published_results, result, run_info
+from engine.training.summary import FinalResults, other_figures, result, run_info
 from losses import require_takes
 from models.build import ModelConfig
 from models.classifier import Classifier, OnFeatures
@@ -171,8 +171,7 @@ class Run:
             content = result(self.settings, self.data, self.selection, state, results) | {"data": self.hashes}
             content |= report_priors(priors, self.data.train.classes, self.folder.path)
             content |= report_rates(self.criterion.noise_rates(), self.data.train.classes, self.folder.path)
-            if self.config.metrics == "published":
-                content["published_metrics"] = published_results(results, self.data.test.truth)
+            content |= other_figures(results, self.data.test.truth, self.config.metrics)
             self.folder.finish(content)
             say(self.folder.summary())
 

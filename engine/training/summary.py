@@ -16,7 +16,9 @@ from engine.core.class_figures import class_figures
 from engine.core.distributed import Runtime
 from engine.core.scoring import (
     EvalResult,
+    MetricsBy,
     beside_as_dict,
+    full_row_metrics,
     group_figures_as_dict,
     groups_as_dict,
     published_metrics,
@@ -138,9 +140,16 @@ def best_on_test(state: TrainState, results: FinalResults) -> dict[str, Any]:
     return {"chosen_on": "the test set", "epoch": epoch, "epochs_scored": len(scored), **scored[epoch]}
 
 
-def published_results(results: FinalResults, truth: LabelTable) -> dict[str, dict[str, float] | None]:
-    """Test figures of the selected and of the last epoch by the published evaluators; None for sparse truth."""
-    return {"test": published_metrics(results.chosen, truth), "last": published_metrics(results.last, truth)}
+def other_figures(results: FinalResults, truth: LabelTable, by: MetricsBy) -> dict[str, Any]:
+    """Test figures of the selected and of the last epoch by other definitions; None for sparse truth.
+
+    They are under `published_metrics` if by the published evaluators, under `full_rows` if of images without unknown
+    labels, and none otherwise.
+    """
+    if by == "ours":
+        return {}
+    name, compute = ("published_metrics", published_metrics) if by == "published" else ("full_rows", full_row_metrics)
+    return {name: {"test": compute(results.chosen, truth), "last": compute(results.last, truth)}}
 
 
 def _grouped(metrics: Metrics, data: Data) -> dict[str, Any]:

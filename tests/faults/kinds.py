@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.data.damage.nuswide import nuswide_tree, table
 from tests.data.datasets.table.forms import random_form
 from tests.data.datasets.test_cub import cub_tree
+from tests.data.datasets.test_l48 import l48_tree
 from tests.data.datasets.test_openimages import tree as openimages_tree
 from tests.data.datasets.test_visual_genome import vg_tree
 from tests.data.datasets.test_wider import prepared_tree, wider_tree
@@ -135,6 +136,7 @@ KINDS = (
     Kind("OpenImages csv", _quietly(openimages_tree), ("**/*.csv", "*.txt"), (inspect("openimages"),)),
     Kind("WIDER json", _quietly(wider_tree), ("**/*.json",), (inspect("wider"),)),
     Kind("WIDER lists of CSRA", _quietly(prepared_tree), ("*.json",), (inspect("wider"),)),
+    Kind("L48 json", _quietly(l48_tree), ("*.json", "*.csv", "*.npy"), (inspect("l48"),)),
     Kind("long-tailed lists", long_tail, ("appendix/**/*.txt",), (inspect("coco-lt"),)),
     Kind("long-tailed pickles", long_tail, ("appendix/**/*.pkl",), (inspect("coco-lt"),)),
     Kind("own table of names", own, ("t.csv",), (inspect_own("t.csv"),)),

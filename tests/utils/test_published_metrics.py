@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from tests.utils.test_metrics import each_case, in_our_code
 from utils.metrics import evaluate_scores
-from utils.published_metrics import arbitrary_average_precision, published_figures, sigmoid
+from utils.published_metrics import arbitrary_average_precision, full_row_figures, published_figures, sigmoid
 
 RATIOS = ("CP", "CR", "CF1", "OP", "OR", "OF1")
 
@@ -73,3 +74,13 @@ def test_nothing_known_and_nothing_present_are_zero():
 
 def test_logits_of_any_size_give_no_warning():
     assert sigmoid(np.array([-1e4, 0, 1e4])).tolist() == [0, 0.5, 1]
+
+
+def test_of_images_without_an_unknown_label_all_classes_count():
+    rng = np.random.default_rng(0)
+    logits, truth = rng.normal(size=(9, 3)).round(1), rng.integers(0, 2, (9, 3)).astype(np.int8)
+    truth[:, 2], truth[[1, 4], 0], truth[7, 2] = 0, -1, -1
+    rows = [0, 2, 3, 5, 6, 8]
+    each = [average_precision_score(truth[rows, label], logits[rows, label]) for label in range(2)]
+    assert full_row_figures(logits, truth) == {"mAP": pytest.approx(sum(each) / 3)}
+    assert full_row_figures(logits, np.full((9, 3), -1, dtype=np.int8)) is None

@@ -3,7 +3,16 @@ import csv
 import numpy as np
 import pytest
 
-from data.files.text_files import is_plain_text, read_csv, read_json, read_lines, read_rows, read_text, relative_path
+from data.files.text_files import (
+    is_plain_text,
+    json_entries,
+    read_csv,
+    read_json,
+    read_lines,
+    read_rows,
+    read_text,
+    relative_path,
+)
 from utils.checks import UserError
 
 PURPOSE = "it lists the images"
@@ -122,3 +131,31 @@ def test_a_line_about_many_columns_is_cut_at_400_characters(tmp_path, longer):
         list(read_csv(path, ["b"], PURPOSE))
     assert len(str(caught.value)) == 400
     assert str(caught.value).endswith("c" if longer else "c'")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", " [ ] \n", "[1]", '\ufeff[1, {"a": [2, "]"]} , null,\n"x,y"]\n', "[[], [[]], 1e3]", '["\\u00e9"]']
+)
+def test_entries_of_a_list_are_those_that_json_reads(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    assert list(json_entries(path, "why")) == list(enumerate(read_json(path, "why")))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "[1]]", "[1] x", "[1}", "[nul]"])
+def test_what_is_no_list_is_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"a\.json: not a json file [^\n]*; get it anew$"):
+        list(json_entries(path, "why"))
+
+
+def test_entries_come_before_what_is_wrong_is_reached(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[1, 2 3]")
+    entries = json_entries(path, "why")
+    assert [next(entries), next(entries)] == [(0, 1), (1, 2)]
+    with pytest.raises(UserError, match="nothing ends entry 1 of its list"):
+        next(entries)
+    with pytest.raises(UserError, match=r"none\.json: cannot be read .*; why$"):
+        next(json_entries(tmp_path / "none.json", "why"))

@@ -284,6 +284,8 @@ def test_figures_that_are_chosen_or_computed_otherwise_have_a_line_each(tmp_path
     ]
     folder.finish({**content, "extra": {}, "best_on_test": {**best, "epoch": 2}, "published_metrics": {"test": None}})
     assert len(folder.summary().splitlines()) == 2
+    folder.finish({**content, "extra": {}, "full_rows": {"test": {"mAP": 0.125}, "last": None}})
+    assert folder.summary().splitlines()[1] == "test on images without an unknown label: mAP 12.50"
     del content["selection"]
     folder.finish(content)
     with pytest.raises(UserError, match=r"result\.json: damaged: 'selection' is missing"):

@@ -301,7 +301,9 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
     monkeypatch.setattr(room, "report_rates", lambda *given: {"rates": given})
     run = SimpleNamespace(
         loop=SimpleNamespace(state=TrainState(epoch=5, best_epoch=best)),
-        data=SimpleNamespace(validation=True, train=SimpleNamespace(classes=("a",))),
+        data=SimpleNamespace(
+            validation=True, train=SimpleNamespace(classes=("a",)), test=SimpleNamespace(truth="truth")
+        ),
         runtime=SimpleNamespace(is_main=main),
         folder=SimpleNamespace(best="best.pth", path=FOLDER, finish=finished.append, summary=lambda: "summary"),
         criterion=SimpleNamespace(noise_rates=lambda: "noise"),

@@ -8,7 +8,7 @@ import pytest
 from data.loading.loader import LoaderConfig
 from engine.training import summary
 from engine.training.loop import TrainState
-from engine.training.summary import FinalResults, result, sampler_text
+from engine.training.summary import FinalResults, other_figures, result, sampler_text
 from models.build import ModelConfig
 from utils.metrics import evaluate_scores
 
@@ -127,3 +127,16 @@ def test_a_run_tells_what_it_works_on():
     found = summary.run_info(settings, data, runtime, TrainState())
     assert found["network"] == "head linear on f.npz, 7 x 3 x 2 for each image"
     assert found["images"] == {"train": 5, "validation": 3, "test": 2}
+
+
+def test_figures_by_other_definitions_are_told_under_their_names(monkeypatch):
+    for name in ("published_metrics", "full_row_metrics"):
+        monkeypatch.setattr(
+            f"engine.training.summary.{name}", lambda measured, truth, name=name: (name, measured, truth)
+        )
+    results = FinalResults("chosen", "last", None, {})
+    assert other_figures(results, "truth", "ours") == {}
+    named = {"published": ("published_metrics",) * 2, "full_rows": ("full_rows", "full_row_metrics")}
+    for by, (key, name) in named.items():
+        expected = {part: (name, result, "truth") for part, result in (("test", "chosen"), ("last", "last"))}
+        assert other_figures(results, "truth", by) == {key: expected}
