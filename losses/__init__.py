@@ -49,7 +49,7 @@ from losses.ignore import Ignore, IgnoreConfig
 from losses.label_mask import LabelMask, LabelMaskConfig
 from losses.large_loss import LargeLoss, LargeLossConfig
 from losses.ndlp import NDLP, NDLPConfig
-from losses.plc import PLC, PLCConfig
+from losses.plc import LAC, PLC, LACConfig, PLCConfig
 from losses.pu_mlc import PUMLC, PUMLCConfig
 from losses.reweighted import ClassBalanced, ClassBalancedConfig, Focal, FocalConfig
 from losses.role import ROLE, ROLEConfig
@@ -88,6 +88,7 @@ CRITERIA: dict[str, Method] = {
     "asl": Method(ASL, ASLConfig),
     "hill": Method(Hill, HillConfig),
     "plc": Method(PLC, PLCConfig),
+    "lac": Method(LAC, LACConfig),
     "splc": Method(SPLC, SPLCConfig),
     "focal": Method(Focal, FocalConfig),
     "cb": Method(ClassBalanced, ClassBalancedConfig),
@@ -150,6 +151,7 @@ def build_criterion(
     prior_scores: PriorScores | ArrayLike | None = None,
     noise_rates: ArrayLike | None = None,
     groups: ArrayLike | None = None,
+    class_vector_width: int = 0,
     regulariser: GroupConfig | None = None,
     **options: Any,
 ) -> Criterion:
@@ -170,6 +172,7 @@ def build_criterion(
         noise_rates: (C, 2) chances of an absent label to be seen as present and of a present one to be seen as absent,
             for methods that use them.
         groups: (N,) numbers or names of what each image belongs to, for the regulariser.
+        class_vector_width: numbers in the vector of a class that the head gives, for methods that embed it.
         regulariser: the group regulariser, on top of any method of one forward pass; none by default.
         options: settings of the method by name, as values or as the text that its flag takes.
 
@@ -197,6 +200,7 @@ def build_criterion(
         prior_scores=given_scores(prior_scores, len(table), table.num_classes),
         noise_rates=given_noise(noise_rates, table.num_classes),
         groups=given_groups(groups, len(table)),
+        class_vector_width=class_vector_width,
     )
     settings = typed_config(name, config, options)
     needs = criterion.memory_needs(settings, info)

@@ -146,6 +146,15 @@ class Classifier(nn.Module):
         """D, the channels of the feature map."""
         return self.backbone.width
 
+    @torch.no_grad()
+    def class_vector_width(self) -> int:
+        """Numbers in the vector of a class, by a try. Raises: ValueError of a head that has no such vectors."""
+        like = next(self.head.parameters())
+        was, head = self.head.training, self.head.eval()
+        found = head.class_vectors(torch.zeros(1, self.feature_width, 1, 1, device=like.device, dtype=like.dtype))
+        head.train(was)
+        return found.vectors.shape[2]
+
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Parameters of the backbone, by module and not by name; none where features are given.
 

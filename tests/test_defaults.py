@@ -70,7 +70,7 @@ RANKS = {"rank": 0, "world_size": 1}
 TRANSFORMER = {"pre_norm": False, "self_attention": False}
 DEFAULTS = [
     (build_criterion, {"epochs": 1, "steps_per_epoch": 1, "seed": 0, "frozen_epochs": 0, "class_priors": None}),
-    (build_criterion, {"noise_rates": None, "groups": None, "regulariser": None}),
+    (build_criterion, {"noise_rates": None, "groups": None, "class_vector_width": 0, "regulariser": None}),
     (assume_negative_losses, {"smoothing": 0.0, "absent_weight": 1.0}),
     (candidate_losses, {"variant": "fixed"}),
     (chosen_candidates, {"rule": "confidence"}),
@@ -83,7 +83,7 @@ DEFAULTS = [
     (gr_schedule, {"frozen": 0}),
     (gr_losses, {"variant": "fixed"}),
     (CriterionInfo, {"frozen_epochs": 0, "class_priors": None, "candidate_rates": None, "noise_rates": None}),
-    (CriterionInfo, {"groups": None}),
+    (CriterionInfo, {"groups": None, "class_vector_width": 0}),
     (CocoSplit, {"left_out": 0}),
     (DatasetSource, {"skip_missing": False, "l48_labels": "target", "l48_rows": "labelled"}),
     (read_voc_style, {"skip_missing": False}),

@@ -384,6 +384,8 @@ class CriterionInfo:
     """(C, 2) chances of wrong labels that a file gives, as in `NoiseRates`."""
     groups: Index | None = None
     """(N,) number from 0 of what each training image belongs to; only for criteria that need it."""
+    class_vector_width: int = 0
+    """Width of the vector of each class that the head gives; only for criteria that need these."""
 
 
 StateDict = dict[str, Any]

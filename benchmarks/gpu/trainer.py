@@ -18,6 +18,7 @@ from engine.core.distributed import Runtime
 from engine.training.ema import EMA
 from engine.training.loop import Freezing, Hooks, Learner, Loop
 from engine.training.optim import OptimConfig, build_optimizer
+from engine.training.setup import class_vector_width
 from losses import CRITERIA
 from losses.common.base import Criterion
 from models.build import Architecture, build_model
@@ -193,6 +194,7 @@ class Trainer:
             seed=0,
             clean_counts=ClassCounts(clean.counts(), "clean"),
             prior_scores=_random_scores(len(self.observed), self.shape.classes),
+            class_vector_width=class_vector_width(self.network, kind.needs),
         )
         return kind(config, info)
 

@@ -205,6 +205,7 @@ def build_criterion(
         candidate_rates=candidate_rates(settings.of(Regime), data.train.classes),
         noise_rates=rates_from_file(settings.method_config, data.train.classes),
         groups=image_groups("--group_weight", kind.needs, data.train),
+        class_vector_width=class_vector_width(network, kind.needs),
     )
     on_host = _memories_on_host(settings, kind, info, runtime)
     criterion = kind(settings.method_config, info)
@@ -215,6 +216,11 @@ def build_criterion(
     if runtime.dtype == torch.float64:
         criterion.in_float64()
     return criterion.placed(runtime.device, memories_on_host=on_host)
+
+
+def class_vector_width(network: Network, needs: frozenset[str]) -> int:
+    """Numbers in the vector of a class that the head gives; 0 where nothing with such needs reads it."""
+    return network.class_vector_width() if isinstance(network, Classifier) and "class_vectors" in needs else 0
 
 
 def image_groups(name: str, needs: frozenset[str], train: Annotations) -> Index | None:

@@ -36,6 +36,7 @@ NEEDED = {
         "--ema",
         "0.9",
     ),
+    "lac": ("--labels", "single", "--lac_warmup", "0", "--queue_size", "8"),
     "bce_ls": ("--labels", "full"),
     "transition": ("--labels", "flip", "--known_rates", "0.1,0.1"),
     "vlpl": ("--labels", "single", "--prior_scores", "s.npz"),

@@ -49,6 +49,7 @@ PUBLISHED = {
     | {"model": "tresnet_l", "head": "linear", "optimizer": "adam", "w_d": 1e-4}
     | {"w_d_biases": False, "head_lr_mult": 1, "warmup_epoch": 0, "normalize": "unit", "img_size": 224}
     | {"epochs": 57, "schedule_epochs": 80, "labels": "candidate", "partial_rate": 0.05},
+    ("plc", "pascal"): {"loss": "plc", "second_view": "randaugment", "batch_size": 32},
     ("plc", "coco"): {"loss": "plc", "labels": "single", "label_seed": 1200, "split_seed": 1200, "val_frac": 0.2}
     | {"pseudo_threshold": 0.6, "plc_weight": 1, "model": "resnet50", "head": "q2l", "hidden_dim": 2048, "nheads": 4}
     | {"dim_feedforward": 8192, "enc_layers": 1, "dec_layers": 2, "img_size": 448, "normalize": "unit"}

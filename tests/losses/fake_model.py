@@ -58,6 +58,7 @@ def info_for(codes: np.ndarray, width: int = 8) -> CriterionInfo:
         class_counts=ClassCounts(table.counts(), "observed"),
         seed=0,
         prior_scores=prior_scores(*codes.shape),
+        class_vector_width=width,
     )
 
 

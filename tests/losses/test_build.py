@@ -71,6 +71,7 @@ def test_options_have_the_types_of_the_config():
         ("curriculum", {"relabel_every": 2.5}, "relabel_every '2.5': must be a whole number"),
         ("large_loss", {"R0": 1, "r0": 2}, "r0 and another spelling"),
         ("cones", {}, "cones: give feature_width"),
+        ("lac", {}, "lac: give class_vector_width"),
         ("db", {"prior": "clean"}, "no true labels"),
     ],
 )
@@ -96,11 +97,14 @@ LEAST = {
     **{name: [[1, 0, -1]] for name in ("curriculum", "consistency", "sarb")},
 }
 LEAST["pu_mlc"] = [[1]]
-LEAST |= {name: [[1, -1]] for name in ("cls", "large_loss", "ignore", "epr", "role", "em", "em_apl", "csl", "plc")}
+LEAST |= {
+    name: [[1, -1]] for name in ("cls", "large_loss", "ignore", "epr", "role", "em", "em_apl", "csl", "plc", "lac")
+}
 LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun", "partial_bce", "cdcr")}
 LEAST |= {name: [[1, 0]] for name in ("comes", "comes_rl", "transition")}
 """The fewest labels that a method can be built for, where one unknown label is not enough."""
 NEEDED = {"epr": {"expected_num_pos": 2}, "role": {"expected_num_pos": 2}, "cones": {"feature_width": 1}}
+NEEDED["lac"] = {"class_vector_width": 1}
 NEEDED |= {"ndlp": {"prior": "candidate"}, "vlpl": {"prior_scores": [[0.5]]}}
 NEEDED |= {"gpr": {"prior_scores": [[0.5]], "expected_num_pos": 1}}
 NEEDED |= {name: {"candidate_rate": 0.1} for name in ("comes", "comes_rl")}
@@ -126,6 +130,8 @@ def test_one_label_of_each_kind_that_a_method_needs_is_enough(name):
         ("cap", [1, 0], "no image is unlabelled"),
         ("pu_mlc", [0, -1], "no label is known to be present"),
         ("plc", [0, -1], "no label is known to be present"),
+        ("lac", [0, -1], "lac: no label is known to be present"),
+        ("lac", [1, 0], "lac: no label is unknown"),
         ("plc", [1, 0], "no label is unknown"),
         ("csl", [0, -1], "no label is known to be present"),
         ("cdcr", [1, -1], "no label is known to be absent"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.training.setup import class_vector_width
 from losses import CRITERIA
 from models.build import Architecture, build_model, require_head
 from models.heads import HEADS
@@ -49,6 +50,7 @@ def built(method, head, codes):
     info = replace(info, clean_counts=info.class_counts)
     build = build_peers if "peers" in needs else build_model
     model = build(architecture, CLASSES, seed=0, label_info=LabelInfo(info.classes, info.observed))
+    info = replace(info, class_vector_width=class_vector_width(model, needs))
     return kind.criterion(kind.config(**SETTINGS.get(method, {})), info), model
 
 

@@ -188,6 +188,14 @@ def kind_of(**values):
     return type("Other", (Criterion,), values)
 
 
+def test_the_width_of_class_vectors_is_told_where_it_is_needed():
+    network = build_model(Architecture.of(model="scenenet", weights="none", head="linear"), 3, 0)
+    wanted = frozenset({"class_vectors"})
+    assert setup.class_vector_width(network, wanted) == 96
+    assert setup.class_vector_width(network, frozenset({"cam"})) == 0
+    assert setup.class_vector_width(SimpleNamespace(), wanted) == 0
+
+
 def test_a_criterion_is_told_about_the_run_and_moved_to_its_device(monkeypatch):
     data = array_data()
     data.observed = LabelTable(np.full((10, 3), -1, dtype=np.int8))

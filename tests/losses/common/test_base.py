@@ -19,6 +19,7 @@ OPTIONS = {
     "comes": {"candidate_rate": 0.1},
     "comes_rl": {"candidate_rate": 0.1},
     "cones": {"feature_width": 8},
+    "lac": {"class_vector_width": 8},
     "ndlp": {"prior": "candidate"},
     "large_loss": {"mod_scheme": "LL-Cp", "delta_rel": 20},
     "ignore": {"several": "union"},
@@ -94,7 +95,7 @@ def test_a_method_that_needs_more_than_logits_says_what(name):
 def test_methods_of_one_pass_are_those_that_are_known():
     assert {name for name in CRITERIA if needs_more(name)} <= {
         *("cones", "label_mask", "cls", "co-teaching", "co-teaching+", "decoupling", "jocor", "ndlp", "ignore"),
-        *("consistency", "plc", "pu_mlc", "sarb"),
+        *("consistency", "plc", "lac", "pu_mlc", "sarb"),
     }
 
 

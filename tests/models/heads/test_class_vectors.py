@@ -124,6 +124,17 @@ def test_a_classifier_gives_them_where_they_are_wanted(name):
     assert torch.equal(again.class_vectors.vectors, found.class_vectors.vectors)
 
 
+@pytest.mark.parametrize("name", ABLE)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_classifier_knows_how_wide_they_are(name, training):
+    model = Classifier(_backbone(), built(name, 96)).train(training)
+    before = torch.get_rng_state()
+    assert model.class_vector_width() == model(images(), WANTED).class_vectors.vectors.shape[2]
+    assert model.head.training is training
+    if not training:
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def _backbone():
     torch.manual_seed(0)
     return SceneNet()
