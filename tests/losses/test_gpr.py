@@ -13,6 +13,8 @@ from losses.single_positive import count_penalty
 from tests import golden_files
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.steps import WAITING, Recorder, check_resume, trainer
+from tests.ranks import run_ranks
+from utils import collectives
 from utils.checks import UserError
 from utils.prior_scores import as_probabilities
 from utils.types import ABSENT, PRESENT, UNKNOWN
@@ -176,6 +178,23 @@ def test_two_processes_have_the_loss_and_gradient_of_one(monkeypatch):
     parts = [part_of_a_batch(everyone[rank::2], everyone, monkeypatch) for rank in range(2)]
     for found, whole in zip(zip(*parts, strict=True), expected, strict=True):
         torch.testing.assert_close(sum(found), whole, rtol=1e-5, atol=1e-6)
+
+
+def share_a_batch(rank):
+    everyone = [*INDEX, 8]
+    index = everyone if rank is None else everyone[rank::2]
+    model, share = FakeModel(CLASSES), len(index) / len(everyone)
+    out = GPR(config(count_weight=3.0), info_for(CODES))(model, batch_of(CODES, index))
+    (share * out.total).backward()
+    return collectives.all_sum(share * out.total.detach()), collectives.all_sum(model.head.weight.grad)
+
+
+@pytest.mark.slow
+def test_real_processes_have_the_loss_and_gradient_of_one():
+    alone = share_a_batch(None)
+    for found in run_ranks(share_a_batch):
+        for value, expected in zip(found, alone, strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 7])

@@ -23,6 +23,8 @@ from tests.losses.common.test_base import OPTIONS, labels_of
 from tests.losses.common.test_base import ROWS as BASE_ROWS
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.steps import WAITING, Recorder, check_resume, trainer
+from tests.ranks import run_ranks
+from utils import collectives
 from utils.checks import UserError
 from utils.types import PRESENT, LabelTable, LossOutput
 
@@ -215,6 +217,30 @@ def test_two_processes_have_the_loss_gradient_and_means_of_one(monkeypatch):
         torch.testing.assert_close(own.group_means, alone.group_means)
     torch.testing.assert_close(sum(totals), whole.total.detach())
     torch.testing.assert_close(model.head.weight.grad, gradient)
+
+
+def share_batches(rank, told):
+    """Loss, gradient and means of two batches, the second smaller than a pair of images for each of two processes."""
+    found, criterion, model = [], build(group_rate=0.3), FakeModel(CLASSES)
+    for everyone in (INDEX, INDEX[:1]):
+        index = everyone if rank is None else everyone[rank % len(everyone) :: 2]
+        whole = torch.tensor(everyone) if told and rank is not None else None
+        out = criterion(model, batch_of(CODES, index)._replace(global_index=whole))
+        model.zero_grad()
+        share = len(index) / (max(len(everyone), 2) if rank is not None else len(everyone))
+        (share * out.total).backward()
+        total = collectives.all_sum(share * out.total.detach())
+        found += [total, collectives.all_sum(model.head.weight.grad), criterion.group_means.clone()]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [True, False])
+def test_real_processes_have_the_loss_gradient_and_means_of_one(told):
+    alone = share_batches(None, told)
+    for found in run_ranks(share_batches, told):
+        for value, expected in zip(found, alone, strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 7])

@@ -15,6 +15,7 @@ from tests import golden_files
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.steps import WAITING, Recorder, check_resume
 from tests.oracles import transition as oracle
+from tests.ranks import run_ranks
 from utils.checks import UserError
 from utils.types import PRESENT, UNKNOWN, LabelTable
 
@@ -172,6 +173,20 @@ def test_one_process_estimates_and_all_take_what_it_found(monkeypatch, process, 
     assert len(asked) == found
     np.testing.assert_allclose(criterion.noise_rates().values, [[0.1, 0.2]] * CLASSES, rtol=1e-6)
     assert criterion.noise_rates().origin == ("anchors",) * CLASSES
+
+
+def estimate_on_ranks(rank):
+    """The rates that each process takes, whatever its own scores are."""
+    criterion = build()
+    criterion.on_epoch_start(2, scores_of(rank or 0))
+    return criterion.rates, criterion.how
+
+
+@pytest.mark.slow
+def test_real_processes_take_what_the_first_finds():
+    alone = estimate_on_ranks(None)
+    for found in run_ranks(estimate_on_ranks):
+        assert all(torch.equal(*pair) for pair in zip(found, alone, strict=True))
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 7])

@@ -6,6 +6,7 @@ fp16, whose loss scale is read once per step, needs a card: benchmarks/gpu/waits
 import io
 import json
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from engine.training.loop import Freezing, Hooks
 from engine.training.recorder import RecordConfig, Recorder
 from losses import CRITERIA, Method
 from losses.assume_negative import AN, ANConfig
+from losses.group_means import GroupConfig, group_regularised
 from models.heads import HEADS
 from tests.pretended_device import DEVICE, ROOT, DeviceMismatchError, PretendedDevice, holds
 from utils.types import LabelTable
@@ -302,3 +304,17 @@ def test_what_was_compared_with_a_card_is_what_that_card_waited_for():
         late = found[f"{case.name} fp32"].get(str(LATE), {})
         known = [place.partition(":")[0] for place in KNOWN.get((case.method, LATE), [])]
         assert [place.partition(":")[0] for place in late] == known, case.name
+
+
+@pytest.mark.parametrize("control", ["none", "half"])
+def test_a_step_with_means_of_groups(control, device):
+    kind = group_regularised("an", AN, GroupConfig(group_weight=0.5, group_control=control))
+
+    class Grouped(kind):
+        """Two images in a group."""
+
+        def __init__(self, config, info):
+            super().__init__(config, replace(info, groups=np.arange(len(info.observed)) // 2))
+
+    with mock.patch.dict(CRITERIA, {"an": Method(Grouped, ANConfig)}):
+        check(device, Case("an"))
