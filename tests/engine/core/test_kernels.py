@@ -145,11 +145,11 @@ class Watched:
         return getattr(self.network, name)
 
 
-EMBEDS = {"lac"}
-"""Methods with a network of their own, whose products may be rounded as those of the networks are."""
+COMPARE_VECTORS = {"lac", "sarb"}
+"""Methods with products of class vectors (a projector, cosines), which may be rounded as those of networks are."""
 
 
-@pytest.mark.parametrize("method", sorted(CRITERIA.keys() - EMBEDS))
+@pytest.mark.parametrize("method", sorted(CRITERIA.keys() - COMPARE_VECTORS))
 def test_no_method_multiplies_float32_matrices_that_have_a_gradient(method):
     """They would be rounded in the backward pass of the networks."""
     codes, needs = labels_of(method), CRITERIA[method].criterion.needs
