@@ -91,7 +91,7 @@ class WrappedModel(nn.Module):
 
     def _require(self, want: frozenset[str], output: ModelOutput) -> None:
         """Raise ValueError unless the output has all that is wanted."""
-        unknown = sorted(want - {"cam", "features"})
+        unknown = sorted(want - {"cam", "features", "divergence"})  # the last one is left out where there is none
         if unknown:
             raise ValueError(f"as_model: {', '.join(unknown)} wanted, but it can give cam and features only")
         lacking = {"features": self.features is None}

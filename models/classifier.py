@@ -53,8 +53,9 @@ class Classifier(nn.Module):
         self.freeze_backbone(False)
 
     def forward(self, images: Tensor, want: frozenset[str] = frozenset(), known: Tensor | None = None) -> ModelOutput:
-        """Logits and features always; `cam`, without gradient, or `class_vectors` when "cam" or they are wanted.
+        """Logits and features always; `cam`, without gradient, `class_vectors` or `divergence` when that is wanted.
 
+        There is no divergence of a head that draws nothing.
         Labels `known` beforehand, (B, C) PRESENT, ABSENT or UNKNOWN, are for heads that take them; not with maps.
         """
         return self.on_features(self.backbone(images), want, known)
@@ -71,6 +72,9 @@ class Classifier(nn.Module):
         if "class_vectors" in want:
             logits, vectors = self.head.with_class_vectors(features)
             return ModelOutput(logits, features, class_vectors=vectors)
+        if "divergence" in want:
+            logits, divergence = self.head.with_divergence(features)
+            return ModelOutput(logits, features, divergence=divergence)
         return ModelOutput(self.head(features), features)
 
     def train(self, mode: bool = True) -> Classifier:

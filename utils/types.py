@@ -299,6 +299,7 @@ class ModelOutput(NamedTuple):
     features: Tensor | None = None  # (B, D, h, w)
     cam: Tensor | None = None  # (B, C, h, w), only when asked for
     class_vectors: ClassVectors | None = None  # with gradient, only when asked for
+    divergence: Tensor | None = None  # (B,) of heads that draw what they score, with gradient, only when asked for
 
 
 class Model(Protocol):

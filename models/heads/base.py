@@ -64,6 +64,10 @@ class Head(nn.Module):
         """Logits and class vectors of the same features, in one pass where that saves work."""
         return self(features), self.class_vectors(features)
 
+    def with_divergence(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the divergence (B,) of distributions that they are drawn from; None of a head without any."""
+        return self(features), None
+
     def with_labels(self, features: Tensor, known: Tensor) -> Tensor:
         """Features and labels known beforehand (B, C), PRESENT, ABSENT or UNKNOWN, to logits (B, C).
 

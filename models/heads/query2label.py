@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.heads.base import Head, LabelInfo
+from models.heads.bottleneck import Bottleneck, Gaussian
 from models.heads.transformer import (
     DecoderLayer,
     EncoderLayer,
@@ -27,6 +29,7 @@ from models.heads.transformer import (
     sine_position_encoding,
     tokens_of,
 )
+from utils.checks import require
 from utils.options import option
 from utils.types import ClassVectors
 
@@ -39,12 +42,18 @@ class Query2LabelConfig(TransformerConfig):
     dec_layers: int = option(2, "q2l: decoder layers in which the classes attend to the feature map")
     keep_input_proj: bool = option(False, "q2l: a 1x1 convolution first even where widths agree")
     pre_norm: bool = option(False, "q2l: norms before the branches of a layer instead of behind the sums")
+    bottleneck: int = option(
+        0,
+        "q2l: in training the output of a class is drawn from a Gaussian of so many numbers, whose mean is scored "
+        "otherwise (256 in MIME; 0: off)",
+    )
     keep_first_self_attn_dec: bool = option(False, "q2l: self-attention of the classes in the first decoder layer")
     keep_other_self_attn_dec: bool = option(False, "q2l: self-attention of the classes in the other decoder layers")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least_one(self, "enc_layers", "dec_layers")
+        require(self.bottleneck >= 0, f"--bottleneck {self.bottleneck}: must be 0 or more; 0 is none")
 
 
 class Encoder(nn.Module):
@@ -161,8 +170,7 @@ class Query2LabelHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C)."""
-        output, _, _, _ = self._decoded(features)
-        logits: Tensor = self.fc(output)
+        logits: Tensor = self.fc(self._vectors(self._decoded(features)[0]))
         return logits
 
     def with_cam(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,12 +179,12 @@ class Query2LabelHead(Head):
         layer = self.transformer.decoder.layers[-1]
         assert isinstance(layer, DecoderLayer)
         weights = layer.cross_attention(before, self.query_embed.weight[None], memory, encoding)
-        return self.fc(output), weights.view(*weights.shape[:2], *features.shape[2:])
+        return self.fc(self._vectors(output)), weights.view(*weights.shape[:2], *features.shape[2:])
 
     def with_class_vectors(self, features: Tensor) -> tuple[Tensor, ClassVectors]:
         """Logits (B, C), and the outputs of the classes (B, C, d) with the weights that give these logits."""
-        output = self._decoded(features)[0].to(self.fc.W.dtype)
-        return self.fc(output), ClassVectors(output, self.fc.W[0], self.fc.b[0])
+        vectors = self._vectors(self._decoded(features)[0])
+        return self.fc(vectors), ClassVectors(vectors, self.fc.W[0], self.fc.b[0])
 
     def class_vectors(self, features: Tensor) -> ClassVectors:
         """The outputs of the classes (B, C, d) behind the last decoder layer."""
@@ -187,6 +195,10 @@ class Query2LabelHead(Head):
         """Maps (B, C, h, w): the attention of each class."""
         return self.with_cam(features)[1]
 
+    def _vectors(self, output: Tensor) -> Tensor:
+        """What is scored of the outputs of the classes (B, C, d)."""
+        return output.to(self.fc.W.dtype)
+
     def _decoded(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Outputs of the classes and inputs of the last layer, (B, C, d); the memory and its position encoding."""
         maps = self.input_proj(features)
@@ -196,11 +208,44 @@ class Query2LabelHead(Head):
         return output, before, memory, encoding
 
 
+class BottleneckQuery2LabelHead(Query2LabelHead):
+    """Query2Label whose outputs pass a variational bottleneck (MIME, ICML 2023).
+
+    In training the vector of a class is drawn, from torch's generator; in evaluation it is the mean, so that scores
+    repeat (the published code draws in tests too).
+
+    Args:
+        width: D.
+        classes: C.
+        bottleneck: numbers of a vector.
+        how: as for `Query2LabelHead`.
+    """
+
+    def __init__(self, width: int, classes: int, *, bottleneck: int, **how: Any) -> None:
+        super().__init__(width, classes, **how)
+        self.bottleneck = Bottleneck(self.query_embed.embedding_dim, bottleneck)
+        self.fc = GroupWiseLinear(classes, bottleneck)
+
+    def with_divergence(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, C), and the divergence (B,) of the distributions behind them from standard normal ones."""
+        found = self.bottleneck(self._decoded(features)[0])
+        return self.fc(self._drawn(found)), found.divergence()
+
+    def _vectors(self, output: Tensor) -> Tensor:
+        return self._drawn(self.bottleneck(output))
+
+    def _drawn(self, found: Gaussian) -> Tensor:
+        return (found.drawn() if self.training else found.mean).to(self.fc.W.dtype)
+
+
 def build_q2l(width: int, classes: int, config: Query2LabelConfig, label_info: LabelInfo | None) -> Head:
-    """The Query2Label head of a config."""
-    return Query2LabelHead(
+    """The Query2Label head of a config, with a bottleneck if so set."""
+    bottleneck: dict[str, Any] = {"bottleneck": config.bottleneck} if config.bottleneck else {}
+    kind = BottleneckQuery2LabelHead if config.bottleneck else Query2LabelHead
+    return kind(
         width,
         classes,
+        **bottleneck,
         hidden=config.hidden_dim,
         inner=config.dim_feedforward,
         heads=config.nheads,
