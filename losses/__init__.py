@@ -48,6 +48,7 @@ from losses.group_means import GroupConfig, group_regularised
 from losses.ignore import Ignore, IgnoreConfig
 from losses.label_mask import LabelMask, LabelMaskConfig
 from losses.large_loss import LargeLoss, LargeLossConfig
+from losses.mime import MIME, MIMEConfig
 from losses.ndlp import NDLP, NDLPConfig
 from losses.plc import LAC, PLC, LACConfig, PLCConfig
 from losses.pu_mlc import PUMLC, PUMLCConfig
@@ -102,6 +103,7 @@ CRITERIA: dict[str, Method] = {
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "em": Method(EM, EMConfig),
     "em_apl": Method(EMAPL, EMAPLConfig),
+    "mime": Method(MIME, MIMEConfig),
     "vlpl": Method(VLPL, VLPLConfig),
     "gpr": Method(GPR, GPRConfig),
     "cap": Method(CAP, CAPConfig),

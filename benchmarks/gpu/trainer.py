@@ -68,6 +68,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "curriculum": {"relabel_every": 1},
     "cdcr": {"cdcr_warmup": 0},
     "sarb": {"blend_from": 1},
+    "mime": {"mime_warmup": 1},
     "comes": {"candidate_rate": 0.2},
     "comes_rl": {"candidate_rate": 0.2},
 }
@@ -82,7 +83,7 @@ VARIANTS = [
     Case("cls", {"ablation": "CLC"}, "CLC"),
     Case("csl", {"prior": "observed", "prior_threshold": 0.1}, "with priors"),
 ]
-_KEEPING = ("cones", "ndlp", "curriculum", "cap", "cdcr", "em_apl", "vlpl", "gpr", "role", "large_loss LL-Cp")
+_KEEPING = ("cones", "ndlp", "curriculum", "cap", "cdcr", "em_apl", "vlpl", "mime", "gpr", "role", "large_loss LL-Cp")
 _KEEPING += ("transition",)
 ON_HOST = [
     Case(case.method, case.options, f"{case.note} memories on the host".strip(), memories_on_host=True)

@@ -141,6 +141,11 @@ PUBLISHED = {
     | {"sampler": "class-aware", "sampler_run": 1, "batch_size": 32, "epochs": 40, "optimizer": "adam", "lr": 1e-3}
     | {"head_lr_mult": 0.1, "w_d": 1e-4, "scheduler": "step", "step_size": 12, "lr_gamma": 0.1, "warmup_epoch": 0}
     | {"prior_weight": 4 / 3, "corrector_weight": 0.2, "tau": 0.7, "margin": 1.0, "focal_gamma": 3.0, "val_frac": 0},
+    ("mime", "coco"): {"loss": "mime", "labels": "single", "label_seed": 1200, "val_frac": 0.2, "split_seed": 1200}
+    | {"model": "resnet50", "head": "q2l", "bottleneck": 256, "img_size": 448, "batch_size": 32, "epochs": 10, "w_d": 0}
+    | {"lr": 1e-4, "head_lr_mult": 10, "scheduler": "constant", "pseudo_threshold": 0.95, "mime_warmup": 2}
+    | {"divergence_weight": 1e-4, "loss_temperature": 1.0, "variant": "fixed"},
+    ("mime", "cub"): {"batch_size": 16, "mime_warmup": 5, "epochs": 10},
     ("sarb", "coco"): {"loss": "sarb", "labels": "known", "label_seed": 0, "model": "resnet101", "frozen_stages": 3}
     | {"head": "csra", "img_size": 448, "normalize": "imagenet", "augment": "multiscale", "batch_size": 8, "epochs": 20}
     | {"optimizer": "adam", "lr": 1e-5, "head_lr_mult": 1, "w_d": 5e-4, "scheduler": "step", "step_size": 10}
@@ -232,6 +237,7 @@ def test_the_settings_of_a_model_go_together(name, tmp_path):
         "cap": ["semi", "--labelled_share", "0.5"],
         "cdcr": ["candidate"],
         "comic": ["dropped"],
+        "mime": ["single"],
         **{method: ["known", "--known_rate", "0.6"] for method in ("consistency", "sarb")},
     }.get(name, ["full"])
     words = ("--dataset", "voc07", "--labels", *labels, *TINY, *SMALLER.get(head, ()), *backbone)

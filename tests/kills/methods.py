@@ -36,6 +36,8 @@ METHODS = {
     "csl": f"main_BCE --loss csl --likelihood_topk 2 --prior observed --prior_threshold 0.3 {KNOWN}",
     "em": f"main_BCE --loss em {ONE}",
     "em_apl": f"main_BCE --loss em_apl --apl_warmup 1 {ONE}",
+    "mime": f"main_BCE --loss mime --mime_warmup 1 --pseudo_threshold 0.5 --head q2l --hidden_dim 32 --nheads 2 "
+    f"--bottleneck 8 {ONE}",
     "asl": f"main_BCE --loss asl {CANDIDATE}",
     "hill": f"main_BCE --loss hill {ONE} {STEADY}",
     "splc": f"main_BCE --loss splc --tau 0.5 {ONE} {STEADY}",

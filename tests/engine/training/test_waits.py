@@ -104,6 +104,7 @@ WAITS_FOR_THE_HOST = {
     "cap": [],
     "cdcr": [],
     "em_apl": [],
+    "mime": [],
     "vlpl": [],
     "gpr": [],
     "transition": [],

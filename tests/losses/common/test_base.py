@@ -16,6 +16,7 @@ OPTIONS = {
     "role": {"expected_num_pos": 2},
     "curriculum": {"relabel_every": 1},
     "cdcr": {"candidate_threshold": 0.5},
+    "mime": {"mime_warmup": 1, "pseudo_threshold": 0.5},
     "comes": {"candidate_rate": 0.1},
     "comes_rl": {"candidate_rate": 0.1},
     "cones": {"feature_width": 8},

@@ -7,7 +7,7 @@ from losses import CRITERIA, build_criterion
 from tests.losses.common.test_base import OPTIONS, ROWS, labels_of
 
 KEPT = {"cones": 2, "ndlp": 1, "large_loss": 1, "curriculum": 2, "em_apl": 2, "role": 1, "cdcr": 2}
-KEPT |= {"vlpl": 1, "gpr": 1, "cap": 2, "transition": 2}
+KEPT |= {"mime": 2, "vlpl": 1, "gpr": 1, "cap": 2, "transition": 2}
 
 
 def built(name):
