@@ -57,6 +57,7 @@ from models.heads.transformer import EncoderLayer, input_projection
 from models.peers import build_peers
 from models.released.contents import Contents, listed
 from utils.analysis_plots import Line
+from utils.bootstrap import bootstrap
 from utils.calibration import fit_calibration
 from utils.console import Progress
 from utils.localisation import PointingGame, hits
@@ -65,6 +66,7 @@ from utils.options import option
 from utils.perceptual_hash import nearest_within
 from utils.thresholds import choose_thresholds
 from utils.types import CriterionInfo
+from utils.unit_rows import group_rows
 
 RANKS = {"rank": 0, "world_size": 1}
 TRANSFORMER = {"pre_norm": False, "self_attention": False}
@@ -94,6 +96,8 @@ DEFAULTS = [
     (build_data, {"need_images": True}),
     (opened, {"draft": 0}),
     (nearest_within, {"radius": 31}),
+    (bootstrap, {"seed": 0, "level": 0.95}),
+    (group_rows, {"score": "max"}),
     (report, {"skip_bad": False}),
     (write_formatted, {"overwrite": False}),
     (digit_scenes, {"long_tail": False}),
@@ -245,6 +249,7 @@ CONSTANTS = {
     "models.backbones.tresnet": {"_SLOPE": 1e-3, "_EPSILON": 1e-5, "_PATCH": 4},
     "models.classifier": {"_USUAL_SIZES": (224, 240, 256, 288, 320, 336, 384, 392, 448, 512, 518)},
     "models.heads.word_vectors": {"_LONGEST_LINE": 1_048_576},
+    "utils.bootstrap": {"_HELD": 10_000_000},
     "utils.free_memory": {"UNKNOWN": 17_179_869_184},
     "utils.label_dynamics": {"MOST_EPOCHS": 32767, "LAST_MODIFIED": 255},
     "utils.long_tail": {"HEAD_FROM": 100, "MIDDLE_FROM": 20},

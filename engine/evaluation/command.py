@@ -44,6 +44,7 @@ from engine.evaluation.text import (
     print_remarks,
     print_table,
 )
+from engine.evaluation.uncertainty import UncertaintyConfig, interval_texts, uncertainty_figures, uncertainty_lines
 from engine.training.given_features import note_unread_images
 from models.build import PUBLISHED_NAMES
 from models.peers import Network, Peers
@@ -106,7 +107,7 @@ EVALUATE = Command(
         "data": (DatasetConfig, TrainingSplitConfig, LoaderConfig),
         "labels": (Regime,),
         "run": (KernelConfig,),
-        "evaluation": (ScoreConfig, ChoiceConfig),
+        "evaluation": (ScoreConfig, ChoiceConfig, UncertaintyConfig),
     },
 )
 COMMANDS = (EVALUATE,)
@@ -168,11 +169,15 @@ def _report(evaluation: Evaluation, settings: Settings, published: Published | N
     others = published_metrics(measured, test.truth) if config.metrics == "published" else None
     full = full_row_metrics(measured, test.truth) if config.metrics == "full_rows" else None
     figures = decision_figures(measured, test.truth, _in_order_of_dataset(saved, test, dataset))
-    scored = Scored(measured, ranking, groups_as_dict(measured.metrics, splits.groups), others, figures, full)
+    sure = uncertainty_figures(measured, test, settings.of(UncertaintyConfig))
+    groups = groups_as_dict(measured.metrics, splits.groups)
+    scored = Scored(measured, ranking, groups, others, figures, full, sure)
     print_table(saved, test, scored, dataset, config.top_k, published)
     print_decisions(figures, () if decided is None else notes(decided, test.classes))
+    for line in uncertainty_lines(sure):
+        say(f"  {line}")
     if config.per_class:
-        print_classes(test.classes, figures)
+        print_classes(test.classes, figures, interval_texts(sure))
     print_caveats(saved, splits, settings)
     if config.json is not None:
         write_result(saved, test, scored, dataset, config.json, published)

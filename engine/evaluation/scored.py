@@ -12,6 +12,7 @@ from engine.core.manifest import Published
 from engine.core.scoring import EvalResult, beside_as_dict
 from engine.evaluation.decided import CalibrationErrors, DecisionFigures, share
 from engine.evaluation.published import comparison
+from engine.evaluation.uncertainty import UncertaintyFigures, uncertainty_content
 from utils.safe_files import write_text
 from utils.types import Annotations
 
@@ -28,6 +29,8 @@ class Scored(NamedTuple):
     """The figures by thresholds and calibration, and those of each class."""
     full_rows: dict[str, float] | None = None
     """Those of images without an unknown label, where they were asked for and there are any."""
+    uncertainty: UncertaintyFigures | None = None
+    """Intervals, and figures per group."""
 
 
 def write_result(
@@ -57,6 +60,8 @@ def write_result(
         }
     if scored.decided is not None:
         content |= _decided(scored.decided, test.classes)
+    if scored.uncertainty is not None:
+        content |= uncertainty_content(scored.uncertainty, test.classes)
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 

@@ -87,19 +87,21 @@ def print_decisions(figures: DecisionFigures, notes: Iterable[str]) -> None:
         say(f"  {note}")
 
 
-def print_classes(classes: Sequence[str], figures: DecisionFigures) -> None:
-    """Print one line of figures per class."""
+def print_classes(classes: Sequence[str], figures: DecisionFigures, intervals: Sequence[str] | None = None) -> None:
+    """Print one line of figures per class, with the interval of its AP behind if there are any."""
     limits = figures.decisions.threshold_probabilities()
     rows = figures.classes.as_dicts(classes)
     width = max(len("class"), *(min(len(name), _WIDEST) for name in classes))
     names = ("AP", "AUROC", "precision", "recall", "F1")
-    say(f"  {'class':{width}}  positives    known     AP   AUROC  precision  recall      F1  threshold")
+    heading = "" if intervals is None else "  interval of AP"
+    say(f"  {'class':{width}}  positives    known     AP   AUROC  precision  recall      F1  threshold{heading}")
     for k, row in enumerate(rows):
         cells = ["-" if row[name] is None else f"{100 * row[name]:.2f}" for name in names]
         limit = 0.5 if limits is None else float(limits[k])
         say(
             f"  {row['class'][:_WIDEST]:{width}}  {row['positives']:9,}{row['known']:9,}"
             f"{cells[0]:>7}{cells[1]:>8}{cells[2]:>11}{cells[3]:>8}{cells[4]:>8}{limit:11.3f}"
+            + ("" if intervals is None else f"{intervals[k]:>16}")
         )
     mean = figures.classes.mean_auroc
     if mean == mean:

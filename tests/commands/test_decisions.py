@@ -120,9 +120,10 @@ def test_what_cannot_be_chosen_is_refused_and_nothing_is_written(folder, words, 
 def test_figures_of_each_class_are_printed_and_drawn(folder):
     out = succeed(folder, "evaluate.py", "--load_from", "run/best.pth", "--per_class", "--draw", "figures")
     (heading,) = [line for line in out.splitlines() if line.startswith("  class ")]
-    assert heading.split() == ["class", "positives", "known", "AP", "AUROC", "precision", "recall", "F1", "threshold"]
-    assert re.search(r"^  cat +\d+ +\d+ +[\d.]+ +[\d.]+ +[\d.-]+ +[\d.]+ +[\d.]+ +0\.500$", out, re.MULTILINE)
-    assert re.search(r"^  bus +0 +\d+ +- +- +- +- +- +0\.500$", out, re.MULTILINE)
+    columns = "class positives known AP AUROC precision recall F1 threshold interval of AP"
+    assert heading.split() == columns.split()
+    assert re.search(r"^  cat +\d+ +\d+ +[\d.]+ +[\d.]+ +[\d.-]+ +[\d.]+ +[\d.]+ +0\.500 +[\d.-]+$", out, re.MULTILINE)
+    assert re.search(r"^  bus +0 +\d+ +- +- +- +- +- +0\.500 +[\d.-]+$", out, re.MULTILINE)
     assert sorted(path.name for path in (folder / "figures").iterdir()) == ["per_class.png", "reliability.png"]
 
 

@@ -110,3 +110,11 @@ def test_the_file_holds_them(tmp_path, decisions):
     else:
         assert found["calibration"] == {"method": None, "fitted_on": None, "before": before, "after": None}
         assert "thresholds" not in found
+
+
+def test_intervals_stand_behind_the_figures_of_a_class(capsys):
+    print_classes(CLASSES, decision_figures(result(), LabelTable(CODES), BOTH), ["50.0-100.0", "-", "1.0-2.0"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[len(lines[0]) - 16 :] for line in lines[:4]] == [
+        *("  interval of AP", "      50.0-100.0", "               -", "         1.0-2.0")
+    ]

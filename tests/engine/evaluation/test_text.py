@@ -18,7 +18,7 @@ from utils.types import LabelTable, ModelOutput
 
 TRUTH = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], dtype=np.int8)
 SCORES = np.array([[2, -1, -2], [-1, 1, -2], [1, -1, -2], [1, -2, -3]], dtype=np.float32)
-TEST = type("Test", (list,), {"classes": ("cat", "dog", "owl"), "truth": LabelTable(TRUTH)})(range(4))
+TEST = type("Test", (list,), {"classes": ("cat", "dog", "owl"), "truth": LabelTable(TRUTH), "groups": None})(range(4))
 SAVED = SimpleNamespace(path=Path("best.pth"), classes=TEST.classes, released=None, epoch=7, notes=())
 RANKING = {f"{name}@{k}": share / k for k in (1, 3, 5) for name, share in (("rec", 0.25), ("prec", 0.5), ("top", 1.0))}
 PUBLISHED = SimpleNamespace(name="x-voc07", paper="A paper", source="its page", metrics={"mAP": 90.25, "head": 50.0})
