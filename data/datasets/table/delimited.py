@@ -50,15 +50,20 @@ def delimited(path: Path, text: str) -> Delimited:
 
     Raises: UserError naming the line that is no CSV, or has another number of fields than the first.
     """
-    first = _first_line(text)
-    hint = _HINT.fullmatch(first)
-    delimiter = hint[1] if hint else "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
+    hint, delimiter = _HINT.fullmatch(_first_line(text)), dialect_of(path, text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     limit_fields()
     header = _next_row(path, lines)
     if hint:
         header = _next_row(path, lines)
     return Delimited(header, _blocks(path, lines, len(header)))
+
+
+def dialect_of(path: Path, text: str) -> str:
+    """What separates the fields of a text, as in `delimited`."""
+    first = _first_line(text)
+    hint = _HINT.fullmatch(first)
+    return hint[1] if hint else "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
 
 
 def delimiter_of(path: Path, purpose: str) -> str:

@@ -42,7 +42,7 @@ def read_tables(source: DatasetSource, paths: Sequence[Path], see: See, rest: in
         require(path.is_dir() or path.is_file(), f"{path}: no such file or folder; check --table and --test_table")
     if len(paths) > 1:
         return _read_several(source, paths, see, rest)
-    path, fixed = paths[0], _class_file(source.table, paths[0])
+    path, fixed = paths[0], class_names_beside(source.table, paths[0])
     if not is_sheet(path):
         return _read_objects(source, path, fixed)
     sheet, config = own_sheet(path, source.table, several=False)
@@ -66,7 +66,7 @@ def _read_several(source: DatasetSource, paths: Sequence[Path], see: See, rest: 
     opened = {path: own_sheet(path, source.table, several=True) for path in paths if is_sheet(path)}
     check_titles(source.table, [sheet for sheet, _ in opened.values()])
     lines = {
-        path: read_lines(sheet, config, _class_file(source.table, path), folder)
+        path: read_lines(sheet, config, class_names_beside(source.table, path), folder)
         for path, (sheet, config) in opened.items()
     }
     objects = {path: _read_objects(source, path, None) for path in paths if path not in lines}
@@ -117,10 +117,10 @@ def _class_order(config: TableConfig, table: Path) -> tuple[str, ...]:
     """The order of classes that `--class_names` says, or else `classes.txt` beside the first table."""
     if config.class_names is not None:
         return read_name_list(config.class_names, config.label_separator).names
-    return _class_file(config, table) or ()
+    return class_names_beside(config, table) or ()
 
 
-def _class_file(config: TableConfig, table: Path) -> tuple[str, ...] | None:
+def class_names_beside(config: TableConfig, table: Path) -> tuple[str, ...] | None:
     """The names in `classes.txt` beside a table; of one for the test beside the first for training."""
     first = (config.table or (table,))[0]
     return read_class_file(table if table in (config.table or ()) else first, _separator(config))

@@ -35,6 +35,14 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """What a file begins with that says its encoding; longer marks before those that they begin with."""
+_BEHIND = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+"""The encoding of what stands behind each mark."""
 
 
 _PANDAS = re.compile(r"Unnamed: \d+(_level_\d+)?")
@@ -141,6 +149,25 @@ def read_titles(path: Path, encoding: str | None = None) -> tuple[str, ...]:
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return read_sheet(path, encoding).titles
     return tuple(_titles(path, delimited(path, read_encoded(path, encoding)[0]).header)[0])
+
+
+class Encoding(NamedTuple):
+    """How the text of a file is encoded."""
+
+    mark: bytes
+    """What stands before the text."""
+    name: str
+
+
+def encoding_of(data: bytes, encoding: str | None) -> Encoding:
+    """The byte order mark at the beginning of a file, and the encoding of what follows: by the mark, else as asked for.
+
+    Args:
+        data: the file.
+        encoding: of a text without a mark; None for UTF-8.
+    """
+    mark, _ = next(((mark, name) for mark, name in _MARKS if data.startswith(mark)), (b"", ""))
+    return Encoding(mark, _BEHIND[mark] if mark else encoding or "utf-8")
 
 
 def read_encoded(path: Path, encoding: str | None) -> tuple[str, tuple[str, ...]]:
