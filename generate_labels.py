@@ -1,4 +1,4 @@
-"""Observed labels of a dataset as a file; needs its annotations, not its images.
+"""Observed labels of a dataset as a file.
 
 For instance:
 

@@ -1,4 +1,4 @@
-"""Faults and statistics of a dataset: labels, noise, images, duplicates, splits.
+"""Faults and statistics of a dataset.
 
 For instance:
 

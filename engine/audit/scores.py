@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from engine.audit.folds import joined_groups, least_outside, stratified_folds
 from engine.audit.heads import Floats, choose_strength, out_of_fold, principal
-from engine.audit.neighbours import near_duplicates, nearest, neighbour_votes, unit_vectors
+from engine.audit.neighbours import Neighbours, near_duplicates, nearest, neighbour_votes, unit_vectors
 from engine.audit.ranking import Probabilities, Thresholds, calibrated, thresholds
+from utils.checks import require
 from utils.types import ABSENT, PRESENT, Codes, Index
 
 
@@ -43,6 +44,8 @@ class Scored(NamedTuple):
     """(N, D') of length 1, for distances between images; D' 0 where there are no features."""
     logits: Floats
     """(N, C) out of fold, NaN where not ranked; what the probabilities are made of besides neighbours."""
+    neighbours: Neighbours | None = None
+    """Of each image; None where there are no features."""
 
 
 def ranked_classes(codes: Codes, least: int) -> NDArray[np.bool_]:
@@ -62,21 +65,42 @@ def score_features(features: NDArray[np.floating], codes: Codes, groups: Index |
         codes: (N, C).
         groups: (N,) what each image belongs to; None where each stands for itself.
         plan: how.
+
+    Raises:
+        UserError: so many images are nearly the same that folds cannot be made of the others.
     """
     vectors = unit_vectors(features)
     pairs, cosines = near_duplicates(vectors, plan.duplicates)
     units = joined_groups(groups, pairs, len(codes))
+    _require_parts(units, joined_groups(groups, pairs[:0], len(codes)), plan)
     folds = stratified_folds(codes, units, plan.folds, plan.seed)
     usable = ranked_classes(codes, plan.least) & (least_outside(codes, folds) > 0)
     logits = np.full(codes.shape, np.nan, dtype=np.float32)
     probabilities = np.full(codes.shape, np.nan)
+    neighbours = nearest(vectors, units)
     if usable.any():
         labels, inputs = np.ascontiguousarray(codes[:, usable]), principal(features)
         logits[:, usable] = out_of_fold(inputs, labels, folds, choose_strength(inputs, labels, folds))
-        votes = neighbour_votes(nearest(vectors, units), labels)
+        votes = neighbour_votes(neighbours, labels)
         probabilities[:, usable] = _probabilities(logits[:, usable], votes, labels)
     limits = thresholds(probabilities, codes)
-    return Scored(probabilities, limits, usable, pairs, cosines, units, vectors, logits)
+    return Scored(probabilities, limits, usable, pairs, cosines, units, vectors, logits, neighbours)
+
+
+def _require_parts(units: Index, groups: Index, plan: Plan) -> None:
+    """Raise UserError where images that are nearly the same are chained to a unit that fills a fold.
+
+    Args:
+        units: (N,) images of one group, or nearly the same.
+        groups: (N,) images of one group.
+        plan: how images are scored.
+    """
+    largest, usual = (int(np.bincount(each).max()) for each in (units, groups))
+    require(
+        largest <= max(usual, len(units) // plan.folds) and int(units.max()) + 1 >= plan.folds,
+        f"--duplicates {plan.duplicates}: {largest:,} of {len(units):,} images are nearly the same as another of them, "
+        "one by one; give a higher cosine, up to 1",
+    )
 
 
 def _probabilities(logits: Floats, votes: NDArray[np.float64], codes: Codes) -> Probabilities:

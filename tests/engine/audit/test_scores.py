@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 
 from engine.audit.ranking import KINDS, ranked
 from engine.audit.scores import Plan, ranked_classes, score_features, score_given
+from utils.checks import UserError
 
 PLAN = Plan(folds=3, least=5, duplicates=0.999, seed=0)
 
@@ -76,3 +78,11 @@ def test_a_class_needs_as_many_labels_of_both_kinds_as_are_said():
     assert ranked_classes(codes, 2).tolist() == [True, False]
     assert ranked_classes(codes, 1).tolist() == [True, True]
     assert ranked_classes(codes, 3).tolist() == [False, False]
+
+
+def test_a_cosine_that_makes_nearly_all_images_one_is_refused():
+    features, truth = scene()
+    with pytest.raises(UserError, match=r"--duplicates 0.5: \d+ of 150 images are nearly the same as another of them"):
+        score_features(features, truth, None, PLAN._replace(duplicates=0.5))
+    one_group = np.repeat([0, 1, 2], [100, 25, 25])
+    score_features(features, truth, one_group, PLAN)

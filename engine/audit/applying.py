@@ -1,0 +1,130 @@
+"""`audit.py --apply`: decisions become a corrected table beside the old one, with a log of the changes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data.build import DatasetConfig
+from data.datasets.table.corrected import CorrectedTable, OpenTable, corrected, open_table
+from data.datasets.table.corrections import Change
+from engine.audit.decisions import Decision, named_as, read_decisions
+from engine.audit.findings import WORDS
+from utils.checks import UserError, require
+from utils.console import say
+from utils.csv_cells import csv_text
+from utils.nearest import nearest
+from utils.safe_files import write_atomically, write_text
+
+LOG_COLUMNS = ("image", "class", "before", "after", "decided_in")
+_NUMBERED = re.compile(r"(?P<stem>.*)\.corrected(-\d+)?")
+
+
+class Corrected(NamedTuple):
+    """A corrected table before it is written."""
+
+    table: OpenTable
+    file: CorrectedTable
+    rows: Sequence[tuple[str, str, str, str, str]]
+    """Of the log."""
+
+
+def apply_decisions(path: Path, config: DatasetConfig) -> None:
+    """Write a corrected table beside each table that decisions are about, and its log.
+
+    Raises:
+        UserError: the dataset is no table of one's own, or a decision does not fit; nothing has been written then.
+        RunError: a file cannot be written.
+    """
+    require(
+        config.dataset == "table" and config.table is not None,
+        "--apply: corrects a table of your own; give --dataset table --table FILE as for the audit",
+    )
+    decisions = read_decisions(path)
+    paths = [*(config.table or ()), *(config.test_table or ())]
+    tables = [open_table(each, config, config.path_images or Path()) for each in paths]
+    changes = _by_table(decisions, tables)
+    results = [_corrected(table, changes[table.path]) for table in tables if changes[table.path]]
+    unchanged = len(decisions) - len({(row[0], row[1]) for result in results for row in result.rows})
+    if unchanged:
+        say(f"{path}: {unchanged:,} of {len(decisions):,} decisions are what the table says already")
+    for result in results:
+        _write(result)
+
+
+def _by_table(decisions: Sequence[Decision], tables: Sequence[OpenTable]) -> Mapping[Path, list[Decision]]:
+    """The decisions that change something, by table, with the names that the tables have.
+
+    Raises: UserError for an image or a class that no table has, or a label that is not what it was.
+    """
+    found: dict[Path, list[Decision]] = {table.path: [] for table in tables}
+    rows = {table.path: {name: row for row, name in enumerate(table.labels.ids)} for table in tables}
+    for one in decisions:
+        fitting = []
+        for table in tables:
+            image, label = named_as(one.image, rows[table.path]), named_as(one.label, table.labels.classes)
+            if image is None or label is None:
+                continue
+            code = int(table.labels.codes[rows[table.path][image], table.labels.classes.index(label)])
+            fitting.append(table)
+            if code != one.new:
+                _require_as_given(one, code, table)
+                found[table.path].append(one._replace(image=image, label=label, given=code))
+        if not fitting:
+            raise _no_such_label(one, tables)
+    return found
+
+
+def _require_as_given(one: Decision, code: int, table: OpenTable) -> None:
+    require(
+        one.given in (None, code),
+        f"{one.where}: {one.label!r} of {one.image!r} is {WORDS[code]} in {table.path}, and was "
+        f"{WORDS[one.given or 0]} at the audit; audit the table again",
+    )
+
+
+def _no_such_label(one: Decision, tables: Sequence[OpenTable]) -> UserError:
+    """The error for a decision about what no table has."""
+    names = " or ".join(str(table.path) for table in tables)
+    if not any(named_as(one.image, table.labels.ids) for table in tables):
+        what, known = f"image {one.image[:200]!r}", [name for table in tables for name in table.labels.ids[:10000]]
+        close = nearest(one.image, known)
+    else:
+        what, known = f"class {one.label[:60]!r}", [name for table in tables for name in table.labels.classes]
+        close = nearest(one.label, known)
+    return UserError(
+        f"{one.where}: {what} is not in {names}{f' (did you mean {close}?)' if close else ''}; correct the line"
+    )
+
+
+def _corrected(table: OpenTable, decisions: Sequence[Decision]) -> Corrected:
+    """A corrected table, read back. Raises: UserError as `corrected` does."""
+    file = corrected(table, [Change(one.image, one.label, one.new) for one in decisions])
+    rows = [(one.image, one.label, WORDS[int(one.given or 0)], WORDS[one.new], one.where) for one in decisions]
+    return Corrected(table, file, rows)
+
+
+def _write(result: Corrected) -> None:
+    """Write the log, then the table."""
+    path = free_name(result.table.path)
+    log = path.with_name(f"{path.stem}.log.csv")
+    write_text(log, csv_text([LOG_COLUMNS, *result.rows]), errors="surrogateescape")
+    write_atomically(path, lambda file: file.write(result.file.content))
+    say(f"written: {path} with {len(result.rows):,} labels changed ({log.name}); {result.table.path} is as it was")
+    if result.file.flags:
+        flags = shlex.join(word for name, text in result.file.flags.items() for word in (f"--{name}", text))
+        say(f"{path}: its columns are no longer told apart by themselves; read it with {flags}")
+
+
+def free_name(table: Path) -> Path:
+    """The first name for a corrected table that is free: `labels.corrected.csv`, then `labels.corrected-2.csv`."""
+    match = _NUMBERED.fullmatch(table.stem)
+    stem, number = match["stem"] if match else table.stem, 1
+    while True:
+        path = table.with_name(f"{stem}.corrected{f'-{number}' if number > 1 else ''}{table.suffix}")
+        if not path.exists() and not path.with_name(f"{path.stem}.log.csv").exists():
+            return path
+        number += 1

@@ -1,0 +1,87 @@
+import pytest
+
+from tests.commands.scene import refusal, succeed
+from tests.engine.audit.small_table import read_rows
+
+TABLE = "image,cat,dog\n1.jpg,1,0\n2.jpg,0,\n=3.jpg,0,1\n"
+WORDS = ("audit.py", "--dataset", "table", "--table", "labels.csv", "--apply", "decisions.csv")
+
+
+def write(folder, decisions, table=TABLE):
+    (folder / "labels.csv").write_text(table)
+    (folder / "decisions.csv").write_text(decisions)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "table"),
+    [
+        (
+            "image,class,given,new\n2.jpg,dog,unknown,present\n1.jpg,cat,present,absent\n",
+            "1.jpg,0,0\n2.jpg,0,1\n=3.jpg,0,1\n",
+        ),
+        ("class;new;image\ndog;1;1.jpg\ncat;;2.jpg\n", "1.jpg,1,1\n2.jpg,0,\n=3.jpg,0,1\n"),
+        ("image,class,new\n'=3.jpg,dog,Unknown\n'=3.jpg,dog,-1\n", "1.jpg,1,0\n2.jpg,0,\n=3.jpg,0,\n"),
+    ],
+)
+def test_decisions_of_a_page_of_hand_and_of_a_spreadsheet(tmp_path, decisions, table):
+    write(tmp_path, decisions)
+    succeed(tmp_path, *WORDS)
+    assert (tmp_path / "labels.corrected.csv").read_text() == f"image,cat,dog\n{table}"
+    assert (tmp_path / "labels.csv").read_text() == TABLE
+
+
+def test_each_correction_has_a_name_of_its_own_and_a_log(tmp_path):
+    write(tmp_path, "image,class,new\n1.jpg,dog,present\n2.jpg,cat,absent\n")
+    said = succeed(tmp_path, *WORDS)
+    assert "1 of 2 decisions are what the table says already" in said
+    assert read_rows(tmp_path / "labels.corrected.log.csv") == [
+        {
+            "image": "1.jpg",
+            "class": "dog",
+            "before": "absent",
+            "after": "present",
+            "decided_in": "decisions.csv, line 2",
+        }
+    ]
+    succeed(tmp_path, *WORDS)
+    assert (tmp_path / "labels.corrected-2.csv").exists()
+    (tmp_path / "decisions.csv").write_text("image,class,new\n2.jpg,cat,present\n")
+    succeed(tmp_path, *WORDS[:4], "labels.corrected-2.csv", *WORDS[5:])
+    assert (tmp_path / "labels.corrected-3.csv").read_text() == "image,cat,dog\n1.jpg,1,1\n2.jpg,1,\n=3.jpg,0,1\n"
+
+
+@pytest.mark.parametrize(
+    ("decisions", "fault"),
+    [
+        ("image,class,new\n4.jpg,cat,present\n", "line 2: image '4.jpg' is not in labels.csv (did you mean "),
+        ("image,class,new\n1.jpg,cats,present\n", "line 2: class 'cats' is not in labels.csv (did you mean cat?)"),
+        ("image,class,new\n1.jpg,cat,maybe\n", "line 2: 'maybe' in column 'new' must be present, absent or unknown"),
+        ("image,class,given,new\n1.jpg,cat,x,absent\n", "line 2: 'x' in column 'given' must be present"),
+        (
+            "image,class,given,new\n1.jpg,cat,unknown,absent\n",
+            "line 2: 'cat' of '1.jpg' is present in labels.csv, and was unknown at the audit; audit the table again",
+        ),
+        ("image,class,new\n1.jpg,cat,0\n1.jpg,cat,-1\n", "line 3: 'cat' of '1.jpg' is decided otherwise than in "),
+        ("image,class,new\n1.jpg,cat,\n", "decisions.csv: decides nothing; write image,class,new"),
+        ("image,class\n1.jpg,cat\n", "decisions.csv"),
+        ("", "decisions.csv: is empty"),
+    ],
+)
+def test_decisions_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, decisions, fault):
+    write(tmp_path, decisions)
+    assert fault in refusal(tmp_path, *WORDS)
+    assert {one.name for one in tmp_path.iterdir()} <= {"labels.csv", "decisions.csv", "cache"}
+
+
+def test_only_tables_of_ones_own_are_corrected(tmp_path):
+    write(tmp_path, "image,class,new\n1.jpg,cat,absent\n")
+    assert "--apply: corrects a table of your own" in refusal(tmp_path, "audit.py", "--apply", "decisions.csv")
+
+
+def test_each_of_several_tables_gets_what_it_has(tmp_path):
+    write(tmp_path, "image,class,new\n1.jpg,cat,absent\n9.jpg,dog,present\n")
+    (tmp_path / "test.csv").write_text("image,cat,dog\n8.jpg,1,0\n9.jpg,1,0\n")
+    said = succeed(tmp_path, *WORDS, "--test_table", "test.csv")
+    assert said.count("with 1 labels changed") == 2
+    assert (tmp_path / "labels.corrected.csv").read_text() == TABLE.replace("1.jpg,1", "1.jpg,0")
+    assert (tmp_path / "test.corrected.csv").read_text() == "image,cat,dog\n8.jpg,1,0\n9.jpg,1,1\n"
