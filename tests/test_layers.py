@@ -14,10 +14,11 @@ TRAINED = {"training", "core"}
 ARROWS = {
     "engine": {
         "core": set(),
-        "training": {"core"},
+        "report": {"core"},
+        "training": {"core", "report"},
         "evaluation": TRAINED,
         "prediction": TRAINED,
-        "analysis": TRAINED | {"reproduction"},
+        "analysis": TRAINED | {"reproduction", "report"},
         "reproduction": TRAINED,
         "inspection": TRAINED,
         "generate_labels": TRAINED,

@@ -9,18 +9,21 @@ from typing import Any
 
 from data.build import DatasetConfig, load_splits
 from data.loading.loader import LoaderConfig
+from engine.analysis.comparison_report import comparison_report
 from engine.analysis.finished_runs import FinishedRun, built_for, read_run, run_labels, run_paths
 from engine.analysis.seed_groups import seed_table, setting_notes
 from engine.core.run_results import HEADLINE, beside, require_parts
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
+from engine.report.content import Table, percent
+from engine.report.page import REPORT_FILE, comparison_page
 from engine.training.config import RunConfig
 from engine.training.examples import choose_rows, examples
 from utils.checks import require
 from utils.console import say
 from utils.options import option
 from utils.plots import plot_curves, plot_examples
-from utils.safe_files import make_folder
+from utils.safe_files import make_folder, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,8 @@ def compare_command(argv: Sequence[str] | None = None) -> int:
     runs = [read_run(path) for path in paths]
     labels = run_labels(runs)
     say(table(labels, runs))
-    for line in (*seed_table(runs), *differences(labels, runs), *setting_notes(runs)):
+    seeds, notes = seed_table(runs), [*differences(labels, runs), *setting_notes(runs)]
+    for line in (*seeds, *notes):
         say(line)
     if config.output is not None:
         make_folder(config.output, "--output")
@@ -63,9 +67,15 @@ def compare_command(argv: Sequence[str] | None = None) -> int:
         blind = [run.path for run in runs if not run.sees_images]
         if blind:
             say(f"{grid.name} is not drawn: {blind[0]} was trained on features, without images")
+            grid.unlink(missing_ok=True)
         else:
             draw_examples(labels, runs, config.images, grid)
-        for path in (*(run.path for run in runs), curves, *([] if blind else [grid])):
+        page = config.output / REPORT_FILE
+        report = comparison_report(
+            labels, runs, figure_table(labels, runs), "\n".join(seeds).strip(), notes, config.output
+        )
+        write_text(page, comparison_page(report))
+        for path in (*(run.path for run in runs), curves, *([] if blind else [grid]), page):
             say(f"written: {path}")
     return 0
 
@@ -81,6 +91,13 @@ def table(labels: Sequence[str], runs: Sequence[FinishedRun]) -> str:
         cells = "".join(f"{100 * metrics[each]:8.2f}" for each in HEADLINE)
         lines.append(f"{name:{width}}  {dataset:8} {regime:14}{cells}")
     return "\n".join(lines)
+
+
+def figure_table(labels: Sequence[str], runs: Sequence[FinishedRun]) -> Table:
+    """The same metrics for the page."""
+    rows = [row for label, run in zip(labels, runs, strict=True) for row in _rows(label, run.result)]
+    cells = [[*words, *(percent(metrics[name]) for name in HEADLINE)] for *words, metrics in rows]
+    return Table(["method", "dataset", "labels", *HEADLINE], cells)
 
 
 def differences(labels: Sequence[str], runs: Sequence[FinishedRun]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 
 def templates_in(folder: Path) -> Environment:
@@ -22,7 +23,7 @@ def templates_in(folder: Path) -> Environment:
 
 def _printable(value: object) -> object:
     """A value of a template; characters of a text that no page may hold are spelled out."""
-    if not isinstance(value, str) or value.isprintable():
-        return value
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value  # what a macro has made is escaped already
     text = value.encode("utf-8", "backslashreplace").decode()  # surrogates: names that are no UTF-8
     return "".join(c if c.isprintable() or c in " \n\t" else c.encode("unicode_escape").decode() for c in text)

@@ -54,7 +54,8 @@ FREE_ON_RESUME = frozenset(
 
 _WRITTEN = (
     *("settings.yaml", "metrics.csv", "best.pth", "state.pth", "previous.pth", "result.json", "labels.npz"),
-    *("class_priors.csv", "noise_rates.csv", "curves.png", "tail.png", "examples.png", "lock", "lock-stale"),
+    *("class_priors.csv", "noise_rates.csv", "curves.png", "tail.png", "examples.png", "cooccurrence.png"),
+    *("report.html", "lock", "lock-stale"),
 )
 _TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, _WRITTEN))})\.\d+\.tmp")
 """Names that files have until they are written whole; a kill leaves them."""

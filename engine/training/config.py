@@ -91,7 +91,7 @@ class RunConfig:
     resume: bool = option(False, "go on with the run in --output; starts it when nothing is there yet", common=True)
     save_minutes: float = option(10.0, "minutes between two saves within an epoch; 0 saves after every step")
     save_epochs: int = option(1, "epochs between two saves at an epoch's end; the last epoch is always saved")
-    figures: bool = option(True, "draw curves.png, examples.png and tail.png at the end")
+    figures: bool = option(True, "draw the run at its end (curves.png, ...) and write its page, report.html")
     print_freq: int = option(100, "steps between two looks at the running loss")
 
     def __post_init__(self) -> None:

@@ -32,10 +32,10 @@ from engine.core.scoring import (
 )
 from engine.core.setting_table import training_names
 from engine.core.settings import Settings, parse_settings
+from engine.report.page import REPORT_FILE, run_page
 from engine.training import setup
 from engine.training.class_priors import estimated_priors, estimates_priors, report_priors
 from engine.training.config import RunConfig, training_command
-from engine.training.examples import draw_examples, draw_tail
 from engine.training.features import FeatureConfig, weights_hash
 from engine.training.given_features import with_given_features
 from engine.training.loaders import SplitName, split_of
@@ -43,6 +43,7 @@ from engine.training.loop import Freezing, Hooks, Learner, Loop
 from engine.training.noise_rates import report_rates
 from engine.training.optim import OptimConfig, build_optimizer
 from engine.training.recorder import LABELS_FILE
+from engine.training.run_report import EndedRun, draw_pictures, run_report
 from engine.training.same_data import data_hashes, require_same_data
 from engine.training.summary import FinalResults, other_figures, result, run_info
 from losses import require_takes
@@ -51,9 +52,7 @@ from models.classifier import Classifier, OnFeatures
 from models.peers import Network
 from utils.checks import RunError, UserError, require
 from utils.console import say, warn
-from utils.metrics import Metrics
-from utils.plots import plot_curves
-from utils.safe_files import remove_unfinished
+from utils.safe_files import remove_unfinished, write_text
 from utils.types import ClassPriors
 
 
@@ -165,13 +164,13 @@ class Run:
         calibration, priors = self._calibration(chosen), self._class_priors()
         if self.runtime.is_main:
             self._write_labels()
-            if self.config.figures:
-                self._draw(chosen.metrics)
             results = FinalResults(chosen, last, validation, calibration)
             content = result(self.settings, self.data, self.selection, state, results) | {"data": self.hashes}
             content |= report_priors(priors, self.data.train.classes, self.folder.path)
             content |= report_rates(self.criterion.noise_rates(), self.data.train.classes, self.folder.path)
             content |= other_figures(results, self.data.test.truth, self.config.metrics)
+            if self.config.figures:
+                self._write_report(content, results)
             self.folder.finish(content)
             say(self.folder.summary())
 
@@ -371,15 +370,12 @@ class Run:
             corrected = table.counts().sum() - int(self.data.observed.counts().sum())
             say(f"{export}: the labels trained on, with {corrected} corrected for good")
 
-    def _draw(self, chosen: Metrics) -> None:
-        """Draw the figures of the run: its curves, its long tail, and a few test images with the model's labels."""
-        plot_curves({self.method: self.loop.state.history}, self.folder.path / "curves.png")
-        draw_tail(self.data, chosen, self.folder.path / "tail.png")
-        view, path = self.settings.of(LoaderConfig).eval_view(), self.folder.path / "examples.png"
-        if self.given is not None:
-            say(f"{path.name} is not drawn: beside --features there are no images")
-            return
-        draw_examples(self.method, self.reported, self.data.test, view, path)
+    def _write_report(self, content: Mapping[str, Any], results: FinalResults) -> None:
+        """Draw the pictures of the run, and write its page."""
+        info = run_info(self.settings, self.data, self.runtime, self.loop.state)
+        ended = EndedRun(self.settings, self.data, info, content, results, self.loop.state.history, self.recorder)
+        draw_pictures(ended, self.reported, self.folder.path, with_images=self.given is None)
+        write_text(self.folder.path / REPORT_FILE, run_page(run_report(ended, self.folder.path)))
 
 
 def _as_read(network: Network, *, fixed: bool) -> nn.Module:

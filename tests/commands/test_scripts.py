@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.commands.scene import SMALL, refusal, result, run_process, state, succeed, tiny_voc
 from tests.data.trees import real_data
+from tests.engine.report.pages import Page
 
 SCRIPTS = ("main_BCE.py", "main_CoNeS.py", "main_real.py")
 TINY = ("--dataset", "voc07", *SMALL, "--epochs", "2", "--warmup_epoch", "1", "--seed", "1")
@@ -48,7 +49,9 @@ def test_a_run_leaves_all_it_should(folder, script):
         "best.pth",
         "last",
         "curves.png",
+        "cooccurrence.png",
         "examples.png",
+        "report.html",
         "result.json",
     }
     assert {each.name for each in path.iterdir()} == names
@@ -67,8 +70,11 @@ def test_a_run_leaves_all_it_should(folder, script):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     events = [json.loads(line)["event"] for line in (path / "log.jsonl").read_text().splitlines()]
     assert events == ["start", "epoch", "epoch", "end"]
-    for name in ("curves.png", "examples.png"):
+    for name in ("curves.png", "cooccurrence.png", "examples.png"):
         assert min(Image.open(path / name).size) > 200
+    page = Page((path / "report.html").read_text())
+    assert sum(tag == "img" for tag, _ in page.elements) == 3
+    assert f"{100 * held['test']['mAP']:.2f}" in page.text
 
 
 def test_the_reported_epoch_is_the_best_on_validation(folder):

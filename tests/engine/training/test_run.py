@@ -314,7 +314,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         hashes={"test": "t" * 64},
         selection="validation",
         _write_labels=lambda: done.append("labels"),
-        _draw=lambda metrics: done.append(f"drawn {metrics}"),
+        _write_report=lambda content, results: done.append(f"report of {results.chosen.metrics}"),
         _calibration=lambda test: f"calibration of {test.metrics}",
         _class_priors=lambda: "priors",
     )
@@ -328,7 +328,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
     run._take_selected = lambda: Run._take_selected(run)
     Run.finish(run)
     chosen = "new test" if best == 3 else "old test"
-    drawn = [f"drawn {chosen}"] if main and figures else []
+    drawn = [f"report of {chosen}"] if main and figures else []
     assert done == [*(["loaded"] if best == 3 else []), *(["labels"] if main else []), *drawn]
     if main:
         (content, text), hashes = finished, run.hashes

@@ -84,25 +84,30 @@ def test_labels_that_a_kill_left_half_written_are_removed(monkeypatch, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".y.npy.7.tmp"]
 
 
-def test_the_figures_of_a_run_are_of_its_history_its_tail_and_its_test_images(monkeypatch):
-    drawn = []
-    for name in ("plot_curves", "draw_tail", "draw_examples"):
-        monkeypatch.setattr(room, name, lambda *args, name=name: drawn.append((name, args)))
+def test_the_page_of_a_run_is_written_behind_its_pictures(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(room, "run_info", lambda *args: ("info", args))
+    monkeypatch.setattr(room, "draw_pictures", lambda *args, **named: told.append((args, named)))
+    monkeypatch.setattr(room, "run_report", lambda ended, folder: (ended, folder))
+    monkeypatch.setattr(room, "run_page", lambda report: told.append(report) or "<page>")
     run = SimpleNamespace(
-        method="bce",
         loop=SimpleNamespace(state=TrainState(history=[{"loss": 1.0}])),
-        folder=SimpleNamespace(path=Path("run")),
-        data=SimpleNamespace(test="test images"),
-        settings=SimpleNamespace(of=lambda kind: SimpleNamespace(eval_view=lambda: "view")),
+        folder=SimpleNamespace(path=tmp_path),
+        data="data",
+        settings="settings",
+        runtime="runtime",
+        recorder="recorder",
         reported="network",
         given=None,
     )
-    Run._draw(run, "metrics")
-    assert drawn == [
-        ("plot_curves", ({"bce": [{"loss": 1.0}]}, Path("run/curves.png"))),
-        ("draw_tail", (run.data, "metrics", Path("run/tail.png"))),
-        ("draw_examples", ("bce", "network", "test images", "view", Path("run/examples.png"))),
-    ]
+    Run._write_report(run, "content", "results")
+    info = ("info", ("settings", "data", "runtime", run.loop.state))
+    ended = ("settings", "data", info, "content", "results", [{"loss": 1.0}], "recorder")
+    assert told == [((ended, "network", tmp_path), {"with_images": True}), (ended, tmp_path)]
+    assert (tmp_path / "report.html").read_text() == "<page>"
+    run.given = "features"
+    Run._write_report(run, "content", "results")
+    assert told[2][1] == {"with_images": False}
 
 
 @pytest.mark.parametrize("averaged", [False, True])
