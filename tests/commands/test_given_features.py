@@ -244,7 +244,7 @@ def test_what_needs_images_refuses_in_one_line(folder, script, words, expected):
 def test_runs_on_features_are_compared_without_a_grid_of_images(folder):
     said = succeed(folder, "compare.py", "on-means", "on-maps", "--output", "compared")
     assert "examples.png is not drawn: on-means was trained on features, without images" in said
-    assert {path.name for path in (folder / "compared").iterdir()} == {"curves.png"}
+    assert {path.name for path in (folder / "compared").iterdir()} == {"curves.png", "report.html"}
 
 
 # Features that a frozen network of ours computed.
@@ -275,7 +275,7 @@ def test_features_of_our_own_network_train_a_head_to_the_same_bits(tmp_path, mon
     given = built(tmp_path, *words, "--features", "f.npz", "--output", "given")
     given.network.head.load_state_dict(images.network.head.state_dict())
     before = {name: value.clone() for name, value in images.network.head.state_dict().items()}
-    with mock.patch("engine.training.run.plot_curves"), mock.patch("engine.training.run.draw_examples"):
+    with mock.patch("engine.training.run.draw_pictures"):
         for each in (images, given):
             each.train()
             each.finish()
