@@ -135,6 +135,45 @@ class GroupLosses:
         self.sums.copy_(state["sums"])
 
 
+class MeanScores:
+    """Mean probability of each label over the epochs so far: what a network says of it before it knows it by heart.
+
+    State: `sums` (N, C) float32 of probabilities, 4 bytes per label; `seen` (N,) int32, how often each row was seen.
+    """
+
+    BYTES = 4
+
+    def __init__(self, rows: int, classes: int, device: torch.device | str = "cpu") -> None:
+        self.sums = torch.zeros((rows, classes), device=device)
+        self.seen = torch.zeros(rows, dtype=torch.int32, device=device)
+
+    @torch.no_grad()
+    def add(self, index: Tensor, observed: Tensor, losses: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            index: (B,) long, rows, each once.
+            observed: (B, C) codes.
+            losses: (B, C) binary cross-entropies, unknown labels counted as absent.
+        """
+        kept = torch.exp(-losses.to(self.sums))
+        self.sums[index] += torch.where(observed == PRESENT, kept, 1 - kept)
+        self.seen[index] += 1
+
+    def means(self) -> Tensor:
+        """(N, C) float32 in [0, 1]; NaN for rows never seen."""
+        return self.sums / self.seen[:, None]
+
+    def state_dict(self) -> StateDict:
+        """For `load_state_dict`."""
+        return {"sums": self.sums, "seen": self.seen}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Go on from a saved state."""
+        self.sums.copy_(state["sums"])
+        self.seen.copy_(state["seen"])
+
+
 class Modifications:
     """Counts of modified labels that are truly present, in an epoch and over the run, and the epochs of modification.
 

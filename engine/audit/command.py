@@ -21,6 +21,7 @@ from engine.audit.findings import Findings, find, listed
 from engine.audit.next_images import next_csv
 from engine.audit.page import audit_page
 from engine.audit.ranking import KINDS
+from engine.audit.recorded import with_run
 from engine.audit.scores import Scored, score_features, score_given
 from engine.audit.source import Read, given_logits, image_features, learned_codes, read_images
 from engine.audit.tables import alike_csv, audit_csv, classes_csv, duplicates_csv
@@ -57,7 +58,7 @@ def audit_command(argv: Sequence[str] | None = None) -> int:
         UserError: the request cannot be met; nothing has been written then.
         RunError: an image cannot be read.
     """
-    settings = parse_settings(AUDIT, argv, elsewhere=training_names())
+    settings = parse_settings(AUDIT, argv, elsewhere=training_names(), completed=with_run)
     config = settings.of(AuditConfig)
     if config.apply is not None:
         apply_decisions(config.apply, settings.of(DatasetConfig))
@@ -86,7 +87,7 @@ def score(read: Read, settings: Settings, runtime: Runtime) -> Scored:
     """
     config, images = settings.of(AuditConfig), read.images
     codes = learned_codes(images.codes, config)
-    if config.scores is not None:
+    if config.scores is not None or config.run is not None:
         scored = score_given(given_logits(read, config), codes, images.groups, config.plan)
     else:
         units = len(images) if images.groups is None else len(np.unique(images.groups))
@@ -134,9 +135,19 @@ def write_audit(findings: Findings, settings: Settings, folder: Path) -> None:
 
 
 def apply_command(settings: Settings) -> str:
-    """The command line that corrects the table by a file of decisions; the same flags say how the table is read."""
+    """The command line that corrects the table by a file of decisions, with the flags that say how it is read.
+
+    Empty for a dataset that is no table of one's own.
+    """
+    if settings.of(DatasetConfig).table is None:
+        return ""
     table = {field.name for field in fields(TableConfig)} | {"dataset", "path_images"}
-    typed = [name for name in settings.values if name in table and settings.is_typed(name)]
+    origins = ("command line", f"--run {settings.of(AuditConfig).run}")
+    typed = [
+        name
+        for name, value in settings.values.items()
+        if name in table and settings.origins[name] in origins and value not in (None, settings.table[name].default)
+    ]
     words = [word for name in typed for word in (f"--{name}", *_texts(settings.values[name]))]
     return shlex.join(["python", "audit.py", *words, "--apply", "decisions.csv"])
 

@@ -10,7 +10,7 @@ from engine.audit.scores import Plan
 from utils.checks import require
 from utils.options import option
 
-SOURCES = ("features", "scores")
+SOURCES = ("features", "scores", "run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,9 @@ class AuditConfig:
         None,
         "scores of all classes from elsewhere, of a model that has not seen these labels, in place of heads: .npz or "
         ".safetensors (docs/prior_scores.md)",
+    )
+    run: Path | None = option(
+        None, "folder of a run with --record scores: its dataset, judged by the mean probabilities of its training"
     )
     unknown: Literal["ignore", "absent"] = option(
         "ignore", "unknown labels teach nothing, or teach that the class is absent; they are ranked either way"
@@ -55,8 +58,8 @@ class AuditConfig:
         given = [name for name in SOURCES if getattr(self, name) is not None]
         require(len(given) < 2, f"--{' and --'.join(given)}: labels are scored by one of them; leave the other out")
         require(
-            self.scores is None or not self.next,
-            "--next: looks for images that differ, for which it needs --features or images, not --scores",
+            (self.scores is None and self.run is None) or not self.next,
+            "--next: looks for images that differ, for which it needs --features or images, not --scores or --run",
         )
         require(
             self.apply is None or not self.next,

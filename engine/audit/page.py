@@ -52,7 +52,7 @@ def audit_page(findings: Findings, suspicions: Sequence[Suspicion], command: str
     Args:
         findings: all that was found.
         suspicions: the labels that are shown.
-        command: the command line that takes a file of decisions, its path at the end.
+        command: the command line that takes a file of decisions, its path at the end; empty where none does.
     """
     template = _ENVIRONMENT.get_template("audit.html.j2")
     classes = sorted({findings.images.classes[one.label] for one in suspicions})

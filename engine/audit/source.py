@@ -24,6 +24,7 @@ from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig
 from data.subsets.splits import TrainingSplitConfig
 from engine.audit.config import AuditConfig
+from engine.audit.recorded import TrainingRows, recorded_scores, rows_of_run
 from engine.core.distributed import Runtime
 from engine.core.settings import Settings
 from engine.training.features import FeatureView, FrozenFeatures
@@ -101,10 +102,13 @@ def read_images(settings: Settings) -> Read:
     Raises: UserError when the dataset cannot be read.
     """
     config, dataset = settings.of(AuditConfig), settings.of(DatasetConfig)
-    need_images = config.features is None and config.scores is None
-    data = build_data(dataset, settings.of(Regime), TrainingSplitConfig(), config.seed, need_images=need_images)
+    need_images = config.features is None and config.scores is None and config.run is None
+    whole = TrainingRows(TrainingSplitConfig(), config.seed)
+    rows = whole if config.run is None else rows_of_run(config.run)
+    data = build_data(dataset, settings.of(Regime), rows.split, rows.seed, need_images=need_images)
     parts: dict[SplitName, Annotations] = {"train": data.train}
-    if (config.audited or ("all" if dataset.dataset == "table" else "train")) == "all":
+    usual = "all" if dataset.dataset == "table" and config.run is None else "train"
+    if (config.audited or usual) == "all":
         parts |= {} if data.validation is None else {"validation": data.validation}
         parts["test"] = data.test
     labels = {name: data.observed if name == "train" else part.truth for name, part in parts.items()}
@@ -142,10 +146,12 @@ def image_features(read: Read, settings: Settings, runtime: Runtime) -> NDArray[
 
 
 def given_logits(read: Read, config: AuditConfig) -> NDArray[np.floating]:
-    """(N, C) scores of a file: probabilities as logits, others as they are.
+    """(N, C) scores of a file or of a run: probabilities as logits, others as they are.
 
-    Raises: UserError when the file cannot be read, or lacks an image or a class.
+    Raises: UserError when the file or the run cannot be read, lacks an image or a class, or is of other labels.
     """
+    if config.run is not None:
+        return _logits(recorded_scores(config.run, read.data))
     assert config.scores is not None
     images = read.images
     file = read_scores(config.scores)
@@ -156,7 +162,13 @@ def given_logits(read: Read, config: AuditConfig) -> NDArray[np.floating]:
     for note in found.notes:
         say(note)
     values = plain_numbers(file.values[found.rows])[:, columns].astype(np.float64)
-    return logit(np.clip(values, _SURE, 1 - _SURE)) if file.kind == "probability" else values
+    return _logits(values) if file.kind == "probability" else values
+
+
+def _logits(probabilities: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Logits of probabilities, finite also of 0 and 1."""
+    found: NDArray[np.floating] = logit(np.clip(probabilities.astype(np.float64), _SURE, 1 - _SURE))
+    return found
 
 
 def _pooled(rows: Rows) -> NDArray[np.floating]:

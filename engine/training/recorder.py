@@ -18,7 +18,15 @@ from losses.common.functional import at_least_float32, present
 from losses.common.global_batch import GlobalBatch
 from losses.common.memory import MemoryNeed, label_memory
 from utils.checks import UserError, require
-from utils.label_dynamics import MOST_EPOCHS, EpochShare, GroupLosses, HighestLoss, Modifications, memorisation
+from utils.label_dynamics import (
+    MOST_EPOCHS,
+    EpochShare,
+    GroupLosses,
+    HighestLoss,
+    MeanScores,
+    Modifications,
+    memorisation,
+)
 from utils.options import option
 from utils.safe_files import write_atomically
 from utils.types import Batch, LabelTable, LossOutput, StateDict
@@ -31,8 +39,10 @@ LABELS_FILE = "labels.npz"
 class RecordConfig:
     """Statistics of single labels that are recorded in training."""
 
-    record: Literal["none", "modification", "memorisation", "all"] = option(
-        "none", "log how many of the modified labels are truly present, when labels have their highest loss, or both"
+    record: Literal["none", "modification", "memorisation", "all", "scores"] = option(
+        "none",
+        "log how many of the modified labels are truly present, when labels have their highest loss, or both (all); "
+        "scores: keep the mean probability of each label over the epochs, for audit.py --run",
     )
     export_labels: Path | None = option(
         None, "write the observed labels with what the method corrected for good (LL-Cp) to this file at the end"
@@ -45,16 +55,16 @@ class RecordConfig:
     )
 
     def __post_init__(self) -> None:
-        choices = ("none", "modification", "memorisation", "all")
+        choices = ("none", "modification", "memorisation", "all", "scores")
         require(self.record in choices, f"--record {self.record}: choose from {', '.join(choices)}")
 
     def records(self, kind: str) -> bool:
         """True if statistics of this kind are recorded."""
-        return self.record in (kind, "all")
+        return self.record == kind or (self.record == "all" and kind != "scores")
 
     def memory_needs(self, observed: LabelTable) -> list[MemoryNeed]:
         """The tables of labels (N, C) that are kept."""
-        kinds = {"modification": Modifications.BYTES, "memorisation": HighestLoss.BYTES}
+        kinds = {"modification": Modifications.BYTES, "memorisation": HighestLoss.BYTES, "scores": MeanScores.BYTES}
         size = sum(size for kind, size in kinds.items() if self.records(kind))
         need = label_memory(f"records of {self.record}", observed, size)
         return [need._replace(remedy="--record none")] if size else []
@@ -75,7 +85,8 @@ class Recorder:
 
     `--record modification`: share of the modified labels that are truly present. `memorisation`: epoch in which each
     label has its highest loss against assume-negative targets, and the size of these losses, whatever the loss of the
-    method. `all`: both, modification only if the method modifies labels. `none`: every call does nothing.
+    method. `all`: both, modification only if the method modifies labels. `scores`: mean probability of each label over
+    the epochs; no columns. `none`: every call does nothing.
 
     Args:
         config: the statistics to record.
@@ -83,7 +94,7 @@ class Recorder:
         truth: (N, C) true labels of the same rows.
         epochs: number of epochs of the whole training.
         device: device of the tables, that of the losses or the host, to which the rows of each step then move. 1 byte
-            per label for modification, 6 for memorisation.
+            per label for modification, 6 for memorisation, 4 for scores.
 
     Raises:
         UserError: there are too many epochs to number.
@@ -109,6 +120,7 @@ class Recorder:
         self.modifications = Modifications(rows, classes, device) if config.records("modification") else None
         self.highest = HighestLoss(rows, classes, device) if memorisation else None
         self.losses = GroupLosses(device) if memorisation else None
+        self.scores = MeanScores(rows, classes, device) if config.records("scores") else None
 
     def step(self, epoch: int, batch: Batch, output: LossOutput) -> None:
         """Record one training step. Collective: every process calls it after each of its steps.
@@ -135,6 +147,8 @@ class Recorder:
             self.highest.add(epoch, rows.index, rows.losses)
         if self.losses is not None:
             self.losses.add(rows.observed, rows.truth, rows.losses)
+        if self.scores is not None:
+            self.scores.add(rows.index, rows.observed, rows.losses)
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
         """Columns for the log after the last step of `epoch`, as fractions; shares of no labels are left out.
@@ -164,7 +178,8 @@ class Recorder:
         """Write the records of each label as arrays (N, C) of an `.npz`, atomically; no file if nothing is recorded.
 
         `first_modified` uint8, the epoch, 0 for labels never modified and 255 for that and any later epoch;
-        `highest_loss` float32 and `epoch_of_highest` int16, -inf and 0 for labels never seen.
+        `highest_loss` float32 and `epoch_of_highest` int16, -inf and 0 for labels never seen; `mean_score` float32, the
+        mean probability, NaN for those.
 
         Raises:
             RunError: the disk refuses.
@@ -174,6 +189,8 @@ class Recorder:
             arrays["first_modified"] = self.modifications.first
         if self.highest is not None:
             arrays |= {"highest_loss": self.highest.loss, "epoch_of_highest": self.highest.epoch}
+        if self.scores is not None:
+            arrays["mean_score"] = self.scores.means()
         if arrays:
             content: dict[str, Any] = {name: values.cpu().numpy() for name, values in arrays.items()}
             write_atomically(path, lambda file: np.savez_compressed(file, **content))
@@ -195,9 +212,14 @@ class Recorder:
             if part is not None:
                 part.start_epoch()
 
-    def _parts(self) -> dict[str, Modifications | HighestLoss | GroupLosses]:
+    def _parts(self) -> dict[str, Modifications | HighestLoss | GroupLosses | MeanScores]:
         """Recorded statistics by name."""
-        parts = {"modifications": self.modifications, "highest": self.highest, "losses": self.losses}
+        parts = {
+            "modifications": self.modifications,
+            "highest": self.highest,
+            "losses": self.losses,
+            "scores": self.scores,
+        }
         return {name: part for name, part in parts.items() if part is not None}
 
 

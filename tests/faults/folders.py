@@ -42,6 +42,7 @@ COLUMNS = "image,red,green,blue,split\n" + "".join(
 PAIRS = "class,parent\nred,warm\nwarm,colour\ngreen,cold\nblue,cold\ncold,colour\nred,blue\n"
 NUMBERS = NAMES.replace("red", "11").replace("green", "12").replace("blue", "13")
 NUMBERED = "id,name\n11,red\n12,green\n13,blue\n14,never seen\n"
+DECISIONS = "image,class,given,new\n0.jpg,red,absent,present\n1.jpg,red,present,unknown\n6.jpg,blue,,absent\n"
 POLICY = "class,uncertain\nred,present\nblue,absent\n"
 SETTINGS = "epochs: 1\nbatch_size: 4\nlr: 0.01\nlabels: given\nseed: 3\nval_frac: 0.0\n"
 PLAN = """title: Mutated

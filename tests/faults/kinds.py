@@ -15,6 +15,7 @@ from tests.data.datasets.test_wider import prepared_tree, wider_tree
 from tests.data.trees import picture
 from tests.faults.folders import (
     COLUMNS,
+    DECISIONS,
     IMAGES,
     NAMES,
     NESTED,
@@ -64,6 +65,7 @@ ON_FEATURES = (*ON_FEATURES, "--epochs", "1", "--warmup_epoch", "0", "--output",
 UNITED = ("--repeated", "union", "--group_column", "site")
 DRAWN = ("--labels", "candidate", "--partial_rate", "0.3", "--label_seed", "1")
 REPRODUCE = ("reproduce.py", "p.yaml", "--output", ".", "--tables_only")
+CORRECT = ("audit.py", *TABLE, "--apply", "d.csv")
 SET = ("--config", "s.yaml", "--print_config")
 TREE, NAMED, SURE = ("--hierarchy",), ("--class_names",), ("--uncertain",)
 CSL = ("--weights", "none", "--loss", "csl", "--labels", "rps", "--no-figures")
@@ -193,6 +195,10 @@ KINDS = (
     Kind("hierarchy csv", beside(COLUMNS, "h.csv", PAIRS), ("h.csv",), (inspect_own("t.csv", *TREE, "h.csv"),)),
     Kind("class names csv", beside(NUMBERS, "n.csv", NUMBERED), ("n.csv",), (inspect_own("t.csv", *NAMED, "n.csv"),)),
     Kind("uncertainty csv", beside(COLUMNS, "u.csv", POLICY), ("u.csv",), (inspect_own("t.csv", *SURE, "u.csv"),)),
+    Kind("decisions csv", beside(COLUMNS, "d.csv", DECISIONS), ("d.csv",), (CORRECT,), of="decisions and their tables"),
+    Kind(
+        "corrected table", beside(COLUMNS, "d.csv", DECISIONS), ("t.csv",), (CORRECT,), of="decisions and their tables"
+    ),
     Kind("plan yaml", plan, ("p.yaml",), (REPRODUCE,)),
     Kind("finished lines", plan, ("runs.jsonl",), (REPRODUCE,)),
     Kind("settings yaml", beside(NAMES, "s.yaml", SETTINGS), ("s.yaml",), (("main_BCE.py", *TABLE, *SET),)),

@@ -5,18 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-from data.datasets.table.corrections import Edits, NewLine
+from data.datasets.table.corrections import Edits
 from data.datasets.table.delimited import dialect_of
-from data.datasets.table.seen import code_of
+from data.datasets.table.rewriting_binary import rewritten_parquet, rewritten_workbook
 from data.datasets.table.sheet import Sheet, encoding_of
+from data.datasets.table.typed_rows import TypedRows, added_by_row, cells_by_row
 from data.files.text_files import limit_fields
 from utils.checks import UserError
-from utils.types import PRESENT
-
-FORMS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 
 
 def rewritten(sheet: Sheet, edits: Edits, encoding: str | None) -> bytes:
@@ -28,13 +26,12 @@ def rewritten(sheet: Sheet, edits: Edits, encoding: str | None) -> bytes:
         encoding: of a text without a byte order mark; None for UTF-8.
 
     Raises:
-        UserError: a file of this form cannot be rewritten, or its encoding lacks a character.
+        UserError: the encoding of the file lacks a character.
     """
     suffix = sheet.path.suffix.lower()
-    if suffix not in FORMS:
-        raise UserError(
-            f"{sheet.path}: tables that are corrected are {', '.join(FORMS)}; save it as .csv, and correct that"
-        )
+    binary = {".xlsx": rewritten_workbook, ".parquet": rewritten_parquet}
+    if suffix in binary:
+        return binary[suffix](sheet, edits)
     data = sheet.path.read_bytes()
     found = encoding_of(data, encoding)
     text = data[len(found.mark) :].decode(found.name)
@@ -98,7 +95,7 @@ def _delimited(sheet: Sheet, text: str, edits: Edits) -> str:
     records = list(_records(text, delimiter))
     raw = {row_of[number]: record for number, record in records if number in row_of}
     break_ = next((raw_break for _, record in records if (raw_break := _line_break(record))), "\n")
-    behind = _by_row(edits.added)
+    behind = added_by_row(edits.added)
 
     def changed(row: int, cells: Mapping[str, str]) -> str:
         """The record of a row with other cells."""
@@ -107,7 +104,7 @@ def _delimited(sheet: Sheet, text: str, edits: Edits) -> str:
         body = record[: len(record) - len(end)]
         return with_fields(body, delimiter, {place[title]: cell for title, cell in cells.items()}) + end
 
-    own = _by_cell_row(edits)
+    own = cells_by_row(edits)
     parts: list[str] = []
     for number, record in records:
         row = row_of.get(number, -1)
@@ -143,30 +140,14 @@ def _line_break(record: str) -> str:
     return record[len(record.rstrip("\r\n")) :]
 
 
-def _by_row(added: Sequence[NewLine]) -> dict[int, list[NewLine]]:
-    """Lines that are added, by the row that they stand behind."""
-    found: dict[int, list[NewLine]] = {}
-    for line in added:
-        found.setdefault(line.after, []).append(line)
-    return found
-
-
-def _by_cell_row(edits: Edits) -> dict[int, dict[str, str]]:
-    """Changed cells by row and title."""
-    found: dict[int, dict[str, str]] = {}
-    for (row, title), text in edits.cells.items():
-        found.setdefault(row, {})[title] = text
-    return found
-
-
 def _json_lines(sheet: Sheet, text: str, edits: Edits) -> str:
     """A text with a JSON object per line, of which the others stay as they are."""
     row_of = {number: row for row, number in enumerate(sheet.numbers.tolist())}
     lines = text.split("\n")
     objects = {row_of[number]: json.loads(line) for number, line in enumerate(lines, 1) if number in row_of}
     tight = any('":' in line and '": ' not in line for line in lines)
-    typed = _Typed(objects)
-    own, behind, parts = _by_cell_row(edits), _by_row(edits.added), []
+    typed = TypedRows(objects)
+    own, behind, parts = cells_by_row(edits), added_by_row(edits.added), []
     for number, line in enumerate(lines, 1):
         row = row_of.get(number, -1)
         if row not in edits.removed:
@@ -178,8 +159,8 @@ def _json_lines(sheet: Sheet, text: str, edits: Edits) -> str:
 def _json_list(sheet: Sheet, text: str, edits: Edits) -> str:
     """A JSON list of objects, indented as it was."""
     content = json.loads(text)
-    typed = _Typed(dict(enumerate(content)))
-    own, behind, rows = _by_cell_row(edits), _by_row(edits.added), []
+    typed = TypedRows(dict(enumerate(content)))
+    own, behind, rows = cells_by_row(edits), added_by_row(edits.added), []
     for row, one in enumerate(content):
         if row not in edits.removed:
             rows.append(typed.changed(row, own[row]) if row in own else one)
@@ -191,52 +172,3 @@ def _json_list(sheet: Sheet, text: str, edits: Edits) -> str:
 
 def _dumped(content: object, tight: bool) -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":") if tight else None)
-
-
-class _Typed:
-    """Objects whose cells are texts to the reader, and numbers, truth values, lists or null in the file.
-
-    Args:
-        objects: by row.
-    """
-
-    def __init__(self, objects: Mapping[int, dict[str, Any]]) -> None:
-        self.objects = objects
-        self.examples: dict[tuple[str, str], Any] = {}
-        self.lists: set[str] = set()
-        for content in objects.values():
-            for title, value in content.items():
-                self.examples.setdefault((title.strip(), str(value).strip() if value is not None else ""), value)
-                if isinstance(value, list | dict):
-                    self.lists.add(title.strip())
-
-    def changed(self, row: int, cells: Mapping[str, str]) -> dict[str, Any]:
-        """The object of a row with other cells; keys keep their order."""
-        content = dict(self.objects[row])
-        by_title = {title.strip(): title for title in content}
-        for title, text in cells.items():
-            content[by_title.get(title, title)] = self._value(title, text)
-        return content
-
-    def _value(self, title: str, text: str) -> Any:
-        """A text as a value of the kind that its column has."""
-        if (title, text) in self.examples:
-            return self.examples[title, text]
-        if title in self.lists:
-            return json.loads(text) if text else []
-        kinds = {type(value) for (one, _), value in self.examples.items() if one == title and value is not None}
-        read = _READS.get(kinds.pop()) if len(kinds) == 1 else None
-        if read is None:
-            return text
-        try:
-            return read(text) if text else None
-        except ValueError:  # a word among numbers
-            return text
-
-
-_READS: Mapping[type, Callable[[str], Any]] = {
-    bool: lambda text: code_of(text) == PRESENT,
-    int: lambda text: int(float(text)),
-    float: float,
-}
-"""From the text of a code to a value of each kind."""

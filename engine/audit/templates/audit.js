@@ -46,7 +46,6 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   save.done = ticked.size;
 }
-byId("controls").hidden = false;
 byId("controls").reset();
 for (const box of boxes) {
   box.checked = false;  // some browsers remember

@@ -15,6 +15,7 @@ from engine.audit.findings import find, listed
 from engine.audit.page import audit_page
 from engine.audit.scores import Plan, score_features
 from engine.audit.source import AuditedImages
+from tests.engine.prediction.test_html import in_browser
 from utils.checks import RunError
 from utils.types import Annotations, LabelTable
 
@@ -165,3 +166,23 @@ def test_ticks_become_a_file_of_decisions():
     assert list(csv.reader(io.StringIO(content))) == [["image", "class", "given", "new"], *keys[:2]]
     assert found["checked"] == [True, True, True]
     assert found["status"] == "0 of 0 images, 2 decisions"
+
+
+@pytest.mark.slow
+def test_a_browser_ticks_filters_and_writes(tmp_path):
+    findings = scene()
+    text, _ = page(findings, most=9)
+    steps = """
+      const copies = boxes.filter((box) => JSON.parse(box.dataset.key)[0] === "7.jpg");
+      copies[0].click();
+      byId("kind").value = "wrong"; show();
+      save();
+      document.title = `${decisions()}|${byId("write").disabled}|${copies.every((box) => box.checked)}`;
+    """
+    found = in_browser(tmp_path, text.replace("</body>", f"<script>{steps}</script></body>"))
+    title = found.split("<title>")[1].split("</title>")[0].replace("\n", " ").strip()
+    assert title.startswith('image,class,given,new "7.jpg","cat","present","absent"')
+    assert title.endswith("|false|true")
+    wrong = len({one.row for one in listed(findings, "wrong", 9)})
+    assert f"{wrong} of " in found
+    assert "1 decisions" in found
