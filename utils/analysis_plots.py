@@ -13,11 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from utils.metrics import Reliability
-from utils.plots import COLOURS, plain_name, save_figure
+from utils.plots import COLOURS, keep_within, plain_name, save_figure, whole_epochs
 
 _LEAST = 2.0  # height of an axis of percentages, in points
 _EVEN = 3.0  # points up to which colours change evenly, and less beyond
@@ -44,6 +43,7 @@ def plot_lines(
     low, high = axes.get_ylim()
     if high - low < _LEAST:  # a difference that means nothing should not fill the figure
         axes.set_ylim((low + high - _LEAST) / 2, (low + high + _LEAST) / 2)
+    keep_within(axes, "y", 0, 100)
     if ticks:
         turned = 90 if sum(map(len, ticks)) > 70 else 0
         axes.set_xticks(range(len(ticks)), [plain_name(tick) for tick in ticks], rotation=turned)
@@ -135,6 +135,7 @@ def plot_rankings(panels: Mapping[str, Sequence[Ranked]], path: Path, *, figure:
         axes.set_yticks(places, [plain_name(each.name) for each in ranked], fontsize=7)
         axes.invert_yaxis()
         axes.tick_params(axis="x", labelsize=7)
+        keep_within(axes, "x", 0, 100)
         axes.grid(axis="x", alpha=0.3)
         axes.set_title(plain_name(name, 60), fontsize=9)
     for axes in every[len(panels) :]:
@@ -148,7 +149,7 @@ def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     for line in lines:
         style = {"linestyle": "--", "linewidth": 1.2} if line.dashed else {"marker": "."}
         axes.plot(*zip(*line.points, strict=True), color=line.colour, label=plain_name(line.label, 60), **style)
-    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    whole_epochs(axes)
     axes.grid(alpha=0.3)
     if lines:
         axes.legend(fontsize=8)

@@ -1,6 +1,6 @@
-"""Plots of a run: curves over epochs, and test images with labels, scores and class activation maps.
+"""Plots of a run: curves over epochs, average precision along the tail.
 
-Plots of a dataset: bars of classes, co-occurrence, labels per image, and contact sheets of images with labels.
+Plots of a dataset: bars of classes, co-occurrence, labels per image.
 
 Only matplotlib's object interface is used, which has no global state and needs no window system.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +18,6 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
-from PIL import Image
 
 from utils.fonts import fit_fonts
 from utils.safe_files import write_atomically
@@ -29,51 +28,7 @@ COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 RIGHT, WRONG = "#2e7d32", "#c62828"
 
 _NAMED = 40  # classes in one column of bars
-_LETTERS = 40  # in a line of labels, all columns and signs together
-_LABELS = 10  # labels below an image of a contact sheet; the rest is counted
-_THUMBNAIL = 264  # pixels, the longer side of an image of a contact sheet
-_ACROSS, _CARD, _LINE, _KEY = 4, 2.6, 0.16, 0.35  # its cards in a row; inches of a card, a line of labels, and the key
 _LOG_START = 0.5  # images, where bars on a logarithmic scale start: below 1, so that a 1 is seen
-
-
-class ModelView(NamedTuple):
-    """Predictions of one model for one image."""
-
-    labels: tuple[str, ...]  # the highest-scoring classes, best first
-    scores: tuple[float, ...]  # their probabilities
-    right: tuple[bool, ...]  # True for those that are present
-    cam: NDArray[np.float32]  # (h, w) activation map of the first
-
-
-class Example(NamedTuple):
-    """One image, its true labels, and the predictions of each model."""
-
-    image: Image.Image
-    truth: tuple[str, ...]
-    views: Sequence[ModelView]
-
-
-class Mark(NamedTuple):
-    """Style of a label on a contact sheet: a sign and a colour, because not everybody can tell colours apart."""
-
-    sign: str
-    colour: str
-    meaning: str
-
-
-MARKS = {
-    "right": Mark("\u2713", RIGHT, "present and labelled so"),
-    "wrong": Mark("\u2717", WRONG, "labelled present, wrongly"),
-    "hidden": Mark("\u25cb", "#a05a00", "present, not labelled so"),
-    "unknown": Mark("?", "#707070", "unknown"),
-}
-
-
-class Card(NamedTuple):
-    """One image of a contact sheet and its labels: texts, each with its kind, a key of the marks."""
-
-    image: Image.Image
-    labels: Sequence[tuple[str, str]]
 
 
 def plot_curves(histories: Mapping[str, History], path: Path) -> None:
@@ -85,31 +40,38 @@ def plot_curves(histories: Mapping[str, History], path: Path) -> None:
         _line(scores, history, "validation_mAP", 100.0, color=colour, label=f"{name}, validation")
         _line(scores, history, "test_mAP", 100.0, color=colour, label=f"{name}, test", linestyle="--")
     values = [value for line in losses.lines for value in line.get_ydata()]
-    if values and 0 < 10 * min(values) < max(values):  # methods differ in what they sum over
+    is_log = bool(values) and 0 < 10 * min(values) < max(values)  # methods differ in what they sum over
+    losses.set(ylabel="training loss" + (" (logarithmic scale)" if is_log else ""))
+    scores.set(ylabel="mAP (%)")
+    if is_log:
         losses.set_yscale("log")
-    for axes, title in ((losses, "training loss"), (scores, "mAP (%)")):
-        axes.set(xlabel="epoch", title=title)
+    elif values and min(values) >= 0:
+        keep_within(losses, "y", 0, float("inf"))
+    keep_within(scores, "y", 0, 100)
+    for axes in (losses, scores):
+        axes.set(xlabel="epoch")
+        whole_epochs(axes)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=8)
     save_figure(figure, path)
 
 
-def plot_examples(examples: Sequence[Example], models: Sequence[str], path: Path) -> None:
-    """Plot one row per image: the image with its true labels, then each model's best classes over its map."""
-    columns = 1 + len(models)
-    figure = Figure(figsize=(2.3 * columns, 2.5 * len(examples)), layout="constrained")
-    grid = figure.subplots(len(examples), columns, squeeze=False)
-    for row, example in zip(grid, examples, strict=True):
-        row[0].imshow(example.image, interpolation="nearest")
-        row[0].set_title("\n".join(example.truth) or "no label", fontsize=8)
-        for axes, view in zip(row[1:], example.views, strict=True):
-            _draw_view(axes, example.image, view)
-    for axes, name in zip(grid[0], ("truth", *models), strict=True):
-        axes.annotate(name, (0.5, 1.42), xycoords="axes fraction", ha="center", fontsize=10, fontweight="bold")
-    for axes in grid.flat:
-        axes.set_axis_off()
-    save_figure(figure, path)
+def whole_epochs(axes: Axes, most: int = 12) -> None:
+    """Ticks of the x axis at whole epochs alone; a single epoch stands in the middle."""
+    axes.xaxis.set_major_locator(MaxNLocator(most, integer=True, min_n_ticks=1))
+    points = [float(point) for line in axes.lines for point in np.asarray(line.get_xdata())]
+    if points and min(points) == max(points):
+        axes.set_xlim(points[0] - 0.5, points[0] + 0.5)
+
+
+def keep_within(axes: Axes, axis: Literal["x", "y"], least: float, most: float) -> None:
+    """Cut what an axis shows beyond the values that it can have; nothing of an axis where values lie beyond."""
+    low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()
+    data = axes.dataLim.intervalx if axis == "x" else axes.dataLim.intervaly
+    if least <= min(data) and max(data) <= most:
+        limits = max(low, least), min(high, most)
+        axes.set(**{f"{axis}lim": limits})
 
 
 def plot_bars(names: Sequence[str], series: Mapping[str, NDArray[np.int64]], path: Path, *, log: bool) -> None:
@@ -135,8 +97,9 @@ def plot_shares(names: Sequence[str], series: Mapping[str, NDArray[np.float64]],
     """
     figure, parts = _bar_columns(len(names), len(series), ("highest", "lowest"))
     for axes, rows in parts:
-        axes.set(xlim=(0, 112), xlabel=xlabel)
+        axes.set(xlim=(0, 100), xlabel=xlabel)
         axes.set_xticks(range(0, 101, 20))
+        axes.spines["right"].set_visible(False)  # numbers stand there
         _bars(axes, [names[row] for row in rows], {name: 100 * values[rows] for name, values in series.items()}, ".0f")
     _bar_legend(figure, len(series))
     save_figure(figure, path)
@@ -211,59 +174,10 @@ def plot_counts(series: Mapping[str, NDArray[np.int64]], path: Path, *, xlabel: 
         axes.stairs(shares, np.arange(len(counts) + 1) - 0.5, color=colour, linewidth=1.6, label=name)
     axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
     axes.set(xlabel=xlabel, ylabel="images (%)", ylim=(0, None))
+    keep_within(axes, "y", 0, 100)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
     save_figure(figure, path)
-
-
-def plot_contact_sheet(
-    cards: Sequence[Card], path: Path, *, marks: Mapping[str, Mark] = MARKS, columns: int = 2
-) -> None:
-    """Plot a grid of images, four in a row, each above its labels; a key explains the colours and signs.
-
-    Args:
-        cards: the images and their labels.
-        path: the file to make.
-        marks: style of each kind of label.
-        columns: labels per line; the fewer, the longer they may be.
-    """
-    drawn = [_DrawnCard(card.image, _label_lines(card.labels, marks, columns)) for card in cards]
-    rows = [drawn[start : start + _ACROSS] for start in range(0, len(cards), _ACROSS)]
-    heights = [_card_height(row) for row in rows]
-    figure = Figure(figsize=(_CARD * _ACROSS, sum(heights) + _KEY))
-    top = figure.get_figheight() - _KEY
-    used = {kind for card in cards for _, kind in card.labels}
-    _draw_key(figure, {kind: mark for kind, mark in marks.items() if kind in used})
-    for row, height in zip(rows, heights, strict=True):
-        for column, card in enumerate(row):
-            _draw_card(figure, card, column * _CARD + 0.1, top - _image_height(row), columns)
-        top -= height
-    save_figure(figure, path)
-
-
-def heat(cam: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Activation map (h, w) as heat in [0, 1] at (width, height) `size`; negative values become 0."""
-    positive = np.maximum(cam, 0)
-    top = positive.max()
-    scaled = Image.fromarray((positive / top if top > 0 else positive).astype(np.float32))
-    resized = np.asarray(scaled.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
-    return np.minimum(np.maximum(resized, 0), 1)
-
-
-def _draw_view(axes: object, image: Image.Image, view: ModelView) -> None:
-    warmth = heat(view.cam, image.size)
-    grey = np.asarray(image.convert("L"), dtype=np.float32)
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest")  # type: ignore[attr-defined]
-    axes.imshow(warmth, cmap="inferno", alpha=0.65 * warmth, vmin=0, vmax=1)  # type: ignore[attr-defined]
-    for line, (label, score, right) in enumerate(zip(view.labels, view.scores, view.right, strict=True)):
-        axes.annotate(  # type: ignore[attr-defined]
-            f"{label} {score:.2f}",
-            (0.5, 1.03 + 0.11 * (len(view.labels) - 1 - line)),
-            xycoords="axes fraction",
-            ha="center",
-            fontsize=8,
-            color=RIGHT if right else WRONG,
-        )
 
 
 def _bar_columns(count: int, series: int, ends: tuple[str, str]) -> tuple[Figure, list[tuple[Axes, NDArray[np.int64]]]]:
@@ -299,71 +213,6 @@ def _bars(axes: Axes, names: Sequence[str], series: Mapping[str, NDArray[Any]], 
     axes.set_yticks(np.arange(len(names)), [plain_name(name) for name in names], fontsize=8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-
-
-class _DrawnCard(NamedTuple):
-    """An image of a contact sheet and the lines below it, each a few texts with their colours."""
-
-    image: Image.Image
-    lines: list[list[tuple[str, str]]]
-
-
-def _label_lines(
-    labels: Sequence[tuple[str, str]], marks: Mapping[str, Mark], columns: int
-) -> list[list[tuple[str, str]]]:
-    """Lines of up to `columns` labels each, as texts with colours; labels that do not fit are counted."""
-    longest = _LETTERS // columns - 3
-    shown = [(f"{marks[kind].sign} {plain_name(text, longest)}", marks[kind].colour) for text, kind in labels]
-    if len(shown) > _LABELS:
-        shown = [*shown[: _LABELS - 1], (f"and {len(shown) - _LABELS + 1} more", "black")]
-    shown = shown or [("no label", "black")]
-    return [shown[start : start + columns] for start in range(0, len(shown), columns)]
-
-
-def _thumbnail(image: Image.Image) -> Image.Image:
-    small = image.copy()
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return small
-
-
-def _drawn_size(image: Image.Image) -> tuple[float, float]:
-    """Width and height in inches on a contact sheet, at least a tenth of the card."""
-    scale = (_CARD - 0.2) / max(image.size)
-    width, height = (max(scale * side, 0.1 * _CARD) for side in image.size)
-    return width, height
-
-
-def _image_height(row: Sequence[_DrawnCard]) -> float:
-    """Height (inches) of the highest image of a row of cards."""
-    return max(_drawn_size(card.image)[1] for card in row)
-
-
-def _card_height(row: Sequence[_DrawnCard]) -> float:
-    """Height (inches) of a row of cards: its highest image, its longest list of labels, and a gap."""
-    return _image_height(row) + _LINE * max(len(card.lines) for card in row) + 0.25
-
-
-def _draw_card(figure: Figure, card: _DrawnCard, left: float, base: float, columns: int) -> None:
-    """Draw an image at (left, base), in inches from the lower left corner, and its labels below."""
-    wide, high = figure.get_size_inches()
-    width, height = _drawn_size(card.image)
-    axes = figure.add_axes((left / wide, base / high, width / wide, height / high))
-    axes.imshow(_thumbnail(card.image), interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-    for line, texts in enumerate(card.lines):
-        y = (base - 0.05 - _LINE * (line + 0.5)) / high
-        for across, (text, colour) in enumerate(texts):
-            figure.text((left + across * _CARD / columns) / wide, y, text, fontsize=7, color=colour, va="center")
-
-
-def _draw_key(figure: Figure, marks: Mapping[str, Mark]) -> None:
-    """Draw one line at the top that explains the signs in use."""
-    wide, high = figure.get_size_inches()
-    left = 0.1
-    for mark in marks.values():
-        text = f"{mark.sign} {mark.meaning}"
-        figure.text(left / wide, 1 - 0.5 * _KEY / high, text, fontsize=8, color=mark.colour, va="center")
-        left += 0.075 * len(text) + 0.25
 
 
 def plain_name(name: str, longest: int = 28) -> str:

@@ -21,8 +21,9 @@ from engine.training.config import RunConfig
 from engine.training.examples import choose_rows, examples
 from utils.checks import require
 from utils.console import say
+from utils.image_plots import plot_examples
 from utils.options import option
-from utils.plots import plot_curves, plot_examples
+from utils.plots import plot_curves
 from utils.safe_files import make_folder, write_text
 
 

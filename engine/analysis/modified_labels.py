@@ -22,9 +22,10 @@ from engine.core.distributed import Runtime
 from engine.core.scoring import evaluation_loader, require_finite, score
 from engine.training.config import RunConfig
 from utils.checks import require
+from utils.image_plots import Card, Mark, plot_contact_sheet
 from utils.label_dynamics import LAST_MODIFIED
 from utils.options import option
-from utils.plots import RIGHT, WRONG, Card, Mark, plot_contact_sheet
+from utils.plots import RIGHT, WRONG
 from utils.types import ABSENT, PRESENT, UNKNOWN, Index, LabelTable
 
 MARKS = {
@@ -176,7 +177,7 @@ def _cards(first: NDArray[np.uint8], data: Data, rows: Index, scores: NDArray[np
         for k in _modified_classes(first, row):
             text = f"epoch {epoch_text(int(first[row, k]))}, score {scores[drawn, k]:.2f}: {names[k]}"
             labels.append((text, _KINDS[int(truth[drawn, k])]))
-        cards.append(Card(data.train.images.open(row), labels))
+        cards.append(Card(data.train.images.open(row), labels, Path(data.train.images.name(row)).name))
     return cards
 
 

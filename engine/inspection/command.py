@@ -40,8 +40,9 @@ from engine.inspection.report import DataRead, Findings, report
 from engine.inspection.text import as_text
 from utils.checks import RunError, UserError, require
 from utils.console import say
+from utils.image_plots import Card, plot_contact_sheet
 from utils.options import option
-from utils.plots import Card, plot_bars, plot_contact_sheet, plot_counts, plot_heat_map
+from utils.plots import plot_bars, plot_counts, plot_heat_map
 from utils.safe_files import make_folder, write_text
 from utils.types import PRESENT, UNKNOWN, Annotations, Index, LabelTable
 
@@ -229,7 +230,7 @@ def _card(train: Annotations, observed: LabelTable, row: int) -> list[Card]:
     if kinds["unknown"].sum() > _FEW:
         del kinds["unknown"]
     labels = [(train.classes[k], kind) for kind, mask in kinds.items() for k in np.flatnonzero(mask)]
-    return [Card(image, labels)]
+    return [Card(image, labels, Path(train.images.name(row)).name)]
 
 
 def _require_writable(folder: Path) -> None:

@@ -18,7 +18,7 @@ from data.images.files import FileImages
 from data.loading.eval_view import VisiblePart
 from engine.prediction.predictor import Label, Prediction
 from engine.prediction.sources import ImageFile
-from utils.plots import heat
+from utils.image_plots import heat
 from utils.safe_files import make_folder, write_atomically
 
 SIDES = (256, 1024)

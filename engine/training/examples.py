@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from data.build import Data
@@ -14,15 +13,18 @@ from data.images.decoders import DecodedImage, as_tensor
 from data.loading.eval_view import EvalView
 from engine.core.inference import infer
 from models.peers import Network
+from utils.image_plots import Example, ModelView, plot_examples
 from utils.metrics import Metrics
-from utils.plots import Example, ModelView, plot_examples, plot_tail
-from utils.types import PRESENT, Annotations, ModelOutput
+from utils.plots import plot_tail
+from utils.types import PRESENT, UNKNOWN, Annotations, Codes, ModelOutput
 
 EXAMPLES = 8
 """Images of a run."""
 SHOWN = 3
-_BLOCK = 4096
-"""Classes named beside each image."""
+"""Classes named below each image."""
+_BLOCK = 4096  # rows looked at a time
+_LEAST_SCORE = 0.5
+"""Probability from which on a label counts as predicted."""
 
 
 def choose_rows(truth: Annotations, count: int, seed: int = 0) -> list[int]:
@@ -53,12 +55,12 @@ def examples(models: Sequence[Network], annotations: Annotations, rows: Sequence
     opener = view.opener(annotations.images)
     images = [opener(row) for row in rows]
     pixels = [view.transform(image) for image in images]
-    truth = annotations.truth.rows(np.array(rows, dtype=np.int64)) == PRESENT
+    truth = annotations.truth.rows(np.array(rows, dtype=np.int64))
     views = []
     for model in models:
         output = infer(model.eval(), pixels, view, want=frozenset({"cam"}))
         views.append(_model_views(output, truth, annotations.classes))
-    names = [tuple(np.array(annotations.classes)[row].tolist()) for row in truth]
+    names = [tuple(annotations.classes[k] for k in np.flatnonzero(row == PRESENT)) for row in truth]
     shown = [visible_image(image, view) for image in images]
     return [Example(*parts) for parts in zip(shown, names, zip(*views, strict=True), strict=True)]
 
@@ -70,8 +72,16 @@ def visible_image(image: DecodedImage, view: EvalView) -> Image.Image:
     return whole.crop((left, top, right, bottom))  # most of every side is seen, so that a pixel of it is left
 
 
-def _model_views(output: ModelOutput, truth: NDArray[np.bool_], classes: Sequence[str]) -> list[ModelView]:
-    """The highest scores of each image, and the map of the highest."""
+def _kind(code: int, score: float) -> str:
+    """Kind of a predicted label, a key of `PREDICTED`: a score of at least 0.5 says that it is present."""
+    if code == UNKNOWN:
+        return "unknown"
+    kinds = {(True, True): "found", (True, False): "missed", (False, True): "wrong", (False, False): "rejected"}
+    return kinds[code == PRESENT, score >= _LEAST_SCORE]
+
+
+def _model_views(output: ModelOutput, truth: Codes, classes: Sequence[str]) -> list[ModelView]:
+    """The highest scores of each image, and the map of the highest; truth (B, C) 1 present, 0 absent, -1 unknown."""
     assert output.cam is not None
     scores, best = output.logits.sigmoid().topk(min(SHOWN, len(classes)))
     maps = output.cam.cpu().numpy()
@@ -79,7 +89,7 @@ def _model_views(output: ModelOutput, truth: NDArray[np.bool_], classes: Sequenc
         ModelView(
             tuple(classes[k] for k in labels),
             tuple(values),
-            tuple(bool(truth[row, k]) for k in labels),
+            tuple(_kind(int(truth[row, k]), score) for k, score in zip(labels, values, strict=True)),
             maps[row, labels[0]],
         )
         for row, (labels, values) in enumerate(zip(best.tolist(), scores.tolist(), strict=True))

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -5,7 +7,7 @@ from matplotlib.font_manager import FontEntry
 from PIL import Image
 
 from utils import fonts
-from utils.fonts import fallbacks, fit_fonts
+from utils.fonts import fallbacks, fit_fonts, in_ascii
 from utils.plots import save_figure
 
 STIX = "\u1d81"  # a letter that the usual font lacks and STIXGeneral, which comes with matplotlib, has
@@ -17,9 +19,12 @@ def only_matplotlibs(monkeypatch):
     bundled = [font for font in fonts.fontManager.ttflist if "mpl-data" in font.fname]
     monkeypatch.setattr(fonts.fontManager, "ttflist", bundled)
     monkeypatch.setattr(fonts, "_told", set())
-    fallbacks.cache_clear()
+    monkeypatch.setattr(fonts, "findSystemFonts", list)
+    for each in (fallbacks, fonts._add_newer_fonts):
+        each.cache_clear()
     yield
-    fallbacks.cache_clear()
+    for each in (fallbacks, fonts._add_newer_fonts):
+        each.cache_clear()
 
 
 def drawn(path, text):
@@ -33,8 +38,8 @@ def test_a_font_that_has_the_letters_is_taken(tmp_path, capsys):
     figure, pixels = drawn(tmp_path / "a.png", STIX)
     assert figure.texts[0].get_fontfamily()[-1] == "STIXGeneral"
     assert capsys.readouterr().out == ""
-    _, boxes = drawn(tmp_path / "b.png", "\u7ea2")
-    assert (pixels != boxes).any()
+    _, numbers = drawn(tmp_path / "b.png", "\u7ea2")
+    assert (pixels != numbers).any()
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,36 @@ def test_letters_that_no_font_has_are_said_once(tmp_path, capsys, text):
     assert text[0] in lines[0]
 
 
+def test_letters_that_no_font_has_are_written_by_their_numbers(tmp_path):
+    figure, _ = drawn(tmp_path / "a.png", "caf\u00e9 \u7ea2\u8272\n\U0001f98a fox\nplain")
+    assert figure.texts[0].get_text() == "caf\u00e9 \\u7ea2\\u8272\n\\U0001f98a fox\nplain"
+    figure, _ = drawn(tmp_path / "b.png", f"{STIX} \u7ea2")
+    assert figure.texts[0].get_text() == f"{STIX} \\u7ea2"
+
+
+@pytest.mark.parametrize(("count", "text"), [(6, "\\u7ea2" * 6 + "abcd"), (7, "\\u7ea2" * 6 + "\\..."), (0, "x" * 50)])
+def test_a_line_that_grows_by_that_is_cut(count, text):
+    before = "\u7ea2" * count + {6: "abcd", 7: "", 0: "x" * 50}[count]
+    assert in_ascii(before, frozenset("\u7ea2\u8272")) == text
+    assert len(text) == {6: 40, 7: 40, 0: 50}[count]
+
+
+def test_a_font_that_was_installed_since_is_found(tmp_path, monkeypatch, capsys):
+    (stix,) = [font.fname for font in fonts.fontManager.ttflist if font.fname.endswith("STIXGeneral.ttf")]
+    (tmp_path / "new.ttf").write_bytes(Path(stix).read_bytes())
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    older = [font for font in fonts.fontManager.ttflist if "DejaVu" in font.name]
+    monkeypatch.setattr(fonts.fontManager, "ttflist", older)
+    count = len(older)
+    files = [str(tmp_path / name) for name in ("damaged.ttf", "new.ttf")]
+    monkeypatch.setattr(fonts, "findSystemFonts", lambda: [*files, older[0].fname])
+    figure, _ = drawn(tmp_path / "a.png", STIX)
+    assert figure.texts[0].get_text() == STIX
+    assert figure.texts[0].get_fontfamily()[-1] == "STIXGeneral"
+    assert capsys.readouterr().out == ""
+    assert [font.fname for font in fonts.fontManager.ttflist[count:]] == [str(tmp_path / "new.ttf")]
+
+
 def test_many_letters_are_counted(capsys):
     figure = Figure()
     figure.text(0, 0, "".join(chr(0x4E00 + k) for k in range(30)))
@@ -70,7 +105,8 @@ def test_at_most_five_letters_are_shown(capsys, count):
     figure.text(0, 0, "".join(chr(0x4E00 + k) for k in reversed(range(count))))
     fit_fonts(figure)
     shown = " ".join(chr(0x4E00 + k) for k in range(min(count, 5))) + (" ..." if count > 5 else "")
-    assert f"has {count} of their letters ({shown}), which are drawn as boxes" in capsys.readouterr().out
+    said = f"has {count} of their letters ({shown}), which are written by their numbers (\\u4e00); install a font"
+    assert said in capsys.readouterr().out
 
 
 def test_letters_that_were_said_before_are_not_said_again(capsys):

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from tests.utils.figure_content import content
-from utils import analysis_plots, plots
+from utils import analysis_plots, image_plots, plots
 from utils.analysis_plots import Line, plot_lines, plot_memorisation
-from utils.plots import Card, Example, Mark, ModelView
+from utils.image_plots import Card, Example, Mark, ModelView
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "figures.json.xz"
 RUNS = {
@@ -26,8 +26,8 @@ RUNS = {
 }
 NEAR = {"one": RUNS["one"], "two": [{"epoch": 1, "loss": 3.3}]}
 PICTURE = Image.fromarray((np.arange(20 * 16 * 3).reshape(16, 20, 3) % 251).astype(np.uint8))
-VIEW = ModelView(("cat", "dog"), (0.9, 0.25), (True, False), np.array([[-1, 0], [2, 4]], np.float32))
-BLANK = VIEW._replace(labels=("owl",), scores=(0.5,), right=(True,), cam=-np.ones((2, 2), np.float32))
+VIEW = ModelView(("cat", "dog"), (0.9, 0.25), ("found", "rejected"), np.array([[-1, 0], [2, 4]], np.float32))
+BLANK = VIEW._replace(labels=("owl",), scores=(0.5,), kinds=("missed",), cam=-np.ones((2, 2), np.float32))
 MARKS = {"seen": Mark("+", "#123456", "seen"), "unused": Mark("-", "#ff00ff", "unused")}
 GROUPS = {"head": np.array([2, 0]), "middle": np.array([1]), "tail": np.array([3])}
 POINTS = [(1, 10.0), (2, 40.0), (3, 20.0)]
@@ -55,8 +55,8 @@ def tail(counts, precision, groups=None):
 
 
 def sheet(sizes, labels, **style):
-    cards = [Card(PICTURE.resize(size), each) for size, each in zip(sizes, labels, strict=True)]
-    return lambda path: plots.plot_contact_sheet(cards, path, **style)
+    cards = [Card(PICTURE.resize(size), each, f"{size}.png") for size, each in zip(sizes, labels, strict=True)]
+    return lambda path: image_plots.plot_contact_sheet(cards, path, **style)
 
 
 def lines(*each, **more):
@@ -67,7 +67,7 @@ MANY = [(f"class {k}" * 4, kind) for k, kind in enumerate(["right", "wrong", "hi
 FIGURES = {
     "curves": lambda path: plots.plot_curves(RUNS, path),
     "curves, near": lambda path: plots.plot_curves(NEAR, path),
-    "examples": lambda path: plots.plot_examples(
+    "examples": lambda path: image_plots.plot_examples(
         [Example(PICTURE, ("a", "b"), [VIEW, BLANK]), Example(PICTURE, (), [BLANK, VIEW])], ["m", "n"], path
     ),
     **{f"bars {count} {log}": bars(count, log) for count in (1, 41, 81) for log in (False, True)},
@@ -102,7 +102,7 @@ FIGURES = {
 def drawn(name, monkeypatch):
     """The content of a figure that is not saved."""
     figures = []
-    for module in (plots, analysis_plots):
+    for module in (plots, analysis_plots, image_plots):
         monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
     FIGURES[name](Path("none.png"))
     return json.loads(json.dumps(content(*figures)))

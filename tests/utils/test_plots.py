@@ -2,40 +2,20 @@ import warnings
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from utils import plots
 from utils.plots import (
-    MARKS,
-    Card,
-    Example,
-    Mark,
-    ModelView,
-    heat,
+    keep_within,
     plain_name,
     plot_bars,
-    plot_contact_sheet,
     plot_counts,
     plot_curves,
-    plot_examples,
     plot_heat_map,
     plot_shares,
     plot_tail,
 )
-
-
-def test_heat_is_the_positive_part_scaled_to_one():
-    cam = np.array([[-1.0, 0.0], [2.0, 4.0]], dtype=np.float32)
-    warmth = heat(cam, (2, 2))
-    np.testing.assert_allclose(warmth, [[0, 0], [0.5, 1.0]])
-    assert heat(-np.ones((2, 2), np.float32), (8, 6)).max() == 0
-    assert heat(cam, (8, 6)).shape == (6, 8)
-
-
-@pytest.mark.parametrize("top", [1e-6, 0.5, 1.0, 7.0])
-def test_heat_reaches_from_none_to_one_whatever_the_map_holds(top):
-    cam = np.array([[0.0, top / 4, -top], [top, top / 2, 0.0]], dtype=np.float32)
-    np.testing.assert_allclose(heat(cam, (3, 2)), [[0, 0.25, 0], [1, 0.5, 0]], rtol=1e-6)
 
 
 @pytest.fixture
@@ -103,21 +83,6 @@ def test_curves_are_drawn_for_whatever_columns_there_are(tmp_path):
     assert Image.open(tmp_path / "c.png").size[0] > 500
 
 
-def test_the_grid_has_one_row_per_image_and_shows_the_heat(tmp_path):
-    image = Image.new("RGB", (20, 16), (90, 90, 90))
-    cold, hot = np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)
-
-    def example(cam):
-        return Example(image, ("cat",), [ModelView(("cat", "dog"), (0.9, 0.2), (True, False), cam)])
-
-    plot_examples([example(cold)], ["m"], tmp_path / "cold.png")
-    plot_examples([example(hot)], ["m"], tmp_path / "hot.png")
-    plot_examples([example(hot)] * 3, ["m"], tmp_path / "three.png")
-    cold_pixels, hot_pixels = (np.asarray(Image.open(tmp_path / f"{name}.png"), dtype=int) for name in ("cold", "hot"))
-    assert np.abs(cold_pixels - hot_pixels).max() > 50
-    assert Image.open(tmp_path / "three.png").height > 2 * Image.open(tmp_path / "hot.png").height
-
-
 def pixels(path):
     return np.asarray(Image.open(path).convert("RGB"), dtype=int)
 
@@ -167,7 +132,6 @@ def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
     names = ["$\\frac{1$", "100 % & _x^", "two\nlines"]
     plot_bars(names, {"train": np.array([3, 2, 1])}, tmp_path / "b.png", log=True)
     plot_heat_map(names, np.eye(3), tmp_path / "h.png", title="t")
-    plot_contact_sheet([Card(Image.new("RGB", (8, 8)), [(name, "right") for name in names])], tmp_path / "s.png")
 
 
 def test_a_heat_map_grows_with_its_classes_and_is_darker_where_shares_are_higher(tmp_path):
@@ -185,34 +149,6 @@ def test_counts_are_drawn_as_shares(tmp_path):
     for name, values in (("few", few), ("many", many)):
         plot_counts({"train": values, "empty": values[:0]}, tmp_path / f"{name}.png", xlabel="labels")
     np.testing.assert_array_equal(pixels(tmp_path / "few.png"), pixels(tmp_path / "many.png"))
-
-
-def test_labels_of_a_contact_sheet_have_the_colour_of_their_kind(tmp_path):
-    image = Image.new("RGB", (30, 20), (255, 255, 255))
-    for kind in MARKS:
-        plot_contact_sheet([Card(image, [("MMMM", kind)])], tmp_path / f"{kind}.png")
-        for other, mark in MARKS.items():
-            assert (area(tmp_path / f"{kind}.png", mark.colour) > 30) == (other == kind)
-
-
-@pytest.mark.parametrize("sizes", [[(500, 3)], [(3, 500)] * 5, [(1, 1), (4000, 30)]])
-def test_a_contact_sheet_shows_images_of_any_shape_with_any_number_of_labels(tmp_path, sizes):
-    labels = [[(f"class {k}", "wrong") for k in range(n * 40)] for n in range(len(sizes))]
-    cards = [Card(Image.new("RGB", size, (0, 0, 255)), each) for size, each in zip(sizes, labels, strict=True)]
-    plot_contact_sheet(cards, tmp_path / "s.png")
-    assert area(tmp_path / "s.png", "#0000ff") > 1000 * len(sizes)
-    assert Image.open(tmp_path / "s.png").height < 450 * (1 + len(sizes) // 4)
-
-
-def test_a_contact_sheet_takes_other_marks_and_longer_labels_in_one_column(tmp_path):
-    marks = {"seen": Mark("+", "#123456", "seen"), "unused": Mark("-", "#ff00ff", "unused")}
-    image = Image.new("RGB", (30, 20), (255, 255, 255))
-    for columns in (1, 2):
-        cards = [Card(image, [("M" * 40, "seen")])]
-        plot_contact_sheet(cards, tmp_path / f"{columns}.png", marks=marks, columns=columns)
-        assert area(tmp_path / f"{columns}.png", "#ff00ff") == 0
-    one, two = (area(tmp_path / f"{columns}.png", "#123456") for columns in (1, 2))
-    assert one > 1.5 * two
 
 
 THREE = {"head": np.array([2, 0]), "middle": np.array([1]), "tail": np.array([3])}
@@ -253,3 +189,70 @@ def test_the_tail_of_any_number_of_classes_fits_a_page(tmp_path, count):
     width, height = Image.open(tmp_path / "t.png").size
     assert 600 < width < 5000
     assert 400 < height < 900
+
+
+RUN = [{"epoch": n, "loss": 1.0 / n, "validation_mAP": 0.9 + n / 100, "test_mAP": 0.5} for n in range(1, 11)]
+
+
+def drawn_curves(figures, *runs):
+    plot_curves({f"run {k}": rows for k, rows in enumerate(runs)}, "c.png")
+    return figures[-1].axes
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10])
+def test_curves_have_whole_epochs_and_say_what_their_axes_are(figures, epochs):
+    losses, scores = drawn_curves(figures, RUN[:epochs])
+    for axes in (losses, scores):
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert ticks == [round(tick) for tick in ticks]
+        assert {1, epochs} <= set(ticks) or epochs == 10
+        assert low > 0
+        assert axes.get_xlabel() == "epoch"
+    assert (losses.get_ylabel(), scores.get_ylabel()) == ("training loss", "mAP (%)")
+    far = [{"epoch": 1, "loss": 200.0}]
+    assert drawn_curves(figures, RUN, far)[0].get_ylabel() == "training loss (logarithmic scale)"
+
+
+@pytest.mark.parametrize("value", [0.0, 0.001, 0.5, 0.999, 1.0])
+def test_axes_of_curves_end_where_their_values_must(figures, value):
+    rows = [{"epoch": n, "loss": 0.0 if n > 1 else 0.01, "test_mAP": value} for n in (1, 2)]
+    losses, scores = drawn_curves(figures, rows)
+    low, high = scores.get_ylim()
+    assert 0 <= low < high <= 100
+    assert low <= 100 * value <= high
+    assert losses.get_ylim()[0] == 0
+
+
+def test_losses_below_zero_are_seen(figures):
+    losses, _ = drawn_curves(figures, [{"epoch": n, "loss": -n} for n in (1, 2)])
+    assert losses.get_ylim()[0] < -2
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        ((1.0, 99.0), (0, 100)),
+        ((40.0, 60.0), (39, 61)),
+        ((-5.0, 99.0), (-10.2, 104.2)),
+        ((0.0, 101.0), (-5.05, 106.05)),
+    ],
+)
+def test_axes_are_cut_unless_values_lie_beyond(axis, values, limits):
+    axes = Figure().subplots()
+    axes.plot(*((values, (1, 2)) if axis == "x" else ((1, 2), values)))
+    keep_within(axes, axis, 0, 100)
+    found = axes.get_xlim() if axis == "x" else axes.get_ylim()
+    assert found == pytest.approx(limits)
+    other = axes.get_ylim() if axis == "x" else axes.get_xlim()
+    assert other == pytest.approx((0.95, 2.05))
+
+
+def test_shares_and_counts_end_at_100_percent(figures):
+    plot_shares(["a", "b"], {"x": np.array([1.0, 0.5])}, "s.png", xlabel="hits (%)")
+    assert figures[0].axes[0].get_xlim() == (0, 100)
+    plot_counts({"a": np.array([0, 5])}, "c.png", xlabel="labels")
+    assert figures[1].axes[0].get_ylim() == (0, 100)
+    plot_counts({"a": np.array([5, 5])}, "c.png", xlabel="labels")
+    assert figures[2].axes[0].get_ylim() == pytest.approx((0, 52.5))

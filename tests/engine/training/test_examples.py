@@ -69,8 +69,20 @@ def test_scores_and_maps_are_those_of_the_highest_classes():
         best = scores.argsort(descending=True)[:3].tolist()
         assert seen.labels == tuple(f"class {k}" for k in best)
         assert seen.scores == pytest.approx(scores[best].tolist(), rel=1e-5)
-        assert seen.right == tuple(row == 1 or k < 2 for k in best)
+        said = {k: "found" if scores[k] >= 0.5 else "missed" for k in range(5 if row == 1 else 2)}
+        assert seen.kinds == tuple(said.get(k, "unknown") for k in best)
         np.testing.assert_allclose(seen.cam, output.cam[row, best[0]].numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("code", "score", "kind"),
+    [
+        *((1, 0.5, "found"), (1, 0.49, "missed"), (0, 0.5, "wrong"), (0, 0.49, "rejected")),
+        *((-1, 0.9, "unknown"), (-1, 0.1, "unknown")),
+    ],
+)
+def test_a_label_that_is_absent_and_scores_low_is_right(code, score, kind):
+    assert room._kind(code, score) == kind
 
 
 def test_few_classes_are_all_named():
