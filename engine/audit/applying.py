@@ -20,6 +20,7 @@ from utils.nearest import nearest
 from utils.safe_files import write_atomically, write_text
 
 LOG_COLUMNS = ("image", "class", "before", "after", "decided_in")
+_COMPARED = 10_000  # names among which the nearest is looked for
 _NUMBERED = re.compile(r"(?P<stem>.*)\.corrected(-\d+)?")
 
 
@@ -89,15 +90,25 @@ def _require_as_given(one: Decision, code: int, table: OpenTable) -> None:
 def _no_such_label(one: Decision, tables: Sequence[OpenTable]) -> UserError:
     """The error for a decision about what no table has."""
     names = " or ".join(str(table.path) for table in tables)
-    if not any(named_as(one.image, table.labels.ids) for table in tables):
-        what, known = f"image {one.image[:200]!r}", [name for table in tables for name in table.labels.ids[:10000]]
-        close = nearest(one.image, known)
-    else:
-        what, known = f"class {one.label[:60]!r}", [name for table in tables for name in table.labels.classes]
-        close = nearest(one.label, known)
+    images, classes = ([name for table in tables for name in part(table)] for part in (_ids, _classes))
+    if named_as(one.image, images) and named_as(one.label, classes):
+        return UserError(
+            f"{one.where}: no table, {names}, has both {one.image!r} and {one.label!r}; leave the line out"
+        )
+    what, text, known = ("class", one.label, classes) if named_as(one.image, images) else ("image", one.image, images)
+    close = nearest(text, known[:_COMPARED])
     return UserError(
-        f"{one.where}: {what} is not in {names}{f' (did you mean {close}?)' if close else ''}; correct the line"
+        f"{one.where}: {what} {text[:200]!r} is not in {names}{f' (did you mean {close}?)' if close else ''}; correct "
+        "the line"
     )
+
+
+def _ids(table: OpenTable) -> Sequence[str]:
+    return table.labels.ids
+
+
+def _classes(table: OpenTable) -> Sequence[str]:
+    return table.labels.classes
 
 
 def _corrected(table: OpenTable, decisions: Sequence[Decision]) -> Corrected:

@@ -45,9 +45,9 @@ def principal(features: NDArray[np.floating], most: int = _MOST_FEATURES) -> Flo
 
     The directions are sorted by what they hold, and have the sign that makes their largest part positive.
     """
-    deviation = features.std(axis=0, dtype=np.float64)
-    scaled = (features - features.mean(axis=0, dtype=np.float64)) / np.where(deviation > 0, deviation, 1)
-    scaled = scaled.astype(np.float32)
+    mean, deviation = (part(axis=0, dtype=np.float64) for part in (features.mean, features.std))
+    scaled = features.astype(np.float32) - mean.astype(np.float32)
+    scaled /= np.where(deviation > 0, deviation, 1).astype(np.float32)
     width = scaled.shape[1]
     first = max(0, width - most)
     _, directions = eigh(scaled.T @ scaled, subset_by_index=(first, width - 1))

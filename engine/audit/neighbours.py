@@ -30,10 +30,10 @@ class Neighbours(NamedTuple):
 
 def unit_vectors(features: NDArray[np.floating]) -> Floats:
     """Features (N, D) without their mean, each image's at length 1, those without any length as they are."""
-    centred = features - features.mean(axis=0, dtype=np.float64)
+    centred: Floats = features.astype(np.float32) - features.mean(axis=0, dtype=np.float64).astype(np.float32)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
-    found: Floats = (centred / np.where(length > 0, length, 1)).astype(np.float32)
-    return found
+    centred /= np.where(length > 0, length, 1)
+    return centred
 
 
 def near_duplicates(vectors: Floats, least: float) -> tuple[Index, Floats]:

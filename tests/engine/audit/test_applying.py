@@ -82,6 +82,14 @@ def test_each_of_several_tables_gets_what_it_has(tmp_path):
     write(tmp_path, "image,class,new\n1.jpg,cat,absent\n9.jpg,dog,present\n")
     (tmp_path / "test.csv").write_text("image,cat,dog\n8.jpg,1,0\n9.jpg,1,0\n")
     said = succeed(tmp_path, *WORDS, "--test_table", "test.csv")
+    assert "decisions are what" not in said
     assert said.count("with 1 labels changed") == 2
     assert (tmp_path / "labels.corrected.csv").read_text() == TABLE.replace("1.jpg,1", "1.jpg,0")
     assert (tmp_path / "test.corrected.csv").read_text() == "image,cat,dog\n8.jpg,1,0\n9.jpg,1,1\n"
+
+
+def test_a_label_that_no_table_has_as_a_whole(tmp_path):
+    write(tmp_path, "image,class,new\n1.jpg,cow,absent\n")
+    (tmp_path / "more.csv").write_text("image,cow,yak\n8.jpg,1,0\n9.jpg,1,0\n")
+    fault = refusal(tmp_path, *WORDS[:5], "more.csv", *WORDS[5:])
+    assert "line 2: no table, labels.csv or more.csv, has both '1.jpg' and 'cow'; leave the line out" in fault
