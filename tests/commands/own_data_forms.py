@@ -370,6 +370,15 @@ def other_images_in_each(folder, flags):
     yield two_tables(folder, (("image", "labels"), HUES)), hues_and_kinds()
 
 
+@example("an image that is called `7.jpg` in one and `C:\\data\\7.JPG` in another")
+def one_image_by_two_names(folder, flags):
+    made = table(folder, ("image", "labels"), HUES, name="colours.csv")
+    kinds = [f"C:\\data\\{n}.JPG,{n % 2},{(n + 1) % 2}\n" for n in range(9)]
+    (made / "kinds.csv").write_text("".join(["image,boat,person\n", *kinds]))
+    kind = ("person", "boat")
+    yield made, {image: {*cell.split(";"), kind[int(image[0]) % 2]} for image, cell in HUES}
+
+
 @example("the same images in two")
 def the_same_images_in_two(folder, flags):
     cells = [("boat", "1", "1"), ("person", "", "0"), ("boat;person", "1", "")] * 3

@@ -16,8 +16,9 @@ from data.datasets.table.described import See, report_of, report_of_joined
 from data.datasets.table.each import check_titles, own_sheet
 from data.datasets.table.folders import is_yolo, read_yolo
 from data.datasets.table.joined import joined
-from data.datasets.table.joined_images import TableLabels
+from data.datasets.table.joined_images import Files, TableLabels
 from data.datasets.table.labelled import TRAIN, USUAL_SEPARATOR, OwnLabels, cached_labels, read_class_file
+from data.datasets.table.matching import files_there
 from data.datasets.table.sheet import SUFFIXES, is_sheet
 from data.files.cache import fingerprint
 from utils.checks import UserError, require
@@ -78,7 +79,8 @@ def _read_several(source: DatasetSource, paths: Sequence[Path], see: See, rest: 
     ]
     for read in lines.values():
         see(partial(report_of, read))
-    found = joined(tables, source.table.repeated, _class_order(source.table, paths[0]), rest)
+    files: Files = partial(files_there, folder) if source.table.image_pattern is None else lambda ids: {}
+    found = joined(tables, source.table.repeated, _class_order(source.table, paths[0]), rest, files)
     see(partial(report_of_joined, found))
     return found.labels
 

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from data.datasets.table.config import named
-from data.datasets.table.joined_images import JoinedImages, TableLabels, joined_images, naming
+from data.datasets.table.joined_images import Files, JoinedImages, TableLabels, joined_images, naming
 from data.datasets.table.labelled import NO_SPLIT, TEST, TRAIN, VALIDATION, OwnLabels, check_classes, with_classes
 from data.datasets.table.repeated import Kind, agreement, combined, first_known
 from utils.checks import UserError, require
@@ -33,7 +33,13 @@ class Joined(NamedTuple):
     """(C,) share of the images in several tables on which those that know a class agree; None without such images."""
 
 
-def joined(tables: Sequence[TableLabels], repeated: str, order: Sequence[str] = (), rest: int = TRAIN) -> Joined:
+def joined(
+    tables: Sequence[TableLabels],
+    repeated: str,
+    order: Sequence[str] = (),
+    rest: int = TRAIN,
+    files: Files = lambda ids: {},
+) -> Joined:
     """The labels of several tables as those of one.
 
     Args:
@@ -41,13 +47,14 @@ def joined(tables: Sequence[TableLabels], repeated: str, order: Sequence[str] = 
         repeated: how the entries of an image in two tables belong together; `refuse` allows none.
         order: classes that come first, in this order; the others follow as the tables have them.
         rest: split of the images whose tables name none, where another table names some.
+        files: the files of images, by which two names are one image.
 
     Raises:
         UserError: an image is in two tables and that is refused, it has two splits or groups, or a class is written in
             two ways.
     """
     classes = union_of_classes(tables, order)
-    images = joined_images(tables)
+    images = joined_images(tables, files)
     if repeated == "refuse":
         _require_apart(tables, images)
     codes, soft, agreed = joined_codes(tables, images, classes, repeated)

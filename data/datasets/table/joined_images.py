@@ -45,18 +45,33 @@ class JoinedImages(NamedTuple):
         return np.bincount(np.concatenate(self.rows), minlength=len(self.ids)) > 1
 
 
-def joined_images(tables: Sequence[TableLabels]) -> JoinedImages:
-    """The images of all tables; one that a table calls with an ending and another without is one image."""
+Files = Callable[[Sequence[str]], Mapping[str, str]]
+"""From images of a table to the file of each, of those that have one."""
+
+
+def joined_images(tables: Sequence[TableLabels], files: Files = lambda ids: {}) -> JoinedImages:
+    """The images of all tables, each once.
+
+    One that a table calls with an ending and another without is one image, and so are two names of one file.
+
+    Args:
+        tables: the tables.
+        files: the files of images.
+    """
     known: dict[str, None] = {}
     called: list[Mapping[str, str]] = []
     notes = []
     for table in tables:
         other = _called_otherwise(table.labels.ids, known)
-        called.append(other)
-        known.update(dict.fromkeys(other.get(one, one) for one in table.labels.ids))
         if other:
             one, first = next(iter(other.items()))
             notes.append(f"{table.path}: {len(other)} images have another ending in a table before ({one}: {first})")
+        same = _same_file([one for one in table.labels.ids if one not in other], known, files)
+        if same:
+            one, first = next(iter(same.items()))
+            notes.append(f"{table.path}: {len(same)} images are called otherwise in a table before ({one}: {first})")
+        called.append({**other, **same})
+        known.update(dict.fromkeys(called[-1].get(one, one) for one in table.labels.ids))
     ids = tuple(sorted(known))
     row_of = {name: row for row, name in enumerate(ids)}
     rows = tuple(
@@ -77,6 +92,16 @@ def _called_otherwise(ids: Sequence[str], known: Collection[str]) -> dict[str, s
         for name, one in _by_stem(ids).items()
         if (other := before.get(name, one)) != one and same_but_for_ending(one, other)
     }
+
+
+def _same_file(ids: Sequence[str], known: Collection[str], files: Files) -> dict[str, str]:
+    """Of images that no table before names so: what the image of their file is called there."""
+    new, own = [one for one in ids if one not in known], set(ids)
+    rest = [one for one in known if one not in own]
+    if not new or not rest:
+        return {}
+    of_file = {file: one for one, file in files(rest).items()}
+    return {one: of_file[file] for one, file in files(new).items() if file in of_file}
 
 
 def _by_stem(ids: Iterable[str]) -> dict[str, str]:

@@ -189,6 +189,13 @@ def match_images(folder: Path, ids: Sequence[str]) -> MatchedNames:
     return MatchedNames(names, [*exact.notes, *notes])
 
 
+def files_there(folder: Path, ids: Sequence[str]) -> dict[str, str]:
+    """The file of each image that has one, as a path below the folder. Raises: UserError as `match_images` does."""
+    names = match_images(folder, ids).names if folder.is_dir() else []
+    gone = set(FileImages([f"{folder}/{name}" for name in names]).missing().tolist())
+    return {one: name for row, (one, name) in enumerate(zip(ids, names, strict=False)) if row not in gone}
+
+
 def _file_of(name: str, disk: ImageFolder, *, only: bool) -> tuple[str | None, str]:
     """The file of a path that is not simply there, and how it was found.
 

@@ -52,6 +52,31 @@ def test_images_that_may_be_others_stay_others(first, second):
     assert not found.shared.any()
 
 
+def test_names_of_one_file_are_one_image():
+    asked = []
+
+    def files(ids):
+        asked.append(list(ids))
+        return {one: one.rpartition("/")[2] for one in ids if one != "data/gone"}
+
+    def several(*tables):
+        labels = [labelled(f"{k}.csv", ids, "x", [[1]] * len(ids)) for k, ids in enumerate(tables)]
+        return joined_images(labels, files)
+
+    found = several(["1", "2", "3"], ["2", "data/1", "data/9", "data/gone"], ["9", "1"])
+    assert found.ids == ("1", "2", "3", "data/9", "data/gone")
+    assert [rows.tolist() for rows in found.rows] == [[0, 1, 2], [1, 0, 3, 4], [3, 0]]
+    assert found.notes == (
+        "1.csv: 1 images are called otherwise in a table before (data/1: 1)",
+        "2.csv: 1 images are called otherwise in a table before (9: data/9)",
+    )
+    # Only names that tables do not share are looked for.
+    assert asked == [["1", "3"], ["data/1", "data/9", "data/gone"], ["2", "3", "data/9", "data/gone"], ["9"]]
+    asked.clear()
+    assert several(["1", "2"], ["2", "1"], ["1"]).notes == ()
+    assert asked == []
+
+
 def test_an_image_that_is_there_as_it_is_is_no_other():
     found = images(["1", "1.jpg"], ["1.jpg"])
     assert found.ids == ("1", "1.jpg")
