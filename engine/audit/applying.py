@@ -11,6 +11,8 @@ from typing import NamedTuple
 from data.build import DatasetConfig
 from data.datasets.table.corrected import CorrectedTable, OpenTable, corrected, open_table
 from data.datasets.table.corrections import Change
+from data.datasets.table.formats import files_by_name
+from data.datasets.table.joined_images import TableLabels, joined_images
 from engine.audit.decisions import Decision, named_as, read_decisions
 from engine.audit.findings import WORDS
 from utils.checks import UserError, require
@@ -45,52 +47,81 @@ def apply_decisions(path: Path, config: DatasetConfig) -> None:
         "--apply: corrects a table of your own; give --dataset table --table FILE as for the audit",
     )
     decisions = read_decisions(path)
-    paths = [*(config.table or ()), *(config.test_table or ())]
-    tables = [open_table(each, config, config.path_images or Path()) for each in paths]
-    changes = _by_table(decisions, tables)
-    results = [_corrected(table, changes[table.path]) for table in tables if changes[table.path]]
-    unchanged = len(decisions) - len({(row[0], row[1]) for result in results for row in result.rows})
+    named = [
+        each
+        for paths in (config.table or (), config.test_table or ())
+        if paths
+        for each in named_tables([open_table(path, config, config.path_images or Path()) for path in paths], config)
+    ]
+    changes = _by_table(decisions, named)
+    results = [_corrected(each.table, changes[each.table.path]) for each in named if changes[each.table.path]]
+    unchanged = len(decisions) - len({row[-1] for result in results for row in result.rows})
     if unchanged:
         say(f"{path}: {unchanged:,} of {len(decisions):,} decisions are what the table says already")
     for result in results:
         _write(result)
 
 
-def _by_table(decisions: Sequence[Decision], tables: Sequence[OpenTable]) -> Mapping[Path, list[Decision]]:
+class NamedTable(NamedTuple):
+    """A table, and what it calls the images that it shares with others."""
+
+    table: OpenTable
+    own: Mapping[str, int]
+    """Which of its images each one is that the audit names: of several tables that is the name of the first."""
+
+
+def named_tables(tables: Sequence[OpenTable], config: DatasetConfig) -> list[NamedTable]:
+    """Tables that are read as one, with the images of each by their name in that."""
+    labels = [TableLabels(table.path, table.labels, str) for table in tables]
+    images = joined_images(labels, files_by_name(tables[0].folder, config) if len(tables) > 1 else lambda ids: {})
+    return [
+        NamedTable(table, {images.ids[image]: row for row, image in enumerate(rows.tolist())})
+        for table, rows in zip(tables, images.rows, strict=True)
+    ]
+
+
+def _by_table(decisions: Sequence[Decision], tables: Sequence[NamedTable]) -> Mapping[Path, list[Decision]]:
     """The decisions that change something, by table, with the names that the tables have.
 
     Raises: UserError for an image or a class that no table has, or a label that is not what it was.
     """
-    found: dict[Path, list[Decision]] = {table.path: [] for table in tables}
-    rows = {table.path: {name: row for row, name in enumerate(table.labels.ids)} for table in tables}
+    found: dict[Path, list[Decision]] = {one.table.path: [] for one in tables}
     for one in decisions:
-        fitting = []
-        for table in tables:
-            image, label = named_as(one.image, rows[table.path]), named_as(one.label, table.labels.classes)
-            if image is None or label is None:
-                continue
-            code = int(table.labels.codes[rows[table.path][image], table.labels.classes.index(label)])
-            fitting.append(table)
-            if code != one.new:
-                _require_as_given(one, code, table)
-                found[table.path].append(one._replace(image=image, label=label, given=code))
+        fitting = {each.table.path: fits for each in tables if (fits := _in_table(one, each)) is not None}
         if not fitting:
             raise _no_such_label(one, tables)
+        _require_as_given(one, fitting)
+        for path, fits in fitting.items():
+            if fits.given != one.new:
+                found[path].append(fits)
     return found
 
 
-def _require_as_given(one: Decision, code: int, table: OpenTable) -> None:
+def _in_table(one: Decision, named: NamedTable) -> Decision | None:
+    """The decision with the names and the label of a table; None where it has no such image or class."""
+    labels = named.table.labels
+    image, label = named_as(one.image, named.own), named_as(one.label, labels.classes)
+    if image is None or label is None:
+        return None
+    row = named.own[image]
+    return one._replace(image=labels.ids[row], label=label, given=int(labels.codes[row, labels.classes.index(label)]))
+
+
+def _require_as_given(one: Decision, fitting: Mapping[Path, Decision]) -> None:
+    """Raise UserError unless a table has the label of the audit, or the decided one already."""
+    path, fits = next(iter(fitting.items()))
     require(
-        one.given in (None, code),
-        f"{one.where}: {one.label!r} of {one.image!r} is {WORDS[code]} in {table.path}, and was "
+        one.given is None or any(each.given in (one.given, one.new) for each in fitting.values()),
+        f"{one.where}: {one.label!r} of {one.image!r} is {WORDS[int(fits.given or 0)]} in {path}, and was "
         f"{WORDS[one.given or 0]} at the audit; audit the table again",
     )
 
 
-def _no_such_label(one: Decision, tables: Sequence[OpenTable]) -> UserError:
+def _no_such_label(one: Decision, tables: Sequence[NamedTable]) -> UserError:
     """The error for a decision about what no table has."""
-    names = " or ".join(str(table.path) for table in tables)
-    images, classes = ([name for table in tables for name in part(table)] for part in (_ids, _classes))
+    names = " or ".join(str(each.table.path) for each in tables)
+    images = [name for each in tables for name in each.own]
+    classes = [name for each in tables for name in each.table.labels.classes]
     if named_as(one.image, images) and named_as(one.label, classes):
         return UserError(
             f"{one.where}: no table, {names}, has both {one.image!r} and {one.label!r}; leave the line out"
@@ -101,14 +132,6 @@ def _no_such_label(one: Decision, tables: Sequence[OpenTable]) -> UserError:
         f"{one.where}: {what} {text[:200]!r} is not in {names}{f' (did you mean {close}?)' if close else ''}; correct "
         "the line"
     )
-
-
-def _ids(table: OpenTable) -> Sequence[str]:
-    return table.labels.ids
-
-
-def _classes(table: OpenTable) -> Sequence[str]:
-    return table.labels.classes
 
 
 def _corrected(table: OpenTable, decisions: Sequence[Decision]) -> Corrected:

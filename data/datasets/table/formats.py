@@ -79,10 +79,15 @@ def _read_several(source: DatasetSource, paths: Sequence[Path], see: See, rest: 
     ]
     for read in lines.values():
         see(partial(report_of, read))
-    files: Files = partial(files_there, folder) if source.table.image_pattern is None else lambda ids: {}
+    files = files_by_name(folder, source.table)
     found = joined(tables, source.table.repeated, _class_order(source.table, paths[0]), rest, files)
     see(partial(report_of_joined, found))
     return found.labels
+
+
+def files_by_name(folder: Path, config: TableConfig) -> Files:
+    """What finds the files of images by their names in tables; nothing does beside `--image_pattern`."""
+    return partial(files_there, folder) if config.image_pattern is None else lambda ids: {}
 
 
 def _table_labels(read: TableRead, config: TableConfig, classes: Sequence[str]) -> TableLabels:

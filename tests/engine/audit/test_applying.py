@@ -93,3 +93,41 @@ def test_a_label_that_no_table_has_as_a_whole(tmp_path):
     (tmp_path / "more.csv").write_text("image,cow,yak\n8.jpg,1,0\n9.jpg,1,0\n")
     fault = refusal(tmp_path, *WORDS[:5], "more.csv", *WORDS[5:])
     assert "line 2: no table, labels.csv or more.csv, has both '1.jpg' and 'cow'; leave the line out" in fault
+
+
+SEVERAL = (*WORDS[:4], "names.csv", "columns.csv", "--path_images", "images", "--repeated", "union", *WORDS[5:])
+
+
+@pytest.fixture
+def two_tables(tmp_path):
+    """Two tables that call an image otherwise; one entry is known to one of them alone."""
+    (tmp_path / "images").mkdir()
+    for name in "123":
+        (tmp_path / "images" / f"{name}.jpg").touch()
+    (tmp_path / "names.csv").write_text("image,labels\n1.jpg,cat\n2.jpg,cat;dog\n3.jpg,dog\n")
+    (tmp_path / "columns.csv").write_text("image,cat,owl\nC:\\x\\1.JPG,-1,0\nC:\\x\\2.JPG,1,1\n")
+    return tmp_path
+
+
+def test_tables_that_are_read_as_one_are_corrected_by_the_names_of_the_first(two_tables):
+    lines = ["image,class,given,new", "1.jpg,cat,present,absent", "2.jpg,owl,present,absent", "3.jpg,dog,,present"]
+    (two_tables / "decisions.csv").write_text("\n".join(lines) + "\n")
+    said = succeed(two_tables, *SEVERAL)
+    assert "1 of 3 decisions are what the table says already" in said
+    assert (two_tables / "names.corrected.csv").read_text() == "image,labels\n1.jpg,\n2.jpg,cat;dog\n3.jpg,dog\n"
+    assert (two_tables / "columns.corrected.csv").read_text() == ("image,cat,owl\nC:\\x\\1.JPG,0,0\nC:\\x\\2.JPG,1,0\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("3.jpg,owl,,present", "no table, names.csv or columns.csv, has both '3.jpg' and 'owl'; leave the line out"),
+        ("2.jpg,owl,absent,unknown", "'owl' of '2.jpg' is present in columns.csv, and was absent at the audit"),
+        ("1.jpg,emu,,present", "class 'emu' is not in names.csv or columns.csv"),
+        ("x/1.JPG,cat,,absent", "image 'x/1.JPG' is not in names.csv or columns.csv"),
+    ],
+)
+def test_what_no_table_can_take_is_refused(two_tables, line, fault):
+    (two_tables / "decisions.csv").write_text(f"image,class,given,new\n{line}\n")
+    assert fault in refusal(two_tables, *SEVERAL)
+    assert not list(two_tables.glob("*corrected*"))
