@@ -29,7 +29,7 @@ _KEY_LINE = 0.2  # inches of a line of a legend
 _DOWN = 4  # examples above each other, which keeps a page below 1,080 pixels
 _PANEL, _PICTURE = 1.75, (1.62, 1.3)  # inches from panel to panel of an example; the box of its image
 _ROW, _GAP = 2.17, 0.25  # inches from example to example; between two that stand side by side
-_LEAST_WIDTH = 7.3  # inches, so that the legend has few lines
+_LEAST_WIDTH, _WIDEST = 7.3, 12.0  # inches: a legend of few lines; several examples beside each other as far as that
 _TEXT_LINES, _TEXT = 4, 0.14  # lines below the image of a panel; inches of each
 
 
@@ -114,10 +114,9 @@ def plot_examples(examples: Sequence[Example], models: Sequence[str], path: Path
 
     At most four examples stand above each other, so that the figure is at most 1,080 pixels high.
     """
-    across = -(-len(examples) // _DOWN)
+    block = _PANEL * (1 + len(models)) + _GAP
+    across = _columns(len(examples), block)
     down = -(-len(examples) // across)
-    panels = 1 + len(models)
-    block = _PANEL * panels + _GAP
     width = max(_EDGE + across * block - _GAP, _LEAST_WIDTH)
     used = {kind for example in examples for view in example.views for kind in view.kinds}
     shown = [*_explained(PREDICTED, used), (_MAP, "black")]
@@ -175,6 +174,13 @@ def text_width(text: str, size: float) -> float:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")
         return float(TextPath((0, 0), text, size=size).get_extents().width) / 72 if text.strip() else 0.0
+
+
+def _columns(count: int, block: float) -> int:
+    """Number of examples beside each other, each `block` inches wide: the most that leave the fewest places empty."""
+    least = -(-count // _DOWN)
+    most = max(least, min(count, int(_WIDEST / block)))
+    return min(range(most, least - 1, -1), key=lambda across: -count % across)
 
 
 def _draw_example(sheet: _Sheet, example: Example, left: float, top: float) -> None:

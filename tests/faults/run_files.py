@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+import torch
+
 from engine.training.loop import Loop
 from tests.commands.scene import run
 from tests.data.trees import picture
+from tests.faults.folders import ours
 from tests.faults.trial import Kind
 from utils.checks import Interrupted
 
@@ -54,6 +57,22 @@ def cached(folder: Path) -> None:
     shutil.rmtree(folder / "out")
 
 
+SHARDS = ("predict.py", "--load_from", "best.model", "--image_list", "list.txt", "--shards", "out", "--shard_size", "2")
+SHARDS = (*SHARDS, "--device", "cpu", "--num_workers", "0", "--resume")
+
+
+def in_shards(folder: Path) -> None:
+    """A list of images of which one is damaged, and a folder of their predictions that lacks a shard."""
+    for n in range(5):
+        picture(folder / f"{n}.png", colour=("red", "green", "blue")[n % 3])
+    (folder / "1.png").write_bytes(b"damaged")
+    (folder / "list.txt").write_text("".join(f"{n}.png\n" for n in range(5)))
+    torch.save(ours(), folder / "best.model")
+    done = run(folder, *SHARDS)
+    assert done.returncode == 1, done.stderr
+    (folder / "out" / "predictions-00002.csv").unlink()
+
+
 RESUMED = tuple((*words, "--resume") for words in WORDS.values())
 RUN_KINDS = (
     Kind("run state", run_of("baseline", stopped=True), ("out/last/state.pth",), RESUMED[:1]),
@@ -83,6 +102,8 @@ RUN_KINDS = (
         ("out/labels.npz",),
         (("analyse.py", "modified", "out", "--output", "found"),),
     ),
+    Kind("list of images", in_shards, ("list.txt",), ((*SHARDS, "--shards", "new"),)),
+    Kind("folder of shards", in_shards, ("out/*.json", "out/*.txt", "out/unreadable*.csv"), (SHARDS,)),
     Kind("caches", cached, ("cache/**/*.np[yz]",), (FIXED,)),
 )
 """Every kind of file that a run leaves and another command reads."""

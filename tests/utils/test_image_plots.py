@@ -69,15 +69,18 @@ def boxes(figure):
 
 
 @pytest.mark.parametrize(
-    ("images", "models", "down"), [(1, 1, 1), (4, 1, 4), (5, 1, 3), (8, 1, 4), (8, 3, 4), (9, 2, 3), (40, 2, 4)]
+    ("images", "models", "across", "down"),
+    [
+        *((1, 1, 1, 1), (2, 1, 2, 1), (3, 1, 3, 1), (4, 1, 2, 2), (5, 1, 3, 2), (8, 1, 2, 4), (9, 1, 3, 3)),
+        *((4, 2, 2, 2), (4, 3, 1, 4), (8, 3, 2, 4), (9, 2, 3, 3), (40, 2, 10, 4)),
+    ],
 )
-def test_examples_stand_at_most_four_above_each_other_below_1080_pixels(figures, images, models, down):
+def test_examples_stand_at_most_four_above_each_other_below_1080_pixels(figures, images, models, across, down):
     every = [Example(IMAGE, ("cat",), [VIEW._replace(kinds=tuple(PREDICTED)[:3])] * models) for _ in range(images)]
     plot_examples(every, [f"m{k}" for k in range(models)], "x.png")
     found = boxes(figures[0])
     assert len(found) == images * (1 + models)
     assert len({round(top, 3) for _, top, _, _ in found}) == down
-    across = -(-images // 4)
     assert len({round(left, 3) for left, _, _, _ in found}) == across * (1 + models)
     width, height = figures[0].get_size_inches()
     assert height * 110 <= 1080
