@@ -57,7 +57,7 @@ from models.heads.transformer import EncoderLayer, input_projection
 from models.peers import build_peers
 from models.released.contents import Contents, listed
 from utils.analysis_plots import Line
-from utils.bootstrap import bootstrap
+from utils.bootstrap import bootstrap, weighted_average_precision
 from utils.calibration import fit_calibration
 from utils.console import Progress
 from utils.localisation import PointingGame, hits
@@ -97,6 +97,7 @@ DEFAULTS = [
     (opened, {"draft": 0}),
     (nearest_within, {"radius": 31}),
     (bootstrap, {"seed": 0, "level": 0.95}),
+    (weighted_average_precision, {"rows": None}),
     (group_rows, {"score": "max"}),
     (report, {"skip_bad": False}),
     (write_formatted, {"overwrite": False}),
@@ -249,7 +250,7 @@ CONSTANTS = {
     "models.backbones.tresnet": {"_SLOPE": 1e-3, "_EPSILON": 1e-5, "_PATCH": 4},
     "models.classifier": {"_USUAL_SIZES": (224, 240, 256, 288, 320, 336, 384, 392, 448, 512, 518)},
     "models.heads.word_vectors": {"_LONGEST_LINE": 1_048_576},
-    "utils.bootstrap": {"_HELD": 10_000_000},
+    "utils.bootstrap": {"DRAWS": 1000, "_HELD": 10_000_000},
     "utils.free_memory": {"UNKNOWN": 17_179_869_184},
     "utils.label_dynamics": {"MOST_EPOCHS": 32767, "LAST_MODIFIED": 255},
     "utils.long_tail": {"HEAD_FROM": 100, "MIDDLE_FROM": 20},

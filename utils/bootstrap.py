@@ -19,6 +19,8 @@ from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index
 Floats = NDArray[np.float64]
 Weights = NDArray[np.float32]
 
+DRAWS = 1000
+"""Enough for the ends of a 95 % interval."""
 _HELD = 10_000_000  # weights held at a time, 40 MB
 
 
@@ -39,6 +41,11 @@ class Uncertainty(NamedTuple):
     low: Floats
     """(C,) ends of the interval of each class; NaN of a class with positives, or negatives, in fewer than two units."""
     high: Floats
+
+    def texts(self) -> list[str]:
+        """The interval of each class in percent, `-` where there is none."""
+        ends = zip(self.low.tolist(), self.high.tolist(), strict=True)
+        return ["-" if np.isnan(low) else f"{100 * low:.1f}-{100 * high:.1f}" for low, high in ends]
 
 
 def bootstrap(
@@ -93,12 +100,14 @@ def drawn_weights(unit: Index, units: int, draws: int, seed: int) -> Iterator[We
     at_a_time = max(1, _HELD // len(unit))
     for start in range(0, draws, at_a_time):
         count = min(at_a_time, draws - start)
-        taken = np.stack([np.bincount(rng.integers(0, units, units), minlength=units) for _ in range(count)], axis=1)
-        yield taken.astype(np.float32)[unit]
+        taken = np.empty((count, units), dtype=np.float32)
+        for draw in range(count):
+            taken[draw] = np.bincount(rng.integers(0, units, units), minlength=units)
+        yield np.ascontiguousarray(taken.T)[unit]
 
 
 def weighted_average_precision(
-    scores: NDArray[np.floating[Any]], present: NDArray[np.bool_], weights: Weights
+    scores: NDArray[np.floating[Any]], present: NDArray[np.bool_], weights: Weights, rows: Index | None = None
 ) -> Floats:
     """(d,) average precision of one class where each image counts as often as its weight; equal scores enter together.
 
@@ -106,35 +115,37 @@ def weighted_average_precision(
     weights of the positives. NaN without positives.
 
     Args:
-        scores: (N,).
-        present: (N,).
+        scores: (M,).
+        present: (M,).
         weights: (N, d) of d draws.
+        rows: (M,) the rows of `weights` that scores are of; None where these are all, in order.
     """
+    rows = np.arange(len(scores)) if rows is None else rows
     levels = np.unique(scores[present])  # only there can a positive enter
     if not len(levels):
         return np.full(weights.shape[1], np.nan)
     reached = len(levels) - np.searchsorted(levels, scores, side="right")  # 0: scores at least the highest level
-    every = np.cumsum(_sums(reached, weights, len(levels)), axis=0)
-    gained = _sums(reached[present], weights[present], len(levels))
+    every = np.cumsum(_sums(reached, rows, weights, len(levels)), axis=0)
+    gained = _sums(reached[present], rows[present], weights, len(levels))
     precision = np.cumsum(gained, axis=0) / np.maximum(every, 1)
     total = gained.sum(axis=0)
     return np.where(total > 0, (gained * precision).sum(axis=0) / np.maximum(total, 1), np.nan)
 
 
-def _sums(level: Index, weights: Weights, levels: int) -> Floats:
-    """(L, d) sums of the weights (M, d) of each of L levels, those of further levels left out."""
-    kept = np.flatnonzero(level < levels)
-    ones = np.ones(len(kept), dtype=np.float32)
-    adding = csr_array((ones, (level[kept], kept)), shape=(levels, len(level)))
+def _sums(level: Index, rows: Index, weights: Weights, levels: int) -> Floats:
+    """(L, d) sums of the weights (N, d) of the M `rows` of each of L levels, those of further levels left out."""
+    kept = level < levels
+    ones = np.ones(int(kept.sum()), dtype=np.float32)
+    adding = csr_array((ones, (level[kept], rows[kept])), shape=(levels, len(weights)))
     return np.asarray(adding @ weights, dtype=np.float64)
 
 
 def _drawn_precision(scores: NDArray[np.floating[Any]], truth: NDArray[np.int8], weights: Weights) -> Floats:
     """(d,) average precision of one class in some draws; NaN in those without a positive or without a negative."""
-    known = truth != UNKNOWN
-    present, weights = truth[known] == PRESENT, weights[known]
-    values = weighted_average_precision(scores[known], present, weights)
-    return np.where(weights[~present].sum(axis=0) > 0, values, np.nan)
+    known = np.flatnonzero(truth != UNKNOWN)
+    values = weighted_average_precision(scores[known], truth[known] == PRESENT, weights, known)
+    negatives = (truth == ABSENT).astype(np.float32) @ weights
+    return np.where(negatives > 0, values, np.nan)
 
 
 def _is_in_several(truth: NDArray[np.int8], unit: Index) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from engine.core.run_folder import percentages
 from engine.core.scoring import EvalResult
-from utils.bootstrap import Uncertainty, bootstrap
+from utils.bootstrap import DRAWS, Uncertainty, bootstrap
 from utils.checks import require
 from utils.metrics import Metrics, evaluate_scores
 from utils.options import option
@@ -22,7 +22,7 @@ class UncertaintyConfig:
     """Settings of intervals and of figures per group."""
 
     bootstrap: int = option(
-        1000, "draws for the intervals of AP, of whole groups (--group_column) where there are any; 0 for none"
+        DRAWS, "draws for the intervals of AP, of whole groups (--group_column) where there are any; 0 for none"
     )
     group_scores: GroupScore = option(
         "max", "figures per group: score of a group, the highest of its images or their mean"
@@ -81,11 +81,7 @@ def uncertainty_lines(figures: UncertaintyFigures) -> list[str]:
 
 def interval_texts(figures: UncertaintyFigures) -> list[str] | None:
     """The interval of the AP of each class in percent, `-` where there is none; None without intervals."""
-    found = figures.intervals
-    if found is None:
-        return None
-    ends = zip(found.low.tolist(), found.high.tolist(), strict=True)
-    return ["-" if math.isnan(low) else f"{100 * low:.1f}-{100 * high:.1f}" for low, high in ends]
+    return None if figures.intervals is None else figures.intervals.texts()
 
 
 def uncertainty_content(figures: UncertaintyFigures, classes: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,10 +32,12 @@ from engine.training.examples import draw_examples, draw_tail
 from engine.training.recorder import Recorder
 from engine.training.summary import FinalResults
 from models.peers import Network
+from utils.bootstrap import DRAWS, Uncertainty, bootstrap
 from utils.console import say
+from utils.metrics import Scores
 from utils.options import as_words
 from utils.plots import plot_curves, plot_heat_map
-from utils.types import ABSENT, PRESENT, UNKNOWN
+from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations
 
 COOCCURRENCE_FILE = "cooccurrence.png"
 _SQUARE = 60
@@ -106,7 +109,8 @@ def run_report(run: EndedRun, folder: Path) -> RunReport:
         folder: where its pictures are, and its checkpoint.
     """
     settings, scores = run.settings, run.results.chosen.scores
-    rows = run.result["per_class"]
+    sure = _uncertainty(scores, run.data.test)
+    rows = _with_intervals(run.result["per_class"], sure, run.data.test)
     classes, left_out = shown_classes(rows)
     lines = [SettingLine(name, as_words(settings.values[name]), settings.origins[name]) for name in settings.values]
     return RunReport(
@@ -114,7 +118,7 @@ def run_report(run: EndedRun, folder: Path) -> RunReport:
         subtitle=f"{folder.name}: {run.info['network']}",
         figures=_figures(run.result),
         facts=_facts(run.info, run.result),
-        notes=_notes(run.result),
+        notes=[*_notes(run.result), *_sure_note(sure, run.data.test)],
         worst=worst_classes(rows),
         classes=classes,
         left_out=left_out,
@@ -126,6 +130,31 @@ def run_report(run: EndedRun, folder: Path) -> RunReport:
         given=[line for line in lines if line.origin != "default"],
         defaults=[line for line in lines if line.origin == "default"],
     )
+
+
+def _uncertainty(scores: Scores | None, test: Annotations) -> Uncertainty | None:
+    """How sure the figures of the test set are; None without dense scores, or without images."""
+    if scores is None or not len(scores):
+        return None
+    return bootstrap(scores, test.truth.dense(), test.groups, draws=DRAWS)
+
+
+def _with_intervals(
+    rows: Sequence[Mapping[str, Any]], sure: Uncertainty | None, test: Annotations
+) -> list[Mapping[str, Any]]:
+    """Rows of the table of classes with the intervals of their AP as texts, empty where none were computed."""
+    texts = {} if sure is None else dict(zip(test.classes, sure.texts(), strict=True))
+    return [{**row, "interval": texts.get(row["class"], "")} for row in rows]
+
+
+def _sure_note(sure: Uncertainty | None, test: Annotations) -> list[str]:
+    """A note on what the intervals are."""
+    if sure is None or math.isnan(sure.mAP.low):
+        return []
+    unit, ends = "images" if test.groups is None else "groups", " to ".join(percent(end) for end in sure.mAP)
+    told = f"{100 * sure.level:.0f} % interval of the mAP: {ends}."
+    drawn = f"{sure.draws:,} bootstrap draws of {sure.units:,} {unit} of the test set"
+    return [f"{told} It and those of classes are of {drawn}."]
 
 
 def _figures(result: Mapping[str, Any]) -> list[tuple[str, str]]:

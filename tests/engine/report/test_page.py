@@ -1,5 +1,7 @@
 """Reports as pages: all is on them, nothing is fetched, and nothing that a name says does anything."""
 
+import re
+
 import pytest
 
 from engine.report.content import (
@@ -16,7 +18,7 @@ from engine.report.page import comparison_page, run_page
 from tests.engine.prediction.test_html import HOSTILE, HOSTILE_NAMES, in_browser
 from tests.engine.report.pages import Page
 
-FIGURES = {"AP": 0.5, "AUROC": None, "precision": 0.25, "recall": 0.125, "F1": 1 / 3}
+FIGURES = {"interval": "40.1-60.2", "AP": 0.5, "AUROC": None, "precision": 0.25, "recall": 0.125, "F1": 1 / 3}
 ONE = RunReport(
     title="LL-R on voc07",
     subtitle="run: resnet50",
@@ -26,7 +28,7 @@ ONE = RunReport(
     worst=["dog 1.00", "cat 2.00"],
     classes=[
         {"class": "cat", "positives": 1234, "known": 5678, **FIGURES},
-        {"class": "owl", "positives": 0, "known": 5678, **dict.fromkeys(FIGURES)},
+        {"class": "owl", "positives": 0, "known": 5678, **dict.fromkeys(FIGURES), "interval": "-"},
     ],
     left_out=0,
     pictures=[Picture("Curves", "lines", "cGl4ZWxz")],
@@ -123,3 +125,14 @@ def test_a_browser_shows_it_without_complaint(tmp_path):
     found = in_browser(tmp_path, run_page(ONE))
     assert "LL-R on voc07" in found
     assert "python evaluate.py --load_from best.pth" in found
+
+
+def test_intervals_have_a_column_where_there_are_any():
+    rows = [{**row, "interval": ""} for row in ONE.classes]
+    with_them, without = (run_page(each) for each in (ONE, ONE._replace(classes=rows)))
+    parts = [page.split('id="classes"')[1].split("</thead>")[0] for page in (with_them, without)]
+    heads = [re.findall(r"<th[^>]*>([^<]*)</th>", part) for part in parts]
+    assert heads[0] == ["class", "positives", "known", "AP", "interval", "AUROC", "precision", "recall", "F1"]
+    assert heads[1] == [name for name in heads[0] if name != "interval"]
+    assert with_them.count("<td>40.1-60.2</td>") == 1
+    assert "40.1" not in without

@@ -10,6 +10,7 @@ import torch
 from engine.report.content import SettingLine, Suspicious
 from engine.training import run_report as room
 from engine.training.run_report import EndedRun, changes, draw_pictures, run_report, suspicious
+from utils.bootstrap import bootstrap
 from utils.metrics import evaluate_scores
 from utils.types import LabelTable
 
@@ -21,7 +22,7 @@ CLASSES = ("cat", "dog", "owl")
 
 
 def split(codes):
-    return SimpleNamespace(classes=CLASSES, truth=LabelTable(codes), ids=("a", "b", "c", "d"))
+    return SimpleNamespace(classes=CLASSES, truth=LabelTable(codes), ids=("a", "b", "c", "d"), groups=None)
 
 
 def data(validation=None):
@@ -83,7 +84,15 @@ def test_every_part_is_from_where_it_says(tmp_path):
         ("network", "resnet50, head linear"),
         ("computed on", "cpu, fp32, python 3.11, torch 2.4"),
     ]
-    assert report.notes == ["No test image has owl, emu: left out of mAP."]
+    sure = bootstrap(SCORES, CODES, None, draws=1000)
+    ends = " to ".join(f"{100 * end:.2f}" for end in sure.mAP)
+    drawn = "It and those of classes are of 1,000 bootstrap draws of 4 images of the test set."
+    assert report.notes == [
+        "No test image has owl, emu: left out of mAP.",
+        f"95 % interval of the mAP: {ends}. {drawn}",
+    ]
+    cat, dog, _ = sure.texts()
+    assert {row["class"]: row["interval"] for row in report.classes} == {"dog": dog, "cat": cat}
     assert [row["class"] for row in report.classes] == ["dog", "cat"]
     assert len(report.confidence) == 10
     assert report.given == [SettingLine("lr", "0.1", "command line"), SettingLine("config", "None", "voc07.yaml")]
@@ -103,9 +112,15 @@ def test_what_a_run_has_beyond_that_is_on_it_too(tmp_path):
     result["extra"] = {"classes_without_positives": [], "classes_without_negatives": ["cat"]}
     bare = run_report(ended(result=result), tmp_path)
     assert [name for name, _ in bare.figures] == ["mAP", "CF1", "OF1"]
-    assert bare.notes == ["No test image is known to be without cat: not scored."]
+    assert bare.notes[0] == "No test image is known to be without cat: not scored."
     sparse = SimpleNamespace(chosen=SimpleNamespace(scores=None))
-    assert run_report(ended(results=sparse), tmp_path).confidence == []
+    without = run_report(ended(results=sparse), tmp_path)
+    assert without.confidence == []
+    assert {row["interval"] for row in without.classes} == {""}
+    assert len(without.notes) == 1
+    grouped = data()
+    grouped.test.groups = np.array([0, 0, 1, 1])
+    assert "draws of 2 groups of the test set" in run_report(ended(data=grouped), tmp_path).notes[-1]
 
 
 def test_pictures_stand_in_their_order_where_they_were_drawn(tmp_path):
