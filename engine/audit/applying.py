@@ -67,16 +67,21 @@ class NamedTable(NamedTuple):
 
     table: OpenTable
     own: Mapping[str, int]
-    """Which of its images each one is that the audit names: of several tables that is the name of the first."""
+    """Which of its images each one is, by any name that a table has for it."""
 
 
 def named_tables(tables: Sequence[OpenTable], config: DatasetConfig) -> list[NamedTable]:
     """Tables that are read as one, with the images of each by their name in that."""
     labels = [TableLabels(table.path, table.labels, str) for table in tables]
     images = joined_images(labels, files_by_name(tables[0].folder, config) if len(tables) > 1 else lambda ids: {})
+    called = {name: image for image, name in enumerate(images.ids)}
+    for table, rows in zip(tables, images.rows, strict=True):
+        for name, image in zip(table.labels.ids, rows.tolist(), strict=True):
+            called.setdefault(name, image)
+    row_of = [dict(zip(rows.tolist(), range(len(rows)), strict=True)) for rows in images.rows]
     return [
-        NamedTable(table, {images.ids[image]: row for row, image in enumerate(rows.tolist())})
-        for table, rows in zip(tables, images.rows, strict=True)
+        NamedTable(table, {name: own[image] for name, image in called.items() if image in own})
+        for table, own in zip(tables, row_of, strict=True)
     ]
 
 

@@ -110,7 +110,7 @@ def two_tables(tmp_path):
 
 
 def test_tables_that_are_read_as_one_are_corrected_by_the_names_of_the_first(two_tables):
-    lines = ["image,class,given,new", "1.jpg,cat,present,absent", "2.jpg,owl,present,absent", "3.jpg,dog,,present"]
+    lines = ["image,class,given,new", "1.jpg,cat,present,absent", "x/2.JPG,owl,present,absent", "3.jpg,dog,,present"]
     (two_tables / "decisions.csv").write_text("\n".join(lines) + "\n")
     said = succeed(two_tables, *SEVERAL)
     assert "1 of 3 decisions are what the table says already" in said
@@ -124,7 +124,7 @@ def test_tables_that_are_read_as_one_are_corrected_by_the_names_of_the_first(two
         ("3.jpg,owl,,present", "no table, names.csv or columns.csv, has both '3.jpg' and 'owl'; leave the line out"),
         ("2.jpg,owl,absent,unknown", "'owl' of '2.jpg' is present in columns.csv, and was absent at the audit"),
         ("1.jpg,emu,,present", "class 'emu' is not in names.csv or columns.csv"),
-        ("x/1.JPG,cat,,absent", "image 'x/1.JPG' is not in names.csv or columns.csv"),
+        ("y/1.JPG,cat,,absent", "image 'y/1.JPG' is not in names.csv or columns.csv (did you mean x/1.JPG?)"),
     ],
 )
 def test_what_no_table_can_take_is_refused(two_tables, line, fault):
