@@ -213,10 +213,14 @@ def changes(history: Sequence[Mapping[str, float]]) -> Table:
 
 
 def suspicious(data: Data, recorder: Recorder) -> list[Suspicious]:
-    """The training labels with the highest loss of all epochs; none where these were not recorded."""
+    """The training labels with the highest loss that came after the first epoch; none where these were not recorded.
+
+    In the first epoch most losses are high; those of wrong labels are highest once the others have been learned.
+    """
     if recorder.highest is None:
         return []
-    losses = recorder.highest.loss
+    later = recorder.highest.epoch > 1
+    losses = recorder.highest.loss.where(later, -math.inf) if bool(later.any()) else recorder.highest.loss
     values, places = losses.flatten().topk(min(_SUSPICIOUS, losses.numel()))
     kept = torch.isfinite(values)  # -inf: never seen
     found = []

@@ -29,8 +29,12 @@ def data(validation=None):
     return SimpleNamespace(train=split(CODES), test=split(CODES), validation=validation, observed=LabelTable(SEEN))
 
 
-def recorder(loss=None):
-    return SimpleNamespace(highest=None if loss is None else SimpleNamespace(loss=torch.tensor(loss)))
+def recorder(loss=None, epoch=None):
+    if loss is None:
+        return SimpleNamespace(highest=None)
+    losses = torch.tensor(loss)
+    epochs = torch.full(losses.shape, 1) if epoch is None else torch.tensor(epoch)
+    return SimpleNamespace(highest=SimpleNamespace(loss=losses, epoch=epochs))
 
 
 def ended(**changed):
@@ -155,6 +159,12 @@ def test_labels_with_the_highest_loss_are_suspicious(monkeypatch):
     monkeypatch.setattr(room, "_SUSPICIOUS", 2)
     assert [one.image for one in suspicious(data(), recorder(losses))] == ["a", "b"]
     assert suspicious(data(), recorder()) == []
+
+
+def test_labels_whose_loss_was_highest_in_the_first_epoch_are_not_suspicious():
+    losses = [[9.0, 8.0, 0.5], [7.0, 0.1, 0.2], [0.3, 0.4, 6.0], [5.0, 4.0, 3.0]]
+    epochs = [[1, 1, 1], [2, 1, 1], [1, 1, 3], [1, 1, 1]]
+    assert [one.loss for one in suspicious(data(), recorder(losses, epochs))] == [7.0, 6.0]
 
 
 @pytest.mark.parametrize("with_images", [True, False])
