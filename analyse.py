@@ -22,8 +22,8 @@ from engine.core.usage import check_subcommand
 
 
 def training_script(name: str) -> Any:
-    """A training script as a module."""
-    return importlib.import_module(name)
+    """A training script as a module, of the package where this is one (`tools/installable.py`)."""
+    return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
 
 
 SCRIPTS = {path.name: partial(training_script, path.stem) for path in sorted(Path(__file__).parent.glob("main_*.py"))}

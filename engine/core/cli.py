@@ -55,7 +55,7 @@ def exit_code(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] |
         return 2
     except RunError as error:
         # From a loader process it arrives as "Caught RunError in ...", a traceback, and the line itself at the end.
-        _say_error(str(error).splitlines()[-1].removeprefix("utils.checks.RunError: "))
+        _say_error(str(error).splitlines()[-1].removeprefix(f"{RunError.__module__}.RunError: "))
         return 1
     except Interrupted as stop:
         warn(f"stopped by {stop} after saving; go on with --resume and the same --output")
