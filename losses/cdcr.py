@@ -143,6 +143,8 @@ class CDCR(Criterion):
             f"cdcr: --cdcr_warmup {self.warmup} leaves none of the {info.epochs} --epochs for choosing candidates; "
             "give fewer, or take --loss bce",
         )
+        ends = (config.candidate_threshold, config.candidate_threshold_end)
+        self.last_epoch = self.warmup + 1 if ends[1] in (None, ends[0]) else info.epochs  # of the line between them
         self.register_buffer("left_out", torch.zeros(len(table), table.num_classes, dtype=torch.int8))
         self.register_buffer("idle", torch.zeros(table.num_classes, dtype=torch.int64))
 
@@ -172,7 +174,7 @@ class CDCR(Criterion):
     def alpha(self, epoch: int) -> float:
         """The threshold of an epoch after the warm-up."""
         start, end = self.config.candidate_threshold, self.config.candidate_threshold_end
-        return alpha_of(epoch, self.warmup + 1, self.info.epochs, start, start if end is None else end)
+        return alpha_of(epoch, self.warmup + 1, self.last_epoch, start, start if end is None else end)
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C), rows of the training set (B,)."""

@@ -179,6 +179,7 @@ class GR(ScheduledCriterion):
 
     def __init__(self, config: GRConfig, info: CriterionInfo) -> None:
         super().__init__(config, info)
+        self.epochs, self.frozen_epochs = info.epochs, info.frozen_epochs
         require(
             int(info.observed.counts(UNKNOWN).sum()) > 0,
             "gr: no label is unknown, so it would be plain BCE; take --loss bce, or --labels single, dropped or known",
@@ -204,7 +205,7 @@ class GR(ScheduledCriterion):
 
     def schedule(self) -> GRSchedule:
         """The numbers of the epoch."""
-        return gr_schedule(self.config, self.epoch, self.info.epochs, self.info.frozen_epochs)
+        return gr_schedule(self.config, self.epoch, self.epochs, self.frozen_epochs)
 
     def _parts(self, losses: Tensor, observed: Tensor, pseudo: Tensor, modified: Tensor) -> dict[str, Tensor]:
         kinds = {"positive": PRESENT, "negative": ABSENT, "unknown": UNKNOWN}

@@ -217,6 +217,7 @@ class NDLP(ScheduledCriterion):
     def __init__(self, config: NDLPConfig, info: CriterionInfo) -> None:
         super().__init__(config, info)
         self.options, self.rules = variant_options(config, VARIANTS), RULES[config.confidence]
+        self.ramp_epochs = config.ramp_epochs or info.epochs
         classes = info.observed.num_classes
         confidence = initial_confidence(info.observed)
         require(
@@ -281,7 +282,7 @@ class NDLP(ScheduledCriterion):
     @property
     def ramp(self) -> float:
         """Height of the ramps in this epoch."""
-        return ramp(self.epoch, self.config.ramp_epochs or self.info.epochs)
+        return ramp(self.epoch, self.ramp_epochs)
 
     @property
     def weight(self) -> float:

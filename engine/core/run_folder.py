@@ -71,10 +71,15 @@ class Saved(NamedTuple):
 
 
 class RunFolder:
-    """Paths and writers of one run. Every file is written whole and renamed, `result.json` last of all."""
+    """Paths and writers of one run. Every file is written whole and renamed, `result.json` last of all.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: the folder.
+        epochs: number of epochs that the run shall have; a result of fewer is not its end. None: as many as it has.
+    """
+
+    def __init__(self, path: Path, epochs: int | None = None) -> None:
+        self.path, self.epochs = path, epochs
         self.best = path / "best.pth"
         self.state = path / "last" / "state.pth"
         self.previous = path / "last" / "previous.pth"
@@ -132,7 +137,14 @@ class RunFolder:
             raise UserError(f"--output {self.path}: cannot be written ({error.strerror})") from None
 
     def _is_finished(self) -> bool:
-        return (self.path / "result.json").exists()
+        return (self.path / "result.json").exists() and not self._is_longer()
+
+    def _is_longer(self) -> bool:
+        """True if the run shall have more epochs than its result is of."""
+        done = None
+        with suppress(UserError):  # said where it is read for what it says
+            done = read_result(self.path).get("epochs")
+        return self.epochs is not None and isinstance(done, int) and done < self.epochs
 
     def _check(self, resume: bool, settings: Settings, known: frozenset[str]) -> None:
         """Raise UserError when the folder contains something that this run may not touch."""
@@ -147,8 +159,13 @@ class RunFolder:
         for path in (self.log, self.state.parent):
             require(not path.is_symlink(), f"{path}: is a link, through which no run writes; put what it names there")
         self._clean()
-        if resume and not self.state.exists() and not self.previous.exists():
+        if resume and not self._has_state():
+            gone = f"--resume: {self.path} has a result, but no state to go on from (last/); name another folder"
+            require(not (self.path / "result.json").exists(), gone)
             say(f"--resume: nothing saved in {self.path} yet, starting")
+
+    def _has_state(self) -> bool:
+        return self.state.exists() or self.previous.exists()
 
     def _clean(self) -> None:
         """Remove what a kill has left: files not yet whole, and half a line of the log."""
@@ -173,7 +190,7 @@ class RunFolder:
 
         Raises: UserError when no state that was saved can be read.
         """
-        if not self.state.exists() and not self.previous.exists():
+        if not self._has_state():
             return None
         try:
             return Saved(self.state, read_state(self.state))
@@ -245,11 +262,25 @@ class RunFolder:
         )
         before = read_run_settings(file, settings.table, known - settings.table.keys())
         for name, value in settings.with_found(self.found(settings, known), "").values.items():
-            if name not in FREE_ON_RESUME and before[name] != value:
+            longer = name == "epochs" and value > before[name]  # what else must fit is looked at before training
+            if name not in FREE_ON_RESUME and before[name] != value and not longer:
                 raise UserError(
                     f"--resume: {self.path} was started with --{name} {as_words(before[name])}, now it is "
                     f"{as_words(value)}; give the same settings or another --output"
                 )
+
+    def fewer_epochs(self, settings: Settings, known: frozenset[str]) -> int | None:
+        """The number of epochs that the run in the folder has begun with; None unless it shall have more.
+
+        Args:
+            settings: settings of this run.
+            known: names of all settings that a run may have, with any method and head.
+        """
+        file = self.path / "settings.yaml"
+        if self.epochs is None or not file.exists() or not self._has_state():
+            return None
+        before: int = read_run_settings(file, settings.table, known - settings.table.keys())["epochs"]
+        return before if before < self.epochs else None
 
     def found(self, settings: Settings, known: frozenset[str]) -> dict[str, Any]:
         """What the run in the folder found in its table; nothing for a new run.

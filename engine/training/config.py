@@ -88,7 +88,11 @@ class RunConfig:
     precision: Precision = option("fp32", "precision of the networks' forward pass; fp64: of the whole step, CPU only")
     threads: int | None = option(None, "CPU threads of the computation (default: one per core)")
     output: Path | None = option(None, "folder of the run (default: runs/<method>-<dataset>-<time>)", common=True)
-    resume: bool = option(False, "go on with the run in --output; starts it when nothing is there yet", common=True)
+    resume: bool = option(
+        False,
+        "go on with the run in --output, for more --epochs where that is asked; starts it when nothing is there yet",
+        common=True,
+    )
     save_minutes: float = option(10.0, "minutes between two saves within an epoch; 0 saves after every step")
     save_epochs: int = option(1, "epochs between two saves at an epoch's end; the last epoch is always saved")
     figures: bool = option(True, "draw the run at its end (curves.png, ...) and write its page, report.html")

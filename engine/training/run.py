@@ -38,6 +38,7 @@ from engine.training.class_priors import estimated_priors, estimates_priors, rep
 from engine.training.config import RunConfig, training_command
 from engine.training.features import FeatureConfig, weights_hash
 from engine.training.given_features import with_given_features
+from engine.training.going_on import require_not_stopped, require_same_rules, require_same_schedule
 from engine.training.loaders import SplitName, split_of
 from engine.training.loop import Freezing, Hooks, Learner, Loop
 from engine.training.noise_rates import report_rates
@@ -103,7 +104,7 @@ def open_folder(settings: Settings, runtime: Runtime) -> RunFolder:
     """The folder of the run, checked by the main process, the same on all. Says when the run is finished already."""
     config = settings.of(RunConfig)
     default = f"runs/{settings.method}-{settings.of(DatasetConfig).dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = RunFolder(Path(runtime.same_text(str(config.output or default))))
+    folder = RunFolder(Path(runtime.same_text(str(config.output or default))), config.epochs)
     if runtime.is_main:
         folder.open(config.resume, settings, training_names())
     runtime.barrier()
@@ -118,6 +119,9 @@ class Run:
     def __init__(self, settings: Settings, folder: RunFolder, runtime: Runtime) -> None:
         self.settings, self.folder, self.runtime, self.method = settings, folder, runtime, settings.method
         self.config, self.optim = settings.of(RunConfig), settings.of(OptimConfig)
+        before = folder.fewer_epochs(settings, training_names())
+        if before is not None:
+            require_same_schedule(before, self.config, self.optim)
         found = folder.found(settings, training_names())
         dataset = settings.with_found(found, "the run").of(DatasetConfig)
         split = settings.of(TrainingSplitConfig)
@@ -133,6 +137,10 @@ class Run:
         self.network = setup.build_network(settings, data)
         self.ema = setup.average_of(self.network, self.optim)  # before anything wraps the network
         self.batches = setup.training_batches_of(settings, data, runtime)
+        if before is not None:
+            kind = setup.criterion_kind(settings)
+            info = setup.criterion_info(settings, data, self.network, len(self.batches), self.scores)
+            require_same_rules(before, self.config, kind, settings.method_config, info)
         # What has no room is refused before images are read, which may take hours.
         self.criterion = setup.build_criterion(settings, data, self.network, len(self.batches), runtime, self.scores)
         self.recorder = setup.build_recorder(settings, data, self.criterion, runtime)
@@ -146,6 +154,8 @@ class Run:
         self.eval_model = self._build_eval_model()
         self.scored: dict[SplitName, EvalResult] = {}  # of the present weights
         self._resume()
+        if before is not None:
+            require_not_stopped(self.config, self.loop.state)
         if runtime.is_main:
             kept = settings.with_found(self.data.found, f"found in {named(dataset.table)}")
             folder.start(kept, {**run_info(settings, self.data, runtime, self.loop.state), "data": self.hashes})
@@ -186,6 +196,8 @@ class Run:
             if state.best_epoch != state.trained:
                 load_weights(self.reported, saved.weights, path)
                 self.scored = {}
+            if saved.settings.get("epochs") != self.config.epochs and self.runtime.is_main:
+                self._save_best(state.best_epoch)  # the run has become longer since
         except UserError as error:
             if state.best_epoch != state.trained:
                 lost = f"the weights of epoch {state.best_epoch}, which was selected, are lost"

@@ -189,8 +189,24 @@ def build_criterion(
         labels that the method cannot trust.
     """
     require_trusted_absent(settings)
-    config, kind = settings.of(RunConfig), criterion_kind(settings)
-    info = CriterionInfo(
+    kind, info = criterion_kind(settings), criterion_info(settings, data, network, steps_per_epoch, scores)
+    on_host = _memories_on_host(settings, kind, info, runtime)
+    criterion = kind(settings.method_config, info)
+    require(
+        criterion.train_scores_of != "average" or settings.of(OptimConfig).ema is not None,
+        f"{settings.method}: needs the moving average of the network; give --ema 0.999, say",
+    )
+    if runtime.dtype == torch.float64:
+        criterion.in_float64()
+    return criterion.placed(runtime.device, memories_on_host=on_host)
+
+
+def criterion_info(
+    settings: Settings, data: Data, network: Network, steps_per_epoch: int, scores: GivenScores | None = None
+) -> CriterionInfo:
+    """What the criterion of the run is told of it. Raises: UserError when something that it reads is not there."""
+    config, needs = settings.of(RunConfig), criterion_kind(settings).needs
+    return CriterionInfo(
         observed=data.observed,
         classes=data.train.classes,
         epochs=config.epochs,
@@ -204,18 +220,9 @@ def build_criterion(
         prior_scores=None if scores is None else scores.scores,
         candidate_rates=candidate_rates(settings.of(Regime), data.train.classes),
         noise_rates=rates_from_file(settings.method_config, data.train.classes),
-        groups=image_groups("--group_weight", kind.needs, data.train),
-        class_vector_width=class_vector_width(network, kind.needs),
+        groups=image_groups("--group_weight", needs, data.train),
+        class_vector_width=class_vector_width(network, needs),
     )
-    on_host = _memories_on_host(settings, kind, info, runtime)
-    criterion = kind(settings.method_config, info)
-    require(
-        criterion.train_scores_of != "average" or settings.of(OptimConfig).ema is not None,
-        f"{settings.method}: needs the moving average of the network; give --ema 0.999, say",
-    )
-    if runtime.dtype == torch.float64:
-        criterion.in_float64()
-    return criterion.placed(runtime.device, memories_on_host=on_host)
 
 
 def class_vector_width(network: Network, needs: frozenset[str]) -> int:

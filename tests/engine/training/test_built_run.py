@@ -46,7 +46,9 @@ def build(monkeypatch):
         for name in ("_build_loop", "_build_eval_model", "_resume"):
             monkeypatch.setattr(Run, name, lambda run, name=name: told.names.append(name) or SimpleNamespace(state=1))
         started = []
-        folder = SimpleNamespace(found=lambda *_: {}, start=lambda *given: started.append(given))
+        folder = SimpleNamespace(
+            fewer_epochs=lambda *_: None, found=lambda *_: {}, start=lambda *given: started.append(given)
+        )
         runtime = SimpleNamespace(main_first=nullcontext, is_main=main)
         run = Run(settings_of("bce", words), folder, runtime)
         return run, told.names, started

@@ -63,7 +63,7 @@ def test_a_state_that_does_not_fit_is_told_by_its_file(saved, capsys):
     assert capsys.readouterr().err == "note: the last is damaged\n"
 
 
-def ending(epoch, best_epoch=2, trained=3, main=True):
+def ending(epoch, best_epoch=2, trained=3, main=True, epochs=3):
     """A run at its end, whose best file holds this epoch or, for None, is lost; `told` notes what it does."""
     told = []
     return SimpleNamespace(
@@ -71,6 +71,7 @@ def ending(epoch, best_epoch=2, trained=3, main=True):
         folder=SimpleNamespace(best=epoch),
         runtime=SimpleNamespace(is_main=main),
         reported="network",
+        config=SimpleNamespace(epochs=epochs),
         scored={"test": 1},
         _save_best=lambda epoch: told.append(("saved", epoch)),
         told=told,
@@ -82,7 +83,7 @@ def best_files(monkeypatch):
     def read(epoch):
         if epoch is None:
             raise UserError("best.pth: cannot be read: No such file or directory")
-        return SimpleNamespace(epoch=epoch, weights=f"of {epoch}")
+        return SimpleNamespace(epoch=epoch, weights=f"of {epoch}", settings={"epochs": 3})
 
     monkeypatch.setattr(room, "read_model", read)
 
@@ -96,6 +97,15 @@ def test_the_selected_epoch_is_taken_from_its_file(best_files, monkeypatch):
     run = ending(3, best_epoch=3)
     Run._take_selected(run)
     assert (len(taken), run.scored, run.told) == (1, {"test": 1}, [])
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_the_selected_epoch_of_a_run_that_became_longer_is_written_with_its_settings(best_files, monkeypatch, main):
+    taken = []
+    monkeypatch.setattr(room, "load_weights", lambda *given: taken.append(given))
+    run = ending(2, epochs=4, main=main)
+    Run._take_selected(run)
+    assert (len(taken), run.told) == (1, [("saved", 2)] if main else [])
 
 
 @pytest.mark.parametrize("epoch", [None, 1])
@@ -294,7 +304,9 @@ def test_the_test_set_is_scored_as_often_as_asked_for(every, behind, selection, 
 def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, best, main, figures):
     done, finished = [], []
     monkeypatch.setattr(room, "load_weights", lambda *args: done.append("loaded"))
-    monkeypatch.setattr(room, "read_model", lambda path: SimpleNamespace(weights={}, epoch=best))
+    monkeypatch.setattr(
+        room, "read_model", lambda path: SimpleNamespace(weights={}, epoch=best, settings={"epochs": 4})
+    )
     monkeypatch.setattr(room, "result", lambda settings, data, selection, state, results: {"results": results})
     monkeypatch.setattr(room, "say", finished.append)
     monkeypatch.setattr(room, "report_priors", lambda *given: {"priors": given})
@@ -310,7 +322,7 @@ def test_at_the_end_the_selected_epoch_is_scored_beside_the_last(monkeypatch, be
         reported=None,
         scored={"test": "last"},
         settings=None,
-        config=SimpleNamespace(metrics="ours", figures=figures),
+        config=SimpleNamespace(metrics="ours", figures=figures, epochs=4),
         hashes={"test": "t" * 64},
         selection="validation",
         _write_labels=lambda: done.append("labels"),
