@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from data.build import Data
 from data.inspection import co_occurrence
@@ -37,6 +38,7 @@ from utils.console import say
 from utils.metrics import Scores
 from utils.options import as_words
 from utils.plots import plot_curves, plot_heat_map
+from utils.thresholds import Rule, choose_thresholds
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations
 
 COOCCURRENCE_FILE = "cooccurrence.png"
@@ -110,7 +112,7 @@ def run_report(run: EndedRun, folder: Path) -> RunReport:
     """
     settings, scores = run.settings, run.results.chosen.scores
     sure = _uncertainty(scores, run.data.test)
-    rows = _with_intervals(run.result["per_class"], sure, run.data.test)
+    rows = _with_thresholds(_with_intervals(run.result["per_class"], sure, run.data.test), run)
     classes, left_out = shown_classes(rows)
     lines = [SettingLine(name, as_words(settings.values[name]), settings.origins[name]) for name in settings.values]
     return RunReport(
@@ -145,6 +147,17 @@ def _with_intervals(
     """Rows of the table of classes with the intervals of their AP as texts, empty where none were computed."""
     texts = {} if sure is None else dict(zip(test.classes, sure.texts(), strict=True))
     return [{**row, "interval": texts.get(row["class"], "")} for row in rows]
+
+
+def _with_thresholds(rows: Sequence[Mapping[str, Any]], run: EndedRun) -> list[Mapping[str, Any]]:
+    """The rows with the probability of the highest F1 on the validation split as text, empty where it is not known."""
+    validation, split, texts = run.results.validation, run.data.validation, {}
+    if split is not None and validation is not None and validation.scores is not None:
+        codes = split.truth.dense()
+        if (codes == PRESENT).any():
+            values = choose_thresholds(validation.scores, codes, Rule("f1")).values
+            texts = {name: f"{value:.3f}" for name, value in zip(split.classes, expit(values).tolist(), strict=True)}
+    return [{**row, "threshold": texts.get(row["class"], "")} for row in rows]
 
 
 def _sure_note(sure: Uncertainty | None, test: Annotations) -> list[str]:

@@ -18,7 +18,15 @@ from engine.report.page import comparison_page, run_page
 from tests.engine.prediction.test_html import HOSTILE, HOSTILE_NAMES, in_browser
 from tests.engine.report.pages import Page
 
-FIGURES = {"interval": "40.1-60.2", "AP": 0.5, "AUROC": None, "precision": 0.25, "recall": 0.125, "F1": 1 / 3}
+FIGURES = {
+    "interval": "40.1-60.2",
+    "threshold": "0.375",
+    "AP": 0.5,
+    "AUROC": None,
+    "precision": 0.25,
+    "recall": 0.125,
+    "F1": 1 / 3,
+}
 ONE = RunReport(
     title="LL-R on voc07",
     subtitle="run: resnet50",
@@ -28,7 +36,14 @@ ONE = RunReport(
     worst=["dog 1.00", "cat 2.00"],
     classes=[
         {"class": "cat", "positives": 1234, "known": 5678, **FIGURES},
-        {"class": "owl", "positives": 0, "known": 5678, **dict.fromkeys(FIGURES), "interval": "-"},
+        {
+            "class": "owl",
+            "positives": 0,
+            "known": 5678,
+            **dict.fromkeys(FIGURES),
+            "interval": "-",
+            "threshold": "0.125",
+        },
     ],
     left_out=0,
     pictures=[Picture("Curves", "lines", "cGl4ZWxz")],
@@ -127,12 +142,33 @@ def test_a_browser_shows_it_without_complaint(tmp_path):
     assert "python evaluate.py --load_from best.pth" in found
 
 
+def test_thresholds_have_a_column_where_there_are_any():
+    with_them, without = (
+        Page(run_page(ONE._replace(classes=[{**row, "threshold": text} for row in ONE.classes])))
+        for text in ("0.375", "")
+    )
+    assert "0.375" in with_them.text
+    assert "the highest F1 on" in " ".join(with_them.text.split())
+    assert "threshold" not in without.text
+
+
 def test_intervals_have_a_column_where_there_are_any():
     rows = [{**row, "interval": ""} for row in ONE.classes]
     with_them, without = (run_page(each) for each in (ONE, ONE._replace(classes=rows)))
     parts = [page.split('id="classes"')[1].split("</thead>")[0] for page in (with_them, without)]
     heads = [re.findall(r"<th[^>]*>([^<]*)</th>", part) for part in parts]
-    assert heads[0] == ["class", "positives", "known", "AP", "interval", "AUROC", "precision", "recall", "F1"]
+    assert heads[0] == [
+        "class",
+        "positives",
+        "known",
+        "AP",
+        "interval",
+        "AUROC",
+        "precision",
+        "recall",
+        "F1",
+        "threshold",
+    ]
     assert heads[1] == [name for name in heads[0] if name != "interval"]
     assert with_them.count("<td>40.1-60.2</td>") == 1
     assert "40.1" not in without

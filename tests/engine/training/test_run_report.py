@@ -12,6 +12,7 @@ from engine.training import run_report as room
 from engine.training.run_report import EndedRun, changes, draw_pictures, run_report, suspicious
 from utils.bootstrap import bootstrap
 from utils.metrics import evaluate_scores
+from utils.thresholds import Rule, choose_threshold
 from utils.types import LabelTable
 
 CODES = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, -1]], dtype=np.int8)
@@ -63,7 +64,7 @@ def ended(**changed):
         values={"lr": 0.1, "seed": 0, "config": None},
         origins={"lr": "command line", "seed": "default", "config": "voc07.yaml"},
     )
-    results = SimpleNamespace(chosen=SimpleNamespace(scores=SCORES, metrics=metrics))
+    results = SimpleNamespace(chosen=SimpleNamespace(scores=SCORES, metrics=metrics), validation=None)
     whole = EndedRun(settings, data(), info, result, results, [{"epoch": 1.0, "loss": 2.0}], recorder())
     return whole._replace(**changed)
 
@@ -117,7 +118,7 @@ def test_what_a_run_has_beyond_that_is_on_it_too(tmp_path):
     bare = run_report(ended(result=result), tmp_path)
     assert [name for name, _ in bare.figures] == ["mAP", "CF1", "OF1"]
     assert bare.notes[0] == "No test image is known to be without cat: not scored."
-    sparse = SimpleNamespace(chosen=SimpleNamespace(scores=None))
+    sparse = SimpleNamespace(chosen=SimpleNamespace(scores=None), validation=None)
     without = run_report(ended(results=sparse), tmp_path)
     assert without.confidence == []
     assert {row["interval"] for row in without.classes} == {""}
@@ -125,6 +126,26 @@ def test_what_a_run_has_beyond_that_is_on_it_too(tmp_path):
     grouped = data()
     grouped.test.groups = np.array([0, 0, 1, 1])
     assert "draws of 2 groups of the test set" in run_report(ended(data=grouped), tmp_path).notes[-1]
+
+
+def test_thresholds_are_those_of_the_validation_split(tmp_path):
+    held_out = split(CODES)
+    validation = SimpleNamespace(scores=SCORES)
+    chosen = ended().results.chosen
+    both = SimpleNamespace(chosen=chosen, validation=validation)
+    report = run_report(ended(data=data(validation=held_out), results=both), tmp_path)
+    common = choose_threshold(SCORES.ravel(), CODES.ravel(), Rule("f1")).value
+    expected = f"{1 / (1 + np.exp(-common)):.3f}"  # of four images each class has too few
+    assert {row["class"]: row["threshold"] for row in report.classes} == {"dog": expected, "cat": expected}
+    for split_, result in (
+        (None, validation),
+        (held_out, None),
+        (held_out, SimpleNamespace(scores=None)),
+        (split(np.minimum(CODES, 0)), validation),
+    ):
+        other = SimpleNamespace(chosen=chosen, validation=result)
+        rows = run_report(ended(data=data(validation=split_), results=other), tmp_path).classes
+        assert {row["threshold"] for row in rows} == {""}
 
 
 def test_pictures_stand_in_their_order_where_they_were_drawn(tmp_path):
