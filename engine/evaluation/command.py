@@ -15,6 +15,7 @@ from data.subsets.splits import TrainingSplitConfig
 from engine.core.checkpoint import SavedModel, read_model, save_again, save_safetensors
 from engine.core.decisions import Decisions
 from engine.core.distributed import Precision, Runtime
+from engine.core.hub import HubAddress, local_file
 from engine.core.kernels import KernelConfig
 from engine.core.manifest import Published, load_manifest
 from engine.core.scoring import (
@@ -32,6 +33,7 @@ from engine.evaluation.class_order import class_columns, in_order, require_same_
 from engine.evaluation.decided import decision_figures
 from engine.evaluation.features import given_features
 from engine.evaluation.figures import draw_figures
+from engine.evaluation.hub import Card, push, require_pushable
 from engine.evaluation.scored import Scored, write_result
 from engine.evaluation.scorer import Scorer
 from engine.evaluation.text import (
@@ -61,9 +63,14 @@ from utils.types import Annotations, Splits
 class ScoreConfig:
     """The checkpoint and its published result, device and output of the evaluation."""
 
-    load_from: Path | None = option(None, "checkpoint to score: best.pth of a run, or one that a paper released")
+    load_from: Path | None = option(
+        None, "checkpoint to score: best.pth of a run, one that a paper released, or hf://OWNER/NAME"
+    )
     paper: str | None = option(None, "print what a paper reports beside: a name in configs/released.yaml")
     save_as: Path | None = option(None, "also write the checkpoint to this .safetensors file, which --load_from reads")
+    push_to: str | None = option(
+        None, "OWNER/NAME: also put the model, with a card of its figures, on the Hugging Face Hub"
+    )
     model: str | None = option(
         None, "published flag: backbone of the checkpoint; only compared with the file", synonyms=PUBLISHED_NAMES
     )
@@ -131,12 +138,13 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
     config = settings.of(ScoreConfig)
     published = _published(saved, settings)
     _require_choosable(saved, settings)
+    require_pushable(config.push_to, saved, config.ensemble)
     runtime = Runtime(config.device, config.precision, settings.of(KernelConfig))
     try:
         converts, chooses = config.save_as is not None and runtime.is_main, settings.of(ChoiceConfig).wanted
         if converts and not chooses:
             _convert(saved, settings)
-        if config.save_as is not None and not chooses and not settings.is_given("dataset"):
+        if config.save_as is not None and not (chooses or config.push_to or settings.is_given("dataset")):
             return 0
         evaluation = _evaluated(saved, settings, runtime)
     finally:
@@ -144,7 +152,10 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
     if runtime.is_main:
         if evaluation.decided is not None:
             _keep(evaluation.saved, settings)
-        _report(evaluation, settings, published)
+        scored = _report(evaluation, settings, published)
+        if config.push_to is not None:
+            names = settings.of(DatasetConfig).dataset, settings.of(Regime).describe()
+            say(f"pushed: {push(Card(config.push_to, evaluation.saved, evaluation.splits.test, scored, *names))}")
     return 0
 
 
@@ -160,8 +171,8 @@ class Evaluation(NamedTuple):
     """What was chosen now."""
 
 
-def _report(evaluation: Evaluation, settings: Settings, published: Published | None) -> None:
-    """Print the table and what belongs to it, and write the files that were asked for."""
+def _report(evaluation: Evaluation, settings: Settings, published: Published | None) -> Scored:
+    """Print the table and what belongs to it, and write the files that were asked for; all figures."""
     config, dataset = settings.of(ScoreConfig), settings.of(DatasetConfig).dataset
     saved, splits, measured, decided = evaluation
     test = splits.test
@@ -183,6 +194,7 @@ def _report(evaluation: Evaluation, settings: Settings, published: Published | N
         write_result(saved, test, scored, dataset, config.json, published)
     if config.draw is not None:
         draw_figures(config.draw, test, measured, figures)
+    return scored
 
 
 def _in_order_of_dataset(saved: SavedModel, test: Annotations, dataset: str) -> Decisions:
@@ -210,7 +222,7 @@ def _read_checkpoint(request: Request) -> SavedModel:
     require(first["load_from"] is not None, "--load_from: name the checkpoint to score")
     dataset = None if first["dataset"] == request.table["dataset"].default else first["dataset"]
     overrides = HeadOverrides(**{name: first[name] for name in HeadOverrides._fields})
-    saved = read_model(first["load_from"], overrides, first["paper"], dataset, first["checkpoint_weights"])
+    saved = read_model(local_file(first["load_from"]), overrides, first["paper"], dataset, first["checkpoint_weights"])
     with_it = first["saliency_test"]  # of a settings file perhaps, which may be that of a run without such a head
     applies = with_it is not None and ("saliency_test" in request.line.texts or saved.has_saliency)
     return saved.with_saliency(with_it) if applies else saved
@@ -271,6 +283,10 @@ def _require_choosable(saved: SavedModel, settings: Settings) -> None:
     require(
         not choice.in_place or saved.released is None,
         f"--in_place: {saved.path} is not a file of this project; keep what is chosen with --save_as FILE.safetensors",
+    )
+    require(
+        not choice.in_place or config.load_from is None or HubAddress.of(config.load_from) is None,
+        f"--in_place: {saved.path} is a file of the hub's cache; keep what is chosen with --save_as FILE.safetensors",
     )
 
 
@@ -334,9 +350,10 @@ def _networks(
     """Build the network of a checkpoint, and of a second one if there is one; of a released one those wanted."""
     networks = [(saved, saved.build())]
     if second is not None:
-        other = read_model(second)
+        file = local_file(second)
+        other = read_model(file)
         if other.released is not None and wanted is not None:
-            other = read_model(second, checkpoint_weights=wanted)
+            other = read_model(file, checkpoint_weights=wanted)
         require_same_classes(saved, other, "--ensemble")
         networks.append((other, other.build()))
     return networks

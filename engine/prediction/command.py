@@ -8,7 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from data.images.decoders import Decoder
 from data.images.files import FileImages
 from engine.core.checkpoint import SavedModel, read_model
 from engine.core.gpu_memory import gpu_memory_told
+from engine.core.hub import local_file
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
 from engine.prediction.export import FORMATS, TOLERANCE, export_model
@@ -41,7 +42,7 @@ _THUMBNAIL = 240  # pixels, the longer side of an image on the page
 class PredictConfig:
     """Checkpoint, number of labels per image, and output files."""
 
-    load_from: Path | None = option(None, "checkpoint to predict by, such as best.pth of a run")
+    load_from: Path | None = option(None, "checkpoint to predict by: best.pth of a run, or hf://OWNER/NAME")
     top: int = option(5, "largest number of labels per image")
     threshold: float | None = option(
         None, "leave out labels that score less (default: the thresholds in the checkpoint, if any)"
@@ -118,15 +119,15 @@ def predict_command(argv: Sequence[str] | None = None) -> int:
         require(shards.shards is None, f"--export {config.export}: predicts nothing; leave --shards out")
         require(not paths, f"--export {config.export}: predicts nothing; leave {paths and shown(paths[0])} out")
         _check_files(config, [])
-        return _export(config)
+        return _export(_here(config))
     require(bool(paths) or shards.image_list is not None, "predict.py: name an image, or a folder of images")
     if shards.shards is not None:
-        return _predict_in_shards(config, shards, paths)
+        return _predict_in_shards(_here(config), shards, paths)
     images = find_images(paths)
     _check_files(config, [source.path for source in images.sources])
     if config.heatmaps is not None:
         _check_heatmaps(config.heatmaps, paths)
-    return _predict(config, images)
+    return _predict(_here(config), images)
 
 
 def read_class_names(path: Path | None) -> list[str]:
@@ -167,6 +168,12 @@ def as_csv(results: PredictionResults) -> str:
     """All predictions as CSV, one row per label: path, rank from 1, label, score. No row for images without labels."""
     images = [LabelledImage(str(source.path), labels) for source, labels in results.labels]
     return csv_text([HEADER, *label_rows(images)])
+
+
+def _here(config: PredictConfig) -> PredictConfig:
+    """The settings with the checkpoint as a file, fetched where it is on the hub."""
+    assert config.load_from is not None
+    return replace(config, load_from=local_file(config.load_from))
 
 
 def _export(config: PredictConfig) -> int:
