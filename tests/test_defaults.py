@@ -6,6 +6,7 @@ Defaults of settings are compared with `configs/settings.json`.
 import importlib
 import inspect
 import math
+import time
 from datetime import timedelta
 
 import pytest
@@ -20,6 +21,8 @@ from data.datasets.table.cells import read_cells
 from data.datasets.table.codes import name_column
 from data.datasets.table.origin import TableOrigin
 from data.datasets.table.roles import quoted
+from data.download.fetch import fetch, obtain
+from data.download.prepare import move_into, prepare
 from data.images.files import in_threads
 from data.images.opening import opened
 from data.inspection import StoredImage
@@ -103,6 +106,10 @@ DEFAULTS = [
     (write_formatted, {"overwrite": False}),
     (digit_scenes, {"long_tail": False}),
     (in_threads, {"shown": True}),
+    (fetch, {"pause": time.sleep}),
+    (obtain, {"pause": time.sleep}),
+    (prepare, {"archives": None, "pause": time.sleep}),
+    (move_into, {"replace": False}),
     (StoredImage, {"side": (0, 0), "mode": "", "form": "", "size": 0}),
     (read_native, {"same_draw": False}),
     (dropped_positives, {"keep_one": False}),
@@ -204,6 +211,8 @@ CONSTANTS = {
     "data.datasets.visual_genome": {"TEST_SHARE": 0.3, "SPLIT_SEED": 1, "CATEGORIES": 256, "_MOST_DIGITS": 18},
     "data.datasets.wider": {"_MAX_COORDINATE": 1e6},
     "data.datasets.unpacked": {"LEVELS": 3, "_MANY": 2000},
+    "data.download.fetch": {"TRIES": 6, "TIMEOUT": 60.0, "LONGEST_PAUSE": 60.0, "CHUNK": 1_048_576},
+    "data.download.prepare": {"_MARGIN": 1.5},
     "data.features.reader": {"_BLOCK": 16_777_216, "_HEAD": 65_536, "_LARGEST_PACKED": 1_073_741_824},
     "data.files.cache": {"_END": 2048, "_CHUNK": 65_536},
     "data.files.csv_blocks": {"_SIZE": 16_777_216},

@@ -26,6 +26,7 @@ ARROWS = {
     "data": {
         "files": set(),
         "images": {"files"},
+        "download": set(),
         "features": {"images", "files"},
         "labels": {"files"},
         "subsets": set(),
