@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, get_type_hints
 
 import torch
 
-from models.backbones.build import build_backbone, load_weights, require_backbone
+from models.backbones.build import LoadedFile, build_backbone, load_weights, require_backbone, say_of_file
 from models.backbones.packaged import PACKAGED, require_its_backbone
 from models.classifier import Classifier
 from models.heads import HEADS
 from models.heads.base import LabelInfo
+from models.trained_head import reuse_head, trained_head
 from utils.checks import UserError, require
 from utils.foreign_states import CheckpointWeights
 from utils.options import choices_of, kind_of, option, reader
@@ -49,6 +50,10 @@ class ModelConfig:
     )
     checkpoint_weights: CheckpointWeights | None = option(
         None, "--weights FILE that holds averaged weights beside raw ones: take these (default: the averaged, ema)"
+    )
+
+    head_rows: bool = option(
+        True, "--weights of a run whose head is like this one: it takes the rows of the classes that the run had too"
     )
 
     def __post_init__(self) -> None:
@@ -176,5 +181,15 @@ def build_model(
         norm_frozen=model.norm_frozen,
     )
     if pretrained:
-        load_weights(network.backbone, model.model, model.weights, model.checkpoint_weights)
+        loaded = load_weights(network.backbone, model.model, model.weights, model.checkpoint_weights)
+        if loaded is not None and label_info is not None and model.head_rows:
+            _take_head(network, architecture, loaded, label_info)
     return network
+
+
+def _take_head(network: Classifier, architecture: Architecture, loaded: LoadedFile, label_info: LabelInfo) -> None:
+    """Let the new head take rows of the head in a file, where that is of a run, and say what it took."""
+    if (trained := trained_head(loaded.content, loaded.path)) is not None:
+        kind, width = architecture.model.head, network.feature_width
+        note = reuse_head(network.head, kind, architecture.head, width, trained, label_info.classes)
+        say_of_file(loaded.path, note)

@@ -95,8 +95,10 @@ def build_peers(
 ) -> Peers:
     """Build two models on the CPU that share the pretrained weights and differ in their random initialisation.
 
-    f is the model that `build_model` builds from `seed`; weights are read once, for it. Arguments and raises as there.
+    f is the model that `build_model` builds from `seed`, with a new head: heads that begin with the same rows of an
+    earlier run would not differ. Weights are read once, for it. Arguments and raises as there.
     """
+    architecture = architecture._replace(model=replace(architecture.model, head_rows=False))
     f = build_model(architecture, num_classes, seed, pretrained, label_info)
     unread = architecture._replace(model=replace(architecture.model, weights="none"))
     g = build_model(unread, num_classes, derive_seed(seed, "peer"), pretrained, label_info)

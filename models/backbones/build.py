@@ -47,6 +47,13 @@ class Pretrained(NamedTuple):
     file: Callable[[], Path]  # finds or fetches; raises UserError
 
 
+class LoadedFile(NamedTuple):
+    """A file of weights that was read."""
+
+    path: Path
+    content: Any
+
+
 def _imagenet(name: str) -> Pretrained:
     """The first ImageNet weights of torchvision (IMAGENET1K_V1), which the papers started from.
 
@@ -126,7 +133,7 @@ def weights_name(name: str, weights: str) -> str:
 
 def load_weights(
     backbone: Backbone, name: str, weights: str, checkpoint_weights: CheckpointWeights | None = None
-) -> None:
+) -> LoadedFile | None:
     """Load named weights into a backbone.
 
     Args:
@@ -136,17 +143,20 @@ def load_weights(
             this architecture.
         checkpoint_weights: averaged or raw weights of a file that holds both; None: the averaged ones.
 
+    Returns:
+        The file that was read; None where there was none.
+
     Raises: UserError when the file cannot be had or read or does not fit; the backbone is then as it was.
     """
     if weights == "none":
-        return
+        return None
     target = backbone.published
     if weights == "default" and name.startswith(PREFIX):
         target.load_state_dict(TimmFeatureExtractor(name.removeprefix(PREFIX), pretrained=True).published.state_dict())
-        return
+        return None
     if weights in PACKAGED:
         target.load_state_dict(packaged_state(weights, target.state_dict()))
-        return
+        return None
     file = PRETRAINED[name].file() if weights == "default" else Path(weights).expanduser()
     own, content = target.state_dict(), load_tensors(file)
     state, notes, classified = backbone_state(content, file, own, checkpoint_weights)
@@ -154,7 +164,13 @@ def load_weights(
         state = positive_scales(state)
     _require_fit(state, own, f"{file}{_trained_as(content)} does not fit {name}")
     target.load_state_dict(state, strict=False)  # the line above allows missing batch counters only
-    if os.environ.get("RANK", "0") == "0":  # once over all processes
+    say_of_file(file, *notes)
+    return LoadedFile(file, content)
+
+
+def say_of_file(file: Path, *notes: str) -> None:
+    """Say lines about a file of weights, once over all processes."""
+    if os.environ.get("RANK", "0") == "0":
         for note in notes:
             say(f"{file}: {note}")
 

@@ -111,5 +111,5 @@ def _prefix(names: Collection[str], own: Collection[str]) -> tuple[str, tuple[st
         return "", ()
     outside = sum(not name.startswith(best[0]) for name in names)
     others = f", nor are those of {', '.join(best[1:4])}" if best[1:] else ""
-    left = f"; {outside} tensors outside it are not used{others}" if outside else ""
+    left = f"; {outside} tensors outside it are no part of it{others}" if outside else ""
     return best[0], (f"the backbone is taken from {best[0]}*{left}",)

@@ -46,6 +46,7 @@ MODEL = {
     "norm_frozen": False,
     "weights": "default",
     "checkpoint_weights": None,
+    "head_rows": True,
 }
 TRANSFORMER = {"hidden_dim": None, "dim_feedforward": None, "nheads": 4, "dropout": 0.1}
 SALIENCY = {"saliency": 0.0, "saliency_k": 5, "saliency_test": True}
@@ -59,6 +60,7 @@ PUBLISHED = {
         "dec_layers": 2,
         "keep_input_proj": False,
         "pre_norm": False,
+        "bottleneck": 0,
         "keep_first_self_attn_dec": False,
         "keep_other_self_attn_dec": False,
     },

@@ -233,9 +233,9 @@ def test_a_prefix_counts_from_half_of_the_backbone_on(there, taken):
     ("prefixes", "others", "said"),
     [
         ("a", 0, ""),
-        ("a", 1, "; 1 tensors outside it are not used"),
-        ("ab", 0, "; 6 tensors outside it are not used, nor are those of b."),
-        ("abcde", 2, "; 26 tensors outside it are not used, nor are those of b., c., d."),
+        ("a", 1, "; 1 tensors outside it are no part of it"),
+        ("ab", 0, "; 6 tensors outside it are no part of it, nor are those of b."),
+        ("abcde", 2, "; 26 tensors outside it are no part of it, nor are those of b., c., d."),
     ],
 )
 def test_what_is_left_of_a_whole_network_is_counted(prefixes, others, said):
