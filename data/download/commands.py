@@ -17,7 +17,7 @@ def commands(source: Source, folder: Path, archives: Path) -> Iterator[str]:
         folder: gets the dataset.
         archives: gets the archives, which stay.
     """
-    yield f"mkdir -p {_quoted(folder)} {_quoted(archives)}"
+    yield " ".join(["mkdir -p", *dict.fromkeys(map(_quoted, (folder, archives)))])
     for archive in source.archives:
         path = _quoted(archives / archive.name)
         yield f"curl -fL --retry 5 -C - -o {path} {shlex.quote(archive.address)}"

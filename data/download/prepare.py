@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from data.download.fetch import FetchError, Pause, held, md5_of, obtain
@@ -48,7 +48,7 @@ def prepare(name: str, source: Source, folder: Path, archives: Path | None = Non
     work = folder / f".prepare-{name}"
     if not (work / _PLACING).exists() and is_there(name, source, folder):
         return False
-    with workplace(work):
+    with workplace(work), nullcontext() if archives is None else _made(archives, "--archives"):
         job = _Job(source, folder, work, archives or work, pause, keep=archives is not None)
         try:
             job.run()
@@ -100,17 +100,26 @@ def workplace(work: Path) -> Iterator[None]:
 
     Raises: UserError if it cannot be made, or another process works there.
     """
-    made = [each for each in (work, *work.parents) if not each.exists()]
-    make_folder(work, "--path_images")
-    with _locked(work):
+    with _made(work, "--path_images"), _locked(work):
         try:
             yield
         finally:
             if [each.name for each in work.iterdir()] == [_LOCK]:
                 (work / _LOCK).unlink()
-            for each in (work, *made):
-                with suppress(OSError):  # not empty
-                    each.rmdir()
+                work.rmdir()
+
+
+@contextmanager
+def _made(folder: Path, flag: str) -> Iterator[None]:
+    """A folder, made if need be; what had to be made is removed again if it stays empty. Raises: UserError."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    make_folder(folder, flag)
+    try:
+        yield
+    finally:
+        for each in made:
+            with suppress(OSError):  # not empty
+                each.rmdir()
 
 
 @contextmanager
@@ -161,8 +170,6 @@ class _Job:
         if not (self.work / _PLACING).exists():
             waiting = tuple(each for each in self.source.archives if not self._index(each).exists())
             self._require_room(waiting)
-            if self.keep:
-                make_folder(self.kept, "--archives")
             for archive in waiting:
                 self._unpack(archive, self._downloaded(archive))
             self._assemble()

@@ -19,5 +19,6 @@ def test_commands_of_tar():
 def test_commands_of_zip():
     lines = list(commands(SOURCES["coco17"], Path("C"), Path("A")))
     assert lines[0] == "mkdir -p C A"
+    assert next(commands(SOURCES["coco17"], Path("C"), Path("C"))) == "mkdir -p C"
     assert lines[-1] == "unzip -q -o A/train2017.zip -d C"
     assert [line.split()[0] for line in lines[1:]] == ["curl", "echo", "unzip"] * 3

@@ -261,6 +261,9 @@ def test_a_folder_that_cannot_be(web, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=rf"^--path_images {tmp_path}/file/set/\.prepare-x: cannot be made \(Not a dir"):
         prepare("x", voc_like(web)[0], tmp_path / "file" / "set")
+    with pytest.raises(UserError, match=rf"^--archives {tmp_path}/file: cannot be made \(File exists\); name another"):
+        prepare("x", voc_like(web)[0], tmp_path / "set", tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
     (tmp_path / ".prepare-x" / ".lock").mkdir(parents=True)
     with pytest.raises(UserError, match=rf"^{tmp_path}/\.prepare-x: cannot be written \(Is a directory\); give --path"):
         prepare("x", voc_like(web)[0], tmp_path)
@@ -270,8 +273,11 @@ def test_nothing_is_left_where_nothing_had_begun(web, tmp_path):
     web.always = Fault(status=404)
     with pytest.raises(UserError):
         prepare("voc07", voc_like(web)[0], tmp_path / "a" / "b", tmp_path / "kept")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(UserError):
+        prepare("voc07", voc_like(web)[0], tmp_path / "a" / "b", tmp_path / "kept")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
-    assert not list((tmp_path / "kept").iterdir())
 
 
 def test_moving(tmp_path):
