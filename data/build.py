@@ -17,6 +17,7 @@ from data.datasets.table.described import TableReport
 from data.datasets.table.reader import load_described
 from data.files.cache import Cache
 from data.files.text_files import is_plain_text
+from data.images.reading import AS_STORED, ReadFromFiles, Reading, ReadingConfig
 from data.labels.files import ResolvedLabels, resolve_labels
 from data.labels.hierarchy import read_hierarchy
 from data.labels.implied import completed
@@ -34,7 +35,7 @@ LABEL_FOLDER = Path("pre-processed-data")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig(TableConfig, LongTailConfig):
+class DatasetConfig(TableConfig, LongTailConfig, ReadingConfig):
     """The dataset, and where its files are; shared by every command that reads a dataset."""
 
     dataset: str = option("digits", "name of the dataset", choices=DATASETS, synonyms=SYNONYMS, common=True)
@@ -60,6 +61,7 @@ class DatasetConfig(TableConfig, LongTailConfig):
     def __post_init__(self) -> None:
         TableConfig.__post_init__(self)
         LongTailConfig.__post_init__(self)
+        ReadingConfig.__post_init__(self)
         known = ", ".join(DATASETS)
         require(self.dataset in DATASETS, f"--dataset {self.dataset}: no such dataset; there are {known}")
         for name, usual in (("l48_labels", "target"), ("l48_rows", "labelled")):
@@ -117,25 +119,66 @@ def _source(config: DatasetConfig, seed: int, *, need_images: bool) -> DatasetSo
     )
 
 
-def load_splits(config: DatasetConfig, seed: int, *, need_images: bool) -> Splits:
+def load_splits(config: DatasetConfig, seed: int, *, need_images: bool, new: bool = False) -> Splits:
     """Read the dataset, and thin its training set out to a long tail where the settings ask for that.
 
     Only training labels stay soft.
 
+    Args:
+        config: the dataset.
+        seed: of a generated dataset, and of the long tail.
+        need_images: False where none is opened: then no image file need be there.
+        new: True where no earlier run or checkpoint says how its images are read; that they are turned upright is
+            then in `found`.
+
     Raises: UserError when a folder, file or entry is missing or wrong, or when two splits share an image.
     """
-    return _checked(DATASETS[config.dataset](_source(config, seed, need_images=need_images)), config, seed)
+    splits = DATASETS[config.dataset](_source(config, seed, need_images=need_images))
+    return _checked(read_as(splits, config, new=new), config, seed)
 
 
 def load_splits_described(config: DatasetConfig, seed: int) -> tuple[Splits, TableReport]:
-    """The same without need of images, and what was decided about a user's table; nothing for other datasets.
+    """The same, new and without need of images, and what was decided about a user's table; nothing for others.
 
     Raises: UserError as `load_splits` does.
     """
     if config.dataset != "table":
-        return load_splits(config, seed, need_images=False), TableReport()
+        return load_splits(config, seed, need_images=False, new=True), TableReport()
     splits, described = load_described(_source(config, seed, need_images=False))
-    return _checked(splits, config, seed), described
+    return _checked(read_as(splits, config, new=True), config, seed), described
+
+
+def read_as(splits: Splits, config: DatasetConfig, *, new: bool) -> Splits:
+    """The splits with images that are read as the settings say; `new` as in `load_splits`.
+
+    Boxes are of the pixels as they are stored: where images are turned upright, there are none.
+
+    Raises: UserError where images are to be turned that are cut out of files by boxes.
+    """
+    reading, boxed = config.reading, any(part is not None and part.boxes is not None for part in splits.parts())
+    if new and config.exif is None and config.dataset == "table":
+        if boxed:
+            say(
+                "--exif ignore: the boxes are of the pixels as they are stored, so no photograph is turned upright; "
+                "--exif apply turns them and leaves the boxes out"
+            )
+        else:
+            reading = reading._replace(exif="apply")
+            splits = splits._replace(found={**splits.found, "exif": "apply"})
+    elif boxed and reading.exif == "apply":
+        say("--exif apply: the boxes are of the pixels as they are stored, and are left out")
+    if reading == AS_STORED:
+        return splits
+    train, test, validation = (part and _part_read_as(part, reading) for part in splits.parts())
+    assert train is not None
+    assert test is not None
+    return splits._replace(train=train, test=test, validation=validation)
+
+
+def _part_read_as(part: Annotations, reading: Reading) -> Annotations:
+    """A split with images that are read by these rules; without boxes where they are turned."""
+    images = part.images.read_as(reading) if isinstance(part.images, ReadFromFiles) else part.images
+    return replace(part, images=images, boxes=part.boxes if reading.exif == "ignore" else None)
 
 
 def _checked(splits: Splits, config: DatasetConfig, seed: int) -> Splits:
@@ -185,7 +228,13 @@ def require_one_validation(config: DatasetConfig, splits: Splits, val_frac: floa
 
 
 def build_data(
-    config: DatasetConfig, labels: Regime, split: TrainingSplitConfig, seed: int, *, need_images: bool = True
+    config: DatasetConfig,
+    labels: Regime,
+    split: TrainingSplitConfig,
+    seed: int,
+    *,
+    need_images: bool = True,
+    new: bool = False,
 ) -> Data:
     """Read the dataset, find or make its observed labels, take the validation split off, leave out images.
 
@@ -198,9 +247,10 @@ def build_data(
         split: the rows that train and those that validate.
         seed: of the run.
         need_images: False where none is opened: then no image file need be there.
+        new: as in `load_splits`.
     """
     labels = labels.with_seed(seed)
-    splits = load_splits(config, seed, need_images=need_images)
+    splits = load_splits(config, seed, need_images=need_images, new=new)
     require_one_validation(config, splits, split.val_frac)
     resolved, regime = _training_labels(splits.train, config, labels, split)
     rows, held_out = split_rows(splits.train, split, seed)

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import csr_array
 
-from data.images.depth import to_rgb
 from data.images.files import ArrayImages, FileImages
-from data.images.opening import fault, header, opened
+from data.images.opening import decode, fault, header, image_size
 from utils.checks import RunError
 from utils.long_tail import positives
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, Images, Index, LabelTable
@@ -230,7 +229,7 @@ def strongest_pairs(co_occurrence: CoOccurrence, count: int, least: int) -> list
 
 
 class StoredImage(NamedTuple):
-    """Properties of one image as it is stored."""
+    """Properties of the file of one image."""
 
     fault: str | None  # as the end of a sentence; None for a good image
     side: tuple[int, int] = (0, 0)  # width and height in pixels
@@ -249,12 +248,12 @@ def examine(images: Images, row: int) -> StoredImage:
         form = "in memory" if isinstance(images, ArrayImages) else f"part of {Path(images.name(row)).suffix.lower()}"
         return StoredImage(None, image.size, image.mode, form, len(image.tobytes()))
     path = images.name(row)
-    wrong = fault(path)
+    wrong = fault(path, images.reading)
     if wrong is not None:
         return StoredImage(wrong)
-    size, mode, encoding = header(path)
+    _, mode, encoding = header(path)
     form = f"{Path(path).suffix.lower() or 'no ending'} {encoding}"
-    return StoredImage(None, size, mode, form, os.stat(path).st_size)  # noqa: PTH116 - a string already
+    return StoredImage(None, image_size(path, images.reading), mode, form, os.stat(path).st_size)  # noqa: PTH116 - a string already
 
 
 def digest(images: Images, row: int) -> bytes:
@@ -269,8 +268,7 @@ def digest(images: Images, row: int) -> bytes:
 def grey_square(images: Images, row: int, side: int) -> NDArray[np.uint8]:
     """(side, side) the grey levels of an image, scaled to a square. Raises: what opening it raises."""
     if isinstance(images, FileImages):
-        with opened(images.name(row), draft=side) as image:
-            return _scaled(to_rgb(image), side)
+        return _scaled(decode(images.name(row), images.reading, draft=side), side)
     return _scaled(images.open(row), side)
 
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from data.build import build_data
+from data.build import build_data, load_splits
 from data.datasets.coco import CocoSplit
 from data.datasets.formatted import write_formatted
 from data.datasets.generated.digits import digit_scenes
@@ -24,7 +24,8 @@ from data.datasets.table.roles import quoted
 from data.download.fetch import fetch, obtain
 from data.download.prepare import move_into, prepare
 from data.images.files import in_threads
-from data.images.opening import opened
+from data.images.opening import decode, opened
+from data.images.reading import AS_STORED
 from data.inspection import StoredImage
 from data.labels.files import read_native
 from data.labels.regimes import dropped_positives
@@ -96,7 +97,9 @@ DEFAULTS = [
     (name_column, {"whole": False}),
     (TableOrigin, {"several": False}),
     (quoted, {"most": 8}),
-    (build_data, {"need_images": True}),
+    (build_data, {"need_images": True, "new": False}),
+    (load_splits, {"new": False}),
+    (decode, {"reading": AS_STORED, "draft": 0}),
     (opened, {"draft": 0}),
     (nearest_within, {"radius": 31}),
     (bootstrap, {"seed": 0, "level": 0.95}),

@@ -32,7 +32,7 @@ ARROWS = {
         "subsets": set(),
         "loading": {"images"},
         "datasets": {"images", "files", "subsets"},
-        "build": {"datasets", "labels", "subsets", "files"},
+        "build": {"datasets", "labels", "subsets", "files", "images"},
         "inspection": {"images"},
     },
     "models": {

@@ -258,6 +258,10 @@ class Splits(NamedTuple):
     held_out: bool = False
     """True if the files name no test set, so that a share of their images is held out as one."""
 
+    def parts(self) -> tuple[Annotations, Annotations, Annotations | None]:
+        """Training, test and validation split."""
+        return self.train, self.test, self.validation
+
 
 class Batch(NamedTuple):
     """The input of a criterion, on the device of the model.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from data.files.cache import Cache, pack, stamp, unpack
 from data.files.room import room_for
 from data.images.files import ArrayImages, FileImages, decoded, file_marks, in_threads
 from data.images.opening import UNREADABLE, header
+from data.images.reading import AS_STORED, Reading
 from utils.checks import RunError, UserError, require
 from utils.console import say
 from utils.free_memory import free_memory
@@ -44,6 +45,11 @@ class _CachedImages:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def reading(self) -> Reading:
+        """The rules by which the files become pixels."""
+        return self.files.reading
 
     def name(self, row: int) -> str:
         """The path of the file of one row."""
@@ -81,7 +87,7 @@ class MemoryImages(_CachedImages):
 
     def open(self, row: int) -> Image.Image:
         """The image of one row, decoded, RGB. Raises: RunError naming file and row when it is damaged."""
-        return decoded(self.encoded(row), partial(self.files.label, row))
+        return decoded(self.encoded(row), partial(self.files.label, row), self.reading)
 
     def encoded(self, row: int) -> bytes:
         """The bytes of the file of one row."""
@@ -153,10 +159,11 @@ def keep_images(splits: ImageSplits, keep: Keep, cache: Cache, *, processes: int
         return dict(splits)
     paths = {name: [each.name(row) for row in range(len(each))] for name, each in files.items()}
     all_paths = sorted({path for part in paths.values() for path in part})
+    reading = _shared_reading(files.values())
     if keep == "ram":
-        store: MemoryImages | PixelImages = read_files(all_paths, processes=processes, shown=shown)
+        store: MemoryImages | PixelImages = read_files(all_paths, reading, processes=processes, shown=shown)
     else:
-        store = pixel_store(all_paths, cache, shown=shown)
+        store = pixel_store(all_paths, cache, reading, shown=shown)
     index = {path: number for number, path in enumerate(all_paths)}
     kept: dict[str, Any] = dict(splits)
     for name, part in paths.items():
@@ -165,8 +172,14 @@ def keep_images(splits: ImageSplits, keep: Keep, cache: Cache, *, processes: int
     return kept
 
 
-def read_files(paths: Sequence[str], *, processes: int, shown: bool) -> MemoryImages:
-    """Read the encoded files into memory.
+def _shared_reading(files: Iterable[FileImages]) -> Reading:
+    """The rules by which all files are read. Raises: ValueError where they differ: a cache holds pixels of one kind."""
+    (reading,) = {each.reading for each in files}
+    return reading
+
+
+def read_files(paths: Sequence[str], reading: Reading = AS_STORED, *, processes: int, shown: bool) -> MemoryImages:
+    """Read the encoded files, which become pixels by the given rules, into memory.
 
     Raises:
         UserError: a file is missing, or they do not fit into the memory that is free.
@@ -193,37 +206,39 @@ def read_files(paths: Sequence[str], *, processes: int, shown: bool) -> MemoryIm
 
     for _ in in_threads(read, range(len(paths)), "reading images", shown=shown):
         pass
-    return MemoryImages(FileImages(paths), buffer, spans)
+    return MemoryImages(FileImages(paths, reading=reading), buffer, spans)
 
 
-def pixel_store(paths: Sequence[str], cache: Cache, *, shown: bool) -> PixelImages:
+def pixel_store(paths: Sequence[str], cache: Cache, reading: Reading = AS_STORED, *, shown: bool) -> PixelImages:
     """The pixels of all images in one file in the folder of `cache`: an existing file, or a new one.
 
-    A file that is incomplete, or that was changed since it was written, or whose images were, is written anew.
+    A file that is incomplete, or that was changed since it was written, or whose images were, is written anew. Pixels
+    that are read by other rules are in a file of their own.
 
     Raises:
         UserError: the disk has not enough space, or the folder cannot be made.
         RunError: an image cannot be read, or the file cannot be written.
     """
-    entry = hashlib.sha256("\0".join(map(_absolute, paths)).encode("utf-8", "surrogateescape")).hexdigest()
+    names = "\0".join(map(_absolute, paths)).encode("utf-8", "surrogateescape")
+    entry = hashlib.sha256(names + reading.mark).hexdigest()
     path = cache.folder / f"pixels-{entry[:32]}.rgb"
-    source = hashlib.sha256(_READER.encode() + file_marks(paths).tobytes()).hexdigest()
+    source = hashlib.sha256(_READER.encode() + file_marks(paths).tobytes() + reading.mark).hexdigest()
     layout = _recall(cache, entry, path, source, len(paths))
     if layout is None:
-        layout = write_pixels(paths, path, shown=shown)
+        layout = write_pixels(paths, path, reading, shown=shown)
         cache.save("pixels", entry, {"places": layout, "written": pack([source, stamp(path)])})
     elif shown:
         say(f"--cache disk: {len(paths)} decoded images in {path}")
-    return PixelImages(FileImages(paths), path, layout)
+    return PixelImages(FileImages(paths, reading=reading), path, layout)
 
 
-def write_pixels(paths: Sequence[str], path: Path, *, shown: bool) -> Index:
+def write_pixels(paths: Sequence[str], path: Path, reading: Reading = AS_STORED, *, shown: bool) -> Index:
     """Decode the files and write their pixels, all or none. Returns the layout, (M, 3) offset, H and W.
 
     Raises: as `pixel_store`.
     """
     _check_disk(paths, path, shown)
-    files, start, layout = FileImages(paths), 0, []
+    files, start, layout = FileImages(paths, reading=reading), 0, []
 
     def write(file: BinaryIO) -> None:
         """Write the pixels of all images, one after the other."""

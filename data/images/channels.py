@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data.images.files import FileImages
+from data.images.reading import Reading
 from utils.checks import RunError
 from utils.types import Index
 
@@ -29,6 +30,15 @@ class ChannelImages:
 
     def __len__(self) -> int:
         return len(self._channels[0])
+
+    @property
+    def reading(self) -> Reading:
+        """The rules by which the files become pixels."""
+        return self._channels[0].reading
+
+    def read_as(self, reading: Reading) -> ChannelImages:
+        """The same images, read by other rules."""
+        return ChannelImages([files.read_as(reading) for files in self._channels])
 
     def name(self, row: int) -> str:
         """The path of the first channel of one row."""

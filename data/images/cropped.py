@@ -10,7 +10,8 @@ from PIL import Image
 
 from data.images.files import FileImages
 from data.images.opening import header
-from utils.checks import RunError, UserError
+from data.images.reading import Reading
+from utils.checks import RunError, UserError, require
 from utils.types import Index
 
 PixelBox = tuple[int, int, int, int]
@@ -38,6 +39,20 @@ class CroppedImages:
 
     def __len__(self) -> int:
         return len(self._files)
+
+    @property
+    def reading(self) -> Reading:
+        """The rules by which the files become pixels."""
+        return self._files.reading
+
+    def read_as(self, reading: Reading) -> CroppedImages:
+        """The same boxes of files that are read by other rules. Raises: UserError where these turn the files."""
+        require(
+            reading.exif == "ignore",
+            "--exif apply: these images are cut out of files by boxes, which are of the pixels as they are stored; "
+            "take --exif ignore",
+        )
+        return CroppedImages(self._files.read_as(reading), self._boxes)
 
     def name(self, row: int) -> str:
         """The path of the file that one row is cropped from."""

@@ -18,6 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from data.images.opening import stored_orientation
+from data.images.orientation import turned_tensor
+from data.images.reading import Reading
 from utils.checks import UserError
 from utils.types import Images
 
@@ -36,6 +39,11 @@ _INSTALL = 'pip install "torchcodec>=0.16"'
 @runtime_checkable
 class Encoded(Protocol):
     """Images whose encoded files are available."""
+
+    @property
+    def reading(self) -> Reading:
+        """The rules by which the files become pixels."""
+        ...
 
     def encoded(self, row: int) -> bytes:
         """The bytes of the file of one row. Raises: RunError naming the file when it cannot be read."""
@@ -101,14 +109,15 @@ def _from_file(images: Encoded, row: int) -> Tensor:
     file = images.encoded(row)
     if file.startswith(_JPEG):
         with suppress(RuntimeError, ValueError):  # Pillow then reports the fault, or tolerates it
-            channels = _jpeg_decoder()(_upright(file), mode="UNCHANGED")
+            channels = _jpeg_decoder()(_without_orientation(file), mode="UNCHANGED")
             if len(channels) in (1, 3):  # else CMYK
-                return channels.expand(3, -1, -1)
+                colours = channels.expand(3, -1, -1)
+                return turned_tensor(colours, stored_orientation(file)) if images.reading.exif == "apply" else colours
     return as_tensor(images.open(row))
 
 
-def _upright(file: bytes) -> bytes:
-    """A JPEG file with its orientation hidden: torchcodec would rotate the image, Pillow does not."""
+def _without_orientation(file: bytes) -> bytes:
+    """A JPEG file with its orientation hidden: torchcodec would turn the image, also where it is to be as stored."""
     offset, exif_offsets = 2, []
     while file[offset : offset + 1] == b"\xff" and file[offset : offset + 2] != _SCAN:
         if file[offset + 4 : offset + 10] == _EXIF:

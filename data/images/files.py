@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data.files.cache import Cache, stamp
 from data.images.opening import MISSING, UNREADABLE, decode, explained, fault, reason
+from data.images.reading import AS_STORED, Reading
 from utils.checks import RunError, UserError
 from utils.types import Index
 
@@ -34,15 +35,20 @@ class FileImages:
         paths: N files.
         cache: remembers the files that `check` found good; None to check anew each time.
         origin: tells where a path was named, such as a line of a table, for messages; "" if it cannot.
+        reading: the rules by which they become pixels.
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], cache: Cache | None = None, origin: Callable[[str], str] | None = None
+        self,
+        paths: Sequence[str | Path],
+        cache: Cache | None = None,
+        origin: Callable[[str], str] | None = None,
+        reading: Reading = AS_STORED,
     ) -> None:
         self._paths = np.array(
             [os.fsencode(path) for path in paths], dtype=np.bytes_
         )  # strings would take four times the memory
-        self._cache, self._origin = cache, origin
+        self._cache, self._origin, self.reading = cache, origin, reading
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -58,7 +64,7 @@ class FileImages:
 
     def open(self, row: int) -> Image.Image:
         """The image of one row, decoded, RGB. Raises: RunError naming file and row when it cannot be read."""
-        return decoded(self.name(row), partial(self.label, row))
+        return decoded(self.name(row), partial(self.label, row), self.reading)
 
     def encoded(self, row: int) -> bytes:
         """The bytes of the file of one row. Raises: RunError naming file and row when it cannot be read."""
@@ -69,9 +75,15 @@ class FileImages:
 
     def take(self, index: Index) -> FileImages:
         """The images of the rows at `index`."""
-        taken = FileImages((), self._cache, self._origin)
+        taken = FileImages((), self._cache, self._origin, self.reading)
         taken._paths = self._paths[index]
         return taken
+
+    def read_as(self, reading: Reading) -> FileImages:
+        """The same images, read by other rules."""
+        same = FileImages((), self._cache, self._origin, reading)
+        same._paths = self._paths
+        return same
 
     def missing(self) -> Index:
         """(M,) the rows whose file does not exist. Each folder is listed once, not asked for every file."""
@@ -92,14 +104,15 @@ class FileImages:
         """
         paths = self._names()
         marks = file_marks(paths)
-        good = _recall(self._cache, {_folder(path) for path in paths})
+        rules = Reading(value_range=self.reading.value_range)  # orientation is no fault
+        good = _recall(self._cache, {_folder(path) for path in paths}, rules)
         first: dict[int, int] = {}
         for row, mark in enumerate(marks.tolist()):
             first.setdefault(mark, row)  # a file may have many rows
         todo = [row for mark, row in first.items() if mark not in good]
-        texts = in_threads(fault, [paths[row] for row in todo], "checking images")
+        texts = in_threads(partial(fault, reading=rules), [paths[row] for row in todo], "checking images")
         bad = {int(marks[row]): text for row, text in zip(todo, texts, strict=True) if text is not None}
-        _remember(self._cache, [(paths[row], int(marks[row])) for row in todo if int(marks[row]) not in bad])
+        _remember(self._cache, [(paths[row], int(marks[row])) for row in todo if int(marks[row]) not in bad], rules)
         return [(row, bad[mark]) for row, mark in enumerate(marks.tolist()) if mark in bad]
 
     def check(self) -> None:
@@ -170,10 +183,13 @@ class ArrayImages:
         return []
 
 
-def decoded(source: str | bytes, label: Callable[[], str]) -> Image.Image:
-    """An image file as RGB. Raises: RunError, with the label, when it cannot be read or does not decode to its end."""
+def decoded(source: str | bytes, label: Callable[[], str], reading: Reading = AS_STORED) -> Image.Image:
+    """An image file as RGB, read by the given rules.
+
+    Raises: RunError, with the label, when it cannot be read or does not decode to its end.
+    """
     try:
-        return decode(source)
+        return decode(source, reading)
     except UNREADABLE as error:
         raise RunError(f"{label()} cannot be read: it {explained(source, error)}") from error
 
@@ -233,22 +249,22 @@ def _folder(path: str) -> str:
     return os.path.dirname(path)  # noqa: PTH120
 
 
-def _entry(folder: str) -> str:
+def _entry(folder: str, rules: Reading) -> str:
     """The name of the cache entry of one folder; all splits of a dataset share it, whichever rows they have."""
-    return hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(folder.encode("utf-8", "surrogateescape") + rules.mark).hexdigest()
 
 
-def _recall(cache: Cache | None, folders: Iterable[str]) -> set[int]:
+def _recall(cache: Cache | None, folders: Iterable[str], rules: Reading) -> set[int]:
     """The marks of all files that earlier checks of these folders found good."""
     good: set[int] = set()
     if cache is not None:
         for folder in folders:
-            entry = cache.load("pictures", _entry(folder), ["good"])
+            entry = cache.load("pictures", _entry(folder, rules), ["good"])
             good.update(entry["good"].astype(np.uint64).ravel().tolist() if entry else ())
     return good
 
 
-def _remember(cache: Cache | None, checked: Sequence[tuple[str, int]]) -> None:
+def _remember(cache: Cache | None, checked: Sequence[tuple[str, int]], rules: Reading) -> None:
     """Add the marks of files found good to the entries of their folders."""
     if cache is None:
         return
@@ -256,5 +272,5 @@ def _remember(cache: Cache | None, checked: Sequence[tuple[str, int]]) -> None:
     for path, mark in checked:
         by_folder.setdefault(_folder(path), set()).add(mark)
     for folder, marks in by_folder.items():
-        known = [*marks | _recall(cache, [folder])]
-        cache.save("pictures", _entry(folder), {"good": np.array(known, dtype=np.uint64)})
+        known = [*marks | _recall(cache, [folder], rules)]
+        cache.save("pictures", _entry(folder, rules), {"good": np.array(known, dtype=np.uint64)})

@@ -10,8 +10,9 @@ from PIL.TiffImagePlugin import COMPRESSION_INFO, OPEN_INFO, ImageFileDirectory_
 
 _HEAD = 1 << 17  # bytes that are looked at: a JPEG has its metadata there
 _CONVERT = "convert it to PNG or JPEG"
+_HEIC = "a HEIC picture"
 _BRANDS = {
-    **dict.fromkeys(("heic", "heix", "heim", "heis", "hevc", "mif1", "msf1"), "a HEIC picture"),
+    **dict.fromkeys(("heic", "heix", "heim", "heis", "hevc", "mif1", "msf1"), _HEIC),
     **dict.fromkeys(("avif", "avis"), "an AVIF picture"),
     "crx ": "a Canon raw picture",
 }
@@ -75,6 +76,12 @@ def declined_kind(source: str | bytes) -> str:
     return _markup(head)
 
 
+def is_heic(source: str | bytes) -> bool:
+    """True for a file that begins as HEIC pictures do."""
+    head = _head(source)
+    return head[4:8] == b"ftyp" and _BRANDS.get(head[8:12].decode("latin-1")) == _HEIC
+
+
 def _head(source: str | bytes) -> bytes:
     if isinstance(source, bytes):
         return source[:_HEAD]
@@ -85,6 +92,8 @@ def _head(source: str | bytes) -> bytes:
 def _container(brand: str) -> str:
     """What a file of the MP4 family is."""
     kind = _BRANDS.get(brand)
+    if kind == _HEIC:
+        return f"is {kind}, which Pillow does not read: pip install pillow-heif, or {_CONVERT}"
     return f"is {kind}, which Pillow does not read: {_CONVERT}" if kind else "is a video or sound, no image"
 
 

@@ -6,16 +6,20 @@ that are passed over. H W: height and width in pixels.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from data.images.depth import DeclinedError, require_rgb, to_rgb
-from data.images.kinds import declined_kind
+from data.images.depth import DeclinedError, note_depth, require_rgb, to_rgb
+from data.images.kinds import declined_kind, is_heic
+from data.images.orientation import orientation, turned, turned_size
+from data.images.reading import AS_STORED, Reading
 from utils.free_memory import free_memory
 
 Image.MAX_IMAGE_PIXELS = None  # instead of it, `_require_memory`
@@ -45,22 +49,31 @@ UNREADABLE = (
 )
 
 
-def decode(source: str | bytes) -> Image.Image:
-    """An image file as RGB. Raises: one of `UNREADABLE`."""
-    with opened(source) as image:
-        return to_rgb(image)
+def decode(source: str | bytes, reading: Reading = AS_STORED, *, draft: int = 0) -> Image.Image:
+    """An image file as RGB, read by the given rules; `draft` as in `opened`. Raises: one of `UNREADABLE`."""
+    with opened(source, draft=draft) as image:
+        return as_read(image, reading)
 
 
-def fault(path: str) -> str | None:
+def as_read(image: Image.Image, reading: Reading) -> Image.Image:
+    """An image that Pillow has opened as RGB, read by the given rules. Raises: DeclinedError as `to_rgb` does."""
+    note_depth(image)
+    image.load()  # before it there is no orientation of a PNG, and one of a TIFF that Pillow turns itself
+    colours = to_rgb(image, reading.value_range)
+    return turned(colours, orientation(image)) if reading.exif == "apply" else colours
+
+
+def fault(path: str, reading: Reading = AS_STORED) -> str | None:
     """Fault of an image file, as the end of a sentence; None when it decodes to its last byte and can be made RGB.
 
+    Of the rules by which it is read, the range of values matters.
     JPEG decodes at an eighth of the size: the whole stream is read, most of the arithmetic is left out.
     """
     try:
         if os.stat(path).st_size == 0:  # noqa: PTH116 - the path is a string here
             return "is empty"
         with opened(path, draft=1) as image:
-            require_rgb(image)
+            require_rgb(image, reading.value_range)
     except UNREADABLE as error:
         return explained(path, error)
     return None
@@ -113,13 +126,28 @@ def opened(source: str | bytes, *, draft: int = 0) -> Iterator[Image.Image]:
 def header(source: str | bytes) -> tuple[tuple[int, int], str, str]:
     """Size (W, H), mode and format from the header of an image file. Raises: one of `UNREADABLE`."""
     try:
-        with Image.open(_file(source)) as image:
+        with _open(source) as image:
             return image.size, image.mode, image.format or ""
     except ValueError:
         bare = without_texts(source)
         if bare is None:
             raise
         return header(bare)
+
+
+def stored_orientation(source: str | bytes) -> int:
+    """The orientation of an image file by its header, 1 to 8; 1 where it has none or cannot be read."""
+    try:
+        with _open(source) as image:
+            return orientation(image)
+    except UNREADABLE:
+        return 1
+
+
+def image_size(source: str | bytes, reading: Reading) -> tuple[int, int]:
+    """The size (W, H) that an image file has when it is read by the given rules. Raises: one of `UNREADABLE`."""
+    size = header(source)[0]
+    return turned_size(size, stored_orientation(source)) if reading.exif == "apply" else size
 
 
 def without_texts(source: str | bytes) -> bytes | None:
@@ -138,8 +166,9 @@ def without_texts(source: str | bytes) -> bytes | None:
 
 
 def _loaded(source: str | bytes, draft: int) -> Image.Image:
-    image = Image.open(_file(source))
+    image = _open(source)
     try:
+        note_depth(image)
         _require_memory(image.size)
         if draft:
             image.draft("RGB", (draft, draft))
@@ -148,6 +177,26 @@ def _loaded(source: str | bytes, draft: int) -> Image.Image:
         image.close()
         raise
     return image
+
+
+def _open(source: str | bytes) -> Image.Image:
+    """An image file, opened and not yet decoded; a HEIC picture where pillow-heif is installed."""
+    try:
+        return Image.open(_file(source))
+    except UnidentifiedImageError:
+        if not (is_heic(source) and _reads_heic()):
+            raise
+        return Image.open(_file(source))
+
+
+@cache
+def _reads_heic() -> bool:
+    """True if HEIC pictures can be opened from now on: pillow-heif is there. Asked when there is such a picture."""
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except (ImportError, AttributeError, OSError):
+        return False
+    return True
 
 
 def _file(source: str | bytes) -> str | io.BytesIO:

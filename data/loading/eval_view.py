@@ -5,14 +5,17 @@ H W height and width of an image, s side of the square that a model gets, all in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data.images.decoders import DecodedImage, Decoder, image_opener
+from data.images.files import FileImages
+from data.images.reading import AS_STORED, Reading
 from data.loading.transforms import CenterCrop, Normalizer, Pipeline, Resize, eval_transform, normalizer
 from utils.types import Boxes, Images
 
@@ -45,6 +48,12 @@ class EvalView:
     normalize: str
     decoder: Decoder
     resize: str = "antialias"
+    reading: Reading = AS_STORED
+    """The rules for files that are named one by one; images of a dataset have rules of their own."""
+
+    def files(self, paths: Sequence[str | Path]) -> FileImages:
+        """Image files, read by the rules of this view."""
+        return FileImages(paths, reading=self.reading)
 
     @cached_property
     def transform(self) -> Pipeline:

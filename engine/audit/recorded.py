@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.build import Data, DatasetConfig
+from data.images.reading import READING
 from data.labels.regime import Regime
 from data.subsets.splits import TrainingSplitConfig
 from engine.audit.config import AuditConfig
@@ -42,8 +43,8 @@ def with_run(settings: Settings) -> Settings:
     return settings.with_values(kept, f"--run {run}")
 
 
-_MAY_DIFFER = frozenset({"path_images", "cache_dir"})
-"""Settings of a dataset that may be others than in training: folders that were moved."""
+_MAY_DIFFER = frozenset({"path_images", "cache_dir", *READING})
+"""Settings of a dataset that may be others than in training: folders that were moved, and how images are shown."""
 
 
 class TrainingRows(NamedTuple):

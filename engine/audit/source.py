@@ -105,7 +105,8 @@ def read_images(settings: Settings) -> Read:
     need_images = config.features is None and config.scores is None and config.run is None
     whole = TrainingRows(TrainingSplitConfig(), config.seed)
     rows = whole if config.run is None else rows_of_run(config.run)
-    data = build_data(dataset, settings.of(Regime), rows.split, rows.seed, need_images=need_images)
+    new = need_images and config.run is None
+    data = build_data(dataset, settings.of(Regime), rows.split, rows.seed, need_images=need_images, new=new)
     parts: dict[SplitName, Annotations] = {"train": data.train}
     usual = "all" if dataset.dataset == "table" and config.run is None else "train"
     if (config.audited or usual) == "all":

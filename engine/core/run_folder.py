@@ -262,6 +262,8 @@ class RunFolder:
         )
         before = read_run_settings(file, settings.table, known - settings.table.keys())
         for name, value in settings.with_found(self.found(settings, known), "").values.items():
+            if name == "exif":  # of an earlier version, which turned no image
+                before, value = {**before, name: before[name] or "ignore"}, value or "ignore"
             longer = name == "epochs" and value > before[name]  # what else must fit is looked at before training
             if name not in FREE_ON_RESUME and before[name] != value and not longer:
                 raise UserError(
@@ -282,8 +284,13 @@ class RunFolder:
         before: int = read_run_settings(file, settings.table, known - settings.table.keys())["epochs"]
         return before if before < self.epochs else None
 
+    @property
+    def is_begun(self) -> bool:
+        """True if there is a run in the folder, perhaps of an earlier version."""
+        return (self.path / "settings.yaml").exists()
+
     def found(self, settings: Settings, known: frozenset[str]) -> dict[str, Any]:
-        """What the run in the folder found in its table; nothing for a new run.
+        """What the run in the folder found in its table, and how it reads images; nothing for a new run.
 
         Args:
             settings: settings of this run.
@@ -295,7 +302,7 @@ class RunFolder:
         before = read_run_settings(file, settings.table, known - settings.table.keys())
         same = all(before.get(name) == settings.values.get(name) for name in ("table", "test_table"))
         names = FOUND if same else FOUND_IN_TABLE  # what was found of other tables says nothing of these
-        return {name: before[name] for name in names if before.get(name) is not None}
+        return {name: before[name] for name in (*names, "exif") if before.get(name) is not None}
 
     def _append(self, event: dict[str, Any]) -> None:
         line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S"), **plain_values(event)})

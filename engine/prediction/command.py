@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data.images.decoders import Decoder
-from data.images.files import FileImages
+from data.images.reading import Reading, ReadingConfig
+from data.loading.eval_view import EvalView
 from engine.core.checkpoint import SavedModel, read_model
 from engine.core.gpu_memory import gpu_memory_told
 from engine.core.hub import local_file
@@ -32,14 +33,14 @@ from utils.checks import RunError, UserError, require
 from utils.console import say, show, warn
 from utils.csv_cells import csv_text
 from utils.foreign_states import CheckpointWeights
-from utils.options import option
+from utils.options import as_text, option
 from utils.safe_files import make_folder, write_text
 
 _THUMBNAIL = 240  # pixels, the longer side of an image on the page
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(ReadingConfig):
     """Checkpoint, number of labels per image, and output files."""
 
     load_from: Path | None = option(None, "checkpoint to predict by: best.pth of a run, or hf://OWNER/NAME")
@@ -65,6 +66,7 @@ class PredictConfig:
     output: Path | None = option(None, "--export: the file to write")
 
     def __post_init__(self) -> None:
+        ReadingConfig.__post_init__(self)
         require(self.load_from is not None, "--load_from: name the checkpoint to predict by")
         for name in ("top", "heatmap_top", "batch_size"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
@@ -182,7 +184,7 @@ def _export(config: PredictConfig) -> int:
     assert config.output is not None
     saved = _read(config.load_from, config.checkpoint_weights)
     names = class_names(saved, read_class_names(config.classes))
-    difference = export_model(saved, names, config.export, config.output)
+    difference = export_model(saved, names, config.export, config.output, config)
     if difference is None:
         say(f"not compared with torch: {FORMATS[config.export].reader} is not installed")
     else:
@@ -206,7 +208,7 @@ def _predictor(config: PredictConfig) -> Predictor:
     saved = _read(config.load_from, config.checkpoint_weights)
     if saved.decisions is not None and saved.decisions.thresholds is not None and config.threshold is None:
         say(f"labels by the thresholds in {config.load_from} ({saved.decisions.thresholds.rule})")
-    return Predictor.of(saved, device=config.device, classes=names, decoder=config.decoder)
+    return Predictor.of(saved, device=config.device, classes=names, decoder=config.decoder, reading=config)
 
 
 def _predict_in_shards(config: PredictConfig, shards: ShardConfig, paths: Sequence[Path]) -> int:
@@ -221,11 +223,21 @@ def _predict_in_shards(config: PredictConfig, shards: ShardConfig, paths: Sequen
         "classes": list(predictor.classes),
         "decoder": predictor.view.decoder,
         "checkpoint_weights": config.checkpoint_weights,
+        **_reading_told(predictor.view.reading),
         **{name: getattr(config, name) for name in ("top", "threshold", "batch_size")},
     }
     labels = partial(Prediction.labels, top=config.top, threshold=config.threshold)
     job = ShardJob(predictor=predictor, images=images, labels=labels, batch_size=config.batch_size, recipe=recipe)
     return predict_in_shards(job, shards)
+
+
+def _reading_told(reading: Reading) -> dict[str, Any]:
+    """Rules of reading in a recipe; None where they are those of folders that an earlier version began."""
+    limits = reading.value_range
+    return {
+        "exif": None if reading.exif == "ignore" else reading.exif,
+        "value_range": None if limits is None else as_text(limits),
+    }
 
 
 def _images_for_shards(shards: ShardConfig, paths: Sequence[Path]) -> NamedImages | ListedImages:
@@ -294,15 +306,15 @@ def _report(
     tell = say if config.files() or config.heatmaps is not None else show  # without files, what is printed is all
     tell(f"{shown(source.path)}: {', '.join(f'{one.name} {one.score:.3f}' for one in labels) or 'no label'}")
     if config.heatmaps is not None:
-        write_maps(prediction, labels[: config.heatmap_top], source, config.heatmaps, predictor.view.visible)
+        write_maps(prediction, labels[: config.heatmap_top], source, config.heatmaps, predictor.view)
     if config.html is not None:
-        results.tiles.append(_tile(source, labels))
+        results.tiles.append(_tile(source, labels, predictor.view))
 
 
-def _tile(source: ImageFile, labels: Sequence[Label]) -> Tile:
+def _tile(source: ImageFile, labels: Sequence[Label], view: EvalView) -> Tile:
     """The tile of an image on the page; without a thumbnail if the file no longer opens."""
     try:
-        image = FileImages([source.path]).open(0)
+        image = view.files([source.path]).open(0)
     except RunError:
         return Tile(shown(source.path), "", (1, 1), labels)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))

@@ -23,11 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from data.images.reading import AS_TRAINED, ReadingConfig
 from data.loading.eval_view import EvalView
 from data.loading.transforms import NORMALIZATIONS
 from engine.core.checkpoint import SavedModel
 from engine.prediction.predictor import reported_network, view_of
 from utils.checks import RunError, require
+from utils.options import as_text
 from utils.safe_files import write_atomically
 
 TOLERANCE = 1e-4
@@ -67,7 +69,9 @@ class FromPixels(nn.Module):
         return logits
 
 
-def export_model(saved: SavedModel, classes: Sequence[str], kind: str, path: Path) -> float | None:
+def export_model(
+    saved: SavedModel, classes: Sequence[str], kind: str, path: Path, reading: ReadingConfig = AS_TRAINED
+) -> float | None:
     """Write the network of a checkpoint, of two f, in one of `FORMATS`, after comparing it with torch on random pixels.
 
     Args:
@@ -75,6 +79,7 @@ def export_model(saved: SavedModel, classes: Sequence[str], kind: str, path: Pat
         classes: C names to embed.
         kind: a name of `FORMATS`.
         path: the file to make or replace; its folder exists.
+        reading: how files become pixels, where that is not to be as in training; the file says it.
 
     Returns:
         The largest difference between a logit of the exported model and torch's; None if its reader is not installed.
@@ -83,7 +88,7 @@ def export_model(saved: SavedModel, classes: Sequence[str], kind: str, path: Pat
         UserError: a package is missing, or the network is too large for the format.
         RunError: the network cannot be exported to this format, gives other logits, or the file cannot be written.
     """
-    file_format, view = FORMATS[kind], view_of(saved)
+    file_format, view = FORMATS[kind], view_of(saved, reading=reading)
     _require_packages(kind, file_format)
     model = FromPixels(reported_network(saved), view.normalize).eval().requires_grad_(False)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
@@ -103,6 +108,8 @@ def texts(saved: SavedModel, classes: Sequence[str], view: EvalView) -> dict[str
         "img_size": str(view.img_size),
         "resize": str(view.resized),
         "resize_by": view.resize,
+        "exif": view.reading.exif,
+        "value_range": as_text(view.reading.value_range),
         "input": f"pixels: RGB, float32 in [0, 1], (batch, 3, {view.img_size}, {view.img_size}); normalised inside",
         "output": f"logits: (batch, {len(classes)}), one column per class; a sigmoid makes probabilities of them",
         "normalize": view.normalize,

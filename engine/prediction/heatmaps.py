@@ -14,8 +14,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.images.files import FileImages
-from data.loading.eval_view import VisiblePart
+from data.loading.eval_view import EvalView, VisiblePart
 from engine.prediction.predictor import Label, Prediction
 from engine.prediction.sources import ImageFile
 from utils.image_plots import heat
@@ -29,7 +28,7 @@ _LETTERS = 40  # largest length of a class name in a file name
 
 
 def write_maps(
-    prediction: Prediction, labels: Sequence[Label], source: ImageFile, folder: Path, seen: VisiblePart
+    prediction: Prediction, labels: Sequence[Label], source: ImageFile, folder: Path, view: EvalView
 ) -> None:
     """Write `<name>-<rank>-<class>-<score>.jpg` below `folder` for each of `labels`.
 
@@ -38,7 +37,7 @@ def write_maps(
         labels: the labels to draw, best first.
         source: the image; folders in its name are made.
         folder: an existing folder.
-        seen: the part of the image that the maps cover.
+        view: that in which the image was scored.
 
     Raises:
         RunError: the image no longer opens, or a file cannot be written.
@@ -46,11 +45,11 @@ def write_maps(
     assert prediction.maps is not None
     if not labels:
         return
-    image = _fitted(FileImages([source.path]).open(0))
+    image = _fitted(view.files([source.path]).open(0))
     stem = folder / source.name
     make_folder(stem.parent)
     for rank, label in enumerate(labels, 1):
-        drawn = overlay(image, prediction.maps[label.column], seen)
+        drawn = overlay(image, prediction.maps[label.column], view.visible)
         _save(drawn, stem.with_name(f"{stem.name}-{rank}-{file_word(label.name)}-{label.score:.3f}.jpg"))
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.images.decoders import Decoder
-from data.images.depth import DeclinedError, to_rgb
-from data.images.files import ArrayImages, FileImages, in_threads
-from data.images.opening import fault
+from data.images.depth import DeclinedError
+from data.images.files import ArrayImages, in_threads
+from data.images.opening import as_read, fault
+from data.images.reading import AS_TRAINED, READING, ReadingConfig
 from data.loading.eval_view import EvalView
 from data.loading.loader import LoaderConfig
 from engine.core.checkpoint import SavedModel, read_model
@@ -124,6 +125,7 @@ class Predictor:
         classes: Sequence[str] = (),
         decoder: Decoder | None = None,
         checkpoint_weights: CheckpointWeights | None = None,
+        reading: ReadingConfig = AS_TRAINED,
     ) -> Predictor:
         """The predictor of a checkpoint; of two networks f, the one reported everywhere.
 
@@ -133,19 +135,26 @@ class Predictor:
             classes: names to use instead of those in the checkpoint.
             decoder: decoder of the images, if not that of training.
             checkpoint_weights: averaged or raw weights of a released file that holds both; None: the averaged ones.
+            reading: how files become pixels, where that is not to be as in training.
 
         Raises:
             UserError: the file is no checkpoint or does not fit, the names are not C, or there is no such device.
         """
         saved = read_model(Path(path), checkpoint_weights=checkpoint_weights)
-        return cls.of(saved, device=device, classes=classes, decoder=decoder)
+        return cls.of(saved, device=device, classes=classes, decoder=decoder, reading=reading)
 
     @classmethod
     def of(
-        cls, saved: SavedModel, *, device: str = "auto", classes: Sequence[str] = (), decoder: Decoder | None = None
+        cls,
+        saved: SavedModel,
+        *,
+        device: str = "auto",
+        classes: Sequence[str] = (),
+        decoder: Decoder | None = None,
+        reading: ReadingConfig = AS_TRAINED,
     ) -> Predictor:
         """The predictor of a checkpoint already read; otherwise as `load`."""
-        names, view = class_names(saved, classes), view_of(saved, decoder)
+        names, view = class_names(saved, classes), view_of(saved, decoder, reading)
         network = Runtime(device, "fp32").to_device(reported_network(saved)).eval()
         return cls(network, names, view, saved.decisions)
 
@@ -189,7 +198,7 @@ class Predictor:
             return read_image(self.view, os.fspath(image))
         name = f"image {number + 1}"
         try:
-            array = ArrayImages(np.asarray(to_rgb(image))[None], [name])
+            array = ArrayImages(np.asarray(as_read(image, self.view.reading))[None], [name])
         except DeclinedError as error:
             return Unreadable(name, str(error))
         return ReadImage(name, self.view.transform(self.view.opener(array)(0)))
@@ -214,9 +223,9 @@ class Predictor:
 def read_image(view: EvalView, path: str) -> ReadImage | Unreadable:
     """The image of a file in a view, or why there is none."""
     try:
-        return ReadImage(path, view.transform(view.opener(FileImages([path]))(0)))
+        return ReadImage(path, view.transform(view.opener(view.files([path]))(0)))
     except RunError as error:
-        return Unreadable(path, fault(path) or f"cannot be read ({error.__cause__})")
+        return Unreadable(path, fault(path, view.reading) or f"cannot be read ({error.__cause__})")
 
 
 def reported_network(saved: SavedModel) -> Classifier:
@@ -243,12 +252,21 @@ def class_names(saved: SavedModel, given: Sequence[str] = ()) -> tuple[str, ...]
     return tuple(given) or saved.classes
 
 
-def view_of(saved: SavedModel, decoder: Decoder | None = None) -> EvalView:
-    """The view of evaluation in the training run of a checkpoint. Raises: UserError if its settings are damaged."""
-    texts = {name: str(saved.settings[name]) for name in _VIEW if saved.settings.get(name) is not None}
-    if decoder is not None:
-        texts["decoder"] = decoder
-    return LoaderConfig(**typed_values(texts, settings_of(LoaderConfig, "data"), str(saved.path))).eval_view()
+def view_of(saved: SavedModel, decoder: Decoder | None = None, reading: ReadingConfig = AS_TRAINED) -> EvalView:
+    """The view of evaluation in the training run of a checkpoint, but for what is given here.
+
+    Raises: UserError if the settings of the checkpoint are damaged.
+    """
+    loader, rules = _recorded(saved, _VIEW, LoaderConfig), _recorded(saved, READING, ReadingConfig)
+    loader |= {} if decoder is None else {"decoder": decoder}
+    rules |= {name: getattr(reading, name) for name in READING if getattr(reading, name) is not None}
+    return replace(LoaderConfig(**loader).eval_view(), reading=ReadingConfig(**rules).reading)
+
+
+def _recorded(saved: SavedModel, names: Sequence[str], config: type) -> dict[str, Any]:
+    """Those of some settings of a config class that a checkpoint holds. Raises: UserError."""
+    texts = {name: str(saved.settings[name]) for name in names if saved.settings.get(name) is not None}
+    return dict(typed_values(texts, settings_of(config, "data"), str(saved.path)))
 
 
 def _report(one: Unreadable, listener: Callable[[Unreadable], object] | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.images.suffixes import SUFFIXES, is_image_name
+from data.images.suffixes import SUFFIXES, is_heic_name, is_image_name
 from engine.prediction.walking import files_below, shown
 from utils.checks import UserError, require
 
@@ -144,7 +144,8 @@ def _reaches(folder: Path, other: Path) -> bool:
 
 def _is_image(path: str) -> bool:
     """True if a file found in a folder counts as an image; a broken link does, so that it is reported."""
-    return is_image_name(os.path.basename(path)) and (os.path.isfile(path) or not os.path.exists(path))  # noqa: PTH110, PTH113, PTH119 - a `Path` of each of a million files would take seconds
+    name = os.path.basename(path)  # noqa: PTH119 - a `Path` of each of a million files would take seconds
+    return (is_image_name(name) or is_heic_name(name)) and (os.path.isfile(path) or not os.path.exists(path))  # noqa: PTH110, PTH113
 
 
 def _distinct(files: Sequence[tuple[Path, Path]]) -> list[ImageFile]:

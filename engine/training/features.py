@@ -217,14 +217,14 @@ def _computed(runtime: Runtime) -> list[Any]:
 
 
 def _content_marks(images: Images) -> bytes | None:
-    """Bytes that change when an image does: marks of the files, or a hash of pixels that are in memory anyway."""
+    """Bytes that change when an image does: marks of files and of how they are read, or a hash of pixels in memory."""
     if isinstance(images, ArrayImages):
         digest = hashlib.sha256()
         for row in range(len(images)):
             digest.update(images.pixels(row).tobytes())
         return digest.digest()
     if isinstance(images, FileImages | MemoryImages | PixelImages):
-        return file_marks([images.name(row) for row in range(len(images))]).tobytes()
+        return file_marks([images.name(row) for row in range(len(images))]).tobytes() + images.reading.mark
     return None
 
 

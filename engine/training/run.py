@@ -122,12 +122,13 @@ class Run:
         before = folder.fewer_epochs(settings, training_names())
         if before is not None:
             require_same_schedule(before, self.config, self.optim)
-        found = folder.found(settings, training_names())
-        dataset = settings.with_found(found, "the run").of(DatasetConfig)
+        found, on_images = folder.found(settings, training_names()), settings.of(FeatureConfig).features is None
+        dataset, new = settings.with_found(found, "the run").of(DatasetConfig), on_images and not folder.is_begun
         split = settings.of(TrainingSplitConfig)
         with runtime.main_first():  # what it decodes to find bad images, the others do not decode again
-            on_images = settings.of(FeatureConfig).features is None
-            data = build_data(dataset, settings.of(Regime), split, self.config.seed, need_images=on_images)
+            data = build_data(dataset, settings.of(Regime), split, self.config.seed, need_images=on_images, new=new)
+        exif = {"exif": {**data.found, **found}.get("exif")}
+        self.settings = settings = settings.with_found(exif, "new run on a table" if new else "the run")
         require_takes(self.method, data.observed)
         data = setup.whole_batches(data, settings.of(LoaderConfig))
         self.selection = setup.selection_of(self.config, self.optim, data)

@@ -7,6 +7,9 @@ import json
 import re
 import shlex
 
+import numpy as np
+from PIL import Image
+
 from data.build import DatasetConfig, load_splits
 from engine.core.settings import parse_settings
 from engine.inspection.command import INSPECT
@@ -346,6 +349,49 @@ def images_of_a_patient(folder, flags):
     groups = [{int(one.split(".")[0]) // 3 for one in part.ids} for part in parts(read(made, flags))]
     assert not groups[0] & groups[1]
     yield made, {image: set(cell.split(";")) for image, cell, _ in rows}
+
+
+# --- Pixels
+
+
+def first_pixel(folder, flags):
+    splits = read(folder, flags)
+    with contextlib.chdir(folder):
+        return splits.train.images.open(0).getpixel((0, 0))
+
+
+@example("photographs by phones and cameras, held in any way")
+def photographs_held_in_any_way(folder, flags):
+    made, held = names_in(folder, ["boat", "person"], [{"boat"}, {"person"}])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image in held:
+        Image.new("RGB", (6, 4)).save(made / "images" / image, exif=exif)
+    with contextlib.chdir(made):
+        config = parse_settings(INSPECT, shlex.split(f"{COMMAND} {flags}")).of(DatasetConfig)
+        image = load_splits(config, 0, need_images=True, new=True).train.images.open(0)
+    assert image.size == ((6, 4) if "ignore" in flags else (4, 6))
+    yield made, held
+
+
+@example("12 or 16 bits whose values mean the same in every image (microscopes)")
+def values_that_mean_the_same(folder, flags):
+    rows = [(f"{n}.png", ("boat", "person")[n % 2]) for n in range(6)]
+    made = table(folder, ("image", "labels"), rows)
+    for image, _ in rows:
+        Image.fromarray(np.full((2, 2), 1365, dtype=np.uint16)).save(made / "images" / image)
+    assert first_pixel(made, flags) == (85, 85, 85)
+    yield made, {image: {label} for image, label in rows}
+
+
+@example("satellite bands, a file each")
+def bands_in_files(folder, flags):
+    made, held = ids_without_files(folder, ("{}_B4.tif", "{}_B3.tif", "{}_B2.tif", "{}_B1.tif"))
+    for file in (made / "images").iterdir():
+        level = 300 * int(file.stem[-1])
+        Image.fromarray(np.full((2, 2), level, dtype=np.uint16)).save(file)
+    assert first_pixel(made, flags) == (102, 76, 51)
+    yield made, held
 
 
 # --- Several tables

@@ -47,8 +47,13 @@ def read_folders(folder: Path, separator: str | None) -> OwnLabels:
     Raises:
         UserError: there is no image, or none in a folder, or a name is invalid.
     """
-    files = ImageFolder(folder).files
-    require(bool(files), f"{folder}: no image there or below; give --path_images the folder of the images")
+    listed = ImageFolder(folder)
+    files, heic = listed.files, listed.heic_files
+    convert = f"{len(heic)} HEIC pictures ({', '.join(heic[:1])}): convert them to JPEG or PNG"
+    require(
+        bool(files),
+        f"{folder}: no image there or below{f', but {convert}' if heic else '; give --path_images the folder of them'}",
+    )
     parts = [file.split("/")[:-1] for file in files]
     splits, parts = _split_off(parts)
     names = [[name for part in one for name in split_names(part, separator)] for one in parts]
@@ -60,6 +65,7 @@ def read_folders(folder: Path, separator: str | None) -> OwnLabels:
     bare = sum(not one for one in names)
     notes = [f"{folder}: {len(classes)} classes named by folders; --label_separator takes a name apart"]
     notes += [f"{folder}: {bare} images are in no folder of a class; they show none"] if bare else []
+    notes += [f"{folder}: left out {convert}, or name them in a table and pip install pillow-heif"] if heic else []
     codes = _codes(names, classes)
     return sorted_by_id(OwnLabels(tuple(files), classes, codes, splits, closed=False, notes=tuple(notes)))
 

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from data.datasets.table.config import split_list
 from data.files.accents import MatchedNames, composed, match_files
 from data.images.files import FileImages
-from data.images.suffixes import SUFFIXES, is_image_name
+from data.images.suffixes import SUFFIXES, is_heic_name, is_image_name
 from utils.checks import UserError, require
 
 _PLAIN = re.compile(r"(?:[\w(][\w .()+,@=~-]*/)*[\w(][\w .()+,@=~-]*")
@@ -101,16 +101,26 @@ class ImageFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    @cached_property
+    @property
     def files(self) -> list[str]:
         """Paths below the folder, with slashes, sorted; links to folders are not followed."""
-        found = []
+        return self._found[0]
+
+    @property
+    def heic_files(self) -> list[str]:
+        """The same of HEIC pictures, which are none of `files`."""
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[list[str], list[str]]:
+        found, heic = [], []
         for parent, folders, names in os.walk(self.folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
             below = os.path.relpath(parent, self.folder).replace(os.sep, "/")
             start = "" if below == "." else f"{below}/"
             found += [start + name for name in names if is_image_name(name)]
-        return sorted(found)
+            heic += [start + name for name in names if is_heic_name(name)]
+        return sorted(found), sorted(heic)
 
     @cached_property
     def by_name(self) -> dict[str, list[str]]:

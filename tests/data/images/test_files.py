@@ -146,7 +146,7 @@ def test_a_check_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
     paths = [noise(tmp_path / f"{n}.jpg") for n in range(4)]
     cache = Cache(tmp_path / "cache")
     decoded = []
-    monkeypatch.setattr(module, "fault", lambda path: decoded.append(path) or fault(path))
+    monkeypatch.setattr(module, "fault", lambda path, reading: decoded.append(path) or fault(path))
     FileImages(paths[:3], cache).check()
     assert sorted(decoded) == sorted(map(str, paths[:3]))
     decoded.clear()
@@ -168,7 +168,7 @@ def test_a_check_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
 def test_without_a_cache_every_check_decodes(tmp_path, monkeypatch):
     paths = [noise(tmp_path / "a.jpg")]
     decoded = []
-    monkeypatch.setattr(module, "fault", lambda path: decoded.append(path))
+    monkeypatch.setattr(module, "fault", lambda path, reading: decoded.append(path))
     FileImages(paths).check()
     FileImages(paths).check()
     assert len(decoded) == 2
@@ -219,7 +219,7 @@ def test_an_error_in_a_thread_is_raised():
 def test_a_file_of_many_rows_is_decoded_once(tmp_path, monkeypatch):
     one, other = picture(tmp_path / "one.jpg"), picture(tmp_path / "other.jpg")
     seen = []
-    monkeypatch.setattr(module, "fault", lambda path: seen.append(path))
+    monkeypatch.setattr(module, "fault", lambda path, reading: seen.append(path))
     FileImages([one, other, one, one]).check()
     assert sorted(seen) == [str(one), str(other)]
 

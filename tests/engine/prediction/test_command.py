@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data.loading.eval_view import EvalView
 from engine.prediction import command
 from engine.prediction.command import PredictConfig, PredictionResults, as_csv, as_json, read_class_names
 from engine.prediction.html import Page, Tile, contact_sheet
@@ -112,14 +113,17 @@ def test_heat_maps_are_not_written_among_the_images(tmp_path, folder, fits):
             command._check_heatmaps(tmp_path / folder, paths)
 
 
+VIEW = EvalView(32, "crop", "unit", "pillow")
+
+
 def test_a_tile_has_a_small_jpeg_and_none_where_the_file_has_gone(tmp_path):
     Image.new("RGB", (480, 120)).save(tmp_path / "a.png")
-    tile = command._tile(ImageFile(tmp_path / "a.png", Path("a")), [Label("cat", 0.5, 0)])
+    tile = command._tile(ImageFile(tmp_path / "a.png", Path("a")), [Label("cat", 0.5, 0)], VIEW)
     assert (tile.size, tile.name, tile.description) == ((240, 60), str(tmp_path / "a.png"), f"{tile.name}: cat 0.50")
     small = io.BytesIO()
     Image.new("RGB", (240, 60)).save(small, "JPEG", quality=80)
     assert base64.b64decode(tile.thumbnail) == small.getvalue()
-    gone = command._tile(ImageFile(tmp_path / "gone.png", Path("a")), [])
+    gone = command._tile(ImageFile(tmp_path / "gone.png", Path("a")), [], VIEW)
     assert (gone.thumbnail, gone.size, gone.description) == ("", (1, 1), f"{tmp_path / 'gone.png'}: no label")
 
 

@@ -5,12 +5,13 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from data.loading.eval_view import VisiblePart
+from data.loading.eval_view import EvalView, VisiblePart
 from engine.prediction.heatmaps import _fitted, file_word, image_heat, overlay, write_maps
 from engine.prediction.predictor import Label
 from engine.prediction.sources import ImageFile
 
 WHOLE = VisiblePart(0.0, 1.0)
+VIEW = EvalView(32, "crop", "unit", "pillow")
 HOT = np.ones((2, 2), np.float32)
 
 
@@ -78,7 +79,7 @@ def test_a_file_for_each_label_best_first(tmp_path):
     maps = np.stack([0 * HOT, HOT])
     prediction = type("Maps", (), {"maps": maps})
     labels = [Label("a dog", 0.98765, 1), Label("cat", 0.5, 0)]
-    write_maps(prediction, labels, ImageFile(tmp_path / "in.png", tmp_path / "below" / "in"), tmp_path, WHOLE)
+    write_maps(prediction, labels, ImageFile(tmp_path / "in.png", tmp_path / "below" / "in"), tmp_path, VIEW)
     assert sorted(path.name for path in (tmp_path / "below").iterdir()) == [
         "in-1-a_dog-0.988.jpg",
         "in-2-cat-0.500.jpg",
@@ -96,5 +97,5 @@ def test_a_file_for_each_label_best_first(tmp_path):
 
 def test_without_labels_nothing_is_written(tmp_path):
     prediction = type("Maps", (), {"maps": HOT[None]})
-    write_maps(prediction, [], ImageFile(tmp_path / "gone.png", tmp_path / "x"), tmp_path / "out", WHOLE)
+    write_maps(prediction, [], ImageFile(tmp_path / "gone.png", tmp_path / "x"), tmp_path / "out", VIEW)
     assert not list(tmp_path.iterdir())

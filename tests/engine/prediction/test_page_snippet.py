@@ -121,6 +121,10 @@ def folder(request, tmp_path_factory):
 @pytest.fixture
 def runtime(folder, monkeypatch):
     """Torch in the place of onnxruntime, for the exported network and its texts."""
+    in_place_of_onnxruntime(folder, monkeypatch)
+
+
+def in_place_of_onnxruntime(folder, monkeypatch):
     saved = read_model(folder / "best.pth")
     view = view_of(saved)
     network = FromPixels(reported_network(saved), view.normalize).eval()
@@ -173,6 +177,19 @@ def test_every_kind_of_image_file_gets_the_scores_of_predict(folder, runtime, tm
     for file in every_kind(tmp_path / "kinds"):
         shutil.copy(file, folder / "photos" / "a.jpg")
         assert of_the_page(folder) == pytest.approx(of_predict(folder), abs=1e-5), file.name
+
+
+READ = {"exif": "apply", "value_range": (500.0, 3000.0)}
+
+
+def test_images_read_by_other_rules_get_the_scores_of_predict(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    checkpoint(tmp_path / "best.pth", augment="flip", normalize="imagenet", **READ)
+    in_place_of_onnxruntime(tmp_path, monkeypatch)
+    deep = [MODES[kind] for kind in ("16 bits", "16 bits, 12 used", "F", "RGBA")]
+    for write in (*map(turned, range(1, 9)), *deep):
+        write(tmp_path / "photos" / "a.jpg")
+        assert of_the_page(tmp_path) == pytest.approx(of_predict(tmp_path), abs=1e-5)
 
 
 def test_the_modes_differ_in_their_scores(folder):

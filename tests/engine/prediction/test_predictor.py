@@ -267,7 +267,13 @@ def test_maps_are_files_of_a_handy_size_named_by_rank_class_and_score(tmp_path, 
     file = tmp_path / "in.png"
     pixels(2, side, side // 2).save(file)
     one = Prediction("in", ("a/b", "ü x"), np.array([0.0, 3.0], np.float32), np.ones((2, 4, 4), np.float32))
-    write_maps(one, one.labels(), ImageFile(file, tmp_path.relative_to(tmp_path) / "sub" / "in"), tmp_path, WHOLE)
+    write_maps(
+        one,
+        one.labels(),
+        ImageFile(file, tmp_path.relative_to(tmp_path) / "sub" / "in"),
+        tmp_path,
+        EvalView(32, "crop", "unit", "pillow"),
+    )
     names = sorted(path.name for path in (tmp_path / "sub").iterdir())
     assert names == ["in-1-ü_x-0.953.jpg", "in-2-a_b-0.500.jpg"]
     drawn = Image.open(tmp_path / "sub" / names[0])

@@ -28,8 +28,9 @@ def test_an_export_says_how_close_it_is(monkeypatch, capsys, difference):
     monkeypatch.setattr(command, "read_model", lambda path, checkpoint_weights: SAVED)
     monkeypatch.setattr(command, "class_names", lambda saved, given: (saved, given))
     monkeypatch.setattr(command, "export_model", lambda *args: asked.append(args) or difference)
-    assert command._export(config(export="onnx", output=Path("a.onnx"))) == 0
-    assert asked == [(SAVED, (SAVED, []), "onnx", Path("a.onnx"))]
+    asked_for = config(export="onnx", output=Path("a.onnx"))
+    assert command._export(asked_for) == 0
+    assert asked == [(SAVED, (SAVED, []), "onnx", Path("a.onnx"), asked_for)]
     assert capsys.readouterr().out.splitlines() == [
         "best.pth: lam is 0.1",
         "best.pth: 4 heads",
@@ -57,7 +58,7 @@ def test_files_are_written_and_images_that_cannot_be_read_are_no_success(
     files = {"json": Path("a.json"), "csv": Path("a.csv"), "html": Path("a.html")}
     settings = config(**files, heatmaps=tmp_path / "maps", device="cpu", decoder="pillow")
     assert command._predict(settings, FoundImages(SOURCES, skipped)) == unreadable
-    assert asked == [{"device": "cpu", "classes": [], "decoder": "pillow"}]
+    assert asked == [{"device": "cpu", "classes": [], "decoder": "pillow", "reading": settings}]
     assert (tmp_path / "maps").is_dir()
     assert {path: errors for path, (_, errors) in written.items()} == {
         **{Path("a.json"): "backslashreplace", Path("a.csv"): "surrogateescape", Path("a.html"): "backslashreplace"}
@@ -76,7 +77,7 @@ def test_files_are_written_and_images_that_cannot_be_read_are_no_success(
 def test_each_image_is_told_as_soon_as_it_is_predicted(monkeypatch, capsys, recwarn, drawn):
     maps, tiles, asked = [], [], []
     monkeypatch.setattr(command, "write_maps", lambda *args: maps.append(args))
-    monkeypatch.setattr(command, "_tile", lambda source, labels: tiles.append(source) or "tile")
+    monkeypatch.setattr(command, "_tile", lambda source, labels, view: tiles.append(source) or "tile")
     logits = np.array([0.0, 3.0, -3.0, 1.0], dtype=np.float32)
 
     def predict(images, *, unreadable, **named):
@@ -94,7 +95,7 @@ def test_each_image_is_told_as_soon_as_it_is_predicted(monkeypatch, capsys, recw
     assert (source, [label.name for label in labels]) == (SOURCES[0], ["dog", "emu", "cat"])
     assert (tiles, results.tiles) == (([SOURCES[0]], ["tile"]) if drawn else ([], []))
     assert [[each.name for each in args[1]] for args in maps] == ([["dog", "emu"]] if drawn else [])
-    assert all(args[2:] == (SOURCES[0], Path("maps"), "visible") for args in maps)
+    assert all(args[2:] == (SOURCES[0], Path("maps"), predictor.view) for args in maps)
     assert results.unreadable == [Unreadable("in/b\n.png", "is\tempty")]
     out, err = capsys.readouterr()
     assert out == "in/a.png: dog 0.953, emu 0.731, cat 0.500\n"

@@ -11,6 +11,7 @@ from PIL import Image
 from data.files.cache import Cache
 from data.images.cropped import CroppedImages
 from data.images.files import ArrayImages, FileImages
+from data.images.reading import AS_STORED, Reading
 from data.loading.loader import LoaderConfig
 from data.loading.samplers import ShuffledBatches
 from engine.core.distributed import Runtime
@@ -202,6 +203,10 @@ def test_files_are_told_apart_by_their_marks_and_parts_of_files_are_not_kept(tmp
     before = prints(data)
     Image.fromarray(pixels(1, seed=9)[0]).resize((40, 40)).save(paths[2])
     assert prints(data) != before
+    others = [Reading("apply"), Reading(value_range=(0.0, 4095.0)), Reading(value_range=(0.0, 1023.0))]
+    read = {prints(SimpleNamespace(train=annotations(files.read_as(one)))) for one in others}
+    assert len(read | {prints(data)}) == 4
+    assert prints(SimpleNamespace(train=annotations(files.read_as(AS_STORED)))) == prints(data)
     boxes = np.tile([0.0, 0.0, 10.0, 10.0], (4, 1))
     assert prints(SimpleNamespace(train=annotations(CroppedImages(files, boxes)))) is None
 
