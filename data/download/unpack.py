@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import tarfile
 import zipfile
@@ -16,6 +17,8 @@ from utils.checks import RunError
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 """What the readers of the standard library raise for a damaged archive, an encrypted one, or an unknown method."""
+_OF_READERS = (None, errno.EINVAL)
+"""Numbers of the system errors that they raise for the same: none, or that of a place before the start of a file."""
 _TWICE = (FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
@@ -55,6 +58,8 @@ def unpack(archive: Path, folder: Path, inside: str, most: int) -> dict[str, int
     except _DAMAGE as error:
         raise RunError(f"{archive}: damaged ({error or type(error).__name__}); {anew}") from error
     except OSError as error:
+        if error.errno in _OF_READERS:
+            raise RunError(f"{archive}: damaged ({error.strerror or error}); {anew}") from error
         raise cannot_write(error.filename or folder, error) from error
 
 

@@ -1,12 +1,27 @@
 """What is unpacked; archives that hold what they should not are in `test_faults.py`."""
 
+import io
+import random
+import re
+import shutil
 import tarfile
+import zipfile
 
 import pytest
 
 from data.download.unpack import ArchiveError, safe_name, unpack
 from tests.data.download.web import tar_of, tree_of, zip_of
 from utils.checks import RunError
+
+
+def packed(files):
+    """A `.zip` whose files are packed in another way."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_BZIP2) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return held.getvalue()
+
 
 FILES = {"a/b/1.txt": b"one", "a/2.txt": b"", "a/c/\u00e9.jpg": b"three"}
 
@@ -22,6 +37,25 @@ def test_files_come_out_as_they_went_in(tmp_path, ending, made):
     assert tree_of(tmp_path / "below") == below
     with pytest.raises(RunError, match=rf"x\.{ending}: unpacks to more than 7 bytes; nothing of it was put in place"):
         unpack(tmp_path / f"x.{ending}", tmp_path / "less", "", 7)
+
+
+@pytest.mark.parametrize(("ending", "made"), [("tar", tar_of), ("zip", zip_of), ("zip", packed)])
+def test_damage_anywhere_is_one_line(tmp_path, ending, made):
+    """Bytes altered at random: the content as it was or another one, or a line that names the archive."""
+    content, lines = made(FILES), []
+    for seed in range(60):
+        draw, altered = random.Random(seed), bytearray(content)
+        for _ in range(draw.choice((1, 2, 8))):
+            altered[draw.randrange(min(len(altered), 2000))] = draw.randrange(256)
+        (tmp_path / f"x.{ending}").write_bytes(altered)
+        try:
+            unpack(tmp_path / f"x.{ending}", tmp_path / "out", "", 10_000)
+        except RunError as error:
+            lines.append(str(error))
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert lines
+    told = re.compile(rf"{tmp_path}/x\.{ending}: [^\n]+; nothing of it was put in place; [^\n]+")
+    assert [line for line in lines if not told.fullmatch(line)] == []
 
 
 def test_folders_are_passed_over(tmp_path):
