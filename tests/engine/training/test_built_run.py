@@ -26,7 +26,7 @@ class Told:
 
 @pytest.fixture
 def build(monkeypatch):
-    def built(*words, main=True, given=None, scores=None):
+    def built(*words, main=True, given=None, scores=None, begun=True):
         split = SimpleNamespace(ids=("a",))
         data = SimpleNamespace(observed="observed", train=split, hashes=lambda: {"test": "t"}, found={"classes": 3})
         told = Told(
@@ -47,7 +47,10 @@ def build(monkeypatch):
             monkeypatch.setattr(Run, name, lambda run, name=name: told.names.append(name) or SimpleNamespace(state=1))
         started = []
         folder = SimpleNamespace(
-            fewer_epochs=lambda *_: None, found=lambda *_: {}, start=lambda *given: started.append(given)
+            fewer_epochs=lambda *_: None,
+            found=lambda *_: {},
+            start=lambda *given: started.append(given),
+            is_begun=begun,
         )
         runtime = SimpleNamespace(main_first=nullcontext, is_main=main)
         run = Run(settings_of("bce", words), folder, runtime)
@@ -63,7 +66,7 @@ def test_what_can_be_refused_is_looked_at_before_images_are_read_and_states_come
     assert [names.index(name) for name in READING] == [reading, reading + 1]
     before = ("require_schedule", "selection_of", "prior_scores", "build_network", "training_batches_of")
     made = ("build_criterion", "build_recorder")
-    for name in (("build_data", ("need_images", True)), ("require_takes",), *before, *made):
+    for name in (("build_data", ("need_images", True), ("new", False)), ("require_takes",), *before, *made):
         assert names.index(name) < reading, name
     assert names[reading + 2 :][:2] == ["fixed_network", "build_loaders"]
     assert names[-1 - main] == "_resume"
@@ -75,7 +78,13 @@ def test_what_can_be_refused_is_looked_at_before_images_are_read_and_states_come
 def test_features_of_a_file_are_known_by_their_hash(build):
     run, names, _ = build("--features", "x.npz", given=SimpleNamespace(content_hash="f"))
     assert run.hashes == {"test": "t", "features": "f"}
-    assert ("build_data", ("need_images", False)) in names
+    assert ("build_data", ("need_images", False), ("new", False)) in names
+
+
+@pytest.mark.parametrize("words, new", [((), True), (("--features", "x.npz"), False)])
+def test_a_new_run_on_images_is_told_as_such(build, words, new):
+    _, names, _ = build(*words, given=SimpleNamespace(content_hash="f") if words else None, begun=False)
+    assert ("build_data", ("need_images", new), ("new", new)) in names
 
 
 def test_scores_from_outside_are_known_by_their_hash_beside_features(build):
