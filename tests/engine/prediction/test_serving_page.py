@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from engine.core.checkpoint import read_model
 from engine.core.decisions import Decisions, Thresholds
@@ -102,19 +103,42 @@ def test_without_thresholds_a_logit_of_zero_is_one(tmp_path, monkeypatch):
     assert [name for name, _ in found] == [one.name for one in wanted.labels()]
 
 
-def test_what_is_no_image_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["apply", "ignore", None])
+def test_photographs_are_turned_as_in_training(tmp_path, monkeypatch, how):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels(1).save(tmp_path / "turned.png", exif=exif)
+    saved = read_model(checkpoint(tmp_path / "best.pth", **({} if how is None else {"exif": how})))
+    names = run_snippet(monkeypatch, saved)
+    names["limits"] = np.full(len(CLASSES), -np.inf)
+    (wanted,) = Predictor.of(saved, device="cpu").predict([tmp_path / "turned.png"])
+    found = dict(names["predict"]((tmp_path / "turned.png").read_bytes()))
+    np.testing.assert_allclose([found[name] for name in CLASSES], wanted.scores, rtol=0, atol=1e-5)
+    other = dict(names["predict"](png(1)))
+    same = np.allclose([other[name] for name in CLASSES], wanted.scores, rtol=0, atol=1e-5)
+    assert same == (how != "apply")
+
+
+def deep():
+    file = io.BytesIO()
+    Image.fromarray(np.full((9, 9), 4000, dtype=np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"no image", b"", deep()], ids=["text", "nothing", "16 bits"])
+def test_what_is_no_image_is_refused(tmp_path, monkeypatch, content):
     names = run_snippet(monkeypatch, read_model(checkpoint(tmp_path / "best.pth")))
 
     async def body():
-        return b"no image"
+        return content
 
     with pytest.raises(names["HTTPException"]) as refused:
         asyncio.run(names["labels"](SimpleNamespace(body=body)))
-    assert refused.value.args == (400, "the body is no image that can be read")
+    assert refused.value.args == (400, "the body is no 8-bit image that can be read")
 
 
 def test_the_example_is_about_thirty_lines():
-    assert sum(bool(line) for line in SNIPPET.splitlines()) <= 36
+    assert sum(bool(line) for line in SNIPPET.splitlines()) <= 40
 
 
 def post(app, content):
@@ -150,4 +174,4 @@ def test_the_service_runs_with_fastapi_on_the_exported_file(tmp_path):
         return answer["labels"]
 
     hold_same_labels(saved, predict)
-    assert post(names["app"], b"no image") == (400, {"detail": "the body is no image that can be read"})
+    assert post(names["app"], b"no image") == (400, {"detail": "the body is no 8-bit image that can be read"})
