@@ -16,7 +16,7 @@ _PICTURES = {
     "curves.png": ("Curves", "Training loss and mAP over epochs, a line per run"),
     "examples.png": ("Test images, with the labels of each run", "Test images beside the labels and maps of each run"),
 }
-_ELSEWHERE = frozenset({"output", "device", "threads", "num_workers", "print_freq", "cache_dir", "resume"})
+_ELSEWHERE = frozenset({"output", "device", "threads", "num_workers", "print_freq", "cache_dir", "resume", "track"})
 """Settings that say where and how a run was computed."""
 
 

@@ -22,6 +22,7 @@ from engine.core.run_lock import RunLock
 from engine.core.run_results import BESIDE, beside, read_result, require_parts
 from engine.core.settings import Settings
 from engine.core.settings_files import read_run_settings
+from engine.core.tracking import TrackerName, Tracking
 from utils.checks import UserError, require
 from utils.console import say
 from utils.options import as_words
@@ -42,6 +43,7 @@ FREE_ON_RESUME = frozenset(
         "save_epochs",
         "figures",
         "print_freq",
+        "track",
         "cache_dir",
         "check_images",
         "cache",
@@ -76,15 +78,17 @@ class RunFolder:
     Args:
         path: the folder.
         epochs: number of epochs that the run shall have; a result of fewer is not its end. None: as many as it has.
+        track: the tracker that is told what is written.
     """
 
-    def __init__(self, path: Path, epochs: int | None = None) -> None:
+    def __init__(self, path: Path, epochs: int | None = None, track: TrackerName = "none") -> None:
         self.path, self.epochs = path, epochs
         self.best = path / "best.pth"
         self.state = path / "last" / "state.pth"
         self.previous = path / "last" / "previous.pth"
         """The state that was saved before `state`, taken where that is damaged."""
         self.log = path / "log.jsonl"
+        self.tracking = Tracking(track, path)
         self.lock = RunLock(path)
         self._made = False
         self._keeps_previous = True
@@ -124,6 +128,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Give the folder back; one that was made for this run and is empty is removed."""
+        self.tracking.close()
         self.lock.release()
         if self._made:
             with suppress(OSError):  # not empty: the run has begun
@@ -211,6 +216,7 @@ class RunFolder:
         title = f"{info['method']} on {info['dataset']}"
         write_text(self.path / "settings.yaml", settings.as_yaml(f"{title}; --config reads this"))
         self._append({"event": "start", **info})
+        self.tracking.start(settings.values)
         images = info["images"]
         file = info["label_file"] and f" {info['label_file']} ({'made now' if info['label_file_made_now'] else 'read'})"
         say(f"{title}: " + ", ".join(f"{n} {part}" for part, n in images.items() if n))
@@ -233,6 +239,7 @@ class RunFolder:
         write_text(self.path / "metrics.csv", table.getvalue())
         row = history[-1]
         self._append({"event": "epoch", **row})
+        self.tracking.epoch(history)
         shown = [f"loss {row['loss']:.4f}"]
         shown += [
             f"{part} mAP {100 * row[f'{part}_mAP']:.2f}" for part in ("validation", "test") if f"{part}_mAP" in row
@@ -245,6 +252,7 @@ class RunFolder:
         self._append({"event": "end", "test": result["test"]})
         self.previous.unlink(missing_ok=True)
         write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        self.tracking.end(result)
         self.__dict__["result"] = result
 
     def summary(self) -> str:

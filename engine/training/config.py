@@ -18,6 +18,7 @@ from engine.core.scoring import MetricsBy
 from engine.core.setting_table import Groups, SettingTable, training_names
 from engine.core.settings import Command
 from engine.core.settings_files import read_run_settings
+from engine.core.tracking import TrackConfig
 from engine.training.features import FeatureConfig
 from engine.training.label_memory import MemoryConfig
 from engine.training.optim import OptimConfig
@@ -159,7 +160,7 @@ SHARED: Groups = {
     "labels": (Regime, GroupConfig),
     "model": (ModelConfig,),
     "optimiser": (OptimConfig,),
-    "run": (RunConfig, FeatureConfig, PriorConfig, KernelConfig, MemoryConfig, RecordConfig),
+    "run": (RunConfig, FeatureConfig, PriorConfig, KernelConfig, MemoryConfig, RecordConfig, TrackConfig),
 }
 """The settings that every training script shares; those of the method and of the head come on top."""
 

@@ -32,6 +32,7 @@ from engine.core.scoring import (
 )
 from engine.core.setting_table import training_names
 from engine.core.settings import Settings, parse_settings
+from engine.core.tracking import TrackConfig, require_tracker
 from engine.report.page import REPORT_FILE, run_page
 from engine.training import setup
 from engine.training.class_priors import estimated_priors, estimates_priors, report_priors
@@ -104,7 +105,9 @@ def open_folder(settings: Settings, runtime: Runtime) -> RunFolder:
     """The folder of the run, checked by the main process, the same on all. Says when the run is finished already."""
     config = settings.of(RunConfig)
     default = f"runs/{settings.method}-{settings.of(DatasetConfig).dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = RunFolder(Path(runtime.same_text(str(config.output or default))), config.epochs)
+    track = settings.of(TrackConfig).track
+    require_tracker(track)
+    folder = RunFolder(Path(runtime.same_text(str(config.output or default))), config.epochs, track)
     if runtime.is_main:
         folder.open(config.resume, settings, training_names())
     runtime.barrier()

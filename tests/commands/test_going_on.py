@@ -2,11 +2,13 @@
 
 import csv
 import json
+import sys
+from types import ModuleType
 
 import pytest
 import torch
 
-from tests.commands.scene import SMALL, cut_off, refusal, result, same, state, succeed, tiny_voc
+from tests.commands.scene import SMALL, cut_off, refusal, result, run, same, state, succeed, tiny_voc
 
 RUN = (
     "main_BCE.py",
@@ -77,3 +79,17 @@ def test_what_cannot_go_on_is_refused_and_left_as_it_is(folder):
     line = refusal(folder, *RUN, *words, "--epochs", "3", "--resume")
     assert "has a result, but no state to go on from (last/); name another folder" in line
     assert json.loads((folder / "fallen" / "result.json").read_text())["epochs"] == 2
+
+
+def test_a_tracker_that_fails_leaves_the_run_as_it_is(folder, monkeypatch):
+    wandb = ModuleType("wandb")
+    wandb.init = lambda **_: (_ for _ in ()).throw(OSError("offline"))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    words = ("--epochs", "1", "--track", "wandb", "--output", "tracked")
+    done = run(folder, *RUN, *words)
+    assert done.returncode == 0
+    assert "--track wandb: OSError: offline; the run goes on without it" in done.stderr
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    line = refusal(folder, *RUN, "--track", "mlflow", "--output", "untracked")
+    assert line.endswith("pip install mlflow, or leave --track out")
+    assert not (folder / "untracked").exists()

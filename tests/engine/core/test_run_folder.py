@@ -140,7 +140,7 @@ INFO = {
 )
 def test_a_start_is_told_in_a_few_lines(tmp_path, capsys, change, lines):
     titles = []
-    settings = type("Settings", (), {"as_yaml": lambda self, title: titles.append(title) or "lr: 1\n"})()
+    settings = type("Settings", (), {"values": {}, "as_yaml": lambda self, title: titles.append(title) or "lr: 1\n"})()
     (tmp_path / "new").mkdir()
     RunFolder(tmp_path / "new").start(settings, {**INFO, **change})
     plain = {

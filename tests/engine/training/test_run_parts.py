@@ -197,16 +197,18 @@ class Folder:
 @pytest.mark.parametrize("main", [True, False])
 def test_the_folder_is_checked_by_the_main_process_before_the_others_use_it(monkeypatch, capsys, result, main):
     told = []
-    monkeypatch.setattr(room, "RunFolder", lambda path, epochs: told.append(epochs) or Folder(path, result, told))
+    monkeypatch.setattr(
+        room, "RunFolder", lambda path, epochs, track: told.extend([epochs, track]) or Folder(path, result, told)
+    )
     runtime = SimpleNamespace(is_main=main, same_text=lambda text: text, barrier=lambda: told.append("all"))
     folder = room.open_folder(settings_of("bce", ["--output", "out", "--resume", "--epochs", "7"]), runtime)
     assert folder.path == Path("out")
-    assert told == [7, *([("checked", True, True)] if main else []), "all"]
+    assert told == [7, "none", *([("checked", True, True)] if main else []), "all"]
     assert capsys.readouterr().out == ("out is finished:\nmAP 50\n" if main and result else "")
 
 
 def test_without_a_folder_of_its_own_a_run_has_one_of_its_method_dataset_and_time(monkeypatch):
-    monkeypatch.setattr(room, "RunFolder", lambda path, epochs: Folder(path, None, []))
+    monkeypatch.setattr(room, "RunFolder", lambda path, epochs, track: Folder(path, None, []))
     monkeypatch.setattr(room.time, "strftime", lambda text: text.replace("%Y%m%d-%H%M%S", "now"))
     runtime = SimpleNamespace(is_main=False, same_text=lambda text: text, barrier=lambda: None)
     assert room.open_folder(settings_of("an", ["--dataset", "coco"]), runtime).path == Path("runs/an-coco-now")
