@@ -68,10 +68,8 @@ def wheel_files() -> Iterator[tuple[str, bytes]]:
     yield f"{NAME}/__main__.py", rewritten((ROOT / "tools" / "installed.py").read_text(encoding="utf-8")).encode()
     for path in tree():
         content = path.read_bytes()
-        yield (
-            f"{NAME}/{path.relative_to(ROOT).as_posix()}",
-            (rewritten(content.decode()).encode() if path.suffix == ".py" else content),
-        )
+        moved = rewritten(content.decode()).encode() if path.suffix == ".py" else content
+        yield f"{NAME}/{path.relative_to(ROOT).as_posix()}", moved
     info = f"{NAME}-{PROJECT['version']}.dist-info"
     yield f"{info}/METADATA", metadata().encode()
     yield (
