@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from data.download.fetch import CHUNK, cannot_write, write_all
 from utils.checks import RunError
@@ -118,10 +118,7 @@ def _of_tar(archive: Path) -> Generator[_Member, None, None]:
 
             def opened(entry: tarfile.TarInfo = entry) -> IO[bytes]:
                 """The content of this file."""
-                file = content.extractfile(entry)
-                if file is None:
-                    raise ArchiveError(f"holds {entry.name[:80]!r} without content")
-                return file
+                return cast("IO[bytes]", content.extractfile(entry))  # None for folders and the like only
 
             yield _Member(entry.name, entry.size, opened)
 

@@ -109,6 +109,17 @@ def test_any_folder_of_the_name_is_a_part(web, tmp_path, part):
         prepare("voc07", voc_like(web)[0], tmp_path)
 
 
+@pytest.mark.parametrize("part", ["train2014", "annotations/instances_val2014.json"])
+def test_a_part_of_coco(web, tmp_path, part):
+    source, _ = coco_like(web)
+    (tmp_path / part).mkdir(parents=True)
+    if "." in part:
+        (tmp_path / part).rmdir()
+        (tmp_path / part).touch()
+    with pytest.raises(UserError, match="holds a part of coco"):
+        prepare("coco", source, tmp_path)
+
+
 def test_other_datasets_may_lie_beside_it(web, tmp_path):
     (tmp_path / "VOC2012").mkdir()
     (tmp_path / "annotations").mkdir()
