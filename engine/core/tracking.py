@@ -38,16 +38,20 @@ class TrackConfig:
     )
 
 
-def require_tracker(name: TrackerName) -> None:
-    """Import the package of a tracker. Raises: UserError with the command that installs it where that fails."""
+def require_tracker(name: TrackerName) -> TrackerName:
+    """Import the package of a tracker, and return its name.
+
+    Raises: UserError with the command that installs it where that fails.
+    """
     if name == "none":
-        return
+        return name
     try:
         importlib.import_module(name)
     except Exception as error:  # whatever its import does
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         why = "is not installed" if missing else f"cannot be imported ({_first_line(error)})"
         raise UserError(f"--track {name}: {name} {why}; pip install {name}, or leave --track out") from error
+    return name
 
 
 class Tracking:

@@ -105,8 +105,7 @@ def open_folder(settings: Settings, runtime: Runtime) -> RunFolder:
     """The folder of the run, checked by the main process, the same on all. Says when the run is finished already."""
     config = settings.of(RunConfig)
     default = f"runs/{settings.method}-{settings.of(DatasetConfig).dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    track = settings.of(TrackConfig).track
-    require_tracker(track)
+    track = require_tracker(settings.of(TrackConfig).track)
     folder = RunFolder(Path(runtime.same_text(str(config.output or default))), config.epochs, track)
     if runtime.is_main:
         folder.open(config.resume, settings, training_names())
@@ -142,9 +141,8 @@ class Run:
         self.ema = setup.average_of(self.network, self.optim)  # before anything wraps the network
         self.batches = setup.training_batches_of(settings, data, runtime)
         if before is not None:
-            kind = setup.criterion_kind(settings)
             info = setup.criterion_info(settings, data, self.network, len(self.batches), self.scores)
-            require_same_rules(before, self.config, kind, settings.method_config, info)
+            require_same_rules(before, self.config, setup.criterion_kind(settings), settings.method_config, info)
         # What has no room is refused before images are read, which may take hours.
         self.criterion = setup.build_criterion(settings, data, self.network, len(self.batches), runtime, self.scores)
         self.recorder = setup.build_recorder(settings, data, self.criterion, runtime)

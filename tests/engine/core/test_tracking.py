@@ -86,8 +86,7 @@ def told(monkeypatch):
 
 def tracked(name, folder):
     """A run of two epochs as its tracker is told of it."""
-    require_tracker(name)
-    tracking = Tracking(name, folder)
+    tracking = Tracking(require_tracker(name), folder)
     tracking.start(SETTINGS)
     tracking.epoch(ROWS[:1])
     tracking.epoch(ROWS)
