@@ -247,7 +247,8 @@ def test_odd_names_of_classes_are_only_names(tmp_path):
     assert [one["name"] for one in report["classes"]] == names
     assert report["splits"]["train"]["boxes"] == {"boxes": 10, "without_area": 3, "outside": 0}
     assert "3 training boxes without area" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) < 150
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("figures: no font")]
+    assert max(map(len, lines)) < 150
 
 
 @pytest.mark.slow

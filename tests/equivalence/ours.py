@@ -111,7 +111,7 @@ def run_ours(
     recorder = Recorder(state)
     with (
         mock.patch.object(Run, "train", lambda run: recorder.train(run)),
-        mock.patch.object(Run, "_draw"),  # half of the time of a run of four steps
+        mock.patch.object(Run, "_write_report"),  # half of the time of a run of four steps
         mock.patch.object(losses.ndlp, "draw_mixture", recorder.noting("mixtures", losses.ndlp.draw_mixture)),
         mock.patch.object(
             losses.label_mask, "revealed_labels", recorder.noting("known", losses.label_mask.revealed_labels)
