@@ -16,14 +16,13 @@ import torch
 from PIL import Image
 
 from engine.core.cli import exit_code
+from engine.inspection import command as inspection
 from engine.training import run_report
 from engine.training.loop import Loop
 from tests.data.trees import voc_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("cat", "dog", "person", "sofa")
-DRAWING = ("plot_curves", "plot_heat_map", "draw_examples")
-"""What draws at the end of a run."""
 SMALL = ("--model", "scenenet", "--weights", "none", "--img_size", "32", "--batch_size", "4", "--threads", "1")
 
 
@@ -70,17 +69,22 @@ def blank(*given, **named):
 
 @contextlib.contextmanager
 def undrawn(script):
-    """Leave blank figures of a training script: drawing takes a half of a tiny training run."""
+    """Leave blank figures of a training script, or an inspection: drawing takes half of their time."""
+    module, names = None, ()
+    if script.startswith("main_"):
+        module, names = run_report, ("plot_curves", "plot_heat_map", "draw_examples")
+    if script == "inspect_data.py":
+        module, names = inspection, ("plot_bars", "plot_counts", "plot_heat_map", "plot_contact_sheet")
     with contextlib.ExitStack() as stack:
-        for name in DRAWING if script.startswith("main_") else ():
-            stack.enter_context(mock.patch.object(run_report, name, blank))
+        for name in names:
+            stack.enter_context(mock.patch.object(module, name, blank))
         yield
 
 
 def run(folder, script, *arguments, draw=False):
     """Run a script to its end in this process (a start costs seconds), as from `folder`.
 
-    Training scripts leave blank figures unless `draw` is said; other commands always draw.
+    Training scripts and inspections leave blank figures unless `draw` is said; other commands always draw.
     """
     main = importlib.import_module(script.removesuffix(".py")).main
     out, err = io.StringIO(), io.StringIO()

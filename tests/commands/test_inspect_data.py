@@ -72,7 +72,7 @@ def spoilt(tmp_path_factory):
 
 
 def test_a_sound_dataset_is_usable_and_all_is_written(folder):
-    printed = succeed(folder, SCRIPT, *VOC, "--samples", "5")
+    printed = succeed(folder, SCRIPT, *VOC, "--samples", "5", draw=True)
     out = folder / "runs" / "inspect-voc07"
     assert {path.name for path in out.iterdir()} == DRAWN | {"report.json", "report.txt"}
     assert printed.strip().splitlines()[-1].startswith("verdict: usable")
@@ -215,7 +215,7 @@ def test_without_a_check_broken_images_are_not_looked_for_and_the_verdict_says_s
 def test_the_contact_sheet_follows_the_seed(folder):
     for seed, out in (("1", "a"), ("1", "b"), ("2", "c")):
         arguments = ("--seed", seed, "--label_seed", "0", "--output", out, "--no-check_images")
-        succeed(folder, SCRIPT, *VOC, *arguments, "--samples", "4")
+        succeed(folder, SCRIPT, *VOC, *arguments, "--samples", "4", draw=True)
     a, b, c = (np.asarray(Image.open(folder / out / "contact_sheet.png")) for out in "abc")
     np.testing.assert_array_equal(a, b)
     assert a.shape != c.shape or (a != c).any()
@@ -241,7 +241,7 @@ def test_odd_names_of_classes_are_only_names(tmp_path):
         (tmp_path / f"{split}2014").mkdir()
         for n in range(4):
             Image.new("RGB", (2, 2), (n + 1, shift, 0)).save(tmp_path / f"{split}2014" / f"{n}.png")
-    done = run(tmp_path, SCRIPT, "--dataset", "coco", "--path_images", ".", "--output", "out")
+    done = run(tmp_path, SCRIPT, "--dataset", "coco", "--path_images", ".", "--output", "out", draw=True)
     assert (done.returncode, done.stderr) == (0, "")
     report = read(tmp_path / "out")
     assert [one["name"] for one in report["classes"]] == names

@@ -13,7 +13,7 @@ from tests.faults.trial import Bench, Kind
 FEW = {"features npz", "features npy", "features safetensors"}
 FEW |= {"images", "released checkpoint", "checkpoint of a loop", "backbone", "word vectors", "array of word vectors"}
 TRAINING = {"run state", "label state of a run", "events of a run", "caches"}
-TRIALS = dict.fromkeys(FEW, 3) | dict.fromkeys(TRAINING, 2)
+TRIALS = dict.fromkeys(FEW, 2) | dict.fromkeys(TRAINING, 2)
 LONG = {"label state of a run", "events of a run", "run log", "recorded labels", "caches"}
 """Kinds whose folders take a training of their own."""
 
@@ -25,7 +25,7 @@ LONG = {"label state of a run", "events of a run", "run log", "recorded labels",
 def test_mutated_files_are_read_or_refused_in_one_clear_line(kind, tmp_path):
     bench = Bench(kind, tmp_path / "files")
     assert bench.is_read() == []
-    outcomes = [bench.attempt(number, seed=1) for number in range(TRIALS.get(kind.name, 5))]
+    outcomes = [bench.attempt(number, seed=1) for number in range(TRIALS.get(kind.name, 3))]
     assert [outcome for outcome in outcomes if outcome.is_fault] == []
 
 
