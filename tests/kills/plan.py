@@ -178,7 +178,7 @@ def _be(job: Job, plan: Plan, count: Path | None, environment: dict[str, str]) -
         armed = Armed(plan)
         armed.arm()
         main: Callable[..., int] = importlib.import_module(job.script).main
-        with mock.patch.object(Run, "_draw", Run._draw if job.draw else lambda run, chosen: None):
+        with mock.patch.object(Run, "_write_report", Run._write_report if job.draw else lambda *_: None):
             code = exit_code(main, job.words)
         if count:
             count.write_text(str(armed.writes))
