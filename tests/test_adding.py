@@ -63,7 +63,7 @@ def registered(text, block):
 
 def files(folder):
     """Relative path -> content of all files of a tree that are of the project."""
-    skipped = {".git", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", "runs"}
+    skipped = {".git", ".venv", ".venv-oldest", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", "runs"}
     paths = (path for path in folder.rglob("*") if path.is_file() and not skipped & set(path.relative_to(folder).parts))
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -83,7 +83,7 @@ def copy(tmp_path_factory):
     """A copy of the project with all templates added and the tables written, and its files before that."""
     folder = tmp_path_factory.mktemp("adding") / "project"
     ignored = shutil.ignore_patterns(
-        ".git", ".venv", "__pycache__", ".*_cache", "runs", "Dataset", "appendix", "my", "golden", "fixtures"
+        ".git", ".venv*", "__pycache__", ".*_cache", "runs", "Dataset", "appendix", "my", "golden", "fixtures"
     )
     shutil.copytree(ROOT, folder, ignore=ignored)
     before = files(folder)
