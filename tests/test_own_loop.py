@@ -78,6 +78,7 @@ def lightning():
     return pytest.importorskip("pytorch_lightning")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_trains_and_its_checkpoint_holds_the_criterion(page, lightning):
     names = page(DATA, LOGITS.splitlines()[0], LOOP, LIGHTNING)

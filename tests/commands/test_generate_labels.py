@@ -135,6 +135,7 @@ def test_regimes_of_one_name_are_told_apart_by_their_files_and_by_what_is_said(f
     assert sum("class_rates-" in name for name in names) == sum("confusion-" in name for name in names) == 1
 
 
+@pytest.mark.slow
 def test_coco_and_digits_take_every_regime(tmp_path):
     entries = [(image, 1 + (image * k) % 3, 0) for image in range(1, 9) for k in (1, 2)]
     split = coco_json([(image, f"{image}.jpg") for image in range(1, 9)], entries, range(1, 81))

@@ -286,6 +286,7 @@ def test_annotations_that_cannot_be_read_leave_nothing_behind(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dataset, folder", [("voc07", "voc_mini/VOCdevkit"), pytest.param("coco", "coco_mini", marks=pytest.mark.slow)]
 )

@@ -107,6 +107,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_published_command_trains_with_the_published_recipe(folder):
     held, said = result(folder / "run"), (folder / "said.txt").read_text()
     assert (held["method"], held["variant"], held["dataset"]) == ("ndlp", "fixed", "voc-lt")

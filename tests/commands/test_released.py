@@ -133,6 +133,7 @@ def test_our_own_checkpoint_as_safetensors_gives_the_same_figures_and_logits(fol
     )
 
 
+@pytest.mark.slow
 def test_a_released_file_is_converted_with_the_classes_of_its_dataset_or_without(folder):
     said = succeed(folder, "evaluate.py", "--load_from", "epoch_30.pth", "--save_as", "nameless.safetensors")
     assert "20 classes, names not known" in said
@@ -182,6 +183,7 @@ def test_classes_in_another_order_are_matched_by_name(folder):
     assert f"; only the checkpoint has unicorn; only voc07 has {names[-1]}; " in line
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_scored_and_said_unless_the_raw_ones_are_asked_for(folder):
     made = released_files.fc_all()
     average = {name: value.flip(0) if "fc_all" in name else value for name, value in made.state.items()}

@@ -320,6 +320,7 @@ def test_validation_on_observed_labels_changes_validation_alone(folder):
 # The choice of a method.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["an", "wan"])
 def test_a_chosen_method_leaves_a_run_that_other_commands_read(folder, method):
     succeed(folder, "main_BCE.py", *RUN, "--epochs", "1", "--loss", method, "--labels", "single", "--output", method)

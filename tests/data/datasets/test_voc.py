@@ -339,6 +339,7 @@ def whole_2007(voc2007):
     return load_voc(source(voc2007, voc2007 / "cache"), 2007)
 
 
+@pytest.mark.slow
 def test_real_voc2007_has_the_published_counts(whole_2007):
     train, test, *_ = whole_2007
     assert (len(train), train.truth.num_classes, len(test)) == (5011, 20, 4952)

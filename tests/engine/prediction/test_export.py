@@ -80,6 +80,7 @@ def onnx(tmp_path_factory):
     return path, file
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_logits_of_predictions(onnx):
     path, file = onnx
     hold_same_logits(path, "onnx", file)
