@@ -21,8 +21,9 @@ def test_datasets_are_known_and_have_a_folder():
 
 @pytest.mark.parametrize(("name", "years"), [("voc07", ["2007", "2007-test"]), ("voc12", ["2012"])])
 def test_voc_is_as_torchvision_knows_it(name, years):
-    found = [(archive.address, archive.md5) for archive in SOURCES[name].archives]
-    assert found == [(DATASET_YEAR_DICT[year]["url"], DATASET_YEAR_DICT[year]["md5"]) for year in years]
+    found = [(archive.name, archive.md5) for archive in SOURCES[name].archives]  # older versions name another host
+    known = [DATASET_YEAR_DICT[year] for year in years]
+    assert found == [(one["url"].split("/")[-1], one["md5"]) for one in known]
     assert {f"{SOURCES[name].inside}/{part.split('/')[0]}" for part in SOURCES[name].parts} == {
         DATASET_YEAR_DICT[year]["base_dir"] for year in years
     }

@@ -196,7 +196,7 @@ def test_a_signal_ends_it_with_its_tables_written(plan, tmp_path, capsys):
     thread.join()
     assert "stopped; what was running is saved, and the same command goes on" in capsys.readouterr().err
     assert (TABLES / "table.md").exists()
-    assert ("BCE", "easy", 1) in kept()
+    assert {("BCE", "easy", 1), ("BCE", "easy", 2)} & set(kept())  # whichever of the two was done by then
 
 
 def test_runs_of_anywhere_are_collected_by_their_settings(plan, script, tmp_path, capsys):
