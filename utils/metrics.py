@@ -3,7 +3,7 @@
 N images, C classes. Scores are (N, C) floats, truth is (N, C) int8: 1 present, 0 absent, -1 unknown. An unknown entry
 is left out of its class, in average precision as in precision and recall. All values are fractions. Where few entries
 are known, these M entries with their scores are enough: `evaluate_known` gives the same metrics from them.
-Calibration and thresholds are judged by `calibration_error`, `best_threshold` and `class_thresholds`.
+Calibration is judged by `calibration_error` and `reliability`; thresholds are chosen in `utils.thresholds`.
 """
 
 from __future__ import annotations
@@ -268,34 +268,15 @@ def _bin_of(value: NDArray[np.float64], bins: int) -> Index:
     return np.clip(np.ceil(value * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def best_threshold(scores: NDArray[Any], truth: NDArray[Any]) -> float:
-    """The threshold with the highest F1, a score of at least it being a prediction; the highest of equal ones.
-
-    Args:
-        scores: (M,) of one class, or of all entries together.
-        truth: (M,) 1 present, 0 absent, -1 unknown, which is left out.
-
-    Returns: a score, or infinity where nothing is present, so that nothing is predicted.
-    """
-    known = truth != UNKNOWN
-    order = np.argsort(-scores[known], kind="stable")
-    ranked, present = scores[known][order], truth[known][order] == PRESENT
-    if not present.any():
-        return float("inf")
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # equal scores enter together
-    f1 = 2 * np.cumsum(present)[ends] / (ends + 1 + present.sum())
-    return float(ranked[ends[np.argmax(f1)]])
-
-
-def class_thresholds(scores: Scores, truth: Codes) -> NDArray[np.float64]:
-    """(C,) `best_threshold` of each class, from scores and truth (N, C)."""
-    return np.array([best_threshold(scores[:, k], truth[:, k]) for k in range(truth.shape[1])], dtype=np.float64)
-
-
 def f1_at(scores: Scores, truth: Codes, threshold: float | NDArray[np.float64]) -> tuple[float, float]:
     """CF1 and OF1, as in `precision_recall`, of the predictions at one threshold or at one per class, (C,)."""
     found = precision_recall(scores >= threshold, truth == PRESENT, truth != UNKNOWN)
     return found.CF1, found.OF1
+
+
+def defined(value: float) -> float | None:
+    """A figure as a file has it: None for NaN, which stands for a figure that is not defined."""
+    return None if np.isnan(value) else value
 
 
 def group_map(per_class: NDArray[np.float64], known: Mask, groups: Mapping[str, Index]) -> dict[str, float]:

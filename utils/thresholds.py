@@ -83,35 +83,66 @@ def choose_threshold(scores: NDArray[np.floating], truth: NDArray[np.int8], rule
         truth: (M,) codes.
         rule: what it is chosen for.
     """
-    known = truth != UNKNOWN
-    order = np.argsort(-scores[known], kind="stable")
-    ranked, present = scores[known][order].astype(np.float64), truth[known][order] == PRESENT
-    positives = int(present.sum())
-    if not positives:
+    cuts = _cuts(scores, truth)
+    if not cuts.positives:
         return Threshold(math.inf, reached=True)
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # equal scores enter together
-    true, chosen = np.cumsum(present)[last], last + 1
-    best, reached = _best_cut(true, chosen, positives, len(ranked) - positives, rule)
-    lowest = ranked[last[best]]
-    below = ranked[last[best] + 1] if best + 1 < len(last) else lowest
+    best, reached = _best_cut(cuts, rule)
+    lowest = cuts.lowest[best]
+    below = cuts.lowest[min(best + 1, len(cuts.lowest) - 1)]
     return Threshold(float((lowest + below) / 2), reached)
 
 
-def _best_cut(true: Index, chosen: Index, positives: int, negatives: int, rule: Rule) -> tuple[int, bool]:
-    """Number of the cut to take, and whether it is as wanted.
+def best_threshold(scores: NDArray[np.floating], truth: NDArray[np.int8]) -> float:
+    """The score with the highest F1 as a threshold; the highest of equal ones.
+
+    It is a score itself, so on the scores that it was chosen on nothing lies between it and the next.
 
     Args:
-        true: (K,) true predictions at each cut, the highest threshold first.
-        chosen: (K,) predictions.
-        positives: all that are present.
-        negatives: all that are absent.
-        rule: what it is chosen for.
+        scores: (M,) of one class, or of all entries together.
+        truth: (M,) codes.
+
+    Returns: a score, or infinity where nothing is present, so that nothing is predicted.
     """
-    precision, recall = true / chosen, true / positives
+    cuts = _cuts(scores, truth)
+    return float(cuts.lowest[_best_cut(cuts, Rule("f1"))[0]]) if cuts.positives else math.inf
+
+
+def class_thresholds(scores: Scores, truth: Codes) -> Floats:
+    """(C,) `best_threshold` of each class, from scores and truth (N, C)."""
+    return np.array([best_threshold(scores[:, k], truth[:, k]) for k in range(truth.shape[1])], dtype=np.float64)
+
+
+class _Cuts(NamedTuple):
+    """The ways to cut a ranking, the highest threshold first; (K,) each. Equal scores are on one side."""
+
+    lowest: Floats
+    """The lowest score that is a prediction."""
+    true: Index
+    """Predictions that are present."""
+    chosen: Index
+    """Predictions."""
+    positives: int
+    """All that are present."""
+    negatives: int
+
+
+def _cuts(scores: NDArray[np.floating], truth: NDArray[np.int8]) -> _Cuts:
+    known = truth != UNKNOWN
+    order = np.argsort(-scores[known], kind="stable")
+    ranked, present = scores[known][order].astype(np.float64), truth[known][order] == PRESENT
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], len(ranked) > 0))
+    positives = int(present.sum())
+    return _Cuts(ranked[last], np.cumsum(present)[last], last + 1, positives, len(ranked) - positives)
+
+
+def _best_cut(cuts: _Cuts, rule: Rule) -> tuple[int, bool]:
+    """Number of the cut to take, and whether it is as wanted."""
+    true, chosen = cuts.true, cuts.chosen
+    precision, recall = true / chosen, true / cuts.positives
     if rule.aim == "f1":
-        return int(np.argmax(2 * true / (chosen + positives))), True
+        return int(np.argmax(2 * true / (chosen + cuts.positives))), True
     if rule.aim == "youden":
-        return int(np.argmax(recall - (chosen - true) / max(negatives, 1))), True
+        return int(np.argmax(recall - (chosen - true) / max(cuts.negatives, 1))), True
     if rule.aim == "recall":
         return int(np.argmax(recall >= rule.least)), True
     enough = precision >= rule.least

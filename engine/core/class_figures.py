@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.core.scoring import EvalResult
-from utils.metrics import Mask, Tally, area_under_roc, count_predictions
+from utils.metrics import Mask, Tally, area_under_roc, count_predictions, defined
 from utils.thresholds import Floats
 from utils.types import PRESENT, UNKNOWN, LabelTable
 
@@ -33,13 +33,12 @@ class ClassFigures(NamedTuple):
 
     def as_dicts(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """One entry per class, with None for a figure that is not defined."""
-        columns = {"positives": self.tally.positives, "known": self.tally.known, "predicted": self.tally.chosen}
-        columns |= {name: getattr(self, name) for name in ("AP", "AUROC", "precision", "recall", "F1")}
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        return [
-            {"class": name, **{key: _defined(value) for key, value in zip(columns, row, strict=True)}}
-            for name, row in zip(classes, rows, strict=True)
-        ]
+        counts = {"positives": self.tally.positives, "known": self.tally.known, "predicted": self.tally.chosen}
+        columns: dict[str, list[Any]] = {"class": list(classes)}
+        columns |= {name: count.tolist() for name, count in counts.items()}
+        for name in ("AP", "AUROC", "precision", "recall", "F1"):
+            columns[name] = [defined(value) for value in getattr(self, name).tolist()]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def class_figures(measured: EvalResult, truth: LabelTable, predicted: Mask | None = None) -> ClassFigures:
@@ -74,7 +73,3 @@ def _ratio(part: Any, whole: Any) -> Floats:
     found: Floats = np.full(len(whole), math.nan)
     np.divide(part, whole, out=found, where=whole > 0)
     return found
-
-
-def _defined(value: float) -> float | None:
-    return None if isinstance(value, float) and math.isnan(value) else value

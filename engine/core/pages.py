@@ -7,11 +7,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+_SHARED = Path(__file__).parent / "templates"
+"""What all pages have: `page.css`, their colours, light and dark."""
+
 
 def templates_in(folder: Path) -> Environment:
     """The templates of a folder. All text that is put in is escaped, and what no page may hold is spelled out."""
     return Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader([folder, _SHARED]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_printable,  # of each value that is put in, before it is escaped

@@ -25,9 +25,8 @@ from utils.metrics import (
     KnownScores,
     Metrics,
     Scores,
-    best_threshold,
     calibration_error,
-    class_thresholds,
+    defined,
     evaluate_known,
     evaluate_scores,
     f1_at,
@@ -35,6 +34,7 @@ from utils.metrics import (
     known_scores,
 )
 from utils.published_metrics import full_row_figures, published_figures
+from utils.thresholds import best_threshold, class_thresholds
 from utils.types import PRESENT, UNKNOWN, Annotations, Batch, Index, LabelTable
 
 _HELD = 1 << 28
@@ -261,15 +261,14 @@ def _all_views(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def groups_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, float | None]:
     """Mean average precision of each group of classes by name; None for a group without an evaluated class."""
     means = group_map(metrics.per_class, metrics.known, groups)
-    return {name: None if math.isnan(value) else value for name, value in means.items()}
+    return {name: defined(value) for name, value in means.items()}
 
 
 def group_figures_as_dict(metrics: Metrics, groups: Mapping[str, Index]) -> dict[str, dict[str, float | None]]:
     """All metrics of each group of classes and, under `total`, of all classes; None where nothing is known."""
     by_group = group_figures(metrics.per_class, metrics.tally, groups)
     return {
-        group: {name: None if math.isnan(value) else value for name, value in values._asdict().items()}
-        for group, values in by_group.items()
+        group: {name: defined(value) for name, value in values._asdict().items()} for group, values in by_group.items()
     }
 
 

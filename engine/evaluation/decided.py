@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -63,8 +62,3 @@ def decision_figures(measured: EvalResult, truth: LabelTable, decisions: Decisio
         CalibrationErrors(*calibration_error(expit(exact), codes)),
         fitted,
     )
-
-
-def share(value: float) -> float | None:
-    """A figure for a file, None where it is not defined."""
-    return None if math.isnan(value) else value

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from engine.core.checkpoint import SavedModel
 from engine.core.manifest import Published
 from engine.core.scoring import EvalResult, beside_as_dict
-from engine.evaluation.decided import CalibrationErrors, DecisionFigures, share
+from engine.evaluation.decided import CalibrationErrors, DecisionFigures
 from engine.evaluation.published import comparison
 from engine.evaluation.uncertainty import UncertaintyFigures, uncertainty_content
+from utils.metrics import defined
 from utils.safe_files import write_text
 from utils.types import Annotations
 
@@ -48,7 +49,7 @@ def write_result(
         **({} if scored.full_rows is None else {"full_rows": scored.full_rows}),
         "extra": {**scored.groups, **beside_as_dict(scored.measured)},
         "average_precision": {
-            name: None if value != value else value for name, value in zip(test.classes, average_precision, strict=True)
+            name: defined(value) for name, value in zip(test.classes, average_precision, strict=True)
         },
     }
     if published:
@@ -71,7 +72,7 @@ def _decided(figures: DecisionFigures, classes: Sequence[str]) -> dict[str, Any]
     limits = decisions.threshold_probabilities()
     for row, limit in zip(rows, [None] * len(rows) if limits is None else limits.tolist(), strict=True):
         row["threshold"] = limit
-    content: dict[str, Any] = {"AUROC": share(figures.classes.mean_auroc), "per_class": rows}
+    content: dict[str, Any] = {"AUROC": defined(figures.classes.mean_auroc), "per_class": rows}
     if decisions.thresholds is not None:
         content["thresholds"] = {
             **{"rule": decisions.thresholds.rule, "chosen_on": decisions.thresholds.chosen_on},
@@ -89,4 +90,4 @@ def _decided(figures: DecisionFigures, classes: Sequence[str]) -> dict[str, Any]
 
 
 def _errors(errors: CalibrationErrors) -> dict[str, float | None]:
-    return {"ECE": share(errors.pooled), "ECE_class": share(errors.by_class)}
+    return {"ECE": defined(errors.pooled), "ECE_class": defined(errors.by_class)}

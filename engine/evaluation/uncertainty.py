@@ -11,7 +11,7 @@ from engine.core.run_folder import percentages
 from engine.core.scoring import EvalResult
 from utils.bootstrap import DRAWS, Uncertainty, bootstrap
 from utils.checks import require
-from utils.metrics import Metrics, evaluate_scores
+from utils.metrics import Metrics, defined, evaluate_scores
 from utils.options import option
 from utils.types import Annotations
 from utils.unit_rows import GroupScore, group_rows
@@ -98,7 +98,7 @@ def uncertainty_content(figures: UncertaintyFigures, classes: Sequence[str]) -> 
         precision = zip(classes, rows.metrics.per_class.tolist(), strict=True)
         content["per_group"] = {
             **{"groups": rows.groups, "scores": rows.score, "test": rows.metrics.as_dict()},
-            "average_precision": {name: None if math.isnan(value) else value for name, value in precision},
+            "average_precision": {name: defined(value) for name, value in precision},
         }
     return content
 

@@ -11,9 +11,7 @@ from tests.oracles import metrics as oracle
 from utils.metrics import (
     KnownScores,
     average_precision,
-    best_threshold,
     calibration_error,
-    class_thresholds,
     evaluate_known,
     evaluate_scores,
     f1_at,
@@ -22,6 +20,7 @@ from utils.metrics import (
     reliability,
     top_mask,
 )
+from utils.thresholds import best_threshold, class_thresholds
 
 HALF = 0.5
 LABELS = ("CP", "CR", "CF1", "OP", "OR", "OF1")

@@ -28,7 +28,8 @@ from models.peers import Peers
 from tests.ranks import run_ranks
 from utils import collectives
 from utils.checks import RunError
-from utils.metrics import best_threshold, calibration_error, class_thresholds, evaluate_scores, f1_at
+from utils.metrics import calibration_error, evaluate_scores, f1_at
+from utils.thresholds import best_threshold, class_thresholds
 from utils.types import UNKNOWN, Annotations, LabelTable, ModelOutput
 
 CONFIG = LoaderConfig(img_size=8, batch_size=6, augment="none")

@@ -18,7 +18,10 @@ from tests.engine.training.test_waits import CASES_ON_HOST, KNOWN, SHAPE, Preten
 from tests.pretended_device import DEVICE, ROOT, PretendedDevice
 from tests.ranks import run_ranks
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU disturbs a pretended one beside it")
+pytestmark = [
+    pytest.mark.slow,  # a step of every method on two processes
+    pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU disturbs a pretended one beside it"),
+]
 EXCHANGES = ("all_reduce", "all_gather", "broadcast", "all_to_all_single")
 OTHERS = [Case("ignore", {"variant": "reference"}, "reference"), Case("db", {"weight_norm": "by_batch"}, "by_batch")]
 OTHERS += [Case("csl", {"csl_mode": "negative"}, "negative")]
