@@ -91,13 +91,20 @@ def _by_table(decisions: Sequence[Decision], tables: Sequence[NamedTable]) -> Ma
     Raises: UserError for an image or a class that no table has, or a label that is not what it was.
     """
     found: dict[Path, list[Decision]] = {one.table.path: [] for one in tables}
+    decided: dict[tuple[Path, str, str], Decision] = {}
     for one in decisions:
         fitting = {each.table.path: fits for each in tables if (fits := _in_table(one, each)) is not None}
         if not fitting:
             raise _no_such_label(one, tables)
         _require_as_given(one, fitting)
         for path, fits in fitting.items():
-            if fits.given != one.new:
+            before = decided.setdefault((path, fits.image, fits.label), fits)
+            require(
+                before.new == one.new,
+                f"{one.where}: {one.label!r} of {one.image!r} is decided otherwise than in {before.where}, where the "
+                "image has another name; keep one line",
+            )
+            if fits.given != one.new and before is fits:
                 found[path].append(fits)
     return found
 

@@ -119,7 +119,8 @@ def test_gradients_are_those_of_finite_differences():
 
 def test_confidence_begins_at_the_threshold_and_half_is_neither():
     bound = float(np.log(0.75 / 0.25))
-    logits = torch.tensor([[bound, np.nextafter(bound, 0), -bound, np.nextafter(-bound, 0), 0.0, 9.0]]).double()
+    values = [[bound, np.nextafter(bound, 0), -bound, np.nextafter(-bound, 0), 0.0, 9.0]]
+    logits = torch.tensor(values, dtype=torch.float64)
     unknown = torch.full((1, 6), UNKNOWN)
     found = confident_labels(logits, unknown, 0.75)
     assert found.tolist() == [[PRESENT, UNKNOWN, ABSENT, UNKNOWN, UNKNOWN, PRESENT]]

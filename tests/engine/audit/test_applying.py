@@ -118,6 +118,17 @@ def test_tables_that_are_read_as_one_are_corrected_by_the_names_of_the_first(two
     assert (two_tables / "columns.corrected.csv").read_text() == ("image,cat,owl\nC:\\x\\1.JPG,0,0\nC:\\x\\2.JPG,1,0\n")
 
 
+def test_an_image_of_two_names_is_decided_once(two_tables):
+    lines = ["image,class,new", "2.jpg,owl,absent", "x/2.JPG,owl,absent"]
+    (two_tables / "decisions.csv").write_text("\n".join(lines) + "\n")
+    said = succeed(two_tables, *SEVERAL)
+    assert "columns.corrected.csv with 1 labels changed" in said
+    (two_tables / "decisions.csv").write_text("\n".join([*lines[:2], "x/2.JPG,owl,present"]) + "\n")
+    fault = "line 3: 'owl' of 'x/2.JPG' is decided otherwise than in decisions.csv, line 2, where the image has another"
+    assert fault in refusal(two_tables, *SEVERAL)
+    assert not list(two_tables.glob("*corrected-2*"))
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
