@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import signal
 import time
 import zlib
 from collections.abc import Sequence
@@ -95,7 +94,7 @@ class Bench:
         processes = start(self._job(output), plan)
         if plan.kind in ("time", "term"):
             time.sleep(delay)
-            os.kill(processes[0], signal.SIGKILL if plan.kind == "time" else signal.SIGTERM)  # unreaped: it is there
+            processes[0].kill() if plan.kind == "time" else processes[0].terminate()
         codes = end_of(processes)
         # Until the run has started its processes may wait for one another to come up: then a launcher has to end them.
         return codes if _starts(output) == before else ["hung" if code == "ended" else code for code in codes]

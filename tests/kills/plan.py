@@ -1,6 +1,7 @@
 """Where a run is killed, and the run in a process of its own that kills itself there."""
 
 import importlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -8,11 +9,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from accelerate.state import AcceleratorState
+import torch
 
 import engine.core.run_folder as run_folder
 from engine.core.cli import exit_code
@@ -99,38 +101,41 @@ class Job(NamedTuple):
     """False leaves the figures out, which take most of the time."""
 
 
-def start(job: Job, plan: Plan, count: Path | None = None) -> list[int]:
-    """Start a run; the plan holds for its first process, which writes. Returns the ids of its processes.
+def start(job: Job, plan: Plan, count: Path | None = None) -> list[ForkServerProcess]:
+    """Start a run; the plan holds for its first process, which writes. Returns its processes.
+
+    They are forks of a server that has imported the project and done nothing since: a process whose autograd has
+    threads, as one of tests that came before may have, has no forks that train.
 
     Args:
         job: the run.
         plan: where it is killed, if anywhere.
         count: a file for the number of files that the run has written.
     """
+    multiprocessing.set_forkserver_preload(["tests.kills.plan"])
+    context = multiprocessing.get_context("forkserver")
     port = _free_port() if job.processes > 1 else 0
     made = []
     for rank in range(job.processes):
-        process = os.fork()
-        if not process:
-            first = (plan, count) if rank == 0 else (Plan(), None)
-            _be(job, *first, _environment(rank, job.processes, port))
-        made.append(process)
+        first = (plan, count) if rank == 0 else (Plan(), None)
+        environment = dict(os.environ) | _environment(rank, job.processes, port)
+        made.append(context.Process(target=_be, args=(job, *first, environment)))
+        made[-1].start()
     return made
 
 
-def end_of(processes: list[int], seconds: float = SECONDS) -> list[int | str]:
+def end_of(processes: list[ForkServerProcess], seconds: float = SECONDS) -> list[int | str]:
     """Exit codes of processes; 30 s after the first that fails the rest must be done.
 
     Those that are not are ended as a launcher ends them, `ended`, and killed where they do not obey, `hung`.
     """
-    codes: dict[int, int | str] = {}
+    codes: dict[ForkServerProcess, int | str] = {}
     deadline = time.monotonic() + seconds
     while len(codes) < len(processes):
         for process in (each for each in processes if each not in codes):
-            got, status = os.waitpid(process, os.WNOHANG)
-            if got:
-                codes[process] = os.waitstatus_to_exitcode(status)
-                if codes[process] != 0:
+            if process.exitcode is not None:
+                codes[process] = process.exitcode
+                if process.exitcode != 0:
                     deadline = min(deadline, time.monotonic() + 30)
             elif time.monotonic() > deadline:
                 codes[process] = "ended" if _obeys(process) else "hung"
@@ -138,15 +143,14 @@ def end_of(processes: list[int], seconds: float = SECONDS) -> list[int | str]:
     return [codes[process] for process in processes]
 
 
-def _obeys(process: int, seconds: float = 10.0) -> bool:
+def _obeys(process: ForkServerProcess, seconds: float = 10.0) -> bool:
     """Ask a process to end; one that does not is killed."""
-    os.kill(process, signal.SIGTERM)
-    for _ in range(int(seconds * 100)):
-        if os.waitpid(process, os.WNOHANG)[0]:
-            return True
-        time.sleep(0.01)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
+    process.terminate()
+    process.join(seconds)
+    if process.exitcode is not None:
+        return True
+    process.kill()
+    process.join()
     return False
 
 
@@ -173,8 +177,9 @@ def _be(job: Job, plan: Plan, count: Path | None, environment: dict[str, str]) -
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.chdir(job.folder)
+        os.environ.clear()
         os.environ.update(environment)
-        AcceleratorState._reset_state(reset_partial_state=True)  # of runs that the process had before it was forked
+        torch.set_num_threads(1)
         armed = Armed(plan)
         armed.arm()
         main: Callable[..., int] = importlib.import_module(job.script).main
