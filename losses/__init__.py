@@ -57,6 +57,7 @@ from losses.role import ROLE, ROLEConfig
 from losses.sarb import SARB, SARBConfig
 from losses.single_positive import EPR, IU, PR, EPRConfig, IUConfig, PRConfig
 from losses.splc import SPLC, Hill, HillConfig, SPLCConfig
+from losses.splicemix_cl import SpliceMixCL, SpliceMixCLConfig
 from losses.transition import Transition, TransitionConfig
 from losses.vlpl import VLPL, VLPLConfig
 from utils.checks import require
@@ -99,6 +100,7 @@ CRITERIA: dict[str, Method] = {
     "partial_bce": Method(PartialBCE, PartialBCEConfig),
     "consistency": Method(Consistency, ConsistencyConfig),
     "sarb": Method(SARB, SARBConfig),
+    "splicemix_cl": Method(SpliceMixCL, SpliceMixCLConfig),
     "csl": Method(CSL, CSLConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
     "em": Method(EM, EMConfig),

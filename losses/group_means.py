@@ -187,7 +187,7 @@ def group_regularised(name: str, kind: type[Criterion], config: GroupConfig) -> 
     if config.group_weight == 0:
         return kind
     require(
-        kind.single_pass and not kind.needs & {"peers", "second_view"},
+        kind.single_pass and not kind.needs & {"peers", "second_view", "grids"},
         f"--group_weight {config.group_weight}: {name} has several scores of an image in a step (views, mixtures, two "
         "networks), the regulariser is of one; leave it out, or take another method",
     )

@@ -10,6 +10,7 @@ from models.backbones.feature_extractors import Backbone, Stage, map_shape
 from models.backbones.given import GivenFeatures
 from models.heads.base import Head
 from utils.checks import UserError
+from utils.grids import Layout, tile_maps
 from utils.types import ModelOutput
 
 _USUAL_SIZES = (224, 240, 256, 288, 320, 336, 384, 392, 448, 512, 518)
@@ -52,13 +53,28 @@ class Classifier(nn.Module):
         self._always_eval = [*(part for part in frozen if isinstance(part, nn.Module)), *eval_norms]
         self.freeze_backbone(False)
 
-    def forward(self, images: Tensor, want: frozenset[str] = frozenset(), known: Tensor | None = None) -> ModelOutput:
+    def forward(
+        self,
+        images: Tensor,
+        want: frozenset[str] = frozenset(),
+        known: Tensor | None = None,
+        layout: Layout | None = None,
+    ) -> ModelOutput:
         """Logits and features always; `cam`, without gradient, `class_vectors` or `divergence` when that is wanted.
 
         There is no divergence of a head that draws nothing.
         Labels `known` beforehand, (B, C) PRESENT, ABSENT or UNKNOWN, are for heads that take them; not with maps.
+        With the `layout` of the last images also the logits of their tiles: the head on each tile's part of the map.
         """
-        return self.on_features(self.backbone(images), want, known)
+        features = self.backbone(images)
+        output = self.on_features(features, want, known)
+        return output if layout is None else output._replace(tile_logits=self._tile_logits(features, layout))
+
+    def _tile_logits(self, features: Tensor, layout: Layout) -> Tensor:
+        """(E, T, C) of the last E of the maps (B, D, h, w)."""
+        tiles = tile_maps(features[len(features) - len(layout.tiles) :], layout.rows, layout.columns)
+        logits: Tensor = self.head(tiles)
+        return logits.view(*layout.tiles.shape, logits.shape[1])
 
     def on_features(
         self, features: Tensor, want: frozenset[str] = frozenset(), known: Tensor | None = None

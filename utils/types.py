@@ -17,6 +17,7 @@ from PIL import Image
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from utils.grids import Layout
 from utils.prior_scores import PriorScores
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -281,6 +282,7 @@ class Batch(NamedTuple):
     """(G,) long, `index` of the batch of all processes in the order of one: process r of P has rows r, r + P, ... of
     it, or, of fewer rows than processes, row r modulo their number. On the host, beside a GPU in pinned memory. None
     where only this process's rows are known."""
+    layout: Layout | None = None  # of the last rows, where those are grids of the rows before them
 
 
 class ClassVectors(NamedTuple):
@@ -304,6 +306,7 @@ class ModelOutput(NamedTuple):
     cam: Tensor | None = None  # (B, C, h, w), only when asked for
     class_vectors: ClassVectors | None = None  # with gradient, only when asked for
     divergence: Tensor | None = None  # (B,) of heads that draw what they score, with gradient, only when asked for
+    tile_logits: Tensor | None = None  # (E, T, C) of the tiles of the last E images, only when a layout is given
 
 
 class Model(Protocol):

@@ -13,6 +13,7 @@ from torch import Tensor
 from data.loading.dataset import ImageBatch
 from data.loading.loader import batch_on
 from data.loading.samplers import ShuffledBatches
+from data.loading.splicemix import MixConfig, Splicer
 from data.loading.transforms import normalizer
 from engine.core.distributed import Runtime
 from engine.training.ema import EMA
@@ -221,8 +222,12 @@ class Trainer:
             print_freq=10**9,
             save=lambda state: None,
             freezing=Freezing(0, self.network.freeze_backbone),
-            hooks=Hooks(),
+            hooks=Hooks(mix=self._splicer()) if "grids" in self.criterion.needs else Hooks(),
         )
+
+    def _splicer(self) -> Splicer:
+        """What adds grids of images, as `--mix splice` does."""
+        return Splicer(MixConfig(mix="splice"), self.runtime.rank, self.runtime.world_size)
 
     def start(self, epoch: int) -> None:
         """Begin an epoch, with training scores of 0 where the method wants some."""

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from utils.checks import require
+from utils.grids import NO_ROW, Layout
 from utils.options import option
 from utils.types import ABSENT, PRESENT, UNKNOWN, Batch
 
 GRIDS = ((1, 2), (2, 2), (2, 3))
 """Rows and columns of the grids; those that are not square are turned half of the time."""
-
-NO_ROW = -1
-"""Index of a spliced image, which is no row of the training set."""
 
 _ROUNDING = 1e-9  # 0.29 * 100 is 28.999... in floating point, and means 29
 
@@ -52,22 +50,6 @@ class MixConfig:
     def spliced_rows(self, rows: int) -> int:
         """Number of spliced images beside so many others."""
         return int(rows * self.splice_share + _ROUNDING) if self.mix == "splice" else 0
-
-
-class Layout(NamedTuple):
-    """Grids of images: which image each tile shows, row by row, and which tiles are empty."""
-
-    rows: int
-    columns: int
-    tiles: Tensor  # (E, T) long, positions in the batch
-    shown: Tensor  # (E, T) bool; False: the tile is empty
-
-    def on(self, device: torch.device) -> Layout:
-        """The same on `device`, for which nothing waits."""
-        if device.type == "cpu":
-            return self
-        tiles, shown = (each.pin_memory().to(device, non_blocking=True) for each in (self.tiles, self.shown))
-        return self._replace(tiles=tiles, shown=shown)
 
 
 def draw_layout(config: MixConfig, images: int, spliced: int) -> Layout:
@@ -170,6 +152,7 @@ def _with_spliced(batch: Batch, layout: Layout, everywhere: int) -> Batch:
         soft,
         _padded(batch.host_index, len(codes)),
         _padded(batch.global_index, everywhere),
+        layout,
     )
 
 

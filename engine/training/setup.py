@@ -323,9 +323,13 @@ def build_loaders(
 def splicer_of(settings: Settings, criterion: Criterion, runtime: Runtime) -> Splicer:
     """What adds spliced images to each batch, none without `--mix splice`.
 
-    Raises: UserError if there are no images to splice, or the method cannot learn from spliced ones.
+    Raises: UserError if there are no images to splice, or the method cannot learn from spliced ones, or from no others.
     """
     config = settings.of(MixConfig)
+    require(
+        config.mix == "splice" or "grids" not in criterion.needs,
+        f"{settings.method}: holds images against grids of them, and there are none; give --mix splice, or --loss bce",
+    )
     if config.mix == "splice":
         fixed = settings.of(RunConfig).train_mode == "linear_fixed_features"
         require(not fixed, "--mix splice: there are no images to splice, features stand in for them; leave it out")

@@ -1,8 +1,9 @@
-"""Mean pooling and one linear layer, with BoostLU or saliency. B batch, C classes, D feature width, h w feature map."""
+"""Pooling and one linear layer, with BoostLU or saliency. B batch, C classes, D feature width, h w feature map."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,26 @@ from torch.nn import functional as F
 from models.heads.base import Head, LabelInfo, outside_autocast
 from models.heads.boostlu import boosted
 from models.heads.saliency import Saliency, SaliencyConfig, saliency
+from utils.checks import require
+from utils.options import option
 from utils.types import ClassVectors
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearConfig(SaliencyConfig):
     """Mean pooling and one linear layer."""
+
+    pool: Literal["mean", "max"] = option(
+        "mean", "linear: features are pooled over positions by their mean, or by their maximum (SpliceMix)", strict=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.pool in ("mean", "max"), f"--pool {self.pool}: choose from mean, max")
+        require(
+            self.pool == "mean" or self.linear,
+            f"--pool {self.pool}: BoostLU and saliency are of averaged scores; leave --boostlu and --saliency out",
+        )
 
 
 class LinearHead(Head):
@@ -50,13 +65,29 @@ class LinearHead(Head):
     def class_vectors(self, features: Tensor) -> ClassVectors:
         """The features of all positions, weighted for each class by the softmax of its scores.
 
-        Weights and bias are those of the head, whose logit is that of the plain mean.
+        Weights and bias are those of the head, whose logit is that of the plain mean, or of the maxima.
         """
         with outside_autocast(features):
             weight = self.fc.weight
             positions = features.to(weight.dtype).flatten(2)
             attention = torch.softmax(weight @ positions, dim=2)
             return ClassVectors(attention @ positions.transpose(1, 2), weight, self.fc.bias)
+
+
+class MaxLinearHead(LinearHead):
+    """The linear head on the maximum of each feature over positions, as SpliceMix was published with.
+
+    Parameters and activation map are those of `LinearHead`, but the mean of the map is not the logit. Equal maxima
+    share the gradient.
+    """
+
+    needs_maps = True
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        with outside_autocast(features):
+            logits: Tensor = self.fc(features.to(self.fc.weight.dtype).amax(dim=(2, 3)))
+        return logits
 
 
 class BoostedLinearHead(LinearHead):
@@ -112,7 +143,9 @@ class SaliencyLinearHead(LinearHead):
 
 
 def build_linear(width: int, classes: int, config: LinearConfig, label_info: LabelInfo | None) -> Head:
-    """The linear head of a config, boosted or with saliency if so set."""
+    """The linear head of a config, of maxima, boosted or with saliency if so set."""
+    if config.pool == "max":
+        return MaxLinearHead(width, classes)
     if (added := config.added_saliency) is not None:
         return SaliencyLinearHead(width, classes, added)
     if config.boostlu is None:

@@ -41,6 +41,7 @@ NEEDED = {
     "transition": ("--labels", "flip", "--known_rates", "0.1,0.1"),
     "vlpl": ("--labels", "single", "--prior_scores", "s.npz"),
     "gpr": ("--labels", "single", "--prior_scores", "s.npz", "--expected_num_pos", "1.5"),
+    "splicemix_cl": ("--labels", "single", "--mix", "splice", "--pool", "max"),
     "label_mask": ("--labels", "single", "--head", "ctran", "--hidden_dim", "8", "--nheads", "2"),
 }
 HEAD_WORDS = {

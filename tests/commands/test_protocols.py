@@ -144,7 +144,12 @@ PUBLISHED = {
     ("splicemix", "coco"): {"loss": "bce", "mix": "splice", "splice_share": 0.25, "splice_grids": "0.3,0.4,0.3"}
     | {"splice_drop": 0.3, "model": "resnet101", "img_size": 448, "batch_size": 32, "epochs": 80, "optimizer": "sgd"}
     | {"lr": 0.005, "head_lr_mult": 10, "w_d": 1e-4, "milestones": "39,59", "warmup_epoch": 3, "drop_last": "train"},
-    ("splicemix", "voc07"): {"batch_size": 16, "lr": 0.001, "warmup_epoch": 0, "clip_grad": 10, "mix": "splice"},
+    ("splicemix", "voc07"): {"batch_size": 16, "lr": 0.001, "warmup_epoch": 0, "clip_grad": 10, "mix": "splice"}
+    | {"head": "linear", "pool": "max"},
+    ("splicemix_cl", "coco"): {"loss": "splicemix_cl", "mix": "splice", "tile_weight": 1.0, "tile_gradient": False}
+    | {"pool": "max", "model": "resnet101", "img_size": 448, "batch_size": 32, "epochs": 80, "optimizer": "sgd"}
+    | {"lr": 0.005, "head_lr_mult": 10, "w_d": 1e-4, "milestones": "39,59", "warmup_epoch": 3, "drop_last": "train"},
+    ("splicemix_cl", "voc07"): {"batch_size": 16, "lr": 0.001, "clip_grad": 10, "tile_gradient": True, "pool": "max"},
     ("mime", "coco"): {"loss": "mime", "labels": "single", "label_seed": 1200, "val_frac": 0.2, "split_seed": 1200}
     | {"model": "resnet50", "head": "q2l", "bottleneck": 256, "img_size": 448, "batch_size": 32, "epochs": 10, "w_d": 0}
     | {"lr": 1e-4, "head_lr_mult": 10, "scheduler": "constant", "pseudo_threshold": 0.95, "mime_warmup": 2}

@@ -32,6 +32,7 @@ METHODS = {
     "pu_mlc": f"main_BCE --loss pu_mlc --scale_floor 0.1 {ONE} {STEADY}",
     "plc": f"main_BCE --loss plc --pseudo_threshold 0.5 {ONE}",
     "sarb": f"main_BCE --loss sarb --blend_from 2 {KNOWN}",
+    "splicemix_cl": f"main_BCE --loss splicemix_cl --mix splice --pool max {CANDIDATE}",
     "lac": f"main_BCE --loss lac --lac_warmup 1 --queue_size 8 --embedding_width 4 {ONE}",
     "csl": f"main_BCE --loss csl --likelihood_topk 2 --prior observed --prior_threshold 0.3 {KNOWN}",
     "em": f"main_BCE --loss em {ONE}",

@@ -148,7 +148,7 @@ def test_groups_of_one_image_are_its_own_former_scores():
 TAKES = [
     name
     for name, method in CRITERIA.items()
-    if method.criterion.single_pass and not method.criterion.needs & {"peers", "second_view", "labels"}
+    if method.criterion.single_pass and not method.criterion.needs & {"peers", "second_view", "labels", "grids"}
 ]
 
 

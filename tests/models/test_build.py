@@ -51,7 +51,7 @@ MODEL = {
 TRANSFORMER = {"hidden_dim": None, "dim_feedforward": None, "nheads": 4, "dropout": 0.1}
 SALIENCY = {"saliency": 0.0, "saliency_k": 5, "saliency_test": True}
 PUBLISHED = {
-    "linear": {"boostlu": None, **SALIENCY},
+    "linear": {"pool": "mean", "boostlu": None, **SALIENCY},
     "csra": {"num_heads": 1, "lam": 0.1, "boostlu": None, **SALIENCY},
     "pfc": {"neck_width": 256, "neck_dropout": 0.5},
     "q2l": {

@@ -12,6 +12,7 @@ from models.heads.linear import LinearHead
 from models.heads.pfc import PFCHead
 from models.heads.query2label import Query2LabelHead
 from utils.checks import UserError
+from utils.grids import Layout
 
 
 def gcn_head():
@@ -91,6 +92,21 @@ def test_known_labels_reach_the_head_that_takes_them_and_no_other():
     for name in set(HEADS) - {"ctran"}:
         with pytest.raises(ValueError, match="takes no labels"):
             Classifier(SceneNet(), HEADS[name]())(images(), known=known)
+
+
+def test_the_head_classifies_tiles_of_the_last_images_as_it_does_images(model):
+    model.eval()
+    layout = Layout(2, 1, torch.tensor([[1, 0]]), torch.tensor([[True, False]]))
+    large = torch.rand(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))  # maps of 6 x 6 positions
+    found, plain = model(large, layout=layout), model(large)
+    torch.testing.assert_close(found.logits, plain.logits)
+    assert plain.tile_logits is None
+    assert found.tile_logits.shape == (1, 2, 5)
+    tiles = torch.stack([found.features[3, :, :3], found.features[3, :, 3:]])
+    torch.testing.assert_close(found.tile_logits[0], model.head(tiles))
+    model.train()
+    model(images(), layout=layout).tile_logits.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.backbone_parameters())
 
 
 def test_images_of_a_batch_do_not_mix_in_evaluation(model):

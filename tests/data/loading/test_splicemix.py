@@ -9,8 +9,6 @@ from torch.nn import functional as F
 
 from data.loading.splicemix import (
     GRIDS,
-    NO_ROW,
-    Layout,
     MixConfig,
     Splicer,
     draw_layout,
@@ -19,7 +17,9 @@ from data.loading.splicemix import (
     spliced_targets,
 )
 from tests.golden_files import each_case
+from tests.oracles.splicemix import corner_aligned
 from utils.checks import UserError
+from utils.grids import NO_ROW, Layout
 from utils.types import ABSENT, PRESENT, UNKNOWN, Batch
 
 SPLICE = MixConfig(mix="splice")
@@ -33,29 +33,19 @@ def layout_of(rows, columns, tiles, empty=()):
     return Layout(rows, columns, tiles, shown)
 
 
-@pytest.mark.parametrize(("case", "arrays"), each_case("splicemix.npz"))
+def of_grids(case, arrays):
+    """True of a case of the mixer; those of the loss are compared in tests/losses/test_splicemix_cl.py."""
+    return case is None or case["kind"] != "consistency"
+
+
+@pytest.mark.parametrize(("case", "arrays"), [each for each in each_case("splicemix.npz") if of_grids(*each.values)])
 def test_golden_grids(case, arrays):
-    if case["kind"] != "mix":
-        pytest.skip(f"{case['kind']}: the loss of SpliceMix-CL, which is not here")
     images, codes = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["targets"])
     empty = arrays["drop"].nonzero()[0]
     layout = layout_of(case["rows"], case["cols"], list(range(len(images))), empty)
     assert layout.tiles.shape == (case["n_grid"], case["rows"] * case["cols"])
     np.testing.assert_allclose(spliced_images(images, layout), arrays["mixed"], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(spliced_labels(codes, layout), arrays["mixed_targets"])
-
-
-def corner_aligned(image, height, width):
-    """(3, height, width) bilinear, corners kept; slow."""
-    found = np.zeros((len(image), height, width))
-    for y, x in itertools.product(range(height), range(width)):
-        row = y * (image.shape[1] - 1) / max(height - 1, 1)
-        column = x * (image.shape[2] - 1) / max(width - 1, 1)
-        top, left = int(row), int(column)
-        for i, j in itertools.product((top, top + 1), (left, left + 1)):
-            if i < image.shape[1] and j < image.shape[2]:
-                found[:, y, x] += (1 - abs(row - i)) * (1 - abs(column - j)) * image[:, i, j]
-    return found
 
 
 def test_pixels_are_those_of_a_slow_oracle():
@@ -162,6 +152,9 @@ def test_a_batch_keeps_its_rows_and_has_spliced_ones_behind_them():
     assert torch.equal(mixed.observed, torch.cat([batch.observed, spliced_labels(batch.observed, layout)]))
     assert mixed.soft.shape == (11, 4)
     assert torch.equal(mixed.soft[:9], batch.soft)
+    assert (mixed.layout[:2], batch.layout) == (layout[:2], None)
+    assert torch.equal(mixed.layout.tiles, layout.tiles)
+    assert torch.equal(mixed.layout.shown, layout.shown)
     assert mixed.index.tolist() == mixed.host_index.tolist() == [*range(10, 19), NO_ROW, NO_ROW]
     assert (mixed.truth, mixed.global_index, NO_ROW) == (None, None, -1)
 

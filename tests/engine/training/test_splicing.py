@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.gpu.trainer import CASES, VARIANTS, Case, Shape, Trainer
-from data.loading.splicemix import NO_ROW, MixConfig, Splicer
+from data.loading.splicemix import MixConfig, Splicer
 from engine.core.distributed import Runtime
 from engine.training.finite import step_of
 from engine.training.loop import Hooks
@@ -17,6 +17,7 @@ from engine.training.setup import splicer_of
 from tests.engine.run_folders import settings_of
 from tests.engine.training.test_loop import BATCH, ROWS, copied, make_loop
 from utils.checks import UserError
+from utils.grids import NO_ROW
 from utils.types import LossOutput
 
 MIX = MixConfig(mix="splice")
@@ -149,8 +150,8 @@ def test_the_first_rows_of_an_output():
     assert (marked.of_first(1).modified.tolist(), marked.of_first(1).parts) == ([[True, False]], output.parts)
 
 
-def criterion(reason=""):
-    return SimpleNamespace(refuses_spliced=lambda: reason)
+def criterion(reason="", needs=frozenset()):
+    return SimpleNamespace(refuses_spliced=lambda: reason, needs=needs)
 
 
 def test_settings_make_the_splicer_of_a_process():
@@ -162,6 +163,14 @@ def test_settings_make_the_splicer_of_a_process():
     assert plain == Splicer(
         replace(config, mix="none", splice_share=0.25, splice_grids=(0.3, 0.4, 0.3), splice_drop=0.3), 1, 3
     )
+
+
+def test_a_method_that_learns_from_grids_wants_them():
+    line = r"^bce: holds images against grids of them, and there are none; give --mix splice, or --loss bce$"
+    with pytest.raises(UserError, match=line):
+        splicer_of(settings_of("bce", []), criterion(needs=frozenset({"grids"})), RUNTIME)
+    wanted = splicer_of(settings_of("bce", ["--mix", "splice"]), criterion(needs=frozenset({"grids"})), RUNTIME)
+    assert wanted == Splicer(MIX, 1, 3)
 
 
 def test_what_cannot_be_spliced_is_refused():

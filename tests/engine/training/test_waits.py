@@ -168,7 +168,7 @@ def test_a_step_with_a_frozen_backbone(device):
     assert waits_of_step(device, trainer, 1) == []
 
 
-@pytest.mark.parametrize("method", ["bce", "consistency"])
+@pytest.mark.parametrize("method", ["bce", "consistency", "splicemix_cl"])
 def test_a_step_with_spliced_images(method, device):
     trainer = trainer_of(Case(method))
     splicer = Splicer(MixConfig(mix="splice", splice_drop=1.0))

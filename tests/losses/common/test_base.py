@@ -30,7 +30,7 @@ OPTIONS = {
 SEMI = np.where(np.arange(ROWS)[:, None] % 2 == 0, np.maximum(CODES, 0), UNKNOWN)
 LABELS = {"cap": SEMI, "bce_ls": np.maximum(CODES, 0), "epr": np.where(CODES == 0, UNKNOWN, CODES)}
 STEPS = [(1, [4, 0, 3, 7]), (1, [1, 2, 5]), (2, [4, 7, 9, 1]), (2, [0, 4, 3])]
-MORE_THAN_LOGITS = {"cam", "features", "class_vectors", "second_view", "peers", "labels"}
+MORE_THAN_LOGITS = {"cam", "features", "class_vectors", "second_view", "peers", "labels", "grids"}
 
 
 def labels_of(name):
@@ -96,7 +96,7 @@ def test_a_method_that_needs_more_than_logits_says_what(name):
 def test_methods_of_one_pass_are_those_that_are_known():
     assert {name for name in CRITERIA if needs_more(name)} <= {
         *("cones", "label_mask", "cls", "co-teaching", "co-teaching+", "decoupling", "jocor", "ndlp", "ignore"),
-        *("consistency", "plc", "lac", "pu_mlc", "sarb"),
+        *("consistency", "plc", "lac", "pu_mlc", "sarb", "splicemix_cl"),
     }
 
 

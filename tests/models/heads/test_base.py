@@ -26,6 +26,7 @@ def built(name, width=32, **settings):
 
 BOOST, SALIENCY = {"boostlu": 5.0}, {"saliency": 0.5}
 ALL = [*((name, {}) for name in HEADS), *((name, more) for name in ("linear", "csra") for more in (BOOST, SALIENCY))]
+ALL.append(("linear", {"pool": "max"}))
 
 
 @pytest.mark.parametrize("name, settings", ALL)

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.heads.linear import BoostedLinearHead, LinearConfig, LinearHead, build_linear
+from models.heads.linear import BoostedLinearHead, LinearConfig, LinearHead, MaxLinearHead, build_linear
 from tests.golden_files import load, part
 from tests.models.heads.head_checks import interchange, random_features, require_detached_cam
+from utils.checks import UserError
 
 
 def boosted_linear(alpha, width=6, classes=4, seed=0):
@@ -47,6 +48,45 @@ def test_linear_head_is_pooling_and_a_matrix():
 def test_mean_of_the_linear_cam_is_the_logit_without_bias():
     head, features = LinearHead(6, 4).double(), random_features()
     torch.testing.assert_close(head.cam(features).mean(dim=(2, 3)) + head.fc.bias, head(features))
+
+
+def test_the_linear_head_of_maxima_is_its_formula_in_loops():
+    head, features = MaxLinearHead(6, 4).double(), random_features()
+    weight, bias, x = head.fc.weight.tolist(), head.fc.bias.tolist(), features.tolist()
+    for n in range(3):
+        highest = [max(value for row in x[n][d] for value in row) for d in range(6)]
+        for k in range(4):
+            expected = bias[k] + sum(weight[k][d] * highest[d] for d in range(6))
+            assert head(features)[n, k].item() == pytest.approx(expected, rel=1e-12)
+    plain = LinearHead(6, 4).double()
+    interchange(plain, head)
+    assert torch.equal(head.cam(features), plain.cam(features))
+    assert torch.equal(head.class_vectors(features).vectors, plain.class_vectors(features).vectors)
+    even = features.mean(dim=(2, 3), keepdim=True)  # of one position both are the same
+    torch.testing.assert_close(head(even), plain(even))
+    require_detached_cam(head)
+
+
+def test_equal_maxima_share_the_gradient_and_no_other_position_has_any():
+    head, features = MaxLinearHead(1, 1).double(), torch.tensor([[[[2.0, 1.0], [2.0, -3.0]]]]).double().requires_grad_()
+    torch.nn.init.ones_(head.fc.weight)
+    head(features).sum().backward()
+    assert features.grad.tolist() == [[[[0.5, 0.0], [0.5, 0.0]]]]
+
+
+def test_the_config_says_which_linear_head_is_built():
+    built = {pool: build_linear(6, 4, LinearConfig(pool=pool), None) for pool in ("mean", "max")}
+    assert {pool: type(head) for pool, head in built.items()} == {"mean": LinearHead, "max": MaxLinearHead}
+    assert {pool: head.needs_maps for pool, head in built.items()} == {"mean": False, "max": True}
+    assert LinearConfig().pool == "mean"
+    assert LinearConfig(pool="max").linear
+    with pytest.raises(UserError, match=r"^--pool median: choose from mean, max$"):
+        LinearConfig(pool="median")
+    for more in ({"boostlu": 5.0}, {"saliency": 0.5}):
+        with pytest.raises(
+            UserError, match=r"^--pool max: BoostLU and saliency are of averaged scores; leave --boostlu"
+        ):
+            LinearConfig(pool="max", **more)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 5.0])
