@@ -129,8 +129,8 @@ class CLS(PeerCriterion):
         super().__init__(config, info)
         require(
             not config.selects or int(info.observed.counts(UNKNOWN).sum()) > 0,
-            "cls: no label is unknown, so none may be removed; take --labels dropped or single, or --tau_h 0 --tau_l 0 "
-            "for two plain networks",
+            "cls: no label is unknown, so none may be removed; take --labels dropped (--drop_rate 0: "
+            "what is not named) or single, or --tau_h 0 --tau_l 0 for two plain networks",
         )
 
     @property

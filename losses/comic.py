@@ -148,8 +148,8 @@ class COMIC(ScheduledCriterion):
         super().__init__(config, info)
         require(
             config.corrector_weight == 0 or config.population == "all" or int(info.observed.counts(UNKNOWN).sum()) > 0,
-            "comic: no label is unknown, so none would be corrected; take --labels dropped, --population all to "
-            "correct labels known to be absent, or --corrector_weight 0",
+            "comic: no label is unknown, so none would be corrected; take --labels dropped (--drop_rate 0: what is "
+            "not named), --population all to correct labels known to be absent, or --corrector_weight 0",
         )
         positives = torch.from_numpy(info.observed.counts()).double()
         self.register_buffer("positives", positives, persistent=False)

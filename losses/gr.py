@@ -182,7 +182,8 @@ class GR(ScheduledCriterion):
         self.epochs, self.frozen_epochs = info.epochs, info.frozen_epochs
         require(
             int(info.observed.counts(UNKNOWN).sum()) > 0,
-            "gr: no label is unknown, so it would be plain BCE; take --loss bce, or --labels single, dropped or known",
+            "gr: no label is unknown, so it would be plain BCE; take --loss bce, or --labels single, known or dropped "
+            "(--drop_rate 0: what is not named)",
         )
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:

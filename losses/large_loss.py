@@ -206,7 +206,7 @@ class LargeLoss(ScheduledCriterion):
         require(
             not config.modifies or int(info.observed.counts(UNKNOWN).sum()) > 0,
             f"mod_scheme {config.mod_scheme}: no label is unknown, so none may be modified; take --labels single or "
-            "dropped, or --delta_rel 0 for plain assume-negative",
+            "dropped (--drop_rate 0: what is not named), or --delta_rel 0 for plain assume-negative",
         )
         width = -(-info.observed.num_classes // 8)
         permanent = config.mod_scheme == "LL-Cp"

@@ -84,7 +84,8 @@ class MIME(ScheduledCriterion):
         )
         require(
             int(table.counts(UNKNOWN).sum()) > 0,
-            "mime: no label is unknown, so none would be added; take --loss bce, or --labels single or dropped",
+            "mime: no label is unknown, so none would be added; take --loss bce, or --labels single or "
+            "dropped (--drop_rate 0: what is not named)",
         )
         self.register_buffer("found", torch.zeros(len(table), -(-table.num_classes // 8), dtype=torch.uint8))
 

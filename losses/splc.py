@@ -162,8 +162,8 @@ class SPLC(ScheduledCriterion):
         super().__init__(config, info)
         require(
             config.population == "all" or int(info.observed.counts(UNKNOWN).sum()) > 0,
-            "splc: no label is unknown, so none would be corrected; take --labels single or dropped, --population all "
-            "to correct labels known to be absent, or --loss hill",
+            "splc: no label is unknown, so none would be corrected; take --labels single or dropped (--drop_rate 0: "
+            "what is not named), --population all to correct labels known to be absent, or --loss hill",
         )
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:

@@ -127,7 +127,8 @@ def require_unknown(method: str, info: CriterionInfo) -> None:
     """Raise UserError if no label is unknown."""
     require(
         int(info.observed.counts(UNKNOWN).sum()) > 0,
-        f"{method}: no label is unknown, so scores say nothing new; take --labels single, dropped or known",
+        f"{method}: no label is unknown, so scores say nothing new; take --labels single, known or dropped "
+        "(--drop_rate 0: what is not named)",
     )
 
 

@@ -324,8 +324,8 @@ def _evaluated(saved: SavedModel, settings: Settings, runtime: Runtime) -> Evalu
         _require_rankable(splits.test, data.dataset)
     if runtime.is_main:
         print_remarks(saved, settings)
-        for other, _ in networks[1:]:
-            print_notes(other)
+        for other, _ in networks[1:]:  # which sees the images as the first does
+            print_remarks(other, settings)
             print_order(other, splits.test, data.dataset)
     if features is not None:
         note_unread_images(settings)

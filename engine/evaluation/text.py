@@ -19,6 +19,7 @@ from engine.evaluation.published import comparison
 from engine.evaluation.scored import Scored
 from models.released import FAMILIES
 from utils.console import say, warn
+from utils.options import as_text
 from utils.ranking import RANKS
 from utils.types import Annotations, Splits
 
@@ -144,11 +145,17 @@ def print_notes(saved: SavedModel) -> None:
 def print_remarks(saved: SavedModel, settings: Settings) -> None:
     """Print assumptions, and warn in one line if images are prepared in another way than in training."""
     print_notes(saved)
-    differ = [name for name in Preparation._fields if name in saved.settings and saved.given_shape is None]
-    differ = [name for name in differ if str(saved.settings[name]) != str(getattr(settings.of(LoaderConfig), name))]
+    if saved.given_shape is not None:
+        return
+    loader, reading = settings.of(LoaderConfig), settings.of(DatasetConfig).reading
+    of_loader = {name: as_text(getattr(loader, name)) for name in Preparation._fields if name in saved.settings}
+    now = of_loader | {name: as_text(value) for name, value in reading._asdict().items()}
+    then = {name: as_text(saved.settings.get(name)) for name in now}
+    then["exif"] = then["exif"] or "ignore"  # of versions that turned no image
+    differ = [name for name in now if now[name] != then[name]]
     if differ:
-        trained = ", ".join(f"{name} {saved.settings[name]}" for name in differ)
-        given = ", ".join(f"--{name} {getattr(settings.of(LoaderConfig), name)}" for name in differ)
+        given = ", ".join(f"--{name} {now[name]}" for name in differ)
+        trained = ", ".join(f"{name} {then[name]}" for name in differ)
         warn(f"warning: {given}: {saved.path} was trained with {trained}; metrics will differ")
 
 

@@ -156,7 +156,6 @@ def test_a_test_set_is_scored_without_images_that_are_left_out(monkeypatch, main
     monkeypatch.setattr(command, "given_features", lambda path, networks: None)
     monkeypatch.setattr(command, "_joined", lambda networks, test, dataset: (len(networks), len(test), dataset))
     monkeypatch.setattr(command, "print_remarks", lambda saved, settings: told.append(f"remarks on {saved}"))
-    monkeypatch.setattr(command, "print_notes", lambda saved: told.append(f"notes on {saved}"))
     monkeypatch.setattr(command, "print_order", lambda saved, test, dataset: told.append(f"order of {saved}"))
     monkeypatch.setattr(command, "_require_rankable", lambda test, dataset: told.append("rankable"))
 
@@ -175,7 +174,7 @@ def test_a_test_set_is_scored_without_images_that_are_left_out(monkeypatch, main
     assert told == [
         *(["checked 2"] if check_images else []),
         *(["rankable"] if top_k else []),
-        *(["remarks on saved", "notes on other", "order of other"] if main else []),
+        *(["remarks on saved", "remarks on other", "order of other"] if main else []),
         "main first",
         ("ram", {"processes": 2, "shown": main}),
     ]

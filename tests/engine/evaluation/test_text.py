@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from data.build import DatasetConfig
+from data.images.reading import AS_STORED, Reading
+from data.loading.loader import LoaderConfig
 from engine.evaluation import command, text
 from engine.evaluation.command import ScoreConfig
 from engine.evaluation.published import TEST_IMAGES
@@ -140,19 +143,44 @@ def test_what_is_assumed_of_a_released_file_is_printed(capsys):
     assert capsys.readouterr().out.splitlines() == lines[:2]
 
 
-def test_images_prepared_in_another_way_than_in_training_are_warned_of(capsys):
-    loader = SimpleNamespace(img_size=448, normalize="unit")
-    of = SimpleNamespace(of=lambda kind: loader)
-    saved = SimpleNamespace(path=Path("x.pth"), notes=(), released=None, settings={"img_size": 224, "lr": 1})
-    saved.given_shape = None
-    text.print_remarks(saved, of)
-    line = "warning: --img_size 448: x.pth was trained with img_size 224; metrics will differ\n"
-    assert capsys.readouterr().err == line
-    saved.settings["model"], saved.given_shape = "given/7", (7,)
-    text.print_remarks(saved, of)
-    saved.settings, saved.given_shape = {"img_size": "448", "normalize": "unit"}, None
-    text.print_remarks(saved, of)
-    assert capsys.readouterr() == ("", "")
+def told_of(capsys, stored, *, loader=("448", "unit", "antialias"), reading=AS_STORED, shape=None):
+    """The warning about a checkpoint that holds some settings, scored under others."""
+    size, normalize, resize = loader
+    configs = {
+        LoaderConfig: SimpleNamespace(img_size=int(size), normalize=normalize, resize=resize),
+        DatasetConfig: SimpleNamespace(reading=reading),
+    }
+    saved = SimpleNamespace(path=Path("x.pth"), notes=(), released=None, settings=stored, given_shape=shape)
+    text.print_remarks(saved, SimpleNamespace(of=configs.__getitem__))
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stored", "reading", "line"),
+    [
+        ({"img_size": 224, "lr": 1}, AS_STORED, "--img_size 448: x.pth was trained with img_size 224"),
+        (
+            {"img_size": "448", "normalize": "centred", "resize": "published"},
+            AS_STORED,
+            "--normalize unit, --resize antialias: x.pth was trained with normalize centred, resize published",
+        ),
+        ({"exif": "apply"}, AS_STORED, "--exif ignore: x.pth was trained with exif apply"),
+        ({"exif": None}, Reading("apply"), "--exif apply: x.pth was trained with exif ignore"),
+        (
+            {"value_range": (0.0, 4095.0)},
+            Reading("ignore", (0.0, 255.0)),
+            "--value_range 0.0,255.0: x.pth was trained with value_range 0.0,4095.0",
+        ),
+    ],
+)
+def test_images_prepared_in_another_way_than_in_training_are_warned_of(capsys, stored, reading, line):
+    assert told_of(capsys, stored, reading=reading) == f"warning: {line}; metrics will differ\n"
+    assert told_of(capsys, {**stored, "model": "given/7"}, reading=reading, shape=(7,)) == ""
+
+
+def test_images_prepared_as_in_training_are_not(capsys):
+    assert told_of(capsys, {"img_size": "448", "normalize": "unit"}) == ""
+    assert told_of(capsys, {"exif": "apply", "value_range": "0.0,9.0"}, reading=Reading("apply", (0.0, 9.0))) == ""
 
 
 def test_a_handful_of_images_is_not_compared_with_a_published_figure(capsys):
