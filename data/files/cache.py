@@ -10,15 +10,20 @@ import contextlib
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from utils.checks import RunError
 from utils.safe_files import write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows, where runs side by side each compute for themselves
+    fcntl = None  # type: ignore[assignment]
 
 _END = 2048  # bytes read at either end of an image file
 _CHUNK = 1 << 16  # bytes read at a time of other files
@@ -75,6 +80,40 @@ class Cache:
         with contextlib.suppress(OSError, RunError):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path(kind, fingerprint), write)
+
+    @contextlib.contextmanager
+    def turn(self, kind: str, fingerprint: str, waits: Callable[[], object]) -> Iterator[None]:
+        """A context for computing an entry, in which one process of this machine is at a time.
+
+        So that of several runs that need it one computes it, and the others find it: look for it inside. A process
+        that is killed gives its turn back. In a folder that cannot be written to nobody waits.
+
+        Args:
+            kind: of the entry.
+            fingerprint: of the entry.
+            waits: called where another process is at it, before waiting.
+        """
+        held = None if fcntl is None else _locked(self.path(kind, fingerprint).with_suffix(".turn"), waits)
+        try:
+            yield
+        finally:
+            if held is not None:
+                Path(held.name).unlink(missing_ok=True)
+                held.close()
+
+
+def _locked(path: Path, waits: Callable[[], object]) -> IO[str] | None:
+    """The open file, locked for this process; None where it cannot be made or locked."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        return file
+    return None
 
 
 def fingerprint(version: str, files: Iterable[Path]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from engine.training.loaders import ChosenRows, FeatureArrays, ImageLoaders, Row
 from models.backbones.feature_extractors import map_shape
 from models.classifier import Classifier, Pooling
 from utils.checks import require
+from utils.console import say
 from utils.metrics import Scores
 from utils.options import option
 from utils.types import Annotations, Images
@@ -146,12 +148,20 @@ class FrozenFeatures:
         return ChosenRows(self._undivided, np.array([row_of[image] for image in data.ids], dtype=np.int64))
 
     def _found(self, view: FeatureView, data: Annotations, loader: BatchLoader, label: str) -> Rows:
-        """Features of some images, out of the cache or computed now."""
+        """Features of some images, out of the cache or computed now: by one of the runs that need them at once."""
         entry = features_fingerprint(self.weights, data, self.loaders, view, self.dtype)
-        if len(self.shape) == 1:
-            return self._pooled(entry, len(data), loader, label)
-        store = MapStore(self.model, self.shape, self.dtype, self.cache, self.loaders.runtime)
-        return store.maps(loader, len(data), entry, label)
+        with self._turn(entry, label):
+            if len(self.shape) == 1:
+                return self._pooled(entry, len(data), loader, label)
+            store = MapStore(self.model, self.shape, self.dtype, self.cache, self.loaders.runtime)
+            return store.maps(loader, len(data), entry, label)
+
+    def _turn(self, entry: str | None, label: str) -> AbstractContextManager[None]:
+        """The turn of this run; its other processes wait for the main one where they first agree on something."""
+        if entry is None or not self.loaders.runtime.is_main:
+            return nullcontext()
+        kind = "features" if len(self.shape) == 1 else "maps"
+        return self.cache.turn(kind, entry, lambda: say(f"{label}: another run computes them; waiting"))
 
     def _pooled(self, entry: str | None, rows: int, loader: BatchLoader, label: str) -> Scores:
         runtime, shape = self.loaders.runtime, (rows, self.network.feature_width)

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.files import cache as cache_module
 from data.files.cache import Cache, default_folder, fingerprint, pack, stamp, unpack
 
 
@@ -194,3 +196,44 @@ def test_an_entry_whose_member_is_no_array_is_absent(tmp_path, content):
     with zipfile.ZipFile(cache.path("voc", "f"), "w") as archive:
         archive.writestr("codes.npy", content)
     assert cache.load("voc", "f", ["codes"]) is None
+
+
+def test_one_process_at_a_time_computes_an_entry(tmp_path):
+    cache, told, inside, leave = Cache(tmp_path / "new"), [], threading.Event(), threading.Event()
+
+    def first():
+        with cache.turn("maps", "ab", lambda: told.append("first waits")):
+            inside.set()
+            leave.wait(10)
+            told.append("first is done")
+
+    other = threading.Thread(target=first)
+    other.start()
+    assert inside.wait(10)
+    with cache.turn("maps", "cd", lambda: told.append("another entry waits")):
+        pass
+
+    def waits():
+        told.append("second waits")
+        leave.set()
+
+    with cache.turn("maps", "ab", waits):
+        told.append("second is in")
+    other.join()
+    assert told == ["second waits", "first is done", "second is in"]
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_nobody_waits_where_nothing_can_be_written_or_locked(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with Cache(tmp_path / "file").turn("maps", "ab", lambda: pytest.fail("waits")):
+        pass
+    monkeypatch.setattr(cache_module, "fcntl", None)
+    with Cache(tmp_path).turn("maps", "ab", lambda: pytest.fail("waits")):
+        assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_turn_is_given_back_where_computing_fails(tmp_path):
+    with pytest.raises(ValueError, match="no image"), Cache(tmp_path).turn("maps", "ab", lambda: None):
+        raise ValueError("no image")
+    assert list(tmp_path.iterdir()) == []

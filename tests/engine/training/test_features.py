@@ -1,5 +1,6 @@
 """Features of a frozen backbone: what they are, for whom they will do, and when kept ones are used again."""
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from data.images.reading import AS_STORED, Reading
 from data.loading.loader import LoaderConfig
 from data.loading.samplers import ShuffledBatches
 from engine.core.distributed import Runtime
+from engine.training import feature_maps
 from engine.training import features as features_module
 from engine.training.features import (
     FeatureConfig,
@@ -110,6 +112,31 @@ def test_kept_features_are_used_and_nothing_is_computed_again(tmp_path, monkeypa
     again = computed(data, tmp_path)
     for part, values in first.items():
         np.testing.assert_array_equal(again[part], values)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_of_two_runs_at_once_one_computes_and_the_other_waits(tmp_path, monkeypatch, maps):
+    data, found = array_data(), []
+    first, second = (frozen(data, tmp_path, maps=maps) for _ in range(2))
+    name, module = ("computed_batches", feature_maps) if maps else ("rows_in_order", features_module)
+    compute, other = getattr(module, name), threading.Thread(target=lambda: found.append(second.of(VIEW)))
+    computing, waiting = [], threading.Event()
+
+    def slowly(*given, **named):
+        computing.append(threading.current_thread())
+        other.start()
+        assert waiting.wait(10)
+        return compute(*given, **named)
+
+    monkeypatch.setattr(module, name, slowly)
+    monkeypatch.setattr(features_module, "say", lambda line: (said.append(line), waiting.set()))
+    said = []
+    of_first = first.of(VIEW)
+    other.join()
+    assert said == ["features of train: another run computes them; waiting"]
+    assert computing == [threading.current_thread()]
+    np.testing.assert_array_equal(found[0], of_first)
+    assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["maps" if maps else "features"]
 
 
 @pytest.mark.parametrize("maps", [False, True])
