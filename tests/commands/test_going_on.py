@@ -93,3 +93,14 @@ def test_a_tracker_that_fails_leaves_the_run_as_it_is(folder, monkeypatch):
     line = refusal(folder, *RUN, "--track", "mlflow", "--output", "untracked")
     assert line.endswith("pip install mlflow, or leave --track out")
     assert not (folder / "untracked").exists()
+
+
+@pytest.mark.slow
+def test_the_events_of_tensorboard_are_the_figures_of_the_run(folder):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    succeed(folder, *RUN, "--epochs", "3", "--track", "tensorboard", "--output", "board")
+    reader = events.EventAccumulator(str(folder / "board" / "tensorboard"))
+    reader.Reload()
+    rows = list(csv.DictReader((folder / "board" / "metrics.csv").open()))
+    assert [event.step for event in reader.Scalars("loss")] == [1, 2, 3]
+    assert [event.value for event in reader.Scalars("loss")] == pytest.approx([float(row["loss"]) for row in rows])

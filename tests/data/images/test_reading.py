@@ -172,3 +172,25 @@ def test_it_is_read_where_pillow_heif_is_installed(tmp_path, no_heif):
     for _ in range(2):
         np.testing.assert_array_equal(np.asarray(FileImages([path]).open(0)), UPRIGHT)
     assert len(calls) == 1
+
+
+def test_a_real_heic_picture_is_read_upright_once(tmp_path, no_heif):
+    """Its container turns it, and the orientation that a phone writes beside that must not turn it again."""
+    no_heif.undo()
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was held upright: to be turned by a quarter
+    picture = Image.new("RGB", (64, 32), "red")
+    picture.paste("blue", (32, 0, 64, 32))
+    picture.save(tmp_path / "turned.heic", quality=90, exif=exif.tobytes())
+    picture.save(tmp_path / "plain.heic", quality=90)
+    for reading in (AS_STORED, Reading("apply")):
+        plain, turned = (
+            np.asarray(FileImages([tmp_path / name], reading=reading).open(0)).astype(int)
+            for name in ("plain.heic", "turned.heic")
+        )
+        assert plain.shape == (32, 64, 3)
+        assert np.abs(plain - np.asarray(picture)).mean() < 8
+        assert turned.shape == (64, 32, 3)
+        assert np.abs(turned - np.rot90(np.asarray(picture), -1)).mean() < 8
