@@ -16,9 +16,11 @@ from torch.nn import functional as F
 from losses.asl import reduced
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32, present
+from losses.common.global_batch import GlobalBatch
 from losses.common.small_loss import share_count
 from losses.common.variants import require_choices
 from utils.checks import require
+from utils.collectives import of_first
 from utils.options import option
 from utils.types import UNKNOWN, Batch, LabelledModel, LossOutput
 
@@ -41,31 +43,39 @@ class LabelMaskConfig:
         require_choices(self)
 
 
-def revealed_labels(observed: Tensor, targets: Tensor, most: int, reveals: str) -> Tensor:
-    """Labels of each image that the network is given, drawn from torch's generator: n of them, n uniform in 0..most.
+def draw_revealed(shape: tuple[int, int], most: int, device: torch.device) -> Tensor:
+    """(G, C) bool, labels of each image, drawn from torch's generator of `device`: n of them, n uniform in 0..most.
+
+    Args:
+        shape: (G, C).
+        most: the largest n, at most C.
+        device: nothing waits for it.
+    """
+    order = torch.rand(shape, device=device).argsort(dim=1).argsort(dim=1)
+    return order < torch.randint(0, most + 1, (shape[0], 1), device=device)
+
+
+def revealed_labels(observed: Tensor, targets: Tensor, drawn: Tensor, reveals: str) -> Tensor:
+    """The labels of each image that the network is given.
 
     Args:
         observed: (B, C) label codes.
         targets: (B, C) 0/1, UNKNOWN read as ABSENT.
-        most: the largest n, at most C.
-        reveals: "observed" does not reveal those of the n that are UNKNOWN.
+        drawn: (B, C) bool, see `draw_revealed`.
+        reveals: "observed" does not reveal those of the drawn labels that are UNKNOWN.
 
     Returns:
         (B, C) label codes: PRESENT and ABSENT where revealed, UNKNOWN elsewhere.
     """
-    order = torch.rand_like(targets).argsort(dim=1).argsort(dim=1)
-    count = torch.randint(0, most + 1, (len(targets), 1), device=targets.device)
-    revealed = order < count
-    if reveals == "observed":
-        revealed = revealed & (observed != UNKNOWN)
+    revealed = drawn & (observed != UNKNOWN) if reveals == "observed" else drawn
     return targets.masked_fill(~revealed, UNKNOWN)
 
 
 class LabelMask(Criterion):
     """Label mask training (CVPR 2021): BCE summed over the labels that were not revealed, and over the batch.
 
-    It holds no state. Logged: `bce`, the mean over the labels that were not revealed, and `told`, the mean number of
-    revealed labels per image.
+    One draw is made for all processes of a run. It holds no state. Logged: `bce`, the mean over the labels that were
+    not revealed, and `told`, the mean number of revealed labels per image.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
@@ -75,7 +85,9 @@ class LabelMask(Criterion):
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C), some of which are input of the head."""
         targets = present(batch.observed, torch.float32)
         most = int(share_count(torch.tensor(targets.shape[1]), self.config.mask_known))
-        known = revealed_labels(batch.observed, targets, most, self.config.mask_reveals)
+        whole = GlobalBatch(batch)
+        drawn = whole.own(of_first(draw_revealed((whole.size, targets.shape[1]), most, targets.device)))
+        known = revealed_labels(batch.observed, targets, drawn, self.config.mask_reveals)
         logits = at_least_float32(model(batch.images, known=known).logits)
         hidden = known == UNKNOWN
         losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none") * hidden

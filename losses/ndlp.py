@@ -357,7 +357,7 @@ class NDLP(ScheduledCriterion):
             )
             mean = self._losses(logits, targets, in_loss).mean(dim=1).sum() / len(rows)
         # The engine weights a rank's loss by its share of the batch, which is not its share of the mixtures.
-        return mean * (max(everyone.batch.size, world_size()) / len(images))
+        return mean / everyone.batch.share
 
     @torch.no_grad()
     def _learn(self, everyone: _Everyone) -> None:

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from losses.common.base import Criterion
 from losses.common.functional import at_least_float32
-from losses.common.global_batch import GlobalBatch
+from losses.common.global_batch import GlobalBatch, beside, dealt
 from losses.common.variants import require_choices
 from utils.checks import require
+from utils.collectives import of_first, world_size
 from utils.options import option
 from utils.types import PRESENT, Batch, CriterionInfo, LossOutput, Model
 
@@ -59,10 +60,14 @@ class Mixtures(NamedTuple):
     second: Tensor  # (n,) long
     portion: Tensor  # scalar in [0, 1], of the first
 
-    def images(self, images: Tensor) -> Tensor:
-        """The mixtures (n, ...) of images (B, ...)."""
-        portion = self.portion.to(images.dtype)
-        return portion * images[self.first] + (1 - portion) * images[self.second]
+    def of(self, first: Tensor, second: Tensor) -> Tensor:
+        """The mixtures (n, ...) of n images each."""
+        portion = self.portion.to(first.dtype)
+        return portion * first + (1 - portion) * second
+
+    def on(self, device: torch.device) -> Mixtures:
+        """The same on `device`, for which nothing waits."""
+        return Mixtures(beside(self.first, device), beside(self.second, device), self.portion)
 
     def log_targets(self, logs: Tensor) -> Tensor:
         """(n, C) logarithm of the mixed probabilities, of their logarithms (B, C)."""
@@ -73,12 +78,13 @@ class Mixtures(NamedTuple):
 def draw_mixtures(images: int, beta: float, device: torch.device) -> Mixtures:
     """Pairs of the first half of a batch, permuted, with the second; the middle one of an odd number has no partner.
 
-    It uses torch's global generator of `device`, and nothing waits for the device.
+    It uses torch's global generator of `device`; rank 0's draw on every rank. Nothing waits for the device.
     """
     parameter = torch.full((), beta, dtype=torch.float64, device=device)
     portion = Beta(parameter, parameter, validate_args=False).sample()  # checking the arguments would wait
     half = images // 2
-    return Mixtures(torch.randperm(half, device=device), torch.arange(images - half, images, device=device), portion)
+    drawn = of_first(torch.cat([portion[None], torch.randperm(half, device=device)]))  # float64 holds the numbers
+    return Mixtures(drawn[1:].long(), torch.arange(images - half, images, device=device), drawn[0])
 
 
 @torch.no_grad()
@@ -138,10 +144,10 @@ def mixture_loss(mixed: Tensor, logs: Tensor, mixtures: Mixtures, variant: Varia
 class PUMLC(Criterion):
     """Positive and unlabelled learning for each class (Yuan et al., ICME 2024), with consistency of mixtures.
 
-    Labels known to be absent and unknown ones are alike: unlabelled. Mean and deviation are over the batch of all
-    processes; each process mixes its own images. Mixtures go through the network before the batch, so that this counts
-    most in BatchNorm's running statistics. It holds no state. Logged: `vpu` and `mixup`, the two terms, each a sum over
-    classes.
+    Labels known to be absent and unknown ones are alike: unlabelled. Mean, deviation and mixtures are of the batch of
+    all processes, which share the mixtures evenly. Mixtures go through the network before the batch, so that this
+    counts most in BatchNorm's running statistics. It holds no state. Logged: `vpu` and `mixup`, the two terms, each a
+    sum over classes.
 
     Raises: UserError if no label is known to be present.
     """
@@ -159,23 +165,32 @@ class PUMLC(Criterion):
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch: images (B, 3, H, W), observed labels (B, C)."""
-        config, mixtures, mixed = self.config, None, None
-        if config.mixup_weight > 0 and len(batch.images) > 1:
-            mixtures = draw_mixtures(len(batch.images), config.mixup_beta, batch.images.device)
-            mixed = at_least_float32(model(mixtures.images(batch.images)).logits)
-        logits, positive = at_least_float32(model(batch.images).logits), batch.observed == PRESENT
-        vpu = self._vpu(logits, positive, batch)
-        mixup = logits.new_zeros(())
+        config, whole = self.config, GlobalBatch(batch)
+        mixtures = self._drawn(batch.images, whole)
+        mixed = None if mixtures is None else _mixed(model, batch.images, mixtures, whole)
+        logits, observed = at_least_float32(model(batch.images).logits), batch.observed == PRESENT
+        rows = whole.rows_with_gradient(torch.cat([logits, observed.to(logits.dtype)], dim=1))
+        every, positive = rows[:, : logits.shape[1]], rows[:, logits.shape[1] :].detach() > 0
+        scales = logit_scales(every.detach(), config.vpu_scale, config.scale_floor)
+        vpu, mixup = vpu_loss(every, positive, scales, config.vpu_power, config.variant), logits.new_zeros(())
         if mixtures is not None and mixed is not None:
-            logs = log_probabilities(logits, config.variant).masked_fill(positive, 0)
-            mixup = mixture_loss(mixed, logs, mixtures, config.variant)
+            logs = log_probabilities(every, config.variant).masked_fill(positive, 0)
+            mixup = mixture_loss(mixed, logs, mixtures.on(logits.device), config.variant)
         parts = {"vpu": vpu.detach(), "mixup": mixup.detach()}
         return LossOutput(vpu + config.mixup_weight * mixup, logits.detach(), parts)
 
-    def _vpu(self, logits: Tensor, positive: Tensor, batch: Batch) -> Tensor:
-        """The variational loss of the global batch, alike on every process."""
-        whole, config = GlobalBatch(batch), self.config
-        rows = whole.rows_with_gradient(torch.cat([logits, positive.to(logits.dtype)], dim=1))
-        every, is_positive = rows.chunk(2, dim=1)
-        scales = logit_scales(every.detach(), config.vpu_scale, config.scale_floor)
-        return vpu_loss(every, is_positive > 0, scales, config.vpu_power, config.variant)
+    def _drawn(self, images: Tensor, whole: GlobalBatch) -> Mixtures | None:
+        """The mixtures of the global batch; several processes ask each other for images by numbers of the host."""
+        if self.config.mixup_weight == 0 or whole.size < 2:
+            return None
+        device = images.device if world_size() == 1 else torch.device("cpu")
+        return draw_mixtures(whole.size, self.config.mixup_beta, device)
+
+
+def _mixed(model: Model, images: Tensor, mixtures: Mixtures, whole: GlobalBatch) -> Tensor:
+    """(n, C) logits of all mixtures, of which this process makes its share of its images (B, 3, H, W) and others'."""
+    pairs = torch.stack([mixtures.first, mixtures.second])
+    shares = [pairs[:, dealt(pairs.shape[1], process)] for process in range(world_size())]
+    first, second = whole.fetch(images, [share.flatten() for share in shares]).chunk(2)
+    own = at_least_float32(model(mixtures.of(first, second)).logits)
+    return whole.dealt_with_gradient(own, pairs.shape[1])

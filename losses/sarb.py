@@ -17,10 +17,12 @@ from torch.nn import functional as F
 
 from losses.common.base import ScheduledCriterion
 from losses.common.functional import at_least_float32
+from losses.common.global_batch import GlobalBatch
 from losses.common.small_loss import smallest
 from losses.consistency import known_means
 from losses.single_positive import known_losses, require_known
 from utils.checks import require
+from utils.collectives import of_first, world_size
 from utils.options import option
 from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, ClassVectors, CriterionInfo, LossOutput, Model
 
@@ -109,9 +111,9 @@ class SARB(ScheduledCriterion):
     """Semantic-aware representation blending (AAAI 2022), instance level, with class vectors of the head.
 
     Partial BCE, from some epoch on the same of blended class vectors, and the contrast of class vectors. An image is
-    blended and compared with those of its process; means over labels are of the GLOBAL batch. State: the epoch, the
-    number of steps, and `share`, a parameter. Logged: `known`, `blended` and `contrast`, the parts of the loss without
-    weights; `taken`, labels blended per image; `share`.
+    blended and compared with those of the GLOBAL batch, over which means are taken too: every process has all class
+    vectors. State: the epoch, the number of steps, and `share`, a parameter. Logged: `known`, `blended` and `contrast`,
+    the parts of the loss without weights; `taken`, labels blended per image; `share`.
 
     Raises: UserError unless labels of both kinds are known and some are unknown.
     """
@@ -139,14 +141,15 @@ class SARB(ScheduledCriterion):
         output = model(batch.images, want=frozenset({"class_vectors"}))
         logits, found = at_least_float32(output.logits), output.class_vectors
         assert found is not None
-        terms, labels, parts = [known_losses(logits, batch.observed)], [batch.observed], {}
+        (known,) = known_means([known_losses(logits, batch.observed)], [batch.observed], batch, "batch")
+        means, parts = {"known": known}, {}
+        everyone, observed = _of_all(found, batch)
         if self.epoch >= self.config.blend_from:
-            blend = self._blend(found, batch.observed)
-            terms.append(known_losses(found.classify(blend.vectors), blend.targets))
-            labels.append(blend.targets)
+            blend = self._blend(everyone, observed)
+            costs = known_losses(everyone.classify(blend.vectors), blend.targets)
+            means["blended"] = costs.sum() / (blend.targets != UNKNOWN).sum().clamp(min=1)
             parts = {"taken": blend.taken.sum(dim=1, dtype=logits.dtype).mean(), "share": self.share.detach().clone()}
-        means = dict(zip(("known", "blended"), known_means(terms, labels, batch, "batch"), strict=False))
-        compared = self._contrast(found.vectors, batch.observed)
+        compared = self._contrast(everyone.vectors, observed)
         total = torch.stack(list(means.values())).sum() + self._weight().to(logits.dtype) * compared
         parts |= {name: value.detach() for name, value in (means | {"contrast": compared}).items()}
         return LossOutput(total, logits.detach(), parts)
@@ -158,14 +161,24 @@ class SARB(ScheduledCriterion):
         return blended(found.vectors, observed, self.share.to(found.vectors.dtype))
 
     def _contrast(self, vectors: Tensor, observed: Tensor) -> Tensor:
-        """The contrast of the images of this process; without a weight 0, at no cost."""
+        """The contrast of these images, by lots that are drawn for all processes; without a weight 0, at no cost."""
         if self.config.contrast_weight == 0:
             return vectors.new_zeros(())
         pairs = len(vectors) * (len(vectors) - 1) // 2
-        return contrast(vectors, observed, torch.rand(pairs, observed.shape[1], device=vectors.device))
+        draws = of_first(torch.rand(pairs, observed.shape[1], device=vectors.device))
+        return contrast(vectors, observed, draws)
 
     def _weight(self) -> Tensor:
         """The weight of the contrast in this step, which is counted: from 0 on it grows linearly for one epoch."""
         grown = (self.steps.double() / self.info.steps_per_epoch).clamp(max=1)
         self.steps += 1
         return self.config.contrast_weight * grown
+
+
+def _of_all(found: ClassVectors, batch: Batch) -> tuple[ClassVectors, Tensor]:
+    """Class vectors of the global batch, as every process has them, with gradient; and its label codes (G, C)."""
+    if world_size() == 1:
+        return found, batch.observed
+    codes = batch.observed.to(found.vectors)[:, :, None]
+    rows = GlobalBatch(batch).rows_with_gradient(torch.cat([found.vectors, codes], dim=2))
+    return found._replace(vectors=rows[:, :, :-1]), rows[:, :, -1].detach().to(batch.observed)

@@ -60,6 +60,11 @@ def broadcast(values: Tensor) -> Tensor:
     return sent.to(values.device)
 
 
+def of_first(values: Tensor) -> Tensor:
+    """Rank 0's tensor, on every rank; of the host from host to host, so that no GPU is waited for."""
+    return host_broadcast(values) if values.device.type == "cpu" else broadcast(values)
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows of all ranks, rank 0's first.
 
@@ -82,8 +87,8 @@ def gather_rows(rows: Tensor) -> Tensor:
 def gather_dealt(rows: Tensor, total: int) -> Tensor:
     """The rows of a batch that is dealt out to the ranks, each once, in the order in which one process has them.
 
-    Rank r of P has rows r, r + P, r + 2P, ... of the batch; of a batch of fewer rows than ranks it has row r modulo
-    their number. In one exchange, and nothing waits for the device.
+    Rank r of P has rows r, r + P, r + 2P, ... of the batch; of a batch of fewer rows than ranks each has all, and those
+    of rank 0 are taken. In one exchange, and nothing waits for the device.
 
     Args:
         rows: (n, ...) this rank's; dtype and trailing shape are the same on every rank.
@@ -92,6 +97,8 @@ def gather_dealt(rows: Tensor, total: int) -> Tensor:
     Returns:
         (G, ...), the same on every rank.
     """
+    if total < world_size():
+        return broadcast(rows)
     if world_size() == 1:
         return rows.detach()
     most = -(-total // world_size())

@@ -280,8 +280,8 @@ class Batch(NamedTuple):
     host_index: Tensor | None = None  # `index` on the host, where it is known there: label memories may lie there
     global_index: Tensor | None = None
     """(G,) long, `index` of the batch of all processes in the order of one: process r of P has rows r, r + P, ... of
-    it, or, of fewer rows than processes, row r modulo their number. On the host, beside a GPU in pinned memory. None
-    where only this process's rows are known."""
+    it, or, of fewer rows than processes, all of them. On the host, beside a GPU in pinned memory. None where only this
+    process's rows are known."""
     layout: Layout | None = None  # of the last rows, where those are grids of the rows before them
 
 

@@ -102,6 +102,11 @@ _LABELS = {
 """Regimes of the methods that do not take partial labels."""
 
 
+def codes_of(method: str, rows: int, classes: int) -> Codes:
+    """Random labels (N, C) of a kind that a method takes."""
+    return observed_codes(_LABELS.get(method, "partial"), rows, classes)
+
+
 def observed_codes(regime: str, rows: int, classes: int, seed: int = 0) -> Codes:
     """Random labels (N, C) of a regime, each row with at least one that is present."""
     rng = np.random.default_rng(seed)
@@ -166,7 +171,7 @@ class Trainer:
         kind = CRITERIA[case.method]
         needs = kind.criterion.needs
         rows = rows or 16 * shape.batch
-        self.observed = LabelTable(observed_codes(_LABELS.get(case.method, "partial"), rows, shape.classes))
+        self.observed = LabelTable(codes_of(case.method, rows, shape.classes))
         self.batches = ShuffledBatches(rows, shape.batch, seed=0, rank=runtime.rank, world_size=runtime.world_size)
         self.network = self._network(case, "peers" in needs, "labels" in needs)
         criterion = self._criterion(kind.criterion, kind.config(**case.options))

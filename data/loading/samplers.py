@@ -26,8 +26,8 @@ class TrainingBatches(Sampler[list[Sample]]):
     """The batches of one epoch of `rows` samples, in the order that a subclass draws.
 
     `batch_size` is the GLOBAL batch: of each global batch, process `rank` of `world_size` takes every
-    `world_size`-th sample. A last batch smaller than the number of processes is padded by repeating its samples, so
-    that every process takes part in every step.
+    `world_size`-th sample. A last batch smaller than the number of processes goes to each of them whole, so that every
+    process takes part in every step and every sample counts alike.
     """
 
     def __init__(self, rows: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -51,7 +51,7 @@ class TrainingBatches(Sampler[list[Sample]]):
         for batch in range(self.start, len(self)):
             first = batch * self.batch_size
             size = min(self.batch_size, self.rows - first)
-            own = range(self.rank, size, self.world_size) if size >= self.world_size else [self.rank % size]
+            own = range(self.rank, size, self.world_size) if size >= self.world_size else range(size)
             yield [Sample(self.epoch, first + offset, int(order[first + offset])) for offset in own]
 
 

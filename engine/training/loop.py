@@ -31,9 +31,10 @@ from engine.training.optim import (
     set_learning_rate,
     set_momentum,
 )
-from engine.training.rank_buffers import buffers_of_ranks, take_buffers
+from engine.training.rank_buffers import buffers_of_ranks, mean_over_ranks, of_process, of_ranks, take_buffers
 from engine.training.saved_state import checked_position
 from losses.common.base import Criterion
+from losses.common.global_batch import share_of_all
 from utils.checks import Interrupted, RunError
 from utils.console import Progress, is_terminal, say
 from utils.seeding import derive_seed
@@ -193,17 +194,18 @@ class Loop:
         Raises: RunError when the state holds numbers that are not finite: what was saved before stays.
         """
         self._saved_at = time.monotonic()
-        ranks = self._buffers_of_ranks()
+        ranks = self._of_ranks()
         if self.runtime.is_main:
             state = {**self.state_dict(), "ranks": ranks}
             self._require_finite(state)
             self._save(state)
 
-    def _buffers_of_ranks(self) -> dict[str, list[StateDict]]:
-        """What each process has of its own, of the network in training and of the averaged one."""
+    def _of_ranks(self) -> dict[str, list[StateDict]]:
+        """What each process has of its own: of the network in training, of the averaged one, and of the losses."""
         ema = self.learner.ema
         networks = {"model": self.runtime.unwrap(self.learner.model), **({"averaging": ema.network} if ema else {})}
-        return {name: buffers_of_ranks(network) for name, network in networks.items()}
+        buffers = {name: buffers_of_ranks(network) for name, network in networks.items()}
+        return {**buffers, "sums": of_ranks(self._sums)}
 
     def _require_finite(self, state: StateDict) -> None:
         """Raise RunError naming the first tensor that is not to be saved, and the step after which it is not."""
@@ -232,11 +234,12 @@ class Loop:
             self.learner.ema.load_state_dict(state["averaging"])
         self.runtime.load_state_dict(state["runtime"])
         self.state = TrainState(**checked_position(state["position"], self.epochs, len(self.batches)))
-        self._take_buffers(state.get("ranks", {}))  # which earlier versions did not save
+        self._take_own(state.get("ranks", {}))  # which earlier versions did not save
 
-    def _take_buffers(self, ranks: Mapping[str, list[StateDict]]) -> None:
-        """Take the buffers that this process had, or the mean of those that there were."""
+    def _take_own(self, ranks: Mapping[str, list[StateDict]]) -> None:
+        """Take the buffers and sums that this process had, or the mean of those that there were."""
         ema, rank = self.learner.ema, self.runtime.rank
+        self.state.sums |= {name: float(value) for name, value in of_process(ranks.get("sums", ()), rank).items()}
         averaged = take_buffers(self.runtime.unwrap(self.learner.model), ranks.get("model", ()), rank)
         if ema:
             take_buffers(ema.network, ranks.get("averaging", ()), rank)
@@ -296,26 +299,27 @@ class Loop:
         self.state.step, self.state.images = self.state.step + 1, self.state.images + global_size
 
     def _losses_of_step(self, raw: Any, global_size: int) -> dict[str, Tensor]:
-        """Take one optimiser step; return its losses, detached."""
+        """Take one optimiser step; return its losses, detached, of which the mean over processes is that of all."""
         model, criterion, optimizer, _, _ = self.learner
         number = (self.state.epoch - 1) * len(self.batches) + self.state.step
         self.runtime.seed_draws(derive_seed(self.seed, "step", number, self.runtime.rank))
         self._set_schedule(number)
         batch = self.loader.to_batch(raw, self.runtime.device)._replace(global_index=self._global_index())
         mixed, frozen = self.hooks.mix(batch, global_size), self._frozen
-        of_all = mixed.index if mixed.global_index is None else mixed.global_index
+        share = share_of_all(mixed)
         with self.runtime.unsynchronised(model) if frozen else nullcontext():
             loss = criterion(model, mixed)
             if loss.total.requires_grad:
                 optimizer.zero_grad()
-                self.runtime.backward(loss.total, len(mixed.index) / max(len(of_all), self.runtime.world_size))
+                self.runtime.backward(loss.total, share)
         if loss.total.requires_grad:
             self._update(mixed, average=frozen)
         loss = loss.of_first(len(batch.index))
         self.hooks.after_step(self.state.epoch, batch, loss)
         losses = {"loss": loss.total.detach(), **loss.parts}
         self._recent.append(step_of(self.state.step + 1, batch.index, loss.logits, losses))
-        return losses
+        weight = share * self.runtime.world_size
+        return losses if weight == 1.0 else {name: weight * value for name, value in losses.items()}
 
     def _global_index(self) -> Tensor | None:
         """Rows of the batch of all processes, which every process knows; None where there is only one."""
@@ -387,10 +391,10 @@ class Loop:
         return f"{where}{step.images(self.hooks.image_ids)}); {advice}"
 
     def _epoch_row(self) -> dict[str, float]:
-        """Log row of the epoch just trained: mean losses, learning rate, speed so far."""
+        """Log row of the epoch just trained: mean losses over all processes, learning rate, speed so far."""
         state = self.state
         self._checked_loss()
-        means = {name: value.item() / state.step for name, value in self._sums.items()}
+        means = {name: value / state.step for name, value in mean_over_ranks(self._sums).items()}
         rate = self.learner.optimizer.param_groups[0]["lr"]
         more = self.hooks.epoch_columns(state.epoch)
         return {"epoch": state.epoch, **means, **more, "lr": rate, "images_per_second": state.speed}

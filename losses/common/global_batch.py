@@ -14,21 +14,30 @@ from utils.collectives import all_sum, exchange_rows, gather_dealt, gather_rows,
 from utils.types import Batch
 
 
+def share_of_all(batch: Batch) -> float:
+    """Weight of this process's mean over its rows in the mean over the global batch, where the batch tells its rows.
+
+    Of a batch of fewer rows than processes each has all, and an equal share.
+    """
+    index = batch.index if batch.global_index is None else batch.global_index
+    return _share(len(batch.index), len(index))
+
+
 def rows_of_all(batch: Batch) -> float | Tensor:
-    """Number of rows of all processes together, those included that only pad."""
+    """Number of rows of the global batch; where the batch does not tell them, those included that only pad."""
     known = batch.index if world_size() == 1 else batch.global_index
     if known is not None:
-        return float(max(len(known), world_size()))
+        return float(len(known))
     return all_sum(torch.full((), float(len(batch.index)), device=batch.index.device))
 
 
 class GlobalBatch:
     """The rows of all processes, each image once, in the order in which one process alone would have them.
 
-    Of each global batch process r has rows r, r + P, r + 2P, ..., as the sampler deals them out. Collective: every
-    process makes one for each of its batches, and calls `rows` as often as the others. A call is one exchange, for
-    which nothing waits; where the batch does not say which rows the others have, that is asked first, and each exchange
-    waits for the numbers of rows.
+    Of each global batch process r has rows r, r + P, r + 2P, ..., as the sampler deals them out; of a batch of fewer
+    rows than processes each has all. Collective: every process makes one for each of its batches, and calls `rows` as
+    often as the others. A call is one exchange, for which nothing waits; where the batch does not say which rows the
+    others have, that is asked first, and each exchange waits for the numbers of rows.
 
     Args:
         batch: of this process. Where it does not say which rows the others have, an image may come twice only where a
@@ -45,11 +54,14 @@ class GlobalBatch:
         self._order: Tensor | None = None  # into what `gather_rows` returns, where rows are not dealt out as known
         self._own: Tensor | slice = slice(None)  # into the global batch
         self._weight: Tensor | float = 1.0
+        self._has_all = batch.global_index is not None and self.size < world_size()
         if world_size() > 1:
             if batch.global_index is None:
                 self._arrange(batch.index)
             else:
                 self._deal(len(batch.index))
+        self.share = _share(len(batch.index), self.size)
+        """Weight of this process's mean over its rows in the mean over the global batch."""
 
     @property
     def index(self) -> Tensor:
@@ -66,9 +78,18 @@ class GlobalBatch:
         It is scaled to the global batch: of a function of all rows, which every process computes, the mean of the
         gradients over processes, weighted by the rows of each, is that which one process would have.
         """
+        if world_size() == 1:
+            return values
         positions = torch.arange(self.size, device=values.device)[self._own]
-        nothing = self._weight * (values - values.detach())  # but the gradient
-        return self.rows(values).index_add(0, positions, nothing)
+        return _with_gradient(self.rows(values), values, positions, self._weight)
+
+    def dealt_with_gradient(self, values: Tensor, total: int) -> Tensor:
+        """(total, ...) rows that were made beside the batch, dealt out as `dealt` does it; gradients as there."""
+        if world_size() == 1:
+            return values
+        positions = torch.arange(total, device=values.device)[dealt(total, rank())]
+        weight = 1 / self.share if total >= world_size() else 1.0  # else each process has all of them
+        return _with_gradient(gather_dealt(values, total), values, positions, weight)
 
     def fetch(self, values: Tensor, wanted: Sequence[Tensor]) -> Tensor:
         """Rows that this process wants, whichever process has them, in one exchange of what is wanted alone.
@@ -86,6 +107,8 @@ class GlobalBatch:
         own = wanted[rank()]
         if world_size() == 1:
             return values[own]
+        if self._has_all:
+            return values[beside(own, values.device)]
         if self._order is not None:
             return self.rows(values)[own.to(values.device)]
         asked, place = torch.unique(own, return_inverse=True)
@@ -104,7 +127,7 @@ class GlobalBatch:
         """This process's share of the sum of the chosen values of the global batch.
 
         It is scaled to the global batch, so that the mean over processes, weighted by the rows of each, is that sum.
-        A row that only pads adds nothing. There is a gradient, if only of zeros, when nothing is chosen.
+        There is a gradient, if only of zeros, when nothing is chosen.
 
         Args:
             values: (B, ...) with gradient.
@@ -120,12 +143,9 @@ class GlobalBatch:
         return positions[positions % world_size() == rank()] // world_size()
 
     def _deal(self, own: int) -> None:
-        """Take down which rows are this process's; those of a batch smaller than the number of processes only pad."""
-        if self.size >= world_size():
-            self._own, self._weight = slice(rank(), None, world_size()), self.size / own
-        else:
-            first = rank() % self.size
-            self._own, self._weight = slice(first, first + 1), float(world_size() * (rank() < self.size))
+        """Take down which rows are this process's."""
+        self._own = dealt(self.size, rank())
+        self._weight = 1.0 if self._has_all else self.size / own
 
     def _arrange(self, index: Tensor) -> None:
         own = rank() + world_size() * torch.arange(len(index), device=index.device)
@@ -144,6 +164,22 @@ class GlobalBatch:
         self._own, self._order = (counts.cumsum(dim=0) - 1)[first][own], order[counts]
         self._index, self.size = images[counts], len(self._order)
         self._weight = counts[own].squeeze(0) * self._weight
+
+
+def dealt(total: int, process: int) -> slice:
+    """Which of so many rows a process has: every P-th; all of them where they are fewer than the processes."""
+    return slice(process, None, world_size()) if total >= world_size() else slice(None)
+
+
+def _share(own: int, total: int) -> float:
+    """Part of a process that has so many of all rows; of fewer rows than processes each has all."""
+    return own / total if total >= world_size() else 1 / world_size()
+
+
+def _with_gradient(everyone: Tensor, own: Tensor, positions: Tensor, weight: Tensor | float) -> Tensor:
+    """Rows (G, ...) without gradient, those at `positions` with that of this process's rows `own` times a weight."""
+    nothing = weight * (own - own.detach())  # but the gradient
+    return everyone.index_add(0, positions, nothing)
 
 
 def beside(index: Tensor, device: torch.device) -> Tensor:

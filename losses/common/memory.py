@@ -150,12 +150,14 @@ def add_up_gradient(gradient: Tensor, batch: Batch) -> None:
         batch: of this rank, which says which rows the others have.
     """
     assert batch.global_index is not None
-    total = max(len(batch.global_index), world_size())  # ranks of a batch smaller than that have the same rows
-    everyone = batch.global_index[torch.arange(total) % len(batch.global_index)]
+    everyone = batch.global_index
     same = batch.index[:, None] == batch.index[None, :]
     first = same.to(torch.uint8).argmax(dim=1) == torch.arange(len(same), device=same.device)
     own = read_rows(gradient, batch.index, batch.host_index)
-    rows = gather_dealt(own * first.view(-1, *[1] * (own.ndim - 1)), total)  # an image that comes twice counts once
+    own = own * first.view(-1, *[1] * (own.ndim - 1))  # an image that comes twice counts once
+    rows = gather_dealt(own, len(everyone))
+    if len(everyone) < world_size():  # each rank has all rows, and gradients like the others
+        rows = rows * world_size()
     gradient.zero_().index_add_(0, beside(everyone, gradient.device), rows.to(gradient.device))
 
 

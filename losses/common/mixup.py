@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.collectives import broadcast, host_broadcast
+from utils.collectives import of_first
 from utils.types import Model
 
 
@@ -39,7 +39,7 @@ def draw_mixture(count: int, beta: float, device: torch.device) -> Mixture:
     portion = Beta(parameter, parameter, validate_args=False).sample()  # checking the arguments would wait
     partners = torch.randperm(count, device=device)
     drawn = torch.cat([torch.maximum(portion, 1 - portion)[None], partners])  # float64 holds the numbers exactly
-    drawn = host_broadcast(drawn) if device.type == "cpu" else broadcast(drawn)
+    drawn = of_first(drawn)
     return Mixture(drawn[0], drawn[1:].long())
 
 

@@ -73,12 +73,18 @@ class SmallPeers(nn.Module):
         self.f, self.g = FakeModel(classes, seed=0), FakeModel(classes, seed=1)
 
 
-def dealt_out(rank, world_size, rows, batch_size, epoch=1):
-    """An epoch's batches as the sampler deals them out: (this process's rows, how much its loss weighs, all rows)."""
+def dealt_out(rank, world_size, rows, batch_size, epoch=1, told=True):
+    """An epoch's batches as the sampler deals them out: (this process's rows, how much its loss weighs, all rows).
+
+    Where the rows of all are not told, a batch smaller than the number of processes has one row for each.
+    """
     sampler = ShuffledBatches(rows, batch_size, seed=3, rank=rank, world_size=world_size)
     sampler.set_epoch(epoch)
     for number, samples in enumerate(sampler):
         size = min(batch_size, rows - number * batch_size)
         whole = torch.from_numpy(sampler.order(epoch)[number * batch_size :][:size])
-        share = len(samples) / max(size, world_size)  # as in the loop
-        yield [sample.row for sample in samples], share, whole
+        own = [sample.row for sample in samples]
+        if not told and size < world_size:
+            own = [int(whole[rank % size])]
+        share = 1 / world_size if size < world_size else len(own) / size  # as in the loop
+        yield own, share, whole

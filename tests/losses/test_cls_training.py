@@ -104,7 +104,7 @@ def share_epochs(rank, world_size, settings):
     for setting, batch_size, epoch, told in product(settings, (2, 5), (1, 3), (True, False)):
         criterion, logits = build(METHOD, CODES, **SETTINGS | setting), shared_logits(epoch)
         criterion.on_epoch_start(epoch)
-        for index, share, whole in dealt_out(rank, world_size, ROWS - 1, batch_size, epoch):
+        for index, share, whole in dealt_out(rank, world_size, ROWS - 1, batch_size, epoch, told):
             batch = batch_with(logits[0][index], logits[1][index], CODES[index], index, whole if told else None)
             out = criterion(echo_peers(), batch)
             (out.total * share).backward()
@@ -119,7 +119,7 @@ def test_several_processes_select_and_learn_as_one_does_on_the_whole_batch():
     settings = [{"ablation": name} for name in ("none", "CLC")]
     settings += [{"reduction": name} for name in ("mean_kept", "mean_all")]
     alone = share_epochs(0, 1, settings)
-    for found in run_ranks(share_epochs, 3, settings, world_size=3):  # batches of two images are padded
+    for found in run_ranks(share_epochs, 3, settings, world_size=3):  # batches of two images go to all, or are padded
         for ours, expected in zip(found, alone, strict=True):
             torch.testing.assert_close(ours, expected)
     assert any(removed.any() for removed, *_ in alone)

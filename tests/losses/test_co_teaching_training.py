@@ -106,7 +106,7 @@ def share_epochs(rank, world_size):
     for method, batch_size, epoch, told in product(METHODS, (2, 5), (1, 3), (True, False)):
         criterion, (f, g) = build(CRITERIA[method], CODES, **SETTINGS[method]), shared_logits(epoch)
         criterion.on_epoch_start(epoch)
-        for index, share, whole in dealt_out(rank, world_size, ROWS - 1, batch_size, epoch):
+        for index, share, whole in dealt_out(rank, world_size, ROWS - 1, batch_size, epoch, told):
             batch = batch_with(f[index], g[index], CODES[index], index, whole if told else None)
             total = criterion(echo_peers(), batch).total * share
             gradient = torch.zeros(ROWS, 2 * CLASSES)
@@ -119,7 +119,7 @@ def share_epochs(rank, world_size):
 
 def test_several_processes_choose_and_learn_as_one_does_on_the_whole_batch():
     alone = share_epochs(0, 1)
-    for found in run_ranks(share_epochs, 3, world_size=3):  # batches of two images are padded
+    for found in run_ranks(share_epochs, 3, world_size=3):  # batches of two images go to all, or are padded
         for ours, expected in zip(found, alone, strict=True):
             assert ours[0] == expected[0]
             torch.testing.assert_close(ours[1:], expected[1:])

@@ -257,7 +257,7 @@ def test_a_run_goes_on_in_any_step_to_the_same_numbers(cut):
 
 # --- several processes
 
-BATCHES = [[4, 2, 0, 3, 6], [1, 7], [5]]  # odd ones, and one that leaves a process nothing but padding
+BATCHES = [[4, 2, 0, 3, 6], [1, 7], [5]]  # odd ones, and one that goes to both
 
 
 def share_batches(rank):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from losses import label_mask
-from losses.label_mask import LabelMask, LabelMaskConfig, revealed_labels
+from losses.label_mask import LabelMask, LabelMaskConfig, draw_revealed, revealed_labels
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.ranks import run_ranks
 from utils import collectives
@@ -40,7 +40,8 @@ def targets_of(codes):
 
 def revealed(codes, most, reveals="assumed", seed=0):
     torch.manual_seed(seed)
-    return revealed_labels(torch.from_numpy(codes), targets_of(codes), most, reveals)
+    drawn = draw_revealed(codes.shape, most, torch.device("cpu"))
+    return revealed_labels(torch.from_numpy(codes), targets_of(codes), drawn, reveals)
 
 
 def test_what_is_revealed_is_true_of_the_labels_as_they_are_assumed():
@@ -81,8 +82,8 @@ def test_labels_without_known_absent_ones_tell_positives_alone():
 @pytest.mark.parametrize("share, classes, most", [(0.57, 100, 57), (0.75, 5, 3), (0.99, 5, 4), (0.29, 100, 29)])
 def test_the_largest_number_is_the_share_rounded_down_and_no_less(monkeypatch, share, classes, most):
     asked = []
-    hide = lambda observed, targets, most, reveals: asked.append(most) or every_second(targets)  # noqa: E731
-    monkeypatch.setattr(label_mask, "revealed_labels", hide)
+    draw = label_mask.draw_revealed
+    monkeypatch.setattr(label_mask, "draw_revealed", lambda *given: asked.append(given[1]) or draw(*given))
     codes = random_labels(2, classes)
     model = TellableModel(classes)
     LabelMask(LabelMaskConfig(mask_known=share), info_for(codes))(model, batch_of(codes, [0, 1]))
@@ -164,7 +165,7 @@ def test_it_keeps_no_state():
 def share_a_batch(rank):
     """Loss and gradient as the engine combines them; every second label is revealed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(label_mask, "revealed_labels", lambda observed, targets, most, reveals: every_second(targets))
+        patch.setattr(label_mask, "revealed_labels", lambda observed, targets, drawn, reveals: every_second(targets))
         index = INDEX if rank is None else (INDEX[:2] if rank == 0 else INDEX[2:])
         model, out = step(index=index)
         total = out.total * len(index) / len(INDEX)

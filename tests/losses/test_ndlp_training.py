@@ -144,7 +144,7 @@ def test_two_ranks_have_the_loss_and_the_state_of_one_process_on_the_whole_batch
 
 
 def share_short_batches(rank, world_size, told):
-    """State after batches of two images dealt out by the sampler, which pads them for three processes."""
+    """State after batches of two images, which three processes have all; where these are not told, padded."""
     criterion, model = build(alpha_range=(1, 1)), FakeModel(CLASSES)
     sampler, chosen = ShuffledBatches(ROWS, 2, seed=0, rank=rank, world_size=world_size), []
     for epoch in range(1, 4):
@@ -152,14 +152,17 @@ def share_short_batches(rank, world_size, told):
         sampler.set_epoch(epoch)
         for number, samples in enumerate(sampler):
             torch.manual_seed(number)
-            whole = torch.from_numpy(sampler.order(epoch)[2 * number : 2 * number + 2]) if told else None
-            batch = batch_of(CODES, [sample.row for sample in samples])._replace(global_index=whole)
+            whole = torch.from_numpy(sampler.order(epoch)[2 * number : 2 * number + 2])
+            own = [sample.row for sample in samples]
+            if not told and len(own) < world_size:
+                own = [own[rank % len(own)]]
+            batch = batch_of(CODES, own)._replace(global_index=whole if told else None)
             chosen.append(2 * float(criterion(model, batch).parts["chosen"]))
     return chosen, len(model.calls), dict(criterion.named_buffers())
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_an_image_that_pads_a_batch_counts_once(told):
+def test_an_image_that_several_processes_have_counts_once(told):
     chosen, calls, state = share_short_batches(0, 1, told)
     ranks = run_ranks(share_short_batches, 3, told, world_size=3)
     assert 2.0 in chosen

@@ -287,7 +287,7 @@ def test_lac_resumes_within_an_epoch_bit_for_bit(cut):
     assert criterion.queue_labels.any()
 
 
-BATCHES = [[4, 2, 0, 3, 6], [1, 7, 8, 5], [5]]  # the last leaves a process nothing but padding
+BATCHES = [[4, 2, 0, 3, 6], [1, 7, 8, 5], [5]]  # the last goes to both
 
 
 def share_batches(rank):

@@ -76,7 +76,8 @@ def test_golden_mixtures(case, arrays, variant):
     half = len(images) // 2
     seconds = torch.arange(len(images) - half, len(images))
     mixtures = Mixtures(torch.from_numpy(arrays["perm"]), seconds, torch.tensor(float(arrays["lam"])).double())
-    logits, mixed = (each.flatten(1) @ weight + bias for each in (images, mixtures.images(images)))
+    halves = images[mixtures.first], images[mixtures.second]
+    logits, mixed = (each.flatten(1) @ weight + bias for each in (images, mixtures.of(*halves)))
     loss = mixture_loss(mixed, log_probabilities(logits, variant).masked_fill(positive, 0), mixtures, variant)
     loss.backward()
     np.testing.assert_allclose(float(loss.detach()), arrays["loss"], rtol=1e-6)
@@ -194,7 +195,7 @@ def test_training_lowers_the_loss():
     assert totals[-1] < totals[0]
 
 
-BATCHES = [[4, 2, 0, 3, 6], [1, 7, 8, 9], [5]]  # the last leaves a process nothing but padding
+BATCHES = [[4, 2, 0, 3, 6], [1, 7, 8, 9], [5]]  # the last goes to both
 
 
 def share_batches(rank):

@@ -52,10 +52,11 @@ def test_processes_share_each_global_batch():
         assert sorted(sample for part in parts for sample in part) == sorted(whole)
 
 
-def test_a_last_batch_smaller_than_the_processes_still_gives_everyone_a_sample():
-    last = [epoch(rows=7, size=6, rank=rank, world=3)[-1] for rank in range(3)]
-    assert [len(part) for part in last] == [1, 1, 1]
-    assert len({part[0] for part in last}) == 1
+@pytest.mark.parametrize("rows", [7, 8])
+def test_a_last_batch_smaller_than_the_processes_goes_to_each_whole(rows):
+    last = [epoch(rows=rows, size=6, rank=rank, world=3)[-1] for rank in range(3)]
+    assert last == [epoch(rows=rows, size=6)[-1]] * 3
+    assert len(last[0]) == rows - 6
 
 
 def test_a_last_batch_may_be_left_out_and_then_other_rows_miss_each_epoch():

@@ -150,7 +150,7 @@ def test_the_main_process_saves(monkeypatch, main):
     saved = []
     loop = Loop.__new__(Loop)
     loop.runtime, loop._save, loop.state_dict = SimpleNamespace(is_main=main), saved.append, lambda: EMPTY
-    loop._buffers_of_ranks = lambda: "ranks"
+    loop._of_ranks = lambda: "ranks"
     Loop.save(loop)
     assert (saved, loop._saved_at) == ([{**EMPTY, "ranks": "ranks"}] if main else [], 77.0)
 
@@ -185,7 +185,7 @@ def test_a_state_that_is_not_finite_is_not_saved(monkeypatch):
     saved = []
     loop = looking_at([0.5, 1.0], {})
     loop.runtime, loop._save = SimpleNamespace(is_main=True), saved.append
-    loop._buffers_of_ranks = dict
+    loop._of_ranks = dict
     loop.state_dict = lambda: {**EMPTY, "model": {"w": torch.tensor([1.0, math.nan])}}
     words = r"model\.w is not finite at epoch 3, step 2 .*: none: the gradient or the update; images: b\)"
     with pytest.raises(RunError, match=words):
@@ -247,11 +247,14 @@ def test_gradients_are_averaged_and_clipped_before_the_weights_move_and_their_av
 def test_another_number_of_processes_is_told_once_where_it_changes_anything(capsys, main, saved, said):
     network = torch.nn.BatchNorm1d(1)
     loop = Loop.__new__(Loop)
+    loop.state = TrainState(sums={"loss": 7.0, "part": 1.0})
     loop.runtime = SimpleNamespace(is_main=main, rank=0, world_size=1, unwrap=lambda model: model)
     loop.learner = SimpleNamespace(model=network, ema=SimpleNamespace(network=torch.nn.BatchNorm1d(1)))
     of_rank = [{"running_mean": torch.tensor([float(n)]), "running_var": torch.ones(1)} for n in range(3)]
-    loop._take_buffers({"model": of_rank[:saved], "averaging": of_rank[:saved]})
+    sums = [{"loss": torch.tensor(float(n)).double()} for n in range(3)]
+    loop._take_own({"model": of_rank[:saved], "averaging": of_rank[:saved], "sums": sums[:saved]})
+    assert loop.state.sums == {"loss": 1.0 if saved == 3 else 0.0, "part": 1.0}
     assert network.running_mean.item() == loop.learner.ema.network.running_mean.item() == (1.0 if saved == 3 else 0.0)
     words = "saved by 3 processes, now there are 1: BatchNorm takes their mean\n"
     assert capsys.readouterr().out == (words if said else "")
-    loop._take_buffers({})
+    loop._take_own({})

@@ -1,10 +1,10 @@
-"""Statistics of BatchNorm of each process, saved and taken up again."""
+"""What each process has of its own, saved of all and taken up again; means over the processes."""
 
 import pytest
 import torch
 from torch import nn
 
-from engine.training.rank_buffers import buffers_of_ranks, take_buffers
+from engine.training.rank_buffers import buffers_of_ranks, mean_over_ranks, of_process, of_ranks, take_buffers
 from tests.ranks import run_ranks
 
 
@@ -63,3 +63,18 @@ def test_one_process_saves_nothing_beside_its_state_and_leaves_it_as_it_is():
     averaged, found = taken(0, [])
     assert not averaged
     assert torch.equal(found["0.running_mean"], network(9.0)[0].running_mean)
+
+
+def sums_of(rank):
+    own = {"loss": torch.tensor(rank + 0.5).double(), "part": torch.tensor(2.0 * rank).double()}
+    return of_ranks(own), mean_over_ranks(own), mean_over_ranks({}), of_ranks({})
+
+
+def test_sums_are_saved_of_each_process_and_logged_as_their_mean():
+    for saved, mean, *nothing in run_ranks(sums_of):
+        assert saved == [{"loss": 0.5, "part": 0.0}, {"loss": 1.5, "part": 2.0}]
+        assert mean == {"loss": 1.0, "part": 1.0}
+        assert nothing == [{}, [{}, {}]]
+        assert of_process(saved, 0) == {"loss": 1.0, "part": 1.0}
+    assert sums_of(3) == ([], {"loss": 3.5, "part": 6.0}, {}, [])
+    assert of_process([], 0) == of_process((), 1) == {}

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from losses.common.global_batch import GlobalBatch, rows_of_all
+from losses.common.global_batch import GlobalBatch, dealt, rows_of_all, share_of_all
 from tests.losses.peers import dealt_out
 from tests.ranks import run_ranks
 from utils import collectives
@@ -49,12 +49,15 @@ def share_epochs(rank, world_size, batch_sizes):
     """Of every batch, told and not: its rows in one process's order, the sum over chosen entries as in the engine."""
     found = []
     for batch_size, told in product(batch_sizes, (True, False)):
-        for rows, share, everyone in dealt_out(rank, world_size, ROWS, batch_size):
+        for rows, share, everyone in dealt_out(rank, world_size, ROWS, batch_size, told=told):
             index = torch.tensor(rows)
             batch = batch_at(index, everyone if told else None)
             whole, values = GlobalBatch(batch), TABLE[index].requires_grad_()
             assert torch.equal(whole.index, everyone)
-            assert rows_of_all(batch) == max(len(everyone), world_size)
+            assert rows_of_all(batch) == (len(everyone) if told else max(len(everyone), world_size))
+            assert whole.share == share
+            if told:
+                assert share_of_all(batch) == share
             everyone = whole.rows(values)
             assert torch.equal(whole.own(everyone), TABLE[index])
             wanted = [torch.arange(len(everyone)).flip(0)[: each + 1] for each in range(world_size)]
@@ -67,13 +70,28 @@ def share_epochs(rank, world_size, batch_sizes):
             assert torch.equal(every, everyone)
             (share * every.logsumexp(dim=0).square().sum()).backward()
             coupled = torch.zeros_like(TABLE).index_add(0, index, own.grad)
+            if told:
+                made_beside(whole, share, rank)
             sums = [collectives.all_sum(each) for each in (total, gradient, coupled)]
             found.append((whole.size, everyone, *sums))
     return found
 
 
+def made_beside(whole, share, rank):
+    """Rows that are made beside the batch, shared out, have the values and gradients of one process."""
+    for total in (1, 2, 3, 5):
+        own = TABLE[:total][dealt(total, rank)].requires_grad_()
+        every = whole.dealt_with_gradient(own, total)
+        assert torch.equal(every, TABLE[:total])
+        (share * every.logsumexp(dim=0).square().sum()).backward()
+        gradient = torch.zeros_like(TABLE[:total]).index_add(0, torch.arange(total)[dealt(total, rank)], own.grad)
+        alone = TABLE[:total].clone().requires_grad_()
+        alone.logsumexp(dim=0).square().sum().backward()
+        torch.testing.assert_close(collectives.all_sum(gradient), alone.grad)
+
+
 def test_several_processes_have_the_batch_of_one():
-    sizes = (2, 3, 4, 5)  # for three processes: padded batches, even ones, uneven ones, and all of these at the end
+    sizes = (2, 3, 4, 5)  # for three processes: smaller batches, even ones, uneven ones, and all of these at the end
     alone = share_epochs(0, 1, sizes)
     for found in run_ranks(share_epochs, 3, sizes, world_size=3):
         assert len(found) == len(alone)
