@@ -46,6 +46,7 @@ from losses.gpr import GPR, GPRConfig
 from losses.gr import GR, GRConfig
 from losses.group_means import GroupConfig, group_regularised
 from losses.ignore import Ignore, IgnoreConfig
+from losses.imcl import IMCL, IMCLConfig
 from losses.label_mask import LabelMask, LabelMaskConfig
 from losses.large_loss import LargeLoss, LargeLossConfig
 from losses.mime import MIME, MIMEConfig
@@ -103,6 +104,7 @@ CRITERIA: dict[str, Method] = {
     "splicemix_cl": Method(SpliceMixCL, SpliceMixCLConfig),
     "csl": Method(CSL, CSLConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),
+    "imcl": Method(IMCL, IMCLConfig),
     "em": Method(EM, EMConfig),
     "em_apl": Method(EMAPL, EMAPLConfig),
     "mime": Method(MIME, MIMEConfig),

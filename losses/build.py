@@ -33,7 +33,7 @@ def require_given(
 ) -> None:
     """Raise UserError where a method with these needs is not given what it is built of."""
     require(
-        feature_width is not None or "features" not in needs,
+        feature_width is not None or not needs & {"features", "pooled"},
         f"{name}: give feature_width, the number of channels of the network's feature map",
     )
     require(

@@ -23,8 +23,9 @@ from losses.consistency import known_means
 from losses.single_positive import known_losses, require_known
 from utils.checks import require
 from utils.collectives import of_first, world_size
+from utils.head_vectors import ClassVectors
 from utils.options import option
-from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, ClassVectors, CriterionInfo, LossOutput, Model
+from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, CriterionInfo, LossOutput, Model
 
 _SHORTEST = 1e-9
 """Length below which a class vector is not brought to length 1, as published."""

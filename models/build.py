@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, get_type_hints
 
@@ -121,6 +121,13 @@ def _values_of(config: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]
     return values
 
 
+_VECTORS = {
+    "class_vectors": "a vector of each class",
+    "pooled": "logits that a linear layer makes of one vector of an image",
+}
+"""Needs of methods that some heads do not meet, by the name of what says so in `HeadKind`."""
+
+
 def require_head(architecture: Architecture, needs: frozenset[str], method: str) -> None:
     """Raise UserError unless the head can do all that a criterion with these `needs` asks of it."""
     head = architecture.model.head
@@ -130,13 +137,15 @@ def require_head(architecture: Architecture, needs: frozenset[str], method: str)
         f"--head {head}: {method} gives the network known labels, which this head does not take; give --head "
         f"{', '.join(able)}, or train it by another method",
     )
-    able = [name for name, kind in HEADS.items() if kind.class_vectors(kind.config())]
-    without = "" if head not in able else " with --boostlu or --saliency"
-    require(
-        "class_vectors" not in needs or HEADS[head].class_vectors(architecture.head),
-        f"--head {head}{without}: {method} needs a vector of each class, which this head does not have; give --head "
-        f"{', '.join(able)} without these, or train it by another method",
-    )
+    for need, what in _VECTORS.items():
+        gives: dict[str, Callable[[Any], bool]] = {name: getattr(kind, need) for name, kind in HEADS.items()}
+        able = [name for name, kind in HEADS.items() if gives[name](kind.config())]
+        without = "" if head not in able else " with --boostlu or --saliency"
+        require(
+            need not in needs or gives[head](architecture.head),
+            f"--head {head}{without}: {method} needs {what}, which this head does not have; give --head "
+            f"{', '.join(able)} without these, or train it by another method",
+        )
 
 
 def build_model(

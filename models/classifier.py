@@ -60,7 +60,7 @@ class Classifier(nn.Module):
         known: Tensor | None = None,
         layout: Layout | None = None,
     ) -> ModelOutput:
-        """Logits and features always; `cam`, without gradient, `class_vectors` or `divergence` when that is wanted.
+        """Logits and features always; when wanted `cam`, without gradient, `class_vectors`, `pooled` or `divergence`.
 
         There is no divergence of a head that draws nothing.
         Labels `known` beforehand, (B, C) PRESENT, ABSENT or UNKNOWN, are for heads that take them; not with maps.
@@ -88,6 +88,9 @@ class Classifier(nn.Module):
         if "class_vectors" in want:
             logits, vectors = self.head.with_class_vectors(features)
             return ModelOutput(logits, features, class_vectors=vectors)
+        if "pooled" in want:
+            logits, pooled = self.head.with_pooled(features)
+            return ModelOutput(logits, features, pooled=pooled)
         if "divergence" in want:
             logits, divergence = self.head.with_divergence(features)
             return ModelOutput(logits, features, divergence=divergence)

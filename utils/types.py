@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from utils.grids import Layout
+from utils.head_vectors import ClassVectors, PooledFeatures
 from utils.prior_scores import PriorScores
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
@@ -285,19 +286,6 @@ class Batch(NamedTuple):
     layout: Layout | None = None  # of the last rows, where those are grids of the rows before them
 
 
-class ClassVectors(NamedTuple):
-    """A vector of each class in each image, and the linear layer by which a head scores such vectors."""
-
-    vectors: Tensor  # (B, C, D)
-    weights: Tensor  # (C, D)
-    bias: Tensor | None = None  # (C,)
-
-    def classify(self, vectors: Tensor) -> Tensor:
-        """Logits (B, C) of any vectors (B, C, D) of the classes: each by the weights of its class."""
-        scores = (vectors * self.weights).sum(dim=2)
-        return scores if self.bias is None else scores + self.bias
-
-
 class ModelOutput(NamedTuple):
     """Output of every model."""
 
@@ -307,6 +295,7 @@ class ModelOutput(NamedTuple):
     class_vectors: ClassVectors | None = None  # with gradient, only when asked for
     divergence: Tensor | None = None  # (B,) of heads that draw what they score, with gradient, only when asked for
     tile_logits: Tensor | None = None  # (E, T, C) of the tiles of the last E images, only when a layout is given
+    pooled: PooledFeatures | None = None  # with gradient, only when asked for
 
 
 class Model(Protocol):

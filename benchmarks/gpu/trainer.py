@@ -70,6 +70,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "cdcr": {"cdcr_warmup": 0},
     "sarb": {"blend_from": 1},
     "mime": {"mime_warmup": 1},
+    "imcl": {"dictionary_size": 8},
     "comes": {"candidate_rate": 0.2},
     "comes_rl": {"candidate_rate": 0.2},
 }
@@ -93,7 +94,7 @@ ON_HOST = [
 ]
 _LABELS = {
     **dict.fromkeys(("bce", "cdcr", "comes", "comes_rl", "cones", "ndlp", "db"), "candidate"),
-    **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency", "sarb"), "known"),
+    **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency", "sarb", "imcl"), "known"),
     "cap": "semi",
     "bce_ls": "full",
     "transition": "full",

@@ -126,8 +126,8 @@ class Runtime:
         """Backward pass of this process's mean loss over `share` of the global batch.
 
         Gradients are averaged over processes, so unequal shares (the last batch) are weighted by size. Products are
-        rounded as in the network's forward pass: but for cosines (SARB) and LAC's
-        projector no method multiplies matrices with a gradient.
+        rounded as in the network's forward pass: but for cosines (SARB), LAC's projector, and scores of atoms and the
+        graph of IMCL no method multiplies matrices with a gradient.
         """
         weight = share * self.world_size
         with rounded_products(self.kernels, self.device):

@@ -12,7 +12,7 @@ from losses.common.functional import at_least_float32
 from losses.common.memory import MemoryNeed, settle
 from utils.types import Batch, ClassPriors, CriterionInfo, LabelTable, LossOutput, ModelOutput, NoiseRates, PeerModels
 
-_MORE_THAN_LOGITS = frozenset({"cam", "features", "class_vectors", "second_view", "peers", "labels", "grids"})
+_MORE_THAN_LOGITS = frozenset({"cam", "features", "class_vectors", "pooled", "second_view", "peers", "labels", "grids"})
 """Needs that logits alone do not meet."""
 
 
@@ -26,11 +26,11 @@ class Criterion(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Inputs besides logits.
 
-    Of {"cam", "features", "class_vectors", "second_view", "peers", "train_scores", "labels", "prior_scores", "groups",
-    "grids"}. "labels": a model that takes known labels as input, a `LabelledModel`. "train_scores": see
-    `wants_train_scores`. "prior_scores": scores of the training images from outside, `CriterionInfo.prior_scores`.
-    "groups": what each training image belongs to, `CriterionInfo.groups`. "grids": images of each batch that are grids
-    of its others, `Batch.layout`.
+    Of {"cam", "features", "class_vectors", "pooled", "second_view", "peers", "train_scores", "labels", "prior_scores",
+    "groups", "grids"}. "pooled": the one vector of each image that a linear layer makes the logits of. "labels": a
+    model that takes known labels as input, a `LabelledModel`. "train_scores": see `wants_train_scores`. "prior_scores":
+    scores of the training images from outside, `CriterionInfo.prior_scores`. "groups": what each training image belongs
+    to, `CriterionInfo.groups`. "grids": images of each batch that are grids of its others, `Batch.layout`.
     """
 
     single_pass: ClassVar[bool] = True

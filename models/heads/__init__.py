@@ -29,6 +29,8 @@ class HeadKind(NamedTuple):
     """True if it cannot be initialised without `LabelInfo`."""
     class_vectors: Callable[[Any], bool] = lambda config: False
     """True of a config with which it has a vector of each class."""
+    pooled: Callable[[Any], bool] = lambda config: False
+    """True of a config with which a linear layer makes its logits of one vector of each image."""
 
     @property
     def title(self) -> str:
@@ -37,11 +39,13 @@ class HeadKind(NamedTuple):
 
 
 HEADS: dict[str, HeadKind] = {
-    "linear": HeadKind(LinearConfig, build_linear, class_vectors=lambda config: config.linear),
+    "linear": HeadKind(
+        LinearConfig, build_linear, class_vectors=lambda config: config.linear, pooled=lambda config: config.linear
+    ),
     "csra": HeadKind(CSRAConfig, build_csra, class_vectors=lambda config: config.linear),
     "pfc": HeadKind(PFCConfig, build_pfc),
     "q2l": HeadKind(Query2LabelConfig, build_q2l, class_vectors=lambda config: True),
-    "gcn": HeadKind(GCNConfig, build_gcn, needs_label_info=True),
+    "gcn": HeadKind(GCNConfig, build_gcn, needs_label_info=True, pooled=lambda config: True),
     "ctran": HeadKind(CTranConfig, build_ctran, takes_labels=True, class_vectors=lambda config: True),
 }
 """Heads by name."""

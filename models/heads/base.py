@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 
-from utils.types import ClassVectors, LabelTable
+from utils.head_vectors import ClassVectors, PooledFeatures
+from utils.types import LabelTable
 
 
 class LabelInfo(NamedTuple):
@@ -63,6 +64,13 @@ class Head(nn.Module):
     def with_class_vectors(self, features: Tensor) -> tuple[Tensor, ClassVectors]:
         """Logits and class vectors of the same features, in one pass where that saves work."""
         return self(features), self.class_vectors(features)
+
+    def with_pooled(self, features: Tensor) -> tuple[Tensor, PooledFeatures]:
+        """Logits, and the one vector of each image of features (B, D, h, w) that a linear layer makes them of.
+
+        Raises: ValueError of a head whose logits are made otherwise.
+        """
+        raise ValueError(f"{type(self).__name__} makes its logits of more than one vector of an image")
 
     def with_divergence(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits, and the divergence (B,) of distributions that they are drawn from; None of a head without any."""

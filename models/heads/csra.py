@@ -13,8 +13,8 @@ from models.heads.base import Head, LabelInfo, outside_autocast
 from models.heads.boostlu import boosted
 from models.heads.saliency import Saliency, SaliencyConfig, saliency
 from utils.checks import require
+from utils.head_vectors import ClassVectors
 from utils.options import option
-from utils.types import ClassVectors
 
 TEMPERATURES: dict[int, tuple[float, ...]] = {
     1: (1.0,),

@@ -29,8 +29,9 @@ from models.heads.transformer import (
     tokens_of,
 )
 from utils.checks import require
+from utils.head_vectors import ClassVectors
 from utils.options import option
-from utils.types import UNKNOWN, ClassVectors
+from utils.types import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

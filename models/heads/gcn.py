@@ -24,6 +24,7 @@ from models.heads.base import Head, LabelInfo, outside_autocast
 from models.heads.word_vectors import class_vectors, vector_width
 from utils.checks import require
 from utils.cooccurrence import cooccurrence
+from utils.head_vectors import PooledFeatures
 from utils.options import option
 from utils.types import LabelTable
 
@@ -147,9 +148,14 @@ class GCNHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C)."""
+        return self.with_pooled(features)[0]
+
+    def with_pooled(self, features: Tensor) -> tuple[Tensor, PooledFeatures]:
+        """Logits (B, C), and the maxima over positions that they are made of."""
         with outside_autocast(features):
             classifiers = self.classifiers()
-            return features.amax(dim=(2, 3)).to(classifiers.dtype) @ classifiers.T
+            pooled = features.amax(dim=(2, 3)).to(classifiers.dtype)
+            return pooled @ classifiers.T, PooledFeatures(pooled, classifiers)
 
     @torch.no_grad()
     def cam(self, features: Tensor) -> Tensor:

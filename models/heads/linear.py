@@ -13,8 +13,8 @@ from models.heads.base import Head, LabelInfo, outside_autocast
 from models.heads.boostlu import boosted
 from models.heads.saliency import Saliency, SaliencyConfig, saliency
 from utils.checks import require
+from utils.head_vectors import ClassVectors, PooledFeatures
 from utils.options import option
-from utils.types import ClassVectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,18 @@ class LinearHead(Head):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C)."""
         with outside_autocast(features):
-            logits: Tensor = self.fc(features.to(self.fc.weight.dtype).mean(dim=(2, 3)))
+            logits: Tensor = self.fc(self.pooled(features))
         return logits
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """The mean over positions (B, D), of the type of the layer."""
+        return features.to(self.fc.weight.dtype).mean(dim=(2, 3))
+
+    def with_pooled(self, features: Tensor) -> tuple[Tensor, PooledFeatures]:
+        """Logits (B, C), and what the layer makes them of."""
+        with outside_autocast(features):
+            pooled = self.pooled(features)
+            return self.fc(pooled), PooledFeatures(pooled, self.fc.weight, self.fc.bias)
 
     def scores(self, features: Tensor) -> Tensor:
         """A, the scores (B, C, h, w) of all positions, bias included; their mean is the logit."""
@@ -83,11 +93,9 @@ class MaxLinearHead(LinearHead):
 
     needs_maps = True
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, C)."""
-        with outside_autocast(features):
-            logits: Tensor = self.fc(features.to(self.fc.weight.dtype).amax(dim=(2, 3)))
-        return logits
+    def pooled(self, features: Tensor) -> Tensor:
+        """The maximum over positions (B, D), of the type of the layer."""
+        return features.to(self.fc.weight.dtype).amax(dim=(2, 3))
 
 
 class BoostedLinearHead(LinearHead):
@@ -100,6 +108,7 @@ class BoostedLinearHead(LinearHead):
     """
 
     class_vectors = Head.class_vectors  # refused: no weights give these logits
+    with_pooled = Head.with_pooled  # refused: nor of one vector
 
     def __init__(self, width: int, classes: int, alpha: float) -> None:
         super().__init__(width, classes)
@@ -124,6 +133,7 @@ class SaliencyLinearHead(LinearHead):
 
     needs_maps = True
     class_vectors = Head.class_vectors  # refused: no weights give these logits
+    with_pooled = Head.with_pooled  # refused: nor of one vector
 
     def __init__(self, width: int, classes: int, added: Saliency) -> None:
         super().__init__(width, classes)

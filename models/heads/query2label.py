@@ -30,8 +30,8 @@ from models.heads.transformer import (
     tokens_of,
 )
 from utils.checks import require
+from utils.head_vectors import ClassVectors
 from utils.options import option
-from utils.types import ClassVectors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ METHODS = {
     "pr": f"main_BCE --loss pr {ONE}",
     "gr": f"main_BCE --loss gr --pseudo_slope 0,9 {ONE}",
     "curriculum": f"main_BCE --loss curriculum {KNOWN}",
+    "imcl": f"main_BCE --loss imcl --dictionary_size 8 --feature_loss {KNOWN}",
     "partial_bce": f"main_BCE --loss partial_bce {KNOWN}",
     "consistency": f"main_BCE --loss consistency {KNOWN}",
     "pu_mlc": f"main_BCE --loss pu_mlc --scale_floor 0.1 {ONE} {STEADY}",
@@ -92,7 +93,7 @@ BESIDES = {
 
 ALL = METHODS | BESIDES
 WITH_LABEL_STATE = ("role", "LL-Cp", "cones", "ndlp", "cls", "curriculum", "em_apl", "cdcr", "cap", "ignore")
-WITH_LABEL_STATE += ("transition", "LL-Cp+record")
+WITH_LABEL_STATE += ("imcl", "transition", "LL-Cp+record")
 """Runs with state per label or image, which several processes share."""
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.head_vectors import ClassVectors, PooledFeatures
 from utils.prior_scores import PriorScores
-from utils.types import PRESENT, Batch, ClassCounts, ClassVectors, CriterionInfo, LabelTable, ModelOutput
+from utils.types import PRESENT, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
 
 
 class FakeModel(nn.Module):
@@ -27,7 +28,9 @@ class FakeModel(nn.Module):
             with torch.no_grad():
                 cam = torch.einsum("bdhw,cd->bchw", features, self.head.weight)
         vectors = self._class_vectors(features.flatten(2)) if "class_vectors" in want else None
-        return ModelOutput(self.head(features.mean(dim=(2, 3))), features, cam, vectors)
+        mean = features.mean(dim=(2, 3))
+        pooled = PooledFeatures(mean, self.head.weight, self.head.bias) if "pooled" in want else None
+        return ModelOutput(self.head(mean), features, cam, vectors, pooled=pooled)
 
     def _class_vectors(self, positions: Tensor) -> ClassVectors:
         attention = torch.softmax(self.head.weight @ positions, dim=2)

@@ -72,6 +72,7 @@ def test_options_have_the_types_of_the_config():
         ("large_loss", {"R0": 1, "r0": 2}, "r0 and another spelling"),
         ("cones", {}, "cones: give feature_width"),
         ("lac", {}, "lac: give class_vector_width"),
+        ("imcl", {}, "imcl: give feature_width"),
         ("db", {"prior": "clean"}, "no true labels"),
     ],
 )
@@ -94,7 +95,7 @@ LEAST = {
     "cones": [[1]],
     "ndlp": [[1, 1]],
     "wan": [[-1, -1]],
-    **{name: [[1, 0, -1]] for name in ("curriculum", "consistency", "sarb")},
+    **{name: [[1, 0, -1]] for name in ("curriculum", "consistency", "sarb", "imcl")},
 }
 LEAST["pu_mlc"] = [[1]]
 LEAST |= {
@@ -105,6 +106,7 @@ LEAST |= {name: [[1, 0]] for name in ("comes", "comes_rl", "transition")}
 """The fewest labels that a method can be built for, where one unknown label is not enough."""
 NEEDED = {"epr": {"expected_num_pos": 2}, "role": {"expected_num_pos": 2}, "cones": {"feature_width": 1}}
 NEEDED["lac"] = {"class_vector_width": 1}
+NEEDED["imcl"] = {"feature_width": 1}
 NEEDED |= {"ndlp": {"prior": "candidate"}, "vlpl": {"prior_scores": [[0.5]]}}
 NEEDED |= {"gpr": {"prior_scores": [[0.5]], "expected_num_pos": 1}}
 NEEDED |= {name: {"candidate_rate": 0.1} for name in ("comes", "comes_rl")}
@@ -126,6 +128,9 @@ def test_one_label_of_each_kind_that_a_method_needs_is_enough(name):
         *((name, [1, -1], "no label is known to be absent") for name in ("partial_bce", "consistency")),
         *((name, [0, -1], "no label is known to be present") for name in ("partial_bce", "consistency")),
         *((name, [0, -1], "no label is known to be present") for name in ("iu", "iun", "curriculum", "em", "em_apl")),
+        ("imcl", [0, -1], "imcl: no label is known to be present"),
+        ("imcl", [1, -1], "imcl: no label is known to be absent"),
+        ("imcl", [1, 0], "imcl: no label is unknown"),
         ("cap", [1, -1], "1 of 1 have some of their labels"),
         ("cap", [1, 0], "no image is unlabelled"),
         ("pu_mlc", [0, -1], "no label is known to be present"),

@@ -16,7 +16,8 @@ from tests.losses.test_plc_queue import contrast_by_loops
 from tests.oracles import plc as oracle
 from tests.ranks import run_ranks
 from utils.checks import UserError
-from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, ClassVectors, ModelOutput
+from utils.head_vectors import ClassVectors
+from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, ModelOutput
 
 ROWS, CLASSES = 9, 5
 CODES = random_labels(ROWS, CLASSES, seed=2, rate=0.2)

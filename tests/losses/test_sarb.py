@@ -15,7 +15,8 @@ from tests.losses.steps import WAITING, Recorder, check_resume, trainer
 from tests.oracles import consistency as known_oracle
 from tests.oracles import sarb as oracle
 from utils.checks import UserError
-from utils.types import ABSENT, PRESENT, UNKNOWN, ClassVectors, ModelOutput
+from utils.head_vectors import ClassVectors
+from utils.types import ABSENT, PRESENT, UNKNOWN, ModelOutput
 
 ROWS, CLASSES = 9, 5
 CODES = np.random.default_rng(3).integers(-1, 2, (ROWS, CLASSES)).astype(np.int8)

@@ -66,6 +66,10 @@ def test_one_step_or_a_refusal_by_name(method, head):
         with pytest.raises(UserError, match=f"^--head {head}: {method} [^\n]*$"):
             built(method, head, codes)
         return
+    if "pooled" in CRITERIA[method].criterion.needs and not HEADS[head].pooled(HEADS[head].config()):
+        with pytest.raises(UserError, match=f"^--head {head}: {method} [^\n]*$"):
+            built(method, head, codes)
+        return
     torch.manual_seed(0)
     criterion, model = built(method, head, codes)
     batch = batch_of(codes, [0, 1, 2, 3, 4, 5], size=32)

@@ -145,8 +145,8 @@ class Watched:
         return getattr(self.network, name)
 
 
-COMPARE_VECTORS = {"lac", "sarb"}
-"""Methods with products of class vectors (a projector, cosines), which may be rounded as those of networks are."""
+COMPARE_VECTORS = {"imcl", "lac", "sarb"}
+"""Methods with products of vectors (scores of a classifier, a projector, cosines), rounded as those of networks are."""
 
 
 @pytest.mark.parametrize("method", sorted(CRITERIA.keys() - COMPARE_VECTORS))

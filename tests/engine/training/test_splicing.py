@@ -39,6 +39,7 @@ REFUSED = {
     "large_loss LL-Cp": MEMORY.format("corrected"),
 }
 REFUSED["comes_rl"] = REFUSED["comes"]
+REFUSED["imcl"] = "keeps features of training images, and a spliced image is none of them"
 MORE = [Case("ignore", {"several": "union"}, "union"), Case("ignore", {"ignore": False}, "nothing rejected")]
 METHODS = [*CASES, *(case for case in VARIANTS if case.note in ("LL-R", "LL-Cp", "with priors")), *MORE]
 

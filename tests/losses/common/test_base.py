@@ -20,6 +20,7 @@ OPTIONS = {
     "comes": {"candidate_rate": 0.1},
     "comes_rl": {"candidate_rate": 0.1},
     "cones": {"feature_width": 8},
+    "imcl": {"feature_width": 8, "dictionary_size": 6},
     "lac": {"class_vector_width": 8},
     "ndlp": {"prior": "candidate"},
     "large_loss": {"mod_scheme": "LL-Cp", "delta_rel": 20},
@@ -30,7 +31,7 @@ OPTIONS = {
 SEMI = np.where(np.arange(ROWS)[:, None] % 2 == 0, np.maximum(CODES, 0), UNKNOWN)
 LABELS = {"cap": SEMI, "bce_ls": np.maximum(CODES, 0), "epr": np.where(CODES == 0, UNKNOWN, CODES)}
 STEPS = [(1, [4, 0, 3, 7]), (1, [1, 2, 5]), (2, [4, 7, 9, 1]), (2, [0, 4, 3])]
-MORE_THAN_LOGITS = {"cam", "features", "class_vectors", "second_view", "peers", "labels", "grids"}
+MORE_THAN_LOGITS = {"cam", "features", "class_vectors", "pooled", "second_view", "peers", "labels", "grids"}
 
 
 def labels_of(name):
@@ -96,7 +97,7 @@ def test_a_method_that_needs_more_than_logits_says_what(name):
 def test_methods_of_one_pass_are_those_that_are_known():
     assert {name for name in CRITERIA if needs_more(name)} <= {
         *("cones", "label_mask", "cls", "co-teaching", "co-teaching+", "decoupling", "jocor", "ndlp", "ignore"),
-        *("consistency", "plc", "lac", "pu_mlc", "sarb", "splicemix_cl"),
+        *("consistency", "plc", "lac", "pu_mlc", "sarb", "splicemix_cl", "imcl"),
     }
 
 

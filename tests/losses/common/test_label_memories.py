@@ -7,7 +7,7 @@ from losses import CRITERIA, build_criterion
 from tests.losses.common.test_base import OPTIONS, ROWS, labels_of
 
 KEPT = {"cones": 2, "ndlp": 1, "large_loss": 1, "curriculum": 2, "em_apl": 2, "role": 1, "cdcr": 2}
-KEPT |= {"mime": 2, "vlpl": 1, "gpr": 1, "cap": 2, "transition": 2}
+KEPT |= {"imcl": 2, "mime": 2, "vlpl": 1, "gpr": 1, "cap": 2, "transition": 2}
 
 
 def built(name):
@@ -23,10 +23,11 @@ def test_whatever_has_a_row_per_image_is_declared_and_planned(name):
     needs = criterion.memory_needs(criterion.config, criterion.info)
     assert len(needs) == KEPT.get(name, 0)
     sizes = [need.size for need in needs if need.name != "scores"]  # of a round of labelling, kept no longer
-    large = [value.nbytes for key, value in held.items() if key in rows or key == "bank.rows"]
+    banks = {"bank.rows", "dictionary.features", "dictionary.codes"}
+    large = [value.nbytes for key, value in held.items() if key in rows | banks]
     assert sorted(sizes) == sorted(large)
     assert [need.learned for need in needs] == [name == "role"] * len(needs)
-    assert [need.per_image for need in needs] == [need.name != "prototypes" for need in needs]
+    assert [need.per_image for need in needs] == [name != "imcl" and need.name != "prototypes" for need in needs]
 
 
 def test_corrections_are_planned_where_there_are_any():

@@ -15,7 +15,7 @@ from tests.models.heads.head_checks import random_features
 from tests.models.heads.test_base import built
 from tests.models.test_classifier import images
 from utils.checks import UserError
-from utils.types import ClassVectors
+from utils.head_vectors import ClassVectors
 
 ABLE = ("linear", "csra", "q2l", "ctran")
 WANTED = frozenset({"class_vectors"})
