@@ -48,7 +48,9 @@ class IMCLConfig:
     feature_loss: bool = option(False, "features have a loss too, and do not only count in the choice of atoms")
     graph_neighbours: int = option(5, "most other classes that complete the score of a class; 0: none")
     graph_lr_mult: float = option(1.0, "the graph of labels learns this many times faster than the backbone")
-    collaborate_from: int = option(2, "first epoch with the collaborative loss; before it BCE alone")
+    collaborate_from: int | None = option(
+        None, "first epoch with the collaborative loss, before it BCE alone (default: after half of --epochs)"
+    )
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -56,9 +58,10 @@ class IMCLConfig:
             given = getattr(self, name)
             require(given >= 1, f"--{name} {given}: must be at least 1; the published value is {published}")
         require(self.graph_neighbours >= 0, f"--graph_neighbours {self.graph_neighbours}: must be 0 or more")
+        first = self.collaborate_from
         require(
-            self.collaborate_from >= 2,
-            f"--collaborate_from {self.collaborate_from}: must be at least 2, for the first epoch fills the dictionary",
+            first is None or first >= 2,
+            f"--collaborate_from {first}: must be at least 2, for the first epoch fills the dictionary",
         )
         c = self.asymmetry
         require(1 <= c < math.inf, f"--asymmetry {c}: must be 1 or more; the published values are 1 and 2")
@@ -116,6 +119,7 @@ class IMCL(ScheduledCriterion):
         _require_labels(config, info)
         self.dictionary = Dictionary(info.observed, config.dictionary_size, info.feature_width, info.seed)
         self.graph = LabelGraph(cooccurrence(info.observed), config.graph_neighbours)
+        self.first = config.collaborate_from or max(2, info.epochs // 2 + 1)
         self.steps = 0
         self.register_buffer("measured", torch.zeros(3, dtype=torch.float64))
 
@@ -160,7 +164,7 @@ class IMCL(ScheduledCriterion):
         count = self._refresh(whole, pooled.vectors, batch.observed)
         bce = whole.total(losses, torch.ones(whole.size, 1, dtype=torch.bool, device=losses.device)) / count
         parts = {"bce": bce.detach(), "seen": self.dictionary.seen.to(logits.dtype).mean()}
-        if self.epoch < config.collaborate_from:
+        if self.epoch < self.first:
             return LossOutput(bce, logits.detach(), parts)
         costs = self._costs(logits, pooled, batch)
         sizes = self._sizes(whole, losses, count, costs).to(logits.dtype)

@@ -25,7 +25,7 @@ SIZES = torch.tensor([0.9, 1.7, 40.0]).double()
 
 
 def build(codes=CODES, **settings):
-    return IMCL(IMCLConfig(**settings), info_for(codes)).double()
+    return IMCL(IMCLConfig(**{"collaborate_from": 2, **settings}), info_for(codes)).double()
 
 
 def batch(index, codes=CODES):
@@ -213,7 +213,7 @@ def test_features_that_are_kept_have_no_gradient_and_those_of_the_step_are_kept(
 
 
 def test_in_half_precision_everything_is_of_float32():
-    criterion, network = IMCL(IMCLConfig(), info_for(CODES)), FakeModel(CLASSES)
+    criterion, network = IMCL(IMCLConfig(collaborate_from=2), info_for(CODES)), FakeModel(CLASSES)
     criterion.on_epoch_start(2)
     output = network(batch_of(CODES, BATCHES[0]).images, frozenset({"pooled"}))
     images = batch_of(CODES, BATCHES[0])
@@ -245,7 +245,8 @@ def test_saturated_scores_give_finite_losses_and_gradients(size, unknown):
 
 def parts():
     torch.manual_seed(0)
-    network, criterion = FakeModel(CLASSES), IMCL(IMCLConfig(dictionary_size=8, feature_loss=True), info_for(CODES))
+    config = IMCLConfig(dictionary_size=8, feature_loss=True, collaborate_from=2)
+    network, criterion = FakeModel(CLASSES), IMCL(config, info_for(CODES))
     groups = [{"params": network.parameters()}, *({"params": each["params"]} for each in criterion.parameter_groups())]
     return criterion, network, torch.optim.Adam(groups, lr=0.02)
 
@@ -372,7 +373,14 @@ def test_its_defaults_are_the_published_values():
     assert (config.dictionary_size, config.atoms, config.asymmetry) == (10_000, 3, 2.0)
     assert (config.collaborative_weight, config.feature_weight, config.feature_loss) == (0.5, 0.25, False)
     assert (config.graph_neighbours, config.graph_lr_mult) == (5, 1.0)
-    assert (config.unknown_as, config.collaborate_from) == ("masked", 2)
+    assert (config.unknown_as, config.collaborate_from) == ("masked", None)
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(1, 2), (2, 2), (3, 2), (4, 3), (5, 3), (30, 16)])
+def test_combinations_begin_after_half_of_the_epochs_but_not_in_the_first(epochs, first):
+    info = replace(info_for(CODES), epochs=epochs)
+    assert IMCL(IMCLConfig(), info).first == first
+    assert IMCL(IMCLConfig(collaborate_from=7), info).first == 7
 
 
 def test_the_dictionary_follows_the_seed_of_the_run():

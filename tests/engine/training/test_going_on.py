@@ -49,6 +49,7 @@ def test_most_methods_do_not_count_epochs(name):
 
 COUNTING = {
     "cap": {"cap_warmup": 2},
+    "imcl": {"collaborate_from": 2},
     "lac": {"lac_warmup": 2},
     "ndlp": {"ramp_epochs": 5},
     "cdcr": {"cdcr_warmup": 2},
