@@ -70,7 +70,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "cdcr": {"cdcr_warmup": 0},
     "sarb": {"blend_from": 1},
     "mime": {"mime_warmup": 1},
-    "imcl": {"dictionary_size": 8},
+    "imcl": {"dictionary_size": 8, "collaborate_from": 2},
     "comes": {"candidate_rate": 0.2},
     "comes_rl": {"candidate_rate": 0.2},
 }

@@ -17,7 +17,14 @@ from tests.ranks import run_ranks
 ACTS = {
     **{"cap": "pseudo", "cdcr": "negatives_only", "cls": "removed_low", "co-teaching": "kept", "comic": "modified"},
     **{"consistency": "pseudo_present", "curriculum": "pseudo_present", "em_apl": "pseudo", "gpr": "labelled"},
-    **{"ignore": "rejected", "lac": "lac", "large_loss": "modified", "mime": "pseudo_present", "ndlp": "mix"},
+    **{
+        "imcl": "collaborative",
+        "ignore": "rejected",
+        "lac": "lac",
+        "large_loss": "modified",
+        "mime": "pseudo_present",
+        "ndlp": "mix",
+    },
     **{"plc": "pseudo_present", "pu_mlc": "mixup", "sarb": "blended", "splc": "modified", "vlpl": "labelled"},
 }
 """A column of each of these methods that does not stay 0 in a run that compares something."""
