@@ -208,6 +208,7 @@ class NDLP(ScheduledCriterion):
     """
 
     single_pass = False
+    passes_alike = False
     label_memories = frozenset({"confidence"})
     config: NDLPConfig
     confidence: Tensor

@@ -87,6 +87,9 @@ class RunConfig:
     )
     gpus: int | None = option(None, "published flag: number of processes; only checked, torchrun starts them")
     precision: Precision = option("fp32", "precision of the networks' forward pass; fp64: of the whole step, CPU only")
+    sync_bn: bool = option(
+        False, "on several GPUs BatchNorm normalises by the images of all of them, as it does on one; slower"
+    )
     threads: int | None = option(None, "CPU threads of the computation (default: one per core)")
     output: Path | None = option(None, "folder of the run (default: runs/<method>-<dataset>-<time>)", common=True)
     resume: bool = option(

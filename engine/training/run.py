@@ -137,7 +137,7 @@ class Run:
         setup.require_schedule(self.config, self.optim, data)
         self.given = setup.given_features(settings, data, runtime)
         self.scores = setup.prior_scores(settings, data, runtime)
-        self.network = setup.build_network(settings, data)
+        self.network = setup.build_network(settings, data, runtime)
         self.ema = setup.average_of(self.network, self.optim)  # before anything wraps the network
         self.batches = setup.training_batches_of(settings, data, runtime)
         if before is not None:

@@ -28,6 +28,7 @@ from engine.training.noise_rates import rates_from_file
 from engine.training.optim import OptimConfig
 from engine.training.prior_scores import GivenScores, PriorConfig, given_scores
 from engine.training.recorder import RecordConfig, Recorder
+from engine.training.sync_norms import synchronise_norms
 from losses import CRITERIA
 from losses.common.base import Criterion
 from losses.group_means import GroupConfig, group_regularised
@@ -153,7 +154,7 @@ def keep_data(data: Data, settings: Settings, runtime: Runtime) -> Data:
     return data._replace(**kept)
 
 
-def build_network(settings: Settings, data: Data) -> Network:
+def build_network(settings: Settings, data: Data, runtime: Runtime) -> Network:
     """The network or networks of the method on the CPU. Raises: UserError when it cannot take what it is given."""
     architecture, method = Architecture(settings.of(ModelConfig), settings.head_config), settings.method
     needs = CRITERIA[method].criterion.needs
@@ -167,6 +168,8 @@ def build_network(settings: Settings, data: Data) -> Network:
         label_info=LabelInfo(classes, data.observed),
     )
     network.check_size(architecture.model.model, settings.of(LoaderConfig).img_size)
+    if settings.of(RunConfig).sync_bn:
+        synchronise_norms(network, runtime, method, CRITERIA[method].criterion)
     return network
 
 

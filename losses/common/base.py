@@ -36,6 +36,9 @@ class Criterion(nn.Module):
     single_pass: ClassVar[bool] = True
     """True if a step calls the model once, on `batch.images`, and looks at nothing of the images besides."""
 
+    passes_alike: ClassVar[bool] = True
+    """False if some processes may leave out a pass of the network that others make, within which none can wait."""
+
     takes_soft: ClassVar[bool] = False
     """True if it learns from soft labels, `Batch.soft`: targets between 0 and 1 beside the codes."""
 

@@ -33,6 +33,7 @@ RUNTIME = SimpleNamespace(
     is_main=False,
 )
 SMALL = ("--model", "scenenet", "--weights", "none", "--img_size", "32")
+ONE = SimpleNamespace(world_size=1)
 
 
 def selected(wanted, validation, early_stop=None, scheduler="step"):
@@ -147,7 +148,7 @@ def test_a_network_is_built_for_the_method_and_its_size_is_checked(monkeypatch, 
     monkeypatch.setattr(setup, "build_peers", builder("pair"))
     data = array_data()
     settings = settings_of(method, [*SMALL, "--seed", "4", "--train_seed", "9"])
-    setup.build_network(settings, data)
+    setup.build_network(settings, data, ONE)
     ((built, (architecture, classes, seed), named),) = made
     assert (built, classes, seed) == (kind, len(data.train.classes), 9)
     assert architecture.model.model == "scenenet"
@@ -157,7 +158,7 @@ def test_a_network_is_built_for_the_method_and_its_size_is_checked(monkeypatch, 
 
 def test_a_head_that_does_not_fit_the_method_is_refused():
     with pytest.raises(UserError, match="--head gcn: label_mask gives the network known labels"):
-        setup.build_network(settings_of("label_mask", [*SMALL, "--head", "gcn"]), array_data())
+        setup.build_network(settings_of("label_mask", [*SMALL, "--head", "gcn"]), array_data(), ONE)
 
 
 class Criterion:
