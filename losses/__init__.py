@@ -45,6 +45,7 @@ from losses.em import EM, EMAPL, EMAPLConfig, EMConfig
 from losses.gpr import GPR, GPRConfig
 from losses.gr import GR, GRConfig
 from losses.group_means import GroupConfig, group_regularised
+from losses.hst import HST, HSTConfig
 from losses.ignore import Ignore, IgnoreConfig
 from losses.imcl import IMCL, IMCLConfig
 from losses.label_mask import LabelMask, LabelMaskConfig
@@ -101,6 +102,7 @@ CRITERIA: dict[str, Method] = {
     "partial_bce": Method(PartialBCE, PartialBCEConfig),
     "consistency": Method(Consistency, ConsistencyConfig),
     "sarb": Method(SARB, SARBConfig),
+    "hst": Method(HST, HSTConfig),
     "splicemix_cl": Method(SpliceMixCL, SpliceMixCLConfig),
     "csl": Method(CSL, CSLConfig),
     "curriculum": Method(CurriculumLabelling, CurriculumConfig),

@@ -38,6 +38,7 @@ OF_SEVERAL = {
     ("CurriculumConfig", "share_slope"),
     ("CurriculumConfig", "share_bias"),
     ("CoNeSConfig", "memory_per_class"),
+    *((config, name) for config in ("SARBConfig", "HSTConfig") for name in ("prototypes", "prototype_memory")),
     ("CSRAConfig", "num_heads"),
     ("ScoreConfig", "num_heads"),
 }

@@ -69,6 +69,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "curriculum": {"relabel_every": 1},
     "cdcr": {"cdcr_warmup": 0},
     "sarb": {"blend_from": 1},
+    "hst": {"pseudo_from": 1, "prototype_every": 1},
     "mime": {"mime_warmup": 1},
     "imcl": {"dictionary_size": 8, "collaborate_from": 2},
     "comes": {"candidate_rate": 0.2},
@@ -84,6 +85,7 @@ VARIANTS = [
     Case("decoupling", {"disagreement": "label"}, "by label"),
     Case("cls", {"ablation": "CLC"}, "CLC"),
     Case("csl", {"prior": "observed", "prior_threshold": 0.1}, "with priors"),
+    Case("sarb", {"blend_from": 1, "prototypes": 2, "prototype_every": 1}, "with prototypes"),
 ]
 _KEEPING = ("cones", "ndlp", "curriculum", "cap", "cdcr", "em_apl", "vlpl", "mime", "gpr", "role", "large_loss LL-Cp")
 _KEEPING += ("transition",)
@@ -94,7 +96,8 @@ ON_HOST = [
 ]
 _LABELS = {
     **dict.fromkeys(("bce", "cdcr", "comes", "comes_rl", "cones", "ndlp", "db"), "candidate"),
-    **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency", "sarb", "imcl"), "known"),
+    **dict.fromkeys(("role", "iu", "iun", "curriculum", "csl", "partial_bce", "consistency", "imcl"), "known"),
+    **dict.fromkeys(("sarb", "hst"), "known"),
     "cap": "semi",
     "bce_ls": "full",
     "transition": "full",

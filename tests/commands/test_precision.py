@@ -21,7 +21,7 @@ NEEDED = {
         ("bce", "focal", "cb", "db", "cdcr", "comes", "comes_rl", "cones", "ndlp", "asl"), ("--labels", "candidate")
     ),
     **dict.fromkeys(
-        ("iu", "iun", "curriculum", "csl", "partial_bce", "consistency", "sarb", "imcl"),
+        ("iu", "iun", "curriculum", "csl", "partial_bce", "consistency", "sarb", "hst", "imcl"),
         ("--labels", "observed", "--num_pos", "1", "--num_neg", "2"),
     ),
     "cap": (

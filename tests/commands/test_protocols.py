@@ -158,7 +158,19 @@ PUBLISHED = {
     ("sarb", "coco"): {"loss": "sarb", "labels": "known", "label_seed": 0, "model": "resnet101", "frozen_stages": 3}
     | {"head": "csra", "img_size": 448, "normalize": "imagenet", "augment": "multiscale", "batch_size": 8, "epochs": 20}
     | {"optimizer": "adam", "lr": 1e-5, "head_lr_mult": 1, "w_d": 5e-4, "scheduler": "step", "step_size": 10}
-    | {"blend_from": 6, "blend_share": 0.5, "contrast_weight": 0.05, "val_frac": 0},
+    | {"blend_from": 6, "blend_share": 0.5, "contrast_weight": 0.05, "val_frac": 0, "prototypes": 10},
+    ("hst", "coco"): {"loss": "hst", "labels": "known", "label_seed": 0, "model": "resnet101", "frozen_stages": 3}
+    | {
+        "head": "csra",
+        "img_size": 448,
+        "normalize": "imagenet",
+        "augment": "multiscale",
+        "batch_size": 32,
+        "epochs": 20,
+    }
+    | {"optimizer": "adam", "lr": 1e-5, "head_lr_mult": 1, "w_d": 5e-4, "scheduler": "step", "step_size": 10}
+    | {"pseudo_from": 6, "intra_margin": 0.95, "inter_margin": 0.95, "margins_learned": True, "margin_weight": 0.1}
+    | {"cooccurrence_weight": 10, "contrast_weight": 0.05, "prototype_weight": 0.05, "prototypes": 10},
     ("distribution_balanced", "voc-lt"): {"loss": "db", "labels": "full", "model": "resnet50", "head": "pfc"}
     | {"frozen_stages": 1, "norm_eval": True, "img_size": 224, "normalize": "imagenet", "augment": "photometric"}
     | {"resize": "cv2-like", "sampler": "class-aware", "sampler_labels": "clean", "batch_size": 32, "epochs": 8}
@@ -247,7 +259,7 @@ def test_the_settings_of_a_model_go_together(name, tmp_path):
         "cdcr": ["candidate"],
         "comic": ["dropped"],
         "mime": ["single"],
-        **{method: ["known", "--known_rate", "0.6"] for method in ("consistency", "sarb")},
+        **{method: ["known", "--known_rate", "0.6"] for method in ("consistency", "sarb", "hst")},
     }.get(name, ["full"])
     words = ("--dataset", "voc07", "--labels", *labels, *TINY, *SMALLER.get(head, ()), *backbone)
     succeed(tmp_path, "main_BCE.py", protocol, *words, "--output", "run")

@@ -18,6 +18,7 @@ ACTS = {
     **{"cap": "pseudo", "cdcr": "negatives_only", "cls": "removed_low", "co-teaching": "kept", "comic": "modified"},
     **{"consistency": "pseudo_present", "curriculum": "pseudo_present", "em_apl": "pseudo", "gpr": "labelled"},
     **{
+        "hst": "inter_added",
         "imcl": "collaborative",
         "ignore": "rejected",
         "lac": "lac",

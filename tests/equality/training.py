@@ -30,6 +30,7 @@ BATCH, CLASSES, EPOCHS = 5, 6, 4
 ROWS = 12  # of which 5, 5 and 2 make a batch
 OPTIONS: dict[str, dict[str, Any]] = {
     "cones": {"clusters": 2, "memory_per_class": 4, "beta": 0.5},
+    "hst": {"prototypes": 2, "intra_margin": 0.3, "inter_margin": 0.3, "cooccurrence_width": 8},
     "lac": {"lac_warmup": 1, "queue_size": 16, "embedding_width": 4},
     "cap": {"cap_warmup": 1},
     "transition": {"transition_warmup": 2, "sample_epoch": 1},

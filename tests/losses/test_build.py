@@ -95,7 +95,7 @@ LEAST = {
     "cones": [[1]],
     "ndlp": [[1, 1]],
     "wan": [[-1, -1]],
-    **{name: [[1, 0, -1]] for name in ("curriculum", "consistency", "sarb", "imcl")},
+    **{name: [[1, 0, -1]] for name in ("curriculum", "consistency", "sarb", "hst", "imcl")},
 }
 LEAST["pu_mlc"] = [[1]]
 LEAST |= {
@@ -105,7 +105,7 @@ LEAST |= {name: [[1, 0]] for name in ("bce_ls", "iu", "iun", "partial_bce", "cdc
 LEAST |= {name: [[1, 0]] for name in ("comes", "comes_rl", "transition")}
 """The fewest labels that a method can be built for, where one unknown label is not enough."""
 NEEDED = {"epr": {"expected_num_pos": 2}, "role": {"expected_num_pos": 2}, "cones": {"feature_width": 1}}
-NEEDED["lac"] = {"class_vector_width": 1}
+NEEDED |= {name: {"class_vector_width": 1} for name in ("lac", "hst")}
 NEEDED["imcl"] = {"feature_width": 1}
 NEEDED |= {"ndlp": {"prior": "candidate"}, "vlpl": {"prior_scores": [[0.5]]}}
 NEEDED |= {"gpr": {"prior_scores": [[0.5]], "expected_num_pos": 1}}

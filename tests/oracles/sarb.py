@@ -14,6 +14,19 @@ def blended(vectors, codes, share):
     return mixed, targets
 
 
+def blended_with_centres(vectors, codes, centres, held, draws, share):
+    """Vectors and targets of images of which one unknown label has taken up a centre (C, D), and which (B, C) bool."""
+    mixed, targets, taken = vectors.copy(), codes.astype(float), np.zeros(codes.shape, bool)
+    for image in range(len(codes)):
+        free = [label for label in range(codes.shape[1]) if codes[image, label] == -1 and held[label]]
+        if free:
+            label = max(free, key=lambda label: draws[image, label])
+            mixed[image, label] = share * vectors[image, label] + (1 - share) * centres[label]
+            targets[image, label] = 1 - share if share < 1 else -1
+            taken[image, label] = True
+    return mixed, targets, taken
+
+
 def cosine(one, other):
     return one @ other / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-9)
 

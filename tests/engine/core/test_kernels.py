@@ -145,8 +145,8 @@ class Watched:
         return getattr(self.network, name)
 
 
-COMPARE_VECTORS = {"imcl", "lac", "sarb"}
-"""Methods with products of vectors (scores of a classifier, a projector, cosines), rounded as those of networks are."""
+COMPARE_VECTORS = {"imcl", "lac", "sarb", "hst"}
+"""Methods with products of vectors (scores of a classifier, layers, cosines), rounded as those of networks are."""
 
 
 @pytest.mark.parametrize("method", sorted(CRITERIA.keys() - COMPARE_VECTORS))

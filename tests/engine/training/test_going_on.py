@@ -42,7 +42,7 @@ def counts_epochs(name, config=CONFIG, **options):
     return False
 
 
-@pytest.mark.parametrize("name", ["bce", "an", "role", "large_loss", "csl", "sarb", "plc", "cones"])
+@pytest.mark.parametrize("name", ["bce", "an", "role", "large_loss", "csl", "sarb", "hst", "plc", "cones"])
 def test_most_methods_do_not_count_epochs(name):
     assert not counts_epochs(name)
 

@@ -22,6 +22,7 @@ OPTIONS = {
     "cones": {"feature_width": 8},
     "imcl": {"feature_width": 8, "dictionary_size": 6},
     "lac": {"class_vector_width": 8},
+    "hst": {"class_vector_width": 8, "pseudo_from": 2, "intra_margin": 0.5, "prototypes": 2},
     "ndlp": {"prior": "candidate"},
     "large_loss": {"mod_scheme": "LL-Cp", "delta_rel": 20},
     "ignore": {"several": "union"},
@@ -97,7 +98,7 @@ def test_a_method_that_needs_more_than_logits_says_what(name):
 def test_methods_of_one_pass_are_those_that_are_known():
     assert {name for name in CRITERIA if needs_more(name)} <= {
         *("cones", "label_mask", "cls", "co-teaching", "co-teaching+", "decoupling", "jocor", "ndlp", "ignore"),
-        *("consistency", "plc", "lac", "pu_mlc", "sarb", "splicemix_cl", "imcl"),
+        *("consistency", "plc", "lac", "pu_mlc", "sarb", "hst", "splicemix_cl", "imcl"),
     }
 
 
