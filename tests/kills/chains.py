@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from data.datasets.voc import VOC_CLASSES
 from tests.commands.scene import tiny_voc
 from tests.kills.left import differences, left, rubbish
 from tests.kills.methods import words_of
@@ -47,7 +50,7 @@ class Bench:
         self.work.mkdir(parents=True, exist_ok=True)
         os.environ["XDG_CACHE_HOME"] = str(self.work / "cache")
         if not (self.work / "Dataset").exists():
-            tiny_voc(self.work)
+            _write_scores(self.work, tiny_voc(self.work))
         self.log = self.work / f"log-{name}.txt"
 
     def whole(self) -> Whole | str:
@@ -120,6 +123,13 @@ class Bench:
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
         return lines[-1][:200] if lines else ""
+
+
+def _write_scores(folder: Path, tree: Path) -> None:
+    """Write scores from outside of all images of a dataset, for `--prior_scores scores.npz`."""
+    ids = sorted(path.stem for path in tree.rglob("*.xml"))
+    scores = np.random.default_rng(0).random((len(ids), len(VOC_CLASSES)))
+    np.savez(folder / "scores.npz", scores=scores, ids=ids, classes=VOC_CLASSES, kind="probability")
 
 
 def _starts(output: Path) -> int:

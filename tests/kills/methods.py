@@ -41,6 +41,8 @@ METHODS = {
     "em_apl": f"main_BCE --loss em_apl --apl_warmup 1 {ONE}",
     "mime": f"main_BCE --loss mime --mime_warmup 1 --pseudo_threshold 0.5 --head q2l --hidden_dim 32 --nheads 2 "
     f"--bottleneck 8 {ONE}",
+    "vlpl": f"main_BCE --loss vlpl --prior_scores scores.npz {ONE}",
+    "gpr": f"main_BCE --loss gpr --expected_num_pos 1.5 --prior_scores scores.npz {ONE}",
     "asl": f"main_BCE --loss asl {CANDIDATE}",
     "hill": f"main_BCE --loss hill {ONE} {STEADY}",
     "splc": f"main_BCE --loss splc --tau 0.5 {ONE} {STEADY}",
@@ -95,7 +97,7 @@ BESIDES = {
 
 ALL = METHODS | BESIDES
 WITH_LABEL_STATE = ("role", "LL-Cp", "cones", "ndlp", "cls", "curriculum", "em_apl", "cdcr", "cap", "ignore")
-WITH_LABEL_STATE += ("imcl", "transition", "LL-Cp+record")
+WITH_LABEL_STATE += ("vlpl", "gpr", "mime", "imcl", "transition", "LL-Cp+record")
 """Runs with state per label or image, which several processes share."""
 
 

@@ -1,13 +1,15 @@
 """A few chains of kills, and that a fault of a run would be seen."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from losses import CRITERIA
 from tests.kills.chains import Bench
 from tests.kills.left import differences, rubbish
-from tests.kills.methods import ALL, WITH_LABEL_STATE, words_of
+from tests.kills.methods import ALL, METHODS, WITH_LABEL_STATE, words_of
 from tests.kills.plan import KINDS
 
 
@@ -19,6 +21,13 @@ def test_flags_given_later_win_and_every_run_has_an_output(tmp_path):
     assert words.count("--warmup_epoch") == 1
     assert set(WITH_LABEL_STATE) <= ALL.keys()
     assert all(words_of(name, tmp_path)[1][-1] == str(tmp_path) for name in ALL)
+
+
+def test_every_method_is_killed():
+    words = {word for name in METHODS for word in words_of(name, Path("out"))[1]} | METHODS.keys()
+    assert sorted(CRITERIA.keys() - words - {"large_loss"}) == []  # which is LL-R, LL-Ct and LL-Cp
+    with_memory = {name for name in METHODS if name in CRITERIA and CRITERIA[name].criterion.label_memories}
+    assert with_memory <= set(WITH_LABEL_STATE)
 
 
 NAN = torch.tensor([1.0, float("nan")])
