@@ -16,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from losses.common.global_batch import GlobalBatch, beside
 from utils.checks import require
-from utils.collectives import gather_dealt, world_size
+from utils.collectives import all_sum, gather_dealt, world_size
 from utils.types import Batch, LabelTable
 
 BLOCK = 1 << 24
@@ -155,9 +155,8 @@ def add_up_gradient(gradient: Tensor, batch: Batch) -> None:
     first = same.to(torch.uint8).argmax(dim=1) == torch.arange(len(same), device=same.device)
     own = read_rows(gradient, batch.index, batch.host_index)
     own = own * first.view(-1, *[1] * (own.ndim - 1))  # an image that comes twice counts once
-    rows = gather_dealt(own, len(everyone))
-    if len(everyone) < world_size():  # each rank has all rows, and gradients like the others
-        rows = rows * world_size()
+    each_has_all = len(everyone) < world_size()
+    rows = all_sum(own) if each_has_all else gather_dealt(own, len(everyone))
     gradient.zero_().index_add_(0, beside(everyone, gradient.device), rows.to(gradient.device))
 
 
