@@ -17,6 +17,7 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from engine.core.kernels import USUAL_KERNELS, KernelConfig, prepare_network, rounded_products, set_kernels
+from engine.core.launcher import meet_again
 from losses.common.base import Criterion
 from losses.common.memory import add_up_gradient
 from models.peers import Peers
@@ -41,6 +42,7 @@ class Runtime:
             not (on_cpu and precision == "fp16"), "--precision fp16: needs a CUDA device; use bf16 or fp32 on a CPU"
         )
         require(on_cpu or precision != "fp64", "--precision fp64: computes on a CPU only; give --device cpu with it")
+        meet_again("gloo" if on_cpu else "nccl")
         if "LOCAL_RANK" not in os.environ:  # a second run in one process (tests, notebooks) starts from a clean state
             AcceleratorState._reset_state(reset_partial_state=True)
         # Every rank keeps its own BatchNorm statistics within an epoch (a broadcast before each forward breaks methods

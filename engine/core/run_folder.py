@@ -17,6 +17,7 @@ import torch
 
 from data.datasets.table.config import FOUND, FOUND_IN_TABLE
 from engine.core.checkpoint import plain_values, read_state, save_state
+from engine.core.launcher import KEY, launcher
 from engine.core.run_lock import NAME as LOCK
 from engine.core.run_lock import RunLock
 from engine.core.run_results import BESIDE, beside, read_result, require_parts
@@ -215,7 +216,8 @@ class RunFolder:
         """
         title = f"{info['method']} on {info['dataset']}"
         write_text(self.path / "settings.yaml", settings.as_yaml(f"{title}; --config reads this"))
-        self._append({"event": "start", **info})
+        began = launcher()
+        self._append({"event": "start", **info, **({} if began is None else {KEY: began})})
         self.tracking.start(settings.values)
         images = info["images"]
         file = info["label_file"] and f" {info['label_file']} ({'made now' if info['label_file_made_now'] else 'read'})"

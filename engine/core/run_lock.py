@@ -55,8 +55,13 @@ class Holder(NamedTuple):
 
 def this_process() -> Holder:
     """The process that asks."""
+    return process_of(os.getpid())
+
+
+def process_of(pid: int) -> Holder:
+    """A process of this host, as it is now."""
     start = time.strftime("%Y-%m-%d %H:%M:%S")
-    return Holder(socket.gethostname(), os.getpid(), start, _space(), _state_and_birth(os.getpid())[1])
+    return Holder(socket.gethostname(), pid, start, _space(), _state_and_birth(pid)[1])
 
 
 class RunLock:

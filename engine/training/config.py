@@ -132,6 +132,14 @@ class RunConfig:
             "give more --epochs, or --train_mode linear",
         )
 
+    def require_processes(self, count: int) -> None:
+        """Raise UserError unless there are as many processes as `gpus` says."""
+        require(
+            self.gpus in (None, count),
+            f"--gpus {self.gpus}: there are {count} processes; start with torchrun --nproc_per_node {self.gpus}, or "
+            "leave the flag out",
+        )
+
     @property
     def training_seed(self) -> int:
         """The seed of all chance in training: initialisation, order, augmentation, draws inside a step."""

@@ -20,6 +20,7 @@ from data.subsets.splits import TrainingSplitConfig
 from engine.core.checkpoint import load_weights, read_model, save_model
 from engine.core.distributed import Runtime
 from engine.core.kernels import KernelConfig
+from engine.core.launcher import is_started_again, require_restartable
 from engine.core.run_folder import RunFolder, damage_told
 from engine.core.scoring import (
     EvalResult,
@@ -78,11 +79,7 @@ def train_command(
         torch.set_num_threads(config.threads)
     runtime = Runtime(config.device, config.precision, settings.of(KernelConfig))
     try:
-        require(
-            config.gpus in (None, runtime.world_size),
-            f"--gpus {config.gpus}: there are {runtime.world_size} processes; start with torchrun --nproc_per_node "
-            f"{config.gpus}, or leave the flag out",
-        )
+        config.require_processes(runtime.world_size)
         _train(settings, runtime)
     finally:
         runtime.close()
@@ -104,11 +101,13 @@ def _train(settings: Settings, runtime: Runtime) -> None:
 def open_folder(settings: Settings, runtime: Runtime) -> RunFolder:
     """The folder of the run, checked by the main process, the same on all. Says when the run is finished already."""
     config = settings.of(RunConfig)
+    require_restartable(config.output)
     default = f"runs/{settings.method}-{settings.of(DatasetConfig).dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
     track = require_tracker(settings.of(TrackConfig).track)
     folder = RunFolder(Path(runtime.same_text(str(config.output or default))), config.epochs, track)
+    again = is_started_again(folder.log, runtime.agree)
     if runtime.is_main:
-        folder.open(config.resume, settings, training_names())
+        folder.open(config.resume or again, settings, training_names())
     runtime.barrier()
     if folder.result is not None and runtime.is_main:
         say(f"{folder.path} is finished:\n{folder.summary()}")

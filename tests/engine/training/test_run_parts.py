@@ -182,6 +182,7 @@ class Folder:
 
     def __init__(self, path, result, told):
         self.path, self.result, self.told = path, result, told
+        self.log = Path("log")
 
     def open(self, resume, settings, known):
         self.told.append(("checked", resume, "epochs" in known))
@@ -200,17 +201,28 @@ def test_the_folder_is_checked_by_the_main_process_before_the_others_use_it(monk
     monkeypatch.setattr(
         room, "RunFolder", lambda path, epochs, track: told.extend([epochs, track]) or Folder(path, result, told)
     )
-    runtime = SimpleNamespace(is_main=main, same_text=lambda text: text, barrier=lambda: told.append("all"))
+    runtime = SimpleNamespace(is_main=main, same_text=lambda text: text, barrier=lambda: told.append("all"), agree=None)
     folder = room.open_folder(settings_of("bce", ["--output", "out", "--resume", "--epochs", "7"]), runtime)
     assert folder.path == Path("out")
     assert told == [7, "none", *([("checked", True, True)] if main else []), "all"]
     assert capsys.readouterr().out == ("out is finished:\nmAP 50\n" if main and result else "")
 
 
+@pytest.mark.parametrize(("again", "resume"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_run_that_its_launcher_starts_again_is_gone_on_with(monkeypatch, again, resume):
+    told = []
+    monkeypatch.setattr(room, "RunFolder", lambda path, epochs, track: Folder(path, None, told))
+    monkeypatch.setattr(room, "is_started_again", lambda log, agree: told.append((log, agree)) or again)
+    monkeypatch.setattr(room, "require_restartable", told.append)
+    runtime = SimpleNamespace(is_main=True, same_text=lambda text: text, barrier=lambda: None, agree="all")
+    room.open_folder(settings_of("bce", ["--output", "out", *(["--resume"] if resume else [])]), runtime)
+    assert told == [Path("out"), (Path("log"), "all"), ("checked", again or resume, True)]
+
+
 def test_without_a_folder_of_its_own_a_run_has_one_of_its_method_dataset_and_time(monkeypatch):
     monkeypatch.setattr(room, "RunFolder", lambda path, epochs, track: Folder(path, None, []))
     monkeypatch.setattr(room.time, "strftime", lambda text: text.replace("%Y%m%d-%H%M%S", "now"))
-    runtime = SimpleNamespace(is_main=False, same_text=lambda text: text, barrier=lambda: None)
+    runtime = SimpleNamespace(is_main=False, same_text=lambda text: text, barrier=lambda: None, agree=None)
     assert room.open_folder(settings_of("an", ["--dataset", "coco"]), runtime).path == Path("runs/an-coco-now")
 
 
