@@ -50,7 +50,9 @@ class Bench:
         self.work.mkdir(parents=True, exist_ok=True)
         os.environ["XDG_CACHE_HOME"] = str(self.work / "cache")
         if not (self.work / "Dataset").exists():
-            _write_scores(self.work, tiny_voc(self.work))
+            tiny_voc(self.work)
+        if not (self.work / "scores.npz").exists():
+            _write_scores(self.work, self.work / "Dataset")
         self.log = self.work / f"log-{name}.txt"
 
     def whole(self) -> Whole | str:
