@@ -24,6 +24,7 @@ from utils.long_tail import positives
 from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, Images, Index, LabelTable
 
 _BLOCK = 1 << 22  # entries compared at a time
+_ROWS = 1 << 18  # of a sparse table counted at a time
 _NAMED = 5  # classes named in a line
 _EDGE = 1.0  # pixels a box may reach over the image's edge: corners are often rounded
 
@@ -196,11 +197,16 @@ def co_occurrence(table: LabelTable, at_most: int) -> CoOccurrence:
     chosen = chosen[present[chosen] > 0]
     rank = np.full(table.num_classes, -1)
     rank[chosen] = np.arange(len(chosen))
-    row, label = positives(table)
-    kept = rank[label] >= 0
-    ones = np.ones(int(kept.sum()), dtype=np.int64)
-    indicator = csr_array((ones, (row[kept], rank[label[kept]])), shape=(len(table), len(chosen)))
-    return CoOccurrence(chosen, np.asarray((indicator.T @ indicator).toarray(), dtype=np.int64))
+    counts = np.zeros((len(chosen), len(chosen)), dtype=np.int64)
+    size = max(1, _BLOCK // max(table.num_classes, 1)) if not isinstance(table.codes, csr_array) else _ROWS
+    for start in range(0, len(table), size):
+        block = table.take(np.arange(start, min(start + size, len(table))))
+        row, label = positives(block)
+        kept = rank[label] >= 0
+        ones = np.ones(int(kept.sum()), dtype=np.int64)
+        indicator = csr_array((ones, (row[kept], rank[label[kept]])), shape=(len(block), len(chosen)))
+        counts += (indicator.T @ indicator).toarray()
+    return CoOccurrence(chosen, counts)
 
 
 class ClassPair(NamedTuple):

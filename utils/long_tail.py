@@ -92,8 +92,8 @@ def class_groups(counts: Index) -> dict[str, Index]:
 def positives(truth: LabelTable) -> tuple[Index, Index]:
     """(M,) rows and (M,) classes of the M entries that are PRESENT, by row and then by class."""
     if isinstance(truth.codes, csr_array) and truth.default != PRESENT:
-        kept = truth.codes.data == PRESENT
-        row = np.repeat(np.arange(len(truth), dtype=np.int64), np.diff(truth.codes.indptr))[kept]
+        kept = np.flatnonzero(truth.codes.data == PRESENT)  # of all stored entries a row number each would be much
+        row = np.searchsorted(truth.codes.indptr, kept, side="right") - 1
         label = truth.codes.indices[kept].astype(np.int64)
         order = np.lexsort((label, row))  # the classes of a CSR row may be in any order
         return row[order], label[order]

@@ -48,6 +48,7 @@ class LabelTable:
         self.default = default
         self.soft = soft
         self._hash = ""
+        self._counts: dict[int, Index] = {}
         values = codes.data if isinstance(codes, csr_array) else codes
         if values.dtype != np.int8 or codes.ndim != 2:
             raise TypeError(f"labels must be int8 (N, C), got {values.dtype} {codes.shape}")
@@ -81,7 +82,9 @@ class LabelTable:
         return np.array(self.codes[index])
 
     def take(self, index: Index) -> LabelTable:
-        """The table of the rows at `index`, stored the same way."""
+        """The table of the rows at `index`, stored the same way; itself for all rows in order."""
+        if _is_all(index, len(self)):
+            return self
         soft = None if self.soft is None else self.soft[index]
         return LabelTable(self.codes[index], default=self.default, soft=soft)
 
@@ -94,7 +97,12 @@ class LabelTable:
         return self.rows(slice(None))
 
     def counts(self, code: int = PRESENT) -> Index:
-        """(C,) number of rows with `code` in each class."""
+        """(C,) number of rows with `code` in each class; counted once."""
+        if code not in self._counts:
+            self._counts[code] = self._counted(code)
+        return self._counts[code].copy()
+
+    def _counted(self, code: int) -> Index:
         if not isinstance(self.codes, csr_array):
             return np.asarray((self.codes == code).sum(axis=0, dtype=np.int64))
         matching = np.zeros(self.num_classes, dtype=np.int64)
@@ -117,6 +125,11 @@ class LabelTable:
                 digest.update(np.ascontiguousarray(self.soft).data)
             self._hash = digest.hexdigest()
         return self._hash
+
+
+def _is_all(index: Index, rows: int) -> bool:
+    """True if `index` names all rows in order: what is immutable need not be copied for them."""
+    return len(index) == rows and bool((index == np.arange(rows)).all())
 
 
 def _require_targets(codes: Codes | csr_array, soft: SoftTargets) -> None:
@@ -189,14 +202,8 @@ class Annotations:
     """Ids of the rows of published label files, where those may have more than this set; they are matched by id."""
 
     def __post_init__(self) -> None:
-        parts: dict[str, Sized | None] = {
-            "images": self.images,
-            "truth": self.truth,
-            "given": self.given,
-            "places": self.places,
-            "groups": self.groups,
-        }
-        for name, part in parts.items():
+        for name in ("images", "truth", "given", "places", "groups"):
+            part: Sized | None = getattr(self, name)
             if part is not None and len(part) != len(self.ids):
                 raise ValueError(f"{name}: {len(part)} rows for {len(self.ids)} ids")
         if len(self.classes) != self.truth.num_classes:
@@ -206,7 +213,9 @@ class Annotations:
         return len(self.ids)
 
     def take(self, index: Index) -> Annotations:
-        """The annotations of the rows at `index`, in that order."""
+        """The annotations of the rows at `index`, in that order; these themselves for all rows in theirs."""
+        if _is_all(index, len(self)):
+            return self
         boxes = None
         if self.boxes is not None:
             new_row = np.full(len(self), -1, dtype=np.int64)

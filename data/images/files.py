@@ -102,18 +102,16 @@ class FileImages:
 
         Every file is decoded to its end, except those that an earlier check found good and that have not changed.
         """
-        paths = self._names()
-        marks = file_marks(paths)
+        marks = file_marks(self._names())
         rules = Reading(value_range=self.reading.value_range)  # orientation is no fault
-        good = _recall(self._cache, {_folder(path) for path in paths}, rules)
-        first: dict[int, int] = {}
-        for row, mark in enumerate(marks.tolist()):
-            first.setdefault(mark, row)  # a file may have many rows
-        todo = [row for mark, row in first.items() if mark not in good]
-        texts = in_threads(partial(fault, reading=rules), [paths[row] for row in todo], "checking images")
+        good = _recall(self._cache, {_folder(path) for path in self._names()}, rules)
+        first = np.sort(np.unique(marks, return_index=True)[1])  # a file may have many rows
+        todo: list[int] = first[~np.isin(marks[first], good)].tolist()
+        texts = in_threads(lambda row: fault(self.name(row), reading=rules), todo, "checking images")
         bad = {int(marks[row]): text for row, text in zip(todo, texts, strict=True) if text is not None}
-        _remember(self._cache, [(paths[row], int(marks[row])) for row in todo if int(marks[row]) not in bad], rules)
-        return [(row, bad[mark]) for row, mark in enumerate(marks.tolist()) if mark in bad]
+        _remember(self._cache, ((self.name(row), int(marks[row])) for row in todo if int(marks[row]) not in bad), rules)
+        rows = np.flatnonzero(np.isin(marks, np.array(list(bad), dtype=np.uint64)))
+        return [(row, bad[int(marks[row])]) for row in rows.tolist()]
 
     def check(self) -> None:
         """Decode every file as `faults` does.
@@ -127,8 +125,9 @@ class FileImages:
             others = {self.name(row) for row, _ in found}
             raise UserError(f"{self.label(row)} {text}{_others(len(others) - 1, len(self))}: {_remedy(found)}")
 
-    def _names(self) -> list[str]:
-        return [os.fsdecode(path) for path in self._paths.tolist()]
+    def _names(self) -> Iterator[str]:
+        """The paths one by one: a list of millions would take more than all else that is known of the files."""
+        return (os.fsdecode(path) for path in self._paths)
 
 
 class ArrayImages:
@@ -194,11 +193,13 @@ def decoded(source: str | bytes, label: Callable[[], str], reading: Reading = AS
         raise RunError(f"{label()} cannot be read: it {explained(source, error)}") from error
 
 
-def file_marks(paths: Sequence[str]) -> NDArray[np.uint64]:
+def file_marks(paths: Iterable[str]) -> NDArray[np.uint64]:
     """(N,) 64 bits of a hash of path, size, time and both ends: another file or content has another mark."""
-    texts = (f"{path}\0{stamp(path)}".encode("utf-8", "surrogateescape") for path in paths)
-    digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
-    return np.frombuffer(digests, dtype=np.uint64)
+    marks = bytearray()
+    for path in paths:
+        text = f"{path}\0{stamp(path)}".encode("utf-8", "surrogateescape")
+        marks += hashlib.blake2b(text, digest_size=8).digest()
+    return np.frombuffer(bytes(marks), dtype=np.uint64)
 
 
 def in_threads(
@@ -254,23 +255,23 @@ def _entry(folder: str, rules: Reading) -> str:
     return hashlib.sha256(folder.encode("utf-8", "surrogateescape") + rules.mark).hexdigest()
 
 
-def _recall(cache: Cache | None, folders: Iterable[str], rules: Reading) -> set[int]:
+def _recall(cache: Cache | None, folders: Iterable[str], rules: Reading) -> NDArray[np.uint64]:
     """The marks of all files that earlier checks of these folders found good."""
-    good: set[int] = set()
+    good = [np.empty(0, dtype=np.uint64)]
     if cache is not None:
         for folder in folders:
             entry = cache.load("pictures", _entry(folder, rules), ["good"])
-            good.update(entry["good"].astype(np.uint64).ravel().tolist() if entry else ())
-    return good
+            good += [entry["good"].astype(np.uint64).ravel()] if entry else []
+    return np.concatenate(good)
 
 
-def _remember(cache: Cache | None, checked: Sequence[tuple[str, int]], rules: Reading) -> None:
+def _remember(cache: Cache | None, checked: Iterable[tuple[str, int]], rules: Reading) -> None:
     """Add the marks of files found good to the entries of their folders."""
     if cache is None:
         return
-    by_folder: dict[str, set[int]] = {}
+    by_folder: dict[str, list[int]] = {}
     for path, mark in checked:
-        by_folder.setdefault(_folder(path), set()).add(mark)
+        by_folder.setdefault(_folder(path), []).append(mark)
     for folder, marks in by_folder.items():
-        known = [*marks | _recall(cache, [folder], rules)]
-        cache.save("pictures", _entry(folder, rules), {"good": np.array(known, dtype=np.uint64)})
+        known = np.union1d(np.array(marks, dtype=np.uint64), _recall(cache, [folder], rules))
+        cache.save("pictures", _entry(folder, rules), {"good": known})

@@ -57,10 +57,10 @@ _MANIFEST_TYPES = {1: _SAME | _NUMBERS, 2: _SAME | {"parameters": (dict,)}}
 class ResolvedLabels(NamedTuple):
     """The observed labels of a training set and their source."""
 
-    table: LabelTable
+    table: LabelTable  # of the rows that are kept of the set
     path: Path | None  # None: they follow from the truth without randomness, and are in no file
     made: bool  # True if this call drew and wrote them
-    label_hash: str
+    label_hash: str  # of the whole set
 
 
 def resolve_labels(

@@ -147,10 +147,10 @@ def _require_fit(own: Mapping[str, Any], weights: Mapping[str, Any], path: Path)
 
 def image_marks(ids: Sequence[str]) -> torch.Tensor:
     """(N,) int64: 64 bits of a hash of each image id, by which a checkpoint knows what it was trained on."""
-    digests = (hashlib.blake2b(each.encode("utf-8", "surrogatepass"), digest_size=8).digest() for each in ids)
-    return (
-        torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.int64) if ids else torch.empty(0, dtype=torch.int64)
-    )
+    marks = bytearray()  # grown, for there may be millions
+    for each in ids:
+        marks += hashlib.blake2b(each.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return torch.frombuffer(marks, dtype=torch.int64) if ids else torch.empty(0, dtype=torch.int64)
 
 
 def save_model(

@@ -241,3 +241,20 @@ def test_images_that_are_left_out_are_in_no_part(dataset, monkeypatch, own):
         assert tuple(sorted(data.train.ids + data.validation.ids)) == data.undivided.ids == train
     rows = np.array([whole.train.ids.index(one) for one in data.train.ids])
     np.testing.assert_array_equal(data.observed.dense(), whole.observed.dense()[rows])
+
+
+def test_labels_that_are_the_truth_are_in_memory_once(dataset, monkeypatch):
+    dataset()
+    monkeypatch.setattr(build, "without_missing", lambda part, split: np.arange(1, len(part)))
+    for missing in ("error", "skip"):
+        config = DatasetConfig(dataset="digits", missing_images=missing)
+        data = build_data(config, Regime(labels="given"), TrainingSplitConfig(), 0)
+        assert data.observed is data.train.truth is data.labels.table
+        assert len(data.observed) == len(data.train) == (40 if missing == "error" else 39)
+
+
+def test_drawn_labels_are_kept_of_the_rows_that_train_alone():
+    data = built(val_frac=0.25)
+    assert data.labels.table is data.observed is not data.train.truth
+    assert (len(data.observed), len(data.labels.label_hash)) == (30, 64)
+    assert data.labels.label_hash == built().labels.label_hash != data.observed.hash()

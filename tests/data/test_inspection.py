@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from scipy.sparse import csr_array
 
+from data import inspection
 from data.images.cropped import CroppedImages
 from data.images.files import ArrayImages, FileImages
 from data.inspection import (
@@ -116,6 +117,18 @@ def test_co_occurrence_agrees_with_counting_and_leaves_out_what_is_nowhere(at_mo
         assert (shares >= 0).all()
         assert (shares <= 1).all()
         np.testing.assert_allclose(np.diag(shares), 1)
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_co_occurrence_does_not_depend_on_the_size_of_blocks(monkeypatch, size):
+    codes = random_codes(2)
+    whole = [co_occurrence(table, 7) for table in tables(codes)]
+    monkeypatch.setattr(inspection, "_ROWS", size)
+    monkeypatch.setattr(inspection, "_BLOCK", 7 * size)
+    for table, one in zip(tables(codes), whole, strict=True):
+        found = co_occurrence(table, 7)
+        np.testing.assert_array_equal(found.classes, one.classes)
+        np.testing.assert_array_equal(found.counts, one.counts)
 
 
 def test_nothing_occurs_together_where_nothing_is_present():

@@ -300,3 +300,32 @@ def test_scored_annotations_have_hard_truth():
     assert soft.scored().scored() is not soft
     hard = soft.scored()
     assert hard.scored() is hard
+
+
+def test_all_rows_in_order_are_taken_without_a_copy(tables):
+    _, dense, sparse = tables
+    for table in (dense, sparse):
+        assert table.take(np.arange(50)) is table
+        for other in (np.arange(49), np.arange(50)[::-1], np.roll(np.arange(50), 1), np.zeros(50, dtype=np.int64)):
+            assert table.take(other) is not table
+            np.testing.assert_array_equal(table.take(other).dense(), table.dense()[other])
+
+
+def test_all_annotations_in_order_are_taken_without_a_copy():
+    ids = ("a", "b", "c")
+    images = ArrayImages(np.zeros((3, 4, 4, 3), np.uint8), ids)
+    whole = Annotations(images, ids, ("x",), LabelTable(np.array([[1], [0], [-1]], dtype=np.int8)))
+    assert whole.take(np.arange(3)) is whole
+    assert whole.take(np.array([0, 2, 1])).ids == ("a", "c", "b")
+    assert whole.take(np.arange(2)).ids == ("a", "b")
+
+
+def test_labels_are_counted_once_and_counts_may_be_changed(tables, monkeypatch):
+    codes, dense, sparse = tables
+    for table in (dense, sparse):
+        for code in (PRESENT, ABSENT, UNKNOWN):
+            table.counts(code)[:] = -5
+    monkeypatch.setattr(LabelTable, "_counted", None)
+    for table in (dense, sparse):
+        for code in (PRESENT, ABSENT, UNKNOWN):
+            np.testing.assert_array_equal(table.counts(code), (codes == code).sum(axis=0))
