@@ -10,18 +10,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
 from losses.common.base import ScheduledCriterion
 from losses.common.functional import at_least_float32, present, weighted_bce
 from losses.common.global_batch import GlobalBatch
-from losses.common.memory import MemoryNeed, read_rows, store_rows
+from losses.common.memory import MemoryNeed, read_rows, store_rows, zero_rows
 from losses.common.variants import fill_variant_options, require_choices
 from utils.checks import require
 from utils.options import option
@@ -210,7 +211,7 @@ class LargeLoss(ScheduledCriterion):
         )
         width = -(-info.observed.num_classes // 8)
         permanent = config.mod_scheme == "LL-Cp"
-        corrected = torch.zeros(len(info.observed), width, dtype=torch.uint8) if permanent else None
+        corrected = zero_rows(len(info.observed), width, torch.uint8) if permanent else None
         self.register_buffer("corrected", corrected)
 
     @classmethod
@@ -237,6 +238,11 @@ class LargeLoss(ScheduledCriterion):
         parts = {"bce": losses.mean(), "modified": selected.sum(dim=1, dtype=losses.dtype).mean()}
         return LossOutput(total, logits.detach(), parts, selected)
 
+    @property
+    def corrects_for_good(self) -> bool:
+        """True for LL-Cp."""
+        return self.corrected is not None
+
     def corrected_labels(self) -> LabelTable | None:
         """The observed labels with those PRESENT that LL-Cp corrected for good, stored as the observed ones are.
 
@@ -247,7 +253,7 @@ class LargeLoss(ScheduledCriterion):
         self.settle_memories()
         observed = self.info.observed
         if observed.stores_known_only:
-            return LabelTable(vstack([_stored(codes) for codes in self._blocks()], format="csr"), default=UNKNOWN)
+            return LabelTable(_joined([_stored(codes) for codes in self._blocks()]), default=UNKNOWN)
         return LabelTable(np.concatenate(list(self._blocks())))
 
     def _corrections(self, rows: Tensor) -> Tensor:
@@ -290,3 +296,17 @@ def _stored(codes: Codes) -> csr_array:
     known = codes != UNKNOWN
     bounds = np.concatenate([[0], known.sum(axis=1).cumsum()])
     return csr_array((codes[known], known.nonzero()[1], bounds), shape=codes.shape)
+
+
+def _joined(blocks: list[csr_array]) -> csr_array:
+    """The rows of all blocks, which are freed one by one: of many labels there is no room for a second copy."""
+    ends = np.cumsum([0, *(block.nnz for block in blocks)])
+    kind = np.int32 if ends[-1] <= np.iinfo(np.int32).max else np.int64
+    data, indices = np.empty(ends[-1], dtype=np.int8), np.empty(ends[-1], dtype=kind)
+    bounds, classes = [np.zeros(1, dtype=kind)], blocks[0].shape[1]
+    for first, last in pairwise(ends.tolist()):
+        block = blocks.pop(0)
+        data[first:last], indices[first:last] = block.data, block.indices
+        bounds.append((block.indptr[1:] + first).astype(kind))
+    pointers = np.concatenate(bounds)
+    return csr_array((data, indices, pointers), shape=(len(pointers) - 1, classes))

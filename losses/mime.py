@@ -123,6 +123,11 @@ class MIME(ScheduledCriterion):
             total, parts["divergence"] = bce + config.divergence_weight * divergence, divergence.detach()
         return LossOutput(total, logits.detach(), parts, added)
 
+    @property
+    def corrects_for_good(self) -> bool:
+        """True: labels that were added stay."""
+        return True
+
     def corrected_labels(self) -> LabelTable:
         """The observed labels with those PRESENT that were added."""
         self.settle_memories()

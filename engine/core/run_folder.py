@@ -20,7 +20,7 @@ from engine.core.checkpoint import plain_values, read_state, save_state
 from engine.core.launcher import KEY, launcher
 from engine.core.run_lock import NAME as LOCK
 from engine.core.run_lock import RunLock
-from engine.core.run_results import BESIDE, beside, read_result, require_parts
+from engine.core.run_results import BESIDE, beside, few, read_result, require_parts
 from engine.core.settings import Settings
 from engine.core.settings_files import read_run_settings
 from engine.core.tracking import TrackerName, Tracking
@@ -346,11 +346,11 @@ def _summary_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"stopped early, after {result['epochs_trained']} of {result['epochs']} epochs")
     if empty:
         lines.append(
-            f"classes without positives in the test set: {', '.join(empty)} (left out of mAP; 0 in "
+            f"classes without positives in the test set: {few(empty)} (left out of mAP; 0 in "
             "mAP_all, the mAP of the single-positive papers)"
         )
     if untold := result["extra"].get("classes_without_negatives"):
-        lines.append(f"classes that no test image is known to be without: {', '.join(untold)} (left out of mAP)")
+        lines.append(f"classes that no test image is known to be without: {few(untold)} (left out of mAP)")
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,15 @@ CALIBRATION = ("ECE", "ECE_class", "CF1_tuned", "OF1_tuned", "CF1_per_class", "O
 BESIDE = {"g": "network g", "ensemble": "ensemble of both"}
 """Results that a pair of networks has besides that of the first, and their names."""
 
+_NAMED = 20
+"""Classes that a line names."""
 _ADVICE = "log.jsonl beside it has the same values"
+
+
+def few(names: Sequence[str]) -> str:
+    """Names for a line: of many, as OpenImages has, the first and how many there are besides."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _is_text(value: Any) -> bool:

@@ -16,9 +16,10 @@ from data.loading.samplers import OrderedBatches
 from engine.core.distributed import Runtime
 from engine.core.gpu_memory import gpu_memory_told, remedies_in_scoring
 from losses.common.functional import at_least_float32
+from losses.common.memory import gib
 from models.peers import Peers
 from utils import collectives
-from utils.checks import RunError
+from utils.checks import RunError, require
 from utils.console import Progress
 from utils.long_tail import group_figures
 from utils.metrics import (
@@ -42,6 +43,13 @@ _HELD = 1 << 28
 
 MetricsBy = Literal["ours", "published", "full_rows"]
 """Whose definitions figures follow; others stand beside ours, never in their place."""
+
+
+_PER_SCORE, _PER_FIGURE = 12, 66
+"""Bytes per score of a split of which all are kept, at most: while they are gathered, for each network and the ensemble
+of two; and while calibration and thresholds are found, in double precision."""
+_PER_KNOWN_SCORE, _PER_KNOWN_FIGURE = 28, 16
+"""The same per known entry, where truth stores known entries only."""
 
 
 class BatchLoader(Protocol):
@@ -84,6 +92,30 @@ def evaluation_loader(
         num_workers=num_workers,
         pin_memory=runtime.device.type == "cuda",
         dtype=runtime.dtype,
+    )
+
+
+def require_room_to_score(split: str, truth: LabelTable, networks: int, free: int, remedy: str) -> None:
+    """Raise UserError unless `free` bytes hold the scores of a split, and what is computed of them at its end.
+
+    Args:
+        split: its name.
+        truth: its labels; where only known entries are stored, only these are scored.
+        networks: 1, or 2 for a pair, whose ensemble is scored too.
+        free: bytes that this process may take.
+        remedy: what makes the split smaller, as the end of a sentence.
+    """
+    views = 1 if networks == 1 else networks + 1
+    if truth.stores_known_only:
+        entries = len(truth.codes.data)
+        what, size = f"{entries:,} known labels", entries * (views * _PER_KNOWN_SCORE + _PER_KNOWN_FIGURE)
+    else:
+        what = f"{len(truth):,} images x {truth.num_classes:,} classes"
+        size = len(truth) * truth.num_classes * (views * _PER_SCORE + _PER_FIGURE)
+    require(
+        size <= free,
+        f"{split}: the scores of {what}, with the figures of them, take {gib(size)} GiB in memory, of which "
+        f"{gib(free)} GiB are free; {remedy}",
     )
 
 

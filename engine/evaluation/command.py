@@ -24,6 +24,7 @@ from engine.core.scoring import (
     full_row_metrics,
     groups_as_dict,
     published_metrics,
+    require_room_to_score,
 )
 from engine.core.setting_table import SettingTable, training_names
 from engine.core.settings import Command, Request, Settings, parse_settings
@@ -48,6 +49,7 @@ from engine.evaluation.text import (
 )
 from engine.evaluation.uncertainty import UncertaintyConfig, interval_texts, uncertainty_figures, uncertainty_lines
 from engine.training.given_features import note_unread_images
+from engine.training.label_memory import free_now
 from models.build import PUBLISHED_NAMES
 from models.peers import Network, Peers
 from models.released.contents import HeadOverrides
@@ -318,6 +320,9 @@ def _evaluated(saved: SavedModel, settings: Settings, runtime: Runtime) -> Evalu
     model = runtime.wrap(_joined(networks, splits.test, data.dataset))
     usable = splits.test.take(data.usable_rows(splits.test, "test")) if features is None else splits.test
     splits = splits._replace(test=loader.scored("test", usable))
+    remedy = "give a dataset with fewer test images (--test_table of --dataset table)"
+    count = 2 if len(networks) > 1 or saved.peers else 1
+    require_room_to_score("test", splits.test.truth, count, free_now(runtime).host, remedy)
     if loader.check_images and features is None:
         splits.test.images.check()
     if config.top_k:

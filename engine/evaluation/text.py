@@ -11,6 +11,7 @@ from data.loading.loader import LoaderConfig
 from engine.core.checkpoint import SavedModel
 from engine.core.manifest import Preparation, Published
 from engine.core.run_folder import percentages
+from engine.core.run_results import few
 from engine.core.scoring import beside_as_dict
 from engine.core.settings import Settings
 from engine.evaluation.class_order import class_order_note
@@ -51,7 +52,7 @@ def print_table(
     _print_others(scored, top_k)
     empty = [test.classes[k] for k in metrics.classes_without_positives]
     if empty:
-        say(f"  classes without positives: {', '.join(empty)} (left out of mAP, 0 in mAP_all)")
+        say(f"  classes without positives: {few(empty)} (left out of mAP, 0 in mAP_all)")
     if line := untold_classes("test", test):
         say(f"  {line}")
 

@@ -228,7 +228,7 @@ class Loop:
     def load_state_dict(self, state: StateDict) -> None:
         """Restore the state of a saved run."""
         self.runtime.unwrap(self.learner.model).load_state_dict(state["model"])
-        self.learner.criterion.load_state_dict(state["criterion"])
+        self.learner.criterion.take_state(state["criterion"])
         load_optimizer(self.learner.optimizer, state["optimizer"])
         if self.learner.ema:
             self.learner.ema.load_state_dict(state["averaging"])

@@ -132,6 +132,7 @@ class Run:
         self.settings = settings = settings.with_found(exif, "new run on a table" if new else "the run")
         require_takes(self.method, data.observed)
         data = setup.whole_batches(data, settings.of(LoaderConfig))
+        setup.require_room_to_score(settings, data, runtime)
         self.selection = setup.selection_of(self.config, self.optim, data)
         setup.require_schedule(self.config, self.optim, data)
         self.given = setup.given_features(settings, data, runtime)
@@ -374,8 +375,8 @@ class Run:
     def _write_labels(self) -> None:
         """Write what was recorded of single labels, and on request the labels with all corrections made for good."""
         self.recorder.save(self.folder.path / LABELS_FILE)
-        export, table = self.recorder.config.export_labels, self.criterion.corrected_labels()
-        if export is not None and table is not None:
+        export = self.recorder.config.export_labels
+        if export is not None and (table := self.criterion.corrected_labels()) is not None:
             dataset, regime = self.settings.of(DatasetConfig).dataset, Regime(labels="given")
             for file in (export, manifest_path(export)):
                 remove_unfinished(file)  # by a run that was killed here and goes on now

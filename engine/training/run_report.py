@@ -15,6 +15,7 @@ from scipy.special import expit
 from data.build import Data
 from data.inspection import co_occurrence
 from data.loading.loader import LoaderConfig
+from engine.core.run_results import few
 from engine.core.settings import Settings
 from engine.report.content import (
     Picture,
@@ -201,11 +202,9 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     """Sentences on classes that are not scored."""
     extra, notes = result["extra"], []
     if extra["classes_without_positives"]:
-        notes.append(f"No test image has {', '.join(extra['classes_without_positives'])}: left out of mAP.")
+        notes.append(f"No test image has {few(extra['classes_without_positives'])}: left out of mAP.")
     if extra["classes_without_negatives"]:
-        notes.append(
-            f"No test image is known to be without {', '.join(extra['classes_without_negatives'])}: not scored."
-        )
+        notes.append(f"No test image is known to be without {few(extra['classes_without_negatives'])}: not scored.")
     return notes
 
 

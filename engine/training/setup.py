@@ -15,6 +15,7 @@ from data.labels.regime import Regime
 from data.loading.loader import LoaderConfig, training_batches
 from data.loading.samplers import TrainingBatches
 from data.loading.splicemix import MixConfig, Splicer
+from engine.core import scoring
 from engine.core.distributed import Runtime
 from engine.core.settings import Settings
 from engine.training.class_priors import candidate_rates, estimates_priors, given_priors
@@ -116,6 +117,17 @@ def whole_batches(data: Data, config: LoaderConfig) -> Data:
     """The data with validation and test split cut to whole batches where `--drop_last` says so. Raises: UserError."""
     validation = None if data.validation is None else config.scored("validation", data.validation)
     return data._replace(validation=validation, test=config.scored("test", data.test))
+
+
+def require_room_to_score(settings: Settings, data: Data, runtime: Runtime) -> None:
+    """Raise UserError where memory does not hold the scores of the validation or the test split, before training."""
+    networks = 2 if "peers" in CRITERIA[settings.method].criterion.needs else 1
+    free = free_now(runtime).host
+    if data.validation is not None:
+        remedy = "give fewer validation images by --ss_frac_val or --val_frac"
+        scoring.require_room_to_score("validation", data.validation.truth, networks, free, remedy)
+    remedy = "give a dataset with fewer test images (--test_table of --dataset table)"
+    scoring.require_room_to_score("test", data.test.truth, networks, free, remedy)
 
 
 def given_features(settings: Settings, data: Data, runtime: Runtime) -> SplitFeatures | None:
@@ -268,7 +280,7 @@ def build_recorder(settings: Settings, data: Data, criterion: Criterion, runtime
     """The recorder of single labels. Raises: UserError when labels are to be exported that nobody corrects."""
     config = settings.of(RecordConfig)
     require(
-        config.export_labels is None or criterion.corrected_labels() is not None,
+        config.export_labels is None or criterion.corrects_for_good,
         f"--export_labels: {settings.method} with these settings corrects no label for good (LL-Cp does)",
     )
     return Recorder(

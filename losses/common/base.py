@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -108,6 +108,18 @@ class Criterion(nn.Module):
         self.settle_memories()
         super()._load_from_state_dict(*args, **kwargs)
 
+    def take_state(self, state: Mapping[str, Any]) -> None:
+        """Load a state that nobody else reads: label memories on the host become its tensors, without a copy.
+
+        At the size of OpenImages a second copy of LL-Cp's corrections would be half of what a rank has.
+        """
+        for name in self.label_memories:
+            memory, saved = getattr(self, name), state.get(name)
+            if isinstance(memory, Tensor) and isinstance(saved, Tensor) and _same_kind(memory, saved):
+                settle(memory)
+                memory.set_(saved)  # type: ignore[call-overload]
+        self.load_state_dict(state)
+
     def wants_train_scores(self, epoch: int) -> bool:
         """Return True for the epochs before which `on_epoch_start` is given logits (N, C) of the whole training set."""
         return "train_scores" in self.needs
@@ -178,8 +190,16 @@ class Criterion(nn.Module):
             return ""
         return f"keeps something of each training image ({', '.join(kept)}), and a spliced image is none of them"
 
+    @property
+    def corrects_for_good(self) -> bool:
+        """True if it makes permanent corrections, so that there are `corrected_labels`."""
+        return False
+
     def corrected_labels(self) -> LabelTable | None:
-        """Observed labels (N, C) with this method's permanent corrections; None where it makes none."""
+        """Observed labels (N, C) with this method's permanent corrections; None where it makes none.
+
+        It goes through all labels: ask `corrects_for_good` whether there are any.
+        """
         return None
 
     @property
@@ -198,6 +218,12 @@ class Criterion(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters of the criterion's own for the optimiser; none by default."""
         return []
+
+
+def _same_kind(memory: Tensor, saved: Tensor) -> bool:
+    """True if a buffer can take the place of another one on the host."""
+    alike = memory.device.type == saved.device.type == "cpu" and memory.dtype == saved.dtype
+    return alike and memory.shape == saved.shape and saved.is_contiguous() and not memory.requires_grad
 
 
 class _GivenLogits:

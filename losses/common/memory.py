@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -51,6 +52,12 @@ class MemoryNeed(NamedTuple):
 def label_memory(name: str, observed: LabelTable, bytes_per_label: int, *, learned: bool = False) -> MemoryNeed:
     """The need of an entry for each of the labels (N, C)."""
     return MemoryNeed(name, len(observed) * observed.num_classes * bytes_per_label, learned=learned)
+
+
+def zero_rows(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """(rows, width) zeros on the host, of which the system only gives what is written, page by page."""
+    kind = torch.empty(0, dtype=dtype).numpy().dtype
+    return torch.from_numpy(np.zeros((rows, width), dtype=kind))
 
 
 def require_room(owner: str, needs: Sequence[MemoryNeed], free: int, where: str, advice: str) -> None:

@@ -1,5 +1,7 @@
 """The state of LL-R, LL-Ct and LL-Cp: what stays corrected, resuming, and sharing a batch between processes."""
 
+import contextlib
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -191,3 +193,39 @@ def test_an_image_that_pads_a_batch_counts_once(told):
         assert together == whole
     assert corrected.any()
     assert all(torch.equal(state, corrected) for _, state in ranks)
+
+
+def test_only_corrections_for_good_are_there_to_be_asked_for():
+    told = {scheme: build(mod_scheme=scheme).corrects_for_good for scheme in ("LL-R", "LL-Ct", "LL-Cp")}
+    assert told == {"LL-R": False, "LL-Ct": False, "LL-Cp": True}
+
+
+def test_a_state_that_nobody_else_reads_is_taken_without_a_copy():
+    one, other = (build(mod_scheme="LL-Cp", delta_rel=30.0) for _ in range(2))
+    one.on_epoch_start(3)
+    one.corrected.random_(0, 256)
+    state = {name: copy.deepcopy(value) for name, value in one.state_dict().items()}
+    memory = other.corrected
+    other.take_state(state)
+    assert other.corrected is memory  # what others hold is that of before, with new rows
+    assert memory.data_ptr() == state["corrected"].data_ptr()
+    assert torch.equal(memory, one.corrected)
+    assert other.epoch == 3
+    loaded = build(mod_scheme="LL-Cp", delta_rel=30.0)
+    loaded.load_state_dict(state)
+    assert loaded.corrected.data_ptr() != state["corrected"].data_ptr()
+    assert torch.equal(loaded.corrected, one.corrected)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda rows: rows[:-1], lambda rows: rows.repeat(1, 2)[:, :1], lambda rows: rows.int()]
+)
+def test_a_state_of_another_kind_is_taken_as_it_is_loaded(wrong):
+    one, other = (build(mod_scheme="LL-Cp", delta_rel=30.0) for _ in range(2))
+    one.corrected.random_(0, 256)
+    state = {**one.state_dict(), "corrected": wrong(one.corrected)}
+    before = other.corrected.data_ptr()
+    with pytest.raises(RuntimeError) if len(state["corrected"]) < ROWS else contextlib.nullcontext():
+        other.take_state(state)
+        assert torch.equal(other.corrected, one.corrected)
+    assert other.corrected.data_ptr() == before

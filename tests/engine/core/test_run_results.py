@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.core.run_results import read_result, require_parts
+from engine.core.run_results import few, read_result, require_parts
 from utils.checks import UserError
 
 METRICS = {"mAP": 0.5, "CF1": None}
@@ -61,3 +61,12 @@ def test_a_part_that_is_needed_and_missing_is_named(tmp_path):
     require_parts(SOUND, tmp_path, "rate", "test")
     with pytest.raises(UserError, match=r"result\.json: damaged: 'more' is missing"):
         require_parts(SOUND, tmp_path, "rate", "more", "another")
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(0, ""), (1, "0"), (20, ", ".join(map(str, range(20)))), (21, ", ".join(map(str, range(20))) + " and 1 more")],
+)
+def test_a_line_names_a_few_of_many_classes(count, told):
+    assert few([str(number) for number in range(count)]) == told
+    assert few(["a"] * 5000) == ", ".join(["a"] * 20) + " and 4,980 more"

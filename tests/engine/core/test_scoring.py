@@ -22,12 +22,13 @@ from engine.core.scoring import (
     group_columns,
     group_figures_as_dict,
     groups_as_dict,
+    require_room_to_score,
     score,
 )
 from models.peers import Peers
 from tests.ranks import run_ranks
 from utils import collectives
-from utils.checks import RunError
+from utils.checks import RunError, UserError
 from utils.metrics import calibration_error, evaluate_scores, f1_at
 from utils.thresholds import best_threshold, class_thresholds
 from utils.types import UNKNOWN, Annotations, LabelTable, ModelOutput
@@ -334,3 +335,28 @@ def test_after_every_batch_there_is_a_call_and_progress_counts_all_processes(mon
     ((bar, named),) = bars
     assert bar.images == [18, 18, 18, 15]
     assert named == {"total": 23, "label": "a label", "unit": "img", "shown": True}
+
+
+DENSE = LabelTable(np.zeros((40, 25), dtype=np.int8))
+FEW = LabelTable(csr_array((np.ones(500, dtype=np.int8), np.arange(500) % 25, np.arange(0, 501, 10))), default=UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("truth", "networks", "size"), [(DENSE, 1, 78_000), (DENSE, 2, 102_000), (FEW, 1, 22_000), (FEW, 2, 50_000)]
+)
+def test_scores_that_memory_does_not_hold_are_refused_before_there_are_any(truth, networks, size):
+    require_room_to_score("test", truth, networks, size, "give less")
+    with pytest.raises(UserError, match=r"^test: the scores of .* GiB are free; give less$"):
+        require_room_to_score("test", truth, networks, size - 1, "give less")
+
+
+def test_what_has_no_room_to_be_scored_is_told_with_figures():
+    many = type("Many", (), {"stores_known_only": False, "num_classes": 5000, "__len__": lambda self: 125_436})()
+    with pytest.raises(UserError) as error:
+        require_room_to_score("validation", many, 1, 4 << 30, "give fewer")
+    assert str(error.value) == (
+        "validation: the scores of 125,436 images x 5,000 classes, with the figures of them, take 45.56 GiB in memory, "
+        "of which 4.00 GiB are free; give fewer"
+    )
+    with pytest.raises(UserError, match=r"^test: the scores of 500 known labels, with the figures of them, take 0"):
+        require_room_to_score("test", FEW, 1, 0, "give fewer")

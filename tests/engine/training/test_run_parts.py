@@ -76,6 +76,13 @@ def test_labels_are_written_where_they_are_asked_for_and_corrected(monkeypatch, 
     assert capsys.readouterr().out == said * written
 
 
+def test_corrected_labels_are_not_gone_through_where_nobody_wants_them():
+    run = exporting(None, CORRECTED)
+    run.criterion = SimpleNamespace()  # which has none to ask for
+    Run._write_labels(run)
+    assert run.saved == [Path("run/labels.npz")]
+
+
 def test_labels_that_a_kill_left_half_written_are_removed(monkeypatch, tmp_path):
     for name in (".x.npy.7.tmp", ".x.json.7.tmp", ".y.npy.7.tmp"):
         (tmp_path / name).write_text("half")

@@ -178,8 +178,9 @@ class Criterion:
         self.device, self.memories_on_host = device, memories_on_host
         return self
 
-    def corrected_labels(self):
-        return self.corrected
+    @property
+    def corrects_for_good(self):
+        return self.corrected is not None
 
     def parameter_groups(self):
         return [{"params": ["c"], "lr_mult": 2.0}]

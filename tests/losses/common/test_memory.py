@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from losses.common.memory import (
     require_room,
     row_blocks,
     write_rows,
+    zero_rows,
 )
 from tests.losses.common.test_global_batch import batch_at
 from tests.ranks import run_ranks
@@ -112,3 +116,26 @@ def test_a_criterion_that_memory_does_not_hold_is_refused_before_it_is_made(monk
     monkeypatch.setattr("losses.usable_memory", lambda: 2 * 3 * 4 + 3 * 2 * 4 * 4 - 1)
     with pytest.raises(UserError, match=r"cones keeps confidences of 0\.00 GiB and prototypes of .* take fewer images"):
         build_criterion("cones", **made)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.int16, torch.bool])
+def test_zeros_are_of_the_kind_that_is_asked_for(dtype):
+    rows = zero_rows(5, 3, dtype)
+    assert (rows.shape, rows.dtype, rows.device.type) == ((5, 3), dtype, "cpu")
+    assert not rows.any()
+    rows[2] = 1
+    assert rows.sum() == 3
+    assert zero_rows(0, 3, dtype).shape == (0, 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell what is in memory")
+def test_zeros_take_memory_where_they_are_written_alone():
+    before = _resident()
+    rows = zero_rows(1 << 10, 1 << 20, torch.uint8)  # 1 GiB
+    rows[7, 7] = 1
+    assert _resident() - before < 1 << 28
+
+
+def _resident():
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
