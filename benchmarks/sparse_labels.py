@@ -86,7 +86,7 @@ def timed(function: Callable[[], Value]) -> tuple[float, Value]:
     return perf_counter() - start, result
 
 
-def random_truth() -> LabelTable:
+def random_truth(rows: int = ROWS) -> LabelTable:
     """Truth as verified by people: `KNOWN` of `CLASSES` in each row, a tenth of them positive."""
     rng, width = np.random.default_rng(0), CLASSES // KNOWN
     columns = rng.integers(0, width, (ROWS, KNOWN), dtype=np.int16).astype(np.int32)
