@@ -137,18 +137,17 @@ def write_audit(findings: Findings, settings: Settings, folder: Path) -> None:
 def apply_command(settings: Settings) -> str:
     """The command line that corrects the table by a file of decisions, with the flags that say how it is read.
 
-    Empty for a dataset that is no table of one's own.
+    Where they come from, a settings file or a run, does not matter. Empty for a dataset that is no table of one's own.
     """
     if settings.of(DatasetConfig).table is None:
         return ""
     table = {field.name for field in fields(TableConfig)} | {"dataset", "path_images"}
-    origins = ("command line", f"--run {settings.of(AuditConfig).run}")
-    typed = [
+    said = [
         name
         for name, value in settings.values.items()
-        if name in table and settings.origins[name] in origins and value not in (None, settings.table[name].default)
+        if name in table and value not in (None, settings.table[name].default)
     ]
-    words = [word for name in typed for word in (f"--{name}", *_texts(settings.values[name]))]
+    words = [word for name in said for word in (f"--{name}", *_texts(settings.values[name]))]
     return shlex.join(["python", "audit.py", *words, "--apply", "decisions.csv"])
 
 

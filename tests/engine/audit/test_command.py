@@ -1,3 +1,4 @@
+import html
 import json
 import re
 
@@ -88,6 +89,19 @@ def test_ticked_boxes_become_a_corrected_table(folder):
     )
     assert "3 of 3 decisions are what the table says already" in again
     assert not list(path.glob("labels.corrected-2*"))
+
+
+def test_the_command_on_the_page_has_what_a_settings_file_says(folder):
+    path, truth, _, _ = folder
+    (path / "own.yaml").write_text("dataset: table\ntable: labels.csv\nblank: unknown\ntest_frac: 0.2\n")
+    ids = [f"{row:03}.jpg" for row in range(120)]
+    np.savez(path / "truth.npz", scores=0.1 + 0.8 * truth, ids=ids, classes=CLASSES, kind="probability")
+    words = ("--config", "own.yaml", "--uncertain", "absent", "--scores", "truth.npz", "--device", "cpu")
+    succeed(path, "audit.py", *words, "--output", "configured")
+    page = (path / "configured" / "audit.html").read_text()
+    command = html.unescape(re.search(r'<pre id="command">(.*?)</pre>', page).group(1))
+    read = "--dataset table --table labels.csv --blank unknown --uncertain absent"
+    assert command == f"python audit.py {read} --apply decisions.csv"
 
 
 def test_scores_from_elsewhere_take_the_place_of_features(folder):
