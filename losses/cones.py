@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.common.base import Criterion
+from losses.common.candidate_memory import CandidateMemory, candidate_need
 from losses.common.functional import at_least_float32, present, weighted_bce
-from losses.common.memory import MemoryNeed, label_memory, read_rows, write_rows
+from losses.common.memory import MemoryNeed
 from losses.common.variants import fill_variant_options, require_choices, variant_options
 from losses.cones_prototypes import (
     Axis,
@@ -33,7 +34,7 @@ from utils.checks import UserError, require
 from utils.collectives import broadcast, rank
 from utils.cooccurrence import cooccurrence
 from utils.options import option
-from utils.types import PRESENT, Batch, CriterionInfo, LabelTable, LossOutput, Model, ModelOutput
+from utils.types import Batch, CriterionInfo, LossOutput, Model, ModelOutput
 
 PhiNorm = Literal["simplex", "reference"]
 Order = Literal["correct", "reversed"]
@@ -170,15 +171,6 @@ def pseudo_labels(
     return marked.to(candidates.dtype)
 
 
-def initial_confidence(table: LabelTable, *, block: int = 16_384) -> Tensor:
-    """(N, C) float32: 1/|S| on an image's candidates, else 0; rows without candidates are 0."""
-    confidence = torch.zeros(len(table), table.num_classes)
-    for start in range(0, len(table), block):
-        rows = torch.from_numpy(table.rows(slice(start, start + block)) == PRESENT).float()
-        confidence[start : start + block] = rows / rows.sum(dim=1, keepdim=True).clamp(min=1)
-    return confidence
-
-
 @torch.no_grad()
 def update_confidence(confidence: Tensor, logits: Tensor, candidates: Tensor, correlation: Tensor, mu: float) -> Tensor:
     """Moving average of the confidences with the predictions, spread over correlated labels.
@@ -249,7 +241,7 @@ def cones_loss(
 class CoNeS(Criterion):
     """CoNeS (IEEE TCSVT 2025): BCE, plus BCE against pseudo labels with self-weighted negatives.
 
-    State: `confidence` (N, C), which candidate of an image is true; `correlation` (C, C), which labels go together;
+    State: `confidence`, float32, which candidate of an image is true; `correlation` (C, C), which labels go together;
     `bank`, recent prototypes. Logged: `bce`, `pml` and `pseudo_positives`, their mean number per image.
     """
 
@@ -257,7 +249,6 @@ class CoNeS(Criterion):
     float32_state = frozenset({"confidence"})
     label_memories = frozenset({"confidence"})
     config: CoNeSConfig
-    confidence: Tensor
     correlation: Tensor
 
     def __init__(self, config: CoNeSConfig, info: CriterionInfo) -> None:
@@ -265,7 +256,7 @@ class CoNeS(Criterion):
         self.options = variant_options(config, VARIANTS)
         counts = torch.from_numpy(cooccurrence(info.observed))
         self.bank = PrototypeBank(info.observed.num_classes, config.memory_per_class, info.feature_width)
-        self.register_buffer("confidence", initial_confidence(info.observed))
+        self.confidence = CandidateMemory(info.observed)
         self.register_buffer("correlation", initial_correlation(counts, axis=self.options.correlation_axis))
 
     @classmethod
@@ -273,7 +264,7 @@ class CoNeS(Criterion):
         """The confidences, and the bank of prototypes."""
         bank = info.observed.num_classes * config.memory_per_class * info.feature_width * 4
         return [
-            label_memory("confidences", info.observed, 4),
+            candidate_need("confidences", info.observed, torch.float32),
             MemoryNeed("prototypes", bank, False, remedy="a smaller --memory_per_class"),
         ]
 
@@ -320,9 +311,9 @@ class CoNeS(Criterion):
 
     def _moved_confidence(self, logits: Tensor, candidates: Tensor, batch: Batch) -> Tensor:
         """(B, C) confidence of these images after its update, which all ranks store."""
-        rows = read_rows(self.confidence, batch.index, batch.host_index)
+        rows = self.confidence.rows(batch.index, batch.host_index)
         moved = update_confidence(rows, logits, candidates, self.correlation, self.config.mu)
-        return write_rows(self.confidence, batch, moved)
+        return self.confidence.write(batch, moved)
 
     def _refreshed(self) -> Tensor:
         return refresh_correlation(

@@ -7,37 +7,35 @@ B batch, C classes, N training images, n images chosen for mixup. Source: NDLP, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from losses.common.base import ScheduledCriterion
+from losses.common.candidate_memory import CandidateMemory, ClassTotals, candidate_need
 from losses.common.functional import at_least_float32
 from losses.common.global_batch import GlobalBatch, beside
-from losses.common.memory import MemoryNeed, column_sums, label_memory, read_rows, store_rows
+from losses.common.memory import MemoryNeed
 from losses.common.mixup import draw_mixture, running_statistics_kept
 from losses.common.variants import fill_variant_options, variant_options
 from losses.distribution_balanced import BalanceConfig, distribution_balanced, logit_bias
 from losses.ndlp_confidence import (
+    RULES,
+    Confidence,
     Repeats,
     bounded_distribution,
     class_shares,
     class_thresholds,
-    initial_confidence,
     moved_confidence,
+    moved_totals,
     one_per_image,
-    predicted_confidence,
-    predicted_confidence_each,
     pseudo_labels,
     refined_distribution,
     reliable_rows,
     rows_wanted,
-    sharpened,
-    sharpened_each,
 )
 from losses.reweighted import PositiveCounts, class_frequencies
 from utils.checks import require
@@ -50,7 +48,6 @@ Distribution = Literal["bounded", "reference"]
 UpdateLogits = Literal["plain", "biased"]
 MixStatistics = Literal["kept", "updated"]
 NDLPPrior = Literal["clean", "candidate", "confidence"]
-Confidence = Literal["softmax", "sigmoid"]
 Rejected = Literal["absent", "ignored"]
 
 
@@ -66,19 +63,6 @@ class NDLPVariant(NamedTuple):
 VARIANTS = {
     "fixed": NDLPVariant("bounded", "plain", "mean", "kept"),
     "reference": NDLPVariant("reference", "biased", "last", "updated"),
-}
-
-
-class _ConfidenceRules(NamedTuple):
-    """Functions that sharpen confidences, and that turn logits into confidences."""
-
-    sharpened: Callable[[Tensor, float], Tensor]
-    predicted: Callable[[Tensor, Tensor], Tensor]
-
-
-RULES: Mapping[Confidence, _ConfidenceRules] = {
-    "softmax": _ConfidenceRules(sharpened, predicted_confidence),
-    "sigmoid": _ConfidenceRules(sharpened_each, predicted_confidence_each),
 }
 
 
@@ -201,8 +185,9 @@ def _exchanged(whole: GlobalBatch, losses: Tensor, predicted: Tensor, candidates
 class NDLP(ScheduledCriterion):
     """NDLP: distribution-balanced loss on pseudo labels, and on mixtures of the images whose pseudo labels are trusted.
 
-    State: `confidence` (N, C) float64, which candidate of an image is true; `log_distribution` (C), which classes get
-    more images chosen, begun anew every epoch; `positives` (C), the class frequencies of the loss; the epoch. Logged:
+    State: `confidence`, float64, which candidate of an image is true; `sums` and `counts` (C), of all confidences,
+    brought up to date by each step and taken anew every epoch; `log_distribution` (C), which classes get more images
+    chosen, begun anew every epoch; `positives` (C), the class frequencies of the loss; the epoch. Logged:
     `pseudo` and `mix`, the two losses, `pseudo_positives`, their mean number per image, and `chosen`, the share of the
     global batch that was trusted, which from the second epoch on is mixed.
     """
@@ -211,7 +196,8 @@ class NDLP(ScheduledCriterion):
     passes_alike = False
     label_memories = frozenset({"confidence"})
     config: NDLPConfig
-    confidence: Tensor
+    sums: Tensor
+    counts: Tensor
     log_distribution: Tensor
     positives: Tensor
 
@@ -220,20 +206,21 @@ class NDLP(ScheduledCriterion):
         self.options, self.rules = variant_options(config, VARIANTS), RULES[config.confidence]
         self.ramp_epochs = config.ramp_epochs or info.epochs
         classes = info.observed.num_classes
-        confidence = initial_confidence(info.observed)
+        self.confidence = CandidateMemory(info.observed, torch.float64)
         require(
-            bool(((confidence > 0) & (confidence < 1)).any()),
+            self.confidence.widest > 1,
             "ndlp: no image has several candidates, so no label could ever be believed more than another; take "
             "--labels candidate, or another method",
         )
-        self.register_buffer("confidence", confidence)
+        for name, total in self.confidence.class_totals()._asdict().items():
+            self.register_buffer(name, total)
         self.register_buffer("log_distribution", torch.full((classes,), -math.log(classes), dtype=torch.float64))
         self.register_buffer("positives", self._positives())
 
     @classmethod
     def memory_needs(cls, config: NDLPConfig, info: CriterionInfo) -> list[MemoryNeed]:
         """The confidences."""
-        return [label_memory("confidences", info.observed, 8)]
+        return [candidate_need("confidences", info.observed, torch.float64)]
 
     def _positives(self) -> Tensor:
         """(C,) float64 class counts by the prior, which is printed where the loss uses more than candidate labels."""
@@ -241,8 +228,25 @@ class NDLP(ScheduledCriterion):
         if prior == "confidence":
             if rank() == 0:
                 say("--prior confidence: class frequencies are estimated from the candidate labels, anew every epoch")
-            return column_sums(self.confidence)
+            return self.sums.clone()
         return class_frequencies(self.info, prior).positives
+
+    @property
+    def totals(self) -> ClassTotals:
+        """Sums and counts of all confidences."""
+        return ClassTotals(self.sums, self.counts)
+
+    def _keep(self, totals: ClassTotals) -> None:
+        for kept, total in zip(self.totals, totals, strict=True):
+            kept.copy_(total)
+
+    def convert_earlier(self, state: dict[str, Any], prefix: str) -> list[str]:
+        """As of any criterion; earlier versions had no sums and counts."""
+        earlier = super().convert_earlier(state, prefix)
+        if earlier:
+            totals = self.confidence.class_totals(state[f"{prefix}confidence.values"])
+            state.update({f"{prefix}{name}": total for name, total in totals._asdict().items()})
+        return earlier
 
     @property
     def frequencies(self) -> PositiveCounts:
@@ -250,18 +254,19 @@ class NDLP(ScheduledCriterion):
         return PositiveCounts(self.positives, len(self.info.observed))
 
     def on_epoch_start(self, epoch: int, train_scores: Tensor | None = None) -> None:
-        """Reset the distribution; update the class frequencies from the confidences if the prior is "confidence"."""
+        """Reset the distribution, add up all confidences, and take class frequencies if the prior is "confidence"."""
         super().on_epoch_start(epoch, train_scores)
+        self._keep(self.confidence.class_totals())  # what rounding has added up in an epoch is left behind
         self.log_distribution.fill_(-math.log(len(self.log_distribution)))
         if self.config.prior == "confidence":
-            self.positives.copy_(column_sums(self.confidence, self.positives.device))
+            self.positives.copy_(self.sums)
 
     def forward(self, model: Model, batch: Batch) -> LossOutput:
         """Loss of one batch; after it, the distribution and then the confidences are updated from the batch."""
         logits, whole = at_least_float32(model(batch.images).logits), GlobalBatch(batch)
         candidates = batch.observed == PRESENT
         with torch.autocast(logits.device.type, enabled=False):
-            confidence, thresholds = read_rows(self.confidence, whole.index, whole.host_index), self._thresholds()
+            confidence, thresholds = self.confidence.rows(whole.index, whole.host_index), self._thresholds()
             _, pseudo, in_loss = self._labels(whole.own(confidence), candidates, thresholds)
             losses = self._losses(logits, pseudo, in_loss)
             rows = _exchanged(whole, losses.mean(dim=1), self._predicted(logits, candidates), candidates)
@@ -305,7 +310,7 @@ class NDLP(ScheduledCriterion):
         """(C,) confidence above which a candidate is a pseudo label; None while every one is."""
         if self.epoch <= self.config.candidate_epochs:
             return None
-        return class_thresholds(self.confidence, self.log_distribution.device)
+        return class_thresholds(self.totals)
 
     def _labels(self, confidence: Tensor, candidates: Tensor, thresholds: Tensor | None) -> _Labels:
         """What is believed of images with these confidences and candidates, (B, C)."""
@@ -362,12 +367,13 @@ class NDLP(ScheduledCriterion):
 
     @torch.no_grad()
     def _learn(self, everyone: _Everyone) -> None:
-        """Update the distribution from the old confidences, then the confidences from the predictions."""
+        """Update the distribution from the old confidences, then these, and their totals, from the predictions."""
         batch, confidence = everyone.batch, everyone.confidence
         self.log_distribution.copy_(self._next_distribution(class_shares(confidence)))
         predicted = one_per_image(everyone.rows.predicted, batch.index, self.options.repeats)
         moved = moved_confidence(confidence, predicted, self.config.mu)
-        store_rows(self.confidence, batch.index, moved, batch.host_index)
+        self._keep(moved_totals(self.totals, confidence, moved, batch.index))
+        self.confidence.store(batch.index, moved, batch.host_index)
 
     def _next_distribution(self, shares: Tensor) -> Tensor:
         """(C,) logarithm of the distribution after a batch with these class shares (C,)."""

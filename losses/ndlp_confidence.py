@@ -8,42 +8,43 @@ change no input and never wait for the device.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from losses.common.memory import row_blocks
-from utils.types import PRESENT, LabelTable
+from losses.common.candidate_memory import ClassTotals
+from losses.common.memory import first_places
 
+Confidence = Literal["softmax", "sigmoid"]
 Repeats = Literal["mean", "last"]
 
 EPS = 1e-8
 """The published code's guard against division by 0."""
 
 
-def initial_confidence(table: LabelTable, *, block: int = 16_384) -> Tensor:
-    """(N, C) float64: 1/|S| on the candidates S of an image, else 0; rows without candidates are 0."""
-    confidence = torch.zeros(len(table), table.num_classes, dtype=torch.float64)
-    for start in range(0, len(table), block):
-        rows = torch.from_numpy(table.rows(slice(start, start + block)) == PRESENT).double()
-        confidence[start : start + block] = rows / rows.sum(dim=1, keepdim=True).clamp(min=1)
-    return confidence
+def class_thresholds(totals: ClassTotals) -> Tensor:
+    """(C,) phi, the mean confidence of each class over the images whose confidence is not 0.
+
+    +inf for a class without any confidence, where the published code has NaN: neither is ever exceeded.
+    """
+    return torch.where(totals.counts > 0, totals.sums / totals.counts, math.inf)
 
 
-def class_thresholds(confidence: Tensor, device: torch.device | None = None) -> Tensor:
-    """Threshold of each class: the mean confidence over the images whose confidence is not 0.
+def moved_totals(totals: ClassTotals, before: Tensor, after: Tensor, index: Tensor) -> ClassTotals:
+    """Totals of all confidences after a step in which those of some images have changed.
 
     Args:
-        confidence: (N, C) of the whole training set.
-        device: where to compute it, block by block; None: where the confidences are.
-
-    Returns:
-        (C,) phi; +inf for a class without any confidence, where the published code has NaN: neither is ever exceeded.
+        totals: before the step.
+        before: (B, C) confidences of the batch then.
+        after: (B, C) afterwards.
+        index: (B,) long, the images; of one that comes more than once the first row counts.
     """
-    blocks = [(rows.sum(dim=0), (rows != 0).sum(dim=0)) for rows in row_blocks(confidence, device)]
-    sums, counts = (torch.stack(parts).sum(dim=0) for parts in zip(*blocks, strict=True))
-    return torch.where(counts > 0, sums / counts, math.inf)
+    first = (first_places(index) == torch.arange(len(index), device=index.device))[:, None]
+    sums = ((after - before) * first).sum(dim=0)
+    counts = (((after != 0).long() - (before != 0).long()) * first).sum(dim=0)
+    return ClassTotals(totals.sums + sums, totals.counts + counts)
 
 
 def sharpened(confidence: Tensor, gamma: float) -> Tensor:
@@ -93,6 +94,19 @@ def predicted_confidence(logits: Tensor, candidates: Tensor) -> Tensor:
 def predicted_confidence_each(logits: Tensor, candidates: Tensor) -> Tensor:
     """(B, C) float64 sigmoid of the logits (B, C) on the candidates (B, C) bool, else 0. Ours."""
     return torch.sigmoid(logits.double()).where(candidates, 0)
+
+
+class ConfidenceRules(NamedTuple):
+    """Functions that sharpen confidences, and that turn logits into confidences."""
+
+    sharpened: Callable[[Tensor, float], Tensor]
+    predicted: Callable[[Tensor, Tensor], Tensor]
+
+
+RULES: Mapping[Confidence, ConfidenceRules] = {
+    "softmax": ConfidenceRules(sharpened, predicted_confidence),
+    "sigmoid": ConfidenceRules(sharpened_each, predicted_confidence_each),
+}
 
 
 def moved_confidence(confidence: Tensor, predicted: Tensor, mu: float) -> Tensor:

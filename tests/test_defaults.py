@@ -189,6 +189,7 @@ CONSTANTS = {
     "losses.large_loss": {"_BLOCK": 4_194_304},
     "losses.transition": {"WINDOW": 5, "_SURE": 80.0},
     "losses.transition_estimate": {"LEAST_CHOSEN": 50, "_SLACK": 0.3, "_ROWS": 65_536},
+    "losses.common.candidate_memory": {"BLOCK": 4_194_304},
     "losses.common.memory": {"BLOCK": 16_777_216},
     "losses.common.small_loss": {"_ROUNDING": 1e-9},
     "losses.cones": {"EPS": 1e-8},

@@ -104,7 +104,10 @@ class LabelTable:
 
     def _counted(self, code: int) -> Index:
         if not isinstance(self.codes, csr_array):
-            return np.asarray((self.codes == code).sum(axis=0, dtype=np.int64))
+            size = max(1, _BLOCK // max(self.num_classes, 1))
+            parts = (self.codes[start : start + size] for start in range(0, len(self), size))
+            found = (np.asarray((part == code).sum(axis=0, dtype=np.int64)) for part in parts)
+            return sum(found, np.zeros(self.num_classes, dtype=np.int64))
         matching = np.zeros(self.num_classes, dtype=np.int64)
         stored = np.zeros(self.num_classes, dtype=np.int64)
         for start in range(0, len(self.codes.data), _BLOCK):  # bincount copies its input as int64

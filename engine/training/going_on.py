@@ -71,7 +71,8 @@ def _plan(kind: type[Criterion], method_config: Any, info: CriterionInfo) -> dic
     left_out = {"info", "config", *criterion.label_memories}
     buffers, parameters = dict(criterion.named_buffers()), dict(criterion.named_parameters())
     held = {name: value for name, value in vars(criterion).items() if not name.startswith("_")}
-    return {name: value for name, value in {**held, **buffers, **parameters}.items() if name not in left_out}
+    everything = {**held, **buffers, **parameters}
+    return {name: value for name, value in everything.items() if name.partition(".")[0] not in left_out}
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from losses.common.candidate_memory import CandidateMemory
 from losses.common.functional import at_least_float32
 from losses.common.memory import MemoryNeed, settle
 from utils.types import Batch, ClassPriors, CriterionInfo, LabelTable, LossOutput, ModelOutput, NoiseRates, PeerModels
@@ -52,10 +54,11 @@ class Criterion(nn.Module):
     """The network whose training scores are wanted: the one that is trained, or the moving average of its weights."""
 
     float32_state: ClassVar[frozenset[str]] = frozenset()
-    """Buffers that stay float32 where all else is float64, because the method is published so."""
+    """Buffers and candidate memories that stay float32 where all else is float64, as the method is published."""
 
     label_memories: ClassVar[frozenset[str]] = frozenset()
-    """Buffers and parameters with a row per training image, all used by way of `losses.common.memory`."""
+    """Buffers and parameters with a row per training image, all used by way of `losses.common.memory`, and candidate
+    memories."""
 
     memories_on_host = False
     """True where they are in the memory of the machine, whatever the device of the rest."""
@@ -75,38 +78,60 @@ class Criterion(nn.Module):
 
         Steps are the same either way. A parameter that stays is updated there.
         """
-        kept = {name: getattr(self, name) for name in self.label_memories} if memories_on_host else {}
-        for name in kept:
-            setattr(self, name, None)
-        self.to(device)
-        for name, memory in kept.items():
-            setattr(self, name, memory)
+        with self._set_aside(self.label_memories if memories_on_host else ()):
+            self.to(device)
         self.memories_on_host = memories_on_host
         return self
 
     def in_float64(self) -> Self:
         """This criterion with its float state in float64, in place, except for `float32_state`."""
-        kept = {name: getattr(self, name) for name in self.float32_state}
-        self.double()
-        for name, buffer in kept.items():
-            setattr(self, name, buffer)
+        with self._set_aside(self.float32_state):
+            self.double()
         return self
+
+    @contextmanager
+    def _set_aside(self, names: Iterable[str]) -> Iterator[None]:
+        """Return a context in which this criterion is without some of its state."""
+        kept = {name: getattr(self, name) for name in names}
+        for name in kept:
+            setattr(self, name, None)
+        yield
+        for name, state in kept.items():
+            setattr(self, name, state)
 
     def settle_memories(self) -> None:
         """Complete the label memories, as `losses.common.memory.settle` does."""
         for name in self.label_memories:
-            if (memory := getattr(self, name)) is not None:
-                settle(memory)
+            memory = getattr(self, name)
+            if memory is not None:
+                settle(memory.values if isinstance(memory, CandidateMemory) else memory)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As of any module, with complete label memories."""
         self.settle_memories()
         return super().state_dict(*args, **kwargs)
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """As of any module: nothing is on its way that would come later."""
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """As of any module: nothing is on its way that would come later. State of earlier versions is taken too."""
         self.settle_memories()
-        super()._load_from_state_dict(*args, **kwargs)
+        self.convert_earlier(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def convert_earlier(self, state: dict[str, Any], prefix: str) -> list[str]:
+        """Bring state of earlier versions, whose names begin with `prefix`, into the form of this one, in place.
+
+        In these a candidate memory was a tensor of all labels (N, C).
+
+        Returns:
+            Names of the candidate memories that were such.
+        """
+        earlier = []
+        for name in self.label_memories:
+            memory, dense = getattr(self, name), state.get(prefix + name)
+            if isinstance(memory, CandidateMemory) and isinstance(dense, Tensor) and memory.fits(dense):
+                state[f"{prefix}{name}.values"] = memory.values_of(state.pop(prefix + name))
+                earlier.append(name)
+        return earlier
 
     def take_state(self, state: Mapping[str, Any]) -> None:
         """Load a state that nobody else reads: label memories on the host become its tensors, without a copy.

@@ -7,7 +7,7 @@ writes are on their way until they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +27,8 @@ BLOCK = 1 << 24
 class _LateRows(NamedTuple):
     """Rows that are to be written to a memory on the host once they have arrived there."""
 
-    rows: Tensor  # (B,) long
-    values: Tensor  # (B, ...)
+    rows: Tensor  # (B,) long, or of any shape
+    values: Tensor  # (B, ...), or an entry for each of them
     arrived: torch.cuda.Event
 
 
@@ -83,11 +83,20 @@ def read_rows(memory: Tensor, index: Tensor, on_host: Tensor | None = None) -> T
         on_host: the same numbers on the host, where they are known there.
     """
     settle(memory)
-    rows = memory[_beside(memory, index, on_host)]
-    if rows.device == index.device:
+    return to_device(memory[index_beside(memory, index, on_host)], index.device)
+
+
+def to_device(rows: Tensor, device: torch.device) -> Tensor:
+    """Rows that were taken from a memory, on `device`, for which nothing waits."""
+    if rows.device == device:
         return rows
     pinned = rows if rows.requires_grad else rows.pin_memory()  # a copy from other memory may wait for the device
-    return pinned.to(index.device, non_blocking=True)
+    return pinned.to(device, non_blocking=True)
+
+
+def index_beside(memory: Tensor, index: Tensor, on_host: Tensor | None) -> Tensor:
+    """The index (B,) on the device of the memory; `on_host` are the same numbers there, where they are known."""
+    return index.to(memory.device) if on_host is None or index.device == memory.device else on_host
 
 
 @torch.no_grad()
@@ -125,13 +134,30 @@ def store_rows(memory: Tensor, index: Tensor, values: Tensor, on_host: Tensor | 
     Returns:
         (G, ...) what is now kept of these images, on the device of `index`.
     """
-    same = index[:, None] == index[None, :]
-    kept = values[same.to(torch.uint8).argmax(dim=1)]  # the first of equal maxima, by argmax's contract
-    if memory.device == kept.device:
-        memory[index] = kept
-    else:
-        _write_late(memory, index if on_host is None else on_host, kept)
+    kept = values[first_places(index)]
+    put(memory, index if on_host is None or memory.device == kept.device else on_host, kept)
     return kept
+
+
+def first_places(index: Tensor) -> Tensor:
+    """(G,) where the image of each row comes first in the index (G,)."""
+    same = index[:, None] == index[None, :]
+    return same.to(torch.uint8).argmax(dim=1)  # the first of equal maxima, by argmax's contract
+
+
+@torch.no_grad()
+def put(memory: Tensor, where: Tensor, values: Tensor) -> None:
+    """Set `memory[where] = values` in place: now on one device, else when they have arrived, at the latest by `settle`.
+
+    Args:
+        memory: on any device.
+        where: rows or entries, long, on the device of either.
+        values: of them.
+    """
+    if memory.device == values.device:
+        memory[where] = values
+    else:
+        _write_late(memory, where, values)
 
 
 @torch.no_grad()
@@ -158,26 +184,12 @@ def add_up_gradient(gradient: Tensor, batch: Batch) -> None:
     """
     assert batch.global_index is not None
     everyone = batch.global_index
-    same = batch.index[:, None] == batch.index[None, :]
-    first = same.to(torch.uint8).argmax(dim=1) == torch.arange(len(same), device=same.device)
+    first = first_places(batch.index) == torch.arange(len(batch.index), device=batch.index.device)
     own = read_rows(gradient, batch.index, batch.host_index)
     own = own * first.view(-1, *[1] * (own.ndim - 1))  # an image that comes twice counts once
     each_has_all = len(everyone) < world_size()
     rows = all_sum(own) if each_has_all else gather_dealt(own, len(everyone))
     gradient.zero_().index_add_(0, beside(everyone, gradient.device), rows.to(gradient.device))
-
-
-def row_blocks(memory: Tensor, device: torch.device | None = None) -> Iterator[Tensor]:
-    """Rows of a memory (N, C) in order, some at a time, on `device` (None: where they are)."""
-    settle(memory)
-    size = max(1, BLOCK // max(memory.shape[1], 1))
-    for start in range(0, len(memory), size):
-        yield memory[start : start + size].to(device or memory.device, non_blocking=True)
-
-
-def column_sums(memory: Tensor, device: torch.device | None = None) -> Tensor:
-    """(C,) sums of a memory (N, C) over its rows, on `device` (None: where it is)."""
-    return torch.stack([rows.sum(dim=0) for rows in row_blocks(memory, device)]).sum(dim=0)
 
 
 def _write_late(memory: Tensor, index: Tensor, values: Tensor) -> None:
@@ -187,8 +199,3 @@ def _write_late(memory: Tensor, index: Tensor, values: Tensor) -> None:
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
     _LATE[memory] = _LateRows(rows, sent, arrived)
-
-
-def _beside(memory: Tensor, index: Tensor, on_host: Tensor | None) -> Tensor:
-    """The index on the device of the memory."""
-    return index.to(memory.device) if on_host is None or index.device == memory.device else on_host

@@ -59,7 +59,9 @@ def test_two_processes_train_validate_and_report_once(folder, script, extra, nea
     one, two = result(folder / f"one-{script}"), result(folder / f"two-{script}")
     assert one["label_hash"] == two["label_hash"]
     if near is not None:
-        confidences = [state(folder / f"{n}-{script}")["loop"]["criterion"]["confidence"] for n in ("one", "two")]
+        confidences = [
+            state(folder / f"{n}-{script}")["loop"]["criterion"]["confidence.values"] for n in ("one", "two")
+        ]
         assert torch.allclose(*confidences, atol=near)
         assert not torch.equal(confidences[0], torch.zeros_like(confidences[0]))
 

@@ -77,7 +77,7 @@ def _bank(criterion: Any) -> Tensor:
 
 def cones_state(criterion: Any) -> dict[str, Tensor]:
     """Confidences, correlation, and the bank in one order."""
-    return {"confidence": criterion.confidence, "correlation": criterion.correlation, "banks": _bank(criterion)}
+    return {"confidence": criterion.confidence.dense(), "correlation": criterion.correlation, "banks": _bank(criterion)}
 
 
 def ignore_state(criterion: Any) -> dict[str, Tensor]:
@@ -97,7 +97,7 @@ def soft_label_state(criterion: Any) -> dict[str, Tensor]:
 
 def ndlp_state(criterion: Any) -> dict[str, Tensor]:
     """Confidences and the distribution."""
-    return {"p": criterion.confidence, "d": criterion.log_distribution.exp()}
+    return {"p": criterion.confidence.dense(), "d": criterion.log_distribution.exp()}
 
 
 def corrected_state(criterion: Any) -> dict[str, Tensor]:

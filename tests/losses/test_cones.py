@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from losses.common.candidate_memory import CandidateMemory
 from losses.common.functional import weighted_bce
 from losses.common.variants import variant_options
 from losses.cones import (
@@ -14,13 +15,11 @@ from losses.cones import (
     CoNeSConfig,
     CoNeSVariant,
     cones_loss,
-    initial_confidence,
     negative_weights,
     pseudo_labels,
     update_confidence,
 )
 from tests import golden_files
-from tests.losses.fake_model import random_labels
 from tests.oracles import cones as oracle
 from utils.checks import UserError
 from utils.types import LabelTable
@@ -88,7 +87,7 @@ def test_golden_loss_with_weights_on_the_simplex(case, arrays):
 @pytest.mark.parametrize("case, arrays", golden_files.each_case("cones_confidence.npz"))
 def test_golden_confidence_over_successive_steps(case, arrays):
     candidates = arrays["candidates"].astype(np.int8)
-    confidence = initial_confidence(LabelTable(candidates))
+    confidence = CandidateMemory(LabelTable(candidates)).dense()
     np.testing.assert_allclose(confidence, arrays["confidence_init"], rtol=1e-5)
     correlation, targets = as_tensors(arrays["correlation"], candidates.astype(np.float32))
     step = 0
@@ -108,7 +107,7 @@ def test_golden_confidence_of_rows_without_and_with_one_candidate():
     arrays = golden_files.part(golden, "deg_")
     mu = float(re.search(r"mu (0?\.\d+)", golden_files.meta(golden)["degenerate"])[1])
     candidates = arrays["candidates"].astype(np.int8)
-    start = initial_confidence(LabelTable(candidates))
+    start = CandidateMemory(LabelTable(candidates)).dense()
     agree(start, arrays["confidence_init"], rtol=1e-5)
     logits, targets, correlation = as_tensors(arrays["logits"], candidates.astype(np.float32), arrays["correlation"])
     after = update_confidence(start, logits, targets, correlation, mu)
@@ -243,14 +242,6 @@ def test_confidence_survives_saturated_logits(kind):
     candidates = torch.tensor([[1.0, 1, 0], [1, 1, 0]])
     after = update_confidence(candidates / 2, logits, candidates, torch.eye(3, dtype=torch.float64), 0.5)
     assert after.tolist() == [[0.5, 0.5, 0], [0.75, 0.25, 0]]
-
-
-def test_initial_confidence_reads_blocks_and_takes_unknown_for_absent():
-    codes = random_labels(11, 5)
-    codes[3] = -1
-    ours = initial_confidence(LabelTable(codes), block=4)
-    np.testing.assert_allclose(ours, oracle.initial_confidence(codes == 1), rtol=1e-6)
-    assert ours.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

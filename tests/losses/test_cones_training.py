@@ -9,7 +9,7 @@ import torch
 
 from losses import BCE, CRITERIA, BCEConfig, CoNeS, CoNeSConfig
 from losses.common.base import Criterion
-from losses.cones import VARIANTS, CoNeSVariant
+from losses.cones import VARIANTS, CoNeSVariant, cones_loss
 from losses.cones_prototypes import initial_correlation, refresh_correlation
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.steps import Recorder, check_resume, trainer
@@ -43,12 +43,40 @@ def test_one_step_in_its_order():
         step = criterion(model, batch)
         found = [float(step.total.detach()), float(step.parts["bce"]), float(step.parts["pml"])]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
-        np.testing.assert_allclose(criterion.confidence, confidence, rtol=1e-5)
+        np.testing.assert_allclose(criterion.confidence.dense(), confidence, rtol=1e-5)
         rows = oracle.prototypes(out.features.detach().numpy(), out.cam.numpy(), 0.1)
         newest = np.stack([criterion.bank.newest_first(label)[0] for label in range(CLASSES)])
         np.testing.assert_allclose(newest, rows, rtol=1e-4, atol=1e-5)
         marked = oracle.pseudo_labels(confidence[index], candidates).sum(axis=1).mean()
         assert float(step.parts["pseudo_positives"]) == pytest.approx(marked)
+
+
+def dense_step(confidence, correlation, logits, index, candidates, mu):
+    """Rows `index` of the confidences (N, C) of all labels after a step, which are written into them."""
+    support = (torch.sigmoid(logits).double() @ correlation) * candidates
+    moved = mu * confidence[index].double() + (1 - mu) * support / support.sum(dim=1, keepdim=True)
+    for place in reversed(range(len(index))):  # of an image that comes twice the first row counts
+        confidence[index[place]] = moved[place].float()
+    return confidence[index]
+
+
+def test_confidences_at_candidates_alone_are_those_of_all_labels_bit_for_bit():
+    criterion, model = build(), FakeModel(CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    present = torch.from_numpy(CODES == 1).float()
+    confidence = present / present.sum(dim=1, keepdim=True)
+    for epoch in (1, 2, 3):
+        criterion.on_epoch_start(epoch)
+        for index in [[4, 0, 7, 4, 2, 11], *ORDER]:
+            batch, rows = batch_of(CODES, index), torch.tensor(index)
+            logits, candidates = model(batch.images).logits.detach(), present[rows]
+            kept = dense_step(confidence, criterion.correlation, logits, rows, candidates, 0.6)
+            optimizer.zero_grad()
+            step = criterion(model, batch)
+            assert torch.equal(step.total, cones_loss(logits, candidates, kept, r=3.0, beta=0.5).total)
+            assert torch.equal(criterion.confidence.dense(), confidence)
+            step.total.backward()
+            optimizer.step()
 
 
 def test_the_model_is_called_once_with_what_is_needed_and_only_the_loss_has_a_gradient():
@@ -154,7 +182,7 @@ def test_mixed_precision_leaves_state_and_loss_in_single_precision(reduced):
     features = model(batch_of(CODES, ORDER[0]).images, want=frozenset({"cam"}))
     rows = oracle.prototypes(features.features.detach().numpy(), features.cam.numpy(), 0.1)
     np.testing.assert_allclose(criterion.bank.newest_first(2)[0], rows[2], rtol=0.05, atol=0.05)
-    assert criterion.confidence.dtype == torch.float32
+    assert criterion.confidence.values.dtype == torch.float32
 
 
 @pytest.mark.parametrize("kept", [(), ("features",), ("cam",)])

@@ -11,6 +11,7 @@ from losses import CRITERIA, NDLP, NDLPConfig, build_criterion
 from losses.build import typed_config
 from losses.common.variants import variant_options
 from losses.ndlp import VARIANTS, ramp
+from losses.ndlp_confidence import class_thresholds
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.oracles import ndlp as oracle
 from utils.checks import UserError
@@ -107,8 +108,31 @@ def test_steps_in_their_order(settings, epoch, monkeypatch):
         assert float(out.parts["chosen"]) == pytest.approx(chosen)
         assert float(out.parts["pseudo_positives"]) == pytest.approx(labels.sum(axis=1).mean())
         np.testing.assert_array_equal(out.modified, (batch.observed == 1).numpy() & (labels == 0))
-        np.testing.assert_allclose(criterion.confidence, state["confidence"], rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(criterion.confidence.dense(), state["confidence"], rtol=1e-4, atol=1e-9)
         np.testing.assert_allclose(criterion.log_distribution.exp(), state["d"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings", WAYS, ids=str)
+def test_in_float64_steps_are_those_of_confidences_of_all_labels(settings, monkeypatch):
+    drawn = []
+    draw = NDLP.__init__.__globals__["draw_mixture"]
+    monkeypatch.setattr("losses.ndlp.draw_mixture", lambda *said: drawn.append(draw(*said)) or drawn[-1])
+    criterion, model = build(**settings).in_float64(), FakeModel(CLASSES).double()
+    state = {"confidence": oracle.initial_confidence(CODES == 1), "d": np.full(CLASSES, 1 / CLASSES)}
+    for epoch in (2, 3):
+        criterion.on_epoch_start(epoch)
+        state["d"][:] = 1 / CLASSES
+        for number in range(3):
+            batch = views(CODES, np.roll(INDEX, number).tolist())
+            batch = batch._replace(images=batch.images.double())
+            np.testing.assert_allclose(
+                class_thresholds(criterion.totals), oracle.thresholds(state["confidence"]), rtol=1e-12
+            )
+            out = criterion(model, batch)
+            pseudo, *_ = loop_step(criterion, state, model, batch, drawn[-1], (epoch - 1) / 2)
+            assert float(out.parts["pseudo"]) == pytest.approx(pseudo, rel=1e-12)
+            np.testing.assert_allclose(criterion.confidence.dense(), state["confidence"], rtol=1e-12, atol=1e-15)
+    assert torch.equal(criterion.counts, (criterion.confidence.dense() != 0).sum(dim=0))
 
 
 def test_a_rejected_candidate_that_is_ignored_has_no_gradient_and_others_have_theirs():
@@ -228,7 +252,7 @@ def test_class_frequencies_are_where_the_prior_says_and_clean_ones_are_announced
     criterion(model, batch_of(CODES, INDEX))
     assert torch.equal(criterion.positives, start)
     criterion.on_epoch_start(2)
-    torch.testing.assert_close(criterion.positives, criterion.confidence.sum(dim=0))
+    torch.testing.assert_close(criterion.positives, criterion.confidence.dense().sum(dim=0))
     assert not torch.equal(criterion.positives, start)
     assert criterion.frequencies.images == ROWS
 
@@ -245,13 +269,15 @@ def test_images_of_one_candidate_each_are_refused():
         build(codes)
     codes = codes.copy()
     codes[2, 4] = 1
-    assert build(codes).confidence[2].tolist() == [0, 0, 0.5, 0, 0.5]
+    assert build(codes).confidence.dense()[2].tolist() == [0, 0, 0.5, 0, 0.5]
 
 
 def test_a_table_that_no_memory_holds_is_refused(monkeypatch):
-    monkeypatch.setattr("losses.usable_memory", lambda: 8 * ROWS * CLASSES)
+    size = (int((CODES == 1).sum()) + 1) * (8 + 1) + (ROWS + 1) * 8
+    monkeypatch.setattr("losses.usable_memory", lambda: size)
     build_criterion("ndlp", observed=CODES, prior="candidate")
-    monkeypatch.setattr("losses.usable_memory", lambda: 8 * ROWS * CLASSES - 1)
+    monkeypatch.setattr("losses.usable_memory", lambda: size - 1)
+    monkeypatch.setattr("losses.ndlp.NDLP.__init__", None)
     with pytest.raises(UserError, match="ndlp keeps confidences of"):
         build_criterion("ndlp", observed=CODES, prior="candidate")
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from losses.common.candidate_memory import ClassTotals
 from losses.ndlp_confidence import (
     bounded_distribution,
     class_shares,
     class_thresholds,
-    initial_confidence,
     moved_confidence,
+    moved_totals,
     one_per_image,
     predicted_confidence,
     predicted_confidence_each,
@@ -24,7 +25,6 @@ from losses.ndlp_confidence import (
 )
 from tests.losses.fake_model import random_labels
 from tests.oracles import ndlp as oracle
-from utils.types import LabelTable
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
 SHAPES = [(12, 5), (1, 4), (30, 1), (7, 23)]
@@ -45,14 +45,41 @@ def tensors(*arrays):
     return [torch.from_numpy(np.asarray(array)) for array in arrays]
 
 
-@pytest.mark.parametrize("block", [3, 1000])
-def test_confidence_starts_as_shared_by_the_candidates(block):
-    codes = random_labels(11, 6, 4)
-    codes[5] = [0, -1, 0, 0, -1, 0]
-    found = initial_confidence(LabelTable(codes), block=block)
-    assert found.dtype == torch.float64
-    np.testing.assert_allclose(found, oracle.initial_confidence(codes == 1), **CLOSE)
-    assert found[5].sum() == 0
+def totals_of(confidence):
+    """Of all images."""
+    return ClassTotals(confidence.sum(dim=0), (confidence != 0).sum(dim=0))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_totals_after_a_step_are_those_of_all_images(shape):
+    _, confidence, _ = drawn(*shape)
+    _, others, _ = drawn(*shape, seed=1)
+    before, others = tensors(confidence, others)
+    index = torch.tensor([0, len(before) - 1, 0])
+    after, rows = before.clone(), torch.stack([others[0], others[-1], torch.full_like(others[0], math.nan)])
+    for place in (1, 0):
+        after[index[place]] = rows[place]
+    rows[2] = 7.0  # of an image that comes twice the first row counts
+    given = totals_of(before)
+    found, expected = moved_totals(given, before[index], rows, index), totals_of(after)
+    np.testing.assert_allclose(found.sums, expected.sums, **CLOSE)
+    assert found.counts.tolist() == expected.counts.tolist()
+    assert given.counts.tolist() == totals_of(before).counts.tolist()
+
+
+def test_totals_stay_right_over_a_long_epoch_in_which_confidences_nearly_vanish():
+    _, confidence, _ = drawn(200, 5)
+    (dense,) = tensors(confidence)
+    totals, generator = totals_of(dense), torch.Generator().manual_seed(0)
+    for step in range(1500):
+        index = torch.randint(0, 200, (8,), generator=generator)
+        after = one_per_image(dense[index] * (0.97 if step % 2 else 0.9), index, "last")
+        totals = moved_totals(totals, dense[index], after, index)
+        dense[index] = after
+    expected = totals_of(dense)
+    assert expected.sums.max() < 2
+    np.testing.assert_allclose(totals.sums, expected.sums, rtol=0, atol=1e-12)
+    assert torch.equal(totals.counts, expected.counts)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.5, 2.0, 3.0])
@@ -60,9 +87,9 @@ def test_confidence_starts_as_shared_by_the_candidates(block):
 def test_pseudo_labels_are_those_of_the_loops(shape, gamma):
     _, confidence, _ = drawn(*shape)
     (rows,) = tensors(confidence)
-    np.testing.assert_allclose(class_thresholds(rows), oracle.thresholds(confidence), **CLOSE)
+    np.testing.assert_allclose(class_thresholds(totals_of(rows)), oracle.thresholds(confidence), **CLOSE)
     np.testing.assert_allclose(sharpened(rows, gamma), oracle.sharpened(confidence, gamma), **CLOSE)
-    found = pseudo_labels(sharpened(rows, gamma), class_thresholds(rows))
+    found = pseudo_labels(sharpened(rows, gamma), class_thresholds(totals_of(rows)))
     np.testing.assert_array_equal(found, oracle.pseudo(oracle.sharpened(confidence, gamma), confidence))
 
 
@@ -87,13 +114,13 @@ def test_each_confidence_is_sharpened_away_from_one_half():
 
 def test_a_class_that_nobody_has_as_a_candidate_never_gets_a_pseudo_label():
     confidence = torch.tensor([[0.0, 1.0], [0.0, 0.5]], dtype=torch.float64)
-    assert class_thresholds(confidence).tolist() == [math.inf, 0.75]
-    assert not pseudo_labels(confidence, class_thresholds(confidence))[:, 0].any()
+    assert class_thresholds(totals_of(confidence)).tolist() == [math.inf, 0.75]
+    assert not pseudo_labels(confidence, class_thresholds(totals_of(confidence)))[:, 0].any()
 
 
 def test_a_confidence_that_equals_its_threshold_is_no_pseudo_label():
     confidence = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
-    assert not pseudo_labels(sharpened(confidence, 3.0), class_thresholds(confidence)).any()
+    assert not pseudo_labels(sharpened(confidence, 3.0), class_thresholds(totals_of(confidence))).any()
 
 
 def test_sharpening_keeps_the_order_and_survives_large_exponents():
@@ -247,7 +274,7 @@ def test_no_formula_changes_its_inputs():
     index, losses, wanted = torch.arange(12), torch.rand(12), torch.ones(5, dtype=torch.float64)
     before = [part.clone() for part in (candidates, confidence, logits, wanted, losses)]
     soft = sharpened(confidence, 3.0)
-    reliable_rows(losses, pseudo_labels(soft, class_thresholds(confidence)), wanted)
+    reliable_rows(losses, pseudo_labels(soft, class_thresholds(totals_of(confidence))), wanted)
     said = predicted_confidence(logits, candidates > 0)
     moved_confidence(confidence, one_per_image(said, index, "mean"), 0.1)
     bounded_distribution(refined_distribution(wanted, class_shares(confidence)), wanted, mu=0.1, max_ratio=3.0)

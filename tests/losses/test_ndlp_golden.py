@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from losses.common.candidate_memory import CandidateMemory
 from losses.ndlp_confidence import (
     class_shares,
     class_thresholds,
-    initial_confidence,
     moved_confidence,
     one_per_image,
     predicted_confidence,
@@ -20,6 +20,7 @@ from losses.ndlp_confidence import (
     sharpened,
 )
 from tests import golden_files
+from tests.losses.test_ndlp_confidence import totals_of
 from utils.types import LabelTable
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
@@ -28,12 +29,12 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 def test_golden_confidences_over_steps():
     golden = golden_files.load("ndlp_confidence.npz")
     candidates = golden["candidates"] > 0
-    confidence = initial_confidence(LabelTable(candidates.astype(np.int8)))
+    confidence = CandidateMemory(LabelTable(candidates.astype(np.int8)), torch.float64).dense()
     logits = golden["logits"].astype(np.float64)
     for step in range(len(logits) + 1):
         np.testing.assert_allclose(confidence, golden["confidence"][step], **CLOSE)
         phi = np.where(np.isnan(golden["phi"][step]), np.inf, golden["phi"][step])  # a class that is no candidate
-        np.testing.assert_allclose(class_thresholds(confidence), phi, **CLOSE)
+        np.testing.assert_allclose(class_thresholds(totals_of(confidence)), phi, **CLOSE)
         np.testing.assert_allclose(class_shares(confidence), golden["distribution"][step], **CLOSE)
         if step < len(logits):
             index = torch.from_numpy(golden["batch_index"][step])
@@ -46,7 +47,7 @@ def test_golden_confidences_over_steps():
 def test_golden_pseudo_labels():
     golden = golden_files.load("ndlp_pseudo_labels.npz")
     confidence = torch.from_numpy(golden["confidence"])
-    thresholds = class_thresholds(confidence)
+    thresholds = class_thresholds(totals_of(confidence))
     np.testing.assert_allclose(thresholds, golden["phi_safe"], **CLOSE)
     defined = ~np.isnan(golden["phi_reference"])
     np.testing.assert_allclose(thresholds[defined], golden["phi_reference"][defined], **CLOSE)

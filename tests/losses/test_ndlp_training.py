@@ -50,6 +50,20 @@ def test_training_lowers_the_loss(variant):
     assert np.mean(totals[-2:]) < np.mean(totals[:2])
 
 
+@pytest.mark.parametrize("settings", [{}, EACH], ids=str)
+def test_totals_follow_the_confidences_and_are_taken_anew_as_an_epoch_starts(settings):
+    criterion, model, optimizer = parts(**settings)
+    train(criterion, model, optimizer, range(1, 9))
+    dense = criterion.confidence.dense()
+    torch.testing.assert_close(criterion.sums, dense.sum(dim=0), rtol=1e-12, atol=1e-12)
+    assert torch.equal(criterion.counts, (dense != 0).sum(dim=0))
+    criterion.sums.add_(0.1)
+    criterion.counts.add_(1)
+    criterion.on_epoch_start(9)
+    for found, expected in zip(criterion.totals, criterion.confidence.class_totals(), strict=True):
+        assert torch.equal(found, expected)
+
+
 OTHERS = {name: getattr(VARIANTS["reference"], name) for name in NDLPVariant._fields if name != "mix_statistics"}
 OTHERS |= {"gamma": 1.0, "eta": 0.1, "alpha_range": (0.9, 1), "ramp_epochs": 2, "mu": 0.1, "mixup_beta": 0.1}
 OTHERS |= {"confidence": "sigmoid", "rejected": "ignored", "candidate_epochs": 2}

@@ -26,7 +26,6 @@ EXCHANGES = ("all_reduce", "all_gather", "broadcast", "all_to_all_single")
 OTHERS = [Case("ignore", {"variant": "reference"}, "reference"), Case("db", {"weight_norm": "by_batch"}, "by_batch")]
 OTHERS += [Case("csl", {"csl_mode": "negative"}, "negative")]
 STEPS = {case.name: case for case in [*CASES, *VARIANTS, *OTHERS, *CASES_ON_HOST]}
-HOST_MEMORY_WAITS = {"ndlp": ["losses/common/memory.py:row_blocks"]}
 
 
 class OneOfSeveral(PretendedRuntime):
@@ -115,9 +114,7 @@ def test_the_page_tells_how_often_each_method_exchanges_something(ranks):
 def test_a_gpu_is_waited_for_no_more_than_by_one_process(ranks):
     for found in ranks:
         for name, (_, waits, _) in found.items():
-            case = STEPS[name]
-            memory = HOST_MEMORY_WAITS.get(case.method, []) if case.memories_on_host else []
-            assert sorted(waits) == sorted(KNOWN.get((case.method, LATE), []) + memory), name
+            assert waits == KNOWN.get((STEPS[name].method, LATE), []), name
 
 
 def test_every_process_is_told_the_rows_of_all(ranks):

@@ -15,6 +15,7 @@ from engine.training.loop import TrainState
 from engine.training.optim import OptimConfig
 from losses import CRITERIA
 from losses.common.base import Criterion
+from losses.common.candidate_memory import CandidateMemory
 from tests.losses.fake_model import info_for, random_labels
 from utils.checks import UserError
 from utils.types import LabelTable
@@ -128,6 +129,19 @@ def test_whatever_a_method_holds_is_compared_but_for_its_memories(keeps, same):
         with pytest.raises(UserError, match="the run began with 10; start anew"):
             require_same_rules(10, config, Keeps, keeps, info)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_candidate_memories_are_not_compared():
+    class KeepsCandidates(Criterion):
+        label_memories = frozenset({"kept"})
+
+        def __init__(self, config, info):
+            super().__init__(config, info)
+            self.kept = CandidateMemory(info.observed)
+            self.kept.values.fill_(info.epochs)
+
+    info = replace(info_for(CODES), epochs=20)
+    require_same_rules(10, RunConfig(epochs=20, train_mode="linear"), KeepsCandidates, None, info)
 
 
 @pytest.mark.parametrize("scheduler", ["cosine", "one_cycle"])

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from losses import build_criterion
-from losses.common.memory import column_sums, read_rows, row_blocks, settle, write_rows
+from losses.common.candidate_memory import CandidateMemory
+from losses.common.memory import read_rows, settle, write_rows
 from tests.pretended_device import DEVICE, PretendedDevice, holds
-from utils.types import Batch
+from utils.types import Batch, LabelTable
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU, which disturbs a pretended one")
 
@@ -51,20 +52,37 @@ def test_rows_are_written_when_they_are_needed_without_a_wait_before(device, kno
     assert not memory.any()
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda memory: read_rows(memory, there([0, 1, 2]), torch.arange(3)),
-        lambda memory: torch.cat(list(row_blocks(memory))),
-        column_sums,
-    ],
-    ids=["rows", "blocks", "sums"],
-)
-def test_whoever_reads_finds_them(read, device):
+def test_whoever_reads_finds_them(device):
     memory = torch.zeros(3, 2)
     written(memory, [1], 6)
     written(memory, [2, 1], 3)
-    assert read(memory).tolist() == read(torch.tensor([[0.0, 0], [3, 3], [3, 3]])).tolist()
+    assert read_rows(memory, there([0, 1, 2]), torch.arange(3)).tolist() == [[0, 0], [3, 3], [3, 3]]
+
+
+READERS = {
+    "rows": lambda memory: memory.rows(there([0, 1, 2]), torch.arange(3)),
+    "all": lambda memory: memory.dense(),
+    "totals": lambda memory: memory.class_totals().sums,
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_whoever_reads_a_candidate_memory_finds_them(read, device):
+    labels = LabelTable(np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0]], dtype=np.int8))
+    near, far = CandidateMemory(labels), CandidateMemory(labels)
+    batch = batch_on_device(torch.tensor([1, 0, 1]))
+    values = torch.arange(1.0, 10.0).reshape(3, 3)
+    first, second = (each.to(DEVICE) for each in (values, 2 * values))
+    device.waits.clear()
+    kept = far.write(batch, first)
+    assert torch.equal(far.values, near.values)  # of which nothing has arrived
+    far.store(batch.index, second, batch.host_index)
+    assert device.waits == []
+    assert holds(kept)
+    assert kept.tolist() == [[0, 2, 3], [4, 5, 0], [0, 2, 3]]
+    near.store(torch.tensor([1, 0, 1]), 2 * values)
+    assert read(far).tolist() == read(near).tolist()
+    assert near.dense().tolist() == [[8, 10, 0], [0, 4, 6], [0, 0, 0]]
 
 
 def test_a_second_write_comes_after_the_first(device):

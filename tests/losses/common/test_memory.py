@@ -7,15 +7,16 @@ import torch
 from scipy.sparse import csr_array
 
 from losses import build_criterion
-from losses.common import memory as module
 from losses.common.memory import (
     MemoryNeed,
-    column_sums,
+    first_places,
     gib,
+    index_beside,
     label_memory,
+    put,
     read_rows,
     require_room,
-    row_blocks,
+    to_device,
     write_rows,
     zero_rows,
 )
@@ -37,7 +38,8 @@ def test_the_index_on_the_host_serves_where_the_memory_is_elsewhere_alone():
     memory, wrong = torch.arange(4.0)[:, None], torch.tensor([1])
     assert read_rows(memory, torch.tensor([2]), wrong).tolist() == [[2]]
     far = torch.empty(1, dtype=torch.int64, device="meta")
-    assert module._beside(memory, far, wrong) is wrong
+    assert index_beside(memory, far, wrong) is wrong
+    assert index_beside(memory, wrong, None) is wrong
 
 
 def test_only_the_named_rows_change_and_the_first_of_repeated_rows_counts():
@@ -70,19 +72,13 @@ def test_ranks_end_with_the_same_memory():
         assert [memory[:, 0].tolist() for memory in found] == [[1, 0, 1, 0, 1, 2]] * 2
 
 
-@pytest.mark.parametrize("block", [1, 3, 7, 100])
-def test_a_memory_is_read_in_blocks_of_whole_rows(monkeypatch, block):
-    memory = torch.arange(15, dtype=torch.float64).reshape(5, 3)
-    monkeypatch.setattr(module, "BLOCK", block)
-    blocks = list(row_blocks(memory))
-    assert torch.equal(torch.cat(blocks), memory)
-    assert {len(rows) for rows in blocks[:-1]} <= {max(1, block // 3)}
-    assert column_sums(memory).tolist() == [30, 35, 40]
-
-
-def test_sums_of_one_block_are_those_of_the_whole():
-    memory = torch.rand(501, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(column_sums(memory), memory.sum(dim=0))
+def test_the_first_place_of_each_image_and_what_stays_where_it_is():
+    assert first_places(torch.tensor([3, 1, 3, 1, 0])).tolist() == [0, 1, 0, 1, 4]
+    memory, rows = torch.zeros(3), torch.ones(2)
+    assert to_device(rows, rows.device) is rows
+    put(memory, torch.tensor([[2, 0]]), torch.tensor([[5.0, 6.0]], requires_grad=True))
+    assert memory.tolist() == [6, 0, 5]
+    assert not memory.requires_grad
 
 
 def test_a_need_is_an_entry_for_each_label():
@@ -111,9 +107,11 @@ def test_sizes_are_in_gib(size, text):
 
 def test_a_criterion_that_memory_does_not_hold_is_refused_before_it_is_made(monkeypatch):
     made = {"observed": [[1, 1, -1], [1, 0, 1]], "feature_width": 4, "memory_per_class": 2, "clusters": 2}
-    monkeypatch.setattr("losses.usable_memory", lambda: 2 * 3 * 4 + 3 * 2 * 4 * 4)
+    candidates = 5 * (4 + 1) + 3 * 8  # four numbers and one more with their classes, and where they begin
+    monkeypatch.setattr("losses.usable_memory", lambda: candidates + 3 * 2 * 4 * 4)
     build_criterion("cones", **made)
-    monkeypatch.setattr("losses.usable_memory", lambda: 2 * 3 * 4 + 3 * 2 * 4 * 4 - 1)
+    monkeypatch.setattr("losses.usable_memory", lambda: candidates + 3 * 2 * 4 * 4 - 1)
+    monkeypatch.setattr("losses.cones.CoNeS.__init__", None)
     with pytest.raises(UserError, match=r"cones keeps confidences of 0\.00 GiB and prototypes of .* take fewer images"):
         build_criterion("cones", **made)
 
