@@ -73,6 +73,10 @@ class Metrics(NamedTuple):
         return {"mAP": self.mAP, "mAP_all": self.mAP_all, **self.at_threshold._asdict(), **top}
 
 
+FIGURES = ("mAP", "mAP_all", *PrecisionRecall._fields, *(f"{name}@{TOP}" for name in PrecisionRecall._fields))
+"""Names of `Metrics.as_dict`."""
+
+
 class KnownScores(NamedTuple):
     """The M known entries of a truth (N, C), in any order, and their scores."""
 

@@ -251,8 +251,8 @@ def _check_kept(kept: Mapping[str, Any], parameter: Tensor, optimizer: Optimizer
     if set(kept) != names:
         raise ValueError(f"the optimiser kept {', '.join(sorted(map(str, kept)))[:80]}")
     for name, value in kept.items():
-        if value is None:  # momentum of earlier versions of torch, before it is there
-            continue
+        if value is None:
+            raise ValueError(f"{name} of the optimiser is missing")
         shape = torch.Size() if name == "step" else parameter.shape
         signed = name in ("momentum_buffer", "exp_avg")
         fits = value.shape == shape and value.is_floating_point() and (signed or not bool((value < 0).any()))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from utils.checks import is_number
+from utils.metrics import FIGURES
 
 _IN_A_ROW = ("epoch", "loss", "images_per_second")
 
@@ -44,5 +45,8 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _is_row(row: Any) -> bool:
-    """True for a row of the log of an epoch."""
-    return _are_numbers(row) and all(name in row for name in _IN_A_ROW)
+    """True for a row of the log of an epoch, in which a split that was scored has all of its figures."""
+    if not _are_numbers(row):
+        return False
+    scored = [split for split in ("validation", "test") if f"{split}_mAP" in row]
+    return all(name in row for name in (*_IN_A_ROW, *(f"{split}_{name}" for split in scored for name in FIGURES)))

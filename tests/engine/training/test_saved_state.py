@@ -7,6 +7,7 @@ import pytest
 
 from engine.training.loop import TrainState
 from engine.training.saved_state import checked_position
+from utils.metrics import FIGURES
 
 ROW = {"epoch": 1, "loss": 0.5, "images_per_second": 3.0}
 SOUND = asdict(TrainState(epoch=2, step=3, sums={"loss": 1.0}, seconds=2.5, images=12, best_epoch=1, history=[ROW]))
@@ -47,6 +48,16 @@ def test_an_epoch_behind_the_last_and_one_bad_row_of_several_are_named():
         checked_position({**SOUND, "epoch": 4, "history": [ROW] * 3}, 2, 3)
     with pytest.raises(ValueError, match=r"^its history cannot be"):
         checked_position({**SOUND, "epoch": 3, "history": [ROW, {"epoch": 1}]}, 2, 3)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_that_was_scored_has_all_of_its_figures(split):
+    figures = {f"{split}_{name}": 0.5 for name in FIGURES}
+    assert checked_position({**SOUND, "history": [{**ROW, **figures}]}, 2, 3)["history"] == [{**ROW, **figures}]
+    for name in figures.keys() - {f"{split}_mAP"}:
+        fewer = {key: value for key, value in figures.items() if key != name}
+        with pytest.raises(ValueError, match=r"^its history cannot be"):
+            checked_position({**SOUND, "history": [{**ROW, **fewer}]}, 2, 3)
 
 
 @pytest.mark.parametrize("change", [{"more": 1}, {"history": None}])
