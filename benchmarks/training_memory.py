@@ -1,7 +1,8 @@
 """Memory and time of training on many labels: `python -m benchmarks.training_memory [--rows N ...] [--output FILE]`.
 
-Minutes. The engine of the training scripts trains a small network on N images x 5,000 classes, of whose labels 1 % are
-known, for a few dozen steps: each method and number of images in a process of its own.
+Minutes; `--folder DIR` keeps what is done, from which a later call goes on. The engine of the training scripts trains a
+small network on N images x 5,000 classes, of whose labels 1 % are known, for a few dozen steps: each method and number
+of images in a process of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -52,6 +54,8 @@ METHODS = {
 }
 DRAWN = "AN"
 """The method whose run ends with its pictures and page; they are alike for all."""
+RESUMED = "LL-Cp"
+"""The method whose run then goes on for an epoch: what it keeps of each image is read back."""
 SIZES = (10_000, 100_000, 1_000_000, ROWS)
 GOAL_PEAK = 4 * 2**30
 GOAL_TIME = 1.25
@@ -62,7 +66,7 @@ PICTURES = 8
 SETTINGS = (
     *("--dataset", "openimages", "--path_images", ".", "--missing_images", "error", "--labels", "given"),
     *("--model", "scenenet", "--weights", "none", "--img_size", str(SIDE), "--augment", "flip", "--normalize", "unit"),
-    *("--batch_size", str(BATCH), "--epochs", str(EPOCHS), "--device", "cpu", "--threads", "1", "--num_workers", "0"),
+    *("--batch_size", str(BATCH), "--device", "cpu", "--threads", "1", "--num_workers", "0"),
 )
 
 
@@ -83,7 +87,9 @@ class Cost(NamedTuple):
     method: int
     """What the method keeps of each training image."""
     step: float
-    """Median of a step of the last epoch, per image; all times are of the CPU."""
+    """The fastest step of the last epoch, per image; all times are of the CPU."""
+    growth: float
+    """Time of a step as a multiple of that on the fewest images, both in one process in turns."""
     start: float
     """From the settings to the first step."""
     between: float
@@ -141,49 +147,90 @@ def splits_of(folder: Path, rows: int) -> Splits:
 class StepClock:
     """Seconds of the steps of the last epoch, in which every method does all that it does."""
 
-    def __init__(self, record: Callable[[int, Batch, LossOutput], None]) -> None:
-        self._record, self._ends = record, [0.0]
+    def __init__(self, record: Callable[[int, Batch, LossOutput], None], epoch: int) -> None:
+        self._record, self._epoch = record, epoch
+        self._ends: list[float] = []
 
     def __call__(self, epoch: int, batch: Batch, loss: LossOutput) -> None:
         """Take the time behind a step."""
         self._record(epoch, batch, loss)
-        if epoch == EPOCHS:
+        if epoch == self._epoch:
             self._ends.append(time.process_time())
 
     @property
-    def median(self) -> float:
-        """Median from one step to the next."""
-        return float(np.median(np.diff(self._ends[1:])))
+    def steps(self) -> list[float]:
+        """From the end of one step to that of the next."""
+        return np.diff(self._ends).tolist()  # type: ignore[no-any-return]
 
 
-def measure(method: str, splits: Splits, folder: Path) -> Cost:
-    """Train a method in this process, with a state to go on from and figures at the end as the scripts do."""
-    base, begun = peak_memory(), time.process_time()
-    DATASETS["openimages"] = lambda source: splits
-    program, *flags = METHODS[method]
-    words = [*SETTINGS, *flags, "--cache_dir", str(folder / "cache"), "--output", str(folder / "run")]
-    words += [] if method == DRAWN else ["--no-figures"]
-    settings = parse_settings(training_command(program, {}), words, completed=with_given_features)
-    torch.set_num_threads(1)
-    runtime = Runtime("cpu", "fp32", settings.of(KernelConfig))
-    run_folder = open_folder(settings, runtime)
-    run = Run(settings, run_folder, runtime)
-    clock = cut_short(run)
+def measure(base: int, method: str, splits: Splits, few: Splits, folder: Path, more: int = 0) -> Cost:
+    """Train a method in this process, with a state to go on from and figures at the end as the scripts do.
+
+    Args:
+        base: for the result.
+        method: a key of `METHODS`.
+        splits: the data.
+        few: data of the fewest images, for comparison.
+        folder: where the run and what is cached goes.
+        more: epochs for which the run that is there goes on; 0 for a new one.
+    """
+    begun, epochs = time.process_time(), EPOCHS + more
+    run = built(method, splits, folder, "run", "--epochs", epochs, *(["--resume"] if more else []))
+    clock = cut_short(run, epochs)
     started, ready = peak_memory(), time.process_time()
     run.train()
-    between = time.process_time() - ready - EPOCHS * STEPS * clock.median
+    trained = (time.process_time() - ready) / (more or EPOCHS)
     run.finish()
     parts = label_bytes(run.data), id_bytes(run.data.train.ids), row_state_bytes(run.criterion)
-    cost = Cost(base, started, peak_memory(), *parts, clock.median / BATCH, ready - begun, between / EPOCHS)
-    run_folder.close()
-    runtime.close()
-    return cost
+    between = trained - STEPS * statistics.mean(clock.steps)
+    fastest, peak = min(clock.steps) / BATCH, peak_memory()
+    growth = step_ratio(run, built(method, few, folder, "few"))
+    return Cost(base, started, peak, *parts, fastest, growth, ready - begun, between)
 
 
-def cut_short(run: Run) -> StepClock:
-    """Let each epoch of a run end after a few steps, and take their times."""
+def built(method: str, splits: Splits, folder: Path, name: str, *words: object) -> Run:
+    """A run of a method on some data, in a folder of that name, before its first step."""
+    DATASETS["openimages"] = lambda source: splits
+    program, *flags = METHODS[method]
+    flags += [] if method == DRAWN else ["--no-figures"]
+    flags += [str(word) for word in ("--cache_dir", folder / "cache", "--output", folder / name, *words)]
+    settings = parse_settings(training_command(program, {}), [*SETTINGS, *flags], completed=with_given_features)
+    torch.set_num_threads(1)
+    runtime = Runtime("cpu", "fp32", settings.of(KernelConfig))
+    return Run(settings, open_folder(settings, runtime), runtime)
+
+
+def step_ratio(run: Run, other: Run) -> float:
+    """Time of a step of one run as a multiple of that of another, medians of turns."""
+    steps, times = (stepping(run), stepping(other)), ([0.0] * STEPS, [0.0] * STEPS)
+    for turn in range(STEPS):
+        for step, taken in zip(steps, times, strict=True):
+            begun = time.process_time()
+            step()
+            taken[turn] = time.process_time() - begun
+    return statistics.median(times[0]) / statistics.median(times[1])
+
+
+def stepping(run: Run) -> Callable[[], None]:
+    """A function that takes the next step of a run in its last epoch, from its loader on."""
+    loop = run.loop
+    loop.state.epoch, loop.state.step = EPOCHS, 0
+    loop.learner.criterion.on_epoch_start(EPOCHS)
+    loop.learner.model.train()
+    loop.batches.set_epoch(EPOCHS)
+    raw = iter(loop.loader)
+    return lambda: loop.step(next(raw), BATCH)
+
+
+def cut_short(run: Run, epochs: int) -> StepClock:
+    """Let each epoch of a run end after a few steps, and take the times of those of its last.
+
+    A whole epoch writes to every row of what is kept of the images, and then all of it is resident: so it is here.
+    """
     run.batches.rows = min(run.batches.rows, STEPS * BATCH)
-    clock = StepClock(run.loop.hooks.after_step)
+    for memory in row_states(run.criterion):
+        memory.add_(0)
+    clock = StepClock(run.loop.hooks.after_step, epochs)
     run.loop.hooks = run.loop.hooks._replace(after_step=clock)
     return clock
 
@@ -210,10 +257,15 @@ def id_bytes(ids: Sequence[str]) -> int:
     return sys.getsizeof(ids) + len(ids) * sys.getsizeof(ids[0])
 
 
+def row_states(criterion: Criterion) -> list[torch.Tensor]:
+    """Label memories of a criterion."""
+    memories = [getattr(criterion, name) for name in criterion.label_memories]
+    return [memory for memory in memories if memory is not None]
+
+
 def row_state_bytes(criterion: Criterion) -> int:
     """Bytes of a criterion's label memories."""
-    memories = [getattr(criterion, name) for name in criterion.label_memories]
-    return sum(memory.nbytes for memory in memories if memory is not None)
+    return sum(memory.nbytes for memory in row_states(criterion))
 
 
 def costs(rows: int, folder: Path) -> Iterator[tuple[str, Cost]]:
@@ -221,12 +273,17 @@ def costs(rows: int, folder: Path) -> Iterator[tuple[str, Cost]]:
 
     Each is forked from this one, so that labels are read and hashed once; what they share counts in full for each.
     """
-    splits = splits_of(folder, rows)
+    base = peak_memory()
+    splits, few = splits_of(folder, rows), splits_of(folder, SIZES[0])
     for split in splits.parts():
         assert split is not None
         split.truth.hash()
     for method in METHODS:
-        yield method, Cost(*in_child(partial(measure, method, splits, folder)))
+        yield method, Cost(*in_child(partial(measure, base, method, splits, few, folder)))
+        shutil.rmtree(folder / "few")
+        if method == RESUMED:
+            yield f"{method}, resumed", Cost(*in_child(partial(measure, base, method, splits, few, folder, 1)))
+            shutil.rmtree(folder / "few")
         shutil.rmtree(folder / "run")
 
 
@@ -253,20 +310,23 @@ def in_child(work: Callable[[], Value]) -> Value:
 
 
 def in_process(rows: int, folder: Path) -> dict[str, Cost]:
-    """The costs of all methods for so many images, whose labels nothing else in their process was read beside."""
-    words = [sys.executable, "-m", "benchmarks.training_memory", "--rows", str(rows), "--folder", str(folder)]
-    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-    return {name: Cost(*cost) for name, cost in json.loads(done.stdout).items()}
+    """The costs of all methods for so many images, measured in another process unless they have been."""
+    path = folder / f"costs-{rows}.json"
+    if not path.exists():
+        words = [sys.executable, "-m", "benchmarks.training_memory", "--stage", str(rows), "--folder", str(folder)]
+        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+        path.write_text(done.stdout)
+    return {name: Cost(*cost) for name, cost in json.loads(path.read_text()).items()}
 
 
-def cells(method: str, rows: int, cost: Cost, first: Cost) -> tuple[str, ...]:
-    """A row of the table."""
+def cells(method: str, rows: int, cost: Cost, unseen: int) -> tuple[str, ...]:
+    """A row of the table; `unseen` bytes of the program are resident in a process that was not forked."""
+    cost = cost._replace(peak=cost.peak + unseen, started=cost.started + unseen)
     sizes = (cost.peak, cost.started, cost.base, cost.labels, cost.ids, cost.method)
-    growth = cost.step / first.step
-    missed = cost.peak > GOAL_PEAK or growth > GOAL_TIME
+    missed = cost.peak > GOAL_PEAK or cost.growth > GOAL_TIME
     epoch = rows * cost.step
     shares = f"{100 * cost.start / epoch:.2g} %", f"{100 * cost.between / epoch:.2g} %"
-    return f"{rows:,}", method, *map(gib, sizes), f"{growth:.2f}", *shares, MISSED if missed else "reached"
+    return f"{rows:,}", method, *map(gib, sizes), f"{cost.growth:.2f}", *shares, MISSED if missed else "reached"
 
 
 HEADINGS = (
@@ -279,34 +339,43 @@ def main() -> int:
     """Measure, print, write; 1 when a goal is missed."""
     parser = options("training_memory", __doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=SIZES, help="numbers of training images")
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="where labels and finished numbers of images are kept")
+    parser.add_argument("--stage", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.folder:
-        print(json.dumps(dict(costs(given.rows[0], given.folder))))
+    if given.stage:
+        print(json.dumps(dict(costs(given.stage, given.folder))))
         return 0
-    table: list[tuple[str, ...]] = []
-    first: dict[str, Cost] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        in_child(partial(write_truth, Path(folder)))
-        for rows in given.rows:
-            found = in_process(rows, Path(folder))
-            first = first or found
-            for method, cost in found.items():
-                table.append(cells(method, rows, cost, first[method]))
-                print("  ".join(table[-1]), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        table = list(rows_of(given.rows, given.folder or Path(temporary)))
     finish("training_memory", "Training on labels of the size of OpenImages V3", report(table), given.output)
     return int(any(row[-1] == MISSED for row in table))
+
+
+def rows_of(sizes: Sequence[int], folder: Path) -> Iterator[tuple[str, ...]]:
+    """The rows of the table, printed as they come."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "classes").exists():
+        in_child(partial(write_truth, folder))
+    unseen = max(0, peak_memory() - in_child(peak_memory))
+    for size in sizes:
+        for method, cost in in_process(size, folder).items():
+            row = cells(method, size, cost, unseen)
+            print("  ".join(row), flush=True)
+            yield row
 
 
 def report(rows: Sequence[tuple[str, ...]]) -> str:
     """Describe the measurement, and return the table."""
     setting = (
-        f"{CLASSES:,} classes, {KNOWN} known per image, {EPOCHS} epochs cut to {STEPS} steps of {BATCH} images of\n"
-        f"{SIDE} x {SIDE} pixels, one thread, each method in a process of its own. Memory is resident, of the whole\n"
-        f"process; the goal is {gib(GOAL_PEAK)}. Times are of the CPU. That of a step is a multiple of the one on the\n"
-        f"fewest images; the goal is {GOAL_TIME:g}, by which single measurements vary here. Start (all but reading\n"
-        "and hashing labels, which sparse_labels.md has) and end of an epoch (its order, the scores of validation and\n"
-        f"test set, {SCORED:,} images each, and saving) are shares of the time that all steps of a whole epoch take."
+        f"{CLASSES:,} classes, {KNOWN} known per image, {EPOCHS} epochs cut to {STEPS} steps of {BATCH} images\n"
+        f"of {SIDE} x {SIDE} pixels, one thread, each method in a process of its own. Memory is resident, of the\n"
+        f"whole process, with all rows of what the method keeps; the goal is {gib(GOAL_PEAK)}. Times are of the\n"
+        f"CPU. A step is a multiple of one on {SIZES[0]:,} images, both in one process in turns, the median of\n"
+        f"{STEPS}; the goal is {GOAL_TIME:g}, as a busy machine varies by as much. Start (all but reading and hashing\n"
+        "labels, which sparse_labels.md has) and end of an epoch (its order, the scores of validation and\n"
+        f"test set, {SCORED:,} images each, and saving) are shares of the time that all steps of a\n"
+        "whole epoch of this small network take. The program is Python, torch and its libraries. A run resumed\n"
+        "reads back what it has saved."
     )
     return f"{setting}\n\n{machine()}.\n\n{markdown_table(HEADINGS, rows)}"
 

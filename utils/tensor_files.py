@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from utils.plain_pickle import ADMITTED, Fields, NotData, PlainUnpickler, hashable, without_stand_ins
 
+_PART = 1 << 24
+"""Bytes read at a time: a member of an archive is first read as bytes, all that are asked for, and then copied."""
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how files of torch before 1.6 begin
 
 
@@ -245,7 +247,7 @@ def _filled(storage: _Storage, stream: BinaryIO) -> _Storage:
     if storage.values.numel():
         room = memoryview(storage.values.view(torch.uint8).numpy())  # type: ignore[arg-type]
         while room:
-            count = stream.readinto(room)  # type: ignore[attr-defined]
+            count = stream.readinto(room[:_PART])  # type: ignore[attr-defined]
             if not count:
                 raise EOFError("the file ends too early")
             room = room[count:]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from utils import tensor_files
 from utils.checks import UserError
 from utils.safe_files import load_tensors
 from utils.tensor_files import _filled, _Storage, read_torch
@@ -376,6 +377,17 @@ def test_a_storage_is_filled_by_a_stream_of_any_pace():
     assert torch.equal(_filled(_Storage(torch.empty(6)), Drops(data)).values, values)
     with pytest.raises(EOFError):
         _filled(_Storage(torch.empty(6)), Drops(data[:-1]))
+
+
+def test_no_more_than_a_part_of_a_file_is_read_at_a_time(tmp_path, monkeypatch):
+    asked, read = [], zipfile.ZipExtFile.read
+    monkeypatch.setattr(tensor_files, "_PART", 1000)
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda file, n=-1: asked.append(n) or read(file, n))
+    values = torch.arange(4096.0)
+    with saved({"a": values}, True, tmp_path).open("rb") as stream:
+        assert torch.equal(read_torch(stream)["a"], values)
+    assert asked.count(1000) >= 16
+    assert max(asked) < 4 * 4096
 
 
 def test_torch_itself_reads_nothing(tmp_path, monkeypatch):

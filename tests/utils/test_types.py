@@ -215,6 +215,9 @@ def test_recipes_draw_in_the_published_order_or_that_of_the_ids_as_text():
     assert whole.recipe_order().tolist() == [1, 3, 2, 0]
     assert dataclasses.replace(whole, places=None).recipe_order().tolist() == [1, 0, 3, 2]
     assert dataclasses.replace(whole, places=np.zeros(4, int)).recipe_order().tolist() == [0, 1, 2, 3]
+    for ids, order in ((("1", "10", "10", "2"), [0, 1, 2, 3]), (("1", "2", "10", "2"), [0, 2, 1, 3])):
+        found = dataclasses.replace(whole, places=None, ids=ids).recipe_order()
+        assert (found.tolist(), found.dtype) == (order, np.int64)
 
 
 def test_the_hash_of_the_content_depends_on_rows_classes_and_true_labels():
