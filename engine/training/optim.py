@@ -217,9 +217,23 @@ def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimi
         rest = {key: value for key, value in group.items() if key != "lr_mult"}
         prepared.append({**rest, "lr": base, "base_lr": base, "fused": fused or _fused(group["params"])})
     if config.optimizer == "sgd":
-        return SGD(prepared, lr=config.lr, momentum=config.momentum, weight_decay=config.w_d, fused=fused)
+        sgd = SGD(prepared, lr=config.lr, momentum=config.momentum, weight_decay=config.w_d, fused=fused)
+        sgd.register_step_pre_hook(_begin_momenta)
+        return sgd
     kind: type[Adam] = {"adam": Adam, "adamw": AdamW}[config.optimizer]
     return kind(prepared, lr=config.lr, weight_decay=config.w_d, fused=fused)
+
+
+def _begin_momenta(optimizer: Optimizer, *_: Any) -> None:
+    """Give a momentum of 0 to each parameter whose first gradient comes later than that of others.
+
+    It then becomes that gradient, as ever; the kernel for all parameters at once takes all of them new, or none.
+    """
+    if optimizer.state:
+        for group in optimizer.param_groups:
+            late = [each for each in group["params"] if each.grad is not None and each not in optimizer.state]
+            for parameter in late if group["momentum"] else ():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _fused(parameters: Sequence[Tensor]) -> bool | None:

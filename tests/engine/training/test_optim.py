@@ -270,3 +270,22 @@ def test_parameters_on_the_host_beside_others_are_updated_group_by_group():
     alike = build_optimizer(OptimConfig(), [group("cpu"), group("cpu")])
     assert [each["fused"] for each in alike.param_groups] == [True, True]
     assert alike.defaults["fused"] is True
+
+
+@pytest.mark.parametrize(("name", "momentum"), [("sgd", 0.9), ("sgd", 0.0), ("adam", 0.9)])
+def test_a_parameter_whose_first_gradient_comes_later_is_updated_as_by_itself(name, momentum):
+    def parameter():
+        return torch.nn.Parameter(torch.ones(2))
+
+    config = OptimConfig(optimizer=name, lr=0.1, momentum=momentum, w_d=0.01)
+    early, late, alone = parameter(), parameter(), parameter()
+    both, one = build_optimizer(config, [{"params": [early, late]}]), build_optimizer(config, [{"params": [alone]}])
+    for step in range(1, 5):
+        early.grad = torch.full((2,), float(step))
+        if step > 1:
+            late.grad = alone.grad = torch.tensor([step, -0.5])
+            one.step()
+        both.step()
+    assert torch.equal(late, alone)
+    kept = [optimizer.state[each] for optimizer, each in ((both, late), (one, alone))]
+    assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[1])
