@@ -5,6 +5,7 @@ Bars and contact sheets are those of `utils.plots`.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -116,7 +117,8 @@ def plot_gains(
     axes.set_xticks(range(len(columns)), [plain_name(name) for name in columns], rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(rows)), [plain_name(name) for name in rows], fontsize=8)
     axes.tick_params(length=0)
-    axes.set_title(plain_name(title, 110), fontsize=9)
+    letters = int(14 * figure.get_figwidth())  # in a line
+    figure.suptitle("\n".join(textwrap.wrap(plain_name(title, 110), letters)), fontsize=9)
     save_figure(figure, path)
 
 

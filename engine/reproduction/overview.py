@@ -51,17 +51,18 @@ def overview(plan: Plan, found: Sequence[RegimeTable]) -> Overview:
 
 
 def draw_overview(folder: Path, plan: Plan, found: Sequence[RegimeTable]) -> list[Path]:
-    """Draw the gains of all rows in all regimes, and the ranking within each; returns the files.
+    """Draw the gains of all rows in all regimes that have any, and the ranking within each; returns the files.
 
     Nothing is drawn where there is nothing to compare: of one regime, or without a gain.
     """
     seen, figure = overview(plan, found), plan.figures[0]
     if len(found) < 2 or np.isnan(seen.gains).all():
         return []
-    told = np.flatnonzero(~np.isnan(seen.gains).all(axis=1))
-    rows = [seen.rows[row] for row in told]
+    there = ~np.isnan(seen.gains)
+    told, under = np.flatnonzero(there.any(axis=1)), np.flatnonzero(there.any(axis=0))
+    rows, regimes = [seen.rows[row] for row in told], [seen.regimes[regime] for regime in under]
     title = f"{plan.title}: {figure}, points above the baseline of each regime"
-    plot_gains(rows, seen.regimes, seen.gains[told], folder / GAINS, title=title)
+    plot_gains(rows, regimes, seen.gains[np.ix_(told, under)], folder / GAINS, title=title)
     panels = {table.regime: _ranked(table, figure) for table in found}
     plot_rankings({name: ranked for name, ranked in panels.items() if ranked}, folder / RANKS, figure=figure)
     return [folder / GAINS, folder / RANKS]

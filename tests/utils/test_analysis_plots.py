@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from tests.utils.test_plots import area, pixels
@@ -87,6 +88,16 @@ def test_gains_have_their_numbers_and_are_blue_above_zero(figures):
     assert colours[1][:3] == pytest.approx([0.97] * 3, abs=0.01)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b", "c"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["X", "Y"]
+
+
+@pytest.mark.parametrize("columns", [1, 15])
+def test_the_title_of_gains_is_within_the_picture(figures, columns):
+    title = "VOC 2007, train to val, on frozen feature maps: mAP, points above the baseline of each regime"
+    plot_gains(["X"], ["a"] * columns, np.zeros((1, columns)), None, title=title)
+    (figure,) = figures
+    box = figure._suptitle.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    assert figure.get_suptitle().replace("\n", " ") == title
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
 
 
 def test_small_gains_stay_pale(figures):

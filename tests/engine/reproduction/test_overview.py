@@ -70,7 +70,7 @@ def test_gains_and_rankings_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "plot_rankings", lambda panels, path, figure: drawn.update(ranks=(panels, path, figure)))
     files = draw_overview(tmp_path, *found(tmp_path))
     rows, columns, values, path, title = drawn["gains"]
-    assert (rows, columns) == (["X", "Y"], ("a", "b"))
+    assert (rows, columns) == (["X", "Y"], ["a", "b"])
     np.testing.assert_allclose(values, [[4.5, np.nan], [np.nan, -25]])
     assert title == "A plan: mAP, points above the baseline of each regime"
     panels, other, figure = drawn["ranks"]
@@ -94,8 +94,11 @@ def test_nothing_is_drawn_where_nothing_is_compared(tmp_path, figures, changes):
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_regimes_without_any_figure_have_no_panel(tmp_path, monkeypatch):
+def test_regimes_without_any_figure_have_no_panel_and_no_column(tmp_path, monkeypatch):
     drawn = []
+    monkeypatch.setattr(room, "plot_gains", lambda rows, columns, values, *_, **__: drawn.append((columns, values)))
     monkeypatch.setattr(room, "plot_rankings", lambda panels, path, figure: drawn.append(list(panels)))
     draw_overview(tmp_path, *found(tmp_path, {name: of for name, of in FIGURES.items() if name[1] == "a"}))
-    assert drawn == [["a"]]
+    (columns, values), panels = drawn
+    assert (columns, panels) == (["a"], ["a"])
+    np.testing.assert_allclose(values, [[4.5]])
