@@ -38,10 +38,12 @@ RUN = (
     "constant",
 )
 THREE = (*RUN, "--epochs", "3")
+SAID = ("--w_d", "0", "--head_lr_mult", "1", "--val_set_variant", "observed", "--optimizer", "adam")
+"""What heads on features have settings of their own for, said for runs on images too."""
 MODES = {
     "linear": ("--train_mode", "linear"),
     "linear_init": ("--train_mode", "linear_init", "--linear_epochs", "1", "--optimizer", "adam", "--lr", "1e-3"),
-    "linear_fixed_features": ("--train_mode", "linear_fixed_features", "--optimizer", "adam", "--lr", "1e-3"),
+    "linear_fixed_features": ("--train_mode", "linear_fixed_features", *SAID, "--lr", "1e-3"),
     "curriculum": (
         *("--loss", "curriculum", "--labels", "known", "--known_rate", "0.5"),
         *("--relabel_every", "1", "--score_threshold", "0.1"),
@@ -144,7 +146,7 @@ def test_without_augmentation_features_train_every_head_and_method_as_images_do(
     script, *words = command.split()
     saved = torch.load(folder / "linear" / "best.pth", weights_only=True)["model"]
     torch.save({name: value for name, value in saved.items() if name.startswith("backbone.")}, tmp_path / "b.pth")
-    words = [*THREE, *words, "--augment", "none"]
+    words = [*THREE, *words, *SAID, *(() if "--lr" in words else ("--lr", "1e-3")), "--augment", "none"]
     for mode in ("linear", "linear_fixed_features"):
         run = ("--weights", tmp_path / "b.pth", "--train_mode", mode, "--output", tmp_path / mode)
         succeed(folder, script, *words, *run)

@@ -158,6 +158,9 @@ def test_a_test_set_is_scored_without_images_that_are_left_out(monkeypatch, main
     monkeypatch.setattr(command, "print_remarks", lambda saved, settings: told.append(f"remarks on {saved}"))
     monkeypatch.setattr(command, "print_order", lambda saved, test, dataset: told.append(f"order of {saved}"))
     monkeypatch.setattr(command, "_require_rankable", lambda test, dataset: told.append("rankable"))
+    monkeypatch.setattr(command, "free_now", lambda runtime: SimpleNamespace(host=7))
+    monkeypatch.setattr(command, "require_room_to_score", lambda *given: room.append(given))
+    room = []
 
     def keep(splits, how, cache, **named):
         told.append((how, named))
