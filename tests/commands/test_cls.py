@@ -61,6 +61,7 @@ def test_a_checkpoint_of_two_networks_is_scored_as_three(folder):
         assert name in said
 
 
+@pytest.mark.slow
 def test_runs_of_two_networks_are_compared_and_analysed(folder):
     succeed(folder, "main_BCE.py", *RUN, "--loss", "an", "--warmup_epoch", "0", "--output", "an")
     rows = succeed(folder, "compare.py", "an", "cls", "--output", "compared").splitlines()

@@ -212,6 +212,7 @@ def test_without_a_check_broken_images_are_not_looked_for_and_the_verdict_says_s
     }
 
 
+@pytest.mark.slow
 def test_the_contact_sheet_follows_the_seed(folder):
     for seed, out in (("1", "a"), ("1", "b"), ("2", "c")):
         arguments = ("--seed", seed, "--label_seed", "0", "--output", out, "--no-check_images")

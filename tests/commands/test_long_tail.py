@@ -93,6 +93,7 @@ def test_evaluate_repeats_the_figures(folder):
     assert json.loads((folder / "scores.json").read_text())["test"] == result(folder / "run")["test"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 7, 11])
 def test_a_run_that_is_cut_off_ends_in_the_same_weights(folder, stop):
     arguments = (*LONG_TAIL, "--save_minutes", "0", "--output", f"stop-{stop}")

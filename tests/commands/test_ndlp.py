@@ -149,6 +149,7 @@ def test_a_checkpoint_scores_as_the_run_did(folder):
     assert {name: held["extra"][name] for name in scores["extra"]} == scores["extra"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place, name", [("coco", "coco-lt"), ("nuswide", "nw-lt")])
 def test_the_other_published_commands_take_the_settings_file_by_its_flag_too(tmp_path, place, name):
     long_tailed_tree(tmp_path, name)

@@ -115,6 +115,7 @@ def share_epochs(rank, world_size, settings):
     return found
 
 
+@pytest.mark.slow
 def test_several_processes_select_and_learn_as_one_does_on_the_whole_batch():
     settings = [{"ablation": name} for name in ("none", "CLC")]
     settings += [{"reduction": name} for name in ("mean_kept", "mean_all")]

@@ -117,6 +117,7 @@ def share_epochs(rank, world_size):
     return found
 
 
+@pytest.mark.slow
 def test_several_processes_choose_and_learn_as_one_does_on_the_whole_batch():
     alone = share_epochs(0, 1)
     for found in run_ranks(share_epochs, 3, world_size=3):  # batches of two images go to all, or are padded

@@ -134,6 +134,7 @@ def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
     plot_heat_map(names, np.eye(3), tmp_path / "h.png", title="t")
 
 
+@pytest.mark.slow
 def test_a_heat_map_grows_with_its_classes_and_is_darker_where_shares_are_higher(tmp_path):
     for name, share in (("low", 0.02), ("high", 0.9)):
         plot_heat_map([f"class {k}" for k in range(20)], np.full((20, 20), share), tmp_path / f"{name}.png", title="t")

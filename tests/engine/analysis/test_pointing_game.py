@@ -97,6 +97,7 @@ def without_boxes(folder):
     return Annotations(test.images, test.ids, test.classes, test.truth)
 
 
+@pytest.mark.slow
 def test_runs_of_different_classes_do_not_share_a_figure(tmp_path, voc_words):
     folder = model_folder(tmp_path / "run", "bce", voc_words)
     digits = model_folder(tmp_path / "digits", "bce", ["--dataset", "digits", *SMALL])
