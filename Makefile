@@ -43,7 +43,7 @@ clean-demo:  ## forget the demo's runs, so that `make demo` trains again
 test: setup-dev  ## run the tests (a few minutes on 2 cores, no network or GPU)
 	$(RUN) -m pytest -q -n 2 --dist worksteal tests
 
-test-slow: setup-dev  ## run the slow tests: two processes, fresh interpreters, exports, large backbones (about 8 minutes)
+test-slow: setup-dev  ## run the slow tests: two processes, fresh interpreters, exports, large backbones (a quarter of an hour)
 	$(RUN) -m pytest -q -n 2 --dist worksteal -m slow tests
 
 .venv-oldest/.done: requirements-oldest.txt

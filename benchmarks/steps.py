@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from engine.training.optim import OptimConfig, build_optimizer
 from models.classifier import Classifier
-from utils.types import Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
+from utils.class_facts import ClassCounts
+from utils.types import Batch, CriterionInfo, LabelTable, ModelOutput
 
 Step = Callable[[], None]
 

@@ -63,9 +63,10 @@ from losses.splicemix_cl import SpliceMixCL, SpliceMixCLConfig
 from losses.transition import Transition, TransitionConfig
 from losses.vlpl import VLPL, VLPLConfig
 from utils.checks import require
+from utils.class_facts import ClassCounts
 from utils.free_memory import usable_memory
 from utils.prior_scores import PriorScores
-from utils.types import ClassCounts, CriterionInfo, LabelTable
+from utils.types import CriterionInfo, LabelTable
 
 
 class Method(NamedTuple):

@@ -11,10 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from utils.checks import UserError, require
+from utils.class_facts import ClassPriors
 from utils.nearest import nearest
 from utils.options import as_text, converter
 from utils.prior_scores import PriorScores
-from utils.types import ClassPriors, Index, LabelTable
+from utils.types import Index, LabelTable
 
 Labels: TypeAlias = LabelTable | Tensor | ArrayLike
 

@@ -22,10 +22,11 @@ from losses.common.memory import MemoryNeed, label_memory, read_rows
 from losses.common.variants import require_choices
 from losses.csl import PerKind, partial_asymmetric_losses
 from utils.checks import require
+from utils.class_facts import ClassPriors
 from utils.labelled_images import labelled_images
 from utils.options import option
 from utils.seeding import derive_seed
-from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, ClassPriors, Codes, CriterionInfo, Index, LossOutput, Model
+from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, Codes, CriterionInfo, Index, LossOutput, Model
 
 Variant = Literal["fixed", "reference"]
 Shares = NDArray[np.float64]

@@ -24,10 +24,11 @@ from losses.common.functional import at_least_float32
 from losses.common.global_batch import GlobalBatch
 from losses.common.variants import require_choices
 from utils.checks import require
+from utils.class_facts import ClassPriors
 from utils.collectives import rank
 from utils.console import warn
 from utils.options import option
-from utils.types import ABSENT, Batch, ClassPriors, CriterionInfo, LabelTable, LossOutput, Model
+from utils.types import ABSENT, Batch, CriterionInfo, LabelTable, LossOutput, Model
 
 _SHOWN = 5  # classes that a message names
 _PAIRS = 1 << 24  # pairs of classes, of all images, that are compared at a time

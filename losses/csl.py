@@ -23,10 +23,11 @@ from losses.common.global_batch import GlobalBatch
 from losses.large_loss import kth_largest
 from losses.single_positive import require_known
 from utils.checks import require
+from utils.class_facts import ClassPriors
 from utils.collectives import rank
 from utils.console import warn
 from utils.options import option
-from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, ClassPriors, CriterionInfo, LossOutput, Model
+from utils.types import ABSENT, PRESENT, UNKNOWN, Batch, CriterionInfo, LossOutput, Model
 
 Mode = Literal["selective", "negative", "ignore", "ignore_normalize_classes"]
 Variant = Literal["fixed", "reference"]

@@ -25,9 +25,10 @@ from losses.common.noise_rates import NoiseRateConfig, given_rates
 from losses.common.variants import require_choices
 from losses.transition_estimate import HOW, KnownZero, clean_labels, estimate_noise
 from utils.checks import require
+from utils.class_facts import NoiseRates
 from utils.collectives import broadcast, rank
 from utils.options import option
-from utils.types import PRESENT, Batch, CriterionInfo, LossOutput, Model, NoiseRates
+from utils.types import PRESENT, Batch, CriterionInfo, LossOutput, Model
 
 WINDOW = 5
 """Epochs, up to the sample epoch, whose losses are averaged."""

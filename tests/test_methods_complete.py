@@ -97,7 +97,7 @@ THROUGH_OTHERS = {
     *("utils/checks", "utils/console", "data/loading/dataset", "data/labels/entries", "data/labels/validation"),
     *("data/labels/class_rates", "data/datasets/source"),
     *("data/datasets/long_tail_pickles", "data/datasets/generated/letters", "data/datasets/generated/scenes"),
-    *("data/images/kinds", "data/datasets/voc_files"),
+    *("data/images/kinds", "data/datasets/voc_files", "utils/class_facts"),
     "models/backbones/__main__",
     *(f"models/released/{name}" for name in ("contents", "resnets", "transformers", "tresnets")),
 }

@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from utils.class_facts import ClassCounts, ClassPriors
 from utils.grids import Layout
 from utils.head_vectors import ClassVectors, PooledFeatures
 from utils.prior_scores import PriorScores
@@ -348,27 +349,6 @@ class LossOutput(NamedTuple):
         """The same with logits and modified labels of the first rows alone, where others were added behind them."""
         modified = None if self.modified is None else self.modified[:rows]
         return self._replace(logits=self.logits[:rows], modified=modified)
-
-
-class ClassCounts(NamedTuple):
-    """Positives per class (C,) and their origin, so that clean counts are never used unnoticed."""
-
-    values: Index
-    origin: str  # observed | candidate | clean
-
-
-class ClassPriors(NamedTuple):
-    """Share of images that each class is in (C,), and its origin, so that estimates are never taken for counts."""
-
-    values: NDArray[np.float64]
-    origin: str  # given | observed | ignore_model | candidate_rate
-
-
-class NoiseRates(NamedTuple):
-    """Chances of wrong labels by class (C, 2): of an absent label to be seen as present, of a present one as absent."""
-
-    values: NDArray[np.float64]
-    origin: tuple[str, ...]  # of each class: given, or how it was estimated
 
 
 @dataclass(frozen=True, kw_only=True)

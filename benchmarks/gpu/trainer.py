@@ -25,8 +25,9 @@ from losses.common.base import Criterion
 from models.build import Architecture, build_model
 from models.heads import LabelInfo
 from models.peers import Network, build_peers
+from utils.class_facts import ClassCounts
 from utils.prior_scores import PriorScores
-from utils.types import Batch, ClassCounts, Codes, CriterionInfo, LabelTable
+from utils.types import Batch, Codes, CriterionInfo, LabelTable
 
 EPOCHS = 10
 LATE = 9  # an epoch in which every schedule is on

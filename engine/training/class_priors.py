@@ -25,10 +25,10 @@ from engine.training.recorder import RecordConfig
 from losses.common.base import Criterion
 from losses.common.class_priors import ClassPriorConfig
 from losses.common.functional import at_least_float32
+from utils.class_facts import ClassPriors
 from utils.collectives import all_sum
 from utils.console import say
 from utils.safe_files import write_text
-from utils.types import ClassPriors
 
 PRIORS_FILE = "class_priors.csv"
 """Name in a run folder of the file of estimated priors."""

@@ -48,6 +48,24 @@ def first_not_finite(steps: Sequence[Step]) -> Step:
     return next((step for step in steps if not bool(step.losses["loss"].isfinite())), steps[-1])
 
 
+def where_not_finite(epoch: int, number: int, steps: Sequence[Step], ids: Sequence[str]) -> str:
+    """Words on where training ceased to be finite, and on what may help.
+
+    Args:
+        epoch: the epoch.
+        number: steps taken in it.
+        steps: those that nobody has looked at; without any, `number` alone is told.
+        ids: of the training images.
+    """
+    advice = "try a lower --lr, or --precision fp32; the last save is intact"
+    if not steps:
+        return f"at epoch {epoch}, step {number}; {advice}"
+    step = first_not_finite(steps)
+    terms = ", ".join(step.terms()) or "none: the gradient or the update"
+    where = f"at epoch {epoch}, step {step.number} (term that is not finite: {terms}; images: {step.images(ids)})"
+    return f"{where}; {advice}"
+
+
 def not_finite(state: StateDict) -> str:
     """Name of the first tensor in a state of the loop that holds numbers it must not hold; empty where none does.
 

@@ -20,7 +20,7 @@ from engine.core.distributed import Runtime
 from engine.core.gpu_memory import gpu_memory_told, remedies_in_training
 from engine.core.scoring import BatchLoader
 from engine.training.ema import EMA
-from engine.training.finite import Step, first_not_finite, not_finite, step_of
+from engine.training.finite import Step, not_finite, step_of, where_not_finite
 from engine.training.optim import (
     OptimConfig,
     Plateau,
@@ -210,7 +210,7 @@ class Loop:
     def _require_finite(self, state: StateDict) -> None:
         """Raise RunError naming the first tensor that is not to be saved, and the step after which it is not."""
         if name := not_finite(state):
-            raise RunError(f"{name} is not finite {self._last_step(self._recent)}")
+            raise RunError(f"{name} is not finite {self._where()}")
 
     def state_dict(self) -> StateDict:
         """Return the state of the run: tensors and plain values only."""
@@ -376,19 +376,13 @@ class Loop:
         """Return the running mean loss as text. Raises: RunError when it is not finite."""
         mean = self._sums["loss"].item() / self.state.step
         if not math.isfinite(mean):
-            raise RunError(f"the loss is {mean} {self._last_step(self._recent)}")
+            raise RunError(f"the loss is {mean} {self._where()}")
         del self._recent[:-1]
         return f"loss {mean:.4f}"
 
-    def _last_step(self, steps: Sequence[Step]) -> str:
-        """Words on the first of some steps whose loss is not finite, else the last, and what may help."""
-        advice = "try a lower --lr, or --precision fp32; the last save is intact"
-        if not steps:
-            return f"at epoch {self.state.epoch}, step {self.state.step}; {advice}"
-        step = first_not_finite(steps)
-        terms = ", ".join(step.terms()) or "none: the gradient or the update"
-        where = f"at epoch {self.state.epoch}, step {step.number} (term that is not finite: {terms}; images: "
-        return f"{where}{step.images(self.hooks.image_ids)}); {advice}"
+    def _where(self) -> str:
+        """Words on the step since the last look whose loss is not finite."""
+        return where_not_finite(self.state.epoch, self.state.step, self._recent, self.hooks.image_ids)
 
     def _epoch_row(self) -> dict[str, float]:
         """Log row of the epoch just trained: mean losses over all processes, learning rate, speed so far."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from data.labels.class_rates import read_noise_rates
 from losses.common.noise_rates import NoiseRateConfig
+from utils.class_facts import NoiseRates
 from utils.console import say
 from utils.safe_files import write_text
-from utils.types import NoiseRates
 
 RATES_FILE = "noise_rates.csv"
 """Name in a run folder of the file of estimated rates."""

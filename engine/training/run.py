@@ -54,9 +54,9 @@ from models.build import ModelConfig
 from models.classifier import Classifier, OnFeatures
 from models.peers import Network
 from utils.checks import RunError, UserError, require
+from utils.class_facts import ClassPriors
 from utils.console import say, warn
 from utils.safe_files import remove_unfinished, write_text
-from utils.types import ClassPriors
 
 
 def train_command(

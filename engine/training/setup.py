@@ -38,8 +38,9 @@ from models.classifier import Classifier
 from models.heads import LabelInfo
 from models.peers import Network, build_peers
 from utils.checks import UserError, require
+from utils.class_facts import ClassCounts
 from utils.console import say, warn
-from utils.types import Annotations, ClassCounts, CriterionInfo, Index
+from utils.types import Annotations, CriterionInfo, Index
 
 
 def selection_of(config: RunConfig, optim: OptimConfig, data: Data) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from losses.common.candidate_memory import CandidateMemory
 from losses.common.functional import at_least_float32
 from losses.common.memory import MemoryNeed, settle
-from utils.types import Batch, ClassPriors, CriterionInfo, LabelTable, LossOutput, ModelOutput, NoiseRates, PeerModels
+from utils.class_facts import ClassPriors, NoiseRates
+from utils.types import Batch, CriterionInfo, LabelTable, LossOutput, ModelOutput, PeerModels
 
 _MORE_THAN_LOGITS = frozenset({"cam", "features", "class_vectors", "pooled", "second_view", "peers", "labels", "grids"})
 """Needs that logits alone do not meet."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from losses.common.variants import require_choices
 from utils.checks import require
+from utils.class_facts import ClassPriors
 from utils.options import option
-from utils.types import ABSENT, ClassPriors, CriterionInfo, LabelTable
+from utils.types import ABSENT, CriterionInfo, LabelTable
 
 PriorSource = Literal["none", "observed"]
 

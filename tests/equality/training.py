@@ -24,7 +24,8 @@ from losses.common.global_batch import GlobalBatch, share_of_all
 from models.peers import Peers
 from tests.losses.fake_model import FakeModel, info_for
 from utils import collectives
-from utils.types import Batch, ClassCounts, LabelTable, LossOutput, ModelOutput
+from utils.class_facts import ClassCounts
+from utils.types import Batch, LabelTable, LossOutput, ModelOutput
 
 BATCH, CLASSES, EPOCHS = 5, 6, 4
 ROWS = 12  # of which 5, 5 and 2 make a batch

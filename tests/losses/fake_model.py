@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.class_facts import ClassCounts
 from utils.head_vectors import ClassVectors, PooledFeatures
 from utils.prior_scores import PriorScores
-from utils.types import PRESENT, Batch, ClassCounts, CriterionInfo, LabelTable, ModelOutput
+from utils.types import PRESENT, Batch, CriterionInfo, LabelTable, ModelOutput
 
 
 class FakeModel(nn.Module):

@@ -18,7 +18,8 @@ from tests.oracles import comes as oracle
 from tests.ranks import run_ranks
 from utils import collectives
 from utils.checks import UserError
-from utils.types import ABSENT, PRESENT, UNKNOWN, ClassPriors, LabelTable
+from utils.class_facts import ClassPriors
+from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable
 
 CODES = random_labels(9, 5, seed=3, rate=0.5)
 CODES[2] = ABSENT  # of each class some are

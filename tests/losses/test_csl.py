@@ -17,7 +17,8 @@ from tests.oracles import csl as oracle
 from tests.ranks import run_ranks
 from utils import collectives
 from utils.checks import UserError
-from utils.types import ABSENT, PRESENT, UNKNOWN, ClassPriors, LabelTable
+from utils.class_facts import ClassPriors
+from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable
 
 CODES = random_labels(7, 5, seed=3)
 INDEX = [4, 0, 3, 6, 1]

@@ -23,7 +23,7 @@ from tests.oracles import distribution_balanced as oracle
 from tests.ranks import run_ranks
 from utils import collectives
 from utils.checks import UserError
-from utils.types import ClassCounts
+from utils.class_facts import ClassCounts
 
 GOLDEN = "db_loss.npz"
 CODES = random_labels(9, 5, rate=0.3)

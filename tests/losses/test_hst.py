@@ -22,7 +22,7 @@ from losses.hst import (
 from losses.sarb_prototypes import mean_cosines
 from tests.golden_files import each_case
 from tests.losses.fake_model import FakeModel, batch_of, info_for
-from tests.losses.steps import WAITING, Recorder, check_resume, trainer
+from tests.losses.steps import check_resume, trainer
 from tests.losses.test_sarb import ours
 from tests.oracles import consistency as known_oracle
 from tests.oracles import hst as oracle
@@ -306,15 +306,6 @@ def test_a_run_that_is_cut_off_ends_the_same(cut):
     assert criterion.margins[0] != 0.4
     assert int(criterion.steps) == 12
     assert criterion.centres.held.all()
-
-
-def test_nothing_in_a_step_waits_for_a_gpu():
-    criterion, model, _ = parts()
-    criterion.on_epoch_start(2)
-    batch = batch_of(CODES, INDEX)
-    with Recorder() as seen:
-        criterion(model, batch).total.backward()
-    assert not seen.names & WAITING
 
 
 @pytest.mark.parametrize(

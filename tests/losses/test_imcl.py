@@ -12,7 +12,7 @@ from losses.imcl import IMCL, MEASURED, IMCLConfig, asym_sigmoid, clamped
 from losses.imcl_coding import sparse_codes
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.peers import dealt_out
-from tests.losses.steps import WAITING, Recorder, check_resume, trainer
+from tests.losses.steps import check_resume, trainer
 from tests.oracles import imcl as oracle
 from tests.ranks import run_ranks
 from utils.checks import UserError
@@ -264,18 +264,6 @@ def test_the_graph_is_learned_at_a_rate_of_its_own_and_does_not_decay():
     (group,) = criterion.parameter_groups()
     assert (group["params"], group["lr_mult"], group["weight_decay"]) == ([criterion.graph.strengths], 7.0, 0.0)
     assert build(graph_neighbours=0).parameter_groups() == []
-
-
-def test_nothing_in_a_step_waits_for_a_gpu():
-    criterion, network, _ = parts()
-    criterion.on_epoch_start(2)
-    images = batch_of(CODES, BATCHES[0])
-    criterion(network, images)
-    for steps in (1, MEASURED):
-        criterion.steps = steps
-        with Recorder() as seen:
-            criterion(network, images).total.backward()
-        assert not seen.names & WAITING
 
 
 def test_it_plans_for_its_dictionary():

@@ -15,7 +15,8 @@ from losses.ndlp_confidence import class_thresholds
 from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.oracles import ndlp as oracle
 from utils.checks import UserError
-from utils.types import ClassCounts, ModelOutput
+from utils.class_facts import ClassCounts
+from utils.types import ModelOutput
 
 ROWS, CLASSES = 14, 5
 CODES = random_labels(ROWS, CLASSES, seed=5)

@@ -16,7 +16,7 @@ from tests.losses.fake_model import FakeModel, batch_of, info_for, random_labels
 from tests.losses.steps import WAITING, Recorder, check_resume, trainer
 from tests.losses.test_ndlp import views
 from tests.ranks import run_ranks
-from utils.types import ClassCounts
+from utils.class_facts import ClassCounts
 
 ROWS, CLASSES = 12, 5
 CODES = random_labels(ROWS, CLASSES, seed=3)

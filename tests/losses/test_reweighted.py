@@ -20,7 +20,7 @@ from tests.oracles import distribution_balanced as oracle
 from tests.ranks import run_ranks
 from utils import collectives
 from utils.checks import UserError
-from utils.types import ClassCounts
+from utils.class_facts import ClassCounts
 
 CODES = random_labels(8, 5, rate=0.3)
 INDEX = [4, 0, 3, 6, 1]

@@ -11,7 +11,7 @@ from losses.sarb import SARB, SARBConfig, blended, blended_with_centres, contras
 from losses.single_positive import known_losses
 from tests.golden_files import each_case
 from tests.losses.fake_model import FakeModel, batch_of, info_for
-from tests.losses.steps import WAITING, Recorder, check_resume, trainer
+from tests.losses.steps import check_resume, trainer
 from tests.oracles import consistency as known_oracle
 from tests.oracles import sarb as oracle
 from utils.checks import UserError
@@ -347,15 +347,6 @@ def test_a_run_with_centres_that_is_cut_off_ends_the_same():
     assert criterion.prototypes.held.all()
 
 
-def test_nothing_in_a_step_with_centres_waits_for_a_gpu():
-    criterion, model, _ = centre_parts()
-    criterion.on_epoch_start(2)
-    batch = batch_of(CODES, INDEX)
-    with Recorder() as seen:
-        criterion(model, batch).total.backward()
-    assert not seen.names & WAITING
-
-
 @pytest.mark.parametrize(("left", "kept"), [(1.4, 1.0), (-0.2, 0.0), (0.7, 0.7)])
 def test_the_share_is_brought_back_before_it_is_used(left, kept):
     criterion = build(blend_from=1)
@@ -403,15 +394,6 @@ def test_a_run_that_is_cut_off_ends_the_same(cut):
     criterion, *_ = check_resume(parts, train, cut)
     assert float(criterion.share.detach()) != 0.5
     assert int(criterion.steps) == 12
-
-
-def test_nothing_in_a_step_waits_for_a_gpu():
-    criterion, model, _ = parts()
-    criterion.on_epoch_start(2)
-    batch = batch_of(CODES, INDEX)
-    with Recorder() as seen:
-        criterion(model, batch).total.backward()
-    assert not seen.names & WAITING
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from scipy.sparse import csr_array
 
 from data.images.files import ArrayImages
 from utils import types
-from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, ClassCounts, CriterionInfo, LabelTable
+from utils.class_facts import ClassCounts
+from utils.types import ABSENT, PRESENT, UNKNOWN, Annotations, Boxes, CriterionInfo, LabelTable
 
 
 def both(codes, default):

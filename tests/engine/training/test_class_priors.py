@@ -22,7 +22,8 @@ from engine.training.recorder import RecordConfig
 from losses.common.class_priors import ClassPriorConfig
 from tests.ranks import run_ranks
 from utils.checks import RunError, UserError
-from utils.types import Batch, ClassPriors
+from utils.class_facts import ClassPriors
+from utils.types import Batch
 
 CLASSES = ('a "b", c', "dog", " é")
 LOGITS = np.random.default_rng(0).normal(0, 3, (7, 3))

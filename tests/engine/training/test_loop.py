@@ -21,7 +21,8 @@ from models.classifier import Classifier
 from models.heads.linear import LinearHead
 from tests.ranks import run_ranks
 from utils.checks import RunError
-from utils.types import Batch, ClassCounts, CriterionInfo, LabelTable
+from utils.class_facts import ClassCounts
+from utils.types import Batch, CriterionInfo, LabelTable
 
 ROWS, CLASSES, BATCH = 14, 3, 4
 OPTIM = OptimConfig(optimizer="adam", lr=0.01, w_d=0.1, scheduler="constant", warmup_epoch=0)

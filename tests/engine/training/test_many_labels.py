@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
+from benchmarks.training_memory import METHODS
 from data.datasets import DATASETS
 from data.images.files import ArrayImages
 from engine.training import label_memory
@@ -12,15 +13,6 @@ from utils import types
 from utils.types import UNKNOWN, Annotations, LabelTable, Splits
 
 ROWS, CLASSES, BATCH = 24, 40, 8
-METHODS = {
-    "AN": ("main_BCE.py", "--loss", "an"),
-    "GR": ("main_BCE.py", "--loss", "gr"),
-    "EM": ("main_BCE.py", "--loss", "em"),
-    "SPLC": ("main_BCE.py", "--loss", "splc"),
-    "LL-R": ("main_llm.py", "--mod_scheme", "LL-R"),
-    "LL-Ct": ("main_llm.py", "--mod_scheme", "LL-Ct"),
-    "LL-Cp": ("main_llm.py", "--mod_scheme", "LL-Cp"),
-}
 
 
 def part(first, rows):

@@ -10,7 +10,7 @@ from engine.training.noise_rates import RATES_FILE, rates_from_file, report_rate
 from losses.common.class_priors import ClassPriorConfig
 from losses.common.noise_rates import NoiseRateConfig
 from utils.checks import UserError
-from utils.types import NoiseRates
+from utils.class_facts import NoiseRates
 
 CLASSES = ('a "b", c', "dog", " é")
 VALUES = np.array([[1 / 3, 0.0], [1e-12, 0.5], [0.25, 0.125]])

@@ -12,7 +12,8 @@ from losses.assume_negative import BCE, BCEConfig
 from losses.common.class_priors import ClassPriorConfig, chosen_priors, observed_priors
 from tests.losses.fake_model import info_for, random_labels
 from utils.checks import UserError
-from utils.types import ABSENT, PRESENT, UNKNOWN, ClassPriors, LabelTable
+from utils.class_facts import ClassPriors
+from utils.types import ABSENT, PRESENT, UNKNOWN, LabelTable
 
 CODES = random_labels(9, 5, seed=2)
 GIVEN = ClassPriors(np.array([0.1, 0.2, 0.3, 0.4, 0.5]), "given")
