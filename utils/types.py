@@ -257,7 +257,11 @@ class Annotations:
 
     def row_hash(self) -> str:
         """SHA-256 (hex) of the ids in order and the class names, which a label file must match."""
-        return hashlib.sha256("\n".join([*self.ids, "", *self.classes]).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for start in range(0, len(self.ids), _BLOCK):  # the text of millions of ids never stands in memory at once
+            digest.update("".join(f"{each}\n" for each in self.ids[start : start + _BLOCK]).encode())
+        digest.update("\n".join(["", *self.classes]).encode())
+        return digest.hexdigest()
 
 
 class Splits(NamedTuple):

@@ -177,6 +177,15 @@ def test_row_hash_depends_on_ids_their_order_and_the_classes():
     assert len(hashes | {other.row_hash()}) == 4
 
 
+@pytest.mark.parametrize("block", [1, 3, 4, 100])
+def test_row_hash_is_that_of_the_joined_text_however_it_is_cut(monkeypatch, block):
+    monkeypatch.setattr(types, "_BLOCK", block)
+    whole = annotations()
+    for part in (whole, whole.take(np.arange(0))):
+        text = "\n".join([*part.ids, "", *part.classes])
+        assert part.row_hash() == hashlib.sha256(text.encode()).hexdigest()
+
+
 def test_annotations_whose_parts_do_not_fit_are_refused():
     whole = annotations()
     with pytest.raises(ValueError, match="images"):
