@@ -21,6 +21,8 @@ from utils.checks import UserError, require
 
 RESERVED = ("seed", "output", "resume", "no-resume", "print_config", "help", "h")
 """Flags that a plan sets itself."""
+FILES = ("label_file", "features", "prior_scores")
+"""Settings that name a file which a run cannot do without."""
 
 
 class Planned(NamedTuple):
@@ -34,7 +36,8 @@ class Planned(NamedTuple):
     defaults: dict[str, str]
     dataset: str
     folder_of_data: Path | None
-    label_file: Path | None
+    files: tuple[Path, ...]
+    """Files that it reads besides its dataset's."""
     validates: bool
     """True if a validation split is cut out, so that settings may be chosen by it."""
     tests_each_epoch: bool
@@ -57,10 +60,11 @@ class Planned(NamedTuple):
     @property
     def lacks_data(self) -> str:
         """Words on the data that is not there; empty where nothing is missing."""
-        folder, labels = self.folder_of_data, self.label_file
+        folder = self.folder_of_data
         if folder is not None and not folder.is_dir():
             return f"needs {self.run.cell.needs or self.dataset} (--data {self.dataset}=FOLDER)"
-        return f"needs {labels}" if labels is not None and not labels.is_file() else ""
+        missing = [str(file) for file in self.files if not file.is_file()]
+        return f"needs {' and '.join(missing)}" if missing else ""
 
 
 class Given(NamedTuple):
@@ -103,7 +107,7 @@ class Resolver:
             defaults=defaults,
             dataset=dataset,
             folder_of_data=folder,
-            label_file=settings.values["label_file"],
+            files=tuple(file for name in FILES if (file := settings.values[name]) is not None),
             validates=bool(settings.values["val_frac"]) or settings.values["selection"] == "validation",
             tests_each_epoch=settings.values["test_every"] == 1,
         )

@@ -1,5 +1,6 @@
 """Runs that are resolved: their names, the data that they lack, and what other processes make meanwhile."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from engine.reproduction import command, planned
 from engine.reproduction.campaign import Campaign
 from engine.reproduction.lines import LineFile
-from engine.reproduction.plan import RunOf, first_runs
+from engine.reproduction.plan import RunOf, cells, first_runs
 from engine.reproduction.plan_file import read_plan
 from engine.reproduction.planned import Given, Resolver
 from engine.reproduction.worker import Outcome
@@ -76,13 +77,24 @@ def test_the_name_of_a_folder_is_short_plain_and_of_these_settings(campaign):
     assert one._replace(run=run._replace(cell=long)).slug == f"x-{'b' * 78}-{one.key}"
 
 
+def test_files_of_a_run_are_those_that_its_flags_name(tmp_path):
+    command = "main_BCE.py --loss vlpl --prior_scores scores.npz --labels given --label_file labels.npy"
+    rows = [{"name": "BCE", "command": "main_BCE.py"}, {"name": "VLPL", "command": command}]
+    path = write_plan(tmp_path, rows=rows, regimes={"easy": ""}, seeds=[1])
+    scripts = {"main_BCE.py": lambda: importlib.import_module("main_BCE")}
+    plan, resolver = read_plan(path, list(scripts)), Resolver(scripts, Given({}))
+    found = [resolver.plan(RunOf(cell, 1, {})).files for cell in cells(plan)]
+    assert found == [(), (Path("labels.npy"), Path("scores.npz"))]
+
+
 def test_data_that_is_lacking_is_named(campaign, tmp_path):
     one = campaign.planned(RunOf(campaign.cells[0], 1, {}))
     labels = Path("labels.npy")
     assert one.lacks_data == ""
-    assert one._replace(label_file=labels).lacks_data == "needs labels.npy"
+    assert one._replace(files=(labels,)).lacks_data == "needs labels.npy"
     labels.touch()
-    assert one._replace(label_file=labels).lacks_data == ""
-    lacking = one._replace(label_file=Path("none.npy"), folder_of_data=tmp_path / "none")
+    assert one._replace(files=(labels,)).lacks_data == ""
+    assert one._replace(files=(labels, Path("a"), Path("b"))).lacks_data == "needs a and b"
+    lacking = one._replace(files=(Path("none.npy"),), folder_of_data=tmp_path / "none")
     assert lacking.lacks_data == "needs digits (--data digits=FOLDER)"
     assert lacking._replace(folder_of_data=tmp_path).lacks_data == "needs none.npy"
