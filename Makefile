@@ -70,8 +70,8 @@ lint: setup-dev  ## check style and formatting
 types: setup-dev  ## check types
 	$(RUN) -m mypy
 
-tables: setup  ## write the generated tables of settings, methods, heads and datasets, and the notebook
-	$(RUN) -m tools.tables && $(RUN) -m tools.notebook
+tables: setup  ## write the generated tables of settings, methods, heads, datasets and figures, and the notebook
+	$(RUN) -m tools.tables && $(RUN) -m tools.notebook && $(RUN) -m tools.figures
 
 check: lint types test  ## everything that must hold before a change lands
 
