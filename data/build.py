@@ -25,11 +25,12 @@ from data.labels.regime import Regime, observe
 from data.labels.regimes import full_labels
 from data.subsets.long_tail import LongTailConfig, subsample_long_tail
 from data.subsets.overlap import check_disjoint, without_bad, without_missing
-from data.subsets.splits import TrainingSplitConfig, split_rows
+from data.subsets.splits import SplitConfig, TrainingSplitConfig, split_rows
 from utils.checks import UserError, require
 from utils.console import say
 from utils.options import option
-from utils.types import Annotations, Index, LabelTable, Splits
+from utils.seeding import derive_seed
+from utils.types import ABSENT, Annotations, Index, LabelTable, Splits
 
 LABEL_FOLDER = Path("pre-processed-data")
 
@@ -253,7 +254,7 @@ def build_data(
     splits = load_splits(config, seed, need_images=need_images, new=new)
     require_one_validation(config, splits, split.val_frac)
     resolved, regime = _training_labels(splits.train, config, labels, split)
-    rows, held_out = split_rows(splits.train, split, seed)
+    rows, held_out = training_and_validation_rows(splits.train, labels, split, seed)
     validation = _validation(splits, held_out, config, labels, split)
     train, test = splits.train.take(rows), splits.test
     if "skip" in (config.missing_images, config.bad_images):
@@ -270,6 +271,20 @@ def build_data(
     return Data(train, observed, validation, test, splits.groups, resolved, regime, splits.found, undivided)
 
 
+def training_and_validation_rows(
+    annotations: Annotations, labels: Regime, split: SplitConfig, seed: int
+) -> tuple[Index, Index]:
+    """Rows (sorted) that train and rows that validate, drawn apart from what the label regime draws.
+
+    `semi` labels the images at the front of a permutation, and those at the end of one validate. By the same seed it
+    would be the same one, and no labelled image would ever validate; so then the split has a seed of its own.
+    """
+    if labels.labels == "semi":
+        given = seed if split.split_seed is None else split.split_seed
+        split = replace(split, split_seed=derive_seed(given, "validation") % 2**32)
+    return split_rows(annotations, split, seed)
+
+
 def held_out_images(
     splits: Splits, config: DatasetConfig, labels: Regime, split: TrainingSplitConfig, seed: int
 ) -> Annotations | None:
@@ -278,7 +293,7 @@ def held_out_images(
     No label is drawn for training, and so none written.
     """
     require_one_validation(config, splits, split.val_frac)
-    _, held_out = split_rows(splits.train, split, seed)
+    _, held_out = training_and_validation_rows(splits.train, labels, split, seed)
     if not len(held_out) and splits.validation is None:
         return None
     validation = _validation(splits, held_out, config, labels.with_seed(seed), split)
@@ -290,8 +305,8 @@ def _validation(
 ) -> Annotations | None:
     """The validation split with the labels that it is to be compared with; None where there is none."""
     validation = splits.train.take(held_out) if len(held_out) else splits.validation
-    if split.val_set_variant == "observed":
-        validation = _with_observed_labels(splits, held_out, config, labels)
+    if split.val_set_variant != "clean":
+        validation = _with_labels_of_training(splits, held_out, config, labels, split.val_set_variant)
     return validation and validation.scored()
 
 
@@ -302,27 +317,39 @@ def _training_labels(
     if split.train_set_variant == "observed":
         return resolve_labels(train, config.dataset, labels, LABEL_FOLDER, labels.label_file), labels
     require(
-        labels.label_file is None or split.val_set_variant == "observed",
+        labels.label_file is None or split.val_set_variant != "clean",
         f"--train_set_variant clean: trains on the true labels, not on --label_file {labels.label_file}; give one",
     )
     clean = Regime(labels="full", label_seed=labels.seed)
     return resolve_labels(train, config.dataset, clean, LABEL_FOLDER), clean
 
 
-def _with_observed_labels(splits: Splits, held_out: Index, config: DatasetConfig, labels: Regime) -> Annotations:
-    """The validation split with observed labels in place of the true ones.
+def _with_labels_of_training(
+    splits: Splits, held_out: Index, config: DatasetConfig, labels: Regime, variant: str
+) -> Annotations:
+    """The validation split with labels as the regime shows them in place of the true ones.
 
-    Unknown labels are read as absent, except in a table of known labels only. A validation split of the dataset's own
-    gets labels from a generator of the same seed.
+    Unknown labels are read as absent, except in a table of known labels only; with the variant "known" they stay
+    unknown, and are left out by all that scores. A validation split of the dataset's own gets labels from a generator
+    of the same seed.
 
-    Raises: UserError when there is no validation split.
+    Raises: UserError when there is no validation split, or nothing in it that is known to be absent.
     """
     if len(held_out):
         drawn = resolve_labels(splits.train, config.dataset, labels, LABEL_FOLDER, labels.label_file)
-        return replace(splits.train.take(held_out), truth=full_labels(drawn.table.take(held_out)))
-    if splits.validation is None:
-        raise UserError("--val_set_variant observed: there is no validation split; give --val_frac")
-    return replace(splits.validation, truth=full_labels(observe(splits.validation, labels)))
+        validation, table = splits.train.take(held_out), drawn.table.take(held_out)
+    elif splits.validation is not None:
+        validation, table = splits.validation, observe(splits.validation, labels)
+    else:
+        raise UserError(f"--val_set_variant {variant}: there is no validation split; give --val_frac")
+    if variant == "observed":
+        return replace(validation, truth=full_labels(table))
+    require(
+        bool(table.counts(ABSENT).any()),
+        f"--val_set_variant known: --labels {labels.labels} tells of no label that it is absent, so nothing can be "
+        "compared; give observed, which reads unknown labels as absent, or clean",
+    )
+    return replace(validation, truth=table)
 
 
 def check_images(data: Data) -> None:

@@ -43,8 +43,10 @@ class TrainingSplitConfig(SplitConfig):
     train_set_variant: Literal["observed", "clean"] = option(
         "observed", "labels of the training rows: of the regime, or the true ones (as --labels full)"
     )
-    val_set_variant: Literal["clean", "observed"] = option(
-        "clean", "labels that validation compares with: the true ones, or the regime's, unknown read as absent"
+    val_set_variant: Literal["clean", "observed", "known"] = option(
+        "clean",
+        "labels that validation compares with: the true ones, or the regime's; of these unknown ones are read as "
+        "absent (observed) or left out (known)",
     )
 
 

@@ -88,14 +88,14 @@ def held_out(saved: SavedModel, settings: Settings, splits: Splits) -> HeldOut:
         f"--choose_on validation: {saved.path} was trained on {seen:,} of these {len(found):,} images, where scores "
         "are too good to choose by; leave --val_frac, --split_seed and the like as they were in training",
     )
-    labels = "" if split.val_set_variant == "clean" else ", with observed labels"
+    labels = "" if split.val_set_variant == "clean" else f", with {split.val_set_variant} labels"
     return HeldOut(found, f"the validation split of {data.dataset}, {_count(found)}{labels}")
 
 
 def _regime(saved: SavedModel, settings: Settings) -> Regime:
     """The label regime of the validation split, with the label file of training, which is not read otherwise."""
     regime, file = settings.of(Regime), saved.settings.get("label_file")
-    if regime.label_file is None and file and settings.of(TrainingSplitConfig).val_set_variant == "observed":
+    if regime.label_file is None and file and settings.of(TrainingSplitConfig).val_set_variant != "clean":
         return replace(regime, label_file=Path(file))
     return regime
 

@@ -14,7 +14,13 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
-from data.build import LABEL_FOLDER, DatasetConfig, load_splits_described, require_one_validation
+from data.build import (
+    LABEL_FOLDER,
+    DatasetConfig,
+    load_splits_described,
+    require_one_validation,
+    training_and_validation_rows,
+)
 from data.images.files import in_threads
 from data.inspection import (
     CoOccurrence,
@@ -32,7 +38,7 @@ from data.inspection import (
 )
 from data.labels.files import own_path, published_path, resolve_labels
 from data.labels.regime import Regime, observe
-from data.subsets.splits import SplitConfig, split_rows
+from data.subsets.splits import SplitConfig
 from engine.core.setting_table import training_names
 from engine.core.settings import Command, parse_settings
 from engine.inspection.near import near_duplicates
@@ -103,7 +109,7 @@ def read_dataset(dataset: DatasetConfig, regime: Regime, split: SplitConfig, see
     splits, described = load_splits_described(dataset, seed)
     require_one_validation(dataset, splits, split.val_frac)
     labels, file = _labels(splits.train, dataset.dataset, regime)
-    rows, held_out = split_rows(splits.train, split, seed)
+    rows, held_out = training_and_validation_rows(splits.train, regime, split, seed)
     parts = {"train": splits.train.take(rows)}
     if splits.validation is not None:
         parts["validation"] = splits.validation

@@ -39,8 +39,8 @@ def dataset(monkeypatch, tmp_path):
         yield own
 
 
-def built(labels="single", label_file=None, seed=0, **split):
-    regime = Regime(labels=labels, label_file=label_file)
+def built(labels="single", label_file=None, seed=0, regime=None, **split):
+    regime = Regime(labels=labels, label_file=label_file, **(regime or {}))
     return build_data(DatasetConfig(dataset="digits"), regime, TrainingSplitConfig(**split), seed)
 
 
@@ -78,6 +78,50 @@ def test_observed_validation_labels_are_the_regimes_with_unknown_read_as_absent(
     assert data.test.truth.dense().tolist() == part(8, "test").truth.dense().tolist(), "the test set stays as it is"
 
 
+@pytest.mark.parametrize(
+    ("labels", "regime"),
+    [
+        ("known", {}),
+        ("observed", {"num_neg": 1}),
+        ("semi", {"labelled_share": 0.5}),
+        ("candidate", {}),
+        ("flip", {}),
+        ("full", {}),
+    ],
+)
+def test_known_validation_labels_are_the_regimes_with_unknown_left_unknown(labels, regime):
+    data, whole = built(labels, regime=regime, val_frac=0.25, val_set_variant="known"), built(labels, regime=regime)
+    rows = [whole.train.ids.index(one) for one in data.validation.ids]
+    np.testing.assert_array_equal(data.validation.truth.dense(), whole.observed.dense()[rows])
+    assert data.test.truth.dense().tolist() == part(8, "test").truth.dense().tolist(), "the test set stays as it is"
+
+
+@pytest.mark.parametrize("own", [{}, {"split_seed": 3}])
+def test_labelled_images_of_semi_are_drawn_apart_from_those_that_validate(own):
+    shares = []
+    for seed in range(8):
+        data = built("semi", seed=seed, regime={"labelled_share": 0.5}, val_frac=0.25, val_set_variant="known", **own)
+        labelled = (data.validation.truth.dense() != UNKNOWN).any(axis=1).sum()
+        assert labelled + (data.observed.dense() != UNKNOWN).any(axis=1).sum() == 20
+        shares.append(labelled)
+    assert len(set(shares)) > 1
+    assert 3 < np.mean(shares) < 7  # half of the ten
+
+
+def test_known_labels_of_a_validation_split_of_the_dataset_are_those_of_the_same_regime(dataset):
+    dataset()
+    codes = built("known", val_set_variant="known").validation.truth.dense()
+    present = part(9, "val").truth.dense() == PRESENT
+    assert (codes == UNKNOWN).any()
+    np.testing.assert_array_equal(codes[codes != UNKNOWN] == PRESENT, present[codes != UNKNOWN])
+
+
+@pytest.mark.parametrize("labels", ["single", "dropped"])
+def test_validation_on_known_labels_needs_some_that_are_known_to_be_absent(labels):
+    with pytest.raises(UserError, match=rf"--val_set_variant known: --labels {labels}.*observed.*clean"):
+        built(labels, val_frac=0.25, val_set_variant="known")
+
+
 def test_a_validation_split_of_the_dataset_is_observed_by_the_same_regime(dataset):
     dataset()
     data = built("single", val_set_variant="observed")
@@ -98,8 +142,9 @@ def test_a_label_file_may_serve_validation_alone():
 
 
 def test_observed_validation_needs_a_validation_split():
-    with pytest.raises(UserError, match=r"--val_set_variant observed.*--val_frac"):
-        built(val_set_variant="observed")
+    for variant in ("observed", "known"):
+        with pytest.raises(UserError, match=rf"--val_set_variant {variant}.*--val_frac"):
+            built(val_set_variant=variant)
 
 
 def test_a_share_for_validation_is_refused_where_there_is_a_validation_split(dataset):
