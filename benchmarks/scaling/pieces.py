@@ -30,6 +30,8 @@ from engine.training.run import Run, open_folder
 METHODS = {"bce": "main_BCE.py", "cones": "main_CoNeS.py"}
 """Methods whose runs are predicted, and their scripts."""
 ROUNDS = 4
+PATIENCE = 120
+"""Seconds for which a process waits for the others."""
 DECODED = 50
 
 
@@ -41,7 +43,12 @@ def measure_pieces(folder: Path, scene: Scene, processes: int) -> list[dict[str,
         subprocess.Popen([*words, str(number), str(processes)], cwd=ROOT, stdout=subprocess.DEVNULL)
         for number in range(processes)
     ]
-    if any(process.wait() for process in running):
+    try:
+        failed = [process.wait() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    if any(failed):
         raise RuntimeError("a process that measures pieces failed; what it said is above")
     return [json.loads(_found(folder, number, processes).read_text()) for number in range(processes)]
 
@@ -56,7 +63,7 @@ def of_process(folder: Path, scene: Scene, number: int, processes: int) -> dict[
     runs = {method: _built(folder, scene, method, f"pieces-{number}-{processes}") for method in METHODS}
     for run in runs.values():
         _step(run, scene.tried[0])
-    _meet(folder, number, processes)
+    meet(folder, number, processes)
     found: dict[str, Any] = {"step": {}, "read": []}
     for method, run in runs.items():
         found["step"][method], read = _steps(run, scene)
@@ -74,10 +81,13 @@ def _built(folder: Path, scene: Scene, method: str, name: str) -> Run:
     return Run(given, open_folder(given, runtime), runtime)
 
 
-def _meet(folder: Path, number: int, processes: int) -> None:
-    """Wait until all processes have come so far."""
+def meet(folder: Path, number: int, processes: int) -> None:
+    """Wait until all processes have come so far. Raises: TimeoutError when one of them does not."""
+    began = time.monotonic()
     (folder / f"ready-{number}-of-{processes}").touch()
     while len([*folder.glob(f"ready-*-of-{processes}")]) < processes:
+        if time.monotonic() - began > PATIENCE:
+            raise TimeoutError(f"only some of {processes} processes began to measure within {PATIENCE} s")
         time.sleep(0.02)
 
 

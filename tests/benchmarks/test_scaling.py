@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.scaling import pieces as pieces_module
 from benchmarks.scaling.__main__ import main
 from benchmarks.scaling.model import Line, Link, epoch, training
 from benchmarks.scaling.page import page
@@ -124,6 +125,15 @@ def test_commands_say_how_many_images_and_processes(tmp_path, run):
     assert "--ss_frac_train" not in settings(tmp_path, FULL, tmp_path / "run", FULL.trained, run.processes)
     launch = "torch.distributed.run" in command("main_BCE.py", run.processes, words)
     assert launch is (run.processes > 1)
+
+
+def test_a_process_does_not_wait_for_ever_for_one_that_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces_module, "PATIENCE", 0.05)
+    pieces_module.meet(tmp_path, 0, 1)
+    with pytest.raises(TimeoutError, match="only some of 2 processes"):
+        pieces_module.meet(tmp_path, 0, 2)
+    (tmp_path / "ready-1-of-2").touch()
+    pieces_module.meet(tmp_path, 0, 2)
 
 
 @pytest.mark.slow
