@@ -27,6 +27,7 @@ PRESENT, ABSENT, UNKNOWN = 1, 0, -1
 """The one code for truth and observation alike, int8. Other codes live in converters beside their file formats."""
 
 _BLOCK = 1 << 22  # entries of a table that are processed at a time
+_IDS = 1 << 16  # and ids, which are text
 
 Codes = NDArray[np.int8]
 SoftTargets = NDArray[np.float32]
@@ -258,8 +259,8 @@ class Annotations:
     def row_hash(self) -> str:
         """SHA-256 (hex) of the ids in order and the class names, which a label file must match."""
         digest = hashlib.sha256()
-        for start in range(0, len(self.ids), _BLOCK):  # the text of millions of ids never stands in memory at once
-            digest.update("".join(f"{each}\n" for each in self.ids[start : start + _BLOCK]).encode())
+        for start in range(0, len(self.ids), _IDS):  # the text of millions of ids never stands in memory at once
+            digest.update("".join(f"{each}\n" for each in self.ids[start : start + _IDS]).encode())
         digest.update("\n".join(["", *self.classes]).encode())
         return digest.hexdigest()
 

@@ -179,7 +179,7 @@ def test_row_hash_depends_on_ids_their_order_and_the_classes():
 
 @pytest.mark.parametrize("block", [1, 3, 4, 100])
 def test_row_hash_is_that_of_the_joined_text_however_it_is_cut(monkeypatch, block):
-    monkeypatch.setattr(types, "_BLOCK", block)
+    monkeypatch.setattr(types, "_IDS", block)
     whole = annotations()
     for part in (whole, whole.take(np.arange(0))):
         text = "\n".join([*part.ids, "", *part.classes])
