@@ -203,8 +203,8 @@ def draft_table(paths: list[str]) -> str:
     headings = ("size", "ratio", "to be worth an option", "mean difference", "largest", "images that stay as they are")
     about = (
         "Pillow's draft: JPEG decoded at half or a quarter of its size where both sides are still as long as wanted,\n"
-        "then squeezed to a square as images are scored, against decoding all of it. Not offered: torchcodec gives more,\n"
-        "with pixels that are all but the same."
+        "then squeezed to a square as images are scored, against decoding all of it. Not offered: torchcodec gives\n"
+        "more, with pixels that are all but the same."
     )
     return f"## Draft decoding\n\n{about}\n\n{markdown_table(headings, rows)}"
 

@@ -26,8 +26,18 @@ def printable(text: str, encoding: str | None = None) -> str:
     return text.translate(_OBEYED).encode(encoding, "backslashreplace").decode(encoding)
 
 
+def is_first_process() -> bool:
+    """True in the first process of a run on several (`torchrun`), which tells what all of them know."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
-    """Print a line at once, above a progress bar if one is showing; what is done goes on where nobody reads it."""
+    """Print a line at once, above a progress bar if one is showing; what is done goes on where nobody reads it.
+
+    Processes of one run say it once.
+    """
+    if not is_first_process():
+        return
     try:
         show(text)
     except BrokenPipeError:
@@ -46,6 +56,12 @@ def warn(text: str) -> None:
         tqdm.write(printable(text, sys.stderr.encoding), file=sys.stderr)
     except BrokenPipeError:
         _print_nowhere(sys.stderr)
+
+
+def note(text: str) -> None:
+    """Print a line on the error stream that a run goes on after, once over all its processes."""
+    if is_first_process():
+        warn(f"note: {text}")
 
 
 def print_nowhere() -> None:

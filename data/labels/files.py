@@ -21,7 +21,7 @@ from data.labels.lists import SUFFIX, read_list
 from data.labels.regime import Regime, observe, require_drawable
 from data.labels.validation import require_fit
 from utils.checks import UserError, require
-from utils.console import warn
+from utils.console import note
 from utils.safe_files import (
     ABANDONED,
     load_pickled_npy,
@@ -96,7 +96,7 @@ def resolve_labels(
     write_native(path, table, annotations, dataset, regime)
     before = native_path(folder, dataset, regime, annotations)
     if path != before:
-        warn(f"note: {before}: drawn when the true labels were others; {path.name} is for what they are now")
+        note(f"{before}: drawn when the true labels were others; {path.name} is for what they are now")
     return ResolvedLabels(table, path, True, table.hash())
 
 
@@ -132,7 +132,7 @@ def _note_other_truth(path: Path, annotations: Annotations) -> None:
         return
     made_for = _read_manifest(path).get("truth_hash")
     if made_for not in (None, annotations.truth.hash()):
-        warn(f"note: {path}: made when the true labels were others; it is used as it is")
+        note(f"{path}: made when the true labels were others; it is used as it is")
 
 
 def published_path(folder: Path, dataset: str, regime: Regime, annotations: Annotations) -> Path:

@@ -7,7 +7,6 @@ command line. Which method and which head there is decides which settings there 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,7 @@ from engine.core.settings_files import (
     yaml_value,
 )
 from utils.checks import require
-from utils.console import warn
+from utils.console import is_first_process, warn
 from utils.options import as_words
 
 Config = TypeVar("Config")
@@ -303,9 +302,8 @@ def parse_settings(
     settings = _built(command, request, *request.resolved(recorded))
     if completed is not None:
         settings = completed(settings)
-    if os.environ.get("RANK", "0") == "0":  # once over all processes
-        for note in request.notes():
-            warn(note)
+    for text in request.notes() if is_first_process() else ():
+        warn(text)
     if request.line.only_print:
         sys.stdout.write(settings.as_yaml(f"resolved settings of {command.program}"))
         raise SystemExit(0)

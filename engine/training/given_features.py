@@ -21,7 +21,7 @@ from engine.training.loaders import FeatureArrays, SplitName
 from models.backbones.given import given_name, given_shape
 from models.build import ModelConfig
 from utils.checks import require
-from utils.console import say, warn
+from utils.console import note, say
 from utils.types import Annotations, Index
 
 MODE = "linear_fixed_features"
@@ -72,7 +72,7 @@ def note_unread_images(settings: Settings) -> None:
     """Warn, once over all processes, of settings of images that were typed beside `--features`."""
     typed = [f"--{name}" for name in _IMAGES if settings.is_typed(name)]
     if typed and os.environ.get("RANK", "0") == "0":
-        warn(f"note: {', '.join(typed)}: no image is opened beside --features, so this has no effect")
+        note(f"{', '.join(typed)}: no image is opened beside --features, so this has no effect")
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from models.heads import LabelInfo
 from models.peers import Network, build_peers
 from utils.checks import UserError, require
 from utils.class_facts import ClassCounts
-from utils.console import say, warn
+from utils.console import note, say
 from utils.types import Annotations, CriterionInfo, Index
 
 
@@ -94,14 +94,14 @@ def note_untold_classes(data: Data) -> None:
     """Say which classes cannot be scored, because their absence is known of no image of a split."""
     for name, split in (("validation", data.validation), ("test", data.test)):
         if split is not None and (line := untold_classes(name, split)):
-            warn(f"note: {line}")
+            note(line)
 
 
 def note_wrong_present_labels(settings: Settings) -> None:
     """Say so where a method corrects labels by what present ones teach, and the regime has made some of these wrong."""
     regime, method = settings.of(Regime).name, settings.method
     if regime in ("candidate", "flip") and CRITERIA[method].criterion.corrects_from_present:
-        warn(f"note: {method} takes every present label for a true one, which --labels {regime} does not keep to")
+        note(f"{method} takes every present label for a true one, which --labels {regime} does not keep to")
 
 
 def require_trusted_absent(settings: Settings) -> None:

@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from utils import console
-from utils.console import Progress, printable, say, show, warn
+from utils.console import Progress, note, printable, say, show, warn
 
 
 class Bar:
@@ -39,6 +39,18 @@ def test_lines_go_to_their_streams_at_once(capsys):
     say("one")
     warn("two")
     assert capsys.readouterr() == ("one\n", "two\n")
+
+
+def test_processes_of_one_run_say_a_line_and_a_note_once(monkeypatch, capsys):
+    for rank in ("0", "1", "11"):
+        monkeypatch.setenv("RANK", rank)
+        say("read")
+        note("two files")
+        warn(f"{rank} fails")
+    assert capsys.readouterr() == ("read\n", "note: two files\n0 fails\n1 fails\n11 fails\n")
+    monkeypatch.delenv("RANK")
+    note("alone")
+    assert capsys.readouterr().err == "note: alone\n"
 
 
 def test_a_line_leaves_the_program_at_once(monkeypatch):
