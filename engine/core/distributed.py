@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -97,7 +98,9 @@ class Runtime:
         """
         if isinstance(module, Peers):
             return module.each(self.wrap)
-        wrapped: nn.Module = self._accelerator.prepare_model(self._prepared(module))
+        with warnings.catch_warnings():  # torch's newer name of that setting is not one of Accelerate's yet
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped: nn.Module = self._accelerator.prepare_model(self._prepared(module))
         return wrapped
 
     def to_device(self, module: nn.Module) -> nn.Module:

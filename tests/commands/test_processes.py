@@ -53,7 +53,8 @@ def launch(folder, script, *arguments):
 )
 def test_two_processes_train_validate_and_report_once(folder, script, extra, near):
     said = launch(folder, script, *RUN, *extra, "--val_frac", "0.2", "--output", f"two-{script}")
-    assert said.count("epoch 1/2") == 1
+    for line in ("epoch 1/2", "labels: ", "network: ", " train, "):
+        assert said.count(line) == 1, line
     assert "x 2," in said
     succeed(folder, script, *RUN, *extra, "--val_frac", "0.2", "--output", f"one-{script}")
     one, two = result(folder / f"one-{script}"), result(folder / f"two-{script}")

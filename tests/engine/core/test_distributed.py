@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 
 import pytest
 import torch
@@ -61,7 +62,9 @@ def wrapped_alone(rank):
     os.environ.update(launched, ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
     torch.manual_seed(rank)
     runtime = Runtime("cpu", "fp32")
-    model = runtime.wrap(nn.Conv2d(3, 2, 1, bias=False))
+    with warnings.catch_warnings():  # nobody who trains can do anything about them
+        warnings.simplefilter("error", FutureWarning)
+        model = runtime.wrap(nn.Conv2d(3, 2, 1, bias=False))
     return runtime.unwrap(model).weight.detach()
 
 
