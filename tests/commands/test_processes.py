@@ -53,7 +53,7 @@ def launch(folder, script, *arguments):
 )
 def test_two_processes_train_validate_and_report_once(folder, script, extra, near):
     said = launch(folder, script, *RUN, *extra, "--val_frac", "0.2", "--output", f"two-{script}")
-    for line in ("epoch 1/2", "labels: ", "network: ", " train, "):
+    for line in ("epoch 1/2", "labels: ", "network: ", " train, 3 validation"):
         assert said.count(line) == 1, line
     assert "x 2," in said
     succeed(folder, script, *RUN, *extra, "--val_frac", "0.2", "--output", f"one-{script}")
