@@ -17,13 +17,13 @@ from tests.commands.scene import ROOT
 SCRIPTS = {path.name: lambda name=path.stem: importlib.import_module(name) for path in ROOT.glob("main_*.py")}
 LINES = ROOT / "docs" / "reproduction" / "photographs" / "runs.jsonl"
 PLAIN = ("--dataset", "voc07", "--split", "train-val", "--weights", "lite0", "--train_mode", "linear_fixed_features")
-METHOD = ("loss", "mod_scheme", "method", "prior_scores")
+METHOD = ("loss", "mod_scheme", "method", "prior_scores", "pseudo_weights")
 COMMON = {"optimizer", "batch_size", "epochs", "scheduler", "warmup_epoch", "w_d", "head_lr_mult", "val_frac", "lr"}
 OTHERWISE = {("CoNeS", "candidate 0.4"): {"beta": "0.3"}}
 """What is not as chosen, for the reason in its file."""
 FIRST = (
     *("full", "candidate 0.1", "candidate 0.2", "candidate 0.4", "single", "25 % left", "known 10 %"),
-    "long tail, candidate 0.1",
+    *("long tail, candidate 0.1", "10 % labelled"),
 )
 """The regimes that all have been run under."""
 
