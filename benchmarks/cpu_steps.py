@@ -27,6 +27,7 @@ from benchmarks.kept import Kept
 from benchmarks.measure import finish, machine, markdown_table, options
 from benchmarks.passes import BareStep, Pass, is_bare, networks_of, taken_down
 from engine.core.distributed import Runtime
+from losses import CRITERIA
 
 FIRST = ("bce", "an", "cones", "ndlp", "cls", "large_loss LL-R", "large_loss", "large_loss LL-Cp", "ignore")
 """The methods with a script of their own and their baselines; `large_loss` alone is LL-Ct."""
@@ -64,8 +65,8 @@ SMALL = Scale((Setting(Shape("scenenet", 32, 4, 8), 1),), (2, 2), Sizes(200, 40,
 
 
 def cases() -> dict[str, Case]:
-    """All methods by name, the important ones first."""
-    every = {case.name: case for case in CASES + VARIANTS}
+    """All methods by name, the important ones first; but for those that a network with a linear head cannot run."""
+    every = {case.name: case for case in CASES + VARIANTS if "labels" not in CRITERIA[case.method].criterion.needs}
     return {name: every[name] for name in (*FIRST, *(name for name in every if name not in FIRST))}
 
 

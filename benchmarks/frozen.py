@@ -31,7 +31,7 @@ GOALS = {**dict.fromkeys(list(COMMANDS)[:4], 20), **dict.fromkeys(list(COMMANDS)
 FLAGS = (
     "--dataset voc07 --split train-val --missing_images skip --weights lite0 --img_size 192 --test_every 0 "
     "--train_mode linear_fixed_features --optimizer adam --lr 1e-3 --w_d 0 --batch_size 32 --val_frac 0 "
-    "--threads 1 --device cpu"
+    "--val_set_variant clean --threads 1 --device cpu"
 )
 
 

@@ -32,7 +32,7 @@ def test_every_method_is_there_once_and_the_important_ones_come_first():
     names = list(cases())
     assert tuple(names[: len(FIRST)]) == FIRST
     assert len(set(names)) == len(names)
-    assert {case.method for case in cases().values()} == set(CRITERIA)
+    assert {case.method for case in cases().values()} == set(CRITERIA) - {"label_mask"}  # C-Tran's alone
 
 
 def test_the_page_says_what_was_missed_and_what_failed():
