@@ -7,10 +7,10 @@ import importlib
 import sys
 from pathlib import Path
 
-from utils.console import say
+from utils.console import show
 
 if __name__ == "__main__":
     code = importlib.import_module(sys.argv[1]).main(sys.argv[2:])
     names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-    say("threads left: " + (" ".join(name for name in names if "gloo" in name) or "none"))
+    show("threads left: " + (" ".join(name for name in names if "gloo" in name) or "none"))
     sys.exit(code)
