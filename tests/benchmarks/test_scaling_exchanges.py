@@ -21,6 +21,7 @@ def of_methods(rank):
     return {name: of_step(every[name], "scenenet", runtime, CLASSES) for name in ("bce", "cones", "cls")}
 
 
+@pytest.mark.slow
 def test_bytes_of_a_step_are_those_of_what_a_method_exchanges():
     first, second = run_ranks(of_methods)
     assert first == second
