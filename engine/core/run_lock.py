@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -89,18 +90,16 @@ class RunLock:
             UserError: another run has the folder, or it cannot be written.
         """
         own = json.dumps(this_process()._asdict())
-        draft = self.folder / f"{NAME}.{os.getpid()}.tmp"
+        draft = self.folder / f"{NAME}.{secrets.randbelow(10**12)}.tmp"  # processes of two hosts may have one number
         try:
-            draft.unlink(missing_ok=True)
-            with draft.open("x", encoding="utf-8") as file:
-                file.write(own)
-            self._wait_for(draft, wait=wait)
+            self._wait_for(draft, own, wait=wait)
         except OSError as error:
             raise UserError(f"{self._flag} {self.folder}: cannot be written ({error.strerror})") from None
         finally:
             with suppress(OSError):
                 draft.unlink()
         self._text = own
+        self._drop_left()
         threading.Thread(target=self._keep_touching, daemon=True, name="lock of the run folder").start()
 
     def require_held(self) -> None:
@@ -126,11 +125,11 @@ class RunLock:
             if text is not None and holder is not None and holder.is_gone:
                 _clear(self.path, text)
 
-    def _wait_for(self, draft: Path, *, wait: bool) -> None:
+    def _wait_for(self, draft: Path, own: str, *, wait: bool) -> None:
         """Put the draft in the place of the lock, once that is free. Raises: UserError when it is not."""
         until = time.monotonic() + STALE_SECONDS + 2 * POLL_SECONDS
         said = False
-        while not _placed(draft, self.path):
+        while not _placed(draft, own, self.path):
             require(not self.path.is_symlink(), f"{self.path}: is a link; remove it")
             text = _content(self.path)
             if text is None:  # released since
@@ -148,6 +147,13 @@ class RunLock:
             said = True
             time.sleep(POLL_SECONDS)
 
+    def _drop_left(self) -> None:
+        """Remove what processes that were killed while they took this lock have left beside it."""
+        for left in (*self.folder.glob(f"{NAME}.*.tmp"), *self.folder.glob(f"{NAME}-stale.*.tmp")):
+            with suppress(OSError):
+                if _content(left) != self._text:  # our own was taken for a stale one, and is about to be put back
+                    left.unlink()
+
     def _is_ours(self) -> bool:
         return _content(self.path) == self._text
 
@@ -158,24 +164,39 @@ class RunLock:
                 os.utime(self.path)
 
 
-def _placed(draft: Path, path: Path) -> bool:
-    """Name the draft `path` too, whole at once and only where nothing has that name. True if that was done."""
+def _placed(draft: Path, own: str, path: Path) -> bool:
+    """Write the draft and name it `path` too, whole at once and only where nothing has that name: True if done.
+
+    A process that has the lock removes the drafts that it finds; they are written again.
+    """
     try:
+        draft.write_text(own, encoding="utf-8")
         os.link(draft, path)
     except FileExistsError:
-        return draft.stat().st_nlink > 1  # on a network the answer to a link that was made can get lost
+        return _links(draft) > 1  # on a network the answer to a link that was made can get lost
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise
+        return False
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        return _copied(draft, path)
+        return _copied(own, path)
     return True
 
 
-def _copied(draft: Path, path: Path) -> bool:
+def _links(path: Path) -> int:
+    try:
+        return path.stat().st_nlink
+    except FileNotFoundError:
+        return 0
+
+
+def _copied(own: str, path: Path) -> bool:
     """The same where the file system knows no hard links: the file is there before its content."""
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(draft.read_text(encoding="utf-8"))
+            file.write(own)
     except FileExistsError:
         return False
     return True
@@ -214,8 +235,8 @@ def _holder(text: str) -> Holder | None:
 
 def _age(path: Path, draft: Path) -> float:
     """Seconds since a lock was touched, by the clock that stamps the files there: hosts' clocks differ."""
-    os.utime(draft)
     try:
+        os.utime(draft)
         return draft.stat().st_mtime - path.lstat().st_mtime
     except FileNotFoundError:
         return 0.0

@@ -148,10 +148,10 @@ def test_only_one_of_many_takes_a_stale_lock(tmp_path):
     def take():
         start.wait()
         draft = tmp_path / f".draft-{threading.get_ident()}"
-        draft.write_text(json.dumps({**this_process()._asdict(), "start": str(threading.get_ident())}))
+        own = json.dumps({**this_process()._asdict(), "start": str(threading.get_ident())})
         try:
-            RunLock(tmp_path)._wait_for(draft, wait=False)
-            taken.append(draft.read_text())
+            RunLock(tmp_path)._wait_for(draft, own, wait=False)
+            taken.append(own)
         except UserError:
             pass
 
@@ -191,13 +191,65 @@ def test_the_thread_that_touches_holds_no_program_up_and_ends_with_the_lock(tmp_
     assert not thread.is_alive()
 
 
-def test_a_draft_that_a_process_of_this_number_has_left_is_written_anew(tmp_path):
-    (tmp_path / f"{NAME}.{os.getpid()}.tmp").write_text("half")
+@pytest.mark.parametrize("name", [".lock.14317.tmp", ".lock-stale.7.tmp"])
+@pytest.mark.parametrize("text", ["", '{"host": "h', json.dumps(this_process()._replace(pid=GONE)._asdict())])
+def test_what_a_process_has_left_that_was_killed_while_it_took_the_lock_is_removed(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    (tmp_path / ".settings.yaml.7.tmp").touch()
     lock = RunLock(tmp_path)
     lock.take(wait=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [NAME, ".settings.yaml.7.tmp"]
+    lock.require_held()
+    lock.release()
+
+
+def test_the_lock_itself_set_aside_by_a_process_that_takes_it_for_stale_is_left_there(tmp_path):
+    lock = RunLock(tmp_path)
+    lock.take(wait=False)
+    aside = lock.path.rename(tmp_path / f"{NAME}-stale.7.tmp")
+    lock._drop_left()
+    os.link(aside, lock.path)  # as the other process does
+    lock.require_held()
+    lock._drop_left()
+    lock.release()
+
+
+def test_a_process_that_waits_writes_its_draft_again_where_another_has_removed_it(tmp_path, monkeypatch):
+    path, link, slept, drafts = lock_of(tmp_path, host="another"), os.link, [], set()
+
+    def others(seconds):
+        for draft in tmp_path.glob(f"{NAME}.*.tmp"):
+            draft.unlink()
+        slept.append(seconds)
+        if len(slept) == 2:
+            path.unlink()
+
+    def swept_before(draft, place):
+        if len(slept) == 2 and not drafts:  # between writing and linking
+            drafts.add(draft)
+            draft.unlink()
+        link(draft, place)
+
+    monkeypatch.setattr(room.time, "sleep", others)
+    monkeypatch.setattr(os, "link", swept_before)
+    lock = RunLock(tmp_path)
+    lock.take(wait=True)
+    assert drafts
     lock.require_held()
     lock.release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_removed_meanwhile_is_told(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path = lock_of(folder, host="another")
+    monkeypatch.setattr(
+        room.time, "sleep", lambda _: [each.unlink() for each in (*folder.iterdir(),)] and folder.rmdir()
+    )
+    with pytest.raises(UserError, match="cannot be written"):
+        RunLock(folder).take(wait=True)
+    assert not path.exists()
 
 
 def test_a_lock_that_is_released_while_it_is_looked_at_is_free(tmp_path, monkeypatch):
