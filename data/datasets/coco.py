@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.datasets.dense import require_room
 from data.datasets.formatted import FormattedLayout, is_formatted, load_formatted
 from data.datasets.source import DatasetSource
 from data.datasets.unpacked import Unpacked, not_found
@@ -138,6 +139,7 @@ def read_instances(path: Path) -> CocoSplit:
     ids = [image for image in sorted(index.imgs) if index.imgToAnns.get(image)]
     require(bool(ids), f"{path}: no image has an annotation")
     column_of = {category: column for column, category in enumerate(categories)}
+    require_room(path, len(ids), len(categories))
     codes = np.full((len(ids), len(categories)), ABSENT, dtype=np.int8)
     boxed: list[tuple[int, int, list[float]]] = []
     for row, image in enumerate(ids):

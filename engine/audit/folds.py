@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from data.subsets.stratification import stratified_parts
 from utils.seeding import derive_seed
 from utils.types import ABSENT, PRESENT, Codes, Index
 
@@ -30,8 +31,6 @@ def joined_groups(groups: Index | None, pairs: Index, images: int) -> Index:
 def stratified_folds(codes: Codes, units: Index, folds: int, seed: int) -> Index:
     """(N,) the fold, 0 to K - 1, of each image: whole units, by iterative stratification of the labels of units.
 
-    Sechidis, Tsoumakas and Vlahavas (ECML PKDD 2011), from the package iterative-stratification.
-
     Args:
         codes: (N, C).
         units: (N,) which images stay together, numbered from 0.
@@ -41,18 +40,12 @@ def stratified_folds(codes: Codes, units: Index, folds: int, seed: int) -> Index
     Raises:
         ValueError: there are fewer units than folds.
     """
-    # Imported here because it takes most of a second.
-    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
-
     number = int(units.max(initial=-1)) + 1
     if number < folds:
         raise ValueError(f"{number} units make no {folds} folds")
     labels = np.hstack([_any(codes == PRESENT, units, number), _any(codes == ABSENT, units, number)])
-    split = MultilabelStratifiedKFold(folds, shuffle=True, random_state=derive_seed("audit folds", seed) % 2**32)
-    of_unit = np.empty(number, dtype=np.int64)
-    for fold, (_, held_out) in enumerate(split.split(labels, labels)):
-        of_unit[held_out] = fold
-    return of_unit[units]
+    shares = folds * [1 / folds]
+    return stratified_parts(csr_array(labels), shares, derive_seed("audit folds", seed) % 2**32)[units]
 
 
 def least_outside(codes: Codes, folds: Index) -> Index:

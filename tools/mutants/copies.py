@@ -17,7 +17,7 @@ BROKEN = 99
 LEFT_BEHIND = (".git", ".venv*", "__pycache__", "runs", ".*_cache", "Dataset")
 LIBRARIES = (
     *("torch", "torchvision", "torchvision.transforms.v2", "accelerate", "safetensors.torch", "timm", "onnx"),
-    *("scipy.sparse", "scipy.stats", "sklearn.cluster", "sklearn.metrics", "iterstrat.ml_stratifiers"),
+    *("scipy.sparse", "scipy.stats", "sklearn.cluster", "sklearn.metrics"),
     *("pycocotools.coco", "PIL.Image", "matplotlib.pyplot", "pyarrow.parquet", "yaml", "tqdm"),
     *("pytest", "_pytest.assertion.rewrite", "_pytest.junitxml", "_pytest.python"),
 )

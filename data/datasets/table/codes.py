@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from data.datasets.dense import require_room
 from data.datasets.table.cells import Reading, are_marks, is_other_content, read_cells
 from data.datasets.table.delimited import delimiter_of
 from data.datasets.table.labelled import USUAL_SEPARATOR, check_classes, choose_classes
@@ -36,8 +38,8 @@ class LineLabels(NamedTuple):
     """Labels of the lines of a table."""
 
     classes: tuple[str, ...]
-    codes: Codes
-    """(L, C), `UNCERTAIN` included."""
+    cells: Codes | csr_array
+    """(L, C) codes of a column per class, `UNCERTAIN` included; of a column of names what it names, sparse."""
     closed: bool
     """Whether the table says which classes there are."""
     one_each: bool
@@ -49,6 +51,30 @@ class LineLabels(NamedTuple):
     """(L, C) values between 0 and 1 of a column per class, NaN where the code says all; None where there are none."""
     none: NDArray[np.bool_] | None = None
     """(L,) True for a line that names nothing but what stands for none of the classes; None where there are none."""
+
+    @property
+    def codes(self) -> Codes:
+        """(L, C), `UNCERTAIN` included, made anew of a column of names: ABSENT for what a cell does not name."""
+        if not isinstance(self.cells, csr_array):
+            return self.cells
+        codes = np.full(self.cells.shape, ABSENT, dtype=np.int8)
+        codes[np.repeat(np.arange(len(codes)), np.diff(self.cells.indptr)), self.cells.indices] = PRESENT
+        return codes
+
+    @property
+    def label(self) -> Index:
+        """(L,) the class that each line names, -1 for one that names none; only where `one_each`."""
+        assert isinstance(self.cells, csr_array)
+        assert self.one_each
+        named = np.full(self.cells.shape[0], -1, dtype=np.int64)
+        named[np.diff(self.cells.indptr) > 0] = self.cells.indices
+        return named
+
+    def counted(self, code: int) -> Index:
+        """(C,) how many lines have UNKNOWN, or `UNCERTAIN`, which names never are."""
+        if isinstance(self.cells, csr_array):
+            return np.zeros(self.cells.shape[1], dtype=np.int64)
+        return np.asarray((self.cells == code).sum(axis=0), dtype=np.int64)
 
 
 class NameList(NamedTuple):
@@ -115,6 +141,7 @@ def class_columns(
     where = [f"{sheet.path}, column {sheet.titles.index(title) + 1}" for title in titles]
     names = [listed.name(title, at) if listed else title for title, at in zip(titles, where, strict=True)]
     classes = check_classes(zip(names, where, strict=True), separator or USUAL_SEPARATOR)
+    require_room(sheet.path, sheet.rows, len(titles), "lines")
     codes = np.empty((sheet.rows, len(titles)), dtype=np.int8)
     soft: NDArray[np.float32] | None = None
     for label, title in enumerate(titles):
@@ -190,14 +217,14 @@ def name_column(
     fixed = listed.names if listed else fixed
     classes = choose_classes(used, fixed, reading.separator)
     require(bool(classes), f"{sheet.path}: column {title!r} names no class in any row")
-    of_text = _present(members, classes)
     rows = int(column.counts()[dropped].sum()) if dropped else 0
     notes = [*reading.notes, *_name_notes(sheet, title, reading, classes, fixed)]
     if rows:
         notes.append(f"{sheet.path}: {rows} lines name {', '.join(sorted(empty))} beside a class; the class holds")
     one_each = all(len(names) <= 1 for names in members)
     none = np.isin(column.at, nothing) if nothing else None
-    return LineLabels(classes, of_text[column.at], fixed is not None, one_each, reading, tuple(notes), none=none)
+    cells = csr_array(_present(members, classes)[column.at])
+    return LineLabels(classes, cells, fixed is not None, one_each, reading, tuple(notes), none=none)
 
 
 def without_empty(path: Path, labels: LineLabels, empty: frozenset[str]) -> LineLabels:
@@ -219,7 +246,7 @@ def without_empty(path: Path, labels: LineLabels, empty: frozenset[str]) -> Line
     )
     classes = tuple(name for name, one in zip(labels.classes, gone, strict=True) if not one)
     soft = None if labels.soft is None else labels.soft[:, ~gone]
-    return labels._replace(classes=classes, codes=codes, soft=soft, notes=(*labels.notes, note))
+    return labels._replace(classes=classes, cells=codes, soft=soft, notes=(*labels.notes, note))
 
 
 def _require_names(sheet: Sheet, title: str) -> None:
@@ -238,14 +265,12 @@ def _require_names(sheet: Sheet, title: str) -> None:
     )
 
 
-def _present(members: Sequence[Sequence[str]], classes: Sequence[str]) -> Codes:
-    """(T, C) codes of cells that name classes: PRESENT for those, ABSENT for the others."""
+def _present(members: Sequence[Sequence[str]], classes: Sequence[str]) -> csr_array:
+    """(T, C) the classes that cells name."""
     label_of = {name: label for label, name in enumerate(classes)}
-    row = np.repeat(np.arange(len(members)), np.fromiter(map(len, members), np.int64, len(members)))
-    named = chain.from_iterable(members)
-    codes = np.full((len(members), len(classes)), ABSENT, dtype=np.int8)
-    codes[row, np.fromiter(map(label_of.__getitem__, named), np.int64, len(row))] = PRESENT
-    return codes
+    ends = np.cumsum([0, *map(len, members)])
+    named = np.fromiter(map(label_of.__getitem__, chain.from_iterable(members)), np.int64, ends[-1])
+    return csr_array((np.full(len(named), PRESENT, dtype=np.int8), named, ends), shape=(len(members), len(classes)))
 
 
 class Members(NamedTuple):
@@ -339,7 +364,8 @@ def uncertain_policy(setting: str, classes: Sequence[str], known: Sequence[str] 
 
 def settled(codes: Codes, policy: Index) -> Codes:
     """(L, C) codes in which uncertain entries are what the policy (C,) says."""
-    return np.where(codes == UNCERTAIN, policy.astype(np.int8), codes)
+    uncertain = codes == UNCERTAIN
+    return np.where(uncertain, policy.astype(np.int8), codes) if uncertain.any() else codes
 
 
 def _summaries(classes: Sequence[str], codes: Codes) -> list[str]:

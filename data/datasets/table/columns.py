@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from data.datasets.table.codes import (
     LineLabels,
@@ -53,14 +54,24 @@ class TableRead(NamedTuple):
     lines: LineLabels
     values: LineValues | None
 
+    def counted(self, code: int) -> Index:
+        """(C,) how many entries are UNKNOWN, or `UNCERTAIN`."""
+        return self.lines.counted(code) if self.values is None else self._named(self.values.codes == code)
+
     @property
-    def soft(self) -> NDArray[np.bool_] | None:
-        """(L, C) True for each entry with a value between 0 and 1; None where there are none."""
+    def soft(self) -> Index:
+        """(C,) how many entries have a value between 0 and 1."""
         soft = self.lines.soft if self.values is None else self.values.soft
         if soft is None:
-            return None
+            return np.zeros(len(self.lines.classes), dtype=np.int64)
         valued: NDArray[np.bool_] = ~np.isnan(soft)
-        return valued if self.values is None else valued[:, None] & (self.lines.codes == PRESENT)
+        return valued.sum(axis=0, dtype=np.int64) if self.values is None else self._named(valued)
+
+    def _named(self, lines: NDArray[np.bool_]) -> Index:
+        """(C,) how many of some lines (L,) name each class."""
+        assert isinstance(self.lines.cells, csr_array)  # values stand beside names only
+        named = self.lines.cells[np.flatnonzero(lines)].indices
+        return np.bincount(named, minlength=len(self.lines.classes))
 
 
 def read_table(path: Path, config: TableConfig, fixed: tuple[str, ...] | None, folder: Path) -> TableRead:
@@ -116,8 +127,7 @@ def labels_of(read: TableRead, config: TableConfig, known: Sequence[str] = ()) -
 
 def _code_notes(read: TableRead, config: TableConfig) -> Iterator[str]:
     """Lines about entries that are unknown because nobody has said what they are."""
-    codes = read.lines.codes if read.values is None else read.values.codes
-    uncertain, blank = (int((codes == code).sum()) for code in (UNCERTAIN, UNKNOWN))
+    uncertain, blank = (int(read.counted(code).sum()) for code in (UNCERTAIN, UNKNOWN))
     if uncertain and config.uncertain == "unknown":
         yield f"{read.sheet.path}: {uncertain:,} entries of -1 are unknown; --uncertain says otherwise"
     if blank and config.blank is None and read.roles.labels is None:
@@ -126,8 +136,8 @@ def _code_notes(read: TableRead, config: TableConfig) -> Iterator[str]:
 
 def _soft_notes(read: TableRead, config: TableConfig) -> tuple[str, ...]:
     """A line about values between 0 and 1, where something was said of them."""
-    policy, soft = soft_policy(config.soft_labels), read.soft
-    return () if policy is None else (soft_note(read.sheet.path, 0 if soft is None else int(soft.sum()), policy),)
+    policy = soft_policy(config.soft_labels)
+    return () if policy is None else (soft_note(read.sheet.path, int(read.soft.sum()), policy),)
 
 
 def _found(roles: Roles, lines: LineLabels) -> dict[str, str]:

@@ -13,7 +13,7 @@ from data.datasets.table.columns import TableRead
 from data.datasets.table.joined import Joined
 from data.datasets.table.repeated import agreement
 from data.datasets.table.seen import UNCERTAIN, look
-from utils.types import PRESENT, UNKNOWN, Index
+from utils.types import UNKNOWN, Index
 
 
 class Entries(NamedTuple):
@@ -82,11 +82,12 @@ def described_columns(read: TableRead) -> list[DescribedColumn]:
 
 def entries_of(read: TableRead) -> Entries:
     """What a table holds of each class, for an inspection."""
-    codes, images, soft = read.lines.codes, read.images, read.soft
-    if read.values is not None:
-        codes = np.where(codes == PRESENT, read.values.codes[:, None], codes)
-    blank = (codes == UNKNOWN).sum(axis=0)
+    agreed = _agreement(read) if read.images.repeated and not read.lines.one_each else None
+    return Entries(read.lines.classes, read.counted(UNCERTAIN), read.counted(UNKNOWN), read.soft, agreed)
+
+
+def _agreement(read: TableRead) -> NDArray[np.float64]:
+    """(C,) as in `Entries`."""
+    codes, images = read.lines.codes, read.images
     known = np.where(codes == UNCERTAIN, UNKNOWN, codes)[images.line]
-    agreed = agreement(known, images.image, len(images.ids)) if images.repeated and not read.lines.one_each else None
-    valued = np.zeros_like(blank) if soft is None else soft.sum(axis=0)
-    return Entries(read.lines.classes, (codes == UNCERTAIN).sum(axis=0), blank, valued, agreed)
+    return agreement(known, images.image, len(images.ids))

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from data.datasets.dense import require_room
 from data.datasets.table.cells import split_names
 from data.datasets.table.labelled import (
     NO_SPLIT,
@@ -66,7 +67,7 @@ def read_folders(folder: Path, separator: str | None) -> OwnLabels:
     notes = [f"{folder}: {len(classes)} classes named by folders; --label_separator takes a name apart"]
     notes += [f"{folder}: {bare} images are in no folder of a class; they show none"] if bare else []
     notes += [f"{folder}: left out {convert}, or name them in a table and pip install pillow-heif"] if heic else []
-    codes = _codes(names, classes)
+    codes = _codes(folder, names, classes)
     return sorted_by_id(OwnLabels(tuple(files), classes, codes, splits, closed=False, notes=tuple(notes)))
 
 
@@ -100,7 +101,7 @@ def read_yolo(folder: Path) -> OwnLabels:
         if bare
         else []
     )
-    codes = _codes(names, classes)
+    codes = _codes(folder, names, classes)
     return sorted_by_id(OwnLabels(tuple(labels_of), classes, codes, splits, closed=True, notes=tuple(notes)))
 
 
@@ -168,7 +169,8 @@ def _split_off(parts: Sequence[list[str]]) -> tuple[NDArray[np.int8], list[list[
     return np.full_like(splits, NO_SPLIT) if len({*splits.tolist()}) < 2 else splits, [one[1:] for one in parts]
 
 
-def _codes(names: Sequence[Sequence[str]], classes: Sequence[str]) -> NDArray[np.int8]:
+def _codes(folder: Path, names: Sequence[Sequence[str]], classes: Sequence[str]) -> NDArray[np.int8]:
+    require_room(folder, len(names), len(classes))
     label_of = {name: label for label, name in enumerate(classes)}
     codes = np.full((len(names), len(classes)), ABSENT, dtype=np.int8)
     for row, one in enumerate(names):

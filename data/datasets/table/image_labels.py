@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.datasets.dense import require_room
 from data.datasets.table.codes import LineLabels, settled, uncertain_policy
 from data.datasets.table.config import TableConfig
 from data.datasets.table.decided import VALUE_TITLES, plain_title
-from data.datasets.table.repeated import SILENT, agreement, clash, combined, first_lines, of_pairs, pair_targets
+from data.datasets.table.repeated import Pairs, agreement, clash, combined, first_lines, of_pairs, pair_targets
 from data.datasets.table.roles import Roles
 from data.datasets.table.seen import code_of
 from data.datasets.table.sheet import Sheet
@@ -111,6 +112,7 @@ def image_labels(
 
     Raises: UserError for an image in several lines that do not say how they belong together, or contradict each other.
     """
+    require_room(sheet.path, len(images.ids), len(lines.classes))
     policy, soft = uncertain_policy(config.uncertain, lines.classes, known), soft_policy(config.soft_labels)
     keep = soft is not None and soft.keep
     if values is not None or (images.repeated and config.repeated == "refuse" and lines.one_each):
@@ -148,27 +150,38 @@ def _labels_of_pairs(
     sheet: Sheet, images: ImageLines, lines: LineLabels, values: LineValues | None, policy: Index, *, keep: bool
 ) -> ImageLabels:
     """The labels of images of which each line tells one class. Raises: UserError for two that differ."""
-    number, given = len(images.ids), PRESENT if values is None else values.codes[:, None]
-    told = settled(np.where(lines.codes == PRESENT, given, SILENT).astype(np.int8), policy)[images.line]
-    soft = values.soft[images.line] if keep and values is not None and values.soft is not None else None
-    wrong = clash(told, images.image, soft)
+    number = len(images.ids)
+    pairs, line = _pairs(images, lines, values, policy, keep=keep)
+    wrong = clash(pairs)
     if wrong is not None:
-        first, second = (sheet.where(int(images.line[one])) for one in (wrong.first, wrong.second))
+        first, second = (sheet.where(int(line[one])) for one in wrong)
+        image, label = (int(of_pair[wrong.second]) for of_pair in (pairs.image, pairs.label))
         raise UserError(
-            f"{second}: {images.ids[images.image[wrong.second]]!r} and {lines.classes[wrong.label]!r} have another "
-            f"value than in {first}; correct one of them"
+            f"{second}: {images.ids[image]!r} and {lines.classes[label]!r} have another value than in {first}; "
+            "correct one of them"
         )
-    codes = of_pairs(told, images.image, number)
+    codes = of_pairs(pairs, number, len(lines.classes))
     if lines.none is not None:
         none = lines.none if values is None else lines.none & (values.codes == PRESENT)
         rows = images.image[none[images.line]]
         codes[rows] = np.where(codes[rows] == UNKNOWN, ABSENT, codes[rows])
-    rest = "unknown, as some lines say absent" if bool((told == ABSENT).any()) else "absent"
+    rest = "unknown, as some lines say absent" if bool((pairs.codes == ABSENT).any()) else "absent"
     note = (
         f"{sheet.path}: a line per image and class, {sheet.rows} lines of {number} images; what has no line is {rest}"
     )
-    targets = None if soft is None else pair_targets(told, soft, images.image, codes)
-    return ImageLabels(codes, targets, (note,))
+    return ImageLabels(codes, None if pairs.soft is None else pair_targets(pairs, codes), (note,))
+
+
+def _pairs(
+    images: ImageLines, lines: LineLabels, values: LineValues | None, policy: Index, *, keep: bool
+) -> tuple[Pairs, Index]:
+    """The pairs of an image and a class that lines tell, and (P,) in which line each is."""
+    label = lines.label[images.line]
+    told = np.flatnonzero(label >= 0)
+    label, line = label[told], images.line[told]
+    codes = np.full(len(line), PRESENT, dtype=np.int8) if values is None else settled(values.codes[line], policy[label])
+    soft = values.soft[line] if keep and values is not None and values.soft is not None else None
+    return Pairs(images.image[told], label, codes, soft), line
 
 
 def _repeated_refusal(sheet: Sheet, images: ImageLines) -> str:

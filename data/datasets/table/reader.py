@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from data.datasets.source import DatasetSource
 from data.datasets.table.annotations import annotation_files, by_name
@@ -32,6 +33,7 @@ from data.datasets.table.sheet import is_sheet
 from data.datasets.table.voc_images import voc_images
 from data.images.channels import ChannelImages
 from data.images.files import FileImages
+from data.subsets.stratification import stratified_parts
 from utils.checks import UserError, require
 from utils.console import say
 from utils.seeding import derive_seed
@@ -166,22 +168,15 @@ def held_out_rows(codes: Codes, fraction: float, seed: int, groups: Index | None
 
 
 def _stratified(present: NDArray[np.bool_], fraction: float, seed: int) -> Index:
-    """Rows by iterative stratification of (N, C) labels.
-
-    Sechidis, Tsoumakas and Vlahavas (ECML PKDD 2011), from the package iterative-stratification.
-    """
-    # Imported here because it takes most of a second.
-    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
-
-    if np.ceil(fraction * len(present)) >= len(present):
+    """Rows by iterative stratification of (N, C) labels."""
+    images, held_out = len(present), int(np.ceil(fraction * len(present)))
+    if held_out >= images:
         return np.empty(0, dtype=np.int64)
-    if present.shape[1] == 1:  # the library takes one column for a multi-class task
+    if present.shape[1] == 1:  # those without the class have their share too
         present = np.hstack([present, ~present])
-    split = MultilabelStratifiedShuffleSplit(
-        n_splits=1, test_size=fraction, random_state=derive_seed("test split", seed) % 2**32
-    )
-    _, held_out = next(split.split(present, present))
-    return np.sort(held_out).astype(np.int64)
+    shares = ((images - held_out) / images, held_out / images)
+    parts = stratified_parts(csr_array(present), shares, derive_seed("test split", seed) % 2**32)
+    return np.flatnonzero(parts == 1)
 
 
 def combine_tables(

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets.table.seen import UNCERTAIN
 from utils.types import ABSENT, PRESENT, UNKNOWN, Codes, Index, SoftTargets
 
 Kind = TypeVar("Kind", np.int8, np.float32)
 
-SILENT = UNCERTAIN - 1
-"""Code of a class that a line says nothing of, while lines are combined."""
+
+class Pairs(NamedTuple):
+    """What lines say that tell one class of one image each. P pairs of an image and a class, some of them repeated."""
+
+    image: Index
+    """(P,)."""
+    label: Index
+    """(P,)."""
+    codes: Codes
+    """(P,)."""
+    soft: NDArray[np.float32] | None = None
+    """(P,) values between 0 and 1, NaN where the code says all; None where there are none."""
 
 
 class Clash(NamedTuple):
-    """Two lines of an image that contradict each other."""
+    """Two pairs of one image and class that contradict each other."""
 
     first: int
     second: int
-    label: int
 
 
 def combined(codes: Codes, image: Index, images: int, how: str) -> Codes:
@@ -36,13 +45,21 @@ def combined(codes: Codes, image: Index, images: int, how: str) -> Codes:
     """
     if how == "first":
         return codes[first_lines(image, images)]
-    present, absent = votes(codes, image, images)
-    if how == "union":
-        return np.select([present > 0, absent > 0], [PRESENT, ABSENT], UNKNOWN).astype(np.int8)
-    if how == "majority":
-        return np.select([present > absent, absent > present], [PRESENT, ABSENT], UNKNOWN).astype(np.int8)
-    agreed = [(present > 0) & (absent == 0), (absent > 0) & (present == 0)]
-    return np.select(agreed, [PRESENT, ABSENT], UNKNOWN).astype(np.int8)
+    found = np.full((images, codes.shape[1]), UNKNOWN, dtype=np.int8)
+    for label in range(codes.shape[1]):  # votes on all classes at once would be sixteen times the labels
+        present, absent = votes(codes[:, label], image, images)
+        is_present, is_absent = _DECIDED[how](present, absent)
+        found[is_absent, label] = ABSENT
+        found[is_present, label] = PRESENT
+    return found
+
+
+_DECIDED: dict[str, Callable[[Index, Index], tuple[NDArray[np.bool_], NDArray[np.bool_]]]] = {
+    "union": lambda present, absent: (present > 0, (absent > 0) & (present == 0)),
+    "majority": lambda present, absent: (present > absent, absent > present),
+    "unknown": lambda present, absent: ((present > 0) & (absent == 0), (absent > 0) & (present == 0)),
+}
+"""From the numbers (N,) of lines that say present, and absent, to the images that are."""
 
 
 def first_lines(image: Index, images: int) -> Index:
@@ -62,72 +79,52 @@ def first_known(codes: NDArray[Kind], image: Index, images: int) -> NDArray[Kind
 
 
 def votes(codes: Codes, image: Index, images: int) -> tuple[Index, Index]:
-    """(N, C) how many lines of each image say present, and how many absent."""
-    found = []
-    for code in (PRESENT, ABSENT):
-        count = np.zeros((images, codes.shape[1]), dtype=np.int64)
-        np.add.at(count, image, codes == code)
-        found.append(count)
-    return found[0], found[1]
+    """(N,) how many lines of each image say present, and how many absent, of one class (L,)."""
+    present, absent = (np.bincount(image[codes == code], minlength=images) for code in (PRESENT, ABSENT))
+    return present, absent
 
 
 def agreement(codes: Codes, image: Index, images: int) -> NDArray[np.float64]:
     """(C,) of the images of which two lines or more know a class, the share on which all agree; NaN without any."""
-    present, absent = votes(codes, image, images)
-    several = present + absent >= 2
-    agreed = several & ((present == 0) | (absent == 0))
-    with np.errstate(invalid="ignore"):
-        share: NDArray[np.float64] = agreed.sum(axis=0) / several.sum(axis=0)
-    return share
+    found = np.full(codes.shape[1], np.nan)
+    for label in range(codes.shape[1]):
+        present, absent = votes(codes[:, label], image, images)
+        several = present + absent >= 2
+        if several.any():
+            found[label] = ((present == 0) | (absent == 0))[several].mean()
+    return found
 
 
-def of_pairs(codes: Codes, image: Index, images: int) -> Codes:
+def of_pairs(pairs: Pairs, images: int, classes: int) -> Codes:
     """(N, C) the labels of images of which each line tells one class.
 
     What has no line is absent; if any line of the whole table says absent, it is unknown for every class.
-
-    Args:
-        codes: (L, C), `SILENT` for the classes that a line does not tell.
-        image: (L,) which image a line is of.
-        images: N.
     """
-    told = codes != SILENT
-    base = UNKNOWN if bool((codes == ABSENT).any()) else ABSENT
-    found = np.full((images, codes.shape[1]), base, dtype=np.int8)
-    line, label = np.nonzero(told)
-    found[image[line], label] = codes[line, label]
+    base = UNKNOWN if bool((pairs.codes == ABSENT).any()) else ABSENT
+    found = np.full((images, classes), base, dtype=np.int8)
+    found[pairs.image, pairs.label] = pairs.codes
     return found
 
 
-def pair_targets(codes: Codes, soft: NDArray[np.float32], image: Index, labels: Codes) -> SoftTargets:
-    """(N, C) the targets of images of which each line tells one class.
-
-    Args:
-        codes: (L, C) as in `of_pairs`.
-        soft: (L,) the value between 0 and 1 of each line, NaN where its code says all.
-        image: (L,) which image a line is of.
-        labels: (N, C) the result of `of_pairs`.
-    """
+def pair_targets(pairs: Pairs, labels: Codes) -> SoftTargets:
+    """(N, C) the targets of images of which each line tells one class; `labels` are those of `of_pairs`."""
     found = labels.astype(np.float32)
-    line, label = np.nonzero((codes != SILENT) & ~np.isnan(soft)[:, None])
-    found[image[line], label] = soft[line]
+    assert pairs.soft is not None
+    valued = ~np.isnan(pairs.soft)
+    found[pairs.image[valued], pairs.label[valued]] = pairs.soft[valued]
     return found
 
 
-def clash(codes: Codes, image: Index, soft: NDArray[np.float32] | None = None) -> Clash | None:
-    """Two lines that tell the same class of an image differently, in code or in value; None if there are none.
-
-    Args: as in `pair_targets`; without `soft` only codes are compared.
-    """
-    line, label = np.nonzero(codes != SILENT)
-    order = np.lexsort((line, label, image[line]))
-    line, label = line[order], label[order]
-    same = (image[line[1:]] == image[line[:-1]]) & (label[1:] == label[:-1])
-    told = codes[line, label].astype(np.float32)
-    if soft is not None:
-        told = np.where(np.isnan(soft[line]), told, soft[line])
-    wrong = same & (told[1:] != told[:-1])
+def clash(pairs: Pairs) -> Clash | None:
+    """Two lines that tell the same class of an image differently, in code or in value; None if there are none."""
+    order = np.lexsort((pairs.label, pairs.image))  # stable: the first line comes first
+    image, label = pairs.image[order], pairs.label[order]
+    told = pairs.codes.astype(np.float32)
+    if pairs.soft is not None:
+        told = np.where(np.isnan(pairs.soft), told, pairs.soft)
+    told = told[order]
+    wrong = (image[1:] == image[:-1]) & (label[1:] == label[:-1]) & (told[1:] != told[:-1])
     if not wrong.any():
         return None
     at = int(np.argmax(wrong))
-    return Clash(int(line[at]), int(line[at + 1]), int(label[at]))
+    return Clash(int(order[at]), int(order[at + 1]))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.datasets.table.repeated import (
-    SILENT,
+    Pairs,
     agreement,
     clash,
     combined,
@@ -47,39 +47,37 @@ def test_agreement_counts_images_that_two_know():
     np.testing.assert_array_equal(found, [1.0, 0.5, np.nan])
 
 
+def pairs(image, label, codes, soft=None):
+    values = None if soft is None else np.array(soft, dtype=np.float32)
+    return Pairs(np.array(image, dtype=np.int64), np.array(label, dtype=np.int64), np.array(codes, np.int8), values)
+
+
 def test_a_line_per_image_and_class():
-    quiet = SILENT
-    lines = np.array([[1, quiet], [quiet, 1], [1, quiet], [quiet, quiet]], dtype=np.int8)
-    image = np.array([0, 0, 1, 2])
-    assert of_pairs(lines, image, 3).tolist() == [[1, 1], [1, 0], [0, 0]]
-    lines[2, 0] = ABSENT
-    assert of_pairs(lines, image, 3).tolist() == [[1, 1], [0, -1], [-1, -1]]
-    lines[2, 0] = UNKNOWN
-    assert of_pairs(lines, image, 3).tolist() == [[1, 1], [-1, 0], [0, 0]]
+    image, label = [0, 0, 1], [0, 1, 0]
+    assert of_pairs(pairs(image, label, [1, 1, 1]), 3, 2).tolist() == [[1, 1], [1, 0], [0, 0]]
+    assert of_pairs(pairs(image, label, [1, 1, ABSENT]), 3, 2).tolist() == [[1, 1], [0, -1], [-1, -1]]
+    assert of_pairs(pairs(image, label, [1, 1, UNKNOWN]), 3, 2).tolist() == [[1, 1], [-1, 0], [0, 0]]
+    assert of_pairs(pairs([], [], []), 2, 1).tolist() == [[0], [0]]
 
 
 def test_two_values_of_one_pair_are_found_with_their_lines():
-    quiet = SILENT
-    lines = np.array([[1, quiet], [quiet, 0], [1, quiet], [quiet, 1]], dtype=np.int8)
-    assert clash(lines, np.array([0, 0, 0, 1])) is None
-    assert clash(lines, np.array([0, 0, 0, 0])) == (1, 3, 1)
-    assert clash(lines[:0], np.array([], dtype=np.int64)) is None
+    label, codes = [0, 1, 0, 1], [1, 0, 1, 1]
+    assert clash(pairs([0, 0, 0, 1], label, codes)) is None
+    assert clash(pairs([0, 0, 0, 0], label, codes)) == (1, 3)
+    assert clash(pairs([], [], [])) is None
 
 
 def test_targets_of_pairs_are_the_values_of_their_lines():
-    codes = np.array([[PRESENT, SILENT], [SILENT, ABSENT], [ABSENT, SILENT]], dtype=np.int8)
-    image, soft = np.array([0, 0, 1]), np.array([0.75, np.nan, 0.25], dtype=np.float32)
-    labels = of_pairs(codes, image, 2)
-    assert pair_targets(codes, soft, image, labels).tolist() == [[0.75, ABSENT], [0.25, UNKNOWN]]
+    told = pairs([0, 0, 1], [0, 1, 0], [PRESENT, ABSENT, ABSENT], [0.75, np.nan, 0.25])
+    assert pair_targets(told, of_pairs(told, 2, 2)).tolist() == [[0.75, ABSENT], [0.25, UNKNOWN]]
 
 
 def test_two_values_of_a_pair_clash_if_they_differ_though_their_codes_agree():
-    codes, image = np.array([[PRESENT], [PRESENT], [PRESENT]], dtype=np.int8), np.array([1, 0, 1])
-    assert clash(codes, image) is None
-    assert clash(codes, image, np.array([np.nan, 0.5, 1.0])) is None
-    found = clash(codes, image, np.array([0.75, 0.5, 0.7]))
-    assert (found.first, found.second, found.label) == (0, 2, 0)
-    assert clash(codes, image, np.array([np.nan, 0.5, 0.9])).second == 2
+    image, label, codes = [1, 0, 1], [0, 0, 0], 3 * [PRESENT]
+    assert clash(pairs(image, label, codes)) is None
+    assert clash(pairs(image, label, codes, [np.nan, 0.5, 1.0])) is None
+    assert clash(pairs(image, label, codes, [0.75, 0.5, 0.7])) == (0, 2)
+    assert clash(pairs(image, label, codes, [np.nan, 0.5, 0.9])) == (0, 2)
 
 
 def test_first_lines():
