@@ -189,7 +189,7 @@ class LAC(ScheduledCriterion):
 
     def _contrast(self, vectors: Tensor, present: Tensor, batch: Batch) -> Tensor:
         """The contrast with the class vectors (2B, C, V) of `present` labels, (B, C) bool, put into the queue."""
-        embeddings = F.normalize(self.projector(at_least_float32(vectors)), dim=2)
+        embeddings = self._embeddings(at_least_float32(vectors), present)
         pairs = torch.cat([*embeddings.chunk(2), present[:, :, None].to(embeddings)], dim=2)
         every = GlobalBatch(batch).rows_with_gradient(pairs).flatten(0, 1)  # (G * C, 2D + 1)
         labels = torch.arange(1, present.shape[1] + 1, device=present.device).repeat(len(every) // present.shape[1])
@@ -199,6 +199,17 @@ class LAC(ScheduledCriterion):
         for kept, value in zip((self.queue, self.queue_labels, self.pointer), after, strict=True):
             kept.copy_(value.detach())
         return class_contrast(after, self.config.lac_temperature)
+
+    def _embeddings(self, vectors: Tensor, present: Tensor) -> Tensor:
+        """(2B, C, D) of length 1, of class vectors (2B, C, V); on a CPU 0 for labels that are not `present`, (B, C).
+
+        Those are not looked at. To leave them out, their number must be known, and other devices would be waited for.
+        """
+        if vectors.device.type != "cpu":
+            return F.normalize(self.projector(vectors), dim=2)
+        chosen = present.repeat(2, 1)
+        embedded = F.normalize(self.projector(vectors[chosen]), dim=1)
+        return embedded.new_zeros(*chosen.shape, embedded.shape[1]).masked_scatter(chosen[:, :, None], embedded)
 
 
 def require_two_kinds(method: str, info: CriterionInfo) -> None:

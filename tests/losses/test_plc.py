@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from losses import AN, LAC, PLC, ANConfig, LACConfig, PLCConfig, build_criterion
@@ -236,6 +237,25 @@ def test_steps_of_lac_are_its_formula_with_a_queue_of_lists(weight):
         assert not criterion.queue.requires_grad
         assert not any(part.requires_grad for part in [out.logits, *out.parts.values()])
     assert at > 12  # the ring has gone round
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_only_vectors_that_are_queued_are_embedded_where_nothing_waits(share):
+    criterion, present = lac().in_float64(), torch.rand(5, CLASSES, generator=torch.manual_seed(0)) < share
+    taken = []
+    criterion.projector.register_forward_hook(lambda _, given, __: taken.append(len(given[0])))
+    grads = []
+    for embed in (criterion._embeddings, lambda every, _: F.normalize(criterion.projector(every), dim=2)):
+        vectors = seen(3)[1]
+        found = embed(vectors.flatten(0, 1), present)
+        chosen = found.masked_fill(~present.repeat(2, 1)[:, :, None], 0)
+        criterion.zero_grad()
+        (chosen * torch.arange(3)).sum().backward()
+        weights = [each.grad.flatten() for each in criterion.projector.parameters()]
+        grads.append(torch.cat([chosen.detach().flatten(), vectors.grad.flatten(), *weights]))
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
+    assert taken[0] == 2 * int(present.sum())
+    assert found.dtype == torch.float64
 
 
 def test_the_first_epochs_of_lac_are_plc():
