@@ -142,10 +142,46 @@ class PairScores(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(B, P) of class vectors (B, C, D)."""
-        first, second = class_pairs(vectors.shape[1], vectors.device)
-        one, other = self.layer(vectors).chunk(2, dim=2)
-        hidden = torch.relu(one[:, first] + other[:, second])
-        return torch.einsum("bph,ph->bp", hidden, self.weights) + self.bias
+        one, other = self.layer(vectors).to(self.weights.dtype).chunk(2, dim=2)
+        scores: Tensor = _PairSums.apply(one, other, self.weights)
+        return scores + self.bias
+
+
+class _PairSums(torch.autograd.Function):
+    """s_ij = v_ij . relu(a_i + b_j) of all pairs i < j, in the order of `class_pairs`, class i after class.
+
+    All hidden numbers at once, (B, P, H), and the copies that autograd keeps of them would take gigabytes with hundreds
+    of classes; here none is kept, and (B, C, H) are made at a time, in both directions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, one: Tensor, other: Tensor, weights: Tensor) -> Tensor:
+        """(B, P) of a and b (B, C, H) and v (P, H)."""
+        ctx.save_for_backward(one, other, weights)
+        parts = torch.split(weights, list(range(one.shape[1] - 1, 0, -1)))
+        return torch.cat([_hidden(one, other, i).mul_(part).sum(dim=2) for i, part in enumerate(parts)], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of all three."""
+        one, other, weights = ctx.saved_tensors
+        sizes = list(range(one.shape[1] - 1, 0, -1))
+        to_one, to_other, to_weights = torch.zeros_like(one), torch.zeros_like(other), torch.empty_like(weights)
+        parts = zip(
+            *(torch.split(*each) for each in ((grads[0], sizes, 1), (weights, sizes), (to_weights, sizes))), strict=True
+        )
+        for i, (grad, part, to_part) in enumerate(parts):
+            hidden, grad = _hidden(one, other, i), grad[:, :, None]
+            through = (grad * part).mul_(hidden > 0)
+            to_part.copy_(hidden.mul_(grad).sum(dim=0))
+            to_one[:, i] = through.sum(dim=1)
+            to_other[:, i + 1 :] += through
+        return to_one, to_other, to_weights
+
+
+def _hidden(one: Tensor, other: Tensor, i: int) -> Tensor:
+    """(B, C - 1 - i, H) relu(a_i + b_j) for the classes j behind class i."""
+    return torch.relu_(one[:, i : i + 1] + other[:, i + 1 :])
 
 
 def pair_loss(scores: Tensor, observed: Tensor) -> Tensor:

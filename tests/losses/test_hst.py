@@ -114,6 +114,8 @@ def test_scores_of_pairs_are_their_formula_in_loops():
             hidden = weight[:3] @ each[i] + bias[:3] + weight[3:] @ each[j] + bias[3:]
             own = net.weights[number].detach().numpy() @ np.maximum(hidden, 0) + float(net.bias[number].detach())
             assert found[image, number] == pytest.approx(own, rel=1e-9)
+    learned = (vectors.requires_grad_(), *net.parameters())
+    assert torch.autograd.gradcheck(lambda *_: net(vectors), learned)
     again, other = PairScores(WIDTH, CLASSES, 3, 7).state_dict(), PairScores(WIDTH, CLASSES, 3, 8).state_dict()
     assert all(torch.equal(value, again[name].double()) for name, value in net.state_dict().items())
     assert not torch.equal(other["weights"], again["weights"])
