@@ -110,8 +110,9 @@ def reproduce(path: Path, config: ReproduceConfig, scripts: Scripts, start: Star
     plan = read_plan(path, list(scripts))
     output, work = config.output or TABLES / plan.name, config.work or WORK / plan.name
     resolver, like = Resolver(scripts, config.given), None
-    if plan.like is not None:  # its lines lie beside those of this plan
-        like = Campaign(plan.like, resolver, LineFile(output.parent / plan.like.name / FILE), WORK / plan.like.name)
+    if plan.like is not None:  # its lines lie beside those of this plan; --flags are for the runs of this one
+        own = Resolver(scripts, config.given._replace(flags=()))
+        like = Campaign(plan.like, own, LineFile(output.parent / plan.like.name / FILE), WORK / plan.like.name)
     campaign = Campaign(plan, resolver, LineFile(output / FILE), work, like, keep_weights=config.keep_weights)
     for folder in config.collect or ():
         say(f"{folder}: {campaign.collect(Path(folder).expanduser())} finished runs of this plan")
