@@ -23,7 +23,7 @@ OTHERWISE = {("CoNeS", "candidate 0.4"): {"beta": "0.3"}}
 """What is not as chosen, for the reason in its file."""
 FIRST = (
     *("full", "candidate 0.1", "candidate 0.2", "candidate 0.4", "single", "25 % left", "known 10 %"),
-    *("long tail, candidate 0.1", "10 % labelled", "50 % left", "known 50 %", "flip 0.1"),
+    *("long tail, candidate 0.1", "10 % labelled", "75 % left", "50 % left", "known 50 %", "flip 0.1"),
 )
 """The regimes that all have been run under."""
 
