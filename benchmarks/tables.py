@@ -118,7 +118,7 @@ def main() -> int:
             path = Path(folder) / f"{name}.csv"
             write_tags(path, images, TAGS, name)
             spent, size = measured_tags(path, repeated)
-            tags.append((f"{images:,} x {TAGS:,}, {form}", f"{spent:.1f}", f"{size:.1f}", COPIES))
+            tags.append((f"{images:,} x {TAGS:,}, {form}", f"{spent:.1f}", f"{size:.1f}", str(COPIES)))
     headings = ("1,000,000 lines x 20 classes", "CPU seconds", "goal", "of them looking", "goal", "GiB", "goal")
     of_tags = ("images x tags", "CPU seconds", "bytes per label", "goal")
     tables = f"{markdown_table(headings, rows)}\n\n{markdown_table(of_tags, tags)}"
