@@ -199,8 +199,12 @@ class Pooling(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The mean of the feature map, as a head that pools first takes it."""
-        features: Tensor = self.classifier.backbone(images)
-        return features.mean(dim=(2, 3))
+        return mean_over_positions(self.classifier.backbone(images))
+
+
+def mean_over_positions(maps: Tensor) -> Tensor:
+    """Means (B, D) of feature maps (B, D, h, w), to the bit the same whichever way the maps lie in memory."""
+    return maps.contiguous(memory_format=torch.channels_last).mean(dim=(2, 3))
 
 
 class OnFeatures(nn.Module):

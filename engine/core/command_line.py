@@ -44,7 +44,8 @@ class CommandLine(NamedTuple):
 
     def values(self, table: SettingTable) -> dict[str, Any]:
         """Typed values of the settings in `table`. Raises: UserError when a text does not fit."""
-        short = {name: text for name, text in self.texts.items() if name in shorthands(table)}
+        known = shorthands(table)
+        short = {name: text for name, text in self.texts.items() if name in known}
         typed = {
             name: typed_value(table[name], text, f"--{name}") for name, text in self.texts.items() if name in table
         }
@@ -83,7 +84,8 @@ def read_command_line(command: CommandTable, table: SettingTable, argv: Sequence
     Raises: UserError for an unknown flag, with the one that was probably meant, or a flag without its value.
     """
     flags, words = split_words(argv, table) if command.words else (list(argv), [])
-    spaces, unknown = _parser(command, table).parse_known_args(_values_joined(flags, table.values()))
+    joined = _values_joined(flags, table.values())
+    spaces, unknown = _parser(command, table, joined).parse_known_args(joined)
     for word in unknown:
         flag = word.split("=")[0]
         if flag.startswith("-"):
@@ -116,7 +118,8 @@ def peek(
     for part in tables:  # of methods that each give a flag a meaning of their own, one may need no value
         table = {**table, **{name: setting._replace(kind="bool") for name, setting in part.items()}}
     settings = [setting for part in tables for setting in part.values()]
-    spaces, unknown = _parser(command, table).parse_known_args(_values_joined(argv, settings))
+    joined = _values_joined(argv, settings)
+    spaces, unknown = _parser(command, table, joined).parse_known_args(joined)
     given = vars(spaces)
     file, _ = beside(_settings_file(given, command.program), command.program)
     return str(given.get(name, "")), None if unknown else file
@@ -180,8 +183,9 @@ def _metavar(setting: Setting) -> str:
     return words.get(kind, f"{words.get(kind.removesuffix('...'), 'VALUE')},...")
 
 
-def _parser(command: CommandTable, table: SettingTable) -> OneLineParser:
-    """A parser that takes every flag of `table` as a text."""
+def _parser(command: CommandTable, table: SettingTable, words: Sequence[str]) -> OneLineParser:
+    """A parser that takes every flag of `table` among `words` as a text; making one with all of them takes longer."""
+    written = {word.split("=")[0] for word in words}
     parser = OneLineParser(
         prog=command.program,
         allow_abbrev=False,
@@ -195,11 +199,13 @@ def _parser(command: CommandTable, table: SettingTable) -> OneLineParser:
     parser.add_argument("--print_config", action="store_true")
     for setting in table.values():
         switch: dict[str, Any] = {"nargs": "?", "const": "true"} if setting.is_switch else {}
-        parser.add_argument(*setting.flags, dest=setting.name, **switch)
-        if setting.is_switch:
-            parser.add_argument(f"--no-{setting.name}", dest=setting.name, action="store_const", const="false")
+        if flags := [flag for flag in setting.flags if flag in written]:
+            parser.add_argument(*flags, dest=setting.name, **switch)
+        if setting.is_switch and (off := f"--no-{setting.name}") in written:
+            parser.add_argument(off, dest=setting.name, action="store_const", const="false")
         for name in setting.shorthands:
-            parser.add_argument(f"--{name}")
+            if (flag := f"--{name}") in written:
+                parser.add_argument(flag)
     return parser
 
 

@@ -68,6 +68,12 @@ Groups = Mapping[str, Sequence[type]]
 
 def settings_of(config: type, group: str) -> SettingTable:
     """Every setting of a config dataclass by name, its own before inherited ones."""
+    return dict(_settings_of(config, group))
+
+
+@cache
+def _settings_of(config: type, group: str) -> SettingTable:
+    """As `settings_of`, kept: reading the type hints takes longer than all the rest."""
     hints, own = get_type_hints(config), config.__annotations__
     table = {}
     for item in sorted(fields(config), key=lambda item: item.name not in own):

@@ -11,9 +11,11 @@ published code does, and `scripts: {main_x.py: other.yaml}`, the file that it ad
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +103,7 @@ def read_run_settings(path: Path, table: SettingTable, foreign: frozenset[str]) 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The content of a settings file, every value still the text that was written. Raises: UserError with the file."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
+        content = copy.deepcopy(_content(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path}: no such settings file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -109,6 +111,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     content = content or {}
     require(isinstance(content, dict), f"{path}: must be a list of `name: value` lines")
     return dict(content)
+
+
+@lru_cache(maxsize=64)
+def _content(text: str) -> Any:
+    """What a YAML text says; kept, since a plan reads the same few files once for each of its thousands of runs."""
+    return yaml.load(text, Loader=_TextLoader)
 
 
 def yaml_text(text: str) -> str:
@@ -137,6 +145,8 @@ def yaml_value(value: Any) -> str:
 
 def typed_values(content: Mapping[str, Any], table: SettingTable, origin: str) -> dict[str, Any]:
     """Texts by setting name (or alias) as typed values by setting name. Raises: UserError naming `origin` and key."""
+    if not content:
+        return {}
     short = shorthands(table)
     names = {alias: name for name, setting in table.items() for alias in (name, *setting.aliases)}
     result = {}

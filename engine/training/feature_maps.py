@@ -20,7 +20,8 @@ from engine.core.scoring import BatchLoader, computed_batches, require_finite
 from utils.checks import UserError, require
 from utils.console import say
 
-_KIND = "maps"
+MAPS = "maps"
+"""The kind of entry of the cache that maps are."""
 
 
 class MapStore(NamedTuple):
@@ -51,13 +52,13 @@ class MapStore(NamedTuple):
         """
         name = entry or self.runtime.same_text(uuid.uuid4().hex)
         whole = (rows, *self.shape)
-        found = self.cache.array(_KIND, name, whole, self.dtype)
+        found = self.cache.array(MAPS, name, whole, self.dtype)
         if self.runtime.agree(found is None):
-            path = self.cache.array_path(_KIND, name)
+            path = self.cache.array_path(MAPS, name)
             self._write(path, loader, whole, label)
             if entry is None and self.runtime.is_main:
                 atexit.register(path.unlink, missing_ok=True)
-            found = self.cache.array(_KIND, name, whole, self.dtype)
+            found = self.cache.array(MAPS, name, whole, self.dtype)
         require(found is not None, f"{label}: {self.cache.folder} is not the same folder for all processes")
         assert found is not None
         return found

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data.files.cache import Cache
 from data.images.caching import MemoryImages, PixelImages
@@ -24,10 +25,10 @@ from data.images.files import ArrayImages, FileImages, file_marks
 from data.loading.transforms import CENTRED
 from engine.core.distributed import Runtime
 from engine.core.scoring import BatchLoader, require_finite, rows_in_order
-from engine.training.feature_maps import MapStore
+from engine.training.feature_maps import MAPS, MapStore
 from engine.training.loaders import ChosenRows, FeatureArrays, ImageLoaders, Rows, SplitName, split_of
 from models.backbones.feature_extractors import map_shape
-from models.classifier import Classifier, Pooling
+from models.classifier import Classifier, Pooling, mean_over_positions
 from utils.checks import require
 from utils.console import say
 from utils.metrics import Scores
@@ -160,19 +161,35 @@ class FrozenFeatures:
         """The turn of this run; its other processes wait for the main one where they first agree on something."""
         if entry is None or not self.loaders.runtime.is_main:
             return nullcontext()
-        kind = "features" if len(self.shape) == 1 else "maps"
+        kind = "features" if len(self.shape) == 1 else MAPS
         return self.cache.turn(kind, entry, lambda: say(f"{label}: another run computes them; waiting"))
 
     def _pooled(self, entry: str | None, rows: int, loader: BatchLoader, label: str) -> Scores:
         runtime, shape = self.loaders.runtime, (rows, self.network.feature_width)
         features = None if entry is None else _recall(self.cache, entry, shape, self.dtype)
         if runtime.agree(features is None):
-            features = rows_in_order(self.model, shape[1], loader, rows, runtime, label=label)
+            maps = None if entry is None else self._maps_of(entry, rows)
+            without_maps = runtime.agree(maps is None)
+            if maps is None or without_maps:
+                features = rows_in_order(self.model, shape[1], loader, rows, runtime, label=label)
+            else:
+                features = self._means(maps)
             require_finite(bool(np.isfinite(features).all()), label)
             if entry is not None and runtime.is_main:
                 self.cache.save("features", entry, {"features": features})
         assert features is not None
         return features
+
+    def _maps_of(self, entry: str, rows: int) -> NDArray[Any] | None:
+        """The maps (N, D, h, w) of an entry that a run with a head on maps has left; None where there are none."""
+        side = self.loaders.config.img_size
+        return self.cache.array(MAPS, entry, (rows, *map_shape(self.network.backbone, side, side)), self.dtype)
+
+    def _means(self, maps: NDArray[Any]) -> Scores:
+        """Means (N, D) of maps over positions, equal to the bit to those of the images."""
+        size, device = self.loaders.scoring_batch, self.loaders.runtime.device
+        batches = (torch.from_numpy(np.array(maps[first : first + size])) for first in range(0, len(maps), size))
+        return torch.cat([mean_over_positions(batch.to(device)).cpu() for batch in batches]).numpy()
 
 
 def feature_arrays(features: FrozenFeatures, views: list[FeatureView]) -> FeatureArrays:

@@ -114,6 +114,25 @@ def test_kept_features_are_used_and_nothing_is_computed_again(tmp_path, monkeypa
         np.testing.assert_array_equal(again[part], values)
 
 
+@pytest.mark.parametrize("size", [16, 70])  # maps of one position, and of several
+def test_means_of_kept_maps_are_those_of_the_images(tmp_path, monkeypatch, size):
+    data, config = array_data(), replace(CONFIG, img_size=size)
+    views = [FeatureView("train"), FeatureView("train", 2), FeatureView("test")]
+    expected = [frozen(data, tmp_path / "none", config=config).of(view) for view in views]
+    for view in views:
+        frozen(data, tmp_path / "kept", config=config, maps=True).of(view)
+    monkeypatch.setattr(features_module, "rows_in_order", lambda *_, **__: pytest.fail("computed again"))
+    for view, means in zip(views, expected, strict=True):
+        np.testing.assert_array_equal(frozen(data, tmp_path / "kept", config=config).of(view), means)
+
+
+def test_maps_in_half_precision_do_not_stand_for_means(tmp_path):
+    data, view = array_data(), FeatureView("train")
+    frozen(data, tmp_path / "kept", maps=True, half=True).of(view)
+    found = [frozen(data, tmp_path / folder).of(view) for folder in ("none", "kept")]
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("maps", [False, True])
 def test_of_two_runs_at_once_one_computes_and_the_other_waits(tmp_path, monkeypatch, maps):
     data, found = array_data(), []
