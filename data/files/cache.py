@@ -124,12 +124,12 @@ def fingerprint(version: str, files: Iterable[Path]) -> str:
     """
     digest = hashlib.sha256(version.encode())
     for file in files:
-        digest.update(f"\0{file.absolute()}\0".encode("utf-8", "surrogateescape") + _content(file))
+        digest.update(f"\0{file.absolute()}\0".encode("utf-8", "surrogateescape") + (content(file) or b"absent"))
     return digest.hexdigest()
 
 
-def _content(file: Path) -> bytes:
-    """A hash of what a file contains; `absent` where it cannot be read.
+def content(file: Path) -> bytes | None:
+    """SHA-256 of what a file contains; None where it cannot be read.
 
     Like `stamp`, without Python's file objects, which take longer than thousands of small files themselves.
     """
@@ -137,12 +137,12 @@ def _content(file: Path) -> bytes:
     try:
         opened = os.open(file, os.O_RDONLY)
     except OSError:
-        return b"absent"
+        return None
     try:
         while part := os.read(opened, _CHUNK):
             digest.update(part)
     except OSError:
-        return b"absent"
+        return None
     finally:
         os.close(opened)
     return digest.digest()

@@ -20,8 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.files.cache import Cache
-from data.images.caching import MemoryImages, PixelImages
-from data.images.files import ArrayImages, FileImages, file_marks
+from data.images.contents import content_hash
 from data.loading.transforms import CENTRED
 from engine.core.distributed import Runtime
 from engine.core.scoring import BatchLoader, require_finite, rows_in_order
@@ -33,9 +32,9 @@ from utils.checks import require
 from utils.console import say
 from utils.metrics import Scores
 from utils.options import option
-from utils.types import Annotations, Images
+from utils.types import Annotations
 
-_VERSION = "features 3"
+_VERSION = "features 4"
 _SCORED = ("decoder", "img_size", "normalize", "resize")
 """Settings of the loader that change features."""
 _READ_MAPS = frozenset({"cam", "features", "class_vectors"})
@@ -150,12 +149,19 @@ class FrozenFeatures:
 
     def _found(self, view: FeatureView, data: Annotations, loader: BatchLoader, label: str) -> Rows:
         """Features of some images, out of the cache or computed now: by one of the runs that need them at once."""
-        entry = features_fingerprint(self.weights, data, self.loaders, view, self.dtype)
+        entry = self._entry(view, data)
         with self._turn(entry, label):
             if len(self.shape) == 1:
                 return self._pooled(entry, len(data), loader, label)
             store = MapStore(self.model, self.shape, self.dtype, self.cache, self.loaders.runtime)
             return store.maps(loader, len(data), entry, label)
+
+    def _entry(self, view: FeatureView, data: Annotations) -> str | None:
+        """The fingerprint of features. The main process says it, so that the others need not read all images too."""
+        runtime, found = self.loaders.runtime, None
+        if runtime.is_main:
+            found = features_fingerprint(self.weights, data, self.loaders, view, self.dtype, self.cache)
+        return runtime.same_text(found or "") or None
 
     def _turn(self, entry: str | None, label: str) -> AbstractContextManager[None]:
         """The turn of this run; its other processes wait for the main one where they first agree on something."""
@@ -212,13 +218,13 @@ def weights_hash(module: torch.nn.Module) -> str:
 
 
 def features_fingerprint(
-    weights: str, annotations: Annotations, loaders: ImageLoaders, view: FeatureView, dtype: str
+    weights: str, annotations: Annotations, loaders: ImageLoaders, view: FeatureView, dtype: str, cache: Cache
 ) -> str | None:
     """SHA-256 (hex) of all that features depend on: weights, rows, images, their view, precision and device.
 
-    None for images whose changes cannot be noticed.
+    None for images whose changes cannot be noticed. The cache keeps the hashes of files.
     """
-    content = _content_marks(annotations.images)
+    content = content_hash(annotations.images, cache)
     if content is None:
         return None
     text = json.dumps(
@@ -241,18 +247,6 @@ def _view(loaders: ImageLoaders, view: FeatureView) -> dict[str, Any]:
 def _computed(runtime: Runtime) -> list[Any]:
     """What the features are computed with."""
     return [runtime.precision, runtime.device.type, runtime.world_size, torch.__version__]
-
-
-def _content_marks(images: Images) -> bytes | None:
-    """Bytes that change when an image does: marks of files and of how they are read, or a hash of pixels in memory."""
-    if isinstance(images, ArrayImages):
-        digest = hashlib.sha256()
-        for row in range(len(images)):
-            digest.update(images.pixels(row).tobytes())
-        return digest.digest()
-    if isinstance(images, FileImages | MemoryImages | PixelImages):
-        return file_marks([images.name(row) for row in range(len(images))]).tobytes() + images.reading.mark
-    return None
 
 
 def _recall(cache: Cache, entry: str, shape: tuple[int, int], dtype: str) -> Scores | None:

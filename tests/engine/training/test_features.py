@@ -1,7 +1,10 @@
 """Features of a frozen backbone: what they are, for whom they will do, and when kept ones are used again."""
 
+import os
+import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -200,10 +203,13 @@ def test_damaged_kept_features_are_computed_anew(tmp_path, damage):
 VIEW = FeatureView("train")
 
 
+NO_CACHE = Cache(Path(os.devnull) / "none")
+
+
 def prints(data, config=CONFIG, model=None, precision="fp32", view=VIEW, dtype="float32", seed=0):
     weights = weights_hash((model or network()).backbone)
     loaders = ImageLoaders(data, config, Runtime("cpu", precision), 0, seed)
-    return features_fingerprint(weights, data.train, loaders, view, dtype)
+    return features_fingerprint(weights, data.train, loaders, view, dtype, NO_CACHE)
 
 
 def test_the_fingerprint_sees_whatever_changes_features():
@@ -239,14 +245,15 @@ def test_the_fingerprint_is_blind_to_augmentation_head_and_workers():
     assert prints(data, replace(CONFIG, second_view="randaugment"), view=first) == prints(data, view=first)
 
 
-def test_files_are_told_apart_by_their_marks_and_parts_of_files_are_not_kept(tmp_path):
-    paths = []
-    for row, image in enumerate(pixels(4)):
-        paths.append(tmp_path / f"{row}.png")
-        Image.fromarray(image).save(paths[-1])
+def test_files_are_told_apart_by_content_and_reading_and_parts_of_files_are_not_kept(tmp_path):
+    paths = [tmp_path / f"{row}.png" for row in range(4)]
+    for path, image in zip(paths, pixels(4), strict=True):
+        Image.fromarray(image).save(path)
     files = FileImages(paths)
     data = SimpleNamespace(train=annotations(files))
     before = prints(data)
+    copies = [Path(shutil.copy(path, tmp_path / f"copy of {path.name}")) for path in paths]
+    assert prints(SimpleNamespace(train=annotations(FileImages(copies)))) == before
     Image.fromarray(pixels(1, seed=9)[0]).resize((40, 40)).save(paths[2])
     assert prints(data) != before
     others = [Reading("apply"), Reading(value_range=(0.0, 4095.0)), Reading(value_range=(0.0, 1023.0))]
@@ -255,6 +262,19 @@ def test_files_are_told_apart_by_their_marks_and_parts_of_files_are_not_kept(tmp
     assert prints(SimpleNamespace(train=annotations(files.read_as(AS_STORED)))) == prints(data)
     boxes = np.tile([0.0, 0.0, 10.0, 10.0], (4, 1))
     assert prints(SimpleNamespace(train=annotations(CroppedImages(files, boxes)))) is None
+
+
+def test_features_of_files_that_were_copied_are_not_computed_again(tmp_path, monkeypatch):
+    found = []
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        for row, image in enumerate(pixels(4)):
+            Image.fromarray(image).save(folder / f"{row}.png")
+        part = annotations(FileImages(sorted(folder.iterdir())))
+        data = SimpleNamespace(train=part, observed=part.truth, validation=None, test=part, undivided=None)
+        found.append(frozen(data, tmp_path / "cache").of(VIEW))
+        monkeypatch.setattr(features_module, "rows_in_order", lambda *_, **__: pytest.fail("computed again"))
+    np.testing.assert_array_equal(*found)
 
 
 def test_weights_that_are_not_finite_end_the_run(tmp_path):
