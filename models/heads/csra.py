@@ -59,11 +59,15 @@ class CSRAHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, C)."""
-        return self.head_logits(features).sum(dim=0)
+        return self._logits(self._scores(features))
 
     def head_logits(self, features: Tensor) -> Tensor:
         """The contribution of each head, (heads, B, C)."""
         return self._pooled(self._scores(features))
+
+    def _logits(self, scores: Tensor) -> Tensor:
+        """(B, C) of the scores (B, heads, C, h, w)."""
+        return self._pooled(scores).sum(dim=0)
 
     def _pooled(self, scores: Tensor) -> Tensor:
         """(heads, B, C) of the scores (B, heads, C, h, w)."""
@@ -76,12 +80,26 @@ class CSRAHead(Head):
         """Maps (B, C, h, w): the scores of all positions, summed over heads."""
         return self._scores(features).sum(dim=1)
 
+    def with_cam(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and maps of the same scores."""
+        scores = self._scores(features)
+        return self._logits(scores), scores.detach().sum(dim=1)
+
     def class_vectors(self, features: Tensor) -> ClassVectors:
         """What each attention head sees of each class, one behind the other, (B, C, heads * D).
 
         The mean of all positions and `lam` times their attention: the class vectors of unit length give the logit.
         """
-        scores = self._scores(features).flatten(3)
+        return self._seen(features, self._scores(features))
+
+    def with_class_vectors(self, features: Tensor) -> tuple[Tensor, ClassVectors]:
+        """Logits and class vectors of the same scores."""
+        scores = self._scores(features)
+        return self._logits(scores), self._seen(features, scores)
+
+    def _seen(self, features: Tensor, scores: Tensor) -> ClassVectors:
+        """The class vectors of features (B, D, h, w) with scores (B, heads, C, h, w)."""
+        scores = scores.flatten(3)
         shares = [position_shares(scores[:, head], each) for head, each in enumerate(self.temperatures)]
         with outside_autocast(features):
             weight = torch.stack(list(self.weights), dim=1).flatten(2)  # (C, heads, D)
@@ -107,8 +125,6 @@ class BoostedCSRAHead(CSRAHead):
     attention weights, attention and activation map are all of s'. The parameters are those of `CSRAHead`.
     """
 
-    class_vectors = Head.class_vectors  # refused: no weights give these logits
-
     def __init__(self, width: int, classes: int, num_heads: int, lam: float, alpha: float) -> None:
         super().__init__(width, classes, num_heads, lam)
         self.alpha = alpha
@@ -116,6 +132,10 @@ class BoostedCSRAHead(CSRAHead):
     def _scores(self, features: Tensor) -> Tensor:
         """(B, heads, C, h, w) boosted scores of all positions."""
         return boosted(super()._scores(features), self.alpha)
+
+    def _seen(self, features: Tensor, scores: Tensor) -> ClassVectors:
+        """Refused: no weights give these logits."""
+        return Head.class_vectors(self, features)
 
 
 class SaliencyCSRAHead(CSRAHead):
@@ -126,19 +146,20 @@ class SaliencyCSRAHead(CSRAHead):
 
     needs_maps = True
 
-    class_vectors = Head.class_vectors  # refused: no weights give these logits
-
     def __init__(self, width: int, classes: int, num_heads: int, lam: float, added: Saliency) -> None:
         super().__init__(width, classes, num_heads, lam)
         self.added = added
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, C)."""
-        scores = self._scores(features)
-        logits = self._pooled(scores).sum(dim=0)
+    def _logits(self, scores: Tensor) -> Tensor:
+        """(B, C) of the scores (B, heads, C, h, w), with saliency where it counts."""
+        logits = super()._logits(scores)
         if not self.added.counts(self.training):
             return logits
         return logits + self.added.alpha * saliency(scores.sum(dim=1), self.added.k)
+
+    def _seen(self, features: Tensor, scores: Tensor) -> ClassVectors:
+        """Refused: no weights give these logits."""
+        return Head.class_vectors(self, features)
 
 
 def attention(scores: Tensor, temperature: float) -> Tensor:

@@ -44,6 +44,15 @@ def test_heads_under_bfloat16_autocast_are_finite_and_their_logits_are_not_round
 
 
 @pytest.mark.parametrize("name, settings", ALL)
+def test_logits_and_maps_in_one_pass_are_those_of_two(name, settings):
+    head, features = built(name, **settings).eval(), torch.randn(3, 32, 4, 5)
+    logits, cam = head.with_cam(features)
+    torch.testing.assert_close(logits, head(features))
+    torch.testing.assert_close(cam, head.cam(features))
+    assert not cam.requires_grad
+
+
+@pytest.mark.parametrize("name, settings", ALL)
 def test_heads_on_the_meta_device_give_shapes(name, settings):
     head = built(name, **settings).to("meta")
     assert head(torch.empty(2, 32, 3, 3, device="meta")).shape == (2, 5)
