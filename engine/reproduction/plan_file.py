@@ -56,13 +56,19 @@ def _plan(content: Mapping[str, Any], path: Path, scripts: Sequence[str]) -> Pla
 
 def _plan_like(content: Mapping[str, Any], path: Path, scripts: Sequence[str]) -> Plan:
     """A plan with the rows of another one."""
-    file = _Part(content, str(path), "title about figures flags seeds regimes needs like")
+    file = _Part(content, str(path), "title about figures flags seeds regimes needs like without")
     other, regimes = path.parent / file.text("like"), _regimes(file, path)
     rest = read_yaml(other)
     require("like" not in rest, f"{path}: like: {other} is like another plan itself; name that one")
     like = _plan(rest, other, scripts)
     _check_known(tuple(regimes), like.regimes, f"{path}: like: {other}")
-    rows = [replace(row, regimes=tuple(name for name in regimes if name in row.regimes)) for row in like.rows]
+    left_out = _left_out(file, like)
+    rows = [
+        replace(row, regimes=(), elsewhere=left_out[row.name])
+        if row.name in left_out
+        else replace(row, regimes=tuple(name for name in regimes if name in row.regimes))
+        for row in like.rows
+    ]
     plan = Plan(
         path=path,
         title=file.text("title") or path.stem,
@@ -70,13 +76,25 @@ def _plan_like(content: Mapping[str, Any], path: Path, scripts: Sequence[str]) -
         figures=file.texts("figures") or like.figures,
         flags=(*like.flags, *file.words("flags")),
         regimes=regimes,
-        rows=tuple(replace(row, seeds=(), published={}) for row in rows if row.regimes),
+        rows=tuple(replace(row, seeds=(), published={}) for row in rows if row.regimes or row.name in left_out),
         tuning=like.tuning,
         needs=file.text("needs"),
         like=like,
     )
     _check_cells(plan)
     return plan
+
+
+def _left_out(file: _Part, like: Plan) -> dict[str, str]:
+    """The rows of another plan that this one does not run, with the reason."""
+    names = {row.name for row in like.rows}
+    left_out = file.mapping("without")
+    for name, why in left_out.items():
+        hint = nearest(str(name), names)
+        mean = f"; did you mean {hint}?" if hint else ""
+        require(name in names, f"{file.where}: without: no row of {like.path} is called {name!r}{mean}")
+        require(isinstance(why, str) and bool(why), f"{file.where}: without: {name}: must say why")
+    return left_out
 
 
 def _check_known(names: Sequence[str], regimes: Mapping[str, PlanRegime], where: str) -> None:

@@ -23,12 +23,16 @@ class Worker:
     def __init__(self, scripts: Scripts, threads: int, start: Start) -> None:
         context: Any = multiprocessing.get_context(start)
         self.connection: Connection
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, scripts, threads))
-        self.process.start()
-        theirs.close()
+        self.connection, self._theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(self._theirs, scripts, threads))
         self.job: Job | None = None
         self.began = time.monotonic()
+
+    def begin(self) -> None:
+        """Start the process."""
+        with _signals_later():  # from its first moment on it is known as started
+            self.process.start()
+        self._theirs.close()
 
     def take(self, job: Job) -> None:
         """Give it a job."""
@@ -50,10 +54,18 @@ class Worker:
         return found
 
     def stop(self) -> None:
-        """Ask it to end, and wait for that."""
+        """Ask it to end: a run is saved, and no other begun."""
+        if self.process.pid is None:  # it has not been started
+            return
+        if self.job is not None:
+            self.process.terminate()
         with suppress(BrokenPipeError, OSError):
             self.connection.send(None)
-        self.process.join()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        if self.process.pid is not None:
+            self.process.join()
 
 
 class Workers:
@@ -67,8 +79,7 @@ class Workers:
 
     def __init__(self, jobs: int, scripts: Scripts, start: Start = "spawn") -> None:
         self.jobs, self.scripts, self.start = jobs, scripts, start
-        self._idle: list[Worker] = []
-        self._busy: list[Worker] = []
+        self._workers: list[Worker] = []  # each from before its start to its end, so that a signal loses none
 
     def __enter__(self) -> Workers:
         return self
@@ -76,38 +87,46 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._busy:  # all at once, and only then one after the other
-            worker.process.terminate()
-        for worker in (*self._busy, *self._idle):
+        for worker in self._workers:  # all at once, and only then one after the other
             worker.stop()
+        for worker in self._workers:
+            worker.join()
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """Train jobs, each taken from `jobs` when a process is free for it; yield how each ended."""
         left = iter(jobs)
         more = True
-        while more or self._busy:
-            while more and len(self._busy) < self.jobs:
+        while more or self._busy():
+            while more and len(self._busy()) < self.jobs:
                 job = next(left, None)
                 more = job is not None
                 if job is not None:
-                    self._give(job)
+                    self._free().take(job)
             yield from self._ended()
 
-    def _give(self, job: Job) -> None:
-        """Give a job to a process that waits, or to a new one."""
-        with _signals_later():  # each process is known here as soon as there is one, and is ended with the others
-            worker = self._idle.pop() if self._idle else Worker(self.scripts, threads_for(self.jobs), self.start)
-            self._busy.append(worker)
-            worker.take(job)
+    def _busy(self) -> list[Worker]:
+        """The processes that have a job."""
+        return [worker for worker in self._workers if worker.job is not None]
+
+    def _free(self) -> Worker:
+        """A process that waits for a job, or a new one."""
+        for worker in self._workers:
+            if worker.job is None:
+                return worker
+        worker = Worker(self.scripts, threads_for(self.jobs), self.start)
+        self._workers.append(worker)
+        worker.begin()
+        return worker
 
     def _ended(self) -> Iterator[Outcome]:
         """Wait for a process to end a job; yield those that have."""
-        ready = set(wait([worker.connection for worker in self._busy])) if self._busy else set()
-        for worker in [worker for worker in self._busy if worker.connection in ready]:
+        busy = self._busy()
+        ready = set(wait([worker.connection for worker in busy])) if busy else set()
+        for worker in [worker for worker in busy if worker.connection in ready]:
             outcome = worker.outcome()
-            self._busy.remove(worker)
-            if outcome.code <= STOPPED and worker.process.is_alive():
-                self._idle.append(worker)
+            if outcome.code > STOPPED or not worker.process.is_alive():
+                worker.join()
+                self._workers.remove(worker)
             yield outcome
 
 

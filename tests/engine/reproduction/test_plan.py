@@ -114,12 +114,25 @@ def test_a_plan_like_another_has_its_rows_and_none_of_its_data(tmp_path):
         ({"like": "none.yaml"}, "none.yaml"),
         ({"like": "plan.yaml"}, "plan.yaml is like another plan itself; name that one"),
         ({"like": ["other.yaml"]}, "plan.yaml: like: must be a text"),
+        (
+            {"without": {"Xx": "no"}},
+            "plan.yaml: without: no row of {folder}/other.yaml is called 'Xx'; did you mean X?",
+        ),
+        ({"without": {"X": ""}}, "plan.yaml: without: X: must say why"),
+        ({"without": ["X"]}, "plan.yaml: without: must be `key: value` pairs"),
     ],
 )
 def test_a_plan_that_cannot_be_like_another_is_refused(tmp_path, changes, text):
     with pytest.raises(UserError, match=re.escape(text.format(folder=tmp_path))) as caught:
         like(tmp_path, **changes)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_of_another_plan_are_left_out_with_a_reason(tmp_path):
+    plan = like(tmp_path, regimes={"easy": "", "hard": "--x"}, without={"X": "no such data"})
+    assert [cell.name for cell in cells(plan)] == [("Y", "easy"), ("Y", "hard")]
+    assert [(row.name, row.elsewhere) for row in plan.rows] == [("X", "no such data"), ("Y", "")]
+    assert [cell.name for cell in cells(plan.like)] == [("Y", "easy"), ("X", "hard"), ("Y", "hard")]
 
 
 def test_what_is_like_another_plan_stands_for_no_third(tmp_path):
