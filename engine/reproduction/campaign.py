@@ -64,8 +64,11 @@ class Campaign:
 
     def reason(self, run: RunOf) -> str:
         """Why a run without a line cannot have one now; empty where it only waits."""
-        planned = self.planned(run)
-        return planned.lacks_data or self.failed.get(planned.key, "")
+        return self.planned(run).lacks_data or self.failure(run)
+
+    def failure(self, run: RunOf) -> str:
+        """Why a run has failed here; empty where it has not."""
+        return self.failed.get(self.planned(run).key, "")
 
     def results(self) -> list[CellResult]:
         """What the finished runs say about each cell."""
@@ -75,7 +78,7 @@ class Campaign:
     def choice(self, cell: Cell) -> Choice | None:
         """The setting of a cell; None where none is to be chosen, or not yet."""
         if self.like is None:
-            return choice_of(cell, self.find, self.reason)
+            return choice_of(cell, self.find, self.failure)
         assert cell.model is not None
         return self.like.choice(cell.model)
 

@@ -73,13 +73,17 @@ def chosen(lines: Sequence[tuple[Mapping[str, str], FinishedLine]], figure: str 
     return Choice(setting, int(line.figures["epoch"]), held_out, test, 100 * best)
 
 
-def choice_of(cell: Cell, find: Find, reason: Reason) -> Choice | None:
-    """The setting of a tuned cell; None of others, and while a run that would be compared still waits."""
+def choice_of(cell: Cell, find: Find, failure: Reason) -> Choice | None:
+    """The setting of a tuned cell; None of others, and while a run that would be compared is not there.
+
+    One that has failed is not compared. One whose data is not at hand may be made on another machine, so it is waited
+    for: a choice among the rest would be another one there.
+    """
     if not cell.is_tuned:
         return None
     runs = first_runs(cell)
     lines = [(run.setting, find(run)) for run in runs]
-    if any(line is None and not reason(run) for run, (_, line) in zip(runs, lines, strict=True)):
+    if any(line is None and not failure(run) for run, (_, line) in zip(runs, lines, strict=True)):
         return None
     return chosen([(setting, line) for setting, line in lines if line is not None])
 

@@ -64,6 +64,18 @@ def test_a_choice_waits_for_what_another_process_has_made(campaign, tmp_path, mo
     assert made == [[(1, {}), (11, {"lr": "0.1"}), (11, {"lr": "0.3"})], [(1, {"lr": "0.3"})]]
 
 
+def test_a_choice_waits_for_data_that_is_not_here(campaign, tmp_path):
+    cell = campaign.cells[1]
+    first, other = (RunOf(cell, 11, {"lr": lr}) for lr in ("0.1", "0.3"))
+    finish(campaign, first, tmp_path / "one")
+    campaign.lines.refresh()
+    campaign.resolver.given = Given({"digits": tmp_path / "none"})
+    assert campaign.reason(other).startswith("needs digits")
+    assert campaign.choice(cell) is None
+    campaign.failed[campaign.planned(other).key] = "failed: why"
+    assert campaign.choice(cell).setting == {"lr": "0.1"}
+
+
 def test_the_name_of_a_folder_is_short_plain_and_of_these_settings(campaign):
     run = RunOf(campaign.cells[1], 1, {"lr": "0.3"})
     one = campaign.planned(run)

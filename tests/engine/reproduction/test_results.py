@@ -29,7 +29,10 @@ def state(cell, done, reasons=None):
     def reason(run):
         return (reasons or {}).get(named(run), "")
 
-    return cell_result(cell, choice_of(cell, find, reason), find, reason).state
+    def failure(run):
+        return reason(run) if reason(run).startswith("failed") else ""
+
+    return cell_result(cell, choice_of(cell, find, failure), find, reason).state
 
 
 @pytest.fixture
@@ -49,7 +52,8 @@ ALL = {(9, "1"), (9, "2"), (1, "1"), (2, "1")}
         (ALL - {(1, "1")}, {(1, "1"): "failed: why"}, "1 of 2 seeds: failed: why"),
         (ALL - {(1, "1"), (2, "1")}, {}, "not run"),
         ({(9, "1")}, {}, "1 of 2 settings tried"),
-        ({(9, "2")}, {(9, "1"): "no data"}, "not run"),  # of the setting that is left
+        ({(9, "2")}, {(9, "1"): "failed: x"}, "not run"),  # of the setting that is left
+        ({(9, "2")}, {(9, "1"): "no data"}, "1 of 2 settings tried: no data"),
         (set(), {}, "not run"),
         (set(), {(9, "1"): "no data", (9, "2"): "no data"}, "not run: no data"),
         (set(), {(9, "1"): "no data", (9, "2"): "failed: x"}, "not run: no data; failed: x"),
@@ -73,7 +77,7 @@ def test_nothing_is_chosen_while_a_run_still_waits(plan):
         return line(run.seed) if run.setting["lr"] == "1" else None
 
     assert choice_of(tuned, find, lambda run: "") is None
-    assert choice_of(tuned, find, lambda run: "no data").setting == {"lr": "1"}
+    assert choice_of(tuned, find, lambda run: "failed: why").setting == {"lr": "1"}
 
 
 def test_a_line_with_no_more_than_the_wanted_figures_can_be_chosen():
