@@ -192,7 +192,11 @@ def test_the_thread_that_touches_holds_no_program_up_and_ends_with_the_lock(tmp_
 
 
 @pytest.mark.parametrize("name", [".lock.14317.tmp", ".lock-stale.7.tmp"])
-@pytest.mark.parametrize("text", ["", '{"host": "h', json.dumps(this_process()._replace(pid=GONE)._asdict())])
+@pytest.mark.parametrize(
+    "text",
+    ["", '{"host": "h', json.dumps(this_process()._replace(pid=GONE)._asdict())],
+    ids=["nothing", "a part", "all"],  # not the text, which is another in each process that collects the tests
+)
 def test_what_a_process_has_left_that_was_killed_while_it_took_the_lock_is_removed(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     (tmp_path / ".settings.yaml.7.tmp").touch()
