@@ -203,8 +203,12 @@ class Pooling(nn.Module):
 
 
 def mean_over_positions(maps: Tensor) -> Tensor:
-    """Means (B, D) of feature maps (B, D, h, w), to the bit the same whichever way the maps lie in memory."""
-    return maps.contiguous(memory_format=torch.channels_last).mean(dim=(2, 3))
+    """Means (B, D) of feature maps (B, D, h, w), in single precision at least, as a head takes them.
+
+    To the bit the same whichever way the maps lie in memory.
+    """
+    wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    return wide.contiguous(memory_format=torch.channels_last).mean(dim=(2, 3))
 
 
 class OnFeatures(nn.Module):

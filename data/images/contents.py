@@ -44,9 +44,9 @@ def _of_files(paths: Sequence[str], cache: Cache) -> NDArray[np.uint8]:
     """The hash of the content of each file, (N, 32); of one that cannot be read, of its path."""
     marks, entry = file_marks(paths).tolist(), _entry(paths)
     known = _recall(cache, entry)
-    todo = [row for row, mark in enumerate(marks) if mark not in known]
-    read = in_threads(lambda row: _of_file(paths[row]), todo, "reading images")
-    known |= {marks[row]: of_file for row, of_file in zip(todo, read, strict=True)}
+    every = dict(zip(marks, paths, strict=True))  # a file may have many rows
+    todo = {mark: path for mark, path in every.items() if mark not in known}
+    known |= zip(todo, in_threads(_of_file, todo.values(), "reading images"), strict=True)
     if todo:
         arrays = np.array(list(known), dtype=np.uint64), np.array(list(known.values()), dtype=np.uint8)
         cache.save(_KIND, entry, dict(zip(_ARRAYS, arrays, strict=True)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def _plan_like(content: Mapping[str, Any], path: Path, scripts: Sequence[str]) -
     rest = read_yaml(other)
     require("like" not in rest, f"{path}: like: {other} is like another plan itself; name that one")
     like = _plan(rest, other, scripts)
-    _check_known(tuple(regimes), like.regimes, f"{path}: like: {other}")
+    _check_known(tuple(regimes), like.regimes, f"{path}: like: {other}: no regime")
     left_out = _left_out(file, like)
     rows = [
         replace(row, regimes=(), elsewhere=left_out[row.name])
@@ -87,22 +87,19 @@ def _plan_like(content: Mapping[str, Any], path: Path, scripts: Sequence[str]) -
 
 def _left_out(file: _Part, like: Plan) -> dict[str, str]:
     """The rows of another plan that this one does not run, with the reason."""
-    names = {row.name for row in like.rows}
     left_out = file.mapping("without")
+    _check_known(tuple(left_out), {row.name for row in like.rows}, f"{file.where}: without: no row of {like.path}")
     for name, why in left_out.items():
-        hint = nearest(str(name), names)
-        mean = f"; did you mean {hint}?" if hint else ""
-        require(name in names, f"{file.where}: without: no row of {like.path} is called {name!r}{mean}")
         require(isinstance(why, str) and bool(why), f"{file.where}: without: {name}: must say why")
     return left_out
 
 
-def _check_known(names: Sequence[str], regimes: Mapping[str, PlanRegime], where: str) -> None:
-    """Raise UserError for a name that is no regime, with the nearest that is one."""
+def _check_known(names: Sequence[str], known: Collection[str], nothing: str) -> None:
+    """Raise UserError for a name that is not known, with the nearest that is; the line begins with `nothing`."""
     for name in names:
-        hint = nearest(name, regimes)
+        hint = nearest(name, known)
         mean = f"; did you mean {hint}?" if hint else ""
-        require(name in regimes, f"{where}: no regime is called {name!r}{mean}")
+        require(name in known, f"{nothing} is called {name!r}{mean}")
 
 
 def _regimes(file: _Part, path: Path) -> dict[str, PlanRegime]:
@@ -142,7 +139,7 @@ def _row(
     require(words[0] in scripts, f"{where}: command: {words[0]}: no training script of this project; there are {known}")
     named = part.texts("regimes") or tuple(regimes)
     published = {regime: _figures(found, f"{where}: published: {regime}") for regime, found in part.pairs("published")}
-    _check_known((*named, *published), regimes, where)
+    _check_known((*named, *published), regimes, f"{where}: no regime")
     row = PlanRow(
         name=name,
         script=words[0],

@@ -49,6 +49,13 @@ def test_each_file_is_read_once(paths, cache, read):
     assert len(read) == ROWS
 
 
+def test_a_file_of_many_rows_is_read_once(paths, cache, read):
+    images = FileImages([paths[3], paths[1], paths[3]])
+    first = content_hash(images, cache)
+    assert sorted(read) == [paths[1], paths[3]]
+    assert content_hash(images.take(np.array([1, 0, 2])), cache) != first
+
+
 def test_a_touched_file_is_read_again_and_is_the_same(paths, cache, read):
     first = content_hash(FileImages(paths), cache)
     os.utime(paths[2], (1, 1))

@@ -117,16 +117,22 @@ def test_kept_features_are_used_and_nothing_is_computed_again(tmp_path, monkeypa
         np.testing.assert_array_equal(again[part], values)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
 @pytest.mark.parametrize("size", [16, 70])  # maps of one position, and of several
-def test_means_of_kept_maps_are_those_of_the_images(tmp_path, monkeypatch, size):
+def test_means_of_kept_maps_are_those_of_the_images(tmp_path, monkeypatch, size, precision):
     data, config = array_data(), replace(CONFIG, img_size=size)
     views = [FeatureView("train"), FeatureView("train", 2), FeatureView("test")]
-    expected = [frozen(data, tmp_path / "none", config=config).of(view) for view in views]
+
+    def features(folder, *, maps):
+        loaders = ImageLoaders(data, config, Runtime("cpu", precision), 0, 0)
+        return FrozenFeatures(network().to(loaders.runtime.dtype), loaders, Cache(folder), maps=maps, half=False)
+
+    expected = [features(tmp_path / "none", maps=False).of(view) for view in views]
     for view in views:
-        frozen(data, tmp_path / "kept", config=config, maps=True).of(view)
+        features(tmp_path / "kept", maps=True).of(view)
     monkeypatch.setattr(features_module, "rows_in_order", lambda *_, **__: pytest.fail("computed again"))
     for view, means in zip(views, expected, strict=True):
-        np.testing.assert_array_equal(frozen(data, tmp_path / "kept", config=config).of(view), means)
+        np.testing.assert_array_equal(features(tmp_path / "kept", maps=False).of(view), means)
 
 
 def test_maps_in_half_precision_do_not_stand_for_means(tmp_path):
